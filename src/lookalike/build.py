@@ -1,0 +1,186 @@
+"""From images to files of embeddings, on Spark: steps 3 and 4, and the making of a collection."""
+
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+
+from lookalike import collection, embedding, images, models
+from lookalike.collection import Collection
+from lookalike.errors import LookalikeError
+from lookalike.images.frame import image_frame
+from lookalike.images.labels import open_labels
+from lookalike.models import Model
+from lookalike.spark import progress, session
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are read and embedded; every option of `lookalike embed` and `index`."""
+
+    labels: str | Path | None = None
+    image_name: str = "image"
+    label_name: str = "Class"
+    image_column: str | None = None
+    label_column: str | None = None
+    backbone: str = "resnet18"
+    weights: str = "cars"
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of embedding came to. `segments` are rows of `collection.SEGMENT`."""
+
+    images: int
+    skipped: int
+    unused_labels: int
+    seconds: float
+    segments: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is checked before Spark is started, so that a wrong option costs no wait."""
+
+    source: images.Source
+    labels: Iterator[pa.RecordBatch] | None
+    model: Model
+
+
+def _prepare(photos: str | Path | Sequence[str | Path], options: Options) -> _Job:
+    source = images.locate(
+        photos, image_column=options.image_column, label_column=options.label_column
+    )
+    labels = None
+    if options.labels is not None:
+        labels = open_labels(options.labels, options.image_name, options.label_name)
+    if source.kind == "files" and next(images.walk(source), None) is None:
+        raise images.nothing_found(source)
+    return _Job(
+        source, labels, models.resolve(options.backbone, options.weights, options.precision)
+    )
+
+
+def _embed(job: _Job, folder: Path, staging: Path) -> Report:
+    """Embed all images of a job into Parquet files in `folder`, one a Spark task."""
+    spark = session()
+    frame, unused = image_frame(spark, job.source, staging, job.labels)
+    shared = spark.sparkContext.broadcast(job.model)
+    source, threads = job.source, int(spark.conf.get("spark.task.cpus", "1") or 1)
+
+    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        rows = embedding.embed_batches(batches, source, shared.value, threads)
+        return collection.write_segment(rows, folder)
+
+    started = time.perf_counter()
+    with progress(spark, "embedding images"):
+        # A row a file, not a row an image: this is what the commit is made of.
+        written = frame.mapInArrow(task, collection.SEGMENT_DDL).collect()
+    seconds = time.perf_counter() - started
+    shared.destroy()
+    segments = sorted((row.asDict() for row in written), key=lambda row: int(row["first_id"]))
+    embedded = sum(row["embedded"] for row in segments)
+    total = sum(row["rows"] for row in segments)
+    if total == 0:
+        raise images.nothing_found(source)
+    return Report(embedded, total - embedded, unused, seconds, segments)
+
+
+def make_free(out: Path, overwrite: bool) -> None:
+    """Raise `LookalikeError` where `out` is taken and may not be replaced."""
+    if out.exists() and not overwrite:
+        raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
+
+
+def build_collection(
+    photos: str | Path | Sequence[str | Path], out: Path, options: Options, overwrite: bool = False
+) -> tuple[Collection, Report]:
+    """Embed all images and commit them as a new collection in the folder `out`.
+
+    It appears when it is complete; until then, and for ever after a failure, `out` is as it was.
+    """
+    make_free(out, overwrite)
+    if out.exists() and not collection.is_collection(out):
+        raise LookalikeError(f"{out} is not an index and will not be replaced: give another --out")
+    job = _prepare(photos, options)
+    with collection.staging_folder(out) as staging:
+        fresh = staging / "index"
+        report = _embed(job, fresh / "data" / uuid.uuid4().hex, staging)
+        Collection.create(fresh, job.source, job.model, report.segments)
+        if out.exists():
+            collection.remove(out)
+        fresh.rename(out)
+    return Collection.open(out), report
+
+
+def build_table(
+    photos: str | Path | Sequence[str | Path], out: Path, options: Options, overwrite: bool = False
+) -> Report:
+    """Steps 3 and 4: embed all images into a CSV file or, if `out` has no `.csv`, into Parquet.
+
+    CSV has the columns `image, label, e0, e1, ...`, Parquet `image, label, embedding`; images in
+    the order of their paths. What was skipped stands in `skipped.csv` beside it, with the reason.
+    """
+    make_free(out, overwrite)
+    job = _prepare(photos, options)
+    with collection.staging_folder(out) as staging:
+        report = _embed(job, staging / "data", staging)
+        files = [Path(row["path"]) for row in report.segments]
+        fresh = staging / "out"
+        if out.suffix.lower() == ".csv":
+            _write_csv(files, fresh, job.model.width)
+        else:
+            _write_parquet(files, fresh)
+        _write_skipped(files, staging / "skipped.csv")
+        if out.is_dir():
+            shutil.rmtree(out)
+        fresh.rename(out)
+        (staging / "skipped.csv").rename(out.absolute().parent / "skipped.csv")
+    return report
+
+
+def _write_csv(files: Sequence[Path], out: Path, width: int) -> None:
+    """Stream data files into one CSV file. Numbers are written so that they read back the same."""
+    schema = pa.schema(
+        [("image", pa.string()), ("label", pa.string())]
+        + [(f"e{i}", pa.float32()) for i in range(width)]
+    )
+    with csv.CSVWriter(str(out), schema) as writer:
+        for batch in _batches(files, "ok", ["path", "label", "embedding"]):
+            vectors = batch["embedding"].flatten().to_numpy().reshape(batch.num_rows, width)
+            columns = [pa.array(column) for column in np.ascontiguousarray(vectors.T)]
+            rows = [batch["path"], batch["label"], *columns]
+            writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=schema))
+
+
+def _write_parquet(files: Sequence[Path], out: Path) -> None:
+    from pyspark.sql import functions as F
+
+    rows = session().read.parquet(*map(str, files)).filter("status = 'ok'").orderBy("id")
+    rows.select(F.col("path").alias("image"), "label", "embedding").write.parquet(str(out))
+
+
+def _write_skipped(files: Sequence[Path], out: Path) -> None:
+    schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
+    with csv.CSVWriter(str(out), schema) as writer:
+        for batch in _batches(files, "skipped", schema.names):
+            writer.write_batch(batch)
+
+
+def _batches(files: Sequence[Path], status: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Give the rows of data files that have a status, file by file in batches."""
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(1024, columns=["status", *columns]):
+            wanted = batch.filter(pc.equal(batch["status"], status)).select(columns)
+            if wanted.num_rows:
+                yield wanted

@@ -1,0 +1,323 @@
+"""The collection: a Delta table of embeddings, and per data file a cache that search maps.
+
+Nothing else knows its layout, which is
+
+    INDEX/lookalike.json      format, where the images lie, the model in words
+    INDEX/model/              the model itself
+    INDEX/_delta_log/         the versions
+    INDEX/data/UUID/*.parquet the segments: immutable data files, written by Spark's tasks
+    INDEX/lsh/                hash models, derived (see `hashing`)
+
+A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md, that any of its
+readers can read; written through https://delta-io.github.io/delta-rs/.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lookalike.cache import cache_folder, new_folder
+from lookalike.embedding import ROW
+from lookalike.errors import LookalikeError
+from lookalike.images import Source
+from lookalike.models import Model
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+    from pyspark.sql import DataFrame, SparkSession
+
+FORMAT = 1
+_ABOUT = "lookalike.json"
+# What search needs of a row, beside its vector.
+_CACHED = ["id", "path", "label", "content_hash"]
+_ROW_GROUP = 1024
+
+SEGMENT = pa.schema(
+    {
+        "path": pa.string(),
+        "size": pa.int64(),
+        "modified": pa.int64(),
+        "rows": pa.int64(),
+        "embedded": pa.int64(),
+        "first_id": pa.int64(),
+        "last_id": pa.int64(),
+    }
+)
+"""One row a written data file: what a commit must say of it. `modified` in milliseconds."""
+
+SEGMENT_DDL = "path string" + "".join(f", {name} bigint" for name in SEGMENT.names[1:])
+"""The same as Spark writes schemas."""
+
+
+def write_segment(batches: Iterable[pa.RecordBatch], folder: Path) -> Iterator[pa.RecordBatch]:
+    """Write batches of `ROW` to one new Parquet file in `folder`; give one row of `SEGMENT`.
+
+    Runs in a Spark task. The file gets its name only when it is whole and on the disk. No
+    batches, no file.
+    """
+    rows = embedded = 0
+    first_id, last_id = np.iinfo(np.int64).max, -1
+    name = f"{uuid.uuid4().hex}.parquet"
+    part = folder / f".{name}.part"
+    writer: pq.ParquetWriter | None = None
+    try:
+        for batch in batches:
+            if writer is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Random mantissas do not compress and every value differs: plain is right.
+                writer = pq.ParquetWriter(
+                    part, ROW, compression="zstd", use_dictionary=["label", "status", "reason"]
+                )
+                pending: list[pa.RecordBatch] = []
+            pending.append(batch)
+            if sum(b.num_rows for b in pending) >= _ROW_GROUP:
+                writer.write_table(pa.Table.from_batches(pending))
+                pending.clear()
+            rows += batch.num_rows
+            embedded += batch.num_rows - batch["embedding"].null_count
+            ids = pc.min_max(batch["id"]).as_py()
+            first_id, last_id = min(first_id, ids["min"]), max(last_id, ids["max"])
+        if writer is None:
+            return
+        if pending:
+            writer.write_table(pa.Table.from_batches(pending))
+        writer.close()
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        final = part.with_name(name)
+        part.rename(final)
+    finally:
+        if writer is not None:
+            writer.close()
+        part.unlink(missing_ok=True)
+    status = final.stat()
+    row = (str(final), status.st_size, status.st_mtime_ns // 1_000_000, rows, embedded)
+    values = [*row, first_id, last_id]
+    yield pa.RecordBatch.from_arrays([pa.array([value]) for value in values], schema=SEGMENT)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One data file of a collection, as search sees it: its embedded rows, mapped into memory."""
+
+    file: Path
+
+    @cached_property
+    def _cache(self) -> Path:
+        folder = cache_folder() / "segments" / self.file.stem
+        if not folder.exists():
+            with new_folder(folder) as staging:
+                self._build(staging)
+        return folder
+
+    def _build(self, staging: Path) -> None:
+        try:
+            table = pq.read_table(self.file, columns=[*_CACHED, "embedding"], partitioning=None)
+        except FileNotFoundError:
+            raise LookalikeError(
+                f"a data file of the index is missing: {self.file}; restore it or index again"
+            ) from None
+        table = table.filter(pc.is_valid(table["embedding"])).combine_chunks()
+        lists = table["embedding"].combine_chunks()
+        vectors = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+        np.save(staging / "vectors.npy", vectors)
+        rows = table.select(_CACHED).cast(_cached_schema())
+        with pa.OSFile(str(staging / "rows.arrow"), "wb") as file:
+            with pa.ipc.new_file(file, rows.schema) as writer:
+                writer.write_table(rows)
+
+    @cached_property
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """The embeddings, float32 (rows, width), mapped from the cache."""
+        mapped: npt.NDArray[np.float32] = np.load(self._cache / "vectors.npy", mmap_mode="r")
+        return mapped
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """`id, path, label, content_hash` of the same rows, mapped from the cache."""
+        return pa.ipc.open_file(pa.memory_map(str(self._cache / "rows.arrow"))).read_all()
+
+    @cached_property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The ids, int64 (rows,), rising."""
+        ids: npt.NDArray[np.int64] = self.rows["id"].to_numpy()
+        return ids
+
+
+def _cached_schema() -> pa.Schema:
+    return pa.schema([ROW.field(name) for name in _CACHED])
+
+
+class Collection:
+    """A collection at one version."""
+
+    def __init__(self, path: Path, table: "DeltaTable", source: Source) -> None:
+        self.path = path
+        self.source = source
+        self._table = table
+
+    @classmethod
+    def open(cls, path: str | Path, version: int | None = None) -> Self:
+        """Open a collection; `LookalikeError` if there is none or a newer lookalike made it."""
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+
+        path = Path(path)
+        if not is_collection(path):
+            what = "is not an index" if path.exists() else "does not exist"
+            raise LookalikeError(f"{path} {what}: make one with `lookalike index IMAGES --out`")
+        try:
+            about = json.loads((path / _ABOUT).read_text())
+            if about["format"] > FORMAT:
+                raise LookalikeError(f"{path} was made by a newer lookalike: upgrade to open it")
+            source = Source(**{**about["source"], "names": tuple(about["source"]["names"])})
+            table = DeltaTable(path.absolute(), version=version)
+        except (OSError, ValueError, KeyError, TypeError, DeltaError) as error:
+            detail = str(error).splitlines()[0]
+            raise LookalikeError(f"{path} is a damaged index: {detail}") from None
+        return cls(path, table, source)
+
+    @classmethod
+    def create(
+        cls, path: Path, source: Source, model: Model, segments: Sequence[dict[str, Any]]
+    ) -> Self:
+        """Commit the first version of a collection whose data files lie in `path` already."""
+        from deltalake.transaction import create_table_with_add_actions
+
+        model.save(path / "model")
+        about = {"format": FORMAT, "source": asdict(source), "model": model.about()}
+        (path / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        create_table_with_add_actions(
+            str(path.absolute()),
+            _delta_schema(),
+            [_add_action(path, segment) for segment in segments],
+            mode="error",
+            name="lookalike",
+            description="Images and their embeddings, made by lookalike",
+        )
+        return cls.open(path)
+
+    @property
+    def version(self) -> int:
+        """Number of the version that is open."""
+        return self._table.version()
+
+    @cached_property
+    def model(self) -> Model:
+        """The model whose vectors these are."""
+        return Model.load(self.path / "model")
+
+    @cached_property
+    def about_model(self) -> dict[str, Any]:
+        """The model in words, without loading it."""
+        return dict(json.loads((self.path / _ABOUT).read_text())["model"])
+
+    def files(self) -> list[Path]:
+        """Return the data files of this version, in the order of their ids."""
+        actions = pa.table(self._table.get_add_actions(flatten=True))
+        paths, first = actions["path"].to_pylist(), actions["min.id"].to_pylist()
+        return [self.path / path for _, path in sorted(zip(first, paths, strict=True))]
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """The data files as search maps them."""
+        return [Segment(file.absolute()) for file in self.files()]
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many inputs are embedded and how many skipped, from the log alone."""
+        actions = pa.table(self._table.get_add_actions(flatten=True))
+        rows = pc.sum(actions["num_records"]).as_py() or 0
+        skipped = pc.sum(actions["null_count.embedding"]).as_py() or 0
+        return rows - skipped, skipped
+
+    def skipped(self) -> Iterator[tuple[str, str]]:
+        """Give path and reason of every input that has no embedding, file by file."""
+        for file in self.files():
+            filters = [("status", "=", "skipped")]
+            table = pq.read_table(
+                file, columns=["path", "reason"], filters=filters, partitioning=None
+            )
+            yield from zip(table["path"].to_pylist(), table["reason"].to_pylist(), strict=True)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the commits, newest first."""
+        return self._table.history()
+
+    def size(self) -> int:
+        """Return the bytes of the data files of this version."""
+        actions = pa.table(self._table.get_add_actions(flatten=True))
+        return int(pc.sum(actions["size_bytes"]).as_py() or 0)
+
+    def dataframe(self, spark: "SparkSession") -> "DataFrame":
+        """Return the collection as a Spark DataFrame with the columns of `ROW`."""
+        # Spark has no Delta jar here: the log says which files make up the version.
+        return spark.read.parquet(*[str(file.absolute()) for file in self.files()])
+
+    @property
+    def hash_folder(self) -> Path:
+        """The folder for the hash model of this version, which may not exist yet."""
+        return self.path / "lsh" / str(self.version)
+
+
+def is_collection(path: Path) -> bool:
+    """Say whether there is a collection at `path`."""
+    return (path / _ABOUT).is_file() and (path / "_delta_log").is_dir()
+
+
+def _delta_schema() -> Any:
+    from deltalake import Schema
+
+    return Schema.from_arrow(ROW)
+
+
+def _add_action(path: Path, segment: dict[str, Any]) -> Any:
+    from deltalake.transaction import AddAction
+
+    # Readers skip files by these figures, and nothing checks them: they must be right.
+    statistics = {
+        "numRecords": segment["rows"],
+        "minValues": {"id": segment["first_id"]},
+        "maxValues": {"id": segment["last_id"]},
+        "nullCount": {"id": 0, "embedding": segment["rows"] - segment["embedded"]},
+    }
+    return AddAction(
+        path=os.path.relpath(segment["path"], path.absolute()),
+        size=segment["size"],
+        partition_values={},
+        modification_time=segment["modified"],
+        data_change=True,
+        stats=json.dumps(statistics),
+    )
+
+
+@contextmanager
+def staging_folder(beside: Path) -> Iterator[Path]:
+    """Give a folder beside `beside`, on the same disk and gone afterwards."""
+    beside.absolute().parent.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix=f".{beside.name}-", dir=beside.absolute().parent)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Delete a collection, its log first so that no reader finds half of one."""
+    doomed = path.with_name(f".{path.name}-{time.time_ns()}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)

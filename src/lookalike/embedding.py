@@ -1,0 +1,196 @@
+"""From images to vectors: `ImageEmbedder` for a few, one function over Arrow batches for many."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+
+from lookalike import images, models
+from lookalike.images.decoding import DEVIATION, MEAN
+from lookalike.images.decoding import read as read_file
+from lookalike.models import Model
+
+if TYPE_CHECKING:
+    import torch
+
+ImageLike: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor"
+Vectors: TypeAlias = npt.NDArray[np.float32]
+
+BATCH = 32  # images a forward pass: more is no quicker on a CPU and holds more memory
+
+ROW = pa.schema(
+    {
+        "id": pa.int64(),
+        "path": pa.string(),
+        "label": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "content_hash": pa.string(),
+        "status": pa.string(),
+        "reason": pa.string(),
+        "embedding": pa.list_(pa.float32()),
+    }
+)
+"""One row an input. `status` is `ok`, with an embedding, or `skipped`, with a reason."""
+
+
+def content_hash(data: bytes) -> str:
+    """Return 32 hexadecimal digits that tell one content from another (BLAKE2b, 128 bits)."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def normalize(vectors: Vectors) -> Vectors:
+    """Scale each row of a float32 array (n, width) to length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+class ImageEmbedder:
+    """Step 2: given an image, its vector. ResNet-18 without its last layer gives 512 numbers.
+
+    >>> embed = ImageEmbedder()
+    >>> embed(Image.new("RGB", (64, 48), "red")).shape
+    (512,)
+    >>> embed([Image.new("RGB", (64, 48), "red")] * 2).shape
+    (2, 512)
+
+    An image is a path, the bytes of a file, a `PIL.Image`, an array (height, width[, 3 or 4]) of
+    uint8 or of floats in 0..1, a uint8 tensor (3, height, width) as torchvision decodes it, or a
+    float tensor (3, 224, 224) as `lookalike.images.transform()` returns it.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        weights: str = "cars",
+        *,
+        precision: str = "auto",
+        normalize: bool = True,
+        threads: int = 0,
+        model: Model | None = None,
+    ) -> None:
+        self.model = model or models.resolve(backbone, weights, precision)
+        self.normalize = normalize
+        self._threads = threads
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector."""
+        return self.model.width
+
+    def __call__(self, image: "ImageLike | Sequence[ImageLike]") -> Vectors:
+        """Return float32 of shape (width,), or (n, width) for a list of n images.
+
+        Raises `lookalike.images.BadImage` with the reason if an image cannot be read.
+        """
+        if isinstance(image, list | tuple):
+            return self._embed(image)
+        return self._embed([image])[0]  # type: ignore[list-item]
+
+    def _embed(self, batch: Sequence[ImageLike]) -> Vectors:
+        run = models.engine(self.model, self._threads)
+        vectors = np.empty((len(batch), self.width), np.float32)
+        for start in range(0, len(batch), BATCH):
+            pixels = np.stack([to_pixels(image) for image in batch[start : start + BATCH]])
+            vectors[start : start + BATCH] = run(pixels)
+        return normalize(vectors) if self.normalize else vectors
+
+    def __repr__(self) -> str:
+        return f"ImageEmbedder({self.model.backbone!r}, {self.model.weights!r}, width={self.width})"
+
+
+def to_pixels(image: ImageLike) -> npt.NDArray[np.uint8]:
+    """Bring any kind of image to uint8 of shape (224, 224, 3); `BadImage` if that fails."""
+    if isinstance(image, str | os.PathLike):
+        image = read_file(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return images.pixels(images.decode(bytes(image)))
+    if isinstance(image, Image.Image):
+        return images.pixels(images.to_rgb(image))
+    if hasattr(image, "detach"):  # a torch tensor, told without importing torch
+        return _tensor_pixels(image.detach().cpu().numpy())
+    if isinstance(image, np.ndarray):
+        return images.pixels(images.to_rgb(Image.fromarray(_as_bytes(image))))
+    raise TypeError(f"not an image: {type(image).__name__}")
+
+
+def _as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise images.BadImage(f"an array of shape {array.shape}, not (height, width[, 3 or 4])")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise images.BadImage(f"an array of {array.dtype}, neither uint8 nor floats in 0..1")
+    if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+        raise images.BadImage("an array of floats outside 0..1")
+    return np.asarray(np.rint(array * 255), np.uint8)
+
+
+def _tensor_pixels(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+        raise images.BadImage(f"a tensor of shape {tensor.shape}, not (3, height, width)")
+    channels_last = tensor.transpose(1, 2, 0)
+    if tensor.dtype == np.uint8:
+        return images.pixels(images.to_rgb(Image.fromarray(_as_bytes(channels_last))))
+    if tensor.shape != (3, images.SIDE, images.SIDE):
+        raise images.BadImage(
+            f"a float tensor of shape {tensor.shape}: lookalike.images.transform() gives "
+            f"(3, {images.SIDE}, {images.SIDE}); give other pictures as uint8"
+        )
+    # The transform began with whole numbers: undone and rounded, they are exactly those again.
+    values = (channels_last * np.array(DEVIATION) + np.array(MEAN)) * 255
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+
+
+def embed_batches(
+    batches: Iterable[pa.RecordBatch], source: images.Source, model: Model, threads: int = 1
+) -> Iterator[pa.RecordBatch]:
+    """Embed batches of `id, path, label, reason, content`; give batches of `ROW`.
+
+    What Spark's `mapInArrow` runs in every task, and a plain loop can. An input that cannot be
+    read becomes a row with the status `skipped`. `BATCH` images are in memory at a time, beside
+    the batch that was given.
+    """
+    run = models.engine(model, threads)
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH):
+            yield _embed_rows(batch.slice(start, BATCH), source, run)
+
+
+def _embed_rows(rows: pa.RecordBatch, source: images.Source, run: models.Engine) -> pa.RecordBatch:
+    columns: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in ROW.names}
+    columns.update({name: rows[name].to_pylist() for name in ("id", "path", "label", "reason")})
+    columns["status"] = ["skipped"] * rows.num_rows
+    decoded: list[npt.NDArray[np.uint8]] = []
+    for at in range(rows.num_rows):
+        try:
+            if columns["reason"][at]:
+                continue
+            content = rows["content"][at].as_py()
+            data = images.read(source, columns["path"][at]) if content is None else content
+            columns["content_hash"][at] = content_hash(data)
+            image = images.decode(data)
+            decoded.append(images.pixels(image))
+            columns["width"][at], columns["height"][at] = image.size
+            columns["status"][at] = "ok"
+        except images.BadImage as error:
+            columns["reason"][at] = str(error)
+    vectors = normalize(run(np.stack(decoded))) if decoded else np.empty((0, 0), np.float32)
+    embedded = np.array([status == "ok" for status in columns["status"]], bool)
+    columns["embedding"] = _list_array(vectors, embedded)
+    return pa.RecordBatch.from_pydict(columns, schema=ROW)
+
+
+def _list_array(vectors: Vectors, present: npt.NDArray[np.bool_]) -> pa.ListArray:
+    """Pack vectors (m, width) into a list array of n rows, null where `present` (n,) is False."""
+    width = vectors.shape[1]
+    offsets = np.concatenate([[0], np.cumsum(present * width)]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, vectors.ravel(), mask=pa.array(~present))

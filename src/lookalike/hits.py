@@ -1,0 +1,108 @@
+"""What a search gives back: a query, its neighbours, and how to look at them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lookalike import images, pictures
+from lookalike.embedding import Vectors
+from lookalike.search import Neighbor
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Query:
+    """What was asked: a vector, and the picture it came from, if any.
+
+    `id` is that of its own row in the index, which is left out of the answer.
+    """
+
+    vector: Vectors
+    path: str | None = None
+    label: str | None = None
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class Hits(Sequence[Neighbor]):
+    """The neighbours of one query, nearest first. Shows itself as pictures in a notebook."""
+
+    query: Query
+    neighbors: tuple[Neighbor, ...]
+    engine: str
+    took_ms: float
+    source: images.Source
+
+    def __len__(self) -> int:
+        return len(self.neighbors)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.neighbors[at]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as `search --json` prints it."""
+        return {
+            "query": {"path": self.query.path, "label": self.query.label},
+            "engine": self.engine,
+            "took_ms": round(self.took_ms, 3),
+            "neighbors": [
+                {
+                    "rank": n.rank,
+                    "path": full_path(self.source, n.path),
+                    "label": n.label,
+                    "distance": n.distance,
+                }
+                | ({} if n.tables is None else {"tables": list(n.tables)})
+                for n in self.neighbors
+            ],
+        }
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the neighbours as a pandas DataFrame `rank, path, label, distance`."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            self.to_dict()["neighbors"], columns=["rank", "path", "label", "distance"]
+        )
+
+    def picture(self) -> "Image.Image":
+        """Step 12: a contact sheet, the query left, its neighbours in order."""
+        return pictures.contact_sheet(*self._tiles())
+
+    def html(self, note: str = "") -> str:
+        """Return the same as one HTML page that needs nothing else."""
+        return pictures.html_page(*self._tiles(), note=note)
+
+    def _repr_html_(self) -> str:
+        return pictures.html_row(*self._tiles())
+
+    def _tiles(self) -> tuple[pictures.Tile, list[pictures.Tile]]:
+        path = self.query.path
+        first = pictures.Tile(
+            None if path is None else _picture(images.Source("files", ""), path),
+            self.query.label,
+            "" if path is None else os.path.basename(path),
+        )
+        rest = [
+            pictures.Tile(
+                _picture(self.source, n.path), n.label, os.path.basename(n.path), n.distance
+            )
+            for n in self.neighbors
+        ]
+        return first, rest
+
+
+def _picture(source: images.Source, path: str) -> "Image.Image | None":
+    try:
+        return images.decode(images.read(source, path))
+    except images.BadImage:
+        return None
+
+
+def full_path(source: images.Source, path: str) -> str:
+    """Return the path of an image as a person or a program can open it."""
+    return os.path.join(source.root, path if source.kind == "uri" else images.decode_path(path))

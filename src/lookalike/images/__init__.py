@@ -1,0 +1,39 @@
+"""Find, read and decode images. Every input leaves as pixels or as a reason."""
+
+from lookalike.images.decoding import (
+    PREPROCESSING,
+    SIDE,
+    BadImage,
+    decode,
+    pixels,
+    to_rgb,
+    transform,
+)
+from lookalike.images.sources import (
+    Found,
+    Source,
+    decode_path,
+    encode_path,
+    locate,
+    nothing_found,
+    read,
+    walk,
+)
+
+__all__ = [
+    "PREPROCESSING",
+    "SIDE",
+    "BadImage",
+    "Found",
+    "Source",
+    "decode",
+    "decode_path",
+    "encode_path",
+    "locate",
+    "nothing_found",
+    "pixels",
+    "read",
+    "to_rgb",
+    "transform",
+    "walk",
+]

@@ -1,0 +1,134 @@
+"""From the bytes of a file to pixels, or to the reason why there are none.
+
+Step 1 of the workflow is `transform`, a torchvision transform. It is the definition of the
+preprocessing; `pixels` is the same road without torch, and a test holds the two equal.
+"""
+
+import contextlib
+import io
+import os
+import stat
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+
+SIDE = 224
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's red, green and blue, in 0..1
+DEVIATION = (0.229, 0.224, 0.225)
+PREPROCESSING = "squash-224-bilinear-1"
+"""Version of the preprocessing. Embeddings made with different versions do not mix."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # MPO: JPEG with several frames
+MAX_PIXELS = 178_956_970  # Pillow's own limit: a quarter of a gigabyte at 24 bits, doubled
+MAX_BYTES = 512 * 2**20
+MIN_SIDE = 8  # pixels; anything thinner is a spacer or a tracking pixel, not a picture
+
+
+class BadImage(ValueError):
+    """Why an input did not become pixels: one line, fit for a table of skipped inputs."""
+
+
+def transform() -> "v2.Compose":
+    """Step 1: resize to 224 x 224 and normalise, as torchvision transforms.
+
+    Takes an RGB `PIL.Image`, gives a float32 tensor of shape (3, 224, 224), normalised with
+    ImageNet's mean and deviation. The picture is squashed, not cropped: nothing is cut off.
+    https://docs.pytorch.org/vision/stable/transforms.html
+    """
+    import torch
+    from torchvision.transforms import v2
+
+    return v2.Compose(
+        [
+            v2.Resize((SIDE, SIDE), interpolation=v2.InterpolationMode.BILINEAR, antialias=True),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, DEVIATION),
+        ]
+    )
+
+
+def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Resize an RGB image as `transform` does: uint8, shape (224, 224, 3), not yet normalised."""
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def read(path: str | bytes | os.PathLike[str]) -> bytes:
+    """Return the content of a regular file; `BadImage` where there is none to be had."""
+    try:
+        # Asked before opening: to open a named pipe would wait for ever.
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage("not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise BadImage(f"file of {status.st_size:,} bytes, over the limit of {MAX_BYTES:,}")
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise BadImage("broken link" if os.path.islink(path) else "file is gone") from None
+    except OSError as error:
+        raise BadImage(f"unreadable: {error.strerror or error}") from None
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF to an upright RGB image.
+
+    EXIF orientation is applied; greyscale, palette, CMYK and 16-bit become RGB; what is
+    transparent becomes white. Raises `BadImage` with the reason for anything else.
+    """
+    if not data:
+        raise BadImage("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large, odd or sloppy, but decodable: no noise
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise BadImage(f"too many pixels: {width} x {height}")
+            if min(width, height) < MIN_SIDE:
+                raise BadImage(f"smaller than {MIN_SIDE} pixels on a side: {width} x {height}")
+            with contextlib.suppress(Exception):  # a broken EXIF block leaves good pixels
+                ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image)
+    except BadImage:
+        raise
+    except Image.DecompressionBombError:
+        raise BadImage(f"too many pixels: over {MAX_PIXELS:,}") from None
+    except Image.UnidentifiedImageError:
+        raise BadImage("not an image that can be read (JPEG, PNG, WebP, BMP, GIF, TIFF)") from None
+    except MemoryError:
+        raise BadImage("too large for the memory at hand") from None
+    except Exception as error:  # decoders raise whatever they meet: SyntaxError, struct.error, ...
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(f"damaged image: {message[:200]}") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Bring a Pillow image of any mode to RGB, its transparent parts to white."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep_grey(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or floating point: Pillow would clip it at 255, so scale it."""
+    values = np.asarray(image).astype(np.float32)
+    if image.mode == "F":
+        top = max(float(np.nanmax(values)), 1.0)
+        values = np.nan_to_num(values) / top * 255
+    else:
+        values /= 257 if image.mode.startswith("I;16") or values.max() > 255 else 1
+    return Image.fromarray(np.clip(values.round(), 0, 255).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,195 @@
+"""Images as a Spark DataFrame: one row an input, with its label, content where Spark read it."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike.errors import LookalikeError
+from lookalike.images.decoding import MAX_BYTES
+from lookalike.images.labels import write_labels
+from lookalike.images.sources import EXTENSIONS, Found, Source, nothing_found, walk
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+LISTING = pa.schema({"id": pa.int64(), "path": pa.string(), "reason": pa.string()})
+_LISTING_BATCH = 65_536
+_EXAMPLES = 5
+
+
+def list_images(source: Source, path: Path) -> int:
+    """Write the inputs of a local source to a Parquet file, numbered from 0; return how many.
+
+    Raises `LookalikeError` if there is none. A batch of names is in memory at a time.
+    """
+    count = 0
+    with pq.ParquetWriter(path, LISTING) as writer:
+        for batch in _listing(walk(source)):
+            writer.write_batch(batch)
+            count += batch.num_rows
+    if count == 0:
+        raise nothing_found(source)
+    return count
+
+
+def _listing(found: Iterator[Found]) -> Iterator[pa.RecordBatch]:
+    start = 0
+    while chunk := list(itertools.islice(found, _LISTING_BATCH)):
+        yield pa.record_batch(
+            [
+                pa.array(range(start, start + len(chunk)), pa.int64()),
+                pa.array([image.path for image in chunk], pa.string()),
+                pa.array([image.reason for image in chunk], pa.string()),
+            ],
+            schema=LISTING,
+        )
+        start += len(chunk)
+
+
+def image_frame(
+    spark: "SparkSession",
+    source: Source,
+    staging: Path,
+    labels: Iterator[pa.RecordBatch] | None = None,
+    rows_a_task: int | None = None,
+) -> "tuple[DataFrame, int]":
+    """Return a DataFrame `id, path, label, reason, content` and the count of labels not used.
+
+    `id` rises with the path. Local files are listed into the folder `staging`, which all workers
+    must see, and read later where they are embedded (`content` is null). Everything else is
+    read by Spark.
+    """
+    from pyspark.sql import functions as F
+
+    if source.kind == "files":
+        count = list_images(source, staging / "listing.parquet")
+        frame = spark.read.parquet(str(staging / "listing.parquet"))
+        frame = frame.withColumn("content", F.lit(None).cast("binary"))
+    else:
+        count = 0
+        frame = _read_table(spark, source) if source.kind == "table" else _read_uri(spark, source)
+    unused = 0
+    if labels is not None:
+        write_labels(labels, staging / "labels.parquet")
+        frame, unused = _join_labels(frame, spark.read.parquet(str(staging / "labels.parquet")))
+    elif "label" not in frame.columns:
+        frame = frame.withColumn("label", F.lit(None).cast("string"))
+    if source.kind == "files":
+        tasks = -(-count // (rows_a_task or task_rows(count)))
+        frame = frame.repartitionByRange(tasks, "id").sortWithinPartitions("id")
+    return frame.select("id", "path", "label", "reason", "content"), unused
+
+
+def task_rows(images: int) -> int:
+    """Rows a task, and so a segment: small enough to show progress, large enough to be scanned."""
+    return min(max(images // 200, 256), 16_384)
+
+
+def _read_uri(spark: "SparkSession", source: Source) -> "DataFrame":
+    from pyspark.sql import functions as F
+
+    reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
+    extension = F.lower(F.regexp_extract("path", r"\.[^./]+$", 0))
+    files = reader.load(source.root).filter(extension.isin(*EXTENSIONS))
+    # Asked of the listing alone: Spark fails the whole job on a file of over two gigabytes.
+    large = files.filter(F.col("length") > MAX_BYTES).select(
+        "path",
+        F.format_string("file of %,d bytes, over the limit", "length").alias("reason"),
+        F.lit(None).cast("binary").alias("content"),
+    )
+    small = files.filter(F.col("length") <= MAX_BYTES)
+    frame = small.select("path", F.lit(None).cast("string").alias("reason"), "content")
+    return frame.unionByName(large).select(_running_id(), "path", "reason", "content")
+
+
+def _read_table(spark: "SparkSession", source: Source) -> "DataFrame":
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import BinaryType, StructType
+
+    path = "/".join(part for part in (source.root.rstrip("/"), source.names[0]) if part)
+    frame = spark.read.parquet(path)
+    for column in filter(None, (source.image_column, source.label_column)):
+        if column not in frame.columns:
+            raise LookalikeError(
+                f"{path} has no column {column!r}; it has {', '.join(frame.columns)}: "
+                "name the right one with --image-column or --label-column"
+            )
+    column = str(source.image_column)
+    kind = frame.schema[column].dataType
+    if isinstance(kind, StructType) and "bytes" in kind.names:  # Hugging Face: {bytes, path}
+        content = F.col(column)["bytes"]
+    elif isinstance(kind, BinaryType):
+        content = F.col(column)
+    else:
+        raise LookalikeError(f"column {column!r} of {path} holds no image bytes: {kind.typeName()}")
+    label = F.col(source.label_column) if source.label_column else F.lit(None)
+    return frame.select(
+        _running_id(),
+        _row_path(source).alias("path"),
+        label.cast("string").alias("label"),
+        F.when(content.isNull(), "empty cell").alias("reason"),
+        content.alias("content"),
+    )
+
+
+def _row_path(source: Source) -> "Column":
+    """Name a row of a table `FILE#ROW`: the file below the root, the row counted from 0."""
+    from pyspark.sql import functions as F
+
+    file = F.col("_metadata.file_path")
+    if "://" not in source.root:
+        file = F.url_decode(F.replace(file, F.lit("+"), F.lit("%2B")))
+        file = F.regexp_replace(file, "^file:(//)?", "")
+        file = F.substring(file, F.lit(len(source.root) + 2), F.length(file))
+    return F.concat(file, F.lit("#"), F.col("_metadata.row_index"))
+
+
+def _running_id() -> "Column":
+    from pyspark.sql import functions as F
+
+    return F.monotonically_increasing_id().alias("id")
+
+
+def _join_labels(frame: "DataFrame", labels: "DataFrame") -> "tuple[DataFrame, int]":
+    """Give every image its label, by its path or, where the label file names no folder, its name.
+
+    Raises `LookalikeError` where a label fits several images or an image several labels.
+    """
+    from pyspark.sql import functions as F
+
+    base = F.element_at(F.split("path", "/"), -1)
+    keys = frame.select("path", F.explode(F.array_distinct(F.array("path", base))).alias("name"))
+    labels = labels.groupBy("name").agg(
+        F.min("label").alias("label"), F.max("label").alias("other_label")
+    )
+    # Persisted because three questions are asked of it; names and labels only, no content.
+    matches = labels.join(keys, "name", "left").persist()
+    try:
+        per_name = matches.groupBy("name", "label", "other_label").agg(
+            F.count("path").alias("images")
+        )
+        conflicting = F.col("label") != F.col("other_label")
+        ambiguous = F.col("images") > 1
+        counts = per_name.agg(
+            F.count_if(conflicting), F.count_if(ambiguous), F.count_if(F.col("images") == 0)
+        ).first()
+        assert counts is not None
+        for problem, found, rest in (
+            (conflicting, counts[0], "have more than one label in the label file"),
+            (ambiguous, counts[1], "are the name of several photos: give paths, not names, in"),
+        ):
+            if found:
+                rows = per_name.filter(problem).orderBy("name").limit(_EXAMPLES).collect()
+                shown = ", ".join(row["name"] for row in rows) + (
+                    ", ..." if found > len(rows) else ""
+                )
+                raise LookalikeError(f"{found} names {rest}: {shown}")
+        by_path = matches.filter("path is not null").groupBy("path")
+        by_path = by_path.agg(F.max_by("label", F.length("name")).alias("label"))
+        return frame.drop("label").join(by_path, "path", "left"), int(counts[2])
+    finally:
+        matches.unpersist()

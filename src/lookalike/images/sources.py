@@ -1,0 +1,224 @@
+"""Where the images are: folders, globs, single files, URIs that Spark reads, tables of bytes."""
+
+import errno
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote_to_bytes
+
+from lookalike.errors import LookalikeError
+from lookalike.images import decoding
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+)
+_URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+# What a path may not hold as it is: the escape itself, control characters, bytes that are no UTF-8.
+_ESCAPED = re.compile("[%\x00-\x1f\x7f\udc80-\udcff]")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place with images.
+
+    `root` is an absolute folder or a URI; the paths of images are relative to it. `names` are the
+    files or folders below it that were asked for (local files only; "" is the root itself).
+    `image_column` names the column of bytes of a table, `label_column` that of its labels.
+    """
+
+    kind: Literal["files", "uri", "table"]
+    root: str
+    names: tuple[str, ...] = ("",)
+    image_column: str | None = None
+    label_column: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One input: its encoded path below the root, and why it cannot be read, if so."""
+
+    path: str
+    reason: str | None = None
+
+
+def encode_path(path: str | bytes) -> str:
+    """Percent-encode what Arrow, CSV and terminals cannot take; leave the rest as it is."""
+    return _ESCAPED.sub(lambda match: f"%{os.fsencode(match[0])[0]:02X}", os.fsdecode(path))
+
+
+def decode_path(encoded: str) -> str:
+    """Undo `encode_path`. Bytes that are not UTF-8 come back as surrogates, as `os` has them."""
+    return os.fsdecode(unquote_to_bytes(encoded))
+
+
+def locate(
+    images: str | Path | Sequence[str | Path],
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Source:
+    """Say what kind of place `images` is. Nothing is read yet beyond its outermost folder.
+
+    A folder, a file, a glob, a list of these, a URI (`s3a://...`, `hdfs://...`), or, where
+    `image_column` is given or the name says so, a Parquet file or folder with a column of bytes.
+    """
+    given = [images] if isinstance(images, str | Path) else list(images)
+    if not given:
+        raise LookalikeError("no images given: name a folder, a file or a glob")
+    first = os.fspath(given[0])
+    is_table = image_column is not None or first.endswith(".parquet") or _holds_parquet(first)
+    if is_table:
+        if len(given) > 1:
+            raise LookalikeError("one table at a time: give a folder of Parquet files instead")
+        return _locate_table(first, image_column or "image", label_column)
+    if label_column is not None:
+        raise LookalikeError("--label-column is for tables: for photos give --labels a CSV file")
+    if _URI.match(first):
+        if len(given) > 1:
+            raise LookalikeError("one URI at a time: use a glob that covers them")
+        return Source("uri", first, ())
+    return _locate_files([os.path.abspath(os.fspath(name)) for name in given])
+
+
+def _holds_parquet(path: str) -> bool:
+    if not os.path.isdir(path):
+        return False
+    with os.scandir(path) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    return any(n.endswith(".parquet") for n in names) and not any(_is_image(n) for n in names)
+
+
+def _locate_table(path: str, image_column: str, label_column: str | None) -> Source:
+    if _URI.match(path):
+        return Source("table", path, ("",), image_column, label_column)
+    if not os.path.exists(path):
+        raise LookalikeError(f"no such table: {path}")
+    root, name = os.path.abspath(path), ""
+    if os.path.isfile(path):
+        root, name = os.path.split(root)
+    return Source("table", root, (name,), image_column, label_column)
+
+
+def _locate_files(given: list[str]) -> Source:
+    paths: list[str] = []
+    for name in given:
+        if os.path.lexists(name):
+            paths.append(name)
+        elif glob.has_magic(name):
+            paths.extend(sorted(p for p in glob.glob(name, recursive=True) if _wanted(p)))
+        else:
+            raise LookalikeError(f"no such file or folder: {encode_path(name)}")
+    if not paths:
+        raise LookalikeError(f"nothing matches {encode_path(given[0])}: quote it and check it")
+    if len(paths) == 1 and os.path.isdir(paths[0]):
+        return Source("files", paths[0])
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    names = dict.fromkeys(os.path.relpath(path, root) for path in paths)
+    return Source("files", root, tuple(names))
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _wanted(path: str) -> bool:
+    return os.path.isdir(path) or _is_image(path)
+
+
+def walk(source: Source) -> Iterator[Found]:
+    """Yield the images below the root in the order of their paths, each once, hidden ones out.
+
+    Links are followed; one that leads back to a folder above it is an input with a reason, as is
+    one that leads nowhere. A file that was named outright is taken whatever its extension.
+    """
+    for name in source.names:
+        path = os.path.join(source.root, name) if name else source.root
+        if os.path.isdir(path):
+            yield from _walk_folder(path, source.root, ())
+        else:
+            yield Found(encode_path(name))
+
+
+def _walk_folder(folder: str, root: str, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
+    def found(path: str, reason: str | None = None) -> Found:
+        return Found(encode_path(os.path.relpath(path, root)), reason)
+
+    try:
+        status = os.stat(folder)
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            yield found(folder, "link back to a folder above it")
+            return
+        with os.scandir(folder) as scan:
+            # With the slash, folders sort where the paths of their files do.
+            visible = (entry for entry in scan if not entry.name.startswith("."))
+            entries = sorted((e.name + ("/" if os.path.isdir(e.path) else ""), e) for e in visible)
+    except OSError as error:
+        yield found(folder, f"unreadable folder: {error.strerror}")
+        return
+    for name, entry in entries:
+        if name.endswith("/"):
+            yield from _walk_folder(entry.path, root, (*above, identity))
+        elif _is_image(name):
+            yield found(entry.path, _link_trouble(entry))
+
+
+def _link_trouble(entry: "os.DirEntry[str]") -> str | None:
+    if not entry.is_symlink():
+        return None
+    try:
+        entry.stat()
+    except OSError as error:
+        return "link to itself" if error.errno == errno.ELOOP else "broken link"
+    return None
+
+
+def nothing_found(source: Source) -> LookalikeError:
+    """Return the error for a place without images."""
+    extensions = ", ".join(sorted(EXTENSIONS))
+    return LookalikeError(f"no images in {source.root}: looked for names ending in {extensions}")
+
+
+def local_path(source: Source, path: str) -> str:
+    """Return the path on disk of an image of a local source."""
+    return os.path.join(source.root, decode_path(path))
+
+
+def read(source: Source, path: str) -> bytes:
+    """Return the bytes of one image again, wherever it lies; `decoding.BadImage` if it is gone."""
+    if source.kind == "files":
+        return decoding.read(local_path(source, path))
+    try:
+        if source.kind == "uri":
+            return _read_uri(path)
+        file, _, row = path.rpartition("#")
+        return _read_cell(os.path.join(source.root, decode_path(file)), int(row), source)
+    except Exception as error:  # whatever a remote file system says
+        raise decoding.BadImage(f"unreadable: {' '.join(str(error).split())[:200]}") from None
+
+
+def _read_uri(uri: str) -> bytes:
+    from pyarrow import fs
+
+    filesystem, name = fs.FileSystem.from_uri(re.sub("^s3[an]://", "s3://", uri))
+    with filesystem.open_input_file(name) as file:
+        return bytes(file.read())
+
+
+def _read_cell(file: str, row: int, source: Source) -> bytes:
+    """Read one cell of a Parquet file, its row counted from 0."""
+    import pyarrow.parquet as pq
+
+    parquet = pq.ParquetFile(file)
+    for group in range(parquet.num_row_groups):
+        rows = parquet.metadata.row_group(group).num_rows
+        if row < rows:
+            column = parquet.read_row_group(group, columns=[source.image_column])[0]
+            cell = column[row].as_py()
+            return bytes(cell["bytes"] if isinstance(cell, dict) else cell)
+        row -= rows
+    raise LookalikeError(f"{file} has fewer rows than when it was indexed")

