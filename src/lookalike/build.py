@@ -21,6 +21,7 @@ from lookalike.images.frame import image_frame
 from lookalike.images.labels import open_labels
 from lookalike.models import Model
 from lookalike.spark import progress, session
+from lookalike.weights import look_like_cars
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run of embedding came to. `segments` are rows of `collection.SEGMENT`."""
+    """What a run of embedding came to. `segments` are rows of `collection.SEGMENT`.
+
+    `advice` is a sentence for the person at the terminal, if there is something to say.
+    """
 
     images: int
     skipped: int
     unused_labels: int
     seconds: float
+    advice: str | None
     segments: Sequence[dict[str, Any]]
 
 
@@ -93,7 +98,22 @@ def _embed(job: _Job, folder: Path, staging: Path) -> Report:
     total = sum(row["rows"] for row in segments)
     if total == 0:
         raise images.nothing_found(source)
-    return Report(embedded, total - embedded, unused, seconds, segments)
+    advice = _advice(job.model, segments) if embedded else None
+    return Report(embedded, total - embedded, unused, seconds, advice, segments)
+
+
+def _advice(model: Model, segments: Sequence[dict[str, Any]]) -> str | None:
+    """Say once, kindly, that these photos are not what the bundled weights were made for."""
+    if model.weights != "cars":
+        return None
+    files = [Path(row["path"]) for row in segments]
+    first = next(_batches(files, "ok", ["embedding"]))["embedding"]
+    if look_like_cars(first.flatten().to_numpy().reshape(len(first), model.width)):
+        return None
+    return (
+        "most of these photos do not look like cars, for which the bundled weights were made; "
+        "they work, but `--weights imagenet` or weights of your own will find better look-alikes"
+    )
 
 
 def make_free(out: Path, overwrite: bool) -> None:
@@ -147,6 +167,13 @@ def build_table(
         fresh.rename(out)
         (staging / "skipped.csv").rename(out.absolute().parent / "skipped.csv")
     return report
+
+
+def export_csv(stored: Collection, out: Path) -> None:
+    """Step 4: write the embeddings of a collection to a CSV file, as `build_table` does."""
+    with collection.staging_folder(out) as staging:
+        _write_csv(stored.files(), staging / "out", int(stored.about_model["width"]))
+        (staging / "out").rename(out)
 
 
 def _write_csv(files: Sequence[Path], out: Path, width: int) -> None:

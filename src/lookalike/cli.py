@@ -2,13 +2,15 @@
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from lookalike.build import Options
 from lookalike.errors import LookalikeError
 
 app = typer.Typer(
@@ -20,7 +22,7 @@ app = typer.Typer(
     help="Visual similarity search for image collections of any size, on Apache Spark.",
 )
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+answers = Console(highlight=False, soft_wrap=True)
 
 ImagesArgument = Annotated[
     list[str],
@@ -43,6 +45,7 @@ Weights = Annotated[
     str, typer.Option(help="`cars` (bundled), `imagenet`, or a file.", metavar="NAME|FILE")
 ]
 Precision = Annotated[str, typer.Option(help="auto, f32 or bf16.")]
+Out = Annotated[Path, typer.Option(help="Where to write it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 K = Annotated[int, typer.Option("-k", help="How many neighbours.")]
@@ -67,78 +70,55 @@ def main() -> NoReturn:
     sys.exit(1)
 
 
-def _options(**given: Any) -> Any:
-    from lookalike.build import Options
+def takes_images(command: Callable[[list[str], Path, Options, bool], None]) -> Callable[..., None]:
+    """Give a command the arguments that say which images are embedded, and how."""
 
-    return Options(**given)
+    def with_arguments(
+        images: ImagesArgument,
+        out: Out,
+        labels: Labels = None,
+        image_name: ImageName = "image",
+        label_name: LabelName = "Class",
+        image_column: ImageColumn = None,
+        label_column: LabelColumn = None,
+        model: ModelName = "resnet18",
+        weights: Weights = "cars",
+        precision: Precision = "auto",
+        overwrite: Overwrite = False,
+    ) -> None:
+        options = Options(
+            labels, image_name, label_name, image_column, label_column, model, weights, precision
+        )
+        command(images, out, options, overwrite)
+
+    with_arguments.__doc__ = command.__doc__
+    return with_arguments
 
 
-@app.command()
-def embed(
-    images: ImagesArgument,
-    out: Annotated[Path, typer.Option(help="A file ending in .csv, or a folder for Parquet.")],
-    labels: Labels = None,
-    image_name: ImageName = "image",
-    label_name: LabelName = "Class",
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    model: ModelName = "resnet18",
-    weights: Weights = "cars",
-    precision: Precision = "auto",
-    overwrite: Overwrite = False,
-) -> None:
-    """Embed images into a CSV file or Parquet: one row an image, 512 numbers.
+@app.command("embed")
+@takes_images
+def embed(images: list[str], out: Path, options: Options, overwrite: bool) -> None:
+    """Embed images into a CSV file (`--out` ends in .csv) or a folder of Parquet.
 
     Example: `lookalike embed cars_train --labels cardatasettrain.csv --out cars.csv`
     """
     from lookalike.build import build_table
 
-    options = _options(
-        labels=labels,
-        image_name=image_name,
-        label_name=label_name,
-        image_column=image_column,
-        label_column=label_column,
-        backbone=model,
-        weights=weights,
-        precision=precision,
-    )
     report = build_table(images, out, options, overwrite)
     _say_report(report, out)
     if report.skipped:
         notes.print(f"  why: {out.absolute().parent / 'skipped.csv'}")
 
 
-@app.command()
-def index(
-    images: ImagesArgument,
-    out: Annotated[Path, typer.Option(help="The folder of the new index.")],
-    labels: Labels = None,
-    image_name: ImageName = "image",
-    label_name: LabelName = "Class",
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    model: ModelName = "resnet18",
-    weights: Weights = "cars",
-    precision: Precision = "auto",
-    overwrite: Overwrite = False,
-) -> None:
+@app.command("index")
+@takes_images
+def index(images: list[str], out: Path, options: Options, overwrite: bool) -> None:
     """Embed images and keep them as an index to search.
 
     Example: `lookalike index cars_train --labels cardatasettrain.csv --out cars.index`
     """
     from lookalike.build import build_collection
 
-    options = _options(
-        labels=labels,
-        image_name=image_name,
-        label_name=label_name,
-        image_column=image_column,
-        label_column=label_column,
-        backbone=model,
-        weights=weights,
-        precision=precision,
-    )
     report = build_collection(images, out, options, overwrite)[1]
     _say_report(report, out)
     if report.skipped:
@@ -177,7 +157,6 @@ def info(
     if as_json:
         print(json.dumps(facts))  # noqa: T201
         return
-    table = Table(show_header=False, box=None)
     model = facts.pop("model")
     recall = facts.pop("recall")
     facts["model"] = f"{model['backbone']}, weights {model['weights']}, {model['precision']}"
@@ -186,8 +165,8 @@ def info(
         for engine, value in recall.items()
     )
     for name, value in facts.items():
-        table.add_row(f"[bold]{name}[/]", f"{value:,}" if isinstance(value, int) else str(value))
-    out.print(table)
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        answers.print(f"{name:>9}  {shown}", markup=False)
 
 
 @app.command()
@@ -240,24 +219,23 @@ def _note(hits: Any, images: int) -> str:
 
 def show_hits(hits: Any, images: int) -> None:
     """Print neighbours as a table, with what is worth knowing of the search."""
-    from rich.markup import escape
-
     shown = hits.to_dict()
     label = f" ({shown['query']['label']})" if shown["query"]["label"] else ""
-    out.print(escape(f"query {printable(shown['query']['path'] or 'vector')}{label}"))
-    table = Table(box=None, header_style="bold")
-    for column, side in (("rank", "right"), ("distance", "right"), ("label", "left"), ("path", "left")):
-        table.add_column(column, justify=side, overflow="fold")  # type: ignore[arg-type]
-    for hit in shown["neighbors"]:
-        values = [str(hit["rank"]), f"{hit['distance']:.4f}", hit["label"] or "-", hit["path"]]
-        if "tables" in hit:
-            values[-1] += f"  [tables {', '.join(map(str, hit['tables']))}]"
-        table.add_row(*(escape(printable(value)) for value in values))
-    out.print(table)
-    out.print(f"[dim]{_note(hits, images)}[/]")
+    query = printable(shown["query"]["path"] or "a vector")
+    answers.print(f"look-alikes of {query}{label}", markup=False)
+    labels = [printable(hit["label"] or "-") for hit in shown["neighbors"]]
+    width = max(map(len, labels), default=0)
+    for hit, name in zip(shown["neighbors"], labels, strict=True):
+        path = printable(hit["path"])
+        tables = f"  tables {', '.join(map(str, hit['tables']))}" if "tables" in hit else ""
+        line = f"{hit['rank']:>3}  {hit['distance']:.4f}  {name:{width}}  {path}{tables}"
+        answers.print(line, markup=False)
+    answers.print(f"[dim]{_note(hits, images)}[/]")
     if hits.candidates is not None:
         share = hits.candidates / max(images, 1)
-        out.print(f"[dim]{hits.candidates:,} rows, {share:.0%}, shared a bucket with the query[/]")
+        answers.print(
+            f"[dim]{hits.candidates:,} rows, {share:.0%}, shared a bucket with the query[/]"
+        )
 
 
 def printable(text: str) -> str:
@@ -282,5 +260,51 @@ def hash_(
     from lookalike.index import open as open_index
 
     make_free(out, overwrite)
-    said = open_index(index).hash(out, family)
-    notes.print(f"wrote {out / 'hashes'} and {out / 'model'}: {said}")
+    opened = open_index(index)
+    opened.hash(out, family)
+    notes.print(f"wrote {out / 'hashes'} and {out / 'model'}")
+    if family == "projection":
+        show_parameters(opened.hasher().parameters)
+
+
+def show_parameters(parameters: Any) -> None:
+    """Print what the hash tables are and what they are worth, said plainly."""
+    answers.print(
+        f"{parameters.tables} hash tables, bucket length {parameters.bucket_length:.4f}: "
+        f"recall {parameters.measured_recall:.3f} (predicted {parameters.predicted_recall:.3f}), "
+        f"a query is compared with {parameters.measured_candidates:.0%} of all rows"
+    )
+
+
+@app.command()
+def demo(
+    images: Annotated[
+        Path | None, typer.Option(help="A folder of photos. [default: draws its own]")
+    ] = None,
+    labels: Labels = None,
+    out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Which picture is the query.")] = 0,
+    image_name: ImageName = "image",
+    label_name: LabelName = "Class",
+    model: ModelName = "resnet18",
+    weights: Weights = "cars",
+    precision: Precision = "auto",
+) -> None:
+    """All twelve steps, from a folder of photos to five look-alikes as pictures.
+
+    Example: `lookalike demo --images cars_train --labels cardatasettrain.csv`
+    """
+    from lookalike import demo as steps
+
+    if labels is not None and images is None:
+        raise typer.BadParameter("--labels goes with --images")
+    options = Options(
+        None, image_name, label_name, backbone=model, weights=weights, precision=precision
+    )
+    done = steps.run(
+        images, labels, out, partial(answers.print, markup=False), seed=seed, options=options
+    )
+    show_hits(done.hits, done.images)
+    answers.print(f"next: lookalike search {done.index} --random --picture found.png")
+    if images is None:
+        answers.print("yours: lookalike demo --images FOLDER [--labels CSV], or lookalike index")

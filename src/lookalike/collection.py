@@ -137,9 +137,8 @@ class Segment:
         vectors = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
         np.save(staging / "vectors.npy", vectors)
         rows = table.select(_CACHED).cast(_cached_schema())
-        with pa.OSFile(str(staging / "rows.arrow"), "wb") as file:
-            with pa.ipc.new_file(file, rows.schema) as writer:
-                writer.write_table(rows)
+        with pa.ipc.new_file(str(staging / "rows.arrow"), rows.schema) as writer:
+            writer.write_table(rows)
 
     @cached_property
     def vectors(self) -> npt.NDArray[np.float32]:

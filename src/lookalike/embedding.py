@@ -48,7 +48,8 @@ def content_hash(data: bytes) -> str:
 def normalize(vectors: Vectors) -> Vectors:
     """Scale each row of a float32 array (n, width) to length 1; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    scaled: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return scaled
 
 
 class ImageEmbedder:
@@ -84,14 +85,15 @@ class ImageEmbedder:
         """Numbers in a vector."""
         return self.model.width
 
-    def __call__(self, image: "ImageLike | Sequence[ImageLike]") -> Vectors:
+    def __call__(self, image: "ImageLike | list[ImageLike] | tuple[ImageLike, ...]") -> Vectors:
         """Return float32 of shape (width,), or (n, width) for a list of n images.
 
         Raises `lookalike.images.BadImage` with the reason if an image cannot be read.
         """
         if isinstance(image, list | tuple):
             return self._embed(image)
-        return self._embed([image])[0]  # type: ignore[list-item]
+        vector: Vectors = self._embed([image])[0]
+        return vector
 
     def _embed(self, batch: Sequence[ImageLike]) -> Vectors:
         run = models.engine(self.model, self._threads)

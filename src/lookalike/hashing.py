@@ -57,6 +57,17 @@ def with_vectors(frame: "DataFrame", column: str = "features") -> "DataFrame":
     return embedded.select("id", "path", "label", vector.alias(column))
 
 
+def numbered(frame: "DataFrame", without: str | None = None) -> "DataFrame":
+    """Give the rows of `assemble` the columns `id` and `path` of a collection.
+
+    The image named `without` is left out: it is new to the rest.
+    """
+    from pyspark.sql import functions as F
+
+    kept = frame if without is None else frame.filter(F.col("image") != without)
+    return kept.withColumn("id", F.monotonically_increasing_id()).withColumnRenamed("image", "path")
+
+
 @dataclass(frozen=True)
 class Parameters:
     """Parameters of `BucketedRandomProjectionLSH`, and what to expect of them.
@@ -88,7 +99,8 @@ class Sample:
 
     def near(self) -> Floats:
         """Distances of the queries to their neighbours, (q * k,)."""
-        return np.linalg.norm(self.neighbors - self.queries[:, None], axis=2).ravel()
+        distances: Floats = np.linalg.norm(self.neighbors - self.queries[:, None], axis=2)
+        return distances.ravel()
 
     def far(self) -> Floats:
         """Distances of the queries to any row, (q * n,)."""
@@ -141,7 +153,8 @@ def _thinned(distances: Floats, most: int = 2000) -> Floats:
     """Take evenly spaced quantiles: the means over them are those over all."""
     if len(distances) <= most:
         return distances
-    return np.quantile(distances, (np.arange(most) + 0.5) / most)
+    quantiles: Floats = np.quantile(distances, (np.arange(most) + 0.5) / most)
+    return quantiles
 
 
 def draw_sample(vectors: "DataFrame", column: str = "features", seed: int = 0) -> Sample:
@@ -154,7 +167,7 @@ def draw_sample(vectors: "DataFrame", column: str = "features", seed: int = 0) -
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    frame = vectors.select(vector_to_array(column, "float32").alias("v"))
+    frame = vectors.select(vector_to_array(F.col(column), "float32").alias("v"))
     # The smallest of random numbers: a sample without a count, and without keeping the table.
     drawn = frame.withColumn("r", F.rand(seed)).orderBy("r").limit(10 * SAMPLE)
     others = np.array([row["v"] for row in drawn.collect()], np.float32)
@@ -269,7 +282,7 @@ class Hasher:
         from pyspark.ml.linalg import DenseVector
 
         key = DenseVector(query.astype(float).tolist())
-        return self.model.approxNearestNeighbors(vectors, key, k, distCol="distance")  # type: ignore[return-value]
+        return self.model.approxNearestNeighbors(vectors, key, k, distCol="distance")
 
     def explain(self, vectors: "DataFrame", query: Vectors) -> "DataFrame":
         """Say of every row which tables it shares a bucket with the query in, counted from 1.
@@ -288,6 +301,7 @@ class Hasher:
 
     def save(self, folder: Path) -> None:
         """Write model and parameters; an older one there is replaced."""
+        folder.mkdir(parents=True, exist_ok=True)
         self.model.write().overwrite().save(str(folder / "model"))
         (folder / "parameters.json").write_text(
             json.dumps(asdict(self.parameters), indent=1) + "\n"
@@ -348,7 +362,7 @@ def with_sets(frame: "DataFrame", strongest: int = 32, column: str = "features")
     from pyspark.sql import functions as F
 
     values = F.col("_values")
-    with_least = frame.withColumn("_values", vector_to_array(column)).withColumn(
+    with_least = frame.withColumn("_values", vector_to_array(F.col(column))).withColumn(
         "_least", F.sort_array(values, asc=False)[strongest - 1]
     )
     members = F.transform(

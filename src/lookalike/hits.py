@@ -29,13 +29,17 @@ class Query:
 
 @dataclass(frozen=True)
 class Hits(Sequence[Neighbor]):
-    """The neighbours of one query, nearest first. Shows itself as pictures in a notebook."""
+    """The neighbours of one query, nearest first. Shows itself as pictures in a notebook.
+
+    `candidates` counts the rows that shared a bucket with the query, where that was asked for.
+    """
 
     query: Query
     neighbors: tuple[Neighbor, ...]
     engine: str
     took_ms: float
     source: images.Source
+    candidates: int | None = None
 
     def __len__(self) -> int:
         return len(self.neighbors)
@@ -45,6 +49,7 @@ class Hits(Sequence[Neighbor]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as `search --json` prints it."""
+        counted = {} if self.candidates is None else {"candidates": self.candidates}
         return {
             "query": {"path": self.query.path, "label": self.query.label},
             "engine": self.engine,
@@ -59,6 +64,7 @@ class Hits(Sequence[Neighbor]):
                 | ({} if n.tables is None else {"tables": list(n.tables)})
                 for n in self.neighbors
             ],
+            **counted,
         }
 
     def to_pandas(self) -> "pd.DataFrame":

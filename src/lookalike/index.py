@@ -3,17 +3,18 @@
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import pyarrow.compute as pc
 
 from lookalike import embedding, images, search
-from lookalike.collection import Collection, Segment
+from lookalike.collection import Collection, Segment, staging_folder
 from lookalike.embedding import ImageLike, Vectors, content_hash
 from lookalike.errors import LookalikeError
 from lookalike.hits import Hits, Query, full_path
@@ -67,9 +68,19 @@ class Index:
             "recall": {"exact": 1.0, "spark": spark_recall},
         }
 
+    @overload
+    def search(
+        self, image: ImageLike, k: int = 5, *, engine: Engine = "auto", explain: bool = False
+    ) -> Hits: ...
+
+    @overload
+    def search(
+        self, image: list[ImageLike], k: int = 5, *, engine: Engine = "auto", explain: bool = False
+    ) -> list[Hits]: ...
+
     def search(
         self,
-        image: "ImageLike | Sequence[ImageLike]",
+        image: "ImageLike | list[ImageLike]",
         k: int = 5,
         *,
         engine: Engine = "auto",
@@ -80,8 +91,10 @@ class Index:
         `image` is whatever `ImageEmbedder` takes, or a float vector (width,) of the same model.
         A picture that is in the index is not its own neighbour. `engine` is `exact` or `spark`
         (hashing, approximate; `explain` says which tables collided); `auto` takes exact search.
+        Raises `LookalikeError` for k < 1 or a vector of another model's width, and
+        `lookalike.images.BadImage` for what is no picture.
         """
-        if isinstance(image, list | tuple):
+        if isinstance(image, list):
             return [
                 self.nearest(self.query(one), k, engine=engine, explain=explain) for one in image
             ]
@@ -93,13 +106,14 @@ class Index:
         """Find the k nearest neighbours of a query."""
         search.check_k(k)
         opened = self.collection
+        candidates = None
         if engine == "spark":
             vectors, hasher = self._hashed()
             started = time.perf_counter()
             found = search.hashed(vectors, hasher, query.vector, k, query.id)
             took = time.perf_counter() - started
             if explain:
-                found = _explained(found, hasher, vectors, query)
+                found, candidates = _explained(found, hasher, vectors, query)
         elif engine in ("auto", "exact"):
             if explain:
                 raise LookalikeError("--explain is about hash tables: add --engine spark")
@@ -109,7 +123,7 @@ class Index:
             engine = "exact"
         else:
             raise LookalikeError(f"no engine {engine!r}: say auto, exact or spark")
-        return Hits(query, tuple(found), engine, took * 1000, opened.source)
+        return Hits(query, tuple(found), engine, took * 1000, opened.source, candidates)
 
     def query(self, image: ImageLike) -> Query:
         """Turn an image into a query; one whose file is in the index needs no embedding."""
@@ -174,6 +188,38 @@ class Index:
             hasher.save(folder)
         return vectors, hasher
 
+    def hash(self, out: str | Path, family: str = "projection") -> "DataFrame":
+        """Steps 7 and 8: write the hashes of all vectors to `out/hashes`, the model beside them.
+
+        The hashes are Parquet: `id, path, label, hashes array<double>`, a number a hash table.
+        `family` is `projection`, for the vectors as they are, or `minhash`, for the set of the
+        strongest features of each. Returns them as a DataFrame.
+        """
+        from lookalike import hashing
+        from lookalike.spark import progress
+
+        vectors, hasher = self._hashed()
+        out = Path(out)
+        with staging_folder(out) as staging:
+            fresh = staging / "out"
+            if family == "projection":
+                hashed, tables = hasher.transform(vectors), hasher.parameters.tables
+                hasher.save(fresh)
+            elif family == "minhash":
+                sets = hashing.with_sets(vectors)
+                model = hashing.fit_sets(sets)
+                hashed, tables = model.transform(sets), model.getNumHashTables()
+                model.save(str(fresh / "model"))
+            else:
+                raise LookalikeError(f"no hash family {family!r}: say projection or minhash")
+            rows = hashing.bucket_columns(hashed, tables).select("id", "path", "label", "hashes")
+            with progress(rows.sparkSession, "hashing"):
+                rows.write.parquet(str(fresh / "hashes"))
+            if out.is_dir():
+                shutil.rmtree(out)
+            fresh.rename(out)
+        return rows.sparkSession.read.parquet(str(out / "hashes"))
+
     def _row_of_path(self, path: str) -> "tuple[Segment, int, dict[str, Any]] | None":
         source = self.collection.source
         if source.kind != "files":
@@ -194,17 +240,19 @@ class Index:
             )
         if not np.isfinite(vector).all():
             raise LookalikeError("a vector with numbers that are not finite: embed the query again")
-        return embedding.normalize(np.asarray(vector, np.float32)[None])[0]
+        unit: Vectors = embedding.normalize(np.asarray(vector, np.float32)[None])[0]
+        return unit
 
 
 def _explained(
     found: list[search.Neighbor], hasher: "Hasher", vectors: "DataFrame", query: Query
-) -> list[search.Neighbor]:
-    """Add to each neighbour the hash tables in which it shared the query's bucket."""
+) -> tuple[list[search.Neighbor], int]:
+    """Add to each neighbour the hash tables that it shares with the query; count all who do."""
+    candidates = hasher.explain(vectors, query.vector).filter("size(tables) > 0")
     ids = [neighbor.id for neighbor in found]
-    rows = hasher.explain(vectors.filter(vectors["id"].isin(ids)), query.vector)
-    tables = {row["id"]: tuple(row["tables"]) for row in rows.select("id", "tables").collect()}
-    return [replace(neighbor, tables=tables[neighbor.id]) for neighbor in found]
+    rows = candidates.filter(candidates["id"].isin(ids)).select("id", "tables").collect()
+    tables = {row["id"]: tuple(row["tables"]) for row in rows}
+    return [replace(n, tables=tables.get(n.id, ())) for n in found], candidates.count()
 
 
 def index(

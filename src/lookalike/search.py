@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -39,25 +40,19 @@ def exact(
 
     The row with the id `without` is left out. Fewer than k only where there are fewer rows.
     """
-    distances: list[npt.NDArray[np.float32]] = []
-    places: list[tuple[int, npt.NDArray[np.int64]]] = []
-    for number, segment in enumerate(segments):
+    found: list[tuple[float, int, Segment, int]] = []
+    for segment in segments:
         squared = squared_distances(segment.vectors, query)
         if without is not None:
             squared[segment.ids == without] = np.inf
-        rows = _smallest(squared, k)
-        distances.append(squared[rows])
-        places.append((number, rows))
-    found = np.concatenate(distances) if distances else np.empty(0, np.float32)
-    where = np.concatenate([np.full(len(rows), number) for number, rows in places] or [[]])
-    at = np.concatenate([rows for _, rows in places] or [[]])
-    ids = np.concatenate([segments[number].ids[rows] for number, rows in places] or [[]])
-    order = [i for i in np.lexsort((ids, found))[:k] if np.isfinite(found[i])]
+        for row in _smallest(squared, segment.ids, k):
+            if np.isfinite(squared[row]):
+                found.append((float(squared[row]), int(segment.ids[row]), segment, int(row)))
+    found.sort(key=lambda one: one[:2])
     neighbors = []
-    for rank, i in enumerate(order, 1):
-        row = segments[int(where[i])].rows.slice(int(at[i]), 1).to_pylist()[0]
-        distance = float(np.sqrt(found[i]))
-        neighbors.append(Neighbor(rank, row["id"], row["path"], row["label"], distance))
+    for rank, (distance, number, segment, at) in enumerate(found[:k], 1):
+        row = segment.rows.slice(at, 1).to_pylist()[0]
+        neighbors.append(Neighbor(rank, number, row["path"], row["label"], distance**0.5))
     return neighbors
 
 
@@ -67,24 +62,24 @@ def squared_distances(vectors: Vectors, query: Vectors) -> npt.NDArray[np.float3
     Taken as sums of squared differences by FAISS, without a copy of the (mapped) rows.
     https://faiss.ai/cpp_api/namespace/namespacefaiss.html
     """
-    import faiss
-
     query = np.ascontiguousarray(query, np.float32)
     rows, width = vectors.shape
     distances = np.empty(rows, np.float32)
     if rows:
-        faiss.fvec_L2sqr_ny(
+        faiss.fvec_L2sqr_ny(  # type: ignore[attr-defined]
             faiss.swig_ptr(distances), faiss.swig_ptr(query), faiss.swig_ptr(vectors), width, rows
         )
     return distances
 
 
-def _smallest(values: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
-    """Positions of the k smallest values and of all that equal the k-th, unordered."""
-    if k >= len(values):
-        return np.arange(len(values))
-    border = np.partition(values, k - 1)[k - 1]
-    return np.flatnonzero(values <= border)
+def _smallest(
+    values: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], k: int
+) -> npt.NDArray[np.int64]:
+    """Positions of the k smallest of `values` (n,), in order; equal ones by their `ids` (n,)."""
+    rows = np.arange(len(values))
+    if k < len(values):  # all that equal the k-th are kept, for the ids to decide
+        rows = np.flatnonzero(values <= np.partition(values, k - 1)[k - 1])
+    return rows[np.lexsort((ids[rows], values[rows]))[:k]]
 
 
 def hashed(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -100,7 +100,7 @@ def decode(data: bytes) -> Image.Image:
         raise
     except Image.DecompressionBombError:
         raise BadImage(f"too many pixels: over {MAX_PIXELS:,}") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadImage("not an image that can be read (JPEG, PNG, WebP, BMP, GIF, TIFF)") from None
     except MemoryError:
         raise BadImage("too large for the memory at hand") from None

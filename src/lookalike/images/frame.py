@@ -188,8 +188,12 @@ def _join_labels(frame: "DataFrame", labels: "DataFrame") -> "tuple[DataFrame, i
                     ", ..." if found > len(rows) else ""
                 )
                 raise LookalikeError(f"{found} names {rest}: {shown}")
-        by_path = matches.filter("path is not null").groupBy("path")
-        by_path = by_path.agg(F.max_by("label", F.length("name")).alias("label"))
+        # A label given for the path counts more than one for the bare name.
+        by_path = (
+            matches.filter("path is not null")
+            .groupBy("path")
+            .agg(F.max_by("label", F.length("name")).alias("label"))
+        )
         return frame.drop("label").join(by_path, "path", "left"), int(counts[2])
     finally:
         matches.unpersist()

@@ -21,7 +21,8 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 class Engine(Protocol):
     """A callable from pixels, uint8 (n, 224, 224, 3), to features, float32 (n, width)."""
 
-    def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]: ...
+    def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Run the network on a batch of any size."""
 
 
 class OpenVinoEngine:
@@ -41,6 +42,7 @@ class OpenVinoEngine:
         self._compiled = core.compile_model(network, "CPU", options)
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Run the network on a batch of any size."""
         return np.array(self._compiled(pixels)[0], dtype=np.float32)  # a copy: its own is reused
 
 

@@ -48,7 +48,8 @@ def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
         raise LookalikeError(f"the weights {weights!r} are not of {name}: {detail}") from None
     parent, _, child = head.rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
-    return network.float().eval()
+    module: nn.Module = network.float().eval()
+    return module
 
 
 def _last_layer(network: nn.Module) -> str:
@@ -56,7 +57,7 @@ def _last_layer(network: nn.Module) -> str:
     for kind in (nn.Linear, nn.Conv2d):
         names = [name for name, module in network.named_modules() if isinstance(module, kind)]
         if names:
-            return names[-1]
+            return str(names[-1])
     raise LookalikeError(f"{type(network).__name__} has no last layer to leave out")
 
 
@@ -130,6 +131,7 @@ class FromPixels(nn.Module):
         self.deviation = nn.Buffer(torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalise a batch and run the network."""
         images = pixels.permute(0, 3, 1, 2).float()
         features: torch.Tensor = self.network((images - self.mean) / self.deviation)
         return features.flatten(1)

@@ -2,4 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 CARS = Path(__file__).with_name("resnet18-cars.safetensors")
+_MEAN = Path(__file__).with_name("resnet18-cars-mean.npy")
+# Cosine to the mean car photo: 95 % of car photos have over 0.55, 95 % of others under 0.52.
+_CAR = 0.54
+
+
+def look_like_cars(vectors: npt.NDArray[np.float32]) -> bool:
+    """Say whether most of these embeddings (n, 512), made with the `cars` weights, are of cars."""
+    return bool(np.median(vectors @ np.load(_MEAN)) > _CAR)

@@ -1,0 +1,133 @@
+"""The twelve steps of the reference workflow, one after another, each named as it goes."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from lookalike import hashing, images, search
+from lookalike.build import Options, build_collection, export_csv
+from lookalike.drawing import draw_collection
+from lookalike.embedding import ImageEmbedder
+from lookalike.hits import Hits, Query
+from lookalike.index import Index
+from lookalike.spark import session
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demo left behind."""
+
+    hits: Hits
+    images: int
+    picture: Path
+    page: Path
+    index: Path
+    csv: Path
+
+
+def run(
+    photos: Path | None,
+    labels: Path | None,
+    out: Path,
+    say: Say,
+    *,
+    seed: int | None = None,
+    drawn: int = 640,
+    options: Options | None = None,
+) -> Outcome:
+    """Run all twelve steps on photos, or without any on cars that it draws, into the folder `out`.
+
+    `say` is given a line for each step. What an earlier run left in `out` is replaced.
+    """
+    options = options or Options()
+    new: Path | None = None
+    if photos is None:
+        started = time.perf_counter()
+        collection = draw_collection(out / "photos", images=drawn)
+        photos, labels, new = collection.photos, collection.labels, collection.new
+        say(f"{drawn} cars drawn into {photos} in {time.perf_counter() - started:.0f} s")
+    options = Options(**{**vars(options), "labels": labels})
+
+    source = images.locate(photos)
+    first = _first_readable(source)
+    photo = images.decode(images.read(source, first))
+    tensor = images.transform()(photo)
+    size = f"{photo.width} x {photo.height}"
+    say(f" 1  {first}, {size}, resized and normalised: a tensor of {tuple(tensor.shape)}")
+
+    embed = ImageEmbedder(options.backbone, options.weights, precision=options.precision)
+    vector = embed(photo)
+    start = ", ".join(f"{value:.3f}" for value in vector[:3])
+    say(f" 2  {embed.model.backbone} without its last layer: {len(vector)} numbers, {start}, ...")
+
+    index_path = out / "cars.index"
+    stored, report = build_collection(photos, index_path, options, overwrite=True)
+    index = Index(stored)
+    rate = report.images / report.seconds
+    say(f" 3  {report.images:,} images embedded, {rate:.0f} a second; {report.skipped} skipped")
+    if report.advice:
+        say(f"    note: {report.advice}")
+    csv_path = out / "cars.csv"
+    export_csv(stored, csv_path)
+    say(f" 4  stored in {csv_path}, {csv_path.stat().st_size / 1e6:.0f} MB")
+
+    spark = session()
+    table = hashing.read_embeddings(spark, csv_path, embed.width)
+    say(f" 5  read as a Spark DataFrame of {len(table.columns)} columns")
+    vectors = hashing.assemble(table, embed.width)
+    say(f" 6  VectorAssembler: {', '.join(vectors.columns)}")
+    hasher = hashing.fit(vectors)
+    chosen = hasher.parameters
+    say(
+        f" 7  BucketedRandomProjectionLSH: bucketLength {chosen.bucket_length:.4f}, "
+        f"{chosen.tables} tables, chosen from the distances between neighbours"
+    )
+    row = hasher.transform(vectors).select("image", "hashes").first()
+    assert row is not None
+    buckets = ", ".join(f"{bucket[0]:.0f}" for bucket in row["hashes"])
+    say(f" 8  hashed: {row['image']} is in the buckets {buckets}")
+
+    query = _new_query(new, embed, seed) if new is not None else index.random(seed)
+    assert query.path is not None
+    say(f" 9  a random picture: {query.path}{'' if new is None else ', new to the index'}")
+    say(f"10  embedded from its pixels: {len(query.vector)} numbers")
+    own = Path(images.decode_path(query.path))
+    others = hashing.numbered(vectors) if new else hashing.numbered(vectors, without=own.name)
+    started = time.perf_counter()
+    found = search.hashed(others, hasher, query.vector, 5)
+    took = (time.perf_counter() - started) * 1000
+    hits = Hits(query, tuple(found), "spark", took, stored.source)
+    exact = index.nearest(query, 5)
+    agreed = len({n.path for n in exact} & {n.path for n in hits})
+    say(
+        f"11  its five neighbours by approxNearestNeighbors, {took:.0f} ms; exact search, "
+        f"{exact.took_ms:.1f} ms, has {agreed} of these {len(hits)}"
+    )
+
+    picture, page = out / "neighbors.png", out / "neighbors.html"
+    hits.picture().save(picture)
+    page.write_text(hits.html(f"approxNearestNeighbors over {len(index):,} images"))
+    say(f"12  shown as pictures: {picture} and {page}")
+    return Outcome(hits, len(index), picture, page, index_path, csv_path)
+
+
+def _first_readable(source: images.Source) -> str:
+    for found in images.walk(source):
+        try:
+            images.decode(images.read(source, found.path))
+            return found.path
+        except images.BadImage:
+            continue
+    raise images.nothing_found(source)
+
+
+def _new_query(folder: Path, embed: ImageEmbedder, seed: int | None) -> Query:
+    path = random.Random(seed).choice(sorted(folder.glob("*.jpg")))
+    with Image.open(path) as picture:
+        return Query(embed(picture), images.encode_path(str(path)))
