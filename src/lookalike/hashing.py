@@ -382,7 +382,7 @@ def fit_sets(
 
 
 def bucket_columns(hashed: "DataFrame", tables: int) -> "DataFrame":
-    """Turn the column `hashes` of vectors into `array<double>`, which any reader of Parquet knows."""
+    """Turn the column `hashes` of vectors into `array<double>`, which all of Parquet reads."""
     from pyspark.ml.functions import vector_to_array
     from pyspark.sql import functions as F
 
