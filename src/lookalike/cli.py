@@ -277,6 +277,35 @@ def show_parameters(parameters: Any) -> None:
 
 
 @app.command()
+def evaluate(
+    index: IndexArgument,
+    k: K = 5,
+    queries: Annotated[int, typer.Option(help="Images drawn to measure recall with.")] = 50,
+    seed: Annotated[int, typer.Option(help="Which images are drawn.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure an index: recall against exact search; R@1 and P@5 where there are labels.
+
+    Example: `lookalike evaluate cars.index --json`
+    """
+    from lookalike.index import open as open_index
+
+    figures = open_index(index).evaluate(k, queries, seed)
+    if as_json:
+        print(json.dumps(figures))  # noqa: T201
+        return
+    spark = figures.pop("spark")
+    for name, value in figures.items():
+        answers.print(f"{name}: {value}", markup=False)
+    low, high = spark["recall_95"]
+    answers.print(
+        f"recall@{k} of hashing: {spark['recall']:.3f} ({low:.3f} to {high:.3f}), comparing a "
+        f"query with {spark['candidates']:.0%} of all rows",
+        markup=False,
+    )
+
+
+@app.command()
 def demo(
     images: Annotated[
         Path | None, typer.Option(help="A folder of photos. [default: draws its own]")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import pyarrow.compute as pc
 
-from lookalike import embedding, images, search
+from lookalike import embedding, evaluate, images, search
 from lookalike.collection import Collection, Segment, staging_folder
 from lookalike.embedding import ImageLike, Vectors, content_hash
 from lookalike.errors import LookalikeError
@@ -157,6 +157,20 @@ class Index:
         vector = self.embedder(images.read(source, row["path"]))
         path = images.encode_path(full_path(source, row["path"]))
         return Query(vector, path, row["label"], row["id"])
+
+    def evaluate(self, k: int = 5, queries: int = 50, seed: int = 0) -> dict[str, Any]:
+        """Measure the index: R@1 and P@5 by label, recall of hashing against exact search.
+
+        `queries` images are drawn for the recall, which asks Spark twice for each.
+        """
+        search.check_k(k)
+        segments = self.collection.segments
+        vectors, hasher = self._hashed()
+        return {
+            "images": len(self),
+            **evaluate.by_label(segments, seed=seed),
+            "spark": evaluate.hash_recall(segments, vectors, hasher, k, queries, seed),
+        }
 
     @property
     def embedder(self) -> embedding.ImageEmbedder:

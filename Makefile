@@ -1,0 +1,34 @@
+# `make demo` and `make test` are all a fresh machine needs: Python 3.11 or newer, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test test-all lint bench clean
+
+# Everything below waits for this once; afterwards it costs nothing.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lookalike needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)  ## all twelve steps, ending with pictures in demo/
+	$(BIN)/lookalike demo
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## what has to pass before every commit
+	$(BIN)/python -m pytest -q
+
+test-all: lint  ## the long ones too
+	$(BIN)/python -m pytest -q -m ''
+
+bench: $(READY)  ## figures of the README, on drawn cars; IMAGES=folder for others
+	$(BIN)/python benchmarks/quality.py $(if $(IMAGES),--images $(IMAGES)) $(if $(LABELS),--labels $(LABELS)) --json
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache
