@@ -1,0 +1,30 @@
+"""The notebook of the twelve steps runs from the first cell to the last."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parents[1] / "examples" / "reference_workflow.ipynb"
+
+
+@pytest.mark.long
+def test_the_notebook_runs_and_ends_with_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRAWN", "96")
+    for name in ("PHOTOS", "LABELS", "CSV"):
+        monkeypatch.delenv(name, raising=False)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    sheet, row = cells[-2].outputs[-1].data, cells[-1].outputs[-1].data
+    assert "image/png" in sheet
+    assert row["text/html"].count("data:image/jpeg") == 6
+
+
+def test_the_notebook_has_all_twelve_steps() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    headings = [cell.source.splitlines()[0] for cell in notebook.cells if "## " in cell.source]
+    numbers = [int(n) for heading in headings for n in re.findall(r"\d+", heading)]
+    assert numbers == list(range(1, 13))
