@@ -28,7 +28,7 @@ test-all: lint  ## the long ones too
 	$(BIN)/python -m pytest -q -m ''
 
 bench: $(READY)  ## figures of the README, on drawn cars; IMAGES=folder for others
-	$(BIN)/python benchmarks/quality.py $(if $(IMAGES),--images $(IMAGES)) $(if $(LABELS),--labels $(LABELS)) --json
+	$(BIN)/python benchmarks/road.py $(if $(IMAGES),--images $(IMAGES)) $(if $(LABELS),--labels $(LABELS)) --json
 
 clean:
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache

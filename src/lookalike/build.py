@@ -79,6 +79,7 @@ def _prepare(photos: str | Path | Sequence[str | Path], options: Options) -> _Jo
 def _embed(job: _Job, folder: Path, staging: Path) -> Report:
     """Embed all images of a job into Parquet files in `folder`, one a Spark task."""
     spark = session()
+    folder.mkdir(parents=True)
     frame, unused = image_frame(spark, job.source, staging, job.labels)
     shared = spark.sparkContext.broadcast(job.model)
     source, threads = job.source, int(spark.conf.get("spark.task.cpus", "1") or 1)

@@ -1,6 +1,7 @@
 """The command line. Every command says what it did; a problem is one line and exit code 1."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -61,13 +62,24 @@ def main() -> NoReturn:
     except ValueError as error:
         if type(error).__name__ != "BadImage":
             raise
-        message = f"cannot read the image: {error}"
+        message = f"no picture to search with: {error}"
     except OSError as error:
         message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    except Exception as error:
+        if not type(error).__module__.startswith(("pyspark", "py4j")):
+            raise
+        message = last_words(error)
     except KeyboardInterrupt:
         message = "stopped; nothing was changed: run the same command to start again"
     notes.print(f"[bold red]error:[/] {' '.join(message.split())}", markup=True)
     sys.exit(1)
+
+
+def last_words(error: Exception) -> str:
+    """Return the line of a Spark error that says what went wrong in the worker."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b.*: ", line)]
+    return f"Spark gave up: {(named or lines or [type(error).__name__])[-1]}"
 
 
 def takes_images(command: Callable[[list[str], Path, Options, bool], None]) -> Callable[..., None]:

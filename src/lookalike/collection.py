@@ -67,7 +67,7 @@ SEGMENT_DDL = "path string" + "".join(f", {name} bigint" for name in SEGMENT.nam
 def write_segment(batches: Iterable[pa.RecordBatch], folder: Path) -> Iterator[pa.RecordBatch]:
     """Write batches of `ROW` to one new Parquet file in `folder`; give one row of `SEGMENT`.
 
-    Runs in a Spark task. The file gets its name only when it is whole and on the disk. No
+    Runs in a Spark task. `folder` exists; if it is gone the run was given up. The file gets its name only when it is whole and on the disk. No
     batches, no file.
     """
     rows = embedded = 0
@@ -78,7 +78,6 @@ def write_segment(batches: Iterable[pa.RecordBatch], folder: Path) -> Iterator[p
     try:
         for batch in batches:
             if writer is None:
-                folder.mkdir(parents=True, exist_ok=True)
                 # Random mantissas do not compress and every value differs: plain is right.
                 writer = pq.ParquetWriter(
                     part, ROW, compression="zstd", use_dictionary=["label", "status", "reason"]
@@ -134,7 +133,8 @@ class Segment:
             ) from None
         table = table.filter(pc.is_valid(table["embedding"])).combine_chunks()
         lists = table["embedding"].combine_chunks()
-        vectors = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+        values = lists.flatten().to_numpy(zero_copy_only=False)
+        vectors = values.reshape(len(lists), len(values) // max(len(lists), 1))
         np.save(staging / "vectors.npy", vectors)
         rows = table.select(_CACHED).cast(_cached_schema())
         with pa.ipc.new_file(str(staging / "rows.arrow"), rows.schema) as writer:

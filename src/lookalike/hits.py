@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lookalike import images, pictures
@@ -18,13 +18,29 @@ if TYPE_CHECKING:
 class Query:
     """What was asked: a vector, and the picture it came from, if any.
 
-    `id` is that of its own row in the index, which is left out of the answer.
+    `path` is encoded as `images.encode_path` does. `id` is that of its own row in the index, which
+    is left out of the answer. `content` is the picture itself where no file has it.
     """
 
     vector: Vectors
     path: str | None = None
     label: str | None = None
     id: int | None = None
+    content: "bytes | Image.Image | None" = field(default=None, repr=False)
+
+    def picture(self) -> "Image.Image | None":
+        """Return the picture as RGB, None if there is none or it is gone."""
+        try:
+            if self.content is None:
+                return _picture(_ANYWHERE, self.path) if self.path else None
+            if isinstance(self.content, bytes):
+                return images.decode(self.content)
+            return images.to_rgb(self.content)
+        except images.BadImage:
+            return None
+
+
+_ANYWHERE = images.Source("files", "")  # whose paths are whole
 
 
 @dataclass(frozen=True)
@@ -87,12 +103,8 @@ class Hits(Sequence[Neighbor]):
         return pictures.html_row(*self._tiles())
 
     def _tiles(self) -> tuple[pictures.Tile, list[pictures.Tile]]:
-        path = self.query.path
-        first = pictures.Tile(
-            None if path is None else _picture(images.Source("files", ""), path),
-            self.query.label,
-            "" if path is None else os.path.basename(path),
-        )
+        name = os.path.basename(self.query.path or "")
+        first = pictures.Tile(self.query.picture(), self.query.label, name)
         rest = [
             pictures.Tile(
                 _picture(self.source, n.path), n.label, os.path.basename(n.path), n.distance
@@ -111,4 +123,6 @@ def _picture(source: images.Source, path: str) -> "Image.Image | None":
 
 def full_path(source: images.Source, path: str) -> str:
     """Return the path of an image as a person or a program can open it."""
-    return os.path.join(source.root, path if source.kind == "uri" else images.decode_path(path))
+    if source.kind == "uri":
+        return path
+    return os.path.join(source.root, images.decode_path(path))

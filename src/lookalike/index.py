@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import pyarrow.compute as pc
+from PIL import Image
 
 from lookalike import embedding, evaluate, images, search
 from lookalike.collection import Collection, Segment, staging_folder
-from lookalike.embedding import ImageLike, Vectors, content_hash
+from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.errors import LookalikeError
 from lookalike.hits import Hits, Query, full_path
 from lookalike.images.decoding import read as read_file
@@ -129,8 +130,10 @@ class Index:
         """Turn an image into a query; one whose file is in the index needs no embedding."""
         if isinstance(image, np.ndarray) and image.ndim == 1:
             return Query(self._checked(image))
+        if isinstance(image, bytes | Image.Image):
+            return Query(self.embedder(image), content=image)
         if not isinstance(image, str | os.PathLike):
-            return Query(self.embedder(image))
+            return Query(self.embedder(image), content=Image.fromarray(to_pixels(image)))
         path = os.path.abspath(image)
         data = read_file(image)
         row = self._row_of_path(path)
@@ -154,9 +157,14 @@ class Index:
             at -= len(segment.ids)
         row = segment.rows.slice(at, 1).to_pylist()[0]
         source = self.collection.source
-        vector = self.embedder(images.read(source, row["path"]))
+        try:
+            data = images.read(source, row["path"])
+        except images.BadImage as error:
+            where = full_path(source, row["path"])
+            raise LookalikeError(f"{where}, indexed once, cannot be read now: {error}") from None
         path = images.encode_path(full_path(source, row["path"]))
-        return Query(vector, path, row["label"], row["id"])
+        content = None if source.kind == "files" else data
+        return Query(self.embedder(data), path, row["label"], row["id"], content)
 
     def evaluate(self, k: int = 5, queries: int = 50, seed: int = 0) -> dict[str, Any]:
         """Measure the index: R@1 and P@5 by label, recall of hashing against exact search.

@@ -62,7 +62,7 @@ def draw_sample(vectors: "DataFrame", column: str = "features", seed: int = 0) -
         best = _Nearest(queries, NEIGHBORS + 1)
         for batch in batches:
             rows = batch["v"].flatten().to_numpy(zero_copy_only=False)
-            best.add(rows.reshape(batch.num_rows, -1))
+            best.add(rows.reshape(batch.num_rows, queries.shape[1]))
         yield best.batch()
 
     in_task = frame.mapInArrow(nearest, "q int, d double, v binary")
@@ -102,7 +102,7 @@ class _Nearest:
     def batch(self) -> pa.RecordBatch:
         """All of it as rows `q, d, v`."""
         count, kept = self.distances.shape
-        values = self.rows.reshape(count * kept, -1)
+        values = self.rows.reshape(count * kept, self.queries.shape[1])
         return pa.RecordBatch.from_pydict(
             {
                 "q": np.repeat(np.arange(count, dtype=np.int32), kept),

@@ -71,7 +71,7 @@ def read(path: str | bytes | os.PathLike[str]) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
-        raise BadImage("broken link" if os.path.islink(path) else "file is gone") from None
+        raise BadImage("broken link" if os.path.islink(path) else "no such file") from None
     except OSError as error:
         raise BadImage(f"unreadable: {error.strerror or error}") from None
 

@@ -63,6 +63,7 @@ def image_frame(
     must see, and read later where they are embedded (`content` is null). Everything else is
     read by Spark.
     """
+    from pyspark.errors import AnalysisException
     from pyspark.sql import functions as F
 
     if source.kind == "files":
@@ -71,7 +72,12 @@ def image_frame(
         frame = frame.withColumn("content", F.lit(None).cast("binary"))
     else:
         count = 0
-        frame = _read_table(spark, source) if source.kind == "table" else _read_uri(spark, source)
+        read = _read_table if source.kind == "table" else _read_uri
+        try:
+            frame = read(spark, source)
+        except AnalysisException as error:
+            detail = str(error).splitlines()[0]
+            raise LookalikeError(f"Spark cannot read {source.root}: {detail}") from None
     unused = 0
     if labels is not None:
         write_labels(labels, staging / "labels.parquet")

@@ -31,6 +31,7 @@ def open_labels(
                 include_columns=[image_column, label_column],
                 column_types={image_column: pa.string(), label_column: pa.string()},
                 strings_can_be_null=True,
+                null_values=[""],  # a class may well be called NA
             ),
         )
     except OSError as error:

@@ -1,0 +1,150 @@
+"""The whole road on one folder of photos: index, search, hash. Prints one line of JSON.
+
+    python benchmarks/road.py --images cars_train --labels cardatasettrain.csv
+
+Measured are the commands as a person starts them, from process start to exit. The rival of hashed
+search is exact search, over the same queries in the same run. Without --images, cars are drawn.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import lookalike
+from lookalike import evaluate
+from lookalike.drawing import draw_collection
+
+COMMAND = [sys.executable, "-m", "lookalike"]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--labels", type=Path)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="the only form there is")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        images, labels = given.images, given.labels
+        if images is None:
+            drawn = draw_collection(Path(folder, "drawn"))
+            images, labels = drawn.photos, drawn.labels
+        os.environ["LOOKALIKE_CACHE"] = str(Path(folder, "cache"))
+        figures = run(images, labels, Path(folder), given.precision, given.seeds, given.repeat)
+    print(json.dumps(figures))  # noqa: T201
+
+
+def run(
+    images: Path, labels: Path | None, work: Path, precision: str, seeds: int, repeat: int
+) -> dict[str, Any]:
+    """Measure everything once, searches `repeat` times."""
+    out = work / "bench.index"
+    build = [*COMMAND, "index", str(images), "--out", str(out), "--precision", precision]
+    index_s, peak = timed([*build, *(["--labels", str(labels)] if labels else [])])
+    index = lookalike.open(out)
+    first = str(next(images.glob("*.jpg")))
+    cold_s, _ = timed([*COMMAND, "search", str(out), first])
+    searches = {
+        name: statistics.median(
+            timed([*COMMAND, "search", str(out), *arguments])[0] for _ in range(repeat)
+        )
+        for name, arguments in (("indexed", [first]), ("random", ["--random", "--seed", "7"]))
+    }
+    return {
+        "machine": {"cores": os.cpu_count(), "processor": processor()},
+        "images": len(index),
+        "precision": precision,
+        "index_s": round(index_s, 1),
+        "images_per_s_whole_run": round(len(index) / index_s, 1),
+        "peak_memory_mb": round(peak / 2**20),
+        "search_process_s": {
+            "first_after_indexing": round(cold_s, 2),
+            **{name: round(seconds, 2) for name, seconds in searches.items()},
+        },
+        **evaluate.by_label(index.collection.segments),
+        "hashing": against_exact(index, seeds),
+    }
+
+
+def against_exact(index: lookalike.Index, seeds: int, k: int = 5) -> dict[str, Any]:
+    """Compare `--engine spark` with exact search over `--random --seed 0, 1, ...`."""
+    overlaps, shares, spark_ms, exact_ms = [], [], [], []
+    index.nearest(index.random(0), k, engine="spark")  # fits and warms up
+    for seed in range(seeds):
+        query = index.random(seed)
+        exact = index.nearest(query, k, engine="exact")
+        spark = index.nearest(query, k, engine="spark", explain=True)
+        overlaps.append(len({n.id for n in exact} & {n.id for n in spark}))
+        shares.append((spark.candidates or 0) / len(index))
+        spark_ms.append(spark.took_ms)
+        exact_ms.append(exact.took_ms)
+    return {
+        "seeds": seeds,
+        f"of_exact_{k}": statistics.mean(overlaps),
+        "candidates": round(statistics.mean(shares), 4),
+        "parameters": vars(index.hasher().parameters),
+        "spark_ms": round(statistics.median(spark_ms), 1),
+        "exact_ms": round(statistics.median(exact_ms), 2),
+        "spark_over_exact": round(statistics.median(spark_ms) / statistics.median(exact_ms), 1),
+    }
+
+
+def timed(command: list[str]) -> tuple[float, int]:
+    """Run a command; return seconds, and the peak memory of it and all it started, in bytes."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peaks = [0]
+
+    def watch() -> None:
+        while process.poll() is None:
+            peaks.append(memory_of_tree(process.pid))
+            time.sleep(0.1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    code = process.wait()
+    seconds = time.perf_counter() - started
+    watcher.join()
+    if code:
+        raise SystemExit(f"{' '.join(command)} failed with exit code {code}")
+    return seconds, max(peaks)
+
+
+def memory_of_tree(pid: int) -> int:
+    """Proportional set size of a process and its descendants, in bytes (Linux; 0 elsewhere)."""
+    total = 0
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                total += memory_of_tree(int(child))
+    except OSError:
+        pass  # ended meanwhile
+    return total
+
+
+def processor() -> str:
+    """Name the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+if __name__ == "__main__":
+    main()
