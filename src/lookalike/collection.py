@@ -12,6 +12,7 @@ A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -45,7 +46,7 @@ FORMAT = 1
 _ABOUT = "lookalike.json"
 # What search needs of a row, beside its vector.
 _CACHED = ["id", "path", "label", "content_hash"]
-_ROW_GROUP = 1024
+_BATCHES_A_GROUP = 32  # of a Parquet file: some 1,000 rows, 2 MB
 
 SEGMENT = pa.schema(
     {
@@ -67,46 +68,36 @@ SEGMENT_DDL = "path string" + "".join(f", {name} bigint" for name in SEGMENT.nam
 def write_segment(batches: Iterable[pa.RecordBatch], folder: Path) -> Iterator[pa.RecordBatch]:
     """Write batches of `ROW` to one new Parquet file in `folder`; give one row of `SEGMENT`.
 
-    Runs in a Spark task. `folder` exists; if it is gone the run was given up. The file gets its name only when it is whole and on the disk. No
-    batches, no file.
+    Runs in a Spark task. The file gets its name only when it is whole and on the disk. No
+    batches, no file. `folder` exists; if it is gone, the run was given up.
     """
+    remaining = iter(batches)
+    groups = iter(lambda: list(itertools.islice(remaining, _BATCHES_A_GROUP)), [])
+    first = next(groups, None)
+    if first is None:
+        return
+    final = folder / f"{uuid.uuid4().hex}.parquet"
+    part = final.with_name(f".{final.name}.part")
     rows = embedded = 0
-    first_id, last_id = np.iinfo(np.int64).max, -1
-    name = f"{uuid.uuid4().hex}.parquet"
-    part = folder / f".{name}.part"
-    writer: pq.ParquetWriter | None = None
+    ids = []
     try:
-        for batch in batches:
-            if writer is None:
-                # Random mantissas do not compress and every value differs: plain is right.
-                writer = pq.ParquetWriter(
-                    part, ROW, compression="zstd", use_dictionary=["label", "status", "reason"]
-                )
-                pending: list[pa.RecordBatch] = []
-            pending.append(batch)
-            if sum(b.num_rows for b in pending) >= _ROW_GROUP:
-                writer.write_table(pa.Table.from_batches(pending))
-                pending.clear()
-            rows += batch.num_rows
-            embedded += batch.num_rows - batch["embedding"].null_count
-            ids = pc.min_max(batch["id"]).as_py()
-            first_id, last_id = min(first_id, ids["min"]), max(last_id, ids["max"])
-        if writer is None:
-            return
-        if pending:
-            writer.write_table(pa.Table.from_batches(pending))
-        writer.close()
+        # Random mantissas do not compress and hardly a value repeats: no dictionary for them.
+        repeated = ["label", "status", "reason"]
+        with pq.ParquetWriter(part, ROW, compression="zstd", use_dictionary=repeated) as writer:
+            for group in itertools.chain([first], groups):
+                table = pa.Table.from_batches(group)
+                writer.write_table(table)
+                rows += table.num_rows
+                embedded += table.num_rows - table["embedding"].null_count
+                ids += pc.min_max(table["id"]).as_py().values()
         with part.open("rb") as written:
             os.fsync(written.fileno())
-        final = part.with_name(name)
         part.rename(final)
     finally:
-        if writer is not None:
-            writer.close()
         part.unlink(missing_ok=True)
     status = final.stat()
-    row = (str(final), status.st_size, status.st_mtime_ns // 1_000_000, rows, embedded)
-    values = [*row, first_id, last_id]
+    modified = status.st_mtime_ns // 1_000_000
+    values = [str(final), status.st_size, modified, rows, embedded, min(ids), max(ids)]
     yield pa.RecordBatch.from_arrays([pa.array([value]) for value in values], schema=SEGMENT)
 
 
