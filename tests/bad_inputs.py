@@ -49,7 +49,7 @@ def write_odd_but_good(folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     names = {
         b"with spaces.jpg": "with spaces.jpg",
-        b"it's \"quoted\", twice.jpg": "it's \"quoted\", twice.jpg",
+        b'it\'s "quoted", twice.jpg': 'it\'s "quoted", twice.jpg',
         b"line\nbreak.jpg": "line%0Abreak.jpg",
         b"not-utf8-\xff\xfe.jpg": "not-utf8-%FF%FE.jpg",
         b"100%41 percent.jpg": "100%2541 percent.jpg",

@@ -502,7 +502,7 @@ def make_large(path: Path) -> None:
         (lambda p: p.symlink_to("/dev/zero"), "not a regular file"),
         (lambda p: p.symlink_to("nowhere.jpg"), "broken link"),
         (lambda p: p.symlink_to(p.name), "unreadable: Too many levels of symbolic links"),
-        (lambda p: None, "file is gone"),
+        (lambda p: None, "no such file"),
         (make_large, "file of 536,870,913 bytes, over the limit of 536,870,912"),
     ],
     ids=["folder", "pipe", "device", "broken link", "link to itself", "gone", "large"],

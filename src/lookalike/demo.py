@@ -1,6 +1,7 @@
 """The twelve steps of the reference workflow, one after another, each named as it goes."""
 
 import random
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def run(
     new: Path | None = None
     if photos is None:
         started = time.perf_counter()
+        shutil.rmtree(out / "photos", ignore_errors=True)
         collection = draw_collection(out / "photos", images=drawn)
         photos, labels, new = collection.photos, collection.labels, collection.new
         say(f"{drawn} cars drawn into {photos} in {time.perf_counter() - started:.0f} s")

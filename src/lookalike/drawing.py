@@ -8,8 +8,6 @@ half width, from -1 on the far side to 1 on the near side. Cars are drawn at twi
 photo, so that averaging smooths their edges.
 """
 
-from __future__ import annotations
-
 import csv
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +29,44 @@ class DrawnCollection:
     photos: Path
     labels: Path
     new: Path
+
+
+def draw_collection(
+    out: Path, *, images: int = 640, held_out: int = 16, seed: int = 0
+) -> DrawnCollection:
+    """Draw cars in the layout of the Stanford Cars data set.
+
+    The classes take turns. Every photo has random numbers of its own, so that it stays the same
+    whatever the number of photos. The pictures held out go unlabelled to a folder of their own.
+    """
+    drawn = DrawnCollection(out / "cars_train", out / "cardatasettrain.csv", out / "new")
+    drawn.photos.mkdir(parents=True, exist_ok=True)
+    drawn.new.mkdir(exist_ok=True)
+    with drawn.labels.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("", "x1", "y1", "x2", "y2", "Class", "image"))
+        for index in range(images):
+            photo, box = _picture(seed, index, new=False)
+            name = f"{index + 1:05}.jpg"
+            photo.save(drawn.photos / name, quality=75 + 5 * index % 17)
+            rows.writerow((index, *box, CLASSES[index % len(CLASSES)], name))
+    for index in range(held_out):
+        photo, _ = _picture(seed, index, new=True)
+        photo.save(drawn.new / f"new-{index + 1:02}.jpg", quality=90)
+    return drawn
+
+
+def _picture(seed: int, index: int, new: bool) -> tuple[Image.Image, Box]:
+    """One of the photos, or of the new pictures to search with, and the box around its car."""
+    rng = np.random.default_rng((seed, int(new), index))
+    if new or index < len(CLASSES) or rng.random() >= _DUPLICATES:
+        return _snapshot(CLASSES[index % len(CLASSES)], rng)
+    photo, (x1, y1, x2, y2) = _picture(seed, index - len(CLASSES), new)
+    left, top = (int(side * rng.uniform(0, 0.05)) for side in photo.size)
+    right, bottom = (int(side * rng.uniform(0.95, 1)) for side in photo.size)
+    cropped = ImageEnhance.Brightness(photo.crop((left, top, right, bottom)))
+    box = max(x1 - left, 0), max(y1 - top, 0), min(x2, right) - left, min(y2, bottom) - top
+    return cropped.enhance(rng.uniform(0.85, 1.2)), box
 
 
 @dataclass(frozen=True)
@@ -140,40 +176,41 @@ SCENES = (
           (("blocks", 0.34, (30, 32, 46)), ("blocks", 0.2, (22, 24, 34))), 0.7, 0.2),
 )  # fmt: skip
 # Ridges: knots across the photo, depth of the dips there, roughness.
-RIDGES = {
+_RIDGES = {
     "hills": (6, 0.7, 0.0), "peaks": (14, 0.8, 0.04), "trees": (34, 0.5, 0.1),
     "sea": (2, 0.0, 0.0), "blocks": (11, 0.6, 0.0),
 }  # fmt: skip
 
 # What is on the ends: y range in heights of a lamp above its lower edge, range across, colour.
 # Ranges that leave out the middle are lamps, of which there are two.
-HEAD_LAMP, TAIL_LAMP = (186, 198, 206), (176, 16, 22)
-FRONT = (
+_HEAD_LAMP, _TAIL_LAMP = (186, 198, 206), (176, 16, 22)
+_FRONT = (
     (-2.2, -1.5, -0.94, 0.94, (30, 31, 34)), (-0.3, 1.0, -0.54, 0.54, (170, 174, 178)),
     (-0.24, 0.94, -0.52, 0.52, (20, 21, 24)), (0.3, 0.4, -0.5, 0.5, (110, 114, 120)),
     (-1.2, -0.55, -0.28, 0.28, (222, 222, 212)), (0.0, 1.0, 0.58, 0.97, (52, 56, 62)),
-    (0.1, 0.9, 0.61, 0.94, HEAD_LAMP), (0.2, 0.8, 0.66, 0.82, (252, 253, 250)),
+    (0.1, 0.9, 0.61, 0.94, _HEAD_LAMP), (0.2, 0.8, 0.66, 0.82, (252, 253, 250)),
 )  # fmt: skip
-REAR = (
+_REAR = (
     (-2.2, -1.3, -0.94, 0.94, (30, 31, 34)), (0.1, 0.8, -0.28, 0.28, (222, 222, 212)),
-    (0.0, 1.0, 0.62, 0.97, (72, 6, 10)), (0.1, 0.9, 0.64, 0.95, TAIL_LAMP),
+    (0.0, 1.0, 0.62, 0.97, (72, 6, 10)), (0.1, 0.9, 0.64, 0.95, _TAIL_LAMP),
     (0.2, 0.6, 0.68, 0.82, (244, 74, 56)),
 )  # fmt: skip
 # Spokes: number, half angles at the hub and at the rim, and how far they are swept, in radians.
-RIMS = ((5, 0.6, 0.24, 0.0), (10, 0.3, 0.11, 0.0), (6, 0.5, 0.28, 0.4), (7, 0.3, 0.3, 0.0))
+_RIMS = ((5, 0.6, 0.24, 0.0), (10, 0.3, 0.11, 0.0), (6, 0.5, 0.28, 0.4), (7, 0.3, 0.3, 0.0))
 # Slopes of the sides at heights in shares of the belt line's: tucked in at the sill, creased half
 # way up, with a shoulder at the belt line.
-SECTION = (0, 0.3, 0.6, 0.64, 0.93, 1, 1.08), (-0.55, -0.24, -0.06, 0.1, 0.17, 0.42, 0.3)
-LAYERS = np.array([-1, -0.99, -0.965, -0.93, -0.88, -0.5, 0, 0.5, 0.88, 0.93, 0.965, 0.99, 1])
-EDGE = 13.0  # radius with which roof and ends turn into the sides
-GLASS, CARGO = np.array([24.0, 30.0, 34.0]), np.array([204.0, 205.0, 202.0])  # colours
-PAINT_GLOSS, GLASS_GLOSS = 0.14, 0.3  # shares of light mirrored when looked at squarely
-CIRCLE = np.linspace(0, 2 * np.pi, 40)
-DUPLICATES = 0.05  # share of photos that are altered copies of the one before in their class
+_SECTION = (0, 0.3, 0.6, 0.64, 0.93, 1, 1.08), (-0.55, -0.24, -0.06, 0.1, 0.17, 0.42, 0.3)
+_HALF = np.array([0.2, 0.4, 0.6, 0.75, 0.88, 0.93, 0.965, 0.99, 1])
+_LAYERS = np.concatenate([-_HALF[::-1], [0], _HALF])  # where `_sweep` cuts the car lengthwise
+_EDGE = 13.0  # radius with which roof and ends turn into the sides
+_GLASS, _CARGO = np.array([24.0, 30.0, 34.0]), np.array([204.0, 205.0, 202.0])  # colours
+_PAINT_GLOSS, _GLASS_GLOSS = 0.14, 0.3  # shares of light mirrored when looked at squarely
+_CIRCLE = np.linspace(0, 2 * np.pi, 40)
+_DUPLICATES = 0.05  # share of photos that are altered copies of the one before in their class
 
 
 @dataclass(frozen=True)
-class View:
+class _View:
     """A car as one photo shows it, and the canvas that it is drawn on."""
 
     body: Body
@@ -187,19 +224,19 @@ class View:
 
 
 @cache
-def shapes(text: str) -> list[Array]:
+def _shapes(text: str) -> list[Array]:
     """Read "x,y x,y | x,y ..." as arrays of points (n, 2)."""
     return [np.array([p.split(",") for p in s.split()], dtype=float) for s in text.split("|")]
 
 
 @cache
-def extent(body: Body) -> tuple[float, float, float]:
+def _extent(body: Body) -> tuple[float, float, float]:
     """Length, height and clearance."""
-    outline = shapes(body.outline)[0]
+    outline = _shapes(body.outline)[0]
     return float(outline[:, 0].max()), float(outline[:, 1].max()), float(outline[:, 1].min())
 
 
-def rounded(polygon: Array, radius: float) -> Array:
+def _rounded(polygon: Array, radius: float) -> Array:
     """A polygon (n, 2) with its corners turned into Bezier curves: (6 * n, 2)."""
     t = np.linspace(0, 1, 6)[:, None]
     curves = polygon[:, None]
@@ -210,15 +247,15 @@ def rounded(polygon: Array, radius: float) -> Array:
     return curves.reshape(-1, 2)
 
 
-def circle(body: Body, hub: int, share: float, angles: Array = CIRCLE) -> Array:
+def _circle(body: Body, hub: int, share: float, angles: Array = _CIRCLE) -> Array:
     """Points (n, 2) around a wheel's hub, at a share of its radius."""
     radius = body.wheels[2]
     return (hub, radius) + share * radius * np.column_stack([np.cos(angles), np.sin(angles)])
 
 
-def place(body: Body, points: Array, across: float | Array) -> Array:
+def _place(body: Body, points: Array, across: float | Array) -> Array:
     """Points in space (..., 3) of side-view points (..., 2)."""
-    length, height, _ = extent(body)
+    length, height, _ = _extent(body)
     x, y = points[..., 0], points[..., 1]
     lean = body.lean * np.clip((y - body.belt) / (height - body.belt), 0, 1)
     bow = 16 * across**2 * (2 * x / length - 1) ** 3  # seen from above, both ends are curved
@@ -226,22 +263,22 @@ def place(body: Body, points: Array, across: float | Array) -> Array:
     return np.stack(np.broadcast_arrays(x - bow, y, z), axis=-1)
 
 
-def project(camera: Array, points: Array) -> Array:
+def _project(camera: Array, points: Array) -> Array:
     """Pixels (..., 2) of points in space (..., 3)."""
     seen = points @ camera[:, :3].T + camera[:, 3]
     pixels: Array = seen[..., :2] / seen[..., 2:]
     return pixels
 
 
-def fill(view: View, points: Array, across: float | Array, colour: Colour) -> None:
+def _fill(view: _View, points: Array, across: float | Array, colour: Colour) -> None:
     """Fill a polygon of side-view points (n, 2)."""
-    pixels = project(view.camera, place(view.body, points, across))
+    pixels = _project(view.camera, _place(view.body, points, across))
     view.draw.polygon(pixels.ravel().tolist(), fill=colour)
 
 
-def aim(body: Body, width: int, height: int, rng: np.random.Generator) -> tuple[Array, Array, int]:
+def _aim(body: Body, width: int, height: int, rng: np.random.Generator) -> tuple[Array, Array, int]:
     """Choose a viewpoint: the camera (3, 4), where it is (3,) and the row of the horizon."""
-    length, tall, _ = extent(body)
+    length, tall, _ = _extent(body)
     yaw = rng.choice((-1, 1), p=(0.35, 0.65)) * np.radians(rng.uniform(16, 36))
     distance = rng.uniform(1.7, 2.5) * length + 250
     offset = np.array([distance * np.sin(yaw), rng.uniform(20, 110), distance * np.cos(yaw)])
@@ -252,8 +289,8 @@ def aim(body: Body, width: int, height: int, rng: np.random.Generator) -> tuple[
     axes = np.stack([right, np.cross(forward, right), forward])
     camera = np.column_stack([axes, -axes @ eye])
     # Zoom and shift such that the car, down to the ground, fills its share of the frame.
-    outline = np.concatenate([shapes(body.outline)[0] * (1, down) for down in (0, 1)])
-    seen = np.concatenate([project(camera, place(body, outline, side)) for side in (-1, 1)])
+    outline = np.concatenate([_shapes(body.outline)[0] * (1, down) for down in (0, 1)])
+    seen = np.concatenate([_project(camera, _place(body, outline, side)) for side in (-1, 1)])
     low, high = seen.min(0), seen.max(0)
     zoom = ((width, height) * np.array([rng.uniform(0.7, 0.88), 0.76]) / (high - low)).min()
     shift = (width, height) * rng.normal((0.5, 0.55), 0.015) - zoom * (low + high) / 2
@@ -262,7 +299,7 @@ def aim(body: Body, width: int, height: int, rng: np.random.Generator) -> tuple[
     return lens @ camera, eye, int(np.clip(down / ahead, 0.2 * height, 0.8 * height))
 
 
-def shade(view: View, points: Array, normals: Array, base: Array, gloss: float | Array) -> Array:
+def _shade(view: _View, points: Array, normals: Array, base: Array, gloss: float | Array) -> Array:
     """Colours (..., 3) of a surface at points in space (..., 3), with normals (..., 3)."""
     normals = normals / (np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-9)
     gaze = view.eye - points
@@ -273,7 +310,7 @@ def shade(view: View, points: Array, normals: Array, base: Array, gloss: float |
     zenith, haze, far, near = np.array([*view.scene.sky, *view.scene.ground], dtype=float)
     rim = (far + view.scene.ridges[-1][2]) / 5
     around = [0.35 * near, 0.8 * near, far, rim, 1.06 * haze, (haze + zenith) / 2, zenith]
-    heights = (-1, -0.25, -0.03, 0.03, 0.1, 0.4, 1)
+    heights = (-1, -0.25, -0.05, 0.05, 0.14, 0.42, 1)
     mirrored = np.stack([np.interp(ray[..., 1], heights, c) for c in np.transpose(around)], axis=-1)
     share = gloss + (0.8 - gloss) * (1 - facing) ** 5  # Schlick's approximation of Fresnel
     sky = np.clip((haze + 2 * haze.mean()) / 645, 0.34, 1) * (0.62 + 0.28 * normals[..., 1:2])
@@ -285,19 +322,19 @@ def shade(view: View, points: Array, normals: Array, base: Array, gloss: float |
 
 
 @cache
-def sweep(body: Body) -> Array:
-    """The outline carried across the car, (13, n, 3), and drawn in at the sides to round edges."""
-    outline = rounded(shapes(body.outline)[0], body.bend)
+def _sweep(body: Body) -> Array:
+    """The outline carried across the car, (19, n, 3), and drawn in at the sides to round edges."""
+    outline = _rounded(_shapes(body.outline)[0], body.bend)
     along = np.roll(outline, -1, 0) - np.roll(outline, 1, 0)
     outward = along[:, ::-1] * (-1, 1) / np.linalg.norm(along, axis=1, keepdims=True)
-    beyond = np.clip(EDGE - (1 - np.abs(LAYERS)) * body.width, 0, EDGE)
-    inset = EDGE - np.sqrt(EDGE**2 - beyond**2)
-    return place(body, outline - inset[:, None, None] * outward, LAYERS[:, None])
+    beyond = np.clip(_EDGE - (1 - np.abs(_LAYERS)) * body.width, 0, _EDGE)
+    inset = _EDGE - np.sqrt(_EDGE**2 - beyond**2)
+    return _place(body, outline - inset[:, None, None] * outward, _LAYERS[:, None])
 
 
-def draw_shell(view: View) -> None:
+def _draw_shell(view: _View) -> None:
     """Draw the ends, the roof and the bonnet as shaded quadrilaterals, the farthest first."""
-    body, shell = view.body, sweep(view.body)
+    body, shell = view.body, _sweep(view.body)
     ahead = np.roll(shell, -1, 1)
     quads = np.stack([shell[:-1], shell[1:], ahead[1:], ahead[:-1]], axis=2)
     normals = np.cross(quads[:, :, 1] - quads[:, :, 3], quads[:, :, 2] - quads[:, :, 0])
@@ -306,19 +343,19 @@ def draw_shell(view: View) -> None:
     x, y = ((shell + ahead) / 2)[len(shell) // 2, :, :2].T
     rear, rear_end, front, front_end = body.screens
     screen = ((x > rear) & (x < rear_end)) | ((x > front) & (x < front_end))
-    screen &= (y > body.belt + 4) & (y < extent(body)[1] - 3)
-    glass = (screen & (np.abs(LAYERS[:-1] + LAYERS[1:]) < 1.8)[:, None])[..., None]
-    base = np.where(glass, GLASS, np.where(x[:, None] < body.cargo, CARGO, view.paint))
-    colours = shade(view, middles, normals, base, np.where(glass, GLASS_GLOSS, PAINT_GLOSS))
+    screen &= (y > body.belt + 4) & (y < _extent(body)[1] - 3)
+    glass = (screen & (np.abs(_LAYERS[:-1] + _LAYERS[1:]) < 1.8)[:, None])[..., None]
+    base = np.where(glass, _GLASS, np.where(x[:, None] < body.cargo, _CARGO, view.paint))
+    colours = _shade(view, middles, normals, base, np.where(glass, _GLASS_GLOSS, _PAINT_GLOSS))
     toward = view.eye - middles
     shown = (toward * normals).sum(-1) > 0
     order = np.argsort(-np.linalg.norm(toward[shown], axis=-1))
-    pixels = project(view.camera, quads[shown][order]).reshape(-1, 8).tolist()
+    pixels = _project(view.camera, quads[shown][order]).reshape(-1, 8).tolist()
     for quad, colour in zip(pixels, colours[shown][order].astype(int).tolist(), strict=True):
         view.draw.polygon(quad, fill=tuple(colour))
 
 
-def fill_side(view: View, polygons: list[Array], glass: bool, rng: np.random.Generator) -> None:
+def _fill_side(view: _View, polygons: list[Array], glass: bool, rng: np.random.Generator) -> None:
     """Fill polygons of pixels (n, 2) on the near side with its paint or its glass."""
     every = np.concatenate(polygons)
     left, top = every.min(0).astype(int).tolist()
@@ -335,12 +372,13 @@ def fill_side(view: View, polygons: list[Array], glass: bool, rng: np.random.Gen
     wave = rng.normal(0, 0.03) * np.sin(x / rng.uniform(9, 40) + rng.uniform(0, 6))
     if glass:
         streak = np.sin((x + 0.7 * y) / rng.uniform(30, 60) + rng.uniform(0, 6)) > 0.5
-        base, gloss = GLASS, GLASS_GLOSS + 0.1 * streak[..., None]
+        base, gloss = _GLASS, _GLASS_GLOSS + 0.1 * streak[..., None]
         turn, tilt = np.zeros_like(x), body.lean + 2 * wave
     else:
-        base, gloss = np.where(x[..., None] < body.cargo, CARGO, view.paint), np.array(PAINT_GLOSS)
-        turn = 0.5 * (2 * x / extent(body)[0] - 1) ** 5
-        tilt = np.interp(y / body.belt, *SECTION) + wave
+        base = np.where(x[..., None] < body.cargo, _CARGO, view.paint)
+        gloss = np.array(_PAINT_GLOSS)
+        turn = 0.5 * (2 * x / _extent(body)[0] - 1) ** 5
+        tilt = np.interp(y / body.belt, *_SECTION) + wave
         for hub in body.wheels[:2]:  # wheel arches flare
             out, up = x - hub, y - body.wheels[2]
             reach = np.hypot(out, up) + 1e-9
@@ -348,92 +386,92 @@ def fill_side(view: View, polygons: list[Array], glass: bool, rng: np.random.Gen
             turn, tilt = turn + flare * out, tilt + flare * up
     normals = np.stack([turn, tilt, np.ones_like(x)], axis=-1)
     points = np.stack([x, y, np.full_like(x, body.width)], axis=-1)
-    colours = Image.fromarray(shade(view, points, normals, base, gloss).astype(np.uint8))
+    colours = Image.fromarray(_shade(view, points, normals, base, gloss).astype(np.uint8))
     view.canvas.paste(colours.resize(mask.size, Image.Resampling.BILINEAR), (left, top), mask)
 
 
-def end_profile(body: Body, front: bool) -> tuple[Array, Array]:
+def _end_profile(body: Body, front: bool) -> tuple[Array, Array]:
     """Heights (n,), rising, and how far the front or the rear reaches there (n,)."""
-    outline = shapes(body.outline)[0]
-    share = outline[:, 0] / extent(body)[0]
+    outline = _shapes(body.outline)[0]
+    share = outline[:, 0] / _extent(body)[0]
     end = outline[share > 0.85 if front else share < 0.15]
     x, y = end[np.argsort(end[:, 1])].T
     return y, x
 
 
-def draw_end(view: View, front: bool) -> None:
+def _draw_end(view: _View, front: bool) -> None:
     """Draw bumper, grille, number plate and lamps of the end that faces the camera."""
     low, high = view.body.lamps
-    profile = end_profile(view.body, front)
-    for y0, y1, z0, z1, colour in FRONT if front else REAR:
+    profile = _end_profile(view.body, front)
+    for y0, y1, z0, z1, colour in _FRONT if front else _REAR:
         for side in (-1, 1) if z0 > 0 else (1,):
             z = side * np.linspace(z0, z1, 5) * view.body.width
             y = np.maximum(low + np.repeat([y0, y1], 5) * (high - low), profile[0][0])
-            heights, depths = rounded(np.column_stack([y, np.append(z, z[::-1])]), 2.5).T
+            heights, depths = _rounded(np.column_stack([y, np.append(z, z[::-1])]), 2.5).T
             points = np.column_stack([np.interp(heights, *profile), heights])
-            fill(view, points, depths / view.body.width, colour)
+            _fill(view, points, depths / view.body.width, colour)
 
 
-def draw_details(view: View) -> None:
+def _draw_details(view: _View) -> None:
     """Draw the joints and handles of the doors, the ends of the lamps, and a mirror."""
     body = view.body
     low, high = body.lamps
-    for front, inward, colour in ((False, 1, TAIL_LAMP), (True, -1, HEAD_LAMP)):
-        top, bottom = np.interp((high, low), *end_profile(body, front)) + 6 * inward
+    for front, inward, colour in ((False, 1, _TAIL_LAMP), (True, -1, _HEAD_LAMP)):
+        top, bottom = np.interp((high, low), *_end_profile(body, front)) + 6 * inward
         x = np.array([top, bottom, bottom + 10 * inward, top + 20 * inward])
-        fill(view, rounded(np.column_stack([x, (high, low, low, high)]), 5), 1.0, colour)
+        _fill(view, _rounded(np.column_stack([x, (high, low, low, high)]), 5), 1.0, colour)
     joint = np.array([(0, 1), (2, 0.6), (-3, 0.32), (-4.2, 0.32), (0.8, 0.6), (-1.2, 1)])
     for door in body.doors:
-        fill(view, joint * np.array([1, body.belt]) + np.array([door, 2]), 1.0, (0, 0, 0, 150))
-    grip = rounded(np.array([(9, -14), (24, -13.5), (24, -10.4), (9, -10.4)]), 2)
+        _fill(view, joint * np.array([1, body.belt]) + np.array([door, 2]), 1.0, (0, 0, 0, 150))
+    grip = _rounded(np.array([(9, -14), (24, -13.5), (24, -10.4), (9, -10.4)]), 2)
     for door in body.doors[:-1]:
-        fill(view, grip + np.array([door, body.belt]), 1.0, (208, 210, 213))
+        _fill(view, grip + np.array([door, body.belt]), 1.0, (208, 210, 213))
     mirror = np.array([(-38, 3), (-22, 2), (-20, 9), (-25, 14), (-36, 14)])
-    mirror = rounded(mirror + np.array([body.screens[3], body.belt]), 5)
+    mirror = _rounded(mirror + np.array([body.screens[3], body.belt]), 5)
     for across in np.linspace(1.02, 1.16, 6):
-        fill(view, mirror, across, (22, 23, 25))
-    fill(view, mirror, 1.18, tuple((0.8 * view.paint).astype(int).tolist()))
+        _fill(view, mirror, across, (22, 23, 25))
+    _fill(view, mirror, 1.18, tuple((0.8 * view.paint).astype(int).tolist()))
 
 
-def draw_wheel(view: View, hub: int, rim: int, start: float) -> None:
-    """Draw a wheel of the near side in its arch, with one of the RIMS, turned by an angle."""
+def _draw_wheel(view: _View, hub: int, rim: int, start: float) -> None:
+    """Draw a wheel of the near side in its arch, with one of the _RIMS, turned by an angle."""
     body = view.body
-    fill(view, np.maximum(circle(body, hub, 1.18), (0, extent(body)[2])), 1.0, (13, 13, 15))
+    _fill(view, np.maximum(_circle(body, hub, 1.18), (0, _extent(body)[2])), 1.0, (13, 13, 15))
     for across in np.linspace(0.72, 0.98, 6):
-        fill(view, circle(body, hub, 1), across, (20, 20, 22))
-    parts = [(circle(body, hub, 0.94), 40.0), (circle(body, hub, 0.73), 205.0)]
-    parts += [(circle(body, hub, 0.67), 26.0), (circle(body, hub, 0.4), 70.0)]
-    count, inner, outer, swept = RIMS[rim]
+        _fill(view, _circle(body, hub, 1), across, (20, 20, 22))
+    parts = [(_circle(body, hub, 0.94), 40.0), (_circle(body, hub, 0.73), 205.0)]
+    parts += [(_circle(body, hub, 0.67), 26.0), (_circle(body, hub, 0.4), 70.0)]
+    count, inner, outer, swept = _RIMS[rim]
     for angle in np.linspace(start, start + 2 * np.pi, count, endpoint=False):
-        foot = circle(body, hub, 0.16, angle + np.array([-inner, inner]))
-        tip = circle(body, hub, 0.69, angle + swept + np.array([outer, -outer]))
+        foot = _circle(body, hub, 0.16, angle + np.array([-inner, inner]))
+        tip = _circle(body, hub, 0.69, angle + swept + np.array([outer, -outer]))
         parts.append((np.concatenate([foot, tip]), 165 + 60 * np.sin(angle + 0.8)))
-    parts += [(circle(body, hub, 0.19), 225.0), (circle(body, hub, 0.12), 130.0)]
+    parts += [(_circle(body, hub, 0.19), 225.0), (_circle(body, hub, 0.12), 130.0)]
     light = np.clip(np.mean(view.scene.sky[1]) / 230, 0.45, 1)
     for points, level in parts:
-        fill(view, points, 1.0, (int(light * level),) * 3)
+        _fill(view, points, 1.0, (int(light * level),) * 3)
 
 
-def draw_car(view: View, rng: np.random.Generator) -> None:
+def _draw_car(view: _View, rng: np.random.Generator) -> None:
     """Draw a car from the far wheels to the near ones."""
     body = view.body
     for hub in body.wheels[:2]:
         for across in (-0.95, -0.8, -0.65):
-            fill(view, circle(body, hub, 1), across, (15, 15, 17))
-    draw_shell(view)
-    draw_end(view, bool(view.eye[0] > extent(body)[0] / 2))
-    fill_side(view, [project(view.camera, sweep(body)[-1])], False, rng)
-    windows = [rounded(window, 8) for window in shapes(body.windows)]
+            _fill(view, _circle(body, hub, 1), across, (15, 15, 17))
+    _draw_shell(view)
+    _draw_end(view, bool(view.eye[0] > _extent(body)[0] / 2))
+    _fill_side(view, [_project(view.camera, _sweep(body)[-1])], False, rng)
+    windows = [_rounded(window, 8) for window in _shapes(body.windows)]
     for window in windows:
-        fill(view, window + 0.05 * (window - window.mean(0)), 1.0, (16, 17, 19))
-    fill_side(view, [project(view.camera, place(body, w, 1.0)) for w in windows], True, rng)
-    draw_details(view)
-    rim, start = int(rng.integers(len(RIMS))), rng.uniform(0, 6)
+        _fill(view, window + 0.05 * (window - window.mean(0)), 1.0, (16, 17, 19))
+    _fill_side(view, [_project(view.camera, _place(body, w, 1.0)) for w in windows], True, rng)
+    _draw_details(view)
+    rim, start = int(rng.integers(len(_RIMS))), rng.uniform(0, 6)
     for hub in body.wheels[:2]:
-        draw_wheel(view, hub, rim, start + hub)
+        _draw_wheel(view, hub, rim, start + hub)
 
 
-def noise(rng: np.random.Generator, cells: int, width: int, height: int) -> Array:
+def _noise(rng: np.random.Generator, cells: int, width: int, height: int) -> Array:
     """Smooth random values (height, width) in about [0, 1], of flat patches."""
     total = np.zeros((height, width), dtype=np.float32)
     for finer, weight in ((1, 0.6), (3, 0.4)):
@@ -442,13 +480,13 @@ def noise(rng: np.random.Generator, cells: int, width: int, height: int) -> Arra
     return total
 
 
-def draw_ridges(image: Image.Image, scene: Scene, tall: int, rng: np.random.Generator) -> None:
+def _draw_ridges(image: Image.Image, scene: Scene, tall: int, rng: np.random.Generator) -> None:
     """Draw what stands on the horizon, the lower edge of an image, for a photo of some height."""
     width, horizon = image.size
     draw = ImageDraw.Draw(image)
     x = np.arange(0, width + 3, 3)
     for kind, share, colour in scene.ridges:
-        knots, depth, rough = RIDGES[kind]
+        knots, depth, rough = _RIDGES[kind]
         dips = rng.random(knots)
         level = np.interp(x, np.linspace(0, width, knots), dips)
         if kind == "blocks":
@@ -464,7 +502,7 @@ def draw_ridges(image: Image.Image, scene: Scene, tall: int, rng: np.random.Gene
                 draw.rectangle((left, upper, left + 6, upper + 8), fill=glass)
 
 
-def draw_backdrop(
+def _draw_backdrop(
     scene: Scene, width: int, height: int, horizon: int, rng: np.random.Generator
 ) -> Image.Image:
     """Draw sky and ground, and between them what is far and out of focus."""
@@ -472,35 +510,35 @@ def draw_backdrop(
     stops = (0, horizon - 1, horizon, height)
     ramp = np.stack([np.interp(np.arange(height), stops, c) for c in levels.T], axis=1)
     pixels = np.repeat(ramp[:, None].astype(np.float32), width, axis=1)
-    clouds = scene.clouds * np.clip(2.6 * noise(rng, 4, width, horizon) - 1.1, 0, 1)
+    clouds = scene.clouds * np.clip(2.6 * _noise(rng, 4, width, horizon) - 1.1, 0, 1)
     pixels[:horizon] += clouds[..., None] * (1.05 * levels[1] - pixels[:horizon])
-    rough = noise(rng, 10, width, height - horizon) - 1
+    rough = _noise(rng, 10, width, height - horizon) - 1
     rough += rng.random(rough.shape, dtype=np.float32)
     rough *= np.linspace(0.05, 0.16, len(rough), dtype=np.float32)[:, None]
     pixels[horizon:] *= 1 + rough[..., None]
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     far = image.crop((0, 0, width, horizon))
-    draw_ridges(far, scene, height, rng)
+    _draw_ridges(far, scene, height, rng)
     image.paste(far.filter(ImageFilter.BoxBlur(rng.uniform(0.8, 2))))
     return image
 
 
-def draw_shadow(image: Image.Image, view: View) -> None:
+def _draw_shadow(image: Image.Image, view: _View) -> None:
     """Darken the ground below and beside the car, on an image half the size of the canvas."""
-    length, w = extent(view.body)[0], view.body.width
+    length, w = _extent(view.body)[0], view.body.width
     foot = np.array([(0, 0, -w), (length, 0, -w), (length, 0, w), (0, 0, w)])
     mask = Image.new("L", (image.width // 2, image.height // 2))
     for drift, level in ((-70 * view.sun[0], 110), (0, 225)):
-        pixels = project(view.camera, foot + np.array([drift, 0, 0])) / 4
+        pixels = _project(view.camera, foot + np.array([drift, 0, 0])) / 4
         ImageDraw.Draw(mask).polygon(pixels.ravel().tolist(), fill=level)
     soft = mask.filter(ImageFilter.BoxBlur(2)).filter(ImageFilter.BoxBlur(2))
     image.paste((8, 8, 12), (0, 0), soft.resize(image.size, Image.Resampling.BILINEAR))
 
 
-def develop(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _develop(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Add what a camera adds: blur, vignetting, exposure, a colour cast and noise."""
     blurred = photo.filter(ImageFilter.BoxBlur(max(0, rng.uniform(-0.3, 0.5))))
-    pixels = np.array(blurred, dtype=np.float32)
+    pixels = np.asarray(blurred).astype(np.float32)
     y, x = np.ogrid[-1 : 1 : photo.height * 1j, -1 : 1 : photo.width * 1j]
     pixels *= (1 - rng.uniform(0, 0.14) * (x**2 + y**2)).astype(np.float32)[..., None]
     cast = 1 + rng.normal(0, 0.04) * np.array([1, 0, -1])
@@ -510,63 +548,25 @@ def develop(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
 
 
-def snapshot(label: str, rng: np.random.Generator) -> tuple[Image.Image, Box]:
+def _snapshot(label: str, rng: np.random.Generator) -> tuple[Image.Image, Box]:
     """A photo of a car of a class, and the box around the car."""
     paint, style = label.split(" ", 1)
     width, height = int(rng.integers(440, 541)), int(rng.integers(292, 361))
     body, scene = BODIES[style], SCENES[rng.integers(len(SCENES))]
-    camera, eye, level = aim(body, 2 * width, 2 * height, rng)
-    image = draw_backdrop(scene, width, height, level // 2, rng)
+    camera, eye, level = _aim(body, 2 * width, 2 * height, rng)
+    image = _draw_backdrop(scene, width, height, level // 2, rng)
     sun = np.array([rng.uniform(-0.6, 0.6), 0.8, 0.6])
     tone = np.array(PAINTS[paint]) * rng.normal(1, 0.08) * rng.normal(1, 0.02, 3)
     canvas = Image.new("RGB", (2 * width, 2 * height))
     draw = ImageDraw.Draw(canvas, "RGBA")
-    view = View(body, tone, scene, camera, eye, sun / np.linalg.norm(sun), canvas, draw)
-    draw_shadow(image, view)
+    view = _View(body, tone, scene, camera, eye, sun / np.linalg.norm(sun), canvas, draw)
+    _draw_shadow(image, view)
     canvas.paste(image.resize(canvas.size, Image.Resampling.NEAREST))
-    draw_car(view, rng)
-    photo = develop(canvas.reduce(2), rng)
-    wheels = [place(body, circle(body, hub, 1), 1.0) for hub in body.wheels[:2]]
-    seen = project(camera, np.concatenate([*sweep(body), *wheels])) / 2
+    _draw_car(view, rng)
+    photo = _develop(canvas.reduce(2), rng)
+    wheels = [_place(body, _circle(body, hub, 1), 1.0) for hub in body.wheels[:2]]
+    seen = _project(camera, np.concatenate([*_sweep(body), *wheels])) / 2
     x1, y1, x2, y2 = np.concatenate([seen.min(0), seen.max(0)]).astype(int).tolist()
     if rng.random() < 0.5:
         return ImageOps.mirror(photo), (width - x2, y1, width - x1, y2)
     return photo, (x1, y1, x2, y2)
-
-
-def picture(seed: int, index: int, new: bool) -> tuple[Image.Image, Box]:
-    """One of the photos, or of the new pictures to search with, and the box around its car."""
-    rng = np.random.default_rng((seed, int(new), index))
-    if new or index < len(CLASSES) or rng.random() >= DUPLICATES:
-        return snapshot(CLASSES[index % len(CLASSES)], rng)
-    photo, (x1, y1, x2, y2) = picture(seed, index - len(CLASSES), new)
-    left, top = (int(side * rng.uniform(0, 0.05)) for side in photo.size)
-    right, bottom = (int(side * rng.uniform(0.95, 1)) for side in photo.size)
-    cropped = ImageEnhance.Brightness(photo.crop((left, top, right, bottom)))
-    box = max(x1 - left, 0), max(y1 - top, 0), min(x2, right) - left, min(y2, bottom) - top
-    return cropped.enhance(rng.uniform(0.85, 1.2)), box
-
-
-def draw_collection(
-    out: Path, *, images: int = 640, held_out: int = 16, seed: int = 0
-) -> DrawnCollection:
-    """Draw cars in the layout of the Stanford Cars data set.
-
-    The classes take turns. Every photo has random numbers of its own, so that it stays the same
-    whatever the number of photos. The pictures held out go unlabelled to a folder of their own.
-    """
-    drawn = DrawnCollection(out / "cars_train", out / "cardatasettrain.csv", out / "new")
-    drawn.photos.mkdir(parents=True, exist_ok=True)
-    drawn.new.mkdir(exist_ok=True)
-    with drawn.labels.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("", "x1", "y1", "x2", "y2", "Class", "image"))
-        for index in range(images):
-            photo, box = picture(seed, index, new=False)
-            name = f"{index + 1:05}.jpg"
-            photo.save(drawn.photos / name, quality=75 + 5 * index % 17)
-            rows.writerow((index, *box, CLASSES[index % len(CLASSES)], name))
-    for index in range(held_out):
-        photo, _ = picture(seed, index, new=True)
-        photo.save(drawn.new / f"new-{index + 1:02}.jpg", quality=90)
-    return drawn

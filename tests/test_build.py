@@ -1,0 +1,533 @@
+"""Building: every input is accounted for, tables read back the same, nothing is left half done."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from bad_inputs import write_bad_inputs, write_odd_but_good
+from conftest import UNSEEN, needs_photos
+from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images
+from lookalike.build import Options, Report, build_collection, build_table, export_csv
+from lookalike.collection import Collection
+from lookalike.drawing import DrawnCollection
+from lookalike.images.frame import image_frame
+from lookalike.images.labels import open_labels
+from lookalike.spark import session
+
+COMMAND = Path(sys.executable).with_name("lookalike")
+GOOD = 100
+HEADER = ["image", "label", *(f"e{i}" for i in range(512))]
+LABELS = {  # as CSV, pandas and Spark like them least
+    "one/same.jpg": 'said "one", twice',
+    "two/same.jpg": "two\nlines",
+    'it\'s "quoted", twice.jpg': "Citroën",
+    "nowhere.jpg": "unused",
+}
+
+Build = Callable[..., object]
+Rows = list[tuple[str, str | None, npt.NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A folder with `GOOD` good pictures beside inputs of every bad kind."""
+
+    folder: Path
+    good: list[str]
+    bad: dict[str, str]
+
+
+def some_photos(drawn: DrawnCollection, count: int, folder: Path) -> Path:
+    """Copy the first few drawn photos into a new folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for photo in sorted(drawn.photos.rglob("*.jpg"))[:count]:
+        shutil.copy(photo, folder / photo.name)
+    return folder
+
+
+def vectors_of(stored: Collection) -> dict[str, npt.NDArray[np.float32]]:
+    """Return all embeddings by path."""
+    return {
+        path: vector
+        for segment in stored.segments
+        for path, vector in zip(segment.rows["path"].to_pylist(), segment.vectors, strict=True)
+    }
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Return all that lies in a folder, hidden or not, with its content."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture(scope="module")
+def mixed(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
+    folder = tmp_path_factory.mktemp("mixed") / "photos"
+    bad, odd = write_bad_inputs(folder), write_odd_but_good(folder)
+    some_photos(drawn, GOOD - len(odd), folder)
+    return Mixed(folder, odd + sorted(path.name for path in folder.glob("0*.jpg")), bad)
+
+
+@pytest.mark.parametrize("road", ["python", "command line"])
+def test_every_input_is_embedded_or_has_its_reason(mixed: Mixed, tmp_path: Path, road: str) -> None:
+    out = tmp_path / "cars.index"
+    if road == "python":
+        report = build_collection(mixed.folder, out, Options())[1]
+        assert (report.images, report.skipped) == (GOOD, len(mixed.bad))
+    else:
+        command = [COMMAND, "index", mixed.folder, "--out", out]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert f"{GOOD} images embedded" in done.stderr
+        assert f"{len(mixed.bad)} skipped" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == ["cars.index"]
+    stored = Collection.open(out)
+    assert stored.counts() == (GOOD, len(mixed.bad))
+    assert sorted(vectors_of(stored)) == sorted(mixed.good)
+    skipped = list(stored.skipped())
+    assert sorted(path for path, _ in skipped) == sorted(mixed.bad)
+    assert {path: reason for path, reason in skipped if mixed.bad[path] not in reason} == {}
+
+
+# Steps 3 and 4: tables.
+
+
+@pytest.fixture(scope="module")
+def table(mixed: Mixed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+    """A CSV file of the mixed folder, made with labels."""
+    out = tmp_path_factory.mktemp("table") / "cars.csv"
+    labels = out.with_name("labels.csv")
+    with labels.open("w", newline="") as file:
+        # The reader's view of a name: encoded ones are a matter of lookalike alone.
+        csv.writer(file).writerows([("image", "Class"), *LABELS.items()])
+    return out, build_table(mixed.folder, out, Options(labels=labels))
+
+
+def read_by_csv(path: Path) -> Rows:
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == HEADER
+    return [(row[0], row[1] or None, np.array(row[2:], np.float32)) for row in rows]
+
+
+def read_by_pandas(path: Path) -> Rows:
+    frame = pd.read_csv(path, dtype={"image": str, "label": str}, float_precision="round_trip")
+    assert list(frame.columns) == HEADER
+    numbers = frame[HEADER[2:]].to_numpy(np.float32)
+    labels = [None if pd.isna(label) else str(label) for label in frame["label"]]
+    return list(zip(map(str, frame["image"]), labels, numbers, strict=True))
+
+
+def read_by_spark(path: Path) -> Rows:
+    frame = hashing.read_embeddings(session(), path)
+    assert frame.columns == HEADER
+    return [(row[0], row[1], np.array(row[2:], np.float32)) for row in frame.collect()]
+
+
+def test_csv_has_a_row_an_image_in_the_order_of_paths(
+    mixed: Mixed, table: tuple[Path, Report]
+) -> None:
+    out, report = table
+    rows = read_by_csv(out)
+    paths = [path for path, _, _ in rows]
+    assert paths == sorted(mixed.good, key=images.decode_path)
+    wanted = {name: LABELS.get(name) for name in mixed.good}
+    assert {path: label for path, label, _ in rows} == wanted
+    assert (report.images, report.skipped, report.unused_labels) == (GOOD, len(mixed.bad), 1)
+    embed = ImageEmbedder()
+    again = embed([os.path.join(mixed.folder, images.decode_path(path)) for path in paths])
+    found = np.array([vector for _, _, vector in rows])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found, again, atol=1e-4)
+
+
+@pytest.mark.parametrize("read", [read_by_pandas, read_by_spark])
+def test_all_readers_read_the_same_csv(
+    table: tuple[Path, Report], read: Callable[[Path], Rows]
+) -> None:
+    wanted, found = read_by_csv(table[0]), read(table[0])
+    assert [row[:2] for row in found] == [row[:2] for row in wanted]
+    for (_, _, one), (_, _, other) in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_was_skipped_stands_beside_the_csv(mixed: Mixed, table: tuple[Path, Report]) -> None:
+    with (table[0].parent / "skipped.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "reason"]
+    assert sorted(path for path, _ in rows) == sorted(mixed.bad)
+    assert all(mixed.bad[path] in reason for path, reason in rows)
+    assert sorted(os.listdir(table[0].parent)) == ["cars.csv", "labels.csv", "skipped.csv"]
+
+
+def test_a_csv_of_an_index_reads_back_exactly(index: Index, tmp_path: Path) -> None:
+    export_csv(index.collection, tmp_path / "cars.csv")
+    rows = read_by_csv(tmp_path / "cars.csv")
+    stored = vectors_of(index.collection)
+    assert [path for path, _, _ in rows] == sorted(stored)
+    assert all(label for _, label, _ in rows)
+    for path, _, vector in rows:
+        np.testing.assert_array_equal(vector, stored[path])
+
+
+def test_parquet_is_read_by_spark_and_pyarrow(drawn: DrawnCollection, tmp_path: Path) -> None:
+    photos = some_photos(drawn, 8, tmp_path / "photos")
+    (photos / "bad.jpg").touch()
+    out = tmp_path / "cars"
+    build_table(photos, out, Options(labels=drawn.labels))
+    by_arrow = pq.read_table(out)
+    by_spark = session().read.parquet(str(out))
+    assert by_spark.columns == by_arrow.column_names == ["image", "label", "embedding"]
+    assert by_spark.schema["embedding"].dataType.simpleString() == "array<float>"
+    rows = by_arrow.to_pylist()
+    names = [row["image"] for row in rows]
+    assert names == sorted(path.name for path in photos.glob("0*.jpg"))
+    assert sorted(by_spark.collect()) == sorted(tuple(row.values()) for row in rows)
+    assert all(row["label"] for row in rows)
+    again = ImageEmbedder()([photos / name for name in names])
+    np.testing.assert_allclose([row["embedding"] for row in rows], again, atol=1e-4)
+    assert (tmp_path / "skipped.csv").read_text().splitlines()[1:] == ['"bad.jpg","empty file"']
+
+
+# Labels.
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which names matter; nobody looks into the files."""
+    root = tmp_path_factory.mktemp("named")
+    names = ("a.jpg", "sub/b.jpg", "sub/c 50%.jpg", "one/same.jpg", "two/same.jpg", "one/d.jpg")
+    for name in (*names, "top.jpg", "below/top.jpg"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def joined(photos: Path, text: str, staging: Path) -> tuple[dict[str, str], int]:
+    """Return the labels that a label file gives to photos, and how many it has for none."""
+    given = staging / "given.csv"
+    given.write_text(text, encoding="utf-8")
+    frame, unused = image_frame(session(), images.locate(photos), staging, open_labels(given))
+    rows = frame.collect()
+    assert len(rows) == 8
+    assert [row["path"] for row in sorted(rows, key=lambda row: int(row["id"]))] == sorted(
+        row["path"] for row in rows
+    )
+    return {row["path"]: row["label"] for row in rows if row["label"] is not None}, unused
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "unused"),
+    [
+        pytest.param(
+            "image,Class\na.jpg,red\nb.jpg,blue\nc 50%.jpg,tan\n",
+            {"a.jpg": "red", "sub/b.jpg": "blue", "sub/c 50%25.jpg": "tan"},
+            0,
+            id="by base name",
+        ),
+        pytest.param(
+            "image,Class\n./a.jpg,red\none/same.jpg,blue\ntwo//same.jpg,tan\n",
+            {"a.jpg": "red", "one/same.jpg": "blue", "two/same.jpg": "tan"},
+            0,
+            id="by path",
+        ),
+        pytest.param(
+            "image,Class\na.jpg,red\nnone.jpg,x\none/a.jpg,y\n", {"a.jpg": "red"}, 2, id="unused"
+        ),
+        pytest.param(
+            "image,Class\na.jpg,red\na.jpg,red\n./a.jpg,red\n", {"a.jpg": "red"}, 0, id="repeated"
+        ),
+        pytest.param(
+            "image,Class\nb.jpg,name\nsub/b.jpg,path\n", {"sub/b.jpg": "path"}, 0, id="path first"
+        ),
+        pytest.param(
+            "image,Class\ntop.jpg,red\nbelow/top.jpg,blue\n",
+            {"top.jpg": "red", "below/top.jpg": "blue"},
+            0,
+            id="a path without a folder",
+        ),
+        pytest.param(
+            ",x1,y1,x2,y2,Class,image\n0,1,2,3,4,014,a.jpg\n", {"a.jpg": "014"}, 0, id="Stanford"
+        ),
+        pytest.param(
+            "\ufeffimage,Class\r\na.jpg,red\r\n", {"a.jpg": "red"}, 0, id="byte order mark"
+        ),
+        pytest.param(
+            'image,Class\na.jpg,\n,red\n"b.jpg","big, ""red""\ncar"\n',
+            {"sub/b.jpg": 'big, "red"\ncar'},
+            0,
+            id="empty and quoted",
+        ),
+    ],
+)
+def test_labels_find_their_photos(
+    named: Path, tmp_path: Path, text: str, wanted: dict[str, str], unused: int
+) -> None:
+    assert joined(named, text, tmp_path) == (wanted, unused)
+
+
+@pytest.mark.parametrize(
+    ("text", "listed"),
+    [
+        ("image,Class\nsame.jpg,red\n", ["same.jpg"]),
+        ("image,Class\na.jpg,red\nb.jpg,red\na.jpg,blue\nb.jpg,tan\n", ["a.jpg", "b.jpg"]),
+        ("image,Class\nsub/b.jpg,red\n./sub/b.jpg,blue\n", ["sub/b.jpg"]),
+    ],
+    ids=["ambiguous", "conflicting", "conflicting paths"],
+)
+def test_labels_that_could_be_wrong_are_refused(
+    named: Path, tmp_path: Path, text: str, listed: list[str]
+) -> None:
+    with pytest.raises(LookalikeError) as error:
+        joined(named, text, tmp_path)
+    assert all(name in str(error.value) for name in listed)
+    assert "\n" not in str(error.value)
+
+
+# Tables of image bytes, and what Spark reads by itself.
+
+
+def assert_pictures_can_be_seen(index: Index, contents: dict[str, bytes]) -> None:
+    """Check that stored paths lead back to the bytes, and that hits show all their pictures."""
+    source = index.collection.source
+    assert {path: images.read(source, path) for path in contents} == contents
+    hits = index.nearest(index.random(0), 5)
+    assert len(hits) == len(contents) - 1
+    assert "file is gone" not in hits.html()
+
+
+@pytest.mark.parametrize("name", ["part 1+2.parquet", "50%41 é.parquet"])
+def test_parquet_with_a_column_of_bytes(drawn: DrawnCollection, tmp_path: Path, name: str) -> None:
+    photos = [path.read_bytes() for path in sorted(drawn.photos.rglob("*.jpg"))[:4]]
+    cells = pa.array([*photos[:2], None, b"junk", *photos[2:]], pa.binary())
+    rows = pa.table({"bytes": cells, "class": ["a", "b", "c", "d", None, "f"]})
+    (tmp_path / "tables").mkdir()
+    pq.write_table(rows, tmp_path / "tables" / name, row_group_size=2)
+    options = Options(image_column="bytes", label_column="class")
+    stored, report = build_collection(tmp_path / "tables", tmp_path / "x.index", options)
+    encoded = name.replace("%", "%25")
+    assert (report.images, report.skipped) == (4, 2)
+    reasons = dict(stored.skipped())
+    assert reasons[f"{encoded}#2"] == "empty cell"
+    assert "not an image" in reasons[f"{encoded}#3"]
+    labels = {row["path"]: row["label"] for s in stored.segments for row in s.rows.to_pylist()}
+    paths = [f"{encoded}#{row}" for row in (0, 1, 4, 5)]
+    assert labels == dict(zip(paths, ["a", "b", None, "f"], strict=True))
+    assert_pictures_can_be_seen(Index(stored), dict(zip(paths, photos, strict=True)))
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_parquet_as_hugging_face_lays_it_out(
+    drawn: DrawnCollection, tmp_path: Path, scheme: str
+) -> None:
+    photos = [path.read_bytes() for path in sorted(drawn.photos.rglob("*.jpg"))[:3]]
+    cells = [{"bytes": data, "path": "x.jpg"} for data in photos]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    given = [*cells, None, {"bytes": None, "path": "elsewhere.jpg"}]
+    file = tmp_path / "train-00000-of-00001.parquet"
+    pq.write_table(pa.table({"image": pa.array(given, kind), "label": [7, 8, 9, 0, 0]}), file)
+    stored = build_collection(
+        f"{scheme}{file}", tmp_path / "x.index", Options(label_column="label")
+    )[0]
+    assert stored.counts() == (3, 2)
+    assert {reason for _, reason in stored.skipped()} == {"empty cell"}
+    rows = [row for segment in stored.segments for row in segment.rows.to_pylist()]
+    assert [row["label"] for row in rows] == ["7", "8", "9"]
+    paths = [str(row["path"]) for row in rows]
+    assert all(path.endswith(f"{file.name}#{row}") for row, path in enumerate(paths))
+    assert_pictures_can_be_seen(Index(stored), dict(zip(paths, photos, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("options", "listed"),
+    [
+        (Options(image_column="picture"), "bytes, class"),
+        (Options(image_column="bytes", label_column="kind"), "bytes, class"),
+        (Options(image_column="class"), "no image bytes"),
+    ],
+)
+def test_a_table_without_the_column_is_refused(
+    tmp_path: Path, options: Options, listed: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"bytes": [b"x"], "class": ["a"]}), tmp_path / "in" / "x.parquet")
+    with pytest.raises(LookalikeError, match=listed):
+        build_collection(tmp_path / "in", tmp_path / "x.index", options)
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_a_folder_that_spark_reads_gives_the_same_vectors(
+    drawn: DrawnCollection, tmp_path: Path
+) -> None:
+    photos = some_photos(drawn, 5, tmp_path / "photos")
+    (photos / "00001.jpg").rename(photos / "a b+50%41é.jpg")
+    (photos / "empty.jpg").touch()
+    local = vectors_of(build_collection(photos, tmp_path / "local.index", Options())[0])
+    stored = build_collection(f"file://{photos}", tmp_path / "spark.index", Options())[0]
+    by_spark = vectors_of(stored)
+    assert stored.counts() == (5, 1)
+    assert next(stored.skipped())[1] == "empty file"
+    found = {path.rpartition("/")[2]: vector for path, vector in by_spark.items()}
+    for path, vector in local.items():
+        np.testing.assert_allclose(found[images.decode_path(path)], vector, atol=1e-5)
+
+    hits = Index(stored).search(str(photos / "00002.jpg"), 5)
+    shown = [hit["path"] for hit in hits.to_dict()["neighbors"]]
+    assert sorted(shown) == sorted(by_spark), "paths that Spark can open, not doubled ones"
+    contents = {p: (photos / p.rpartition("/")[2]).read_bytes() for p in by_spark}
+    assert_pictures_can_be_seen(Index(stored), contents)
+
+
+@pytest.mark.parametrize(
+    "given", ["file:///nowhere/at/all", "{}/junk.parquet", "file://{}/junk.parquet"]
+)
+def test_what_spark_cannot_read_is_said_in_a_line(tmp_path: Path, given: str) -> None:
+    (tmp_path / "junk.parquet").write_text("no table")
+    with pytest.raises(LookalikeError) as error:
+        build_collection(given.format(tmp_path), tmp_path / "x.index", Options())
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == ["junk.parquet"]
+
+
+# Where it is written.
+
+
+def test_an_existing_index_is_replaced_only_when_asked(
+    drawn: DrawnCollection, tmp_path: Path
+) -> None:
+    few, more = (some_photos(drawn, count, tmp_path / str(count)) for count in (2, 3))
+    out = tmp_path / "out" / "cars.index"
+    build_collection(few, out, Options())
+    before = tree(out.parent)
+    with pytest.raises(LookalikeError, match="is there already"):
+        build_collection(more, out, Options())
+    assert tree(out.parent) == before
+    stored, report = build_collection(more, out, Options(), overwrite=True)
+    assert report.images == stored.counts()[0] == Collection.open(out).counts()[0] == 3
+    assert os.listdir(out.parent) == ["cars.index"]
+
+
+@pytest.mark.parametrize("build", [build_collection, build_table])
+@pytest.mark.parametrize("name", ["photos", "photos.csv"])
+def test_a_folder_of_something_else_is_never_replaced(
+    drawn: DrawnCollection, tmp_path: Path, build: Build, name: str
+) -> None:
+    photos = some_photos(drawn, 2, tmp_path / name)
+    before = tree(tmp_path)
+    with pytest.raises((LookalikeError, OSError)):
+        build(photos, photos, Options(), overwrite=True)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("build", [build_collection, build_table])
+def test_a_failing_run_leaves_everything_as_it_was(
+    drawn: DrawnCollection, index: Index, tmp_path: Path, build: Build
+) -> None:
+    photos = some_photos(drawn, 2, tmp_path / "photos")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,Class\n00001.jpg,red\n00001.jpg,blue\n")
+    shutil.copytree(index.path, tmp_path / "old.index")
+    before = tree(tmp_path)
+    overwrite = build is build_collection
+    out = tmp_path / ("old.index" if overwrite else "new.csv")
+    with pytest.raises(LookalikeError, match="more than one label"):
+        build(photos, out, Options(labels=labels), overwrite=overwrite)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("folder", ["a [1] {b,c} *?", "50%41 é", "not-utf8-\udcff"])
+def test_an_index_may_lie_in_a_folder_of_any_name(
+    drawn: DrawnCollection, tmp_path: Path, folder: str
+) -> None:
+    photos = some_photos(drawn, 3, tmp_path / folder / "photos")
+    out = tmp_path / folder / "cars.index"
+    stored = build_collection(photos, out, Options(labels=drawn.labels))[0]
+    assert stored.dataframe(session()).count() == 3
+    assert len(Index(Collection.open(out)).search(str(photos / "00001.jpg"))) == 2
+
+
+def test_an_index_without_a_single_picture_can_be_asked(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "bad.jpg").write_text("no picture")
+    empty = Index(build_collection(tmp_path / "photos", tmp_path / "x.index", Options())[0])
+    assert len(empty) == 0
+    assert len(empty.search(index.random(0).vector)) == 0
+    with pytest.raises(LookalikeError, match="no embedded image"):
+        empty.random(0)
+
+
+@pytest.mark.parametrize(
+    ("photos", "options", "message"),
+    [
+        ("empty", "", "no images in"),
+        ("nowhere", "", "no such file or folder"),
+        ("photos", "labels=folder / 'wrong.csv'", "lacks the column"),
+        ("photos", "labels=folder / 'empty.csv'", "no CSV"),
+        ("photos", "labels=folder / 'bare.csv'", "holds no labels"),
+        ("photos", "precision='half'", "no precision"),
+    ],
+)
+def test_what_is_wrong_is_said_before_spark_starts(
+    tmp_path: Path, photos: str, options: str, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    (tmp_path / "wrong.csv").write_text("name,Class\na.jpg,red\n")
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "bare.csv").write_text("image,Class\n")
+    # Whatever starts a JVM asks this one for its version first.
+    java = tmp_path / "java" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\nexit 1\n")
+    java.chmod(0o755)
+    code = (
+        "from pathlib import Path\n"
+        "from lookalike.build import Options, build_collection\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"build_collection(folder / {photos!r}, folder / 'x.index', Options({options}))\n"
+    )
+    environment = {**os.environ, "JAVA_HOME": str(java.parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.stderr.splitlines()[-1].startswith("lookalike.errors.LookalikeError: ")
+    assert message in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "started").exists()
+    assert not (tmp_path / "x.index").exists()
+
+
+# Advice.
+
+
+def test_pictures_of_no_cars_bring_advice(tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    for seed in range(8):
+        noise = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "noise" / f"{seed}.bmp")
+    advice = build_collection(tmp_path / "noise", tmp_path / "x.index", Options())[1].advice
+    assert advice is not None
+    assert "--weights imagenet" in advice
+
+
+@needs_photos
+def test_photos_of_cars_bring_none(tmp_path: Path) -> None:
+    photos = sorted(str(path) for path in UNSEEN.rglob("*.jpg"))[:40]
+    report = build_collection(photos, tmp_path / "x.index", Options())[1]
+    assert (report.images, report.advice) == (40, None)

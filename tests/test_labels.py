@@ -1,0 +1,133 @@
+"""Labels from CSV files as people have them, and one line for those that are none."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from lookalike import LookalikeError
+from lookalike.images.labels import SCHEMA, open_labels, write_labels
+
+STANFORD = ",x1,y1,x2,y2,Class,image\n0,39,116,569,375,14,00001.jpg\n1,36,116,868,587,3,00002.jpg\n"
+
+
+def csv(tmp_path: Path, content: str | bytes) -> Path:
+    path = tmp_path / "labels.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def labels_of(path: Path, *columns: str) -> dict[str, str]:
+    batches = list(open_labels(path, *columns))
+    assert all(batch.schema == SCHEMA for batch in batches)
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    labels = {row["name"]: row["label"] for row in rows}
+    assert len(labels) == len(rows)
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        (STANFORD, {"00001.jpg": "14", "00002.jpg": "3"}),
+        ("\ufeff" + STANFORD, {"00001.jpg": "14", "00002.jpg": "3"}),
+        (STANFORD.replace("\n", "\r\n"), {"00001.jpg": "14", "00002.jpg": "3"}),
+        (STANFORD.rstrip(), {"00001.jpg": "14", "00002.jpg": "3"}),
+        ("\ufeffimage,Class\na.jpg,1\n", {"a.jpg": "1"}),
+        ("Class,image\n\n1,a.jpg\n\n", {"a.jpg": "1"}),
+        ("image,Class\na.jpg,007\nb.jpg,1.50\nc.jpg,1e3\n", dict(zip("abc", ["007", "1.50", "1e3"], strict=True))),
+        ("image,Class\na.jpg,true\nb.jpg,2012-01-02\n", {"a.jpg": "true", "b.jpg": "2012-01-02"}),
+        ("image,Class\na.jpg,NA\nb.jpg,null\nc.jpg,NaN\n", dict(zip("abc", ["NA", "null", "NaN"], strict=True))),
+        ("image,Class\na.jpg,\n,3\nb.jpg,1\n", {"b.jpg": "1"}),
+        ('image,Class\n"a, b.jpg","Audi ""S4"", 2012"\n', {"a, b.jpg": 'Audi "S4", 2012'}),
+        ('image,Class\n"two\nlines.jpg","up\ndown"\n', {"two%0Alines.jpg": "up\ndown"}),
+        ("image,Class\n./x//a.jpg,1\n b.jpg ,2\n", {"x/a.jpg": "1", "b.jpg": "2"}),
+        ("image,Class\n100%.jpg,1\n%41.jpg,2\n", {"100%25.jpg": "1", "%2541.jpg": "2"}),
+        ("image,Class\nÅ日本.jpg,Citroën\n", {"Å日本.jpg": "Citroën"}),
+    ],
+)  # fmt: skip
+def test_labels(tmp_path: Path, content: str, labels: dict[str, str]) -> None:
+    found = labels_of(csv(tmp_path, content))
+    assert {name.removesuffix(".jpg"): label for name, label in found.items()} == {
+        name.removesuffix(".jpg"): label for name, label in labels.items()
+    }
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    path = csv(tmp_path, "file,image,make,Class\na.jpg,x,Audi,y\n")
+    assert labels_of(path, "file", "make") == {"a.jpg": "Audi"}
+
+
+def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
+    path = csv(tmp_path, b"image,Class,note\na.jpg,1,\xff\xfe\nb.jpg,2,\n")
+    assert labels_of(path) == {"a.jpg": "1", "b.jpg": "2"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x,y\n1,2\n", "lacks the column 'image' or 'Class'; its header is 'x,y'.*--image-name"),
+        ("\ufeffx,y\n1,2\n", "its header is 'x,y'"),
+        ("image,label\na.jpg,2\n", "its header is 'image,label'"),
+        ("image;Class\na.jpg;2\n", "its header is 'image;Class'"),
+        ("Image,Class\na.jpg,2\n", "its header is 'Image,Class'"),
+        (STANFORD.encode("utf-16"), "labels.csv"),
+        ("", "no CSV with a header: Empty CSV file"),
+        ("\n\n\n", "no CSV with a header"),
+        ("image,Class", "labels.csv"),
+        ("image,Class\n", "holds no labels"),
+        ("image,Class\n,1\na.jpg,\n", "holds no labels"),
+        ("image,Class\na.jpg,1\nb.jpg\n", "Expected 2 columns, got 1"),
+        ('image,Class\n"a.jpg,1\n', "labels.csv"),
+        ("image,Class\na.jpg,Citroën\n".encode("latin-1"), "invalid UTF8"),
+        (b"\x00\x01\x02\x03" * 50, "labels.csv"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "labels.csv"),
+    ],
+)
+def test_what_is_no_label_file(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(LookalikeError, match=message) as caught:
+        list(open_labels(csv(tmp_path, content)))
+    assert str(caught.value).isprintable()
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["x,y\n1,2\n", "", b"image,Class\na.jpg,\xff\n"])
+def test_a_wrong_file_is_refused_at_once(tmp_path: Path, content: str | bytes) -> None:
+    with pytest.raises(LookalikeError):
+        open_labels(csv(tmp_path, content))  # and not when the first row is asked for
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.symlink_to("x")]
+)
+def test_no_file(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "labels.csv")
+    with pytest.raises(LookalikeError, match="cannot read the labels: .*labels.csv") as caught:
+        open_labels(tmp_path / "labels.csv")
+    assert str(caught.value).isprintable()
+
+
+ROWS = 120_000  # more than one block of the reader
+
+
+def test_written_one_batch_at_a_time(tmp_path: Path) -> None:
+    lines = "".join(f"{row:06}.jpg,make {row % 7}\n" for row in range(ROWS))
+    batches = open_labels(str(csv(tmp_path, "image,Class\n" + lines)))
+    first = next(batches)
+    assert 0 < first.num_rows < ROWS
+    write_labels(batches, tmp_path / "rest.parquet")
+    rest = pq.read_table(tmp_path / "rest.parquet")
+    assert rest.schema == SCHEMA
+    assert first.num_rows + len(rest) == ROWS
+    last = {"name": f"{ROWS - 1:06}.jpg", "label": f"make {(ROWS - 1) % 7}"}
+    assert rest.slice(len(rest) - 1).to_pylist() == [last]
+
+
+@pytest.mark.parametrize("last", [b"x.jpg,\xff\n", b"x.jpg\n", b"x,y,z\n"])
+def test_damage_far_down(tmp_path: Path, last: bytes) -> None:
+    lines = b"".join(b"%06d.jpg,%d\n" % (row, row) for row in range(ROWS))
+    batches = open_labels(csv(tmp_path, b"image,Class\n" + lines + last))
+    with pytest.raises(LookalikeError, match="is damaged: ") as caught:
+        write_labels(batches, tmp_path / "out.parquet")
+    assert str(caught.value).isprintable()
