@@ -36,9 +36,9 @@ def labels_of(path: Path, *columns: str) -> dict[str, str]:
         (STANFORD.rstrip(), {"00001.jpg": "14", "00002.jpg": "3"}),
         ("\ufeffimage,Class\na.jpg,1\n", {"a.jpg": "1"}),
         ("Class,image\n\n1,a.jpg\n\n", {"a.jpg": "1"}),
-        ("image,Class\na.jpg,007\nb.jpg,1.50\nc.jpg,1e3\n", dict(zip("abc", ["007", "1.50", "1e3"], strict=True))),
-        ("image,Class\na.jpg,true\nb.jpg,2012-01-02\n", {"a.jpg": "true", "b.jpg": "2012-01-02"}),
-        ("image,Class\na.jpg,NA\nb.jpg,null\nc.jpg,NaN\n", dict(zip("abc", ["NA", "null", "NaN"], strict=True))),
+        ("image,Class\na,007\nb,1.50\nc,1e3\n", {"a": "007", "b": "1.50", "c": "1e3"}),
+        ("image,Class\na,true\nb,2012-01-02\n", {"a": "true", "b": "2012-01-02"}),
+        ("image,Class\na,NA\nb,null\nc,NaN\n", {"a": "NA", "b": "null", "c": "NaN"}),
         ("image,Class\na.jpg,\n,3\nb.jpg,1\n", {"b.jpg": "1"}),
         ('image,Class\n"a, b.jpg","Audi ""S4"", 2012"\n', {"a, b.jpg": 'Audi "S4", 2012'}),
         ('image,Class\n"two\nlines.jpg","up\ndown"\n', {"two%0Alines.jpg": "up\ndown"}),
@@ -48,10 +48,7 @@ def labels_of(path: Path, *columns: str) -> dict[str, str]:
     ],
 )  # fmt: skip
 def test_labels(tmp_path: Path, content: str, labels: dict[str, str]) -> None:
-    found = labels_of(csv(tmp_path, content))
-    assert {name.removesuffix(".jpg"): label for name, label in found.items()} == {
-        name.removesuffix(".jpg"): label for name, label in labels.items()
-    }
+    assert labels_of(csv(tmp_path, content)) == labels
 
 
 def test_columns_of_other_names(tmp_path: Path) -> None:
@@ -103,7 +100,7 @@ def test_a_wrong_file_is_refused_at_once(tmp_path: Path, content: str | bytes) -
 )
 def test_no_file(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "labels.csv")
-    with pytest.raises(LookalikeError, match="cannot read the labels: .*labels.csv") as caught:
+    with pytest.raises(LookalikeError, match=r"cannot read the labels: .*labels\.csv") as caught:
         open_labels(tmp_path / "labels.csv")
     assert str(caught.value).isprintable()
 
