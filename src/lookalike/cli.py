@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from lookalike.build import Options
 from lookalike.errors import LookalikeError
@@ -71,7 +72,7 @@ def main() -> NoReturn:
         message = last_words(error)
     except KeyboardInterrupt:
         message = "stopped; nothing was changed: run the same command to start again"
-    notes.print(f"[bold red]error:[/] {' '.join(message.split())}", markup=True)
+    notes.print(f"[bold red]error:[/] {escape(printable(' '.join(message.split())))}")
     sys.exit(1)
 
 
@@ -119,7 +120,7 @@ def embed(images: list[str], out: Path, options: Options, overwrite: bool) -> No
     report = build_table(images, out, options, overwrite)
     _say_report(report, out)
     if report.skipped:
-        notes.print(f"  why: {out.absolute().parent / 'skipped.csv'}")
+        notes.print(f"  why: {out.absolute().parent / 'skipped.csv'}", markup=False)
 
 
 @app.command("index")
@@ -134,12 +135,13 @@ def index(images: list[str], out: Path, options: Options, overwrite: bool) -> No
     report = build_collection(images, out, options, overwrite)[1]
     _say_report(report, out)
     if report.skipped:
-        notes.print(f"  why: lookalike info {out} --skipped")
+        notes.print(f"  why: lookalike info {out} --skipped", markup=False)
 
 
 def _say_report(report: Any, path: Path) -> None:
     rate = report.images / max(report.seconds, 1e-9)
-    notes.print(f"{report.images:,} images embedded into {path} ({rate:.0f} a second)")
+    shown = escape(printable(str(path)))
+    notes.print(f"{report.images:,} images embedded into {shown} ({rate:.0f} a second)")
     if report.skipped:
         notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
     if report.unused_labels:
@@ -222,7 +224,7 @@ def search(
 def _written(path: Path, write: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path)
-    notes.print(f"wrote {path}")
+    notes.print(f"wrote {path}", markup=False)
 
 
 def _note(hits: Any, images: int) -> str:
@@ -274,7 +276,7 @@ def hash_(
     make_free(out, overwrite)
     opened = open_index(index)
     opened.hash(out, family)
-    notes.print(f"wrote {out / 'hashes'} and {out / 'model'}")
+    notes.print(f"wrote {out / 'hashes'} and {out / 'model'}", markup=False)
     if family == "projection":
         show_parameters(opened.hasher().parameters)
 

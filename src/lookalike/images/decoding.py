@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import TiffImagePlugin as _tiff  # noqa: F401 - Pillow knows these two formats
+from PIL import WebPImagePlugin as _webp  # noqa: F401 - only once they are imported
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -24,7 +26,7 @@ DEVIATION = (0.229, 0.224, 0.225)
 PREPROCESSING = "squash-224-bilinear-1"
 """Version of the preprocessing. Embeddings made with different versions do not mix."""
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # MPO: JPEG with several frames
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 178_956_970  # Pillow's own limit: a quarter of a gigabyte at 24 bits, doubled
 MAX_BYTES = 512 * 2**20
 MIN_SIDE = 8  # pixels; anything thinner is a spacer or a tracking pixel, not a picture
