@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL import TiffImagePlugin as _tiff  # noqa: F401 - Pillow knows these two formats
-from PIL import WebPImagePlugin as _webp  # noqa: F401 - only once they are imported
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401 - not known to Pillow before
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -95,6 +93,7 @@ def decode(data: bytes) -> Image.Image:
                 raise BadImage(f"too many pixels: {width} x {height}")
             if min(width, height) < MIN_SIDE:
                 raise BadImage(f"smaller than {MIN_SIDE} pixels on a side: {width} x {height}")
+            image.load()
             with contextlib.suppress(Exception):  # a broken EXIF block leaves good pixels
                 ImageOps.exif_transpose(image, in_place=True)
             return to_rgb(image)
@@ -116,7 +115,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep_grey(image)
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -128,9 +126,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits or floating point: Pillow would clip it at 255, so scale it."""
     values = np.asarray(image).astype(np.float32)
+    top = float(np.nanmax(values))
     if image.mode == "F":
-        top = max(float(np.nanmax(values)), 1.0)
-        values = np.nan_to_num(values) / top * 255
+        white = max(top, 1.0)
+    elif image.mode.startswith("I;16") or 255 < top < 2**16:
+        white = 2**16 - 1
     else:
-        values /= 257 if image.mode.startswith("I;16") or values.max() > 255 else 1
+        white = 255 if top <= 255 else 2**31 - 1
+    values = np.nan_to_num(values) * (255 / white)
     return Image.fromarray(np.clip(values.round(), 0, 255).astype(np.uint8)).convert("RGB")

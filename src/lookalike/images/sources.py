@@ -67,7 +67,7 @@ def locate(
     `image_column` is given or the name says so, a Parquet file or folder with a column of bytes.
     """
     given = [images] if isinstance(images, str | Path) else list(images)
-    if not given:
+    if not given or not all(map(os.fspath, given)):
         raise LookalikeError("no images given: name a folder, a file or a glob")
     first = os.fspath(given[0])
     is_table = image_column is not None or first.endswith(".parquet") or _holds_parquet(first)
@@ -85,10 +85,10 @@ def locate(
 
 
 def _holds_parquet(path: str) -> bool:
-    if not os.path.isdir(path):
+    try:
+        names = [name for name in os.listdir(path) if not name.startswith(".")]
+    except OSError:  # no folder, or one that is not ours: the walk says so
         return False
-    with os.scandir(path) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".")]
     return any(n.endswith(".parquet") for n in names) and not any(_is_image(n) for n in names)
 
 
@@ -96,7 +96,7 @@ def _locate_table(path: str, image_column: str, label_column: str | None) -> Sou
     if _URI.match(path):
         return Source("table", path, ("",), image_column, label_column)
     if not os.path.exists(path):
-        raise LookalikeError(f"no such table: {path}")
+        raise LookalikeError(f"no such table: {encode_path(path)}")
     root, name = os.path.abspath(path), ""
     if os.path.isfile(path):
         root, name = os.path.split(root)
@@ -104,29 +104,45 @@ def _locate_table(path: str, image_column: str, label_column: str | None) -> Sou
 
 
 def _locate_files(given: list[str]) -> Source:
-    paths: list[str] = []
+    paths: set[str] = set()
     for name in given:
         if os.path.lexists(name):
-            paths.append(name)
+            paths.add(name)
         elif glob.has_magic(name):
-            paths.extend(sorted(p for p in glob.glob(name, recursive=True) if _wanted(p)))
+            paths.update(_matches(name))
         else:
             raise LookalikeError(f"no such file or folder: {encode_path(name)}")
     if not paths:
         raise LookalikeError(f"nothing matches {encode_path(given[0])}: quote it and check it")
-    if len(paths) == 1 and os.path.isdir(paths[0]):
-        return Source("files", paths[0])
-    root = os.path.commonpath([os.path.dirname(path) for path in paths])
-    names = dict.fromkeys(os.path.relpath(path, root) for path in paths)
+    # What lies in a folder that was named as well would be found twice.
+    folders = {path for path in paths if os.path.isdir(path)}
+    outer = [p for p in paths if folders.isdisjoint(map(str, Path(p).parents))]
+    if len(outer) == 1 and outer[0] in folders:
+        return Source("files", outer[0])
+    root = os.path.commonpath([os.path.dirname(path) for path in outer])
+    names = sorted((os.path.relpath(p, root) for p in outer), key=lambda n: _order(root, n))
     return Source("files", root, tuple(names))
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """Give what a glob matches, hidden names out. `**` follows no links: they may go round."""
+    parts = Path(pattern).parts
+    start = next(at for at, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:start])
+    for path in base.glob(str(Path(*parts[start:]))):
+        hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
+        if not hidden and (path.is_dir() or _is_image(path.name)):
+            yield str(path)
+
+
+def _order(folder: str, name: str) -> str:
+    """Sort key of a name: with the slash, folders stand where the paths of their files do."""
+    slash = "/" if os.path.isdir(os.path.join(folder, name)) else ""
+    return encode_path(name) + slash
 
 
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def _wanted(path: str) -> bool:
-    return os.path.isdir(path) or _is_image(path)
 
 
 def walk(source: Source) -> Iterator[Found]:
@@ -137,10 +153,14 @@ def walk(source: Source) -> Iterator[Found]:
     """
     for name in source.names:
         path = os.path.join(source.root, name) if name else source.root
-        if os.path.isdir(path):
-            yield from _walk_folder(path, source.root, ())
-        else:
+        if not os.path.isdir(path):
             yield Found(encode_path(name))
+            continue
+        try:
+            os.scandir(path).close()
+        except OSError as error:  # of a folder that was named, this is no detail
+            raise LookalikeError(f"cannot read {encode_path(path)}: {error.strerror}") from None
+        yield from _walk_folder(path, source.root, ())
 
 
 def _walk_folder(folder: str, root: str, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
@@ -155,15 +175,14 @@ def _walk_folder(folder: str, root: str, above: tuple[tuple[int, int], ...]) -> 
             return
         with os.scandir(folder) as scan:
             # With the slash, folders sort where the paths of their files do.
-            visible = (entry for entry in scan if not entry.name.startswith("."))
-            entries = sorted((e.name + ("/" if os.path.isdir(e.path) else ""), e) for e in visible)
+            visible = [entry for entry in scan if not entry.name.startswith(".")]
     except OSError as error:
         yield found(folder, f"unreadable folder: {error.strerror}")
         return
-    for name, entry in entries:
-        if name.endswith("/"):
+    for entry in sorted(visible, key=lambda entry: _order(folder, entry.name)):
+        if os.path.isdir(entry.path):
             yield from _walk_folder(entry.path, root, (*above, identity))
-        elif _is_image(name):
+        elif _is_image(entry.name):
             yield found(entry.path, _link_trouble(entry))
 
 
@@ -180,7 +199,9 @@ def _link_trouble(entry: "os.DirEntry[str]") -> str | None:
 def nothing_found(source: Source) -> LookalikeError:
     """Return the error for a place without images."""
     extensions = ", ".join(sorted(EXTENSIONS))
-    return LookalikeError(f"no images in {source.root}: looked for names ending in {extensions}")
+    return LookalikeError(
+        f"no images in {encode_path(source.root)}: looked for names ending in {extensions}"
+    )
 
 
 def local_path(source: Source, path: str) -> str:

@@ -7,7 +7,8 @@ weights file and without the network.
 import contextlib
 import hashlib
 import json
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -51,7 +52,8 @@ class Model:
         with new_folder(folder) as staging:
             (staging / _GRAPH).write_bytes(self.graph)
             (staging / _WEIGHTS).write_bytes(self.weights_data)
-            (staging / _ABOUT).write_text(json.dumps(self.about(), indent=1) + "\n")
+            about = {**self.about(), "bytes": [len(self.graph), len(self.weights_data)]}
+            (staging / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -59,8 +61,10 @@ class Model:
         try:
             about = json.loads((folder / _ABOUT).read_text())
             graph, weights = (folder / _GRAPH).read_bytes(), (folder / _WEIGHTS).read_bytes()
+            if about.pop("bytes") != [len(graph), len(weights)]:
+                raise ValueError("a file is cut short")
             return cls(**about, graph=graph, weights_data=weights)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise LookalikeError(f"no whole model in {folder} ({error}): index again") from None
 
 
@@ -76,9 +80,12 @@ def resolve(backbone: str = "resnet18", weights: str = "cars", precision: str = 
         precision = "f32"
     identity = [backbone, _weights_identity(backbone, weights), PREPROCESSING, precision]
     fingerprint = hashlib.blake2b(json.dumps(identity).encode(), digest_size=8).hexdigest()
+    name = weights if weights in ("cars", "imagenet") else Path(weights).name
     folder = cache_folder() / "models" / fingerprint
-    if (folder / _ABOUT).exists():
-        return Model.load(folder)
+    try:
+        return replace(Model.load(folder), weights=name)
+    except LookalikeError:  # not there yet, or damaged
+        shutil.rmtree(folder, ignore_errors=True)
 
     from lookalike.models.engine import convert
     from lookalike.models.networks import FromPixels
@@ -86,7 +93,6 @@ def resolve(backbone: str = "resnet18", weights: str = "cars", precision: str = 
 
     network = FromPixels(make_backbone(backbone, weights)).eval()
     graph, data = convert(network)
-    name = weights if weights in ("cars", "imagenet") else Path(weights).name
     model = Model(
         backbone, name, precision, network.width(), PREPROCESSING, fingerprint, graph, data
     )

