@@ -252,6 +252,8 @@ def test_batches(ends: list[int], photos: Source, embed: ImageEmbedder) -> None:
     rows = embedded(
         [listing(range(a, b)) for a, b in zip(starts, ends, strict=True)], photos, embed
     )
+    good: list[Any] = [Path(photos.root, f"{n:02}.png") for n in range(40) if n not in REASONS]
+    vectors = iter(embed(good))
     assert [row["id"] for row in rows] == list(range(100, 140))
     assert [row["path"] for row in rows] == [f"{n:02}.png" for n in range(40)]
     assert [row["label"] for row in rows] == [f"make {n}" if n % 2 else None for n in range(40)]
@@ -268,7 +270,7 @@ def test_batches(ends: list[int], photos: Source, embed: ImageEmbedder) -> None:
         else:
             assert (row["status"], row["reason"]) == ("ok", None)
             assert (row["width"], row["height"]) == ((40, 60) if number == 7 else (60, 40))
-            assert np.abs(np.array(row["embedding"]) - embed(file)).max() < 1e-5
+            assert np.abs(np.array(row["embedding"]) - next(vectors)).max() < 1e-5
 
 
 def test_contents_given(photos: Source, embed: ImageEmbedder) -> None:

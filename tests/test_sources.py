@@ -120,6 +120,10 @@ def test_every_extension_in_any_case(tmp_path: Path) -> None:
         ("[cd]", ["c/same.jpg", "d/same.jpg"]),
         ("*", TREE),
         ("**", TREE),
+        ("**.jpg", ["A.jpg", "a.jpg", "b.jpg"]),
+        ("**/*", TREE),
+        ("**/sub", ["1.jpeg"]),
+        ("c/../*.jpg", ["A.jpg", "a.jpg", "b.jpg"]),
         ("b*", [name for name in TREE if name.startswith("b")]),
         ("[b]", ["sub/1.jpeg", "x.jpg", "y.JPG"]),
     ],
@@ -330,6 +334,19 @@ def test_a_folder_without_rights(folder_of_all: Path) -> None:
         ("open/c.jpg", None),
     ]
     assert "closed" in message
+
+
+def test_a_folder_that_may_be_listed_but_not_entered(folder_of_all: Path) -> None:
+    (folder_of_all / "half").mkdir()
+    (folder_of_all / "half" / "x.jpg").touch()
+    (folder_of_all / "half").chmod(0o444)
+    with without_rights():
+        for given in (folder_of_all, f"{folder_of_all}/*", f"{folder_of_all}/*/*.jpg"):
+            source = locate(given)
+            (found,) = walk(source)
+            with pytest.raises(BadImage, match=r"^unreadable: Permission denied$"):
+                read(source, found.path)
+    (folder_of_all / "half").chmod(0o755)
 
 
 # --- tables and URIs ----------------------------------------------------------------------------

@@ -144,7 +144,6 @@ def test_a_session_of_the_callers_own_is_left_as_it_is(tmp_path: Path) -> None:
     assert done.stdout == "True mine local[1]\n", done.stderr
 
 
-@pytest.mark.long
 def test_a_spark_that_cannot_start_says_why_in_a_line(tmp_path: Path) -> None:
     script = f"{says('17.0.1')}\nif [ $# -gt 1 ]; then echo 'no such luck' >&2; exit 1; fi"
     home = make_java(tmp_path / "home", script)
@@ -156,4 +155,5 @@ def test_a_spark_that_cannot_start_says_why_in_a_line(tmp_path: Path) -> None:
         timeout=300,
     )
     last = done.stderr.splitlines()[-1]
-    assert last == "lookalike.errors.LookalikeError: Spark did not start: no such luck"
+    assert last.startswith("lookalike.errors.LookalikeError: Spark did not start: ")
+    assert "no such luck" in last, "what Java said, not what the script around it made of that"

@@ -55,7 +55,6 @@ def image_frame(
     source: Source,
     staging: Path,
     labels: Iterator[pa.RecordBatch] | None = None,
-    rows_a_task: int | None = None,
 ) -> "tuple[DataFrame, int]":
     """Return a DataFrame `id, path, label, reason, content` and the count of labels not used.
 
@@ -85,14 +84,20 @@ def image_frame(
     elif "label" not in frame.columns:
         frame = frame.withColumn("label", F.lit(None).cast("string"))
     if source.kind == "files":
-        tasks = -(-count // (rows_a_task or task_rows(count)))
+        tasks = task_count(count, spark.sparkContext.defaultParallelism)
         frame = frame.repartitionByRange(tasks, "id").sortWithinPartitions("id")
     return frame.select("id", "path", "label", "reason", "content"), unused
 
 
-def task_rows(images: int) -> int:
-    """Rows a task, and so a segment: small enough to show progress, large enough to be scanned."""
-    return min(max(images // 200, 256), 16_384)
+def task_count(images: int, cores: int) -> int:
+    """Return the number of tasks, and so of segments, for a number of images.
+
+    Enough to show progress and to keep all cores busy to the end, few enough for search: a task
+    has from 256 to 16,384 images, fewer only where cores would have nothing to do.
+    """
+    rows = min(max(images // 200, 256), 16_384)
+    rounds = max(round(images / (rows * cores)), 1)
+    return min(rounds * cores, images)
 
 
 def _read_uri(spark: "SparkSession", source: Source) -> "DataFrame":
