@@ -28,7 +28,7 @@ from lookalike.images.labels import open_labels
 from lookalike.index import Engine
 from lookalike.spark import session
 
-COMMAND = Path(sys.executable).with_name("lookalike")
+COMMAND = str(Path(sys.executable).with_name("lookalike"))
 GOOD = 100
 HEADER = ["image", "label", *(f"e{i}" for i in range(512))]
 LABELS = {  # as CSV, pandas and Spark like them least
@@ -95,7 +95,7 @@ def test_every_input_is_embedded_or_has_its_reason(mixed: Mixed, tmp_path: Path,
         report = build_collection(mixed.folder, out, Options())[1]
         assert (report.images, report.skipped) == (GOOD, len(mixed.bad))
     else:
-        command = [COMMAND, "index", mixed.folder, "--out", out]
+        command = [COMMAND, "index", str(mixed.folder), "--out", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert f"{GOOD} images embedded" in done.stderr

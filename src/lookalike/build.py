@@ -1,5 +1,6 @@
 """From images to files of embeddings, on Spark: steps 3 and 4, and the making of a collection."""
 
+import re
 import shutil
 import time
 import uuid
@@ -118,7 +119,9 @@ def _advice(model: Model, segments: Sequence[dict[str, Any]]) -> str | None:
 
 
 def make_free(out: Path, overwrite: bool) -> None:
-    """Raise `LookalikeError` where `out` is taken and may not be replaced."""
+    """Raise `LookalikeError` where `out` is taken and may not be replaced, or has no fit name."""
+    if re.search(r"%[0-9A-Fa-f]{2}|[\\\x00-\x1f]", str(out.absolute())):
+        raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
     if out.exists() and not overwrite:
         raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
 

@@ -116,12 +116,7 @@ class Segment:
         return folder
 
     def _build(self, staging: Path) -> None:
-        try:
-            table = pq.read_table(self.file, columns=[*_CACHED, "embedding"], partitioning=None)
-        except FileNotFoundError:
-            raise LookalikeError(
-                f"a data file of the index is missing: {self.file}; restore it or index again"
-            ) from None
+        table = _read(self.file, [*_CACHED, "embedding"])
         table = table.filter(pc.is_valid(table["embedding"])).combine_chunks()
         lists = table["embedding"].combine_chunks()
         values = lists.flatten().to_numpy(zero_copy_only=False)
@@ -147,6 +142,17 @@ class Segment:
         """The ids, int64 (rows,), rising."""
         ids: npt.NDArray[np.int64] = self.rows["id"].to_numpy()
         return ids
+
+
+def _read(file: Path, columns: list[str], **options: Any) -> pa.Table:
+    """Read columns of a data file; `LookalikeError` if it is gone or damaged."""
+    try:
+        return pq.read_table(file, columns=columns, partitioning=None, **options)
+    except FileNotFoundError:
+        problem = "is missing"
+    except (pa.ArrowInvalid, OSError) as error:
+        problem = f"is damaged ({str(error).splitlines()[0]})"
+    raise LookalikeError(f"the data file {file} {problem}: restore it or index again")
 
 
 def _cached_schema() -> pa.Schema:
@@ -187,19 +193,24 @@ class Collection:
         cls, path: Path, source: Source, model: Model, segments: Sequence[dict[str, Any]]
     ) -> Self:
         """Commit the first version of a collection whose data files lie in `path` already."""
+        from deltalake.exceptions import DeltaError
         from deltalake.transaction import create_table_with_add_actions
 
         model.save(path / "model")
         about = {"format": FORMAT, "source": asdict(source), "model": model.about()}
         (path / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
-        create_table_with_add_actions(
-            str(path.absolute()),
-            _delta_schema(),
-            [_add_action(path, segment) for segment in segments],
-            mode="error",
-            name="lookalike",
-            description="Images and their embeddings, made by lookalike",
-        )
+        try:
+            create_table_with_add_actions(
+                str(path.absolute()),
+                _delta_schema(),
+                [_add_action(path, segment) for segment in segments],
+                mode="error",
+                name="lookalike",
+                description="Images and their embeddings, made by lookalike",
+            )
+        except DeltaError as error:
+            detail = " ".join(str(error).split())
+            raise LookalikeError(f"no index can be made in {path.name!r}: {detail}") from None
         return cls.open(path)
 
     @property
@@ -238,10 +249,7 @@ class Collection:
     def skipped(self) -> Iterator[tuple[str, str]]:
         """Give path and reason of every input that has no embedding, file by file."""
         for file in self.files():
-            filters = [("status", "=", "skipped")]
-            table = pq.read_table(
-                file, columns=["path", "reason"], filters=filters, partitioning=None
-            )
+            table = _read(file, ["path", "reason"], filters=[("status", "=", "skipped")])
             yield from zip(table["path"].to_pylist(), table["reason"].to_pylist(), strict=True)
 
     def history(self) -> list[dict[str, Any]]:

@@ -114,17 +114,19 @@ def to_pixels(image: ImageLike) -> npt.NDArray[np.uint8]:
     if isinstance(image, bytes | bytearray | memoryview):
         return images.pixels(images.decode(bytes(image)))
     if isinstance(image, Image.Image):
-        return images.pixels(images.to_rgb(image))
+        return images.pixels(images.upright(image))
     if hasattr(image, "detach"):  # a torch tensor, told without importing torch
         return _tensor_pixels(image.detach().cpu().numpy())
     if isinstance(image, np.ndarray):
-        return images.pixels(images.to_rgb(Image.fromarray(_as_bytes(image))))
+        return images.pixels(images.upright(Image.fromarray(_as_bytes(image))))
     raise TypeError(f"not an image: {type(image).__name__}")
 
 
 def _as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise images.BadImage(f"an array of shape {array.shape}, not (height, width[, 3 or 4])")
+    if array.size == 0:
+        raise images.BadImage(f"an array without pixels, of shape {array.shape}")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.dtype == np.uint8:
@@ -141,7 +143,7 @@ def _tensor_pixels(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         raise images.BadImage(f"a tensor of shape {tensor.shape}, not (3, height, width)")
     channels_last = tensor.transpose(1, 2, 0)
     if tensor.dtype == np.uint8:
-        return images.pixels(images.to_rgb(Image.fromarray(_as_bytes(channels_last))))
+        return images.pixels(images.upright(Image.fromarray(_as_bytes(channels_last))))
     if tensor.shape != (3, images.SIDE, images.SIDE):
         raise images.BadImage(
             f"a float tensor of shape {tensor.shape}: lookalike.images.transform() gives "
@@ -149,6 +151,8 @@ def _tensor_pixels(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         )
     # The transform began with whole numbers: undone and rounded, they are exactly those again.
     values = (channels_last * np.array(DEVIATION) + np.array(MEAN)) * 255
+    if not (tensor.dtype.kind == "f" and values.min() > -1 and values.max() < 256):
+        raise images.BadImage("a tensor that is neither uint8 nor normalised as transform() does")
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 

@@ -35,7 +35,7 @@ class Query:
                 return _picture(_ANYWHERE, self.path) if self.path else None
             if isinstance(self.content, bytes):
                 return images.decode(self.content)
-            return images.to_rgb(self.content)
+            return images.upright(self.content)
         except images.BadImage:
             return None
 

@@ -6,8 +6,8 @@ from lookalike.images.decoding import (
     BadImage,
     decode,
     pixels,
-    to_rgb,
     transform,
+    upright,
 )
 from lookalike.images.sources import (
     Found,
@@ -33,7 +33,7 @@ __all__ = [
     "nothing_found",
     "pixels",
     "read",
-    "to_rgb",
     "transform",
+    "upright",
     "walk",
 ]

@@ -9,11 +9,13 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401 - not known to Pillow before
+from PIL.ExifTags import Base
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -79,24 +81,43 @@ def read(path: str | bytes | os.PathLike[str]) -> bytes:
 def decode(data: bytes) -> Image.Image:
     """Decode JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF to an upright RGB image.
 
-    EXIF orientation is applied; greyscale, palette, CMYK and 16-bit become RGB; what is
-    transparent becomes white. Raises `BadImage` with the reason for anything else.
+    Raises `BadImage` with the reason for anything else.
     """
     if not data:
         raise BadImage("empty file")
+    with _reasons():
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise BadImage(f"too many pixels: {width} x {height}")
+        if min(width, height) < MIN_SIDE:
+            raise BadImage(f"smaller than {MIN_SIDE} pixels on a side: {width} x {height}")
+        return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Bring a Pillow image to RGB, turned as its EXIF orientation says.
+
+    Greyscale, palette, CMYK and 16-bit become RGB; what is transparent becomes white. Raises
+    `BadImage` if its pixels cannot be decoded or there are none.
+    """
+    with _reasons():
+        if not all(image.size):
+            raise BadImage(f"no pixels: {image.width} x {image.height}")
+        image.load()
+        with contextlib.suppress(Exception):  # a broken EXIF block leaves good pixels
+            if image.getexif().get(Base.Orientation, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn whatever a decoder raises into `BadImage`, and keep its warnings to itself."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large, odd or sloppy, but decodable: no noise
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise BadImage(f"too many pixels: {width} x {height}")
-            if min(width, height) < MIN_SIDE:
-                raise BadImage(f"smaller than {MIN_SIDE} pixels on a side: {width} x {height}")
-            image.load()
-            with contextlib.suppress(Exception):  # a broken EXIF block leaves good pixels
-                ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image)
+            yield
     except BadImage:
         raise
     except Image.DecompressionBombError:
@@ -110,8 +131,7 @@ def decode(data: bytes) -> Image.Image:
         raise BadImage(f"damaged image: {message[:200]}") from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Bring a Pillow image of any mode to RGB, its transparent parts to white."""
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep_grey(image)
     if image.mode == "RGB" and "transparency" not in image.info:

@@ -1,0 +1,468 @@
+"""The command line: what it prints, what it writes, and what it says when something is wrong."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bad_inputs import write_odd_but_good
+from lookalike import Index
+from lookalike.build import Options, build_collection
+from lookalike.cli import app, main
+from lookalike.drawing import DrawnCollection
+
+COMMAND = str(Path(sys.executable).with_name("lookalike"))
+COMMANDS = sorted(
+    str(command.name or command.callback.__name__)  # type: ignore[union-attr]
+    for command in app.registered_commands
+)
+Argument = str | bytes | Path
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(*arguments: Argument, **environment: str) -> Done:
+    """Run the command in a process of its own."""
+    done = subprocess.run(
+        [COMMAND, *arguments],
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+    return Done(done.returncode, *(os.fsdecode(said) for said in (done.stdout, done.stderr)))
+
+
+def told(*arguments: Argument) -> Any:
+    """Run a command that prints JSON; return what it means."""
+    done = run(*arguments, "--json")
+    assert (done.code, done.err) == (0, "")
+    return json.loads(done.out)
+
+
+def assert_fails(done: Done, *words: str) -> None:
+    """Check for exit code 1 and one line that says what is wrong."""
+    assert (done.code, done.out) == (1, ""), done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1 and done.err.endswith("\n"), done.err
+    assert all(word in done.err for word in words), done.err
+
+
+@pytest.fixture(scope="module")
+def photo(drawn: DrawnCollection) -> Path:
+    return sorted(drawn.photos.rglob("*.jpg"))[3]
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A folder of pictures with odd names, and an index of it."""
+
+    folder: Path
+    paths: list[Path]
+    index: Path
+
+
+@pytest.fixture(scope="module")
+def odd(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Odd:
+    folder = tmp_path_factory.mktemp("odd") / "photos"
+    write_odd_but_good(folder)
+    shutil.copy(min(drawn.new.rglob("*.jpg")), folder / "Citroën 写真 [bold].jpg")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for name in ("bäd.jpg", "bad\udcff.jpg"):
+        (folder / name).touch()
+    labels = folder.with_name("labels.csv")
+    labels.write_text("image,Class\none/same.jpg,Citroën [/red]\n", encoding="utf-8")
+    out = folder.with_name("odd.index")
+    build_collection(folder, out, Options(labels=labels))
+    return Odd(folder, paths, out)
+
+
+# Searching.
+
+
+def test_search_tells_what_was_agreed(index: Index, photo: Path) -> None:
+    answer = told("search", index.path, photo, "-k", "4")
+    assert list(answer) == ["query", "engine", "took_ms", "neighbors"]
+    hits = index.search(photo, k=4)
+    assert answer["query"] == {"path": str(photo), "label": hits.query.label}
+    assert answer["engine"] == "exact"
+    assert answer["took_ms"] > 0
+    assert [list(hit) for hit in answer["neighbors"]] == [["rank", "path", "label", "distance"]] * 4
+    for found, hit in zip(answer["neighbors"], hits, strict=True):
+        assert found["rank"] == hit.rank
+        assert found["path"] == str(photo.parent / hit.path)
+        assert found["label"] == hit.label
+        assert found["distance"] == pytest.approx(hit.distance, abs=1e-6)
+
+
+def test_five_neighbors_of_a_new_photo(index: Index, drawn: DrawnCollection) -> None:
+    new = min(drawn.new.rglob("*.jpg"))
+    answer = told("search", index.path, os.path.relpath(new))
+    assert answer["query"] == {"path": str(new), "label": None}
+    assert [hit["rank"] for hit in answer["neighbors"]] == [1, 2, 3, 4, 5]
+    distances = [hit["distance"] for hit in answer["neighbors"]]
+    assert distances == sorted(distances)
+    assert 0 < distances[0] < distances[-1] < 2
+
+
+def test_a_table_for_people(index: Index, photo: Path) -> None:
+    done = run("search", index.path, photo)
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    hits = index.search(photo)
+    assert lines[0] == f"look-alikes of {photo} ({hits.query.label})"
+    for line, hit in zip(lines[1:6], hits, strict=True):
+        assert line.split()[:2] == [str(hit.rank), f"{hit.distance:.4f}"]
+        assert str(hit.label) in line
+        assert line.endswith(str(photo.parent / hit.path))
+    assert lines[6].startswith("exact search over 96 images, ")
+    assert "\x1b" not in done.out, "no colours where nobody sees them"
+
+
+def test_random_queries_repeat_with_their_seed(index: Index) -> None:
+    one, again, other = (
+        told("search", index.path, "--random", "--seed", seed) for seed in ("7", "7", "8")
+    )
+    for answer in (one, again, other):
+        del answer["took_ms"]
+    assert one == again != other
+    assert one["query"]["path"] not in {hit["path"] for hit in one["neighbors"]}
+    assert one["query"]["label"]
+
+
+@pytest.mark.parametrize("name", ["line\nbreak.jpg", "not-utf8-\udcff\udcfe.jpg", "100%41 pe"])
+def test_paths_in_json_can_be_opened(odd: Odd, name: str) -> None:
+    (path,) = (path for path in odd.paths if path.name.startswith(name))
+    answer = told("search", odd.index, path, "-k", "100")
+    assert answer["query"]["path"] == str(path)
+    others = sorted(str(other) for other in odd.paths if other != path)
+    assert sorted(hit["path"] for hit in answer["neighbors"]) == others
+
+
+@pytest.mark.parametrize("query", ["indexed", "new", "random"])
+def test_search_starts_neither_torch_nor_spark(
+    index: Index, drawn: DrawnCollection, photo: Path, query: str
+) -> None:
+    asked = {"indexed": str(photo), "new": str(min(drawn.new.rglob("*.jpg"))), "random": "--random"}
+    code = (
+        "import sys\n"
+        "from lookalike.cli import main\n"
+        f"sys.argv = ['lookalike', 'search', {str(index.path)!r}, {asked[query]!r}, '--json']\n"
+        "try:\n    main()\n"
+        "finally:\n    print(*sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert len(json.loads(done.stdout)["neighbors"]) == 5
+    loaded = set(done.stderr.split())
+    assert "lookalike" in loaded
+    assert not loaded & {"torch", "torchvision", "pyspark", "py4j", "openvino_telemetry_backend"}
+
+
+def test_pictures_and_pages_are_written(index: Index, photo: Path, tmp_path: Path) -> None:
+    sheet, page = tmp_path / "new" / "found.png", tmp_path / "found[/b].html"
+    done = run("search", index.path, photo, "--picture", sheet, "--html", page, "-k", "3")
+    assert done.code == 0, done.err
+    assert done.err == f"wrote {sheet}\nwrote {page}\n"
+    with Image.open(sheet) as picture:
+        picture.load()
+        assert (picture.format, picture.mode) == ("PNG", "RGB")
+        assert picture.width > 1000
+    html = page.read_text(encoding="utf-8")
+    assert html.startswith("<!DOCTYPE html>") and html.rstrip().endswith("</html>")
+    assert html.count("<img") == 4
+    assert "exact search over 96 images" in html
+
+
+def test_info_for_programs_and_people(index: Index, odd: Odd) -> None:
+    facts = told("info", odd.index)
+    assert {"images", "skipped", "version", "model", "recall"} <= facts.keys()
+    assert (facts["images"], facts["skipped"], facts["version"]) == (len(odd.paths), 2, 0)
+    assert facts["model"]["backbone"] == "resnet18"
+    assert facts["recall"] == {"exact": 1.0, "spark": None}
+    done = run("info", odd.index)
+    assert (done.code, done.err) == (0, "")
+    assert f"   images  {len(odd.paths)}\n" in done.out
+    assert "resnet18, weights cars, f32" in done.out
+
+
+# Odd names, and terminals that cannot show them.
+
+ASCII = {"PYTHONIOENCODING": "ascii"}
+PLAIN = {"LC_ALL": "C"}
+OLD = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+@pytest.mark.parametrize("environment", [{}, ASCII, PLAIN, OLD], ids=["", "ascii", "C", "old C"])
+def test_odd_names_can_be_printed_anywhere(
+    odd: Odd, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    query = next(path for path in odd.paths if path.name.startswith("Citro"))
+    page = tmp_path / "sïte" / "page.html"
+    done = run("search", odd.index, query, "-k", "100", "--html", page, **environment)
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == len(odd.paths) + 1
+    assert "[bold]" in done.out
+    assert page.read_text(encoding="utf-8").count("<img") == len(odd.paths)
+    done = run("info", odd.index, "--skipped", **environment)
+    assert (done.code, done.err) == (0, "")
+    assert [line.split("\t")[1] for line in done.out.splitlines()] == ["empty file"] * 2
+
+
+# What is wrong with what was asked.
+
+
+@pytest.fixture(scope="module")
+def wrong(index: Index, photo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Things to be asked with, by name."""
+    folder = tmp_path_factory.mktemp("wrong")
+    contents = {
+        "text.jpg": "no picture",
+        "weights.pt": "no weights",
+        "weights.safetensors": "no weights",
+        "columns.csv": "name,Class\n00001.jpg,red\n",
+        "empty.csv": "",
+        "bare.csv": "image,Class\n",
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    (folder / "no images").mkdir()
+    (folder / "taken").mkdir()
+    names = {name: str(folder / name) for name in (*contents, "no images", "taken")}
+    return {
+        **names,
+        "index": str(index.path),
+        "photo": str(photo),
+        "photos": str(photo.parent),
+        "out": str(folder / "out.index"),
+        "nowhere": str(folder / "no [/where] [bold]é.jpg"),
+    }
+
+
+EMBED = ["index", "{photos}", "--out", "{out}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "{photos}", "--random"], ["is not an index"]),
+        (["search", "{nowhere}", "--random"], ["[/where] [bold]", "does not exist"]),
+        (["info", "{no images}", "--json"], ["is not an index"]),
+        (["search", "{index}", "{nowhere}"], ["no such file"]),
+        (["search", "{index}", "{text.jpg}"], ["not an image"]),
+        (["search", "{index}", "{photos}"], ["not a regular file"]),
+        (["search", "{index}", "{photo}", "-k", "0"], ["k is 0"]),
+        (["search", "{index}", "{photo}", "-k", "-3"], ["k is -3"]),
+        (["search", "{index}", "{photo}", "--engine", "fast"], ["'fast'", "exact", "spark"]),
+        (["search", "{index}", "{photo}", "--explain"], ["--engine spark"]),
+        (["search", "{index}", "{photo}", "--picture", "{photo}/x.png"], ["photo", "x.png"]),
+        (["search", "{index}", "{photo}", "--html", "{taken}"], ["taken"]),
+        (["index", "{no images}", "--out", "{out}"], ["no images in", ".jpg"]),
+        (["index", "{nowhere}", "--out", "{out}"], ["no such file or folder", "[/where]"]),
+        (["index", "{photos}", "--out", "{index}"], ["is there already", "--overwrite"]),
+        (["index", "{photos}", "--out", "{taken}", "--overwrite"], ["is not an index"]),
+        (["embed", "{photos}", "--out", "{columns.csv}"], ["is there already", "--overwrite"]),
+        ([*EMBED, "--labels", "{columns.csv}"], ["image", "Class", "name,Class"]),
+        ([*EMBED, "--labels", "{empty.csv}"], ["no CSV"]),
+        ([*EMBED, "--labels", "{bare.csv}"], ["holds no labels"]),
+        ([*EMBED, "--labels", "{nowhere}"], ["cannot read the labels", "[/where]"]),
+        ([*EMBED, "--label-column", "x"], ["--label-column is for tables"]),
+        ([*EMBED, "--weights", "{weights.pt}"], ["weights.pt"]),
+        ([*EMBED, "--weights", "{weights.safetensors}"], ["holds no weights"]),
+        ([*EMBED, "--weights", "{nowhere}"], ["no weights", "[/where]"]),
+        ([*EMBED, "--model", "resnet17"], ["no classification network 'resnet17'"]),
+        ([*EMBED, "--model", "resnet50"], ["resnet18, not resnet50", "--weights imagenet"]),
+        ([*EMBED, "--precision", "f8"], ["no precision 'f8'", "f32"]),
+        (["hash", "{nowhere}", "--out", "{out}"], ["does not exist"]),
+        (["hash", "{index}", "--out", "{taken}"], ["is there already"]),
+    ],
+    ids=lambda given: "_".join(given)[:60] if isinstance(given, list) else None,
+)
+def test_what_is_wrong_is_said_in_a_line(
+    wrong: dict[str, str], tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    # Whatever starts a JVM asks this one for its version first.
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\nexit 1\n")
+    java.chmod(0o755)
+    done = run(*(part.format_map(wrong) for part in arguments), JAVA_HOME=str(tmp_path))
+    assert_fails(done, *words)
+    assert not Path(wrong["out"]).exists()
+    assert not (tmp_path / "started").exists(), "Spark was started in vain"
+
+
+def run_here(
+    *arguments: Argument, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Done:
+    """Run the command in this process, whose Spark session it uses."""
+    monkeypatch.setattr(sys, "argv", ["lookalike", *(os.fsdecode(one) for one in arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr()
+    assert isinstance(stopped.value.code, int)
+    return Done(stopped.value.code, said.out, said.err)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        ("{photos}", "image,Class\n00001.jpg,red\n00001.jpg,blue\n", ["00001.jpg", "one label"]),
+        ("{both}", "image,Class\n00004.jpg,red\n", ["00004.jpg", "several photos"]),
+        ("file:///no/where", None, ["/no/where"]),
+        ("{junk}", None, ["junk.parquet"]),
+    ],
+    ids=["conflicting labels", "ambiguous labels", "missing URI", "junk table"],
+)
+def test_what_spark_finds_wrong_is_said_in_a_line(
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    images: str,
+    labels: str | None,
+    words: list[str],
+) -> None:
+    for folder in ("both/one", "both/two"):
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copy(photo, tmp_path / folder)
+    (tmp_path / "junk.parquet").write_text("no table")
+    (tmp_path / "labels.csv").write_text(labels or "")
+    places = {"photos": photo.parent, "both": tmp_path / "both", "junk": tmp_path / "junk.parquet"}
+    asked = ["index", images.format_map(places), "--out", str(tmp_path / "x.index")]
+    asked += ["--labels", str(tmp_path / "labels.csv")] if labels else []
+    before = sorted(os.listdir(tmp_path))
+    assert_fails(run_here(*asked, monkeypatch=monkeypatch, capsys=capsys), *words)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["search"],
+        ["search", "{index}"],
+        ["search", "{index}", "{photo}", "--random"],
+        ["search", "{index}", "{photo}", "-k", "many"],
+        ["search", "{index}", "{photo}", "--fast"],
+        ["index", "{photos}"],
+        ["index", "--out", "{out}"],
+        ["hash", "{index}"],
+        ["demo", "--labels", "{columns.csv}"],
+    ],
+    ids="_".join,
+)
+def test_wrong_usage_is_exit_code_2(wrong: dict[str, str], arguments: list[str]) -> None:
+    done = run(*(part.format_map(wrong) for part in arguments))
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "Usage" in done.err + done.out
+    assert arguments == [] or done.out == ""
+
+
+def test_the_help_lists_every_command() -> None:
+    done = run("--help")
+    assert (done.code, done.err) == (0, "")
+    assert all(f" {command} " in done.out for command in COMMANDS)
+    assert {"demo", "embed", "hash", "index", "info", "search"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_has_an_example(command: str) -> None:
+    told = CliRunner().invoke(app, [command, "--help"])
+    assert told.exit_code == 0
+    assert f"Example: lookalike {command} " in " ".join(told.output.replace("│", " ").split())
+
+
+# With Spark.
+
+
+def test_embedding_with_a_label_file_from_windows(
+    drawn: DrawnCollection, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for one in sorted(photo.parent.glob("*.jpg"))[:4]:
+        shutil.copy(one, tmp_path / "photos")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"\ufeffimage,Class\r\n{photo.name},Citroën 2CV\r\n", encoding="utf-8")
+    out = tmp_path / "cars.csv"
+    done = run("embed", tmp_path / "photos", "--out", out, "--labels", labels, **ASCII)
+    assert (done.code, done.out) == (0, ""), done.err
+    assert f"4 images embedded into {out} (" in done.err
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["image"]: row["label"] for row in rows if row["label"]} == {
+        photo.name: "Citroën 2CV"
+    }
+    assert len(rows) == 4 and len(rows[0]) == 514
+    assert sorted(os.listdir(tmp_path)) == ["cars.csv", "labels.csv", "photos", "skipped.csv"]
+
+
+def test_hashing_and_searching_by_it(
+    index: Index,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def here(*arguments: Argument) -> Done:
+        return run_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+
+    out = tmp_path / "hashes"
+    done = here("hash", index.path, "--out", out)
+    assert done.code == 0
+    assert done.err == f"wrote {out}/hashes and {out}/model\n"
+    assert "hash tables, bucket length" in done.out
+    assert_fails(here("hash", index.path, "--out", out), "--overwrite")
+    minhash = ("--family", "minhash", "--overwrite")
+    assert here("hash", index.path, "--out", out, *minhash).code == 0
+    assert_fails(here("hash", index.path, "--out", tmp_path / "x", "--family", "x"), "minhash")
+
+    asked = ("search", index.path, photo, "--engine", "spark", "--explain")
+    answer = json.loads(here(*asked, "--json").out)
+    assert list(answer) == ["query", "engine", "took_ms", "neighbors", "candidates"]
+    assert answer["engine"] == "spark"
+    assert all(hit["tables"] for hit in answer["neighbors"])
+    done = here(*asked)
+    assert (done.code, done.err) == (0, "")
+    shown = ", ".join(map(str, answer["neighbors"][0]["tables"]))
+    assert done.out.splitlines()[1].endswith(f"  tables {shown}")
+    assert f"{answer['candidates']} rows" in done.out
+
+
+@pytest.mark.long
+def test_an_interrupted_run_says_so_and_leaves_nothing(
+    drawn: DrawnCollection, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [COMMAND, "index", drawn.photos, "--out", tmp_path / "cars.index"],
+        stdout=subprocess.DEVNULL,
+        stderr=(tmp_path / "said").open("w"),
+    )
+    # Once its inputs are listed, it is busy embedding them.
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".cars.index-*/listing.parquet")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    code = process.wait(120)
+    assert_fails(Done(code, "", (tmp_path / "said").read_text()), "stopped")
+    assert os.listdir(tmp_path) == ["said"]
