@@ -98,7 +98,7 @@ def test_more_recall_takes_more_candidates(clustered: Vectors) -> None:
     assert shares == sorted(shares)
     assert shares[0] < 0.5 < shares[-1]
     for recall, parameters in zip(wanted, chosen, strict=True):
-        assert parameters.predicted_recall == pytest.approx(recall, abs=1e-3)
+        assert recall <= parameters.predicted_recall < recall + 0.01
         assert parameters.bucket_length > 0
         assert parameters.measured_recall is None
 

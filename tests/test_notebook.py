@@ -15,7 +15,7 @@ def test_the_notebook_runs_and_ends_with_pictures(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DRAWN", "96")
     for name in ("PHOTOS", "LABELS", "CSV"):
         monkeypatch.delenv(name, raising=False)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.reads(NOTEBOOK.read_text(), as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     sheet, row = cells[-2].outputs[-1].data, cells[-1].outputs[-1].data
@@ -24,7 +24,7 @@ def test_the_notebook_runs_and_ends_with_pictures(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_notebook_has_all_twelve_steps() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.reads(NOTEBOOK.read_text(), as_version=4)  # type: ignore[no-untyped-call]
     headings = [cell.source.splitlines()[0] for cell in notebook.cells if "## " in cell.source]
     numbers = [int(n) for heading in headings for n in re.findall(r"\d+", heading)]
     assert numbers == list(range(1, 13))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 from html.parser import HTMLParser
 
@@ -105,7 +106,7 @@ def test_twelve_neighbors_wrap_into_rows() -> None:
     assert one.width == three.width
     middle = found[0] + NEIGHBOR[0] // 2
     column = [three.getpixel((middle, y)) == ORANGE for y in range(three.height)]
-    starts = sum(here and not above for above, here in zip(column, column[1:], strict=False))
+    starts = sum(here and not above for above, here in itertools.pairwise(column))
     assert starts == 3
     assert pixels(three, ORANGE) == 12 * NEIGHBOR[0] * NEIGHBOR[1]
 

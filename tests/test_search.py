@@ -43,13 +43,13 @@ class Piece:
 
 
 def in_pieces(vectors: npt.ArrayLike, sizes: Sequence[int], seed: int = 0) -> list[Segment]:
-    """Cut rows into segments; the ids rise within each but are dealt out among them."""
+    """Cut rows into segments; their ids are shuffled."""
     rows = np.asarray(vectors, np.float32)
     ids = np.random.default_rng(seed).permutation(len(rows)) * 3
     pieces, start = [], 0
     for size in sizes:
-        mine = np.sort(ids[start : start + size])
-        pieces.append(Piece(np.ascontiguousarray(rows[start : start + size]), mine))
+        here = slice(start, start + size)
+        pieces.append(Piece(np.ascontiguousarray(rows[here]), ids[here]))
         start += size
     assert start == len(rows)
     return cast("list[Segment]", pieces)

@@ -120,7 +120,7 @@ def _advice(model: Model, segments: Sequence[dict[str, Any]]) -> str | None:
 
 def make_free(out: Path, overwrite: bool) -> None:
     """Raise `LookalikeError` where `out` is taken and may not be replaced, or has no fit name."""
-    if re.search(r"%[0-9A-Fa-f]{2}|[\\\x00-\x1f]", str(out.absolute())):
+    if re.search(r"%[0-9A-Fa-f]{2}|[][{}*?\\\x00-\x1f\udc80-\udcff]", str(out.absolute())):
         raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
     if out.exists() and not overwrite:
         raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
@@ -156,6 +156,8 @@ def build_table(
     the order of their paths. What was skipped stands in `skipped.csv` beside it, with the reason.
     """
     make_free(out, overwrite)
+    if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
+        raise LookalikeError(f"{out} is a folder of something else: give another --out")
     job = _prepare(photos, options)
     with collection.staging_folder(out) as staging:
         report = _embed(job, staging / "data", staging)

@@ -73,7 +73,7 @@ class Hits(Sequence[Neighbor]):
             "neighbors": [
                 {
                     "rank": n.rank,
-                    "path": full_path(self.source, n.path),
+                    "path": images.full_path(self.source, n.path),
                     "label": n.label,
                     "distance": n.distance,
                 }
@@ -119,10 +119,3 @@ def _picture(source: images.Source, path: str) -> "Image.Image | None":
         return images.decode(images.read(source, path))
     except images.BadImage:
         return None
-
-
-def full_path(source: images.Source, path: str) -> str:
-    """Return the path of an image as a person or a program can open it."""
-    if source.kind == "uri":
-        return path
-    return os.path.join(source.root, images.decode_path(path))

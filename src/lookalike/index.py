@@ -18,7 +18,7 @@ from lookalike import embedding, evaluate, images, search
 from lookalike.collection import Collection, Segment, staging_folder
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.errors import LookalikeError
-from lookalike.hits import Hits, Query, full_path
+from lookalike.hits import Hits, Query
 from lookalike.images.decoding import read as read_file
 
 if TYPE_CHECKING:
@@ -160,9 +160,9 @@ class Index:
         try:
             data = images.read(source, row["path"])
         except images.BadImage as error:
-            where = full_path(source, row["path"])
+            where = images.full_path(source, row["path"])
             raise LookalikeError(f"{where}, indexed once, cannot be read now: {error}") from None
-        path = images.encode_path(full_path(source, row["path"]))
+        path = images.encode_path(images.full_path(source, row["path"]))
         content = None if source.kind == "files" else data
         return Query(self.embedder(data), path, row["label"], row["id"], content)
 
@@ -237,7 +237,9 @@ class Index:
             rows = hashing.bucket_columns(hashed, tables).select("id", "path", "label", "hashes")
             with progress(rows.sparkSession, "hashing"):
                 rows.write.parquet(str(fresh / "hashes"))
-            if out.is_dir():
+            if out.exists():
+                if not (out / "hashes").is_dir():
+                    raise LookalikeError(f"{out} holds no hashes and is not replaced")
                 shutil.rmtree(out)
             fresh.rename(out)
         return rows.sparkSession.read.parquet(str(out / "hashes"))

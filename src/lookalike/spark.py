@@ -160,9 +160,8 @@ def _quiet() -> Iterator[None]:
             yield
         except Exception as error:
             log.seek(0)
-            said = log.read().decode(errors="replace").split("\n")
-            reason = next((line for line in reversed(said) if line.strip()), str(error))
-            raise LookalikeError(f"Spark did not start: {reason.strip()}") from error
+            said = " ".join(log.read().decode(errors="replace").split()) or str(error)
+            raise LookalikeError(f"Spark did not start: {said[:400]}") from error
         finally:
             os.dup2(saved, 2)
             os.close(saved)

@@ -17,6 +17,9 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 RECALL = 0.95  # what the parameters are chosen for
 TABLES = (1, 2, 3, 4, 6, 8, 12, 16)  # more cost time and, for whole-vector hashes, gain little
+_GRID = np.linspace(-6, 6, 4001)
+_CDF = np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in _GRID])
+_QUANTILES = np.interp((np.arange(400) + 0.5) / 400, _CDF, _GRID)
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,28 @@ class Parameters:
     measured_candidates: float | None = None
 
 
-def collision_probability(distance: Floats, bucket_length: float | Floats, width: int) -> Floats:
-    """Probability that two vectors at a distance share a bucket of one hash.
+def collision_probability(distance: Floats, bucket_length: float, width: int) -> Floats:
+    """Probability that two unit vectors at a distance share a bucket of one hash; (n,) to (n,).
 
-    The hash is floor(x.v / bucket_length), v a random unit vector, as Spark draws it. The projected
-    difference is then normal with deviation distance / sqrt(width) (for large widths); Datar et
-    al., section 4.2.
+    The hash is floor(x.v / bucket_length), v a random unit vector. Both projections are normal
+    with deviation 1 / sqrt(width), for widths over some 50, and correlated as the cosine between
+    the vectors says; the integral over the first is taken at its quantiles. The paper shifts the
+    buckets at random; Spark does not, so that 0 is a border however long the buckets are.
     """
-    scale = np.maximum(distance, 1e-12) / math.sqrt(width)
-    ratio = bucket_length / scale
-    tail = np.vectorize(math.erfc, otypes=[float])(ratio / math.sqrt(2))
-    slope = 2 / (math.sqrt(2 * math.pi) * ratio) * (1 - np.exp(-(ratio**2) / 2))
-    return np.asarray(1 - tail - slope)
+    deviation = 1 / math.sqrt(width)
+    cosine = (1 - distance**2 / 2)[:, None]
+    spread = deviation * np.sqrt(np.maximum(1 - cosine**2, 1e-12))
+    first = deviation * _QUANTILES
+    start = np.floor(first / bucket_length) * bucket_length - cosine * first
+    shared: Floats = _cdf((start + bucket_length) / spread) - _cdf(start / spread)
+    means: Floats = shared.mean(axis=1)
+    return means
+
+
+def _cdf(values: Floats) -> Floats:
+    """Cumulative standard normal distribution, from a table: some millions of values are asked."""
+    shares: Floats = np.interp(values, _GRID, _CDF)
+    return shares
 
 
 def choose_parameters(near: Floats, far: Floats, width: int, recall: float = RECALL) -> Parameters:
@@ -65,20 +78,20 @@ def choose_parameters(near: Floats, far: Floats, width: int, recall: float = REC
     def either(distances: Floats, length: float, tables: int) -> float:
         return float(np.mean(1 - (1 - collision_probability(distances, length, width)) ** tables))
 
-    best: Parameters | None = None
+    reaching: list[Parameters] = []
     for tables in TABLES:
-        low, high = 1e-6, 100.0 * float(near.max())
-        for _ in range(40):  # bisection, on a logarithmic scale
+        low, high = 1e-6, 1.0  # at 1, all but the outermost projections have two buckets: the signs
+        if either(near, high, tables) < recall and tables != TABLES[-1]:
+            continue
+        for _ in range(30):  # bisection, on a logarithmic scale
             middle = math.sqrt(low * high)
             low, high = (low, middle) if either(near, middle, tables) >= recall else (middle, high)
-        expected = Parameters(high, tables, either(near, high, tables), either(far, high, tables))
-        if best is None or expected.predicted_candidates < best.predicted_candidates:
-            best = expected
-    assert best is not None
-    return best
+        expected = either(near, high, tables), either(far, high, tables)
+        reaching.append(Parameters(high, tables, *expected))
+    return min(reaching, key=lambda parameters: parameters.predicted_candidates)
 
 
-def _thinned(distances: Floats, most: int = 2000) -> Floats:
+def _thinned(distances: Floats, most: int = 200) -> Floats:
     """Take evenly spaced quantiles: the means over them are those over all."""
     if len(distances) <= most:
         return distances

@@ -62,7 +62,8 @@ def image_frame(
     must see, and read later where they are embedded (`content` is null). Everything else is
     read by Spark.
     """
-    from pyspark.errors import AnalysisException
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
     if source.kind == "files":
@@ -74,8 +75,8 @@ def image_frame(
         read = _read_table if source.kind == "table" else _read_uri
         try:
             frame = read(spark, source)
-        except AnalysisException as error:
-            detail = str(error).splitlines()[0]
+        except (PySparkException, Py4JError) as error:
+            detail = " ".join(str(error).split())[:300]
             raise LookalikeError(f"Spark cannot read {source.root}: {detail}") from None
     unused = 0
     if labels is not None:
@@ -112,9 +113,11 @@ def _read_uri(spark: "SparkSession", source: Source) -> "DataFrame":
         F.format_string("file of %,d bytes, over the limit", "length").alias("reason"),
         F.lit(None).cast("binary").alias("content"),
     )
+    # (Empty files never appear: Spark leaves them out of every listing.)
     small = files.filter(F.col("length") <= MAX_BYTES)
     frame = small.select("path", F.lit(None).cast("string").alias("reason"), "content")
-    return frame.unionByName(large).select(_running_id(), "path", "reason", "content")
+    path = _encoded(F.col("path")).alias("path")
+    return frame.unionByName(large).select(_running_id(), path, "reason", "content")
 
 
 def _read_table(spark: "SparkSession", source: Source) -> "DataFrame":
@@ -151,12 +154,18 @@ def _row_path(source: Source) -> "Column":
     """Name a row of a table `FILE#ROW`: the file below the root, the row counted from 0."""
     from pyspark.sql import functions as F
 
-    file = F.col("_metadata.file_path")
+    file = F.url_decode(F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B")))
     if "://" not in source.root:
-        file = F.url_decode(F.replace(file, F.lit("+"), F.lit("%2B")))
         file = F.regexp_replace(file, "^file:(//)?", "")
         file = F.substring(file, F.lit(len(source.root) + 2), F.length(file))
-    return F.concat(file, F.lit("#"), F.col("_metadata.row_index"))
+    return F.concat(_encoded(file), F.lit("#"), F.col("_metadata.row_index"))
+
+
+def _encoded(path: "Column") -> "Column":
+    """Encode as `encode_path` does; Spark knows no path with control characters."""
+    from pyspark.sql import functions as F
+
+    return F.replace(path, F.lit("%"), F.lit("%25"))
 
 
 def _running_id() -> "Column":
@@ -177,34 +186,28 @@ def _join_labels(frame: "DataFrame", labels: "DataFrame") -> "tuple[DataFrame, i
     labels = labels.groupBy("name").agg(
         F.min("label").alias("label"), F.max("label").alias("other_label")
     )
-    # Persisted because three questions are asked of it; names and labels only, no content.
-    matches = labels.join(keys, "name", "left").persist()
+    # A label given for the path of an image counts more than one for its bare name.
+    longest = F.max_by("name", F.length("name")).alias("name")
+    # Persisted because two questions are asked of it; names only, no content.
+    chosen = keys.join(labels, "name", "left_semi").groupBy("path").agg(longest).persist()
     try:
-        per_name = matches.groupBy("name", "label", "other_label").agg(
-            F.count("path").alias("images")
-        )
+        per_name = labels.join(chosen, "name", "left").groupBy("name", "label", "other_label")
+        used = per_name.agg(F.count("path").alias("images"))
         conflicting = F.col("label") != F.col("other_label")
         ambiguous = F.col("images") > 1
-        counts = per_name.agg(
-            F.count_if(conflicting), F.count_if(ambiguous), F.count_if(F.col("images") == 0)
-        ).first()
+        counts = used.agg(F.count_if(conflicting), F.count_if(ambiguous)).first()
         assert counts is not None
-        for problem, found, rest in (
-            (conflicting, counts[0], "have more than one label in the label file"),
-            (ambiguous, counts[1], "are the name of several photos: give paths, not names, in"),
+        for problem, found, meaning in (
+            (conflicting, counts[0], "have more than one label: keep one"),
+            (ambiguous, counts[1], "fit several photos: give paths instead"),
         ):
             if found:
-                rows = per_name.filter(problem).orderBy("name").limit(_EXAMPLES).collect()
-                shown = ", ".join(row["name"] for row in rows) + (
-                    ", ..." if found > len(rows) else ""
-                )
-                raise LookalikeError(f"{found} names {rest}: {shown}")
-        # A label given for the path counts more than one for the bare name.
-        by_path = (
-            matches.filter("path is not null")
-            .groupBy("path")
-            .agg(F.max_by("label", F.length("name")).alias("label"))
-        )
-        return frame.drop("label").join(by_path, "path", "left"), int(counts[2])
+                rows = used.filter(problem).orderBy("name").limit(_EXAMPLES).collect()
+                shown = ", ".join(row["name"] for row in rows)
+                more = ", ..." if found > len(rows) else ""
+                raise LookalikeError(f"{found} names in the label file {meaning}: {shown}{more}")
+        unused = labels.join(keys, "name", "left_anti").count()
+        by_path = chosen.join(labels, "name").select("path", "label")
+        return frame.drop("label").join(by_path, "path", "left"), unused
     finally:
-        matches.unpersist()
+        chosen.unpersist()

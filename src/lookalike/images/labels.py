@@ -1,5 +1,6 @@
 """Labels from a CSV file, such as Stanford Cars' `,x1,y1,x2,y2,Class,image`."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,8 @@ def open_labels(
         ) from None
     except pa.ArrowInvalid as error:
         raise LookalikeError(f"{path} is no CSV with a header: {_first_line(error)}") from None
-    return _batches(reader, path)
+    batches = _batches(reader, path)
+    return itertools.chain([next(batches)], batches)  # the first one now: is there any label?
 
 
 def _batches(reader: csv.CSVStreamingReader, path: str) -> Iterator[pa.RecordBatch]:
@@ -56,7 +58,8 @@ def _batches(reader: csv.CSVStreamingReader, path: str) -> Iterator[pa.RecordBat
             )
             batch = batch.drop_null()
             rows += batch.num_rows
-            yield batch
+            if batch.num_rows:
+                yield batch
     except pa.ArrowInvalid as error:
         raise LookalikeError(f"{path} is damaged: {_first_line(error)}") from None
     if rows == 0:

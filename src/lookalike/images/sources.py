@@ -7,11 +7,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, unquote_to_bytes
 
 from lookalike.errors import LookalikeError
 from lookalike.images import decoding
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -204,42 +207,50 @@ def nothing_found(source: Source) -> LookalikeError:
     )
 
 
-def local_path(source: Source, path: str) -> str:
-    """Return the path on disk of an image of a local source."""
-    return os.path.join(source.root, decode_path(path))
+def full_path(source: Source, path: str) -> str:
+    """Return where an image is, as a person or a program can open it: a path or a URI."""
+    below = decode_path(path)
+    return below if _URI.match(source.root) else os.path.join(source.root, below)
 
 
 def read(source: Source, path: str) -> bytes:
     """Return the bytes of one image again, wherever it lies; `decoding.BadImage` if it is gone."""
     if source.kind == "files":
-        return decoding.read(local_path(source, path))
+        return decoding.read(full_path(source, path))
     try:
         if source.kind == "uri":
-            return _read_uri(path)
-        file, _, row = path.rpartition("#")
-        return _read_cell(os.path.join(source.root, decode_path(file)), int(row), source)
+            with _open(full_path(source, path)) as file:
+                return bytes(file.read())
+        name, _, row = path.rpartition("#")
+        return _read_cell(full_path(source, name), int(row), source)
     except Exception as error:  # whatever a remote file system says
         raise decoding.BadImage(f"unreadable: {' '.join(str(error).split())[:200]}") from None
 
 
-def _read_uri(uri: str) -> bytes:
+def _open(place: str) -> "pa.NativeFile":
+    """Open a path, or a URI as Spark writes it: nothing in it is percent-encoded."""
     from pyarrow import fs
 
-    filesystem, name = fs.FileSystem.from_uri(re.sub("^s3[an]://", "s3://", uri))
-    with filesystem.open_input_file(name) as file:
-        return bytes(file.read())
+    scheme, colon, path = place.partition(":/")
+    if not colon or scheme == "file":
+        local = f"/{path.lstrip('/')}" if colon else place
+        return fs.LocalFileSystem().open_input_file(local)
+    uri = f"{re.sub('^s3[an]$', 's3', scheme)}:/{quote(path)}"
+    filesystem, name = fs.FileSystem.from_uri(uri)
+    return filesystem.open_input_file(name)
 
 
-def _read_cell(file: str, row: int, source: Source) -> bytes:
+def _read_cell(place: str, row: int, source: Source) -> bytes:
     """Read one cell of a Parquet file, its row counted from 0."""
     import pyarrow.parquet as pq
 
-    parquet = pq.ParquetFile(file)
-    for group in range(parquet.num_row_groups):
-        rows = parquet.metadata.row_group(group).num_rows
-        if row < rows:
-            column = parquet.read_row_group(group, columns=[source.image_column])[0]
-            cell = column[row].as_py()
-            return bytes(cell["bytes"] if isinstance(cell, dict) else cell)
-        row -= rows
-    raise LookalikeError(f"{file} has fewer rows than when it was indexed")
+    with _open(place) as file:
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            rows = parquet.metadata.row_group(group).num_rows
+            if row < rows:
+                column = parquet.read_row_group(group, columns=[source.image_column])[0]
+                cell = column[row].as_py()
+                return bytes(cell["bytes"] if isinstance(cell, dict) else cell)
+            row -= rows
+    raise LookalikeError(f"{place} has fewer rows than when it was indexed")
