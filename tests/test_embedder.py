@@ -113,9 +113,12 @@ def test_what_is_clear_is_white() -> None:
         assert np.array_equal(to_pixels(image), to_pixels(seen))
 
 
-def test_pixels_of_every_brightness_survive_the_transform() -> None:
+def test_every_brightness_survives() -> None:
     ramp = np.arange(SIDE * SIDE * 3, dtype=np.uint32).astype(np.uint8).reshape(SIDE, SIDE, 3)
     assert np.array_equal(to_pixels(transform()(Image.fromarray(ramp))), ramp)
+    for kind in (np.float16, np.float32, np.float64):
+        assert np.array_equal(to_pixels((ramp / 255).astype(kind)), ramp)
+    assert to_pixels(np.full((9, 9), 0.999)).min() == 255
 
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {

@@ -158,6 +158,14 @@ def test_the_model_does_what_was_predicted(table: DataFrame, hasher: Hasher) -> 
     assert len(given.transform(table).first()["hashes"]) == 2  # type: ignore[index]
 
 
+def test_vectors_need_not_have_length_1(clustered: Vectors, hasher: Hasher) -> None:
+    """Whoever brings vectors of their own may not have normalised them."""
+    for scale in (0.05, 20):
+        longer = fit(frame(clustered * np.float32(scale)), seed=3).parameters
+        assert longer.measured_recall == pytest.approx(longer.predicted_recall, abs=0.1)
+        assert longer.measured_recall == pytest.approx(hasher.parameters.measured_recall, abs=0.1)
+
+
 def test_the_same_seed_makes_the_same_model(table: DataFrame, hasher: Hasher) -> None:
     again, other = fit(table, seed=3), fit(table, seed=4)
     assert again.parameters == hasher.parameters

@@ -141,9 +141,7 @@ def build_collection(
         fresh = staging / "index"
         report = _embed(job, fresh / "data" / uuid.uuid4().hex, staging)
         Collection.create(fresh, job.source, job.model, report.segments)
-        if out.exists():
-            collection.remove(out)
-        fresh.rename(out)
+        collection.put_in_place(fresh, out)
     return Collection.open(out), report
 
 

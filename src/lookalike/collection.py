@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,34 +107,36 @@ class Segment:
     file: Path
 
     @cached_property
-    def _cache(self) -> Path:
+    def _mapped(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
         folder = cache_folder() / "segments" / self.file.stem
         if not folder.exists():
-            with new_folder(folder) as staging:
-                self._build(staging)
-        return folder
+            vectors, rows = self._read()
+            try:
+                with new_folder(folder) as staging:
+                    np.save(staging / "vectors.npy", vectors)
+                    with pa.ipc.new_file(str(staging / "rows.arrow"), rows.schema) as writer:
+                        writer.write_table(rows)
+            except OSError:  # a cache that is full or read-only costs time, not the result
+                return vectors, rows
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        return vectors, pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).read_all()
 
-    def _build(self, staging: Path) -> None:
+    def _read(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
         table = _read(self.file, [*_CACHED, "embedding"])
         table = table.filter(pc.is_valid(table["embedding"])).combine_chunks()
-        lists = table["embedding"].combine_chunks()
-        values = lists.flatten().to_numpy(zero_copy_only=False)
-        vectors = values.reshape(len(lists), len(values) // max(len(lists), 1))
-        np.save(staging / "vectors.npy", vectors)
-        rows = table.select(_CACHED).cast(_cached_schema())
-        with pa.ipc.new_file(str(staging / "rows.arrow"), rows.schema) as writer:
-            writer.write_table(rows)
+        values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        vectors = values.reshape(len(table), len(values) // max(len(table), 1))
+        return vectors, table.select(_CACHED).cast(_cached_schema())
 
-    @cached_property
+    @property
     def vectors(self) -> npt.NDArray[np.float32]:
         """The embeddings, float32 (rows, width), mapped from the cache."""
-        mapped: npt.NDArray[np.float32] = np.load(self._cache / "vectors.npy", mmap_mode="r")
-        return mapped
+        return self._mapped[0]
 
-    @cached_property
+    @property
     def rows(self) -> pa.Table:
         """`id, path, label, content_hash` of the same rows, mapped from the cache."""
-        return pa.ipc.open_file(pa.memory_map(str(self._cache / "rows.arrow"))).read_all()
+        return self._mapped[1]
 
     @cached_property
     def ids(self) -> npt.NDArray[np.int64]:
@@ -314,8 +315,10 @@ def staging_folder(beside: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove(path: Path) -> None:
-    """Delete a collection, its log first so that no reader finds half of one."""
-    doomed = path.with_name(f".{path.name}-{time.time_ns()}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Rename a new collection to `path`. One that is there is renamed away first, then deleted."""
+    old = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -85,14 +85,14 @@ class ImageEmbedder:
         """Numbers in a vector."""
         return self.model.width
 
-    def __call__(self, image: "ImageLike | list[ImageLike] | tuple[ImageLike, ...]") -> Vectors:
+    def __call__(self, image: "ImageLike | Sequence[ImageLike]") -> Vectors:
         """Return float32 of shape (width,), or (n, width) for a list of n images.
 
         Raises `lookalike.images.BadImage` with the reason if an image cannot be read.
         """
         if isinstance(image, list | tuple):
             return self._embed(image)
-        vector: Vectors = self._embed([image])[0]
+        vector: Vectors = self._embed([cast("ImageLike", image)])[0]
         return vector
 
     def _embed(self, batch: Sequence[ImageLike]) -> Vectors:
@@ -151,9 +151,10 @@ def _tensor_pixels(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         )
     # The transform began with whole numbers: undone and rounded, they are exactly those again.
     values = (channels_last * np.array(DEVIATION) + np.array(MEAN)) * 255
-    if not (tensor.dtype.kind == "f" and values.min() > -1 and values.max() < 256):
+    whole = np.rint(values)
+    if not (np.abs(values - whole).max() < 0.01 and whole.min() >= 0 and whole.max() <= 255):
         raise images.BadImage("a tensor that is neither uint8 nor normalised as transform() does")
-    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+    return np.asarray(whole, np.uint8)
 
 
 def embed_batches(

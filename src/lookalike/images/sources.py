@@ -132,9 +132,11 @@ def _matches(pattern: str) -> Iterator[str]:
     parts = Path(pattern).parts
     start = next(at for at, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:start])
-    for path in base.glob(str(Path(*parts[start:]))):
+    # As shells have it: stars within a name, as in `**.jpg`, are one star.
+    wanted = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts[start:]]
+    for path in base.glob(str(Path(*wanted))):
         hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
-        if not hidden and (path.is_dir() or _is_image(path.name)):
+        if not hidden and (os.path.isdir(path) or _is_image(path.name)):
             yield str(path)
 
 
