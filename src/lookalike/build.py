@@ -1,11 +1,9 @@
 """From images to files of embeddings, on Spark: steps 3 and 4, and the making of a collection."""
 
-import re
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,10 @@ from lookalike.errors import LookalikeError
 from lookalike.images.frame import image_frame
 from lookalike.images.labels import open_labels
 from lookalike.models import Model
-from lookalike.spark import progress, session
+from lookalike.spark import local_uri, progress, session, small_batches
 from lookalike.weights import look_like_cars
+
+_SKIPPED = "skipped.csv"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Options:
     label_name: str = "Class"
     image_column: str | None = None
     label_column: str | None = None
-    backbone: str = "resnet18"
+    model: str = "resnet18"
     weights: str = "cars"
     precision: str = "auto"
 
@@ -62,6 +62,11 @@ class _Job:
     labels: Iterator[pa.RecordBatch] | None
     model: Model
 
+    @property
+    def rooted(self) -> images.Source:
+        """The source without the names in it: the listing has them, all others need the root."""
+        return replace(self.source, names=("",))
+
 
 def _prepare(photos: str | Path | Sequence[str | Path], options: Options) -> _Job:
     source = images.locate(
@@ -72,29 +77,33 @@ def _prepare(photos: str | Path | Sequence[str | Path], options: Options) -> _Jo
         labels = open_labels(options.labels, options.image_name, options.label_name)
     if source.kind == "files" and next(images.walk(source), None) is None:
         raise images.nothing_found(source)
-    return _Job(
-        source, labels, models.resolve(options.backbone, options.weights, options.precision)
-    )
+    return _Job(source, labels, models.resolve(options.model, options.weights, options.precision))
 
 
 def _embed(job: _Job, folder: Path, staging: Path) -> Report:
     """Embed all images of a job into Parquet files in `folder`, one a Spark task."""
     spark = session()
     folder.mkdir(parents=True)
-    frame, unused = image_frame(spark, job.source, staging, job.labels)
+    with progress(spark, "listing images"):
+        frame, unused = image_frame(spark, job.source, staging, job.labels)
     shared = spark.sparkContext.broadcast(job.model)
-    source, threads = job.source, int(spark.conf.get("spark.task.cpus", "1") or 1)
+    source = job.rooted
+    threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         rows = embedding.embed_batches(batches, source, shared.value, threads)
         return collection.write_segment(rows, folder)
 
     started = time.perf_counter()
-    with progress(spark, "embedding images"):
-        # A row a file, not a row an image: this is what the commit is made of.
-        written = frame.mapInArrow(task, collection.SEGMENT_DDL).collect()
+    try:
+        with progress(spark, "embedding images"), small_batches(spark):
+            # A row a file, not a row an image: this is what the commit is made of.
+            written = frame.mapInArrow(task, collection.SEGMENT_DDL).collect()
+    finally:
+        shared.destroy()
     seconds = time.perf_counter() - started
-    shared.destroy()
+    for orphan in {str(file) for file in folder.iterdir()} - {row["path"] for row in written}:
+        Path(orphan).unlink()  # of a task that died and was tried again
     segments = sorted((row.asDict() for row in written), key=lambda row: int(row["first_id"]))
     embedded = sum(row["embedded"] for row in segments)
     total = sum(row["rows"] for row in segments)
@@ -118,14 +127,6 @@ def _advice(model: Model, segments: Sequence[dict[str, Any]]) -> str | None:
     )
 
 
-def make_free(out: Path, overwrite: bool) -> None:
-    """Raise `LookalikeError` where `out` is taken and may not be replaced, or has no fit name."""
-    if re.search(r"%[0-9A-Fa-f]{2}|[][{}*?\\\x00-\x1f\udc80-\udcff]", str(out.absolute())):
-        raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
-    if out.exists() and not overwrite:
-        raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
-
-
 def build_collection(
     photos: str | Path | Sequence[str | Path], out: Path, options: Options, overwrite: bool = False
 ) -> tuple[Collection, Report]:
@@ -133,14 +134,14 @@ def build_collection(
 
     It appears when it is complete; until then, and for ever after a failure, `out` is as it was.
     """
-    make_free(out, overwrite)
+    collection.make_free(out, overwrite)
     if out.exists() and not collection.is_collection(out):
         raise LookalikeError(f"{out} is not an index and will not be replaced: give another --out")
     job = _prepare(photos, options)
     with collection.staging_folder(out) as staging:
         fresh = staging / "index"
         report = _embed(job, fresh / "data" / uuid.uuid4().hex, staging)
-        Collection.create(fresh, job.source, job.model, report.segments)
+        Collection.create(fresh, job.rooted, job.model, report.segments)
         collection.put_in_place(fresh, out)
     return Collection.open(out), report
 
@@ -151,9 +152,11 @@ def build_table(
     """Steps 3 and 4: embed all images into a CSV file or, if `out` has no `.csv`, into Parquet.
 
     CSV has the columns `image, label, e0, e1, ...`, Parquet `image, label, embedding`; images in
-    the order of their paths. What was skipped stands in `skipped.csv` beside it, with the reason.
+    the order of their ids. What this run skipped stands in `skipped.csv` beside it, with reasons.
     """
-    make_free(out, overwrite)
+    collection.make_free(out, overwrite)
+    if out.name == _SKIPPED:
+        raise LookalikeError(f"{_SKIPPED} will hold what was skipped: give another --out")
     if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
         raise LookalikeError(f"{out} is a folder of something else: give another --out")
     job = _prepare(photos, options)
@@ -165,11 +168,9 @@ def build_table(
             _write_csv(files, fresh, job.model.width)
         else:
             _write_parquet(files, fresh)
-        _write_skipped(files, staging / "skipped.csv")
-        if out.is_dir():
-            shutil.rmtree(out)
-        fresh.rename(out)
-        (staging / "skipped.csv").rename(out.absolute().parent / "skipped.csv")
+        _write_skipped(files, staging / _SKIPPED)
+        collection.put_in_place(fresh, out)
+        (staging / _SKIPPED).replace(out.absolute().parent / _SKIPPED)
     return report
 
 
@@ -197,8 +198,9 @@ def _write_csv(files: Sequence[Path], out: Path, width: int) -> None:
 def _write_parquet(files: Sequence[Path], out: Path) -> None:
     from pyspark.sql import functions as F
 
-    rows = session().read.parquet(*map(str, files)).filter("status = 'ok'").orderBy("id")
-    rows.select(F.col("path").alias("image"), "label", "embedding").write.parquet(str(out))
+    rows = session().read.parquet(*map(local_uri, files)).filter("status = 'ok'").orderBy("id")
+    table = rows.select(F.col("path").alias("image"), "label", "embedding")
+    table.write.parquet(local_uri(out))
 
 
 def _write_skipped(files: Sequence[Path], out: Path) -> None:

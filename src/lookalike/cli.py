@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from lookalike.build import Options
 from lookalike.errors import LookalikeError
+from lookalike.images import BadImage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,6 +54,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 K = Annotated[int, typer.Option("-k", help="How many neighbours.")]
 
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
 def main() -> NoReturn:
     """Run the command line: exit code 0, 1 with a one-line error, or 2 for wrong usage."""
     try:
@@ -60,17 +64,15 @@ def main() -> NoReturn:
         sys.exit(0)
     except LookalikeError as error:
         message = str(error)
-    except ValueError as error:
-        if type(error).__name__ != "BadImage":
-            raise
-        message = f"no picture to search with: {error}"
     except OSError as error:
         message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     except Exception as error:
         if not type(error).__module__.startswith(("pyspark", "py4j")):
             raise
         message = last_words(error)
-    except KeyboardInterrupt:
+    except SystemExit as ended:
+        if ended.code != _INTERRUPTED:
+            raise
         message = "stopped; nothing was changed: run the same command to start again"
     notes.print(f"[bold red]error:[/] {escape(printable(' '.join(message.split())))}")
     sys.exit(1)
@@ -209,12 +211,18 @@ def search(
     if (image is None) != random:
         raise typer.BadParameter("give an IMAGE, or --random, and not both")
     opened = open_index(index)
-    query = opened.random(seed) if random else opened.query(str(image))
+    try:
+        query = opened.random(seed) if random else opened.query(str(image))
+    except BadImage as error:
+        raise LookalikeError(f"{image} is no picture to search with: {error}") from None
     hits = opened.nearest(query, k, engine=engine, explain=explain)  # type: ignore[arg-type]
     if picture is not None:
         _written(picture, lambda path: hits.picture().save(path, format="PNG"))
     if html is not None:
-        _written(html, lambda path: path.write_text(hits.html(_note(hits, len(opened)))))
+        _written(
+            html,
+            lambda path: path.write_text(hits.html(_note(hits, len(opened))), encoding="utf-8"),
+        )
     if as_json:
         print(json.dumps(hits.to_dict()))  # noqa: T201
         return
@@ -270,12 +278,10 @@ def hash_(
 
     Example: `lookalike hash cars.index --out cars.hashes`
     """
-    from lookalike.build import make_free
     from lookalike.index import open as open_index
 
-    make_free(out, overwrite)
     opened = open_index(index)
-    opened.hash(out, family)
+    opened.hash(out, family, overwrite=overwrite)
     notes.print(f"wrote {out / 'hashes'} and {out / 'model'}", markup=False)
     if family == "projection":
         show_parameters(opened.hasher().parameters)
@@ -322,7 +328,7 @@ def evaluate(
 @app.command()
 def demo(
     images: Annotated[
-        Path | None, typer.Option(help="A folder of photos. [default: draws its own]")
+        str | None, typer.Option(help="A folder of photos. [default: draws its own]")
     ] = None,
     labels: Labels = None,
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
@@ -342,7 +348,7 @@ def demo(
     if labels is not None and images is None:
         raise typer.BadParameter("--labels goes with --images")
     options = Options(
-        None, image_name, label_name, backbone=model, weights=weights, precision=precision
+        None, image_name, label_name, model=model, weights=weights, precision=precision
     )
     done = steps.run(
         images, labels, out, partial(answers.print, markup=False), seed=seed, options=options

@@ -15,6 +15,7 @@ readers can read; written through https://delta-io.github.io/delta-rs/.
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -36,6 +37,7 @@ from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.images import Source
 from lookalike.models import Model
+from lookalike.spark import local_uri
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -108,18 +110,28 @@ class Segment:
 
     @cached_property
     def _mapped(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
-        folder = cache_folder() / "segments" / self.file.stem
-        if not folder.exists():
-            vectors, rows = self._read()
-            try:
-                with new_folder(folder) as staging:
-                    np.save(staging / "vectors.npy", vectors)
-                    with pa.ipc.new_file(str(staging / "rows.arrow"), rows.schema) as writer:
-                        writer.write_table(rows)
-            except OSError:  # a cache that is full or read-only costs time, not the result
-                return vectors, rows
-        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-        return vectors, pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).read_all()
+        try:
+            return self._map()
+        except (OSError, ValueError):  # not there yet, or damaged
+            shutil.rmtree(self.cache, ignore_errors=True)
+        vectors, rows = self._read()
+        try:
+            with new_folder(self.cache) as staging:
+                np.save(staging / "vectors.npy", vectors)
+                with pa.ipc.new_file(str(staging / "rows.arrow"), rows.schema) as writer:
+                    writer.write_table(rows)
+            return self._map()
+        except OSError:  # a cache that is full or read-only costs time, not the result
+            return vectors, rows
+
+    @property
+    def cache(self) -> Path:
+        """The folder of what is made from the file again whenever it is missing."""
+        return cache_folder() / "segments" / self.file.stem
+
+    def _map(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
+        vectors = np.load(self.cache / "vectors.npy", mmap_mode="r")
+        return vectors, pa.ipc.open_file(pa.memory_map(str(self.cache / "rows.arrow"))).read_all()
 
     def _read(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
         table = _read(self.file, [*_CACHED, "embedding"])
@@ -265,7 +277,7 @@ class Collection:
     def dataframe(self, spark: "SparkSession") -> "DataFrame":
         """Return the collection as a Spark DataFrame with the columns of `ROW`."""
         # Spark has no Delta jar here: the log says which files make up the version.
-        return spark.read.parquet(*[str(file.absolute()) for file in self.files()])
+        return spark.read.parquet(*map(local_uri, self.files()))
 
     @property
     def hash_folder(self) -> Path:
@@ -308,17 +320,35 @@ def _add_action(path: Path, segment: dict[str, Any]) -> Any:
 def staging_folder(beside: Path) -> Iterator[Path]:
     """Give a folder beside `beside`, on the same disk and gone afterwards."""
     beside.absolute().parent.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix=f".{beside.name}-", dir=beside.absolute().parent)
+    folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}-", dir=beside.absolute().parent))
+    folder.chmod(0o755)  # Spark's workers may be another user's
     try:
-        yield Path(folder)
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def make_free(out: Path, overwrite: bool) -> None:
+    """Raise `LookalikeError` where `out` is taken and may not be replaced, or has no fit name."""
+    if re.search(r"%[0-9A-Fa-f]{2}|[][{}*?\\\x00-\x1f\udc80-\udcff]", str(out.absolute())):
+        raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
+    if out.exists() and not overwrite:
+        raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
+
+
 def put_in_place(fresh: Path, path: Path) -> None:
-    """Rename a new collection to `path`. One that is there is renamed away first, then deleted."""
+    """Rename a new file or folder to `path`. An old one is there until then, and then deleted."""
+    path = Path(os.path.realpath(path))
+    if not path.is_dir():
+        fresh.replace(path)
+        return
     old = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
+    path.rename(old)
+    try:
+        fresh.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    for file in old.glob("data/*/*.parquet"):
+        shutil.rmtree(Segment(file).cache, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,5 +1,6 @@
 """The twelve steps of the reference workflow, one after another, each named as it goes."""
 
+import os
 import random
 import shutil
 import time
@@ -13,6 +14,7 @@ from lookalike import hashing, images, search
 from lookalike.build import Options, build_collection, export_csv
 from lookalike.drawing import draw_collection
 from lookalike.embedding import ImageEmbedder
+from lookalike.errors import LookalikeError
 from lookalike.hits import Hits, Query
 from lookalike.index import Index
 from lookalike.spark import session
@@ -33,7 +35,7 @@ class Outcome:
 
 
 def run(
-    photos: Path | None,
+    photos: str | Path | None,
     labels: Path | None,
     out: Path,
     say: Say,
@@ -47,6 +49,7 @@ def run(
     `say` is given a line for each step. What an earlier run left in `out` is replaced.
     """
     options = options or Options()
+    _claim(out)
     new: Path | None = None
     if photos is None:
         started = time.perf_counter()
@@ -63,7 +66,7 @@ def run(
     size = f"{photo.width} x {photo.height}"
     say(f" 1  {first}, {size}, resized and normalised: a tensor of {tuple(tensor.shape)}")
 
-    embed = ImageEmbedder(options.backbone, options.weights, precision=options.precision)
+    embed = ImageEmbedder(options.model, options.weights, precision=options.precision)
     vector = embed(photo)
     start = ", ".join(f"{value:.3f}" for value in vector[:3])
     say(f" 2  {embed.model.backbone} without its last layer: {len(vector)} numbers, {start}, ...")
@@ -99,8 +102,8 @@ def run(
     assert query.path is not None
     say(f" 9  a random picture: {query.path}{'' if new is None else ', new to the index'}")
     say(f"10  embedded from its pixels: {len(query.vector)} numbers")
-    own = Path(images.decode_path(query.path))
-    others = hashing.numbered(vectors) if new else hashing.numbered(vectors, without=own.name)
+    own = os.path.relpath(images.decode_path(query.path), source.root)
+    others = hashing.numbered(vectors, without=None if new else images.encode_path(own))
     started = time.perf_counter()
     found = search.hashed(others, hasher, query.vector, 5)
     took = (time.perf_counter() - started) * 1000
@@ -114,9 +117,19 @@ def run(
 
     picture, page = out / "neighbors.png", out / "neighbors.html"
     hits.picture().save(picture)
-    page.write_text(hits.html(f"approxNearestNeighbors over {len(index):,} images"))
+    note = f"approxNearestNeighbors over {len(index):,} images"
+    page.write_text(hits.html(note), encoding="utf-8")
     say(f"12  shown as pictures: {picture} and {page}")
     return Outcome(hits, len(index), picture, page, index_path, csv_path)
+
+
+def _claim(out: Path) -> None:
+    """Refuse a folder that holds anything but what an earlier demo left there."""
+    marker = out / ".lookalike-demo"
+    if out.exists() and not marker.exists() and any(out.iterdir()):
+        raise LookalikeError(f"{out} holds other things: give --out a new or an empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
 
 
 def _first_readable(source: images.Source) -> str:

@@ -24,7 +24,9 @@ def draw_queries(
     total = sum(len(segment.ids) for segment in segments)
     if total < 2:
         raise LookalikeError("nothing to evaluate: an index needs at least 2 embedded images")
-    places = np.sort(np.random.default_rng(seed).permutation(total)[:count])
+    places = np.sort(
+        np.random.default_rng(seed).choice(total, min(count, total), replace=False, shuffle=False)
+    )
     drawn = []
     start = 0
     for segment in segments:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Query:
     """What was asked: a vector, and the picture it came from, if any.
 
@@ -43,7 +43,7 @@ class Query:
 _ANYWHERE = images.Source("files", "")  # whose paths are whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hits(Sequence[Neighbor]):
     """The neighbours of one query, nearest first. Shows itself as pictures in a notebook.
 
@@ -65,9 +65,10 @@ class Hits(Sequence[Neighbor]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as `search --json` prints it."""
+        path = self.query.path and images.decode_path(self.query.path)
         counted = {} if self.candidates is None else {"candidates": self.candidates}
         return {
-            "query": {"path": self.query.path, "label": self.query.label},
+            "query": {"path": path, "label": self.query.label},
             "engine": self.engine,
             "took_ms": round(self.took_ms, 3),
             "neighbors": [

@@ -1,21 +1,21 @@
 """The face a person imports: make an index, open one, find look-alikes."""
 
+import contextlib
 import json
 import os
 import random
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
 from lookalike import embedding, evaluate, images, search
-from lookalike.collection import Collection, Segment, staging_folder
+from lookalike.collection import Collection, Segment, make_free, put_in_place, staging_folder
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.errors import LookalikeError
 from lookalike.hits import Hits, Query
@@ -55,8 +55,8 @@ class Index:
         """
         embedded, skipped = self.collection.counts()
         spark_recall = None
-        parameters = self.collection.hash_folder / "parameters.json"
-        if parameters.exists():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # none yet, or a damaged one
+            parameters = self.collection.hash_folder / "parameters.json"
             spark_recall = json.loads(parameters.read_text())["measured_recall"]
         return {
             "images": embedded,
@@ -90,12 +90,16 @@ class Index:
         """Find the k nearest neighbours of an image, or of each of a list of images.
 
         `image` is whatever `ImageEmbedder` takes, or a float vector (width,) of the same model.
-        A picture that is in the index is not its own neighbour. `engine` is `exact` or `spark`
-        (hashing, approximate; `explain` says which tables collided); `auto` takes exact search.
+        Vectors may come as an array (n, width). A file that is in the index is not its own
+        neighbour. That a vector is of another model shows only if its width is. `engine` is
+        `exact` or `spark` (hashing, approximate; `explain` says which tables collided); `auto`
+        takes exact search.
         Raises `LookalikeError` for k < 1 or a vector of another model's width, and
         `lookalike.images.BadImage` for what is no picture.
         """
-        if isinstance(image, list):
+        if self._are_vectors(image):
+            image = list(cast("Vectors", image))
+        if isinstance(image, list | tuple):
             return [
                 self.nearest(self.query(one), k, engine=engine, explain=explain) for one in image
             ]
@@ -191,18 +195,18 @@ class Index:
 
         return self.collection.dataframe(spark or session())
 
-    def hasher(self, *, fresh: bool = False) -> "Hasher":
+    def hasher(self) -> "Hasher":
         """Return the hash model of this version; it is made and saved the first time."""
-        return self._hashed(fresh)[1]
+        return self._hashed()[1]
 
-    def _hashed(self, fresh: bool = False) -> "tuple[DataFrame, Hasher]":
+    def _hashed(self) -> "tuple[DataFrame, Hasher]":
         from lookalike.hashing import Hasher, fit, with_vectors
         from lookalike.spark import progress, session
 
         spark = session()
         vectors = with_vectors(self.collection.dataframe(spark))
         folder = self.collection.hash_folder
-        if not fresh and (folder / "parameters.json").exists():
+        with contextlib.suppress(LookalikeError):  # none yet, or a damaged one
             return vectors, Hasher.load(folder)
         with progress(spark, "choosing hash parameters"):
             hasher = fit(vectors)
@@ -210,7 +214,9 @@ class Index:
             hasher.save(folder)
         return vectors, hasher
 
-    def hash(self, out: str | Path, family: str = "projection") -> "DataFrame":
+    def hash(
+        self, out: str | Path, family: str = "projection", *, overwrite: bool = False
+    ) -> "DataFrame":
         """Steps 7 and 8: write the hashes of all vectors to `out/hashes`, the model beside them.
 
         The hashes are Parquet: `id, path, label, hashes array<double>`, a number a hash table.
@@ -218,31 +224,30 @@ class Index:
         strongest features of each. Returns them as a DataFrame.
         """
         from lookalike import hashing
-        from lookalike.spark import progress
+        from lookalike.spark import local_uri, progress
 
-        vectors, hasher = self._hashed()
         out = Path(out)
+        make_free(out, overwrite)
+        if out.exists() and not (out / "hashes").is_dir():
+            raise LookalikeError(f"{out} holds no hashes and is not replaced")
         with staging_folder(out) as staging:
             fresh = staging / "out"
             if family == "projection":
+                vectors, hasher = self._hashed()
                 hashed, tables = hasher.transform(vectors), hasher.parameters.tables
                 hasher.save(fresh)
             elif family == "minhash":
-                sets = hashing.with_sets(vectors)
+                sets = hashing.with_sets(hashing.with_vectors(self.dataframe()))
                 model = hashing.fit_sets(sets)
                 hashed, tables = model.transform(sets), model.getNumHashTables()
-                model.save(str(fresh / "model"))
+                model.save(local_uri(fresh / "model"))
             else:
                 raise LookalikeError(f"no hash family {family!r}: say projection or minhash")
             rows = hashing.bucket_columns(hashed, tables).select("id", "path", "label", "hashes")
             with progress(rows.sparkSession, "hashing"):
-                rows.write.parquet(str(fresh / "hashes"))
-            if out.exists():
-                if not (out / "hashes").is_dir():
-                    raise LookalikeError(f"{out} holds no hashes and is not replaced")
-                shutil.rmtree(out)
-            fresh.rename(out)
-        return rows.sparkSession.read.parquet(str(out / "hashes"))
+                rows.write.parquet(local_uri(fresh / "hashes"))
+            put_in_place(fresh, out)
+        return rows.sparkSession.read.parquet(local_uri(out / "hashes"))
 
     def _row_of_path(self, path: str) -> "tuple[Segment, int, dict[str, Any]] | None":
         source = self.collection.source
@@ -254,6 +259,15 @@ class Index:
             if at >= 0:
                 return segment, at, segment.rows.slice(at, 1).to_pylist()[0]
         return None
+
+    def _are_vectors(self, image: Any) -> bool:
+        """Tell embeddings (n, width) from a grey picture: their rows have length 1."""
+        if not (isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype.kind == "f"):
+            return False
+        lengths = np.linalg.norm(image, axis=1)
+        return image.shape[1] == self.collection.about_model["width"] and np.allclose(
+            lengths, 1, atol=1e-3
+        )
 
     def _checked(self, vector: Vectors) -> Vectors:
         width = self.collection.about_model["width"]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,24 @@ _SETTINGS = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.ui.showConsoleProgress": "false",
 }
+
+
+@contextmanager
+def small_batches(spark: "SparkSession") -> Iterator[None]:
+    """Cut batches as `session` does in a session that somebody else made, while the block runs."""
+    before = {key: spark.conf.get(key, None) for key in _SETTINGS if "arrow" in key}
+    for key in before:
+        spark.conf.set(key, _SETTINGS[key])
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            spark.conf.unset(key) if value is None else spark.conf.set(key, value)
+
+
+def local_uri(path: str | Path) -> str:
+    """Name a path on the shared disk so that Spark does not look for it in its own file system."""
+    return f"file://{Path(path).absolute()}"
 
 
 def _local_settings(master: str | None) -> dict[str, str]:
@@ -131,7 +150,7 @@ def _wrapped(home: Path) -> Path:
         "  shift\n"
         '  [ "$option" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$option"\n'
         "done\n"
-        f"exec '{home / 'bin' / 'java'}' \"$@\"\n"
+        f'exec {shlex.quote(str(home / "bin" / "java"))} "$@"\n'
     )
     if not script.exists() or script.read_text() != text:
         script.parent.mkdir(parents=True, exist_ok=True)

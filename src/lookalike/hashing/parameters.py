@@ -33,8 +33,8 @@ class Parameters:
 
     bucket_length: float
     tables: int
-    predicted_recall: float
-    predicted_candidates: float
+    predicted_recall: float | None
+    predicted_candidates: float | None
     measured_recall: float | None = None
     measured_candidates: float | None = None
 
@@ -78,7 +78,7 @@ def choose_parameters(near: Floats, far: Floats, width: int, recall: float = REC
     def either(distances: Floats, length: float, tables: int) -> float:
         return float(np.mean(1 - (1 - collision_probability(distances, length, width)) ** tables))
 
-    reaching: list[Parameters] = []
+    reaching: list[tuple[float, Parameters]] = []
     for tables in TABLES:
         low, high = 1e-6, 1.0  # at 1, all but the outermost projections have two buckets: the signs
         if either(near, high, tables) < recall and tables != TABLES[-1]:
@@ -87,8 +87,8 @@ def choose_parameters(near: Floats, far: Floats, width: int, recall: float = REC
             middle = math.sqrt(low * high)
             low, high = (low, middle) if either(near, middle, tables) >= recall else (middle, high)
         expected = either(near, high, tables), either(far, high, tables)
-        reaching.append(Parameters(high, tables, *expected))
-    return min(reaching, key=lambda parameters: parameters.predicted_candidates)
+        reaching.append((expected[1], Parameters(high, tables, *expected)))
+    return min(reaching, key=lambda one: one[0])[1]
 
 
 def _thinned(distances: Floats, most: int = 200) -> Floats:

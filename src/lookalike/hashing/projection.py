@@ -4,17 +4,19 @@ https://spark.apache.org/docs/latest/ml-features.html#locality-sensitive-hashing
 """
 
 import json
-import math
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lookalike.cache import new_folder
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.hashing.parameters import RECALL, Floats, Parameters, choose_parameters
 from lookalike.hashing.sample import Sample, draw_sample
+from lookalike.spark import local_uri
 
 if TYPE_CHECKING:
     from pyspark.ml.feature import BucketedRandomProjectionLSHModel
@@ -64,22 +66,26 @@ class Hasher:
 
     def save(self, folder: Path) -> None:
         """Write model and parameters; an older one there is replaced."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.model.write().overwrite().save(str(folder / "model"))
-        (folder / "parameters.json").write_text(
-            json.dumps(asdict(self.parameters), indent=1) + "\n"
-        )
+        shutil.rmtree(folder, ignore_errors=True)
+        with new_folder(folder) as staging:
+            self.model.save(local_uri(staging / "model"))
+            about = json.dumps(asdict(self.parameters), indent=1)
+            (staging / "parameters.json").write_text(about + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Hasher":
         """Read back what `save` wrote."""
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
         from pyspark.ml.feature import BucketedRandomProjectionLSHModel
 
         try:
             parameters = Parameters(**json.loads((folder / "parameters.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise LookalikeError(f"no hash model in {folder} ({error}): make it again") from None
-        return cls(BucketedRandomProjectionLSHModel.load(str(folder / "model")), parameters)
+            model = BucketedRandomProjectionLSHModel.load(local_uri(folder / "model"))
+        except (OSError, ValueError, TypeError, Py4JError, PySparkException) as error:
+            detail = str(error).splitlines()[0]
+            raise LookalikeError(f"no hash model in {folder} ({detail}): make it again") from None
+        return cls(model, parameters)
 
 
 def fit(
@@ -94,14 +100,16 @@ def fit(
     """Step 7: a `BucketedRandomProjectionLSH` model whose parameters come from the data.
 
     A sample of nearest-neighbour distances decides; `bucket_length` and `tables`, given together,
-    overrule it. The model is the same for the same data and seed.
+    overrule it. The model is the same for the same data, partitions and seed.
     """
     from pyspark.ml.feature import BucketedRandomProjectionLSH
 
     sample = draw_sample(vectors, column, seed)
     width = sample.queries.shape[1]
+    if (bucket_length is None) != (tables is None):
+        raise LookalikeError("give bucket_length and tables together, or neither")
     if bucket_length is not None and tables is not None:
-        parameters = Parameters(bucket_length, tables, math.nan, math.nan)
+        parameters = Parameters(bucket_length, tables, None, None)
     else:
         parameters = choose_parameters(sample.near(), sample.far(), width, recall)
     lsh = BucketedRandomProjectionLSH(

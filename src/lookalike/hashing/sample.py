@@ -43,8 +43,8 @@ class Sample:
 def draw_sample(vectors: "DataFrame", column: str = "features", seed: int = 0) -> Sample:
     """Draw rows from a vector column and find their true neighbours, in one pass over the table.
 
-    Every task compares its rows with the drawn ones and gives back the nearest alone: what
-    reaches the driver is `SAMPLE` times `NEIGHBORS` vectors a task.
+    Every task compares its rows with the drawn ones and gives back the nearest alone: a
+    task sends on `SAMPLE` times `NEIGHBORS` vectors, and the nearest of all reach the driver.
     """
     from pyspark.ml.functions import vector_to_array
     from pyspark.sql import Window

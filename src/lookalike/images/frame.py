@@ -12,6 +12,7 @@ from lookalike.errors import LookalikeError
 from lookalike.images.decoding import MAX_BYTES
 from lookalike.images.labels import write_labels
 from lookalike.images.sources import EXTENSIONS, Found, Source, nothing_found, walk
+from lookalike.spark import local_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -58,9 +59,9 @@ def image_frame(
 ) -> "tuple[DataFrame, int]":
     """Return a DataFrame `id, path, label, reason, content` and the count of labels not used.
 
-    `id` rises with the path. Local files are listed into the folder `staging`, which all workers
-    must see, and read later where they are embedded (`content` is null). Everything else is
-    read by Spark.
+    For local files `id` rises with the path. They are listed into the folder `staging`, which all
+    workers must see, and read later where they are embedded (`content` is null). Everything else
+    is read by Spark.
     """
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
@@ -68,7 +69,7 @@ def image_frame(
 
     if source.kind == "files":
         count = list_images(source, staging / "listing.parquet")
-        frame = spark.read.parquet(str(staging / "listing.parquet"))
+        frame = spark.read.parquet(local_uri(staging / "listing.parquet"))
         frame = frame.withColumn("content", F.lit(None).cast("binary"))
     else:
         count = 0
@@ -81,7 +82,9 @@ def image_frame(
     unused = 0
     if labels is not None:
         write_labels(labels, staging / "labels.parquet")
-        frame, unused = _join_labels(frame, spark.read.parquet(str(staging / "labels.parquet")))
+        frame, unused = _join_labels(
+            frame, spark.read.parquet(local_uri(staging / "labels.parquet"))
+        )
     elif "label" not in frame.columns:
         frame = frame.withColumn("label", F.lit(None).cast("string"))
     if source.kind == "files":

@@ -43,7 +43,10 @@ def open_labels(
             f"{_header(path)!r}: name the right ones with --image-name and --label-name"
         ) from None
     except pa.ArrowInvalid as error:
-        raise LookalikeError(f"{path} is no CSV with a header: {_first_line(error)}") from None
+        advice = "save it as UTF-8" if "UTF8" in str(error) else "give another file"
+        raise LookalikeError(
+            f"{path} is no CSV with a header ({_first_line(error)}): {advice}"
+        ) from None
     batches = _batches(reader, path)
     return itertools.chain([next(batches)], batches)  # the first one now: is there any label?
 

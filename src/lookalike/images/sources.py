@@ -237,7 +237,7 @@ def _open(place: str) -> "pa.NativeFile":
     if not colon or scheme == "file":
         local = f"/{path.lstrip('/')}" if colon else place
         return fs.LocalFileSystem().open_input_file(local)
-    uri = f"{re.sub('^s3[an]$', 's3', scheme)}:/{quote(path)}"
+    uri = f"{re.sub('^s3[an]$', 's3', scheme)}:/{quote(path, safe='/:@')}"
     filesystem, name = fs.FileSystem.from_uri(uri)
     return filesystem.open_input_file(name)
 

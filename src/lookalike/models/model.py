@@ -71,7 +71,8 @@ class Model:
 def resolve(backbone: str = "resnet18", weights: str = "cars", precision: str = "auto") -> Model:
     """Find or make the model for these three names. Done once, on the driver.
 
-    The converted network is kept in the cache folder: only the first call needs torch.
+    The converted network is kept in the cache folder: with the same file of weights, or the
+    bundled ones, only the first call needs torch.
     Raises `LookalikeError` for a network, weights or a precision that is not to be had.
     """
     if precision not in PRECISIONS:
@@ -87,7 +88,7 @@ def resolve(backbone: str = "resnet18", weights: str = "cars", precision: str = 
     except LookalikeError:  # not there yet, or damaged
         shutil.rmtree(folder, ignore_errors=True)
 
-    from lookalike.models.engine import convert
+    from lookalike.models.engines import convert
     from lookalike.models.networks import FromPixels
     from lookalike.models.networks import backbone as make_backbone
 

@@ -1,6 +1,6 @@
 """Networks of torchvision without their last layer, and the weights they carry.
 
-The only module of the road that needs torch. It runs where a model is made, not where it is used.
+It runs where a model is made, not where it is used.
 """
 
 import pickle
@@ -29,8 +29,11 @@ def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
             f"torchvision has no classification network {name!r}: "
             "see torchvision.models.list_models(module=torchvision.models)"
         )
-    # Those with auxiliary classifiers would start a slow random initialisation, soon overwritten.
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    options: dict[str, bool] = {}
+    if name in ("googlenet", "inception_v3"):
+        # torchvision's own weights for these two want their inputs scaled in another way. Without
+        # the second option they would begin with a slow random initialisation.
+        options = {"transform_input": weights == "imagenet", "init_weights": False}
     network = torchvision.models.get_model(name, weights=None, **options)
     head = _last_layer(network)
     state = _imagenet(name) if weights == "imagenet" else _from_file(_file(name, weights))
