@@ -33,8 +33,8 @@ class Parameters:
 
     bucket_length: float
     tables: int
-    predicted_recall: float | None
-    predicted_candidates: float | None
+    predicted_recall: float
+    predicted_candidates: float
     measured_recall: float | None = None
     measured_candidates: float | None = None
 
@@ -63,6 +63,18 @@ def _cdf(values: Floats) -> Floats:
     return shares
 
 
+def predict(near: Floats, far: Floats, width: int, bucket_length: float, tables: int) -> Parameters:
+    """Say what recall and what share of candidates to expect of a bucket length and tables.
+
+    `near` are distances to true neighbours, `far` to any row, both 1-D.
+    """
+    recall, candidates = (
+        float(np.mean(1 - (1 - collision_probability(d, bucket_length, width)) ** tables))
+        for d in (_thinned(near), _thinned(far))
+    )
+    return Parameters(bucket_length, tables, recall, candidates)
+
+
 def choose_parameters(near: Floats, far: Floats, width: int, recall: float = RECALL) -> Parameters:
     """Choose the bucket length and number of tables that reach a recall with least candidates.
 
@@ -74,21 +86,21 @@ def choose_parameters(near: Floats, far: Floats, width: int, recall: float = REC
     near, far = _thinned(near), _thinned(far)
     if near.max(initial=0) == 0:  # all vectors equal: any bucket will do
         return Parameters(1.0, 1, 1.0, 1.0)
-
-    def either(distances: Floats, length: float, tables: int) -> float:
-        return float(np.mean(1 - (1 - collision_probability(distances, length, width)) ** tables))
-
-    reaching: list[tuple[float, Parameters]] = []
+    reaching: list[Parameters] = []
     for tables in TABLES:
         low, high = 1e-6, 1.0  # at 1, all but the outermost projections have two buckets: the signs
-        if either(near, high, tables) < recall and tables != TABLES[-1]:
+        best = predict(near, far, width, high, tables)
+        if best.predicted_recall < recall and tables != TABLES[-1]:
             continue
         for _ in range(30):  # bisection, on a logarithmic scale
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if either(near, middle, tables) >= recall else (middle, high)
-        expected = either(near, high, tables), either(far, high, tables)
-        reaching.append((expected[1], Parameters(high, tables, *expected)))
-    return min(reaching, key=lambda one: one[0])[1]
+            middle = predict(near, far, width, math.sqrt(low * high), tables)
+            if middle.predicted_recall >= recall:
+                best = middle
+                high = middle.bucket_length
+            else:
+                low = middle.bucket_length
+        reaching.append(best)
+    return min(reaching, key=lambda parameters: parameters.predicted_candidates)
 
 
 def _thinned(distances: Floats, most: int = 200) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 from lookalike.cache import new_folder
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
-from lookalike.hashing.parameters import RECALL, Floats, Parameters, choose_parameters
+from lookalike.hashing.parameters import RECALL, Floats, Parameters, choose_parameters, predict
 from lookalike.hashing.sample import Sample, draw_sample
 from lookalike.spark import local_uri
 
@@ -109,7 +109,7 @@ def fit(
     if (bucket_length is None) != (tables is None):
         raise LookalikeError("give bucket_length and tables together, or neither")
     if bucket_length is not None and tables is not None:
-        parameters = Parameters(bucket_length, tables, None, None)
+        parameters = predict(sample.near(), sample.far(), width, bucket_length, tables)
     else:
         parameters = choose_parameters(sample.near(), sample.far(), width, recall)
     lsh = BucketedRandomProjectionLSH(
