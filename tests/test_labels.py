@@ -70,7 +70,7 @@ def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
         ("image;Class\na.jpg;2\n", "its header is 'image;Class'"),
         ("Image,Class\na.jpg,2\n", "its header is 'Image,Class'"),
         (STANFORD.encode("utf-16"), "labels.csv"),
-        ("", "no CSV with a header \(Empty CSV file\)"),
+        ("", r"no CSV with a header \(Empty CSV file\)"),
         ("\n\n\n", "no CSV with a header"),
         ("image,Class", "labels.csv"),
         ("image,Class\n", "holds no labels"),
