@@ -251,7 +251,7 @@ def joined(photos: Path, text: str, staging: Path) -> tuple[dict[str, str], int]
             "3,,,,,name,b.jpg\n4,,,,,path,sub/b.jpg\n"  # a path counts more than a name
             "5,,,,,x,none.jpg\n6,,,,,x,one/a.jpg\n",
             {"a.jpg": "014", "sub/c 50%25.jpg": 'a "red"\ncar', "sub/b.jpg": "path"},
-            3,  # "name" among them, which a path has outdone
+            2,
             id="names",
         ),
         pytest.param(

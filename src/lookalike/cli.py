@@ -1,5 +1,6 @@
 """The command line. Every command says what it did; a problem is one line and exit code 1."""
 
+import io
 import json
 import re
 import sys
@@ -59,6 +60,9 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 def main() -> NoReturn:
     """Run the command line: exit code 0, 1 with a one-line error, or 2 for wrong usage."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name must not fail a terminal without UTF-8
     try:
         app(standalone_mode=True)
         sys.exit(0)

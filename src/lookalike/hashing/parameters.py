@@ -48,7 +48,7 @@ def collision_probability(distance: Floats, bucket_length: float, width: int) ->
     buckets at random; Spark does not, so that 0 is a border however long the buckets are.
     """
     deviation = 1 / math.sqrt(width)
-    cosine = (1 - distance**2 / 2)[:, None]
+    cosine = np.maximum(1 - distance**2 / 2, -1)[:, None]
     spread = deviation * np.sqrt(np.maximum(1 - cosine**2, 1e-12))
     first = deviation * _QUANTILES
     start = np.floor(first / bucket_length) * bucket_length - cosine * first

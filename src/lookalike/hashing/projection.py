@@ -108,10 +108,14 @@ def fit(
     width = sample.queries.shape[1]
     if (bucket_length is None) != (tables is None):
         raise LookalikeError("give bucket_length and tables together, or neither")
+    # The formulas are for vectors of length 1; others are, but for their scale, no different.
+    scale = sample.scale()
+    near, far = sample.near() / scale, sample.far() / scale
     if bucket_length is not None and tables is not None:
-        parameters = predict(sample.near(), sample.far(), width, bucket_length, tables)
+        parameters = predict(near, far, width, bucket_length / scale, tables)
     else:
-        parameters = choose_parameters(sample.near(), sample.far(), width, recall)
+        parameters = choose_parameters(near, far, width, recall)
+    parameters = replace(parameters, bucket_length=parameters.bucket_length * scale)
     lsh = BucketedRandomProjectionLSH(
         inputCol=column,
         outputCol="hashes",

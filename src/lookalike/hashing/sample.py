@@ -30,6 +30,10 @@ class Sample:
     neighbors: Vectors
     others: Vectors
 
+    def scale(self) -> float:
+        """Median length of the vectors; 1 for embeddings as lookalike makes them."""
+        return float(np.median(np.linalg.norm(self.others, axis=1))) or 1.0
+
     def near(self) -> Floats:
         """Distances of the queries to their neighbours, (q * k,)."""
         distances: Floats = np.linalg.norm(self.neighbors - self.queries[:, None], axis=2)
