@@ -213,12 +213,12 @@ OLD = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 def test_odd_names_can_be_printed_anywhere(
     odd: Odd, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    query = next(path for path in odd.paths if path.name.startswith("Citro"))
+    query = odd.folder / "one" / "same.jpg"
     page = tmp_path / "sïte" / "page.html"
     done = run("search", odd.index, query, "-k", "100", "--html", page, **environment)
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == len(odd.paths) + 1
-    assert "[bold]" in done.out
+    assert "[/red]" in done.out and "[bold]" in done.out
     assert page.read_text(encoding="utf-8").count("<img") == len(odd.paths)
     done = run("info", odd.index, "--skipped", **environment)
     assert (done.code, done.err) == (0, "")
