@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -60,6 +61,7 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 def main() -> NoReturn:
     """Run the command line: exit code 0, 1 with a one-line error, or 2 for wrong usage."""
+    logging.getLogger().addHandler(logging.NullHandler())  # else py4j tells of every Ctrl-C
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a name must not fail a terminal without UTF-8

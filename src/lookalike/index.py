@@ -253,11 +253,13 @@ class Index:
         source = self.collection.source
         if source.kind != "files":
             return None
-        below = images.encode_path(os.path.relpath(path, source.root))
-        for segment in self.collection.segments:
-            at = pc.index(segment.rows["path"], below).as_py()
-            if at >= 0:
-                return segment, at, segment.rows.slice(at, 1).to_pylist()[0]
+        real = os.path.relpath(os.path.realpath(path), os.path.realpath(source.root))
+        # By its name, or, where a link leads to one of the two, by where it really is.
+        for below in dict.fromkeys((os.path.relpath(path, source.root), real)):
+            for segment in self.collection.segments:
+                at = pc.index(segment.rows["path"], images.encode_path(below)).as_py()
+                if at >= 0:
+                    return segment, at, segment.rows.slice(at, 1).to_pylist()[0]
         return None
 
     def _are_vectors(self, image: Any) -> bool:

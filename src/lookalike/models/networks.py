@@ -108,7 +108,9 @@ def _from_file(path: Path) -> dict[str, torch.Tensor]:
             "code; save the network's state_dict as safetensors"
         ) from None
     except Exception as error:  # what is no checkpoint makes the reader fail in any way
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        detail = (
+            f"{type(error).__name__} {str(error).splitlines()[0] if str(error) else ''}".strip()
+        )
         raise LookalikeError(f"{path} holds no weights that can be read: {detail}") from None
 
 
