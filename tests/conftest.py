@@ -1,6 +1,7 @@
 """Data for all tests: drawn cars, an index of them, every kind of bad input."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def index(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> I
     """An index of the drawn cars. Tests that change it copy it first."""
     out = tmp_path_factory.mktemp("index") / "cars.index"
     return Index(build_collection(drawn.photos, out, Options(labels=drawn.labels))[0])
+
+
+@pytest.fixture
+def folder_of_all() -> Iterator[Path]:
+    """A folder that nobody may enter too: pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)

@@ -7,10 +7,8 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from PIL import Image
 
 from lookalike.images import SIDE, BadImage, decode, pixels, transform
 from lookalike.images.decoding import DEVIATION, MAX_BYTES, MEAN, MIN_SIDE, read
+from rights import without_rights
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -31,8 +30,6 @@ PICTURE[16:, :24], PICTURE[16:, 24:] = (40, 50, 210), (20, 20, 20)
 BLACK = np.zeros_like(PICTURE)
 RAMP = np.linspace(0, 1, 32 * 32).reshape(32, 32)  # all greys
 LOSSY = 14
-
-NOBODY = 65534
 
 
 def encoded(image: Image.Image | npt.NDArray[Any], kind: str, **options: Any) -> bytes:
@@ -64,27 +61,6 @@ def reason_of(call: Callable[[], object]) -> str:
     assert reason and reason.isprintable()
     assert not re.search("0x[0-9a-f]{4}|object at", reason), reason
     return reason
-
-
-@contextmanager
-def without_rights() -> Iterator[None]:
-    """Be nobody for a while: root may read everything."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if before == 0:
-            os.seteuid(0)
-
-
-@pytest.fixture
-def folder_of_all() -> Iterator[Path]:
-    """A folder that nobody may enter too: pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,7 @@ from lookalike.images import (
     walk,
 )
 from lookalike.images.sources import EXTENSIONS
-
-NOBODY = 65534
+from rights import without_rights
 
 TREE = [
     *["A.jpg", "a.jpg", "b c/z.png", "b.jpg", "b/sub/1.jpeg", "b/x.jpg", "b/y.JPG"],
@@ -62,27 +59,6 @@ def refusal(call: Callable[[], object]) -> str:
         call()
     assert str(caught.value).isprintable()
     return str(caught.value)
-
-
-@contextmanager
-def without_rights() -> Iterator[None]:
-    """Be nobody for a while: root may read everything."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if before == 0:
-            os.seteuid(0)
-
-
-@pytest.fixture
-def folder_of_all() -> Iterator[Path]:
-    """A folder that nobody may enter too: pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
 
 
 # --- folders, files, globs ----------------------------------------------------------------------
