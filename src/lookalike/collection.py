@@ -175,9 +175,12 @@ def _cached_schema() -> pa.Schema:
 class Collection:
     """A collection at one version."""
 
-    def __init__(self, path: Path, table: "DeltaTable", source: Source) -> None:
+    def __init__(
+        self, path: Path, table: "DeltaTable", source: Source, about_model: dict[str, Any]
+    ) -> None:
         self.path = path
         self.source = source
+        self.about_model = about_model  # the model in words, known without loading it
         self._table = table
 
     @classmethod
@@ -199,7 +202,7 @@ class Collection:
         except (OSError, ValueError, KeyError, TypeError, DeltaError) as error:
             detail = str(error).splitlines()[0]
             raise LookalikeError(f"{path} is a damaged index: {detail}") from None
-        return cls(path, table, source)
+        return cls(path, table, source, dict(about["model"]))
 
     @classmethod
     def create(
@@ -237,13 +240,13 @@ class Collection:
         return Model.load(self.path / "model")
 
     @cached_property
-    def about_model(self) -> dict[str, Any]:
-        """The model in words, without loading it."""
-        return dict(json.loads((self.path / _ABOUT).read_text())["model"])
+    def _actions(self) -> pa.Table:
+        """What the log says of each data file of this version."""
+        return pa.table(self._table.get_add_actions(flatten=True))
 
     def files(self) -> list[Path]:
         """Return the data files of this version, in the order of their ids."""
-        actions = pa.table(self._table.get_add_actions(flatten=True))
+        actions = self._actions
         paths, first = actions["path"].to_pylist(), actions["min.id"].to_pylist()
         return [self.path / path for _, path in sorted(zip(first, paths, strict=True))]
 
@@ -254,7 +257,7 @@ class Collection:
 
     def counts(self) -> tuple[int, int]:
         """Return how many inputs are embedded and how many skipped, from the log alone."""
-        actions = pa.table(self._table.get_add_actions(flatten=True))
+        actions = self._actions
         rows = pc.sum(actions["num_records"]).as_py() or 0
         skipped = pc.sum(actions["null_count.embedding"]).as_py() or 0
         return rows - skipped, skipped
@@ -271,7 +274,7 @@ class Collection:
 
     def size(self) -> int:
         """Return the bytes of the data files of this version."""
-        actions = pa.table(self._table.get_add_actions(flatten=True))
+        actions = self._actions
         return int(pc.sum(actions["size_bytes"]).as_py() or 0)
 
     def dataframe(self, spark: "SparkSession") -> "DataFrame":
