@@ -9,19 +9,16 @@ search is exact search, over the same queries in the same run. Without --images,
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import lookalike
 from lookalike import evaluate
 from lookalike.drawing import draw_collection
+from measure import machine, timed
 
 COMMAND = [sys.executable, "-m", "lookalike"]
 
@@ -52,25 +49,25 @@ def run(
     """Measure everything once, searches `repeat` times."""
     out = work / "bench.index"
     build = [*COMMAND, "index", str(images), "--out", str(out), "--precision", precision]
-    index_s, peak = timed([*build, *(["--labels", str(labels)] if labels else [])])
+    indexing = timed([*build, *(["--labels", str(labels)] if labels else [])])
     index = lookalike.open(out)
     first = str(next(images.glob("*.jpg")))
-    cold_s, _ = timed([*COMMAND, "search", str(out), first])
+    cold = timed([*COMMAND, "search", str(out), first])
     searches = {
         name: statistics.median(
-            timed([*COMMAND, "search", str(out), *arguments])[0] for _ in range(repeat)
+            timed([*COMMAND, "search", str(out), *arguments]).seconds for _ in range(repeat)
         )
         for name, arguments in (("indexed", [first]), ("random", ["--random", "--seed", "7"]))
     }
     return {
-        "machine": {"cores": os.cpu_count(), "processor": processor()},
+        "machine": machine(),
         "images": len(index),
         "precision": precision,
-        "index_s": round(index_s, 1),
-        "images_per_s_whole_run": round(len(index) / index_s, 1),
-        "peak_memory_mb": round(peak / 2**20),
+        "index_s": round(indexing.seconds, 1),
+        "images_per_s_whole_run": round(len(index) / indexing.seconds, 1),
+        "peak_memory_mb": round(indexing.peak_bytes / 2**20),
         "search_process_s": {
-            "first_after_indexing": round(cold_s, 2),
+            "first_after_indexing": round(cold.seconds, 2),
             **{name: round(seconds, 2) for name, seconds in searches.items()},
         },
         **evaluate.by_label(index.collection.segments),
@@ -99,51 +96,6 @@ def against_exact(index: lookalike.Index, seeds: int, k: int = 5) -> dict[str, A
         "exact_ms": round(statistics.median(exact_ms), 2),
         "spark_over_exact": round(statistics.median(spark_ms) / statistics.median(exact_ms), 1),
     }
-
-
-def timed(command: list[str]) -> tuple[float, int]:
-    """Run a command; return seconds, and the peak memory of it and all it started, in bytes."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peaks = [0]
-
-    def watch() -> None:
-        while process.poll() is None:
-            peaks.append(memory_of_tree(process.pid))
-            time.sleep(0.1)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    code = process.wait()
-    seconds = time.perf_counter() - started
-    watcher.join()
-    if code:
-        raise SystemExit(f"{' '.join(command)} failed with exit code {code}")
-    return seconds, max(peaks)
-
-
-def memory_of_tree(pid: int) -> int:
-    """Proportional set size of a process and its descendants, in bytes (Linux; 0 elsewhere)."""
-    total = 0
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                total += memory_of_tree(int(child))
-    except OSError:
-        pass  # ended meanwhile
-    return total
-
-
-def processor() -> str:
-    """Name the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from PIL import Image
 from bad_inputs import write_bad_inputs, write_odd_but_good
 from conftest import UNSEEN, needs_photos
 from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images
-from lookalike.build import Options, Report, build_collection, build_table, export_csv
+from lookalike.build import Options, Report, build_collection
 from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
+from lookalike.export import build_table, export_csv
 from lookalike.images.frame import image_frame
 from lookalike.images.labels import open_labels
 from lookalike.index import Engine

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from lookalike import ImageEmbedder, embedding
-from lookalike.embedding import BATCH, ROW, content_hash, embed_batches, normalize, to_pixels
+from lookalike.embedding import ROW, content_hash, embed_batches, normalize, to_pixels
 from lookalike.images import SIDE, BadImage, Source, decode, pixels, transform
+from lookalike.models.engines import OpenVinoEngine
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -182,10 +183,10 @@ def test_lists(embed: ImageEmbedder) -> None:
 
 
 def test_more_than_a_batch(embed: ImageEmbedder) -> None:
-    pictures: list[Any] = [noise(seed) for seed in range(BATCH + 1)]
+    pictures: list[Any] = [noise(seed) for seed in range(OpenVinoEngine.batch + 1)]
     together = embed(pictures)
     apart = np.stack([embed(picture) for picture in pictures])
-    assert together.shape == (BATCH + 1, 512)
+    assert together.shape == (OpenVinoEngine.batch + 1, 512)
     assert np.abs(together - apart).max() < 1e-5
     gaps = np.linalg.norm(apart[:, None] - apart[None], axis=2)
     assert gaps[~np.eye(len(gaps), dtype=bool)].min() > 1e-2  # or any order would do
@@ -243,7 +244,7 @@ def embedded(
     batches: list[pa.RecordBatch], source: Source, embed: ImageEmbedder
 ) -> list[dict[str, Any]]:
     made = list(embed_batches(iter(batches), source, embed.model))
-    assert all(one.schema == ROW and one.num_rows <= BATCH for one in made)
+    assert all(one.schema == ROW and one.num_rows <= OpenVinoEngine.batch for one in made)
     for one in made:
         one.validate(full=True)
     return [row for one in made for row in one.to_pylist()]
@@ -302,9 +303,9 @@ def test_contents_given(photos: Source, embed: ImageEmbedder) -> None:
 
 
 def test_nothing_good_and_nothing_at_all(photos: Source, embed: ImageEmbedder) -> None:
-    only_bad = [{"id": n, "path": "05.png"} for n in range(BATCH + 3)]
+    only_bad = [{"id": n, "path": "05.png"} for n in range(OpenVinoEngine.batch + 3)]
     rows = embedded([batch(only_bad), batch([]), batch([{"id": 99}] * 0)], photos, embed)
-    assert [row["id"] for row in rows] == list(range(BATCH + 3))
+    assert [row["id"] for row in rows] == list(range(OpenVinoEngine.batch + 3))
     assert {row["status"] for row in rows} == {"skipped"}
     assert [row["embedding"] for row in rows] == [None] * len(rows)
     assert embedded([], photos, embed) == []

@@ -11,8 +11,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lookalike import Index, LookalikeError, hashing, search
-from lookalike.build import export_csv
 from lookalike.embedding import Vectors
+from lookalike.export import export_csv
 from lookalike.hashing import Hasher, choose_parameters, collision_probability, draw_sample, fit
 from lookalike.hashing.parameters import Floats
 from lookalike.spark import session

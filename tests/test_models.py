@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from lookalike import LookalikeError
 from lookalike.images import PREPROCESSING
-from lookalike.models import PRECISIONS, Model, engine, resolve
+from lookalike.models import PRECISIONS, Model, at_precision, engine, resolve
 from lookalike.models.networks import FromPixels, backbone
 from lookalike.weights import CARS
 
@@ -122,7 +122,7 @@ def test_the_bundled_weights() -> None:
     model = resolve()
     assert (model.backbone, model.weights, model.precision) == ("resnet18", "cars", "f32")
     assert (model.width, model.preprocessing) == (512, PREPROCESSING)
-    assert model == resolve("resnet18", "cars", "auto") == resolve(precision="f32")
+    assert model == at_precision(model, "auto") == at_precision(resolve("resnet18", "cars"), "f32")
     assert "cars" in repr(model) and len(repr(model)) < 300
     stored = load_file(CARS)
     network = backbone("resnet18", "cars").state_dict()
@@ -156,7 +156,7 @@ def test_the_engine_agrees_with_torch(name: str, weights_of: Callable[[str], str
 
 
 def test_less_precision_is_near(weights_of: Callable[[str], str], converted: Model) -> None:
-    rough = resolve(CONVERTED, weights_of(CONVERTED), "bf16")
+    rough = at_precision(converted, "bf16")
     assert rough.precision == "bf16"
     assert rough.fingerprint != converted.fingerprint
     cosine = (unit(engine(rough)(PIXELS)) * unit(engine(converted)(PIXELS))).sum(axis=1)
@@ -328,8 +328,6 @@ def test_weights_of_another_network(
         (("resnet18", ""), "no weights ''"),
         (("resnet18", "/"), "no weights '/'"),
         (("resnet18", "Cars"), "no weights 'Cars'"),
-        (("resnet18", "cars", "f64"), "no precision 'f64': say auto, f32, bf16"),
-        (("resnet18", "cars", ""), "no precision ''"),
     ],
     ids=str,
 )
@@ -382,7 +380,7 @@ def test_fingerprints(converted: Model, weights_of: Callable[[str], str], tmp_pa
     save_file(changed, tmp_path / "changed.safetensors")
     others = [
         resolve(CONVERTED, str(tmp_path / "changed.safetensors")),
-        resolve(CONVERTED, weights_of(CONVERTED), "bf16"),
+        at_precision(converted, "bf16"),
         resolve(),
     ]
     prints = {model.fingerprint for model in [converted, *others]}
@@ -488,5 +486,8 @@ def test_the_second_time_needs_no_torch_and_tells_nobody() -> None:
     assert run.stderr == ""
 
 
-def test_precisions() -> None:
-    assert PRECISIONS[0] == "auto" and {"f32", "bf16"} <= set(PRECISIONS)
+def test_precisions(converted: Model) -> None:
+    assert PRECISIONS == ("auto", "f32", "bf16", "int8")
+    refusal(lambda: at_precision(converted, "f64"), "no precision 'f64': say auto, f32, bf16, int8")
+    refusal(lambda: at_precision(converted, ""), "no precision ''")
+    refusal(lambda: at_precision(converted, "int8"), "int8 is calibrated on images")

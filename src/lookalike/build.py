@@ -1,16 +1,18 @@
-"""From images to files of embeddings, on Spark: steps 3 and 4, and the making of a collection."""
+"""From images to files of embeddings, on Spark or in a plain loop: the making of a collection."""
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from lookalike import collection, embedding, images, models
@@ -18,16 +20,28 @@ from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 from lookalike.images.frame import image_frame
 from lookalike.images.labels import open_labels
+from lookalike.images.listing import choose_sample, image_batches, list_images
 from lookalike.models import Model
-from lookalike.spark import local_uri, progress, session, small_batches
+from lookalike.models.engines import Pixels
+from lookalike.progress import progress_line
+from lookalike.spark import cores, is_at_hand, progress, session, small_batches
 from lookalike.weights import look_like_cars
 
-_SKIPPED = "skipped.csv"
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+LOOP_UP_TO = 5_000
+"""Files up to which a plain loop on all cores is done before Spark would be under way."""
+MEASURE_FROM = 1_000
+"""Images from which on `auto` saves more time than it takes to compare precisions."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How images are read and embedded; every option of `lookalike embed` and `index`."""
+    """How images are read and embedded; every option of `lookalike embed` and `index`.
+
+    `spark` is True to use Spark, False to do without, None to let the number of files decide.
+    """
 
     labels: str | Path | None = None
     image_name: str = "image"
@@ -37,80 +51,201 @@ class Options:
     model: str = "resnet18"
     weights: str = "cars"
     precision: str = "auto"
+    device: str = "auto"
+    spark: bool | None = None
 
 
 @dataclass(frozen=True)
 class Report:
     """What a run of embedding came to. `segments` are rows of `collection.SEGMENT`.
 
-    `advice` is a sentence for the person at the terminal, if there is something to say.
+    `seconds` were spent on choosing a precision, and then on embedding. `advice` is a sentence
+    for the person at the terminal, if there is something to say.
     """
 
     images: int
     skipped: int
     unused_labels: int
+    choosing_seconds: float
     seconds: float
+    model: Model
     advice: str | None
     segments: Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What is checked before Spark is started, so that a wrong option costs no wait."""
+class Job:
+    """What is checked before anything is started, so that a wrong option costs no wait.
+
+    `full` is the model in full precision; it is brought to the wanted one when images are at hand.
+    """
 
     source: images.Source
     labels: Iterator[pa.RecordBatch] | None
-    model: Model
+    full: Model
+    precision: str
+    device: str
+    spark: bool | None
 
     @property
     def rooted(self) -> images.Source:
         """The source without the names in it: the listing has them, all others need the root."""
         return replace(self.source, names=("",))
 
+    def model(self, sample: Callable[[], Pixels]) -> tuple[Model, float]:
+        """Choose the precision on a sample of the images; return the seconds it took as well."""
+        started = time.perf_counter()
+        model = models.at_precision(self.full, self.precision, sample, self.device)
+        return model, time.perf_counter() - started
 
-def _prepare(photos: str | Path | Sequence[str | Path], options: Options) -> _Job:
+
+def prepare(photos: str | Path | Sequence[str | Path], options: Options) -> Job:
+    """Check what is asked for; `LookalikeError` if it cannot be done."""
+    models.check_precision(options.precision)
     source = images.locate(
         photos, image_column=options.image_column, label_column=options.label_column
     )
+    if source.kind != "files" and options.spark is False:
+        raise LookalikeError(f"only Spark reads {source.root}: leave --no-spark out")
     labels = None
     if options.labels is not None:
         labels = open_labels(options.labels, options.image_name, options.label_name)
     if source.kind == "files" and next(images.walk(source), None) is None:
         raise images.nothing_found(source)
-    return _Job(source, labels, models.resolve(options.model, options.weights, options.precision))
+    device = models.find_device(options.device)
+    full = models.resolve(options.model, options.weights, device)
+    return Job(source, labels, full, options.precision, device, options.spark)
 
 
-def _embed(job: _Job, folder: Path, staging: Path) -> Report:
-    """Embed all images of a job into Parquet files in `folder`, one a Spark task."""
-    spark = session()
+def embed(job: Job, folder: Path, staging: Path) -> Report:
+    """Embed all images of a job into Parquet files in the new folder `folder`."""
     folder.mkdir(parents=True)
+    if job.source.kind != "files":
+        return _from_tables(job, folder, staging)
+    listing = staging / "listing.parquet"
+    count = list_images(job.source, listing)
+    if job.precision == "auto" and count < MEASURE_FROM:
+        job = replace(job, precision="f32")
+    choose = partial(job.model, partial(_sample_of_files, job.source, listing))
+    spark = job.spark if job.spark is not None else count > LOOP_UP_TO or is_at_hand()
+    if not spark:
+        with progress_line("choosing a precision"):
+            model, chosen_in = choose()
+        batches, unused = image_batches(listing, job.labels)
+        run = partial(_in_a_loop, job, model, batches, count, folder)
+    else:
+        # One reads and computes, the other waits for a JVM.
+        with progress_line("starting Spark"), ThreadPoolExecutor(1) as pool:
+            choosing = pool.submit(choose)
+            session()
+            model, chosen_in = choosing.result()
+        frame, unused = _frame(job, staging)
+        run = partial(_on_spark, job, model, frame, folder)
+    return _report(job, model, unused, chosen_in, folder, run)
+
+
+def _from_tables(job: Job, folder: Path, staging: Path) -> Report:
+    """Embed what only Spark can read: URIs and tables of bytes."""
+    frame, unused = _frame(job, staging)
+    with progress(frame.sparkSession, "choosing a precision"):
+        model, chosen_in = job.model(partial(_sample_of_frame, job.rooted, frame))
+    run = partial(_on_spark, job, model, frame, folder)
+    return _report(job, model, unused, chosen_in, folder, run)
+
+
+def _frame(job: Job, staging: Path) -> "tuple[DataFrame, int]":
+    spark = session()
     with progress(spark, "listing images"):
-        frame, unused = image_frame(spark, job.source, staging, job.labels)
-    shared = spark.sparkContext.broadcast(job.model)
-    source = job.rooted
+        return image_frame(spark, job.source, staging, job.labels)
+
+
+def _in_a_loop(
+    job: Job, model: Model, batches: Iterator[pa.RecordBatch], count: int, folder: Path
+) -> list[dict[str, Any]]:
+    rows = embedding.embed_batches(batches, job.rooted, model, cores(), job.device)
+    with progress_line("embedding images") as move:
+
+        def counted() -> Iterator[pa.RecordBatch]:
+            done = 0
+            for batch in rows:
+                yield batch
+                done += batch.num_rows
+                move(done, count)
+
+        written = collection.write_segment(counted(), folder)
+        return [row for batch in written for row in batch.to_pylist()]
+
+
+def _on_spark(job: Job, model: Model, frame: "DataFrame", folder: Path) -> list[dict[str, Any]]:
+    """Write a Parquet file a Spark task; return a row of `collection.SEGMENT` for each."""
+    spark = frame.sparkSession
+    shared = spark.sparkContext.broadcast(model)
+    source, device = job.rooted, job.device
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        rows = embedding.embed_batches(batches, source, shared.value, threads)
+        rows = embedding.embed_batches(batches, source, shared.value, threads, device)
         return collection.write_segment(rows, folder)
 
-    started = time.perf_counter()
     try:
         with progress(spark, "embedding images"), small_batches(spark):
             # A row a file, not a row an image: this is what the commit is made of.
             written = frame.mapInArrow(task, collection.SEGMENT_DDL).collect()
+        return [row.asDict() for row in written]
     finally:
         shared.destroy()
+
+
+def _report(
+    job: Job,
+    model: Model,
+    unused: int,
+    chosen_in: float,
+    folder: Path,
+    run: Callable[[], list[dict[str, Any]]],
+) -> Report:
+    started = time.perf_counter()
+    written = run()
     seconds = time.perf_counter() - started
     for orphan in {str(file) for file in folder.iterdir()} - {row["path"] for row in written}:
         Path(orphan).unlink()  # of a task that died and was tried again
-    segments = sorted((row.asDict() for row in written), key=lambda row: int(row["first_id"]))
+    segments = sorted(written, key=lambda row: int(row["first_id"]))
     embedded = sum(row["embedded"] for row in segments)
     total = sum(row["rows"] for row in segments)
     if total == 0:
-        raise images.nothing_found(source)
-    advice = _advice(job.model, segments) if embedded else None
-    return Report(embedded, total - embedded, unused, seconds, advice, segments)
+        raise images.nothing_found(job.rooted)
+    advice = _advice(model, segments) if embedded else None
+    return Report(embedded, total - embedded, unused, chosen_in, seconds, model, advice, segments)
+
+
+def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
+    """Decode up to `models.SAMPLE` images drawn at random: uint8 (n, 224, 224, 3)."""
+    decoded = []
+    for path in choose_sample(listing, models.SAMPLE):
+        with suppress(images.BadImage):
+            decoded.append(images.decode_pixels(images.read(source, path))[0])
+    return np.array(decoded, np.uint8)
+
+
+def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
+    """Decode, on Spark, the first images it comes across: uint8 (n, 224, 224, 3).
+
+    A sample drawn evenly would read the whole lake to look at some hundreds.
+    """
+
+    def decode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            decoded = []
+            for content in batch["content"]:
+                with suppress(images.BadImage):
+                    decoded.append(images.decode_pixels(content.as_py() or b"")[0].tobytes())
+            yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
+
+    with small_batches(frame.sparkSession):
+        some = frame.select("content").limit(models.SAMPLE)
+        rows = some.mapInArrow(decode, "pixels binary").collect()
+    pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
+    return pixels.reshape(len(rows), images.SIDE, images.SIDE, 3)
 
 
 def _advice(model: Model, segments: Sequence[dict[str, Any]]) -> str | None:
@@ -118,7 +253,7 @@ def _advice(model: Model, segments: Sequence[dict[str, Any]]) -> str | None:
     if model.weights != "cars":
         return None
     files = [Path(row["path"]) for row in segments]
-    first = next(_batches(files, "ok", ["embedding"]))["embedding"]
+    first = next(stored_rows(files, "ok", ["embedding"]))["embedding"]
     if look_like_cars(first.flatten().to_numpy().reshape(len(first), model.width)):
         return None
     return (
@@ -137,80 +272,16 @@ def build_collection(
     collection.make_free(out, overwrite)
     if out.exists() and not collection.is_collection(out):
         raise LookalikeError(f"{out} is not an index and will not be replaced: give another --out")
-    job = _prepare(photos, options)
+    job = prepare(photos, options)
     with collection.staging_folder(out) as staging:
         fresh = staging / "index"
-        report = _embed(job, fresh / "data" / uuid.uuid4().hex, staging)
-        Collection.create(fresh, job.rooted, job.model, report.segments)
+        report = embed(job, fresh / "data" / uuid.uuid4().hex, staging)
+        Collection.create(fresh, job.rooted, report.model, report.segments)
         collection.put_in_place(fresh, out)
     return Collection.open(out), report
 
 
-def build_table(
-    photos: str | Path | Sequence[str | Path], out: Path, options: Options, overwrite: bool = False
-) -> Report:
-    """Steps 3 and 4: embed all images into a CSV file or, if `out` has no `.csv`, into Parquet.
-
-    CSV has the columns `image, label, e0, e1, ...`, Parquet `image, label, embedding`; images in
-    the order of their ids. What this run skipped stands in `skipped.csv` beside it, with reasons.
-    """
-    collection.make_free(out, overwrite)
-    if out.name == _SKIPPED:
-        raise LookalikeError(f"{_SKIPPED} will hold what was skipped: give another --out")
-    if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
-        raise LookalikeError(f"{out} is a folder of something else: give another --out")
-    job = _prepare(photos, options)
-    with collection.staging_folder(out) as staging:
-        report = _embed(job, staging / "data", staging)
-        files = [Path(row["path"]) for row in report.segments]
-        fresh = staging / "out"
-        if out.suffix.lower() == ".csv":
-            _write_csv(files, fresh, job.model.width)
-        else:
-            _write_parquet(files, fresh)
-        _write_skipped(files, staging / _SKIPPED)
-        collection.put_in_place(fresh, out)
-        (staging / _SKIPPED).replace(out.absolute().parent / _SKIPPED)
-    return report
-
-
-def export_csv(stored: Collection, out: Path) -> None:
-    """Step 4: write the embeddings of a collection to a CSV file, as `build_table` does."""
-    with collection.staging_folder(out) as staging:
-        _write_csv(stored.files(), staging / "out", int(stored.about_model["width"]))
-        (staging / "out").rename(out)
-
-
-def _write_csv(files: Sequence[Path], out: Path, width: int) -> None:
-    """Stream data files into one CSV file. Numbers are written so that they read back the same."""
-    schema = pa.schema(
-        [("image", pa.string()), ("label", pa.string())]
-        + [(f"e{i}", pa.float32()) for i in range(width)]
-    )
-    with csv.CSVWriter(str(out), schema) as writer:
-        for batch in _batches(files, "ok", ["path", "label", "embedding"]):
-            vectors = batch["embedding"].flatten().to_numpy().reshape(batch.num_rows, width)
-            columns = [pa.array(column) for column in np.ascontiguousarray(vectors.T)]
-            rows = [batch["path"], batch["label"], *columns]
-            writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=schema))
-
-
-def _write_parquet(files: Sequence[Path], out: Path) -> None:
-    from pyspark.sql import functions as F
-
-    rows = session().read.parquet(*map(local_uri, files)).filter("status = 'ok'").orderBy("id")
-    table = rows.select(F.col("path").alias("image"), "label", "embedding")
-    table.write.parquet(local_uri(out))
-
-
-def _write_skipped(files: Sequence[Path], out: Path) -> None:
-    schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
-    with csv.CSVWriter(str(out), schema) as writer:
-        for batch in _batches(files, "skipped", schema.names):
-            writer.write_batch(batch)
-
-
-def _batches(files: Sequence[Path], status: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def stored_rows(files: Sequence[Path], status: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Give the rows of data files that have a status, file by file in batches."""
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(1024, columns=["status", *columns]):

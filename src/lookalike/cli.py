@@ -49,7 +49,14 @@ ModelName = Annotated[str, typer.Option("--model", help="A torchvision classific
 Weights = Annotated[
     str, typer.Option(help="`cars` (bundled), `imagenet`, or a file.", metavar="NAME|FILE")
 ]
-Precision = Annotated[str, typer.Option(help="auto, f32 or bf16.")]
+Precision = Annotated[str, typer.Option(help="auto, f32, bf16 or int8.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+UseSpark = Annotated[
+    bool | None,
+    typer.Option(
+        "--spark/--no-spark", help="On Spark, or in a plain loop. [default: by the number of files]"
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Where to write it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -105,10 +112,21 @@ def takes_images(command: Callable[[list[str], Path, Options, bool], None]) -> C
         model: ModelName = "resnet18",
         weights: Weights = "cars",
         precision: Precision = "auto",
+        device: Device = "auto",
+        spark: UseSpark = None,
         overwrite: Overwrite = False,
     ) -> None:
         options = Options(
-            labels, image_name, label_name, image_column, label_column, model, weights, precision
+            labels,
+            image_name,
+            label_name,
+            image_column,
+            label_column,
+            model,
+            weights,
+            precision,
+            device,
+            spark,
         )
         command(images, out, options, overwrite)
 
@@ -123,7 +141,7 @@ def embed(images: list[str], out: Path, options: Options, overwrite: bool) -> No
 
     Example: `lookalike embed cars_train --labels cardatasettrain.csv --out cars.csv`
     """
-    from lookalike.build import build_table
+    from lookalike.export import build_table
 
     report = build_table(images, out, options, overwrite)
     _say_report(report, out)
@@ -149,7 +167,15 @@ def index(images: list[str], out: Path, options: Options, overwrite: bool) -> No
 def _say_report(report: Any, path: Path) -> None:
     rate = report.images / max(report.seconds, 1e-9)
     shown = escape(printable(str(path)))
-    notes.print(f"{report.images:,} images embedded into {shown} ({rate:.0f} a second)")
+    model = report.model
+    notes.print(
+        f"{report.images:,} images embedded into {shown} ({rate:.0f} a second, {model.precision})"
+    )
+    if model.agreement is not None:
+        notes.print(
+            f"{model.precision} was chosen in {report.choosing_seconds:.0f} s: on a sample of "
+            f"these images {model.agreement:.0%} of the five nearest neighbours are those of f32"
+        )
     if report.skipped:
         notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
     if report.unused_labels:

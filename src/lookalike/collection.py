@@ -47,7 +47,7 @@ FORMAT = 1
 _ABOUT = "lookalike.json"
 # What search needs of a row, beside its vector.
 _CACHED = ["id", "path", "label", "content_hash"]
-_BATCHES_A_GROUP = 32  # of a Parquet file: some 1,000 rows, 2 MB
+_BATCHES_A_GROUP = 64  # of a Parquet file: some 1,000 rows, 2 MB
 
 SEGMENT = pa.schema(
     {

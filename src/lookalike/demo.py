@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from lookalike import hashing, images, search
-from lookalike.build import Options, build_collection, export_csv
+from lookalike.build import Options, build_collection
 from lookalike.drawing import draw_collection
 from lookalike.embedding import ImageEmbedder
 from lookalike.errors import LookalikeError
+from lookalike.export import export_csv
 from lookalike.hits import Hits, Query
 from lookalike.index import Index
 from lookalike.spark import session
@@ -98,7 +97,8 @@ def run(
     buckets = ", ".join(f"{bucket[0]:.0f}" for bucket in row["hashes"])
     say(f" 8  hashed: {row['image']} is in the buckets {buckets}")
 
-    query = _new_query(new, embed, seed) if new is not None else index.random(seed)
+    # With the index's own model: its precision is chosen when its images are at hand.
+    query = _new_query(new, index.embedder, seed) if new is not None else index.random(seed)
     assert query.path is not None
     say(f" 9  a random picture: {query.path}{'' if new is None else ', new to the index'}")
     say(f"10  embedded from its pixels: {len(query.vector)} numbers")
@@ -144,5 +144,4 @@ def _first_readable(source: images.Source) -> str:
 
 def _new_query(folder: Path, embed: ImageEmbedder, seed: int | None) -> Query:
     path = random.Random(seed).choice(sorted(folder.glob("*.jpg")))
-    with Image.open(path) as picture:
-        return Query(embed(picture), images.encode_path(str(path)))
+    return Query(embed(path), images.encode_path(str(path)))

@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
 
 ImageLike: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor"
 Vectors: TypeAlias = npt.NDArray[np.float32]
-
-BATCH = 32  # images a forward pass: more is no quicker on a CPU and holds more memory
 
 ROW = pa.schema(
     {
@@ -76,7 +77,7 @@ class ImageEmbedder:
         threads: int = 0,
         model: Model | None = None,
     ) -> None:
-        self.model = model or models.resolve(backbone, weights, precision)
+        self.model = model or models.at_precision(models.resolve(backbone, weights), precision)
         self.normalize = normalize
         self._threads = threads
 
@@ -98,9 +99,9 @@ class ImageEmbedder:
     def _embed(self, batch: Sequence[ImageLike]) -> Vectors:
         run = models.engine(self.model, self._threads)
         vectors = np.empty((len(batch), self.width), np.float32)
-        for start in range(0, len(batch), BATCH):
-            pixels = np.stack([to_pixels(image) for image in batch[start : start + BATCH]])
-            vectors[start : start + BATCH] = run(pixels)
+        for start in range(0, len(batch), run.batch):
+            pixels = np.stack([to_pixels(image) for image in batch[start : start + run.batch]])
+            vectors[start : start + run.batch] = run(pixels)
         return normalize(vectors) if self.normalize else vectors
 
     def __repr__(self) -> str:
@@ -112,7 +113,7 @@ def to_pixels(image: ImageLike) -> npt.NDArray[np.uint8]:
     if isinstance(image, str | os.PathLike):
         image = read_file(image)
     if isinstance(image, bytes | bytearray | memoryview):
-        return images.pixels(images.decode(bytes(image)))
+        return images.decode_pixels(bytes(image))[0]
     if isinstance(image, Image.Image):
         return images.pixels(images.upright(image))
     if hasattr(image, "detach"):  # a torch tensor, told without importing torch
@@ -158,25 +159,49 @@ def _tensor_pixels(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def embed_batches(
-    batches: Iterable[pa.RecordBatch], source: images.Source, model: Model, threads: int = 1
+    batches: Iterable[pa.RecordBatch],
+    source: images.Source,
+    model: Model,
+    threads: int = 1,
+    device: str = "cpu",
 ) -> Iterator[pa.RecordBatch]:
     """Embed batches of `id, path, label, reason, content`; give batches of `ROW`.
 
-    What Spark's `mapInArrow` runs in every task, and a plain loop can. An input that cannot be
-    read becomes a row with the status `skipped`. `BATCH` images are in memory at a time, beside
-    the batch that was given.
+    What Spark's `mapInArrow` runs in every task, and a plain loop too. An input that cannot be
+    read becomes a row with the status `skipped`. `threads` decode and embed side by side, so that
+    one's decoding overlaps another's network; the order stays. Beside the batch that was given,
+    memory holds one image as it is decoded for each thread and some dozens at 224 x 224.
     """
-    run = models.engine(model, threads)
-    for batch in batches:
-        for start in range(0, batch.num_rows, BATCH):
-            yield _embed_rows(batch.slice(start, BATCH), source, run)
+    run = models.engine(model, threads, streams=threads, device=device)
+    groups = (
+        batch.slice(start, run.batch)
+        for batch in batches
+        for start in range(0, batch.num_rows, run.batch)
+    )
+    if threads == 1:
+        yield from (_embed_rows(group, source, run) for group in groups)
+        return
+    pending: deque[Future[pa.RecordBatch]] = deque()
+    # Threads that silence warnings one beside the other leave them as any of them found them.
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter("ignore")
+        try:
+            for group in groups:
+                pending.append(pool.submit(_embed_rows, group, source, run))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _embed_rows(rows: pa.RecordBatch, source: images.Source, run: models.Engine) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in ROW.names}
     columns.update({name: rows[name].to_pylist() for name in ("id", "path", "label", "reason")})
     columns["status"] = ["skipped"] * rows.num_rows
-    decoded: list[npt.NDArray[np.uint8]] = []
+    decoded = np.empty((rows.num_rows, images.SIDE, images.SIDE, 3), np.uint8)
+    count = 0
     for at in range(rows.num_rows):
         try:
             if columns["reason"][at]:
@@ -184,13 +209,13 @@ def _embed_rows(rows: pa.RecordBatch, source: images.Source, run: models.Engine)
             content = rows["content"][at].as_py()
             data = images.read(source, columns["path"][at]) if content is None else content
             columns["content_hash"][at] = content_hash(data)
-            image = images.decode(data)
-            decoded.append(images.pixels(image))
-            columns["width"][at], columns["height"][at] = image.size
+            decoded[count], size = images.decode_pixels(data)
+            count += 1
+            columns["width"][at], columns["height"][at] = size
             columns["status"][at] = "ok"
         except images.BadImage as error:
             columns["reason"][at] = str(error)
-    vectors = normalize(run(np.stack(decoded))) if decoded else np.empty((0, 0), np.float32)
+    vectors = normalize(run(decoded[:count])) if count else np.empty((0, 0), np.float32)
     embedded = np.array([status == "ok" for status in columns["status"]], bool)
     columns["embedding"] = _list_array(vectors, embedded)
     return pa.RecordBatch.from_pydict(columns, schema=ROW)

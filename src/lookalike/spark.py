@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lookalike.cache import cache_folder
 from lookalike.errors import LookalikeError
+from lookalike.progress import progress_line
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -49,6 +50,24 @@ def session(master: str | None = None) -> "SparkSession":
     return spark
 
 
+def is_at_hand() -> bool:
+    """Say whether a session runs already, or somebody has named a cluster."""
+    if os.environ.keys() & {"SPARK_MASTER", "PYSPARK_GATEWAY_PORT"}:
+        return True
+    if "pyspark" not in sys.modules:
+        return False
+    from pyspark.sql import SparkSession
+
+    return SparkSession.getActiveSession() is not None
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 _SETTINGS = {
     # Rows of image bytes: a batch is cut by size, so that large pictures do not fill the memory.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "1024",
@@ -79,14 +98,13 @@ def local_uri(path: str | Path) -> str:
 def _local_settings(master: str | None) -> dict[str, str]:
     if master is not None and not master.startswith("local"):
         return {"spark.master": master}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # A table must not become a thousand tiny shuffles on a laptop, nor a UI port in a script.
     return {
-        "spark.master": master or f"local[{cores},{_ATTEMPTS}]",
+        "spark.master": master or f"local[{cores()},{_ATTEMPTS}]",
         "spark.driver.memory": f"{_driver_memory()}m",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.sql.shuffle.partitions": str(4 * (cores or 1)),
+        "spark.sql.shuffle.partitions": str(4 * cores()),
         "spark.ui.enabled": "false",
     }
 
@@ -189,24 +207,8 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def progress(spark: "SparkSession", text: str) -> Iterator[None]:
     """Show one line on stderr while the block runs: the share of Spark's tasks that are done."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
     over = threading.Event()
-    with Progress(*columns, *times, console=Console(stderr=True), transient=True) as bar:
-        line = bar.add_task(text, total=None)
+    with progress_line(text) as move:
 
         def watch() -> None:
             status = spark.sparkContext.statusTracker()
@@ -214,8 +216,7 @@ def progress(spark: "SparkSession", text: str) -> Iterator[None]:
                 stages = [status.getStageInfo(stage) for stage in status.getActiveStageIds()]
                 running = [stage for stage in stages if stage is not None]
                 if total := sum(stage.numTasks for stage in running):
-                    done = sum(stage.numCompletedTasks for stage in running)
-                    bar.update(line, total=total, completed=done)
+                    move(sum(stage.numCompletedTasks for stage in running), total)
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()

@@ -1,6 +1,5 @@
 """Images as a Spark DataFrame: one row an input, with its label, content where Spark read it."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,45 +9,19 @@ import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError
 from lookalike.images.decoding import MAX_BYTES
-from lookalike.images.labels import write_labels
-from lookalike.images.sources import EXTENSIONS, Found, Source, nothing_found, walk
+from lookalike.images.labels import (
+    AMBIGUOUS,
+    CONFLICTING,
+    EXAMPLES,
+    names_in_doubt,
+    write_labels,
+)
+from lookalike.images.listing import list_images
+from lookalike.images.sources import EXTENSIONS, Source
 from lookalike.spark import local_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
-
-LISTING = pa.schema({"id": pa.int64(), "path": pa.string(), "reason": pa.string()})
-_LISTING_BATCH = 65_536
-_EXAMPLES = 5
-
-
-def list_images(source: Source, path: Path) -> int:
-    """Write the inputs of a local source to a Parquet file, numbered from 0; return how many.
-
-    Raises `LookalikeError` if there is none. A batch of names is in memory at a time.
-    """
-    count = 0
-    with pq.ParquetWriter(path, LISTING) as writer:
-        for batch in _listing(walk(source)):
-            writer.write_batch(batch)
-            count += batch.num_rows
-    if count == 0:
-        raise nothing_found(source)
-    return count
-
-
-def _listing(found: Iterator[Found]) -> Iterator[pa.RecordBatch]:
-    start = 0
-    while chunk := list(itertools.islice(found, _LISTING_BATCH)):
-        yield pa.record_batch(
-            [
-                pa.array(range(start, start + len(chunk)), pa.int64()),
-                pa.array([image.path for image in chunk], pa.string()),
-                pa.array([image.reason for image in chunk], pa.string()),
-            ],
-            schema=LISTING,
-        )
-        start += len(chunk)
 
 
 def image_frame(
@@ -60,16 +33,19 @@ def image_frame(
     """Return a DataFrame `id, path, label, reason, content` and the count of labels not used.
 
     For local files `id` rises with the path. They are listed into the folder `staging`, which all
-    workers must see, and read later where they are embedded (`content` is null). Everything else
-    is read by Spark.
+    workers must see, unless they are by now, and read later where they are embedded (`content` is
+    null). Everything else is read by Spark.
     """
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
     if source.kind == "files":
-        count = list_images(source, staging / "listing.parquet")
-        frame = spark.read.parquet(local_uri(staging / "listing.parquet"))
+        listing = staging / "listing.parquet"
+        if not listing.exists():
+            list_images(source, listing)
+        count = pq.read_metadata(listing).num_rows
+        frame = spark.read.parquet(local_uri(listing))
         frame = frame.withColumn("content", F.lit(None).cast("binary"))
     else:
         count = 0
@@ -201,14 +177,12 @@ def _join_labels(frame: "DataFrame", labels: "DataFrame") -> "tuple[DataFrame, i
         counts = used.agg(F.count_if(conflicting), F.count_if(ambiguous)).first()
         assert counts is not None
         for problem, found, meaning in (
-            (conflicting, counts[0], "have more than one label: keep one"),
-            (ambiguous, counts[1], "fit several photos: give paths instead"),
+            (conflicting, counts[0], CONFLICTING),
+            (ambiguous, counts[1], AMBIGUOUS),
         ):
             if found:
-                rows = used.filter(problem).orderBy("name").limit(_EXAMPLES).collect()
-                shown = ", ".join(row["name"] for row in rows)
-                more = ", ..." if found > len(rows) else ""
-                raise LookalikeError(f"{found} names in the label file {meaning}: {shown}{more}")
+                rows = used.filter(problem).orderBy("name").limit(EXAMPLES).collect()
+                raise names_in_doubt(found, [row["name"] for row in rows], meaning)
         unused = labels.join(keys, "name", "left_anti").count()
         by_path = chosen.join(labels, "name").select("path", "label")
         return frame.drop("label").join(by_path, "path", "left"), unused

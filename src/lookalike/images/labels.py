@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +13,9 @@ from lookalike.errors import LookalikeError
 from lookalike.images.sources import encode_path
 
 SCHEMA = pa.schema({"name": pa.string(), "label": pa.string()})
+CONFLICTING = "have more than one label: keep one"
+AMBIGUOUS = "fit several photos: give paths instead"
+EXAMPLES = 5  # names in an error, out of however many
 
 
 def open_labels(
@@ -87,3 +90,9 @@ def write_labels(batches: Iterator[pa.RecordBatch], path: Path) -> None:
     with pq.ParquetWriter(path, SCHEMA) as writer:
         for batch in batches:
             writer.write_batch(batch)
+
+
+def names_in_doubt(count: int, first: Sequence[str], meaning: str) -> LookalikeError:
+    """Return the error for names that are `CONFLICTING` or `AMBIGUOUS`, the `first` few shown."""
+    more = ", ..." if count > len(first) else ""
+    return LookalikeError(f"{count} names in the label file {meaning}: {', '.join(first)}{more}")

@@ -1,6 +1,19 @@
-"""Networks, their weights, and the engines that run them."""
+"""Networks, their weights, the engines that run them, and the precisions they run in."""
 
-from lookalike.models.engines import Engine, engine
-from lookalike.models.model import PRECISIONS, Model, resolve
+from lookalike.models.engines import DEVICES, Engine, engine, find_device
+from lookalike.models.model import Model, resolve
+from lookalike.models.precision import PRECISIONS, SAMPLE, at_precision, check_precision, overlap
 
-__all__ = ["PRECISIONS", "Engine", "Model", "engine", "resolve"]
+__all__ = [
+    "DEVICES",
+    "PRECISIONS",
+    "SAMPLE",
+    "Engine",
+    "Model",
+    "at_precision",
+    "check_precision",
+    "engine",
+    "find_device",
+    "overlap",
+    "resolve",
+]

@@ -24,17 +24,7 @@ def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
     normalised float32 images (n, 3, 224, 224) to features (n, width); resnet18 gives 512.
     https://docs.pytorch.org/vision/stable/models.html
     """
-    if name not in torchvision.models.list_models(module=torchvision.models):
-        raise LookalikeError(
-            f"torchvision has no classification network {name!r}: "
-            "see torchvision.models.list_models(module=torchvision.models)"
-        )
-    options: dict[str, bool] = {}
-    if name in ("googlenet", "inception_v3"):
-        # torchvision's own weights for these two want their inputs scaled in another way. Without
-        # the second option they would begin with a slow random initialisation.
-        options = {"transform_input": weights == "imagenet", "init_weights": False}
-    network = torchvision.models.get_model(name, weights=None, **options)
+    network = _untrained(name, weights)
     head = _last_layer(network)
     state = _imagenet(name) if weights == "imagenet" else _from_file(_file(name, weights))
     state = {key: value for key, value in state.items() if not key.startswith(head + ".")}
@@ -51,10 +41,45 @@ def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
         raise LookalikeError(f"the weights {weights!r} are not of {name}: {detail}") from None
-    parent, _, child = head.rpartition(".")
+    _leave_out(head, network)
+    return network.float().eval()
+
+
+def dump(network: nn.Module) -> bytes:
+    """Return the tensors of a network that `backbone` made, as a safetensors file."""
+    from safetensors.torch import save
+
+    return save({key: value.contiguous() for key, value in network.state_dict().items()})
+
+
+def restore(name: str, weights: str, data: bytes) -> nn.Module:
+    """Make again the network that `backbone(name, weights)` gave, from what `dump` made of it."""
+    from safetensors.torch import load
+
+    network = _untrained(name, weights)
+    _leave_out(_last_layer(network), network)
+    network.load_state_dict(load(data))
+    return network.eval()
+
+
+def _untrained(name: str, weights: str) -> nn.Module:
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise LookalikeError(
+            f"torchvision has no classification network {name!r}: "
+            "see torchvision.models.list_models(module=torchvision.models)"
+        )
+    options: dict[str, bool] = {}
+    if name in ("googlenet", "inception_v3"):
+        # torchvision's own weights for these two want their inputs scaled in another way. Without
+        # the second option they would begin with a slow random initialisation.
+        options = {"transform_input": weights == "imagenet", "init_weights": False}
+    network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    return network
+
+
+def _leave_out(layer: str, network: nn.Module) -> None:
+    parent, _, child = layer.rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
-    module: nn.Module = network.float().eval()
-    return module
 
 
 def _last_layer(network: nn.Module) -> str:

@@ -1,0 +1,167 @@
+"""What benchmarks share: run a command, say what it cost, and on which machine.
+
+Memory and live CPU time come from /proc, so they are 0 on systems other than Linux.
+"""
+
+import os
+import platform
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+PAUSE_S = 0.1  # between two looks at a running command
+MEMORY_SHARE = 1 / 40  # of one core at most goes into adding memory up: 30 ms a time beside a JVM
+PATIENCE_S = 10.0  # with what a command leaves behind
+LAST_LINES = 15  # of a failed command's error output
+
+Process = tuple[int, int]  # its number and when it started: numbers come again
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command and all it started took. `seconds` end when the command itself does."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+def timed(command: list[str], environment: dict[str, str] | None = None) -> Run:
+    """Run a command with `environment` added to this one's; what it prints is thrown away.
+
+    Neither source of CPU seconds sees everything: the system's own sum leaves out processes that
+    nobody waits for, as nobody does for Spark's JVM; looking now and then leaves out what ended
+    between two looks. The larger of both is the nearer. Raises `SystemExit` if the command fails.
+    """
+    with tempfile.TemporaryFile() as errors:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, **(environment or {})},
+        )
+        watch = _Watch(process.pid)
+        watch.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+        finally:
+            watch.ended.set()
+            watch.join()
+        code = process.returncode = os.waitstatus_to_exitcode(status)
+        if code:
+            told = _last_lines(errors)
+            raise SystemExit(f"{' '.join(command)} failed with exit code {code}\n{told}")
+    looked = sum(watch.cpu.values())
+    return Run(seconds, max(usage.ru_utime + usage.ru_stime, looked), watch.peak)
+
+
+class _Watch(threading.Thread):
+    """Looks at a process and its descendants until it has ended, and so have they."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid = pid
+        self.ended = threading.Event()
+        self.peak = 0
+        self.cpu: dict[Process, float] = {}
+
+    def run(self) -> None:
+        memory_due = 0.0
+        while True:
+            before = time.perf_counter()
+            # CPU time only ever grows, so that the last look is the one that counts.
+            self.cpu.update(_cpu_of(tree(self.pid)))
+            if before >= memory_due:
+                self.peak = max(self.peak, memory_of_tree(self.pid))
+                after = time.perf_counter()
+                memory_due = after + (after - before) / MEMORY_SHARE
+            if self.ended.wait(PAUSE_S):
+                break
+        self._see_off()
+
+    def _see_off(self) -> None:
+        """Wait for what was left behind: it is part of the cost, and would disturb what is next."""
+        give_up = time.perf_counter() + PATIENCE_S
+        while time.perf_counter() < give_up:
+            alive = _cpu_of(pid for pid, _ in self.cpu)
+            alive = {process: cpu for process, cpu in alive.items() if process in self.cpu}
+            if not alive:
+                return
+            self.cpu.update(alive)
+            time.sleep(PAUSE_S)
+
+
+def tree(pid: int) -> Iterator[int]:
+    """Give a process and its living descendants."""
+    yield pid
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from tree(int(child))
+    except OSError:
+        pass  # ended meanwhile
+
+
+def memory_of_tree(pid: int) -> int:
+    """Proportional set size of a process and its descendants, in bytes."""
+    total = 0
+    for each in tree(pid):
+        try:
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue  # ended meanwhile
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def cpu_of_tree(pid: int) -> float:
+    """CPU seconds so far of a process and its living descendants, in all their threads."""
+    return sum(_cpu_of(tree(pid)).values())
+
+
+def _cpu_of(pids: Iterable[int]) -> dict[Process, float]:
+    """CPU seconds so far of each of these processes that is alive."""
+    ticks_per_second = os.sysconf("SC_CLK_TCK")
+    seconds = {}
+    for pid in pids:
+        try:
+            line = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue  # ended meanwhile
+        # The name, in parentheses, may hold spaces and parentheses itself. In proc(5) the fields
+        # after it begin with number 3, the state; wanted are 14 and 15, utime and stime, and 22,
+        # starttime.
+        fields = line.rpartition(")")[2].split()
+        if fields[0] == "Z":  # ended too; in some containers it is never cleared away
+            continue
+        user, system, started = int(fields[11]), int(fields[12]), int(fields[19])
+        seconds[pid, started] = (user + system) / ticks_per_second
+    return seconds
+
+
+def _last_lines(file: IO[Any]) -> str:
+    """Return the end of what was written to a binary file."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
+    lines: list[str] = file.read().decode(errors="replace").splitlines()
+    return "\n".join(lines[-LAST_LINES:])
+
+
+def machine() -> dict[str, Any]:
+    """Describe what figures were measured on."""
+    return {"cores": os.cpu_count(), "processor": processor()}
+
+
+def processor() -> str:
+    """Name the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

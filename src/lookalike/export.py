@@ -1,0 +1,90 @@
+"""Steps 3 and 4: embeddings as a CSV file or as Parquet, with the reasons for what was skipped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+
+from lookalike import collection
+from lookalike.build import Options, Report, embed, prepare, stored_rows
+from lookalike.collection import Collection
+from lookalike.embedding import ROW
+from lookalike.errors import LookalikeError
+from lookalike.spark import local_uri, session
+
+_SKIPPED = "skipped.csv"
+
+
+def build_table(
+    photos: str | Path | Sequence[str | Path], out: Path, options: Options, overwrite: bool = False
+) -> Report:
+    """Steps 3 and 4: embed all images into a CSV file or, if `out` has no `.csv`, into Parquet.
+
+    CSV has the columns `image, label, e0, e1, ...`, Parquet `image, label, embedding`; images in
+    the order of their ids. What this run skipped stands in `skipped.csv` beside it, with reasons.
+    """
+    collection.make_free(out, overwrite)
+    if out.name == _SKIPPED:
+        raise LookalikeError(f"{_SKIPPED} will hold what was skipped: give another --out")
+    if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
+        raise LookalikeError(f"{out} is a folder of something else: give another --out")
+    job = prepare(photos, options)
+    with collection.staging_folder(out) as staging:
+        report = embed(job, staging / "data", staging)
+        files = [Path(row["path"]) for row in report.segments]
+        fresh = staging / "out"
+        if out.suffix.lower() == ".csv":
+            _write_csv(files, fresh, report.model.width)
+        else:
+            _write_parquet(files, fresh)
+        _write_skipped(files, staging / _SKIPPED)
+        collection.put_in_place(fresh, out)
+        (staging / _SKIPPED).replace(out.absolute().parent / _SKIPPED)
+    return report
+
+
+def export_csv(stored: Collection, out: Path) -> None:
+    """Step 4: write the embeddings of a collection to a CSV file, as `build_table` does."""
+    with collection.staging_folder(out) as staging:
+        _write_csv(stored.files(), staging / "out", int(stored.about_model["width"]))
+        (staging / "out").rename(out)
+
+
+def _write_csv(files: Sequence[Path], out: Path, width: int) -> None:
+    """Stream data files into one CSV file. Numbers are written so that they read back the same."""
+    schema = pa.schema(
+        [("image", pa.string()), ("label", pa.string())]
+        + [(f"e{i}", pa.float32()) for i in range(width)]
+    )
+    with csv.CSVWriter(str(out), schema) as writer:
+        for batch in stored_rows(files, "ok", ["path", "label", "embedding"]):
+            vectors = batch["embedding"].flatten().to_numpy().reshape(batch.num_rows, width)
+            columns = [pa.array(column) for column in np.ascontiguousarray(vectors.T)]
+            rows = [batch["path"], batch["label"], *columns]
+            writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=schema))
+
+
+def _write_parquet(files: Sequence[Path], out: Path) -> None:
+    if len(files) == 1:  # in order as it is: nothing to start Spark for
+        out.mkdir()
+        schema = pa.schema([("image", pa.string()), ROW.field("label"), ROW.field("embedding")])
+        with pq.ParquetWriter(out / "part-00000.parquet", schema) as writer:
+            for batch in stored_rows(files, "ok", ["path", "label", "embedding"]):
+                writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+        (out / "_SUCCESS").touch()
+        return
+    from pyspark.sql import functions as F
+
+    rows = session().read.parquet(*map(local_uri, files)).filter("status = 'ok'").orderBy("id")
+    table = rows.select(F.col("path").alias("image"), "label", "embedding")
+    table.write.parquet(local_uri(out))
+
+
+def _write_skipped(files: Sequence[Path], out: Path) -> None:
+    schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
+    with csv.CSVWriter(str(out), schema) as writer:
+        for batch in stored_rows(files, "skipped", schema.names):
+            writer.write_batch(batch)

@@ -1,0 +1,139 @@
+"""Precisions: f32, bf16 and int8, and the choice of the quickest one whose neighbours agree."""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.cache import cache_folder
+from lookalike.errors import LookalikeError
+from lookalike.models.calibration import quantize
+from lookalike.models.engines import Pixels, Vectors, engine, processor
+from lookalike.models.model import Model, fingerprint
+
+PRECISIONS = ("auto", "f32", "bf16", "int8")
+SAMPLE = 256  # images on which precisions are compared
+CALIBRATION = 64  # of these, the images whose activations give int8 its ranges
+AGREEMENT = 0.95  # of the five nearest neighbours must be those of f32
+_QUICKER = 0.85  # of the time of f32: else less precision buys nothing
+
+
+def check_precision(precision: str) -> None:
+    """Raise `LookalikeError` for a precision that there is not."""
+    if precision not in PRECISIONS:
+        raise LookalikeError(f"no precision {precision!r}: say {', '.join(PRECISIONS)}")
+
+
+def at_precision(
+    full: Model, precision: str, sample: Callable[[], Pixels] | None = None, device: str = "cpu"
+) -> Model:
+    """Give a full-precision model another precision.
+
+    `auto` takes the quickest that agrees with f32 on the images that `sample` returns (uint8,
+    (n, 224, 224, 3)), or f32 without any. `int8` is calibrated on them. What was found out is
+    kept in the cache folder, for the same images and the same processor.
+    Raises `LookalikeError` for int8 without images, or where it is not to be had.
+    """
+    check_precision(precision)
+    if precision == "bf16":
+        return _bf16(full)
+    if precision == "int8":
+        if device != "cpu" or not full.graph:
+            raise LookalikeError("int8 runs on CPUs through OpenVINO: use bf16 here")
+        pixels = sample() if sample else ()
+        if not len(pixels):
+            raise LookalikeError("int8 is calibrated on images: make an index with it first")
+        return _int8(full, np.asarray(pixels))
+    if precision == "auto" and sample is not None:
+        return _quickest(full, sample(), device)
+    return full
+
+
+def overlap(one: Vectors, other: Vectors, k: int = 5) -> float:
+    """Return the mean share of the k nearest neighbours that two embeddings have in common.
+
+    Both are float32 (n, width), of the same n > k images in the same order; every image asks for
+    its neighbours among the others, by cosine.
+    """
+    pairs = zip(_neighbors(one, k), _neighbors(other, k), strict=True)
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in pairs]))
+
+
+def _neighbors(vectors: Vectors, k: int) -> npt.NDArray[np.intp]:
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+    nearness = unit @ unit.T
+    np.fill_diagonal(nearness, -np.inf)
+    return np.argsort(-nearness, axis=1, kind="stable")[:, :k]
+
+
+def _bf16(full: Model) -> Model:
+    return replace(full, precision="bf16", fingerprint=fingerprint([full.fingerprint, "bf16"]))
+
+
+def _int8(full: Model, pixels: Pixels) -> Model:
+    some = pixels[:: max(len(pixels) // CALIBRATION, 1)][:CALIBRATION]
+    folder = cache_folder() / "models" / fingerprint([full.fingerprint, "int8", _digest(some)])
+    with contextlib.suppress(LookalikeError):  # not there yet, or damaged
+        return replace(Model.load(folder), weights=full.weights)
+    graph, data = quantize(full.graph, full.weights_data, some)
+    content = hashlib.blake2b(data, digest_size=16).hexdigest()
+    model = replace(
+        full,
+        precision="int8",
+        fingerprint=fingerprint([full.fingerprint, "int8", content]),
+        graph=graph,
+        weights_data=data,
+        network=b"",
+    )
+    with contextlib.suppress(OSError):  # a cache that is full or read-only costs only time
+        model.save(folder)
+    return model
+
+
+def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
+    """Compare precisions on real images: both their speed and their neighbours are measured."""
+    if len(pixels) < SAMPLE // 2:  # few enough to be embedded before anything is known
+        return full
+    known = [full.fingerprint, _digest(pixels), device, processor()]
+    note = cache_folder() / "choices" / f"{fingerprint(known)}.json"
+    makers: dict[str, Callable[[], Model]] = {"bf16": lambda: _bf16(full)}
+    if device == "cpu" and full.graph:
+        makers = {"int8": lambda: _int8(full, pixels), **makers}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged
+        choice = json.loads(note.read_text())
+        made = makers[choice["precision"]]() if choice["precision"] in makers else full
+        return replace(made, agreement=choice["agreement"])
+
+    wanted, seconds = _run(full, pixels, device)
+    chosen = full
+    for make in makers.values():
+        try:
+            candidate = make()
+        except LookalikeError:  # there are networks that cannot be quantised
+            continue
+        vectors, took = _run(candidate, pixels, device)
+        agreement = overlap(wanted, vectors)
+        if agreement >= AGREEMENT and took < _QUICKER * seconds:
+            chosen = replace(candidate, agreement=round(agreement, 4))
+            break
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"precision": chosen.precision, "agreement": chosen.agreement}))
+    return chosen
+
+
+def _run(model: Model, pixels: Pixels, device: str) -> tuple[Vectors, float]:
+    run = engine(model, device=device)
+    run(pixels[: run.batch])  # the first one also prepares the engine
+    started = time.perf_counter()
+    parts = [run(pixels[at : at + run.batch]) for at in range(0, len(pixels), run.batch)]
+    return np.concatenate(parts), time.perf_counter() - started
+
+
+def _digest(pixels: Pixels) -> str:
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()

@@ -1,0 +1,299 @@
+"""Local images listed, labelled and sampled without Spark: the same as with it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lookalike import LookalikeError, images
+from lookalike.images.frame import image_frame
+from lookalike.images.labels import open_labels
+from lookalike.images.listing import (
+    IMAGE,
+    LISTING,
+    choose_sample,
+    image_batches,
+    list_images,
+)
+from lookalike.spark import session
+
+FILES = (
+    "100%.jpg",
+    "a b.jpg",
+    "a.jpg",
+    "one/d.jpg",
+    "one/same.jpg",
+    "sub/%2541.jpg",
+    "sub/b.jpg",
+    "sub/c.jpg",
+    "sub/deep/e.jpg",
+    "top.jpg",
+    "two/same.jpg",
+    "two\nlines/f\n.jpg",
+    "under/top.jpg",
+    "Å/日本.jpg",
+)
+BROKEN = "sub/gone.jpg"
+
+Outcome = tuple[list[dict[str, Any]], int] | str
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which names matter; nobody looks into the files."""
+    root = tmp_path_factory.mktemp("photos")
+    for name in FILES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (root / BROKEN).symlink_to("nowhere.jpg")
+    return root
+
+
+def with_spark(photos: Path, given: Path | None, staging: Path) -> Outcome:
+    labels = None if given is None else open_labels(given)
+    try:
+        frame, unused = image_frame(session(), images.locate(photos), staging, labels)
+    except LookalikeError as error:
+        return str(error)
+    return [row.asDict() for row in sorted(frame.collect(), key=lambda row: int(row["id"]))], unused
+
+
+def without_spark(photos: Path, given: Path | None, staging: Path) -> Outcome:
+    list_images(images.locate(photos), staging / "list")
+    labels = None if given is None else one_by_one(open_labels(given))
+    try:
+        batches, unused = image_batches(staging / "list", labels)
+    except LookalikeError as error:
+        return str(error)
+    return pa.Table.from_batches(batches, IMAGE).to_pylist(), unused
+
+
+def one_by_one(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Cut batches into single rows: what belongs together must be found across them."""
+    return (batch.slice(row, 1) for batch in batches for row in range(batch.num_rows))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "unused"),
+    [
+        pytest.param(None, {}, 0, id="no labels"),
+        pytest.param(
+            "a.jpg,red\nb.jpg,007\n日本.jpg,Citroën\n",
+            {"a.jpg": "red", "sub/b.jpg": "007", "Å/日本.jpg": "Citroën"},
+            0,
+            id="names",
+        ),
+        pytest.param(
+            "./a.jpg,red\nsub//b.jpg,tan\nsub/deep/e.jpg,blue\n",
+            {"a.jpg": "red", "sub/b.jpg": "tan", "sub/deep/e.jpg": "blue"},
+            0,
+            id="paths",
+        ),
+        pytest.param(
+            "b.jpg,name\nsub/b.jpg,path\none/d.jpg,path\nd.jpg,name\n",
+            {"sub/b.jpg": "path", "one/d.jpg": "path"},
+            0,
+            id="a path counts more than a name",
+        ),
+        pytest.param(
+            "deep/e.jpg,red\ne.jpg,blue\n", {"sub/deep/e.jpg": "blue"}, 1, id="half a path"
+        ),
+        pytest.param(
+            "a.jpg,red\nb.jpg,tan\na.jpg,red\nnone.jpg,x\nnone.jpg,x\n",
+            {"a.jpg": "red", "sub/b.jpg": "tan"},
+            1,
+            id="the same twice",
+        ),
+        pytest.param(
+            "one/same.jpg,red\ntwo/same.jpg,blue\ntop.jpg,tan\nunder/top.jpg,tan\n",
+            {
+                "one/same.jpg": "red",
+                "two/same.jpg": "blue",
+                "top.jpg": "tan",
+                "under/top.jpg": "tan",
+            },
+            0,
+            id="names of two, by their paths",
+        ),
+        pytest.param(
+            "same.jpg,blue\none/same.jpg,red\n",
+            {"one/same.jpg": "red", "two/same.jpg": "blue"},
+            0,
+            id="a name of two, one by its path",
+        ),
+        pytest.param(
+            "same.jpg,x\none/same.jpg,red\ntwo/same.jpg,blue\n",
+            {"one/same.jpg": "red", "two/same.jpg": "blue"},
+            0,
+            id="a name of two, both by their paths",
+        ),
+        pytest.param(
+            "none.jpg,x\none/a.jpg,x\nA.jpg,x\na.JPG,x\nsub,x\na.jpg,red\n",
+            {"a.jpg": "red"},
+            5,
+            id="unused",
+        ),
+        pytest.param("none.jpg,x\n", {}, 1, id="all unused"),
+        pytest.param(
+            '100%.jpg,red\na b.jpg,blue\n%2541.jpg,tan\n"f\n.jpg","two\nlines"\n100%25.jpg,x\n',
+            {
+                "100%25.jpg": "red",
+                "a b.jpg": "blue",
+                "sub/%252541.jpg": "tan",
+                "two%0Alines/f%0A.jpg": "two\nlines",
+            },
+            1,
+            id="odd names",
+        ),
+        pytest.param(
+            '"two\nlines/f\n.jpg",red\nsub/%2541.jpg,tan\n',
+            {"two%0Alines/f%0A.jpg": "red", "sub/%252541.jpg": "tan"},
+            0,
+            id="odd paths",
+        ),
+        pytest.param("gone.jpg,red\n", {BROKEN: "red"}, 0, id="a broken link"),
+    ],
+)
+def test_labels_as_with_spark(
+    photos: Path, tmp_path: Path, text: str | None, wanted: dict[str, str], unused: int
+) -> None:
+    given = None if text is None else label_file(tmp_path, text)
+    outcome = without_spark(photos, given, tmp_path)
+    assert outcome == with_spark(photos, given, tmp_path)
+    assert not isinstance(outcome, str)
+    rows, count = outcome
+    assert {row["path"]: row["label"] for row in rows if row["label"] is not None} == wanted
+    assert count == unused
+    assert [row["id"] for row in rows] == list(range(len(FILES) + 1))
+    assert {row["path"]: row["reason"] for row in rows if row["reason"]} == {BROKEN: "broken link"}
+    assert {row["content"] for row in rows} == {None}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            "b.jpg,red\na.jpg,red\nb.jpg,tan\na.jpg,blue\na.jpg,red\n",
+            "2 names in the label file have more than one label: keep one: a.jpg, b.jpg",
+            id="two labels",
+        ),
+        pytest.param(
+            "a.jpg,red\nnone.jpg,red\nnone.jpg,blue\n",
+            "1 names in the label file have more than one label: keep one: none.jpg",
+            id="two labels for no photo",
+        ),
+        pytest.param(
+            "b.jpg,red\nb.jpg,blue\nsub/b.jpg,tan\n",
+            "1 names in the label file have more than one label: keep one: b.jpg",
+            id="two labels for a photo labelled by its path",
+        ),
+        pytest.param(
+            "same.jpg,red\n",
+            "1 names in the label file fit several photos: give paths instead: same.jpg",
+            id="two photos",
+        ),
+        pytest.param(
+            "top.jpg,red\nsame.jpg,red\none/d.jpg,x\n",
+            "2 names in the label file fit several photos: give paths instead: same.jpg, top.jpg",
+            id="two photos, of one it is the path",
+        ),
+        pytest.param(
+            "same.jpg,red\nnone.jpg,red\nsame.jpg,blue\n",
+            "1 names in the label file have more than one label: keep one: same.jpg",
+            id="two labels and two photos",
+        ),
+        pytest.param(
+            "".join(f"{name}.jpg,red\n{name}.jpg,blue\n" for name in "zé%c\U0001f697bZ\uff5ea"),
+            "9 names in the label file have more than one label: keep one: "
+            "%25.jpg, Z.jpg, a.jpg, b.jpg, c.jpg, ...",
+            id="many",
+        ),
+        pytest.param(
+            "".join(f"{name}.jpg,red\n{name}.jpg,blue\n" for name in "\U0001f697\uff5eéz"),
+            "4 names in the label file have more than one label: keep one: "
+            "z.jpg, é.jpg, \uff5e.jpg, \U0001f697.jpg",
+            id="in the order of code points",
+        ),
+    ],
+)
+def test_errors_as_with_spark(photos: Path, tmp_path: Path, text: str, message: str) -> None:
+    given = label_file(tmp_path, text)
+    assert without_spark(photos, given, tmp_path) == message
+    assert with_spark(photos, given, tmp_path) == message
+
+
+def label_file(folder: Path, rows: str) -> Path:
+    path = folder / "labels.csv"
+    path.write_text("image,Class\n" + rows, encoding="utf-8")
+    return path
+
+
+def write_listing(folder: Path, rows: int, reason_every: int = 0, group: int = 1500) -> Path:
+    """Write a listing as `list_images` does, in several row groups."""
+    ids = range(rows)
+    reasons = ["broken link" if reason_every and i % reason_every == 0 else None for i in ids]
+    columns = {"id": list(ids), "path": [f"x/{i:06}.jpg" for i in ids], "reason": reasons}
+    path = folder / "listing.parquet"
+    pq.write_table(pa.table(columns, schema=LISTING), path, row_group_size=group)
+    return path
+
+
+def test_batches(tmp_path: Path) -> None:
+    listing = write_listing(tmp_path, 5000, reason_every=7)
+    names = [f"{row:06}.jpg" for row in range(0, 6000, 2)]
+    labels = pa.record_batch({"name": names, "label": [f"of {name}" for name in names]})
+    batches, unused = image_batches(listing, one_by_one(iter([labels])))
+    assert unused == 500
+    given = list(batches)
+    assert all(batch.schema == IMAGE and 200 <= batch.num_rows <= 1024 for batch in given)
+    rows = [row for batch in given for row in batch.to_pylist()]
+    assert [row["id"] for row in rows] == list(range(5000))
+    for at, row in enumerate(rows):
+        assert row["path"] == f"x/{at:06}.jpg"
+        assert row["label"] == (None if at % 2 else f"of {at:06}.jpg")
+        assert row["reason"] == (None if at % 7 else "broken link")
+
+
+# A sample.
+
+
+@pytest.mark.parametrize("group", [1500, 5000, 65_536])
+def test_sample(tmp_path: Path, group: int) -> None:
+    listing = write_listing(tmp_path, 70_000, reason_every=3, group=group)
+    sample = choose_sample(listing, 1000)
+    assert len(sample) == 1000
+    assert sample == sorted(set(sample))
+    ids = np.array([int(path[2:8]) for path in sample])
+    assert (ids % 3 > 0).all()
+    assert abs(ids.mean() - 35_000) < 3000  # four deviations: from everywhere
+    assert sample == choose_sample(listing, 1000)
+    assert sample != choose_sample(listing, 1000, seed=1)
+
+
+def test_every_input_has_its_chance(tmp_path: Path) -> None:
+    listing = write_listing(tmp_path, 12, reason_every=4, group=5)
+    drawn = [path for seed in range(600) for path in choose_sample(listing, 3, seed)]
+    paths, counts = np.unique(drawn, return_counts=True)
+    assert len(paths) == 9
+    assert ((counts > 140) & (counts < 260)).all()  # of 200, and five deviations
+
+
+@pytest.mark.parametrize("count", [9, 10, 1000])
+def test_a_sample_of_all(tmp_path: Path, count: int) -> None:
+    listing = write_listing(tmp_path, 12, reason_every=4, group=5)
+    assert choose_sample(listing, count) == [f"x/{i:06}.jpg" for i in range(12) if i % 4]
+
+
+def test_a_sample_of_none(tmp_path: Path) -> None:
+    assert choose_sample(write_listing(tmp_path, 12), 0) == []
+    assert choose_sample(write_listing(tmp_path, 12, reason_every=1), 5) == []
+
+
+def test_a_sample_of_real_files(photos: Path, tmp_path: Path) -> None:
+    list_images(images.locate(photos), tmp_path / "list")
+    sample = choose_sample(tmp_path / "list", 100)
+    assert sorted(sample) == sorted(images.encode_path(name) for name in FILES)
