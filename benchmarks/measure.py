@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 PAUSE_S = 0.1  # between two looks at a running command
-MEMORY_SHARE = 1 / 40  # of one core at most goes into adding memory up: 30 ms a time beside a JVM
+MEMORY_SHARE = 1 / 40  # of one core at most goes into adding up memory, 30 ms a time beside a JVM
 PATIENCE_S = 10.0  # with what a command leaves behind
 LAST_LINES = 15  # of a failed command's error output
 

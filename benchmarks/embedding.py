@@ -1,0 +1,227 @@
+"""Images a second of lookalike, of what tutorials do, and of the bare engine. One line of JSON.
+
+    python benchmarks/embedding.py --images cars_train --limit 2000 --repeat 3 --json
+
+Every contestant lives in a process of its own, is warmed up on a few images, and then takes its
+turn on all of them, so that a busy minute of the machine hits all. These are
+
+    tutorial  Pillow, torchvision's Resize, ToTensor and Normalize, one image a forward pass, eager
+    batched   the same in batches of 32
+    limit     the engine that lookalike uses, fed ready pixels from memory: what cannot be beaten
+    spark     `lookalike index --spark`, from files to committed segments, Spark running already
+
+the last two in each precision. A ratio is of the medians of images a second.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike import images, models
+from lookalike.models.engines import Pixels
+from lookalike.spark import cores
+from measure import cpu_of_tree, machine, memory_of_tree
+
+PRECISIONS = ("f32", "bf16", "int8")
+BY_PRECISION = [f"{kind}_{p}" for kind in ("limit", "spark") for p in PRECISIONS]
+CONTESTANTS = ("tutorial", "batched", *BY_PRECISION)
+WARM_UP = 128  # images
+BATCH = 32  # of the batched rival
+
+Pass = Callable[[list[Path]], float]
+"""Embeds photos and returns the seconds it took, where some of its time should not count."""
+
+
+def main() -> None:
+    """Run the benchmark, or one of its contestants."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=CONTESTANTS, choices=CONTESTANTS)
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="the only form there is")
+    given = parser.parse_args()
+    photos = sorted(given.images.rglob("*.jpg"))[: given.limit]
+    if not photos:
+        parser.error(f"no *.jpg below {given.images}")
+    if given.contestant:
+        take_turns(given.contestant, photos)
+    else:
+        print(json.dumps(compare(given.only, given.images, photos, given.repeat)))  # noqa: T201
+
+
+def compare(names: list[str], folder: Path, photos: list[Path], repeat: int) -> dict[str, Any]:
+    """Let all contestants take turns; return their figures and the ratios between them."""
+    running = {name: Contestant(name, folder, len(photos)) for name in names}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(repeat):
+        for name, contestant in running.items():
+            runs[name].append(contestant.turn())
+    figures: dict[str, dict[str, Any]] = {
+        name: {
+            "images_per_s": round(len(photos) / median(runs[name], "seconds"), 1),
+            "cpu_s_per_image": round(median(runs[name], "cpu_s") / len(photos), 4),
+            "peak_mb": round(max(run["peak"] for run in runs[name]) / 2**20),
+            "all_images_per_s": [round(len(photos) / run["seconds"], 1) for run in runs[name]],
+        }
+        for name in names
+    }
+    for contestant in running.values():
+        contestant.dismiss()
+    ratios = {
+        f"{precision}_vs_{rival}": round(
+            figures[f"spark_{precision}"]["images_per_s"] / figures[against]["images_per_s"], 3
+        )
+        for precision in PRECISIONS
+        for rival, against in (("tutorial", "tutorial"), ("limit", f"limit_{precision}"))
+        if {f"spark_{precision}", against} <= figures.keys()
+    }
+    return {"machine": machine(), "images": len(photos), **figures, "ratios": ratios}
+
+
+def median(runs: list[dict[str, float]], key: str) -> float:
+    """Return the median of one figure of several runs."""
+    return statistics.median(run[key] for run in runs)
+
+
+class Contestant:
+    """A process that embeds all photos whenever it is told to."""
+
+    def __init__(self, name: str, folder: Path, limit: int) -> None:
+        command = [sys.executable, __file__, "--contestant", name]
+        arguments = ["--images", str(folder), "--limit", str(limit)]
+        self._process = subprocess.Popen(
+            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._answer()
+
+    def turn(self) -> dict[str, float]:
+        """Embed all photos; return seconds, CPU seconds and peak memory in bytes."""
+        assert self._process.stdin is not None
+        pid = self._process.pid
+        peaks = [memory_of_tree(pid)]
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.5):
+                peaks.append(memory_of_tree(pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        before = cpu_of_tree(pid)
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        seconds = float(self._answer())
+        cpu = cpu_of_tree(pid) - before
+        over.set()
+        watcher.join()
+        return {"seconds": seconds, "cpu_s": cpu, "peak": max(peaks)}
+
+    def dismiss(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("answer "):
+                return line.split()[1]
+        raise SystemExit(f"a contestant died with exit code {self._process.wait()}")
+
+
+def take_turns(name: str, photos: list[Path]) -> None:
+    """Be a contestant: warm up, then embed all photos for every line read."""
+    kind, _, precision = name.partition("_")
+    embed = {
+        "tutorial": lambda: eager(1),
+        "batched": lambda: eager(BATCH),
+        "limit": lambda: limit(precision, photos),
+        "spark": lambda: spark(precision),
+    }[kind]()
+    embed(photos[:WARM_UP])
+    print("answer 0", flush=True)  # noqa: T201
+    for _ in sys.stdin:
+        print("answer", embed(photos), flush=True)  # noqa: T201
+
+
+def eager(batch: int) -> Pass:
+    """Return what tutorials do: Pillow, torchvision's transforms, eager PyTorch."""
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    from lookalike.models.networks import backbone
+
+    torch.set_num_threads(cores())
+    network = backbone()
+    transform = transforms.Compose(
+        [
+            transforms.Resize((images.SIDE, images.SIDE)),
+            transforms.ToTensor(),
+            transforms.Normalize(images.decoding.MEAN, images.decoding.DEVIATION),
+        ]
+    )
+
+    def embed(photos: list[Path]) -> float:
+        started = time.perf_counter()
+        with torch.no_grad():
+            for at in range(0, len(photos), batch):
+                some = [Image.open(photo).convert("RGB") for photo in photos[at : at + batch]]
+                network(torch.stack([transform(one) for one in some])).numpy()
+        return time.perf_counter() - started
+
+    return embed
+
+
+def limit(precision: str, photos: list[Path]) -> Pass:
+    """Return the bare engine, all cores, with pixels at hand."""
+    ready = decoded(photos)
+    model = models.at_precision(models.resolve(), precision, lambda: ready[: models.SAMPLE])
+    run = models.engine(model, cores(), streams=cores())
+
+    def embed(some: list[Path]) -> float:
+        batches = [ready[at : at + run.batch] for at in range(0, len(some), run.batch)]
+        with ThreadPoolExecutor(cores()) as pool:
+            started = time.perf_counter()
+            list(pool.map(run, batches))
+            return time.perf_counter() - started
+
+    return embed
+
+
+def decoded(photos: list[Path]) -> Pixels:
+    """Decode photos: uint8 (n, 224, 224, 3)."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return np.stack(list(pool.map(lambda p: images.decode_pixels(p.read_bytes())[0], photos)))
+
+
+def spark(precision: str) -> Pass:
+    """Return `lookalike index --spark`; its time is that from the first task to the last."""
+    from lookalike.build import Options, build_collection
+
+    folder = Path(tempfile.mkdtemp())
+    os.environ["LOOKALIKE_CACHE"] = str(folder / "cache")
+    options = Options(precision=precision, spark=True)
+
+    def embed(photos: list[Path]) -> float:
+        report = build_collection(photos, folder / "bench.index", options, overwrite=True)[1]
+        return report.seconds
+
+    return embed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""How near every engine and precision comes to PyTorch in full precision. One line of JSON.
+
+    python benchmarks/fidelity.py --images cars_train --labels cardatasettrain.csv --json
+
+The reference is Pillow, `lookalike.images.transform()` and eager PyTorch in f32. Compared are the
+vectors (cosine), the five nearest neighbours of every image among all others (the share in common)
+and, with labels, how often the nearest one has the same label (R@1). Quality counts only on photos
+that the weights were not trained on.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike import images, models
+from lookalike.embedding import Vectors, normalize
+from lookalike.images.labels import open_labels
+from lookalike.models.engines import Pixels, TorchEngine
+from measure import machine
+
+BATCH = 32
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--labels", type=Path)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--json", action="store_true", help="the only form there is")
+    given = parser.parse_args()
+    photos = sorted(given.images.rglob("*.jpg"))[: given.limit]
+    labels = labels_of(photos, given.labels) if given.labels else None
+    print(json.dumps(run(photos, labels)))  # noqa: T201
+
+
+def run(photos: list[Path], labels: list[str] | None) -> dict[str, Any]:
+    """Embed the photos in every way, and compare each with the reference."""
+    exact = np.stack([images.pixels(images.decode(photo.read_bytes())) for photo in photos])
+    quick = np.stack([images.decode_pixels(photo.read_bytes())[0] for photo in photos])
+    # As lookalike draws it: evenly, from the very images.
+    drawn = np.random.default_rng(0).choice(len(quick), min(models.SAMPLE, len(quick)), False)
+    full = models.resolve(device="cuda")  # which carries the tensors for PyTorch too
+    reference = eager(photos)
+    ways: dict[str, Callable[[], Vectors]] = {
+        "decode_alone": lambda: embedded(TorchEngine(full, "cpu", 0), quick),
+        "engine_alone": lambda: embedded(models.engine(full), exact),
+        **{
+            f"openvino_{precision}": lambda precision=precision: embedded(  # type: ignore[misc]
+                models.engine(models.at_precision(full, precision, lambda: quick[np.sort(drawn)])),
+                quick,
+            )
+            for precision in ("f32", "bf16", "int8")
+        },
+        "pytorch_bf16": lambda: embedded(
+            TorchEngine(models.at_precision(full, "bf16"), "cpu", 0), quick
+        ),
+    }
+    return {
+        "machine": machine(),
+        "images": len(photos),
+        "reference": figures(reference, reference, labels),
+        **{name: figures(way(), reference, labels) for name, way in ways.items()},
+    }
+
+
+def figures(vectors: Vectors, reference: Vectors, labels: list[str] | None) -> dict[str, float]:
+    """Compare vectors, float32 (n, width) of length 1, with the reference."""
+    cosine = (vectors.astype(np.float64) * reference).sum(axis=1)
+    found = {
+        "cosine_mean": round(float(cosine.mean()), 6),
+        "cosine_min": round(float(cosine.min()), 4),
+        "overlap_5": round(models.overlap(vectors, reference), 4),
+    }
+    if labels is not None:
+        nearness = vectors @ vectors.T
+        np.fill_diagonal(nearness, -1)
+        named = np.array(labels)
+        found["r_at_1"] = round(float((named[nearness.argmax(axis=1)] == named).mean()), 4)
+    return found
+
+
+def eager(photos: list[Path]) -> Vectors:
+    """Embed as the definition says: `transform()`, and the network in eager PyTorch."""
+    import torch
+
+    from lookalike.models.networks import backbone
+
+    network, transform = backbone(), images.transform()
+
+    def batches() -> Iterator[Vectors]:
+        for at in range(0, len(photos), BATCH):
+            some = [images.decode(photo.read_bytes()) for photo in photos[at : at + BATCH]]
+            yield network(torch.stack([transform(one) for one in some])).numpy()
+
+    with torch.no_grad():
+        return normalize(np.concatenate(list(batches())))
+
+
+def embedded(run: models.Engine, pixels: Pixels) -> Vectors:
+    """Embed pixels, uint8 (n, 224, 224, 3), with an engine."""
+    parts = [run(pixels[at : at + run.batch]) for at in range(0, len(pixels), run.batch)]
+    return normalize(np.concatenate(parts))
+
+
+def labels_of(photos: list[Path], csv: Path) -> list[str]:
+    """Return the label of every photo, by its name."""
+    known = {row["name"]: row["label"] for batch in open_labels(csv) for row in batch.to_pylist()}
+    return [known[photo.name] for photo in photos]
+
+
+if __name__ == "__main__":
+    main()
