@@ -21,7 +21,7 @@ from lookalike.errors import LookalikeError
 from lookalike.images.frame import image_frame
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import choose_sample, image_batches, list_images
-from lookalike.models import Model
+from lookalike.models import Model, calibration
 from lookalike.models.engines import Pixels
 from lookalike.progress import progress_line
 from lookalike.spark import cores, is_at_hand, progress, session, small_batches
@@ -113,6 +113,8 @@ def prepare(photos: str | Path | Sequence[str | Path], options: Options) -> Job:
     if source.kind == "files" and next(images.walk(source), None) is None:
         raise images.nothing_found(source)
     device = models.find_device(options.device)
+    if options.precision == "int8":
+        calibration.expect()
     full = models.resolve(options.model, options.weights, device)
     return Job(source, labels, full, options.precision, device, options.spark)
 

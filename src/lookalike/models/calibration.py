@@ -1,9 +1,10 @@
 """Quantisation to int8, calibrated on images, by NNCF. Runs as a process of its own.
 
-    python -m lookalike.models.calibration FOLDER
+    python -m lookalike.models.calibration
 
-reads `network.xml`, `network.bin` and `sample.npy` there and writes `int8.xml` and `int8.bin`.
-NNCF brings PyTorch with it and talks on every stream; here neither reaches the caller.
+waits for a folder to be named, reads `network.xml`, `network.bin` and `sample.npy` there and writes
+`int8.xml` and `int8.bin`. NNCF brings PyTorch with it and talks on every stream; here neither
+reaches the caller, and it can be imported while the caller does something else.
 https://docs.openvino.ai/2025/openvino-workflow/model-optimization-guide/quantizing-models-post-training/basic-quantization-flow.html
 """
 
@@ -17,6 +18,19 @@ import numpy as np
 from lookalike.errors import LookalikeError
 from lookalike.models.engines import Pixels
 
+_waiting: list[subprocess.Popen[str]] = []
+
+
+def expect() -> None:
+    """Start importing NNCF, which takes seconds, for a `quantize` that is likely to come."""
+    _waiting.append(_start())
+
+
+def never_mind() -> None:
+    """Take back what was said to `expect`."""
+    while _waiting:
+        _waiting.pop().kill()
+
 
 def quantize(graph: bytes, weights: bytes, sample: Pixels) -> tuple[bytes, bytes]:
     """Return graph and weights of a network with its weights and activations in 8 bits.
@@ -24,27 +38,38 @@ def quantize(graph: bytes, weights: bytes, sample: Pixels) -> tuple[bytes, bytes
     `sample` is uint8 (n, 224, 224, 3); the ranges of the activations are taken from it. Raises
     `LookalikeError` where the network cannot be quantised.
     """
-    with tempfile.TemporaryDirectory() as name:
+    process = _waiting.pop() if _waiting else _start()
+    with process, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "network.xml").write_bytes(graph)
         (folder / "network.bin").write_bytes(weights)
         np.save(folder / "sample.npy", sample)
-        ran = subprocess.run(
-            [sys.executable, "-m", "lookalike.models.calibration", name],
-            capture_output=True,
-            text=True,
-        )
-        if ran.returncode:
-            words = (ran.stderr.strip() or f"exit code {ran.returncode}").splitlines()[-1]
+        _, said = process.communicate(name)
+        if process.returncode:
+            words = (said.strip() or f"exit code {process.returncode}").splitlines()[-1]
             raise LookalikeError(f"no int8 of this network ({words}): use another precision")
         return (folder / "int8.xml").read_bytes(), (folder / "int8.bin").read_bytes()
 
 
-def _main(folder: Path) -> None:
+def _start() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lookalike.models.calibration"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _main() -> None:
     import nncf
     import openvino
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
+    named = sys.stdin.read()
+    if not named:  # the caller has ended, or needs nothing
+        return
+    folder = Path(named)
     sample = np.load(folder / "sample.npy")
     quantized = nncf.quantize(
         openvino.Core().read_model(folder / "network.xml"),
@@ -60,4 +85,4 @@ def _main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _main()
