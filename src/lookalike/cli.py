@@ -208,6 +208,8 @@ def info(
     model = facts.pop("model")
     recall = facts.pop("recall")
     facts["model"] = f"{model['backbone']}, weights {model['weights']}, {model['precision']}"
+    if model.get("agreement"):
+        facts["model"] += f", {model['agreement']:.0%} of its neighbours as in f32"
     facts["recall"] = ", ".join(
         f"{engine} {'not measured' if value is None else f'{value:.3f}'}"
         for engine, value in recall.items()

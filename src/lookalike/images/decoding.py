@@ -209,7 +209,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
         paper = Image.new("RGB", image.size, "white")
         paper.paste(image, mask=image)
         return paper
@@ -226,5 +227,9 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
         white = 2**16 - 1
     else:
         white = 255 if top <= 255 else 2**31 - 1
-    values = np.nan_to_num(values) * (255 / white)
-    return Image.fromarray(np.clip(values.round(), 0, 255).astype(np.uint8)).convert("RGB")
+    np.nan_to_num(values, copy=False)
+    values *= 255 / white
+    np.rint(values, out=values)  # in place, for it may be large
+    grey = values.clip(0, 255, out=values).astype(np.uint8)
+    del values
+    return Image.fromarray(grey).convert("RGB")
