@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,7 @@ import numpy as np
 from lookalike import images, models
 from lookalike.models.engines import Pixels
 from lookalike.spark import cores
-from measure import cpu_of_tree, machine, memory_of_tree
+from measure import cpu_of_tree, machine, peak_of_tree
 
 PRECISIONS = ("f32", "bf16", "int8")
 BY_PRECISION = [f"{kind}_{p}" for kind in ("limit", "spark") for p in PRECISIONS]
@@ -112,23 +111,11 @@ class Contestant:
         """Embed all photos; return seconds, CPU seconds and peak memory in bytes."""
         assert self._process.stdin is not None
         pid = self._process.pid
-        peaks = [memory_of_tree(pid)]
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(0.5):
-                peaks.append(memory_of_tree(pid))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
         before = cpu_of_tree(pid)
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
         seconds = float(self._answer())
-        cpu = cpu_of_tree(pid) - before
-        over.set()
-        watcher.join()
-        return {"seconds": seconds, "cpu_s": cpu, "peak": max(peaks)}
+        return {"seconds": seconds, "cpu_s": cpu_of_tree(pid) - before, "peak": peak_of_tree(pid)}
 
     def dismiss(self) -> None:
         """End the process."""

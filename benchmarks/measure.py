@@ -121,6 +121,22 @@ def memory_of_tree(pid: int) -> int:
     return total
 
 
+def peak_of_tree(pid: int) -> int:
+    """Add up the most that a process and each of its living descendants ever held, in bytes.
+
+    What they share counts in each, and they need not have peaked at once: an upper bound. But it
+    costs nothing, where adding up while somebody computes would cost them a tenth of a core.
+    """
+    total = 0
+    for each in tree(pid):
+        try:
+            lines = Path(f"/proc/{each}/status").read_text().splitlines()
+        except OSError:
+            continue  # ended meanwhile
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return total
+
+
 def cpu_of_tree(pid: int) -> float:
     """CPU seconds so far of a process and its living descendants, in all their threads."""
     return sum(_cpu_of(tree(pid)).values())

@@ -1,6 +1,8 @@
 """Data for all tests: drawn cars, an index of them, every kind of bad input."""
 
+import contextlib
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,3 +53,40 @@ def folder_of_all() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         yield Path(name)
+
+
+@pytest.fixture
+def deadline() -> Iterator[None]:
+    """Fail, do not hang."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure precisions from 96 images on, and take the first that agrees at all."""
+    monkeypatch.setattr("lookalike.build.MEASURE_FROM", 96)
+    monkeypatch.setattr("lookalike.models.precision.SAMPLE", 96)
+    monkeypatch.setattr("lookalike.models.precision.AGREEMENT", 0.5)
+    monkeypatch.setattr("lookalike.models.precision._QUICKER", 1e9)
+
+
+def calibrating() -> list[str]:
+    """Return the processes that this one has started to quantise networks, and that still run."""
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("nothing here says which processes run")
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # of a process that has just ended
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            command = (folder / "cmdline").read_bytes()
+            if int(parent) == os.getpid() and b"lookalike.models.calibration" in command:
+                found.append(folder.name)
+    return found

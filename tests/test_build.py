@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from bad_inputs import write_bad_inputs, write_odd_but_good
-from conftest import UNSEEN, needs_photos
-from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images
+from conftest import UNSEEN, calibrating, needs_photos
+from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images, models
 from lookalike.build import Options, Report, build_collection
 from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
@@ -27,6 +27,7 @@ from lookalike.export import build_table, export_csv
 from lookalike.images.frame import image_frame
 from lookalike.images.labels import open_labels
 from lookalike.index import Engine
+from lookalike.models import calibration
 from lookalike.spark import session
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
@@ -518,6 +519,228 @@ def test_what_is_wrong_is_said_before_spark_starts(
     assert message in done.stderr.splitlines()[-1]
     assert not (tmp_path / "started").exists()
     assert not (tmp_path / "x.index").exists()
+
+
+# In a plain loop or on Spark.
+
+
+def all_rows(stored: Collection) -> pa.Table:
+    """Return every row, skipped or not, in the order of ids."""
+    return pa.concat_tables(map(pq.read_table, stored.files())).sort_by("id")
+
+
+@pytest.fixture(scope="module")
+def labels_of_mixed(mixed: Mixed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("labels") / "labels.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = [("image", "Class"), *LABELS.items(), ("00003.jpg", "red"), ("empty.jpg", "blue")]
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def test_a_loop_and_spark_make_the_same_collection(
+    mixed: Mixed, labels_of_mixed: Path, tmp_path: Path
+) -> None:
+    made = {}
+    for spark in (False, True):
+        options = Options(labels=labels_of_mixed, precision="f32", spark=spark)
+        stored, report = build_collection(mixed.folder, tmp_path / f"{spark}.index", options)
+        counts = (report.images, report.skipped, report.unused_labels)
+        assert counts == (GOOD, len(mixed.bad), 1)
+        assert report.model == stored.model
+        made[spark] = all_rows(stored)
+    loop, by_spark = made[False], made[True]
+    assert loop["id"].to_pylist() == list(range(GOOD + len(mixed.bad)))
+    assert loop.schema == by_spark.schema
+    assert loop.drop_columns("embedding").equals(by_spark.drop_columns("embedding"))
+    assert dict(zip(*loop.select(["path", "label"]).to_pydict().values(), strict=True)).items() >= {
+        *LABELS.items() - {("nowhere.jpg", "unused")},
+        ("00003.jpg", "red"),
+        ("empty.jpg", "blue"),
+        ("00004.jpg", None),
+    }
+    vectors = [[row for row in rows["embedding"].to_pylist() if row] for rows in (loop, by_spark)]
+    assert len(vectors[0]) == GOOD
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cars.csv", "cars"])
+def test_a_loop_and_spark_make_the_same_table(table: Table, tmp_path: Path, name: str) -> None:
+    made = {}
+    for spark in (False, True):
+        out = tmp_path / str(spark) / name
+        options = Options(labels=table.path.parents[1] / "labels.csv", precision="f32", spark=spark)
+        report = build_table(table.mixed.folder, out, options)
+        assert (report.images, report.skipped, report.unused_labels) == (
+            24,
+            len(table.mixed.bad),
+            1,
+        )
+        if name == "cars":
+            rows = pq.read_table(out)
+            assert rows.column_names == ["image", "label", "embedding"]
+            made[spark] = [tuple(row.values()) for row in rows.to_pylist()]
+        else:
+            made[spark] = read_by_csv(out)
+        assert sorted(os.listdir(out.parent)) == sorted([name, "skipped.csv"])
+    loop, by_spark = made[False], made[True]
+    assert len(loop) == 24
+    assert [row[:2] for row in loop] == [row[:2] for row in by_spark]
+    vectors = [[row[2] for row in rows] for rows in (loop, by_spark)]
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=1e-6)
+    skipped = [(tmp_path / str(spark) / "skipped.csv").read_text() for spark in (False, True)]
+    assert skipped[0] == skipped[1]
+
+
+@pytest.mark.parametrize("build", [build_collection, build_table])
+@pytest.mark.parametrize("given", ["{}/x.parquet", "{}", "file://{}", "s3a://bucket/cars"])
+def test_what_only_spark_reads_is_not_read_without(
+    tmp_path: Path, given: str, build: Build
+) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "in" / "x.parquet")
+    with pytest.raises(LookalikeError, match=r"only Spark reads .*: leave --no-spark out") as error:
+        build(given.format(tmp_path / "in"), tmp_path / "out", Options(spark=False))
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == ["in"]
+
+
+INDEXING = """
+import sys
+import lookalike
+from lookalike import build
+build.LOOP_UP_TO = int(sys.argv[3])
+index = lookalike.index(sys.argv[1], sys.argv[2], spark={"": None, "no": False}[sys.argv[4]])
+print(len(index), "pyspark" in sys.modules, "py4j" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "spark", "environment", "wanted"),
+    [
+        (5, "", {}, False),
+        (4, "", {}, True),
+        (4, "no", {}, False),
+        (5, "", {"SPARK_MASTER": "local[1]"}, True),
+        (5, "no", {"SPARK_MASTER": "local[1]"}, False),
+    ],
+    ids=["few", "many", "many, without", "a cluster", "a cluster, without"],
+)
+def test_a_small_folder_starts_no_spark(
+    drawn: DrawnCollection,
+    tmp_path: Path,
+    limit: int,
+    spark: str,
+    environment: dict[str, str],
+    wanted: bool,
+) -> None:
+    photos = some_photos(drawn, 5, tmp_path / "photos")
+    # A Java that is new enough, and ends as soon as it has to do something.
+    java = tmp_path / "java" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    version = '[ "$1" = -version ] && echo \'openjdk version "21"\' >&2 && exit'
+    java.write_text(f"#!/bin/sh\n{version}\ntouch '{tmp_path}/started'\nexit 1\n")
+    java.chmod(0o755)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SPARK", "PYSPARK"))}
+    done = subprocess.run(
+        [sys.executable, "-c", INDEXING, photos, tmp_path / "x.index", str(limit), spark],
+        capture_output=True,
+        text=True,
+        env={**inherited, "JAVA_HOME": str(tmp_path / "java"), **environment},
+        timeout=120,
+    )
+    assert (tmp_path / "started").exists() == wanted
+    if wanted:
+        assert "LookalikeError: Spark did not start" in done.stderr
+        assert not (tmp_path / "x.index").exists()
+    else:
+        assert (done.stdout, done.stderr) == ("5 False False\n", "")
+
+
+# Precisions.
+
+
+@pytest.mark.parametrize("spark", [False, True], ids=["loop", "spark"])
+@pytest.mark.parametrize("precision", ["f32", "bf16", "int8"])
+def test_an_index_embeds_as_it_was_embedded(
+    drawn: DrawnCollection, index: Index, tmp_path: Path, precision: str, spark: bool
+) -> None:
+    options = Options(precision=precision, spark=spark)
+    stored, report = build_collection(drawn.photos, tmp_path / "x.index", options)
+    model = Collection.open(stored.path).model
+    assert model == report.model
+    assert (model.precision, model.weights, model.agreement) == (precision, "cars", None)
+    vectors, exact = vectors_of(stored), vectors_of(index.collection)
+    paths = sorted(vectors)[::6]
+    embed = Index(stored).embedder
+    assert embed.model.fingerprint == stored.about_model["fingerprint"] == model.fingerprint
+    again = [embed(drawn.photos / path) for path in paths]
+    np.testing.assert_allclose(again, [vectors[path] for path in paths], rtol=0, atol=1e-6)
+    cosines = [vectors[path] @ exact[path] for path in vectors]
+    assert len(cosines) == 96
+    if precision == "f32":
+        assert model == index.collection.model
+        assert min(cosines) > 1 - 1e-6
+    else:
+        assert model.fingerprint != index.collection.model.fingerprint
+        assert 0.95 < min(cosines) < 1 - 1e-6
+
+
+@pytest.mark.parametrize("spark", [False, True], ids=["loop", "spark"])
+def test_auto_measures_where_there_are_images_enough(
+    drawn: DrawnCollection, index: Index, tmp_path: Path, spark: bool, soon: None
+) -> None:
+    stored, report = build_collection(drawn.photos, tmp_path / "x.index", Options(spark=spark))
+    kept = Collection.open(stored.path).model
+    assert kept.precision == report.model.precision == "int8"
+    ours, theirs = (
+        np.array([vector for _, vector in sorted(vectors_of(one).items())])
+        for one in (stored, index.collection)
+    )
+    assert report.model.agreement == pytest.approx(models.overlap(ours, theirs), abs=1e-4)
+    assert kept.agreement == stored.about_model["agreement"] == report.model.agreement
+    assert report.choosing_seconds > 0
+    fewer = some_photos(drawn, 95, tmp_path / "photos")
+    report = build_collection(fewer, tmp_path / "y.index", Options(spark=spark))[1]
+    assert (report.model.precision, report.model.agreement) == ("f32", None)
+
+
+def test_a_table_is_enough_to_calibrate_on(drawn: DrawnCollection, tmp_path: Path) -> None:
+    photos = [path.read_bytes() for path in sorted(drawn.photos.rglob("*.jpg"))[:12]]
+    cells = pa.array([None, b"junk", *photos], pa.binary())
+    pq.write_table(pa.table({"image": cells}), tmp_path / "cars.parquet", row_group_size=4)
+    options = Options(precision="int8")
+    stored, report = build_collection(tmp_path / "cars.parquet", tmp_path / "x.index", options)
+    assert (report.images, report.skipped, stored.model.precision) == (12, 2, "int8")
+    vectors = [vector for _, vector in sorted(vectors_of(stored).items(), key=row_number)]
+    again = Index(stored).embedder(photos)
+    np.testing.assert_allclose(again, vectors, rtol=0, atol=1e-6)
+
+
+def row_number(item: tuple[str, npt.NDArray[np.float32]]) -> int:
+    return int(item[0].rpartition("#")[2])
+
+
+@pytest.mark.parametrize(
+    ("photos", "options", "message"),
+    [
+        ("bad", Options(precision="int8"), "int8 is calibrated on images"),
+        ("good", Options(precision="int8", weights="nowhere.pt"), "no weights 'nowhere.pt'"),
+    ],
+    ids=["no picture to calibrate on", "no network"],
+)
+def test_int8_that_is_not_to_be_had_leaves_no_process(
+    drawn: DrawnCollection, tmp_path: Path, photos: str, options: Options, message: str
+) -> None:
+    some_photos(drawn, 1, tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.jpg").write_text("no picture")
+    with pytest.raises(LookalikeError, match=message):
+        build_collection(tmp_path / photos, tmp_path / "x.index", options)
+    assert sorted(os.listdir(tmp_path)) == ["bad", "good"]
+    left = calibrating()
+    calibration.never_mind()  # whatever is wrong here must not disturb the tests to come
+    assert left == []
 
 
 # Advice.

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -20,6 +22,7 @@ from bad_inputs import write_odd_but_good
 from lookalike import Index
 from lookalike.build import Options, build_collection
 from lookalike.cli import app, main
+from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
@@ -387,6 +390,96 @@ def test_the_help_of_every_command_has_an_example(command: str) -> None:
     told = CliRunner().invoke(app, [command, "--help"])
     assert told.exit_code == 0
     assert f"Example: lookalike {command} " in " ".join(told.output.replace("│", " ").split())
+
+
+# Precisions.
+
+
+@pytest.fixture(scope="module")
+def rough(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the drawn cars in int8, made by the command."""
+    out = tmp_path_factory.mktemp("rough") / "int8.index"
+    given = (drawn.photos, "--labels", drawn.labels, "--out", out)
+    done = run("index", *given, "--precision", "int8", "--no-spark")
+    assert (done.code, done.out) == (0, ""), done.err
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"96 images embedded into {out} (")
+    assert line.endswith(" a second, int8)")
+    return out
+
+
+def test_an_index_in_int8_is_one(rough: Path, index: Index) -> None:
+    facts, exact = (told("info", path)["model"] for path in (rough, index.path))
+    assert (facts.pop("precision"), exact.pop("precision")) == ("int8", "f32")
+    assert facts.pop("fingerprint") != exact.pop("fingerprint")
+    assert facts == exact
+    assert "resnet18, weights cars, int8\n" in run("info", rough).out
+
+
+def test_searching_in_int8(rough: Path, index: Index, photo: Path, tmp_path: Path) -> None:
+    answer, exact = (told("search", path, photo) for path in (rough, index.path))
+    assert answer["query"] == exact["query"]
+    found, wanted = ({hit["path"] for hit in one["neighbors"]} for one in (answer, exact))
+    assert str(photo) not in found
+    assert len(found) == 5
+    assert len(found & wanted) >= 4
+    for hit, other in zip(answer["neighbors"], exact["neighbors"], strict=True):
+        assert hit["distance"] == pytest.approx(other["distance"], abs=0.1)
+    shutil.copy(photo, tmp_path / "copy.jpg")  # of which the index has only the vector
+    first = told("search", rough, tmp_path / "copy.jpg")["neighbors"][0]
+    assert (first["path"], first["distance"]) == (str(photo), pytest.approx(0, abs=1e-3))
+
+
+def test_random_queries_in_int8(rough: Path) -> None:
+    answer = told("search", rough, "--random", "--seed", "3", "-k", "95")
+    distances = [hit["distance"] for hit in answer["neighbors"]]
+    assert distances == sorted(distances)
+    assert 0 < distances[0] < distances[-1] < 2
+    paths = {hit["path"] for hit in answer["neighbors"]}
+    assert len(paths) == 95
+    assert answer["query"]["path"] not in paths
+
+
+def test_queries_are_embedded_by_the_stored_model(rough: Path, drawn: DrawnCollection) -> None:
+    opened = Index(Collection.open(rough))
+    prints = {opened.embedder.model.fingerprint, opened.collection.about_model["fingerprint"]}
+    assert prints == {told("info", rough)["model"]["fingerprint"]}
+    new = min(drawn.new.rglob("*.jpg"))
+    (first,) = told("search", rough, new, "-k", "1")["neighbors"]
+    (stored,) = (
+        vector
+        for segment in opened.collection.segments
+        for path, vector in zip(segment.rows["path"].to_pylist(), segment.vectors, strict=True)
+        if path == Path(first["path"]).name
+    )
+    between = np.linalg.norm(opened.embedder(new) - stored)
+    assert first["distance"] == pytest.approx(between, abs=1e-6)
+
+
+def test_what_was_chosen_is_said(
+    drawn: DrawnCollection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    soon: None,
+) -> None:
+    def here(*arguments: Argument) -> Done:
+        return run_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+
+    out = tmp_path / "x.index"
+    done = here("index", drawn.photos, "--out", out, "--no-spark")
+    assert (done.code, done.out) == (0, ""), done.err
+    embedded, chosen = done.err.splitlines()
+    assert embedded.endswith(" a second, int8)")
+    agreement = told("info", out)["model"]["agreement"]
+    assert 0.5 <= agreement <= 1
+    assert re.fullmatch(
+        rf"int8 was chosen in \d+ s: on a sample of these images {agreement:.0%} of the five "
+        "nearest neighbours are those of f32",
+        chosen,
+    )
+    line = f"resnet18, weights cars, int8, {agreement:.0%} of its neighbours as in f32\n"
+    assert line in here("info", out).out
 
 
 # With Spark.

@@ -3,21 +3,24 @@
 import io
 import os
 import re
-import signal
 import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import simplejpeg
 from PIL import Image
 
-from lookalike.images import SIDE, BadImage, decode, pixels, transform
+from lookalike.drawing.designs import CLASSES
+from lookalike.drawing.photo import snapshot
+from lookalike.images import SIDE, BadImage, decode, decode_pixels, pixels, transform
 from lookalike.images.decoding import DEVIATION, MAX_BYTES, MEAN, MIN_SIDE, read
 from rights import without_rights
 
@@ -61,20 +64,6 @@ def reason_of(call: Callable[[], object]) -> str:
     assert reason and reason.isprintable()
     assert not re.search("0x[0-9a-f]{4}|object at", reason), reason
     return reason
-
-
-@pytest.fixture
-def deadline() -> Iterator[None]:
-    """Fail, do not hang."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(20)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 # --- formats ------------------------------------------------------------------------------------
@@ -311,6 +300,229 @@ def test_pixels_are_what_transform_gives(size: tuple[int, int]) -> None:
     assert np.abs(theirs - (mine / 255 - MEAN) / DEVIATION).max() < 1e-6
 
 
+# --- the quick road -----------------------------------------------------------------------------
+
+NEAR = 1.5  # levels of 255, on average over a picture
+TURNED = (5, 6, 7, 8)
+
+
+def car(number: int, size: tuple[int, int] | None = None) -> Image.Image:
+    photo = snapshot(CLASSES[number], np.random.default_rng((7, number)))[0]
+    return photo.resize(size, Image.Resampling.BICUBIC) if size else photo
+
+
+SMALL = car(0)  # less than twice 224 on its shorter side
+LARGE = car(1, (1200, 900))
+
+
+def exif_of(orientation: int) -> dict[str, Any]:
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    return {"exif": exif}
+
+
+def xmp_of(orientation: int) -> dict[str, Any]:
+    space = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+    about = f'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"'
+    inner = f'<rdf:RDF xmlns:rdf="{space}"><rdf:Description {about}/></rdf:RDF>'
+    return {"xmp": f'<x:xmpmeta xmlns:x="adobe:ns:meta/">{inner}</x:xmpmeta>'.encode()}
+
+
+def ycck(image: Image.Image) -> bytes:
+    """A JPEG of four colors that says of itself that three are luma and chroma."""
+    data = bytearray(encoded(image.convert("CMYK"), "JPEG"))
+    data[data.index(b"Adobe") + 11] = 2
+    return bytes(data)
+
+
+def by_turbo(image: Image.Image, subsampling: str) -> bytes:
+    packed: bytes = simplejpeg.encode_jpeg(np.array(image), colorsubsampling=subsampling)
+    return packed
+
+
+def both_roads(data: bytes) -> tuple[Bytes, Bytes]:
+    """The pixels by the quick road and by the other; the sizes they report must be equal."""
+    image = decode(data)
+    given, size = decode_pixels(data)
+    assert (*given.shape, given.dtype.name) == (SIDE, SIDE, 3, "uint8")
+    assert size == image.size
+    return given, pixels(image)
+
+
+def distance(data: bytes) -> float:
+    """Mean difference between the two roads."""
+    one, other = both_roads(data)
+    return float(np.abs(one.astype(int) - other).mean())
+
+
+JPEGS: dict[str, Callable[[Image.Image], bytes]] = {
+    "4:4:4": lambda image: encoded(image, "JPEG", subsampling="4:4:4", quality=95),
+    "4:2:2": lambda image: encoded(image, "JPEG", subsampling="4:2:2", quality=85),
+    "4:2:0": lambda image: encoded(image, "JPEG", subsampling="4:2:0", quality=75),
+    "4:4:0": lambda image: by_turbo(image, "440"),
+    "4:1:1": lambda image: by_turbo(image, "411"),
+    "progressive": lambda image: encoded(image, "JPEG", progressive=True),
+    "progressive 4:4:4": lambda image: encoded(image, "JPEG", progressive=True, subsampling=0),
+    "restarts": lambda image: encoded(image, "JPEG", restart_marker_rows=2),
+    "optimized": lambda image: encoded(image, "JPEG", optimize=True, quality=50),
+    "RGB": lambda image: encoded(image, "JPEG", keep_rgb=True),
+    "grey": lambda image: encoded(image.convert("L"), "JPEG"),
+    "two frames": lambda image: encoded(image, "MPO", save_all=True, append_images=[image]),
+    "more after its end": lambda image: encoded(image, "JPEG") + bytes(1000),
+}
+
+
+@pytest.mark.parametrize("make", JPEGS.values(), ids=JPEGS)
+def test_a_small_jpeg_gives_the_same_pixels(make: Callable[[Image.Image], bytes]) -> None:
+    for size in (SMALL.size, (9, 13), (224, 224), (1000, 17), (300, 2000)):
+        assert furthest(*both_roads(make(SMALL.resize(size)))) <= 1  # each rounds by itself
+
+
+@pytest.mark.parametrize("make", JPEGS.values(), ids=JPEGS)
+def test_a_large_jpeg_gives_nearly_the_same_pixels(make: Callable[[Image.Image], bytes]) -> None:
+    for image in (LARGE, car(2, (1024, 768)), car(3, (600, 2400))):
+        assert 0 < distance(make(image)) < NEAR
+
+
+@pytest.mark.parametrize("size", [SMALL.size, LARGE.size], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *[partial(encoded, kind=kind) for kind in ("PNG", "BMP", "TIFF", "GIF")],
+        lambda image: encoded(image, "WEBP", quality=80),
+        lambda image: encoded(image.convert("RGBA").rotate(20), "PNG"),
+        lambda image: encoded(image, "TIFF", compression="jpeg"),
+        lambda image: encoded(image.convert("CMYK"), "JPEG"),
+        ycck,
+    ],
+    ids=["png", "bmp", "tiff", "gif", "webp", "alpha", "jpeg in tiff", "cmyk", "ycck"],
+)
+def test_all_but_plain_jpegs_give_the_same_pixels(
+    make: Callable[[Image.Image], bytes], size: tuple[int, int]
+) -> None:
+    assert distance(make(SMALL.resize(size))) == 0
+
+
+@pytest.mark.parametrize("say", [exif_of, xmp_of], ids=["exif", "xmp"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_large_jpeg_is_turned(orientation: int, say: Callable[[int], dict[str, Any]]) -> None:
+    data = encoded(LARGE, "JPEG", **say(orientation))
+    size = decode_pixels(data)[1]
+    assert size == ((900, 1200) if orientation in TURNED else (1200, 900))
+    assert distance(data) < NEAR
+    small = encoded(SMALL, "JPEG", **say(orientation))
+    assert furthest(*both_roads(small)) <= 1
+
+
+def test_two_orientations_and_broken_ones_do_not_part_the_roads() -> None:
+    for options in (
+        {**exif_of(6), **xmp_of(3)},
+        {**exif_of(99), **xmp_of(8)},
+        {**exif_of(0), **xmp_of(1)},
+        {"exif": b"Exif\x00\x00" + b"\xff" * 40, **xmp_of(5)},
+        {"exif": b"Exif\x00\x00MM\x00*"},
+        {"xmp": b"<tiff:Orientation>6</tiff:Orientation>"},
+        {"xmp": b'tiff:Orientation="9"'},
+    ):
+        assert distance(encoded(LARGE, "JPEG", **options)) < NEAR
+
+
+def outcome(function: Callable[[bytes], object], data: bytes) -> str:
+    """What decoding came to: the reason, or `pixels`."""
+    try:
+        function(data)
+    except BadImage as error:
+        return str(error)
+    return "pixels"
+
+
+DAMAGED: dict[str, bytes] = {
+    "baseline": encoded(LARGE, "JPEG", quality=85),
+    "progressive": encoded(LARGE, "JPEG", progressive=True),
+    "restarts": encoded(LARGE, "JPEG", restart_marker_rows=4),
+    "turned": encoded(LARGE, "JPEG", **exif_of(6)),
+    "grey": encoded(LARGE.convert("L"), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("good", DAMAGED.values(), ids=DAMAGED)
+def test_a_cut_jpeg_comes_to_the_same(good: bytes) -> None:
+    inner = np.linspace(0, len(good), 40, dtype=int)
+    lengths = [*range(0, 700, 23), *inner, *range(len(good) - 20, len(good))]
+    seen = {outcome(decode, good[:length]) for length in lengths}
+    assert {"pixels", "empty file"} < seen and any("truncated" in reason for reason in seen)
+    for length in lengths:
+        data = good[:length]
+        wanted = outcome(decode, data)
+        assert outcome(decode_pixels, data) == wanted, length
+        if wanted == "pixels":
+            assert distance(data) < NEAR
+
+
+@pytest.mark.parametrize("good", DAMAGED.values(), ids=DAMAGED)
+def test_a_jpeg_with_a_wrong_byte_comes_to_the_same(good: bytes) -> None:
+    rng = np.random.default_rng(3)
+    outcomes = set()
+    for at in (*rng.integers(0, 700, 50), *rng.integers(700, len(good), 50)):
+        changed = bytearray(good)
+        changed[at] ^= int(rng.integers(1, 256))
+        data = bytes(changed)
+        wanted = outcome(decode, data)
+        assert outcome(decode_pixels, data) == wanted, at
+        outcomes.add(wanted)
+        if wanted == "pixels":
+            # Of what the header tells, a factor can be so large that most is clipped.
+            assert distance(data) < (NEAR if at > 700 else 30), at
+    assert {"pixels"} < outcomes
+
+
+@pytest.mark.parametrize("good", DAMAGED.values(), ids=DAMAGED)
+def test_a_jpeg_with_a_hole_comes_to_the_same(good: bytes) -> None:
+    rng = np.random.default_rng(4)
+    for at, length in zip(rng.integers(2, len(good), 30), rng.integers(1, 3000, 30), strict=True):
+        data = good[:at] + good[at + length :]
+        wanted = outcome(decode, data)
+        assert outcome(decode_pixels, data) == wanted, (at, length)
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from lookalike.images import BadImage, decode, decode_pixels
+small, data = (Path(path).read_bytes() for path in sys.argv[2:])
+decode_pixels(small)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    {"decode": decode, "decode_pixels": decode_pixels}[sys.argv[1]](data)
+    print("pixels")
+except BadImage as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 // 10**6)
+"""
+
+
+def measured(function: str, data: bytes, folder: Path) -> tuple[str, int]:
+    """Decode in a fresh process; what came of it, and by how many MB the memory grew."""
+    small, large = folder / "small.jpg", folder / "large"
+    SMALL.save(small)
+    large.write_bytes(data)
+    # The shell between: a process begins with the peak of the one that started it.
+    command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", MEASURED]
+    done = subprocess.run(
+        [*command, function, str(small), str(large)], capture_output=True, text=True, check=True
+    )
+    came, grown = done.stdout.splitlines()
+    return came, int(grown)
+
+
+def test_a_large_photo_is_never_whole_in_memory(tmp_path: Path) -> None:
+    photo = encoded(car(1, (6000, 4000)), "JPEG")
+    came, grown = measured("decode", photo, tmp_path)
+    assert (came, grown > 90) == ("pixels", True)
+    came, grown = measured("decode_pixels", photo, tmp_path)
+    assert (came, grown < 60) == ("pixels", True)
+
+
 # --- what is no picture -------------------------------------------------------------------------
 
 NOISE = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
@@ -371,7 +583,9 @@ REASONS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize(("data", "reason"), REASONS.values(), ids=REASONS)
 def test_reasons(data: bytes, reason: str) -> None:
-    assert re.search(reason, reason_of(lambda: decode(data)))
+    said = reason_of(lambda: decode(data))
+    assert re.search(reason, said)
+    assert reason_of(lambda: decode_pixels(data)) == said
 
 
 def test_the_smallest_picture() -> None:
@@ -386,32 +600,20 @@ BOMBS = {
     + bytes(24),
 }  # fmt: skip
 
-WATCHED = """
-import resource, sys
-from pathlib import Path
-from lookalike.images import BadImage, decode
-data = Path(sys.argv[1]).read_bytes()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    decode(data)
-except BadImage as error:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
-"""
-
 
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_bomb_costs_no_memory(kind: str, tmp_path: Path) -> None:
     data = BOMBS[kind]()
     assert len(data) < 200_000
-    assert "too many pixels" in reason_of(lambda: decode(data))
+    said = reason_of(lambda: decode(data))
+    assert "too many pixels" in said
+    assert reason_of(lambda: decode_pixels(data)) == said
     if kind != "png":
         return
-    (tmp_path / "bomb").write_bytes(data)
-    command = [sys.executable, "-c", WATCHED, str(tmp_path / "bomb")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    kilobytes, _, reason = said.partition(" ")
-    assert "too many pixels" in reason
-    assert int(kilobytes) < 30_000
+    for function in ("decode", "decode_pixels"):
+        came, grown = measured(function, data, tmp_path)
+        assert "too many pixels" in came
+        assert grown < 30
 
 
 MAGIC = {

@@ -3,6 +3,9 @@
 import doctest
 import hashlib
 import io
+import struct
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -241,9 +244,9 @@ def listing(numbers: range) -> pa.RecordBatch:
 
 
 def embedded(
-    batches: list[pa.RecordBatch], source: Source, embed: ImageEmbedder
+    batches: list[pa.RecordBatch], source: Source, embed: ImageEmbedder, threads: int = 1
 ) -> list[dict[str, Any]]:
-    made = list(embed_batches(iter(batches), source, embed.model))
+    made = list(embed_batches(iter(batches), source, embed.model, threads))
     assert all(one.schema == ROW and one.num_rows <= OpenVinoEngine.batch for one in made)
     for one in made:
         one.validate(full=True)
@@ -322,6 +325,101 @@ def test_batches_are_asked_for_one_by_one(photos: Source, embed: ImageEmbedder) 
     rows = embed_batches(give(), photos, embed.model)
     next(rows)
     assert asked == [0]
+
+
+THREADS = 4
+
+
+def test_threads_change_nothing(photos: Source, embed: ImageEmbedder) -> None:
+    numbers = [n for _ in range(5) for n in range(40)]
+    batches = [
+        batch([{"id": at + n, "path": f"{numbers[at + n]:02}.png"} for n in range(size)])
+        for at, size in ((0, 100), (100, 1), (101, 0), (101, 99))
+    ]
+    alone = embedded(batches, photos, embed)
+    assert [row["id"] for row in alone] == list(range(200))
+    assert {row["status"] for row in alone} == {"ok", "skipped"}
+    together = embedded(batches, photos, embed, THREADS)
+    vectors = [[row.pop("embedding") for row in rows] for rows in (alone, together)]
+    assert together == alone
+    for one, other in zip(*vectors, strict=True):
+        if one is None:
+            assert other is None
+        else:
+            assert np.abs(np.array(one) - other).max() < 1e-6
+    assert embedded([], photos, embed, THREADS) == []
+
+
+@pytest.fixture
+def as_found() -> Iterator[None]:
+    """Leave the process as it was: its filters of warnings, and no thread beside its own."""
+    filters, threads = list(warnings.filters), set(threading.enumerate())
+    yield
+    assert list(warnings.filters) == filters
+    assert set(threading.enumerate()) <= threads
+
+
+@pytest.mark.parametrize("threads", [1, THREADS])
+def test_a_source_that_breaks_is_not_waited_for(
+    threads: int, photos: Source, embed: ImageEmbedder, deadline: None, as_found: None
+) -> None:
+    def give() -> Iterator[pa.RecordBatch]:
+        yield listing(range(20))
+        yield listing(range(20, 40))
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(embed_batches(give(), photos, embed.model, threads))
+
+
+@pytest.mark.parametrize("threads", [1, THREADS])
+def test_a_batch_that_breaks_is_not_waited_for(
+    threads: int, photos: Source, embed: ImageEmbedder, deadline: None, as_found: None
+) -> None:
+    rows = [
+        listing(range(40)),
+        listing(range(40)).drop_columns(["label"]),
+        *[listing(range(40))] * 9,
+    ]
+    with pytest.raises(KeyError, match="label"):
+        list(embed_batches(iter(rows), photos, embed.model, threads))
+
+
+def test_threads_are_asked_for_no_more_than_they_need(
+    photos: Source, embed: ImageEmbedder, deadline: None, as_found: None
+) -> None:
+    asked = []
+
+    def give() -> Iterator[pa.RecordBatch]:
+        for number in range(200):
+            asked.append(number)
+            yield listing(range(number % 5, number % 5 + 2))
+
+    rows = embed_batches(give(), photos, embed.model, THREADS)
+    assert next(rows)["id"].to_pylist() == [100, 101]
+    assert len(asked) <= 2 * THREADS + 2
+    assert next(rows)["id"].to_pylist() == [101, 102]
+    assert len(asked) <= 2 * THREADS + 3
+    rows.close()  # type: ignore[attr-defined]
+    assert len(asked) <= 2 * THREADS + 3
+
+
+def test_what_is_sloppy_brings_no_warning_on_any_thread(
+    photos: Source, embed: ImageEmbedder, as_found: None
+) -> None:
+    entry = struct.pack("<HHHII", 1, 0x112, 2, 64, 255)  # a word, far behind the end
+    exif = b"Exif\x00\x00II*\x00" + struct.pack("<I", 8) + entry
+    sloppy = io.BytesIO()
+    Image.fromarray(PICTURE).save(sloppy, "JPEG", exif=exif)
+    rows = [batch([{"id": n, "content": sloppy.getvalue()} for n in range(40)])] * 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        filters = list(warnings.filters)
+        told = embedded(rows, photos, embed, THREADS)
+        assert list(warnings.filters) == filters
+        with pytest.raises(UserWarning):
+            Image.open(io.BytesIO(sloppy.getvalue())).getexif()
+    assert {row["status"] for row in told} == {"ok"}
 
 
 def test_content_hash() -> None:

@@ -211,7 +211,11 @@ def test_vectors_mapped_from_a_file(tmp_path: Path) -> None:
 
 # --- the collection -----------------------------------------------------------------------------
 
-MODEL = Model("resnet18", "cars", "f32", WIDTH, "none", "0123456789abcdef", b"<net/>", b"weights")
+MODEL = Model(
+    *("resnet18", "cars", "f32", WIDTH, "none", "0123456789abcdef"),
+    graph=b"<net/>",
+    weights_data=b"weights",
+)
 SOURCE = Source("files", "/photos", ("a", "b"))
 
 

@@ -1,0 +1,291 @@
+"""Engines: PyTorch and OpenVINO give the same vectors, on any device, to any number of threads."""
+
+import dataclasses
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load
+
+from lookalike import ImageEmbedder, Index, LookalikeError
+from lookalike.build import Options, build_collection
+from lookalike.drawing import DrawnCollection
+from lookalike.drawing.designs import CLASSES
+from lookalike.drawing.photo import snapshot
+from lookalike.embedding import normalize
+from lookalike.images import pixels
+from lookalike.models import Engine, Model, at_precision, engine, find_device, resolve
+from lookalike.models.engines import OpenVinoEngine, Pixels, TorchEngine, Vectors, _engine
+from lookalike.models.networks import backbone
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA here")
+without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+
+
+@pytest.fixture(scope="module")
+def photos() -> Pixels:
+    """40 drawn cars, no two alike."""
+    cars = [snapshot(CLASSES[i], np.random.default_rng((6, i)))[0] for i in range(10)]
+    turned = [car.rotate(angle) for angle in (0, 5, 90, 180) for car in cars]
+    return np.array([pixels(car) for car in turned])
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """The bundled model with its tensors, as CUDA needs it."""
+    return resolve(device="cuda")
+
+
+@pytest.fixture(scope="module")
+def wanted(model: Model, photos: Pixels) -> Vectors:
+    """What OpenVINO gives on one thread, photo by photo."""
+    run = OpenVinoEngine(model.graph, model.weights_data, "f32", threads=1, streams=1)
+    return normalize(np.concatenate([run(photos[at : at + 1]) for at in range(len(photos))]))
+
+
+def in_order(run: Engine, photos: Pixels) -> list[Vectors]:
+    return [run(photos[at : at + 4]) for at in range(0, len(photos), 4)]
+
+
+def side_by_side(run: Engine, photos: Pixels, threads: int) -> list[Vectors]:
+    """Give an engine the batches of `in_order` from several threads at once."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda at: run(photos[at : at + 4]), range(0, len(photos), 4)))
+
+
+def cosine(one: Vectors, other: Vectors) -> Vectors:
+    product: Vectors = (normalize(one) * normalize(other)).sum(axis=1)
+    return product
+
+
+# --- OpenVINO -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("threads", [2, 5], ids="{} threads".format)
+def test_threads_share_an_engine(
+    precision: str, threads: int, model: Model, photos: Pixels, wanted: Vectors
+) -> None:
+    shared = engine(at_precision(model, precision), 2, streams=2)
+    assert shared is engine(at_precision(model, precision), 2, streams=2)
+    one_by_one = in_order(shared, photos)
+    for _ in range(3):
+        assert np.array_equal(side_by_side(shared, photos, threads), one_by_one)
+    vectors = np.concatenate(one_by_one)
+    if precision == "f32":
+        assert np.abs(normalize(vectors) - wanted).max() < 1e-5
+    assert cosine(vectors, wanted).min() > 0.99
+
+
+# --- PyTorch ------------------------------------------------------------------------------------
+
+
+def test_torch_gives_what_openvino_gives(model: Model, photos: Pixels, wanted: Vectors) -> None:
+    run = TorchEngine(model, "cpu", threads=0)
+    given = run(photos[:16])
+    assert (given.shape, given.dtype.name) == ((16, 512), "float32")
+    assert np.abs(normalize(given) - wanted[:16]).max() < 1e-5
+    assert np.abs(normalize(run(photos[20:21])) - wanted[20:21]).max() < 1e-5
+
+
+def test_torch_with_less_precision(model: Model, photos: Pixels, wanted: Vectors) -> None:
+    rough = at_precision(model, "bf16")
+    given = TorchEngine(rough, "cpu", threads=0)(photos[:16])
+    assert given.dtype.name == "float32"
+    assert np.abs(normalize(given) - wanted[:16]).max() > 1e-4  # it is not f32 by another name
+    assert cosine(given, wanted[:16]).min() > 0.99
+    assert cosine(given, engine(rough)(photos[:16])).min() > 0.99
+
+
+def test_threads_share_torch(model: Model, photos: Pixels) -> None:
+    run = TorchEngine(model, "cpu", threads=0)
+    given = side_by_side(run, photos[:16], 3)
+    assert np.abs(np.array(given) - in_order(run, photos[:16])).max() < 1e-5
+
+
+def test_torch_keeps_quiet_about_pixels_it_may_not_change(model: Model, photos: Pixels) -> None:
+    run, locked = TorchEngine(model, "cpu", threads=0), photos[:2].copy()
+    locked.flags.writeable = False  # as `np.frombuffer` gives them
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            given = run(locked)
+    finally:
+        torch.set_warn_always(before)
+    assert np.array_equal(given, run(photos[:2]))
+
+
+def cudnn() -> dict[str, bool]:
+    flags = torch.backends.cudnn
+    return {"_benchmark": flags.benchmark, "_allow_tf32": flags.allow_tf32}
+
+
+def test_no_thread_rounds_for_another(model: Model, photos: Pixels) -> None:
+    """The flags of cuDNN are the process's: those of one thread must not end with another."""
+    run, before, seen = TorchEngine(model, "cpu", threads=0), cudnn(), []
+    first_is_in, second_is_in, first_is_done = (threading.Event() for _ in range(3))
+
+    def meet(*_: object) -> None:
+        if not first_is_in.is_set():
+            first_is_in.set()
+            second_is_in.wait(5)  # unless it waits for its turn outside
+        else:
+            second_is_in.set()
+            assert first_is_done.wait(60)
+            seen.append(torch.backends.cudnn.allow_tf32)
+
+    try:
+        with run._network.register_forward_pre_hook(meet), ThreadPoolExecutor(2) as pool:
+            first = pool.submit(run, photos[:1])
+            assert first_is_in.wait(60)
+            second = pool.submit(run, photos[:1])
+            first.result()
+            first_is_done.set()
+            second.result()
+        assert seen == [False]
+        assert cudnn() == before
+    finally:
+        torch.backends.cudnn.set_flags(**before)  # type: ignore[no-untyped-call]
+
+
+# --- what OpenVINO cannot convert ---------------------------------------------------------------
+
+
+@pytest.fixture
+def unconverted(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
+    """The bundled model as it would be if OpenVINO lacked one of its operations."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr("lookalike.models.engines.convert", fail)
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    _engine.cache_clear()  # that of the other one is known by the same fingerprint
+    yield resolve()
+    _engine.cache_clear()
+
+
+def test_pytorch_runs_what_cannot_be_converted(
+    unconverted: Model, model: Model, photos: Pixels, wanted: Vectors, tmp_path: Path
+) -> None:
+    assert unconverted == model
+    assert (unconverted.graph, unconverted.weights_data) == (b"", b"")
+    assert unconverted.network == model.network
+    assert isinstance(engine(unconverted), TorchEngine)
+    unconverted.save(tmp_path / "model")
+    loaded = Model.load(tmp_path / "model")
+    assert (loaded, loaded.graph, loaded.network) == (unconverted, b"", unconverted.network)
+    _engine.cache_clear()
+    for kept in (loaded, resolve()):
+        embed = ImageEmbedder(model=kept)
+        given = embed([Image.fromarray(photo) for photo in photos[:3]])
+        assert np.abs(given - wanted[:3]).max() < 1e-5
+    rough = at_precision(unconverted, "bf16")
+    assert isinstance(engine(rough), TorchEngine)
+    assert cosine(engine(rough)(photos[:3]), wanted[:3]).min() > 0.99
+
+
+def test_auto_does_without_int8(
+    unconverted: Model, photos: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.models.precision.SAMPLE", 16)
+    monkeypatch.setattr("lookalike.models.precision._QUICKER", 1e9)
+    chosen = at_precision(unconverted, "auto", lambda: photos[:8])
+    assert chosen == at_precision(unconverted, "bf16")
+    assert chosen.agreement is not None
+
+
+def test_an_index_of_what_cannot_be_converted(
+    unconverted: Model, index: Index, drawn: DrawnCollection, tmp_path: Path
+) -> None:
+    photos = sorted(str(path) for path in drawn.photos.rglob("*.jpg"))[:20]
+    stored, report = build_collection(photos, tmp_path / "x.index", Options(spark=False))
+    assert (report.images, report.skipped) == (20, 0)
+    assert stored.model.graph == b""
+    hits = Index(stored).search(min(drawn.new.rglob("*.jpg")), 20)
+    assert len(hits) == 20
+    for hit in hits:
+        (photo,) = (photo for photo in photos if photo.endswith(f"/{hit.path}"))
+        between = np.linalg.norm(index.query(photo).vector - hits.query.vector)
+        assert hit.distance == pytest.approx(between, abs=1e-4)
+
+
+# --- devices ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "CUDA", "cuda:0", "mps", "two\nlines"])
+def test_no_such_device(name: str) -> None:
+    with pytest.raises(LookalikeError, match=r"^no device .*: say auto, cpu, cuda$") as caught:
+        find_device(name)
+    assert str(caught.value).isprintable()
+
+
+@without_cuda
+def test_without_cuda(model: Model, photos: Pixels, wanted: Vectors) -> None:
+    assert find_device() == find_device("auto") == find_device("cpu") == "cpu"
+    with pytest.raises(LookalikeError, match=r"^PyTorch finds no CUDA here: .*say cpu$"):
+        find_device("cuda")
+    run = engine(model, device="cuda")
+    assert isinstance(run, OpenVinoEngine)
+    assert np.abs(normalize(run(photos)) - wanted).max() < 1e-5
+    alone = dataclasses.replace(model, fingerprint="0" * 16, graph=b"", weights_data=b"")
+    last = engine(alone, device="cuda")
+    assert isinstance(last, TorchEngine)
+    assert np.abs(normalize(last(photos[:2])) - wanted[:2]).max() < 1e-5
+
+
+@without_cuda
+def test_an_index_wants_no_device_that_is_not_there(drawn: DrawnCollection, tmp_path: Path) -> None:
+    with pytest.raises(LookalikeError, match="no CUDA here"):
+        build_collection(drawn.photos, tmp_path / "x.index", Options(device="cuda"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_for_cuda_carries_its_tensors(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = backbone("resnet18", "cars").state_dict()
+    assert load(model.network).keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in load(model.network).items())
+    assert model.graph
+    # One that was kept for the processor alone is made again, and then kept with them.
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path))
+    folder = tmp_path / "models" / model.fingerprint
+    dataclasses.replace(model, network=b"").save(folder)
+    assert resolve().network == b""
+    assert resolve(device="cuda").network == model.network
+    assert Model.load(folder).network == model.network
+    assert resolve().network == model.network
+
+
+@needs_cuda
+@pytest.mark.parametrize(("precision", "furthest"), [("f32", 1e-5), ("bf16", 0.02)])
+def test_cuda_gives_what_the_processor_gives(
+    precision: str, furthest: float, model: Model, photos: Pixels, wanted: Vectors
+) -> None:
+    assert find_device() == find_device("auto") == find_device("cuda") == "cuda"
+    run = engine(at_precision(model, precision), threads=4, streams=4, device="cuda")
+    assert isinstance(run, TorchEngine)
+    alone = np.concatenate(in_order(run, photos))
+    assert np.abs(normalize(alone) - wanted).max() < furthest
+    assert cosine(alone, wanted).min() > 0.99
+    for _ in range(10):
+        shared = np.concatenate(side_by_side(run, photos, 4))
+        assert np.abs(normalize(shared) - normalize(alone)).max() < furthest
+
+
+@needs_cuda
+def test_an_index_made_on_cuda(index: Index, drawn: DrawnCollection, tmp_path: Path) -> None:
+    options = Options(device="cuda", precision="f32", spark=False)
+    stored, report = build_collection(drawn.photos, tmp_path / "x.index", options)
+    assert (report.images, report.model.precision) == (96, "f32")
+    for ours, theirs in zip(stored.segments, index.collection.segments, strict=True):
+        assert np.abs(ours.vectors - theirs.vectors).max() < 1e-4
