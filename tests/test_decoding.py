@@ -384,6 +384,21 @@ def test_a_large_jpeg_gives_nearly_the_same_pixels(make: Callable[[Image.Image],
         assert 0 < distance(make(image)) < NEAR
 
 
+@pytest.mark.parametrize("side", [447, 448, 896, 1792])
+def test_a_jpeg_that_is_scaled_to_the_very_size_is_not_far(side: int) -> None:
+    # The inverse DCT averages squares and nothing is left to resize: the worst that can be.
+    assert 0 < distance(encoded(SMALL.resize((side, side)), "JPEG")) < 2.5
+
+
+@pytest.mark.parametrize("make", JPEGS.values(), ids=JPEGS)
+def test_pillow_resizes_where_nothing_else_does(
+    make: Callable[[Image.Image], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.images.decoding.resizing", None)
+    assert distance(make(SMALL)) == 0
+    assert 0 < distance(make(LARGE)) < NEAR
+
+
 @pytest.mark.parametrize("size", [SMALL.size, LARGE.size], ids=["small", "large"])
 @pytest.mark.parametrize(
     "make",

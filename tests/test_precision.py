@@ -237,9 +237,8 @@ def repaired(
     folder = other / "models" / kept.name
     shutil.copytree(kept, folder)
     os.truncate(folder / "network.bin", 1000)
-    calibration.expect()
-    assert len(calibrating()) == 1
-    with pytest.MonkeyPatch.context() as patch:
+    with calibration.expected(True), pytest.MonkeyPatch.context() as patch:
+        assert len(calibrating()) == 1
         patch.setenv("LOOKALIKE_CACHE", str(other))
         patch.setattr(sys, "executable", "/nowhere/python")  # the one that waits is enough
         return at_precision(full, "int8", lambda: few), folder
@@ -253,10 +252,15 @@ def test_the_same_images_make_the_same_int8(
 
 
 def test_a_process_that_is_not_needed_is_ended(full: Model, int8: Model, sample: Pixels) -> None:
-    calibration.expect()
-    assert len(calibrating()) == 1
-    assert at_precision(full, "int8", lambda: sample) == int8
+    with calibration.expected(True):
+        assert len(calibrating()) == 1
+        assert at_precision(full, "int8", lambda: sample) == int8
+        assert calibrating() == []
+    with calibration.expected(True):
+        assert len(calibrating()) == 1
     assert calibrating() == []
+    with calibration.expected(False):
+        assert calibrating() == []
 
 
 def test_a_damaged_int8_in_the_cache_is_replaced(repaired: tuple[Model, Path]) -> None:

@@ -113,8 +113,6 @@ def prepare(photos: str | Path | Sequence[str | Path], options: Options) -> Job:
     if source.kind == "files" and next(images.walk(source), None) is None:
         raise images.nothing_found(source)
     device = models.find_device(options.device)
-    if options.precision == "int8":
-        calibration.expect()
     full = models.resolve(options.model, options.weights, device)
     return Job(source, labels, full, options.precision, device, options.spark)
 
@@ -164,7 +162,8 @@ def _frame(job: Job, staging: Path) -> "tuple[DataFrame, int]":
 def _in_a_loop(
     job: Job, model: Model, batches: Iterator[pa.RecordBatch], count: int, folder: Path
 ) -> list[dict[str, Any]]:
-    rows = embedding.embed_batches(batches, job.rooted, model, cores(), job.device)
+    threads = cores() + 1  # one may wait for the disk while the others compute
+    rows = embedding.embed_batches(batches, job.rooted, model, threads, job.device)
     with progress_line("embedding images") as move:
 
         def counted() -> Iterator[pa.RecordBatch]:
@@ -274,12 +273,13 @@ def build_collection(
     collection.make_free(out, overwrite)
     if out.exists() and not collection.is_collection(out):
         raise LookalikeError(f"{out} is not an index and will not be replaced: give another --out")
-    job = prepare(photos, options)
-    with collection.staging_folder(out) as staging:
-        fresh = staging / "index"
-        report = embed(job, fresh / "data" / uuid.uuid4().hex, staging)
-        Collection.create(fresh, job.rooted, report.model, report.segments)
-        collection.put_in_place(fresh, out)
+    with calibration.expected(options.precision == "int8"):
+        job = prepare(photos, options)
+        with collection.staging_folder(out) as staging:
+            fresh = staging / "index"
+            report = embed(job, fresh / "data" / uuid.uuid4().hex, staging)
+            Collection.create(fresh, job.rooted, report.model, report.segments)
+            collection.put_in_place(fresh, out)
     return Collection.open(out), report
 
 

@@ -13,6 +13,7 @@ from lookalike.build import Options, Report, embed, prepare, stored_rows
 from lookalike.collection import Collection
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
+from lookalike.models import calibration
 from lookalike.spark import local_uri, session
 
 _SKIPPED = "skipped.csv"
@@ -31,18 +32,19 @@ def build_table(
         raise LookalikeError(f"{_SKIPPED} will hold what was skipped: give another --out")
     if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
         raise LookalikeError(f"{out} is a folder of something else: give another --out")
-    job = prepare(photos, options)
-    with collection.staging_folder(out) as staging:
-        report = embed(job, staging / "data", staging)
-        files = [Path(row["path"]) for row in report.segments]
-        fresh = staging / "out"
-        if out.suffix.lower() == ".csv":
-            _write_csv(files, fresh, report.model.width)
-        else:
-            _write_parquet(files, fresh)
-        _write_skipped(files, staging / _SKIPPED)
-        collection.put_in_place(fresh, out)
-        (staging / _SKIPPED).replace(out.absolute().parent / _SKIPPED)
+    with calibration.expected(options.precision == "int8"):
+        job = prepare(photos, options)
+        with collection.staging_folder(out) as staging:
+            report = embed(job, staging / "data", staging)
+            files = [Path(row["path"]) for row in report.segments]
+            fresh = staging / "out"
+            if out.suffix.lower() == ".csv":
+                _write_csv(files, fresh, report.model.width)
+            else:
+                _write_parquet(files, fresh)
+            _write_skipped(files, staging / _SKIPPED)
+            collection.put_in_place(fresh, out)
+            (staging / _SKIPPED).replace(out.absolute().parent / _SKIPPED)
     return report
 
 

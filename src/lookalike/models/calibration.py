@@ -11,6 +11,8 @@ https://docs.openvino.ai/2025/openvino-workflow/model-optimization-guide/quantiz
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +23,22 @@ from lookalike.models.engines import Pixels
 _waiting: list[subprocess.Popen[str]] = []
 
 
-def expect() -> None:
-    """Start importing NNCF, which takes seconds, for a `quantize` that is likely to come."""
-    _waiting.append(_start())
+@contextmanager
+def expected(likely: bool) -> Iterator[None]:
+    """Import NNCF, which takes seconds, while the block gets everything ready for `quantize`."""
+    if likely:
+        _waiting.append(_start())
+    try:
+        yield
+    finally:
+        never_mind()
 
 
 def never_mind() -> None:
-    """Take back what was said to `expect`."""
+    """End what waits for a `quantize` that is not going to come."""
     while _waiting:
-        _waiting.pop().kill()
+        with _waiting.pop() as process:
+            process.kill()
 
 
 def quantize(graph: bytes, weights: bytes, sample: Pixels) -> tuple[bytes, bytes]:

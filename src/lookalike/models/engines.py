@@ -100,7 +100,7 @@ class TorchEngine:
         """
         import torch
 
-        batch = torch.from_numpy(pixels)
+        batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         mixed = torch.autocast(self._device, self._type, enabled=self._type != torch.float32)
         stream: Any = contextlib.nullcontext()
         if self._device == "cuda":

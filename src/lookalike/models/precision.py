@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -93,6 +94,7 @@ def _int8(full: Model, pixels: Pixels) -> Model:
         network=b"",
     )
     with contextlib.suppress(OSError):  # a cache that is full or read-only costs only time
+        shutil.rmtree(folder, ignore_errors=True)
         model.save(folder)
     return model
 
@@ -108,7 +110,7 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
         makers = {"int8": lambda: _int8(full, pixels), **makers}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged
         choice = json.loads(note.read_text())
-        made = makers[choice["precision"]]() if choice["precision"] in makers else full
+        made = {"f32": lambda: full, **makers}[choice["precision"]]()
         return replace(made, agreement=choice["agreement"])
 
     wanted, seconds = _run(full, pixels, device)
