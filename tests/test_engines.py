@@ -130,7 +130,8 @@ def cudnn() -> dict[str, bool]:
 
 def test_no_thread_rounds_for_another(model: Model, photos: Pixels) -> None:
     """The flags of cuDNN are the process's: those of one thread must not end with another."""
-    run, before, seen = TorchEngine(model, "cpu", threads=0), cudnn(), []
+    device = find_device()
+    run, before, seen = TorchEngine(model, device, threads=0), cudnn(), []
     first_is_in, second_is_in, first_is_done = (threading.Event() for _ in range(3))
 
     def meet(*_: object) -> None:
@@ -150,8 +151,9 @@ def test_no_thread_rounds_for_another(model: Model, photos: Pixels) -> None:
             first.result()
             first_is_done.set()
             second.result()
-        assert seen == [False]
         assert cudnn() == before
+        assert len(seen) == 1
+        assert device == "cpu" or seen == [False]  # a processor does not heed them
     finally:
         torch.backends.cudnn.set_flags(**before)  # type: ignore[no-untyped-call]
 
