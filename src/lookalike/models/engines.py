@@ -83,6 +83,10 @@ class TorchEngine:
 
         from lookalike.models.networks import FromPixels, restore
 
+        # f32 means f32: cuDNN would otherwise round what it multiplies to ten bits. For the whole
+        # process, for it knows nothing narrower: not a thread, not a call.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
         self.batch = 256 if device == "cuda" else 16
         self._device = device
         self._of_thread = threading.local()
@@ -108,9 +112,7 @@ class TorchEngine:
                 self._of_thread.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream = torch.cuda.stream(self._of_thread.stream)
             batch = batch.pin_memory()
-        # f32 means f32: cuDNN would otherwise round what it multiplies to ten bits.
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
-        with torch.inference_mode(), exact, stream, mixed:
+        with torch.inference_mode(), stream, mixed:
             features = self._network(batch.to(self._device, non_blocking=True))
             vectors: Vectors = features.float().cpu().numpy()
         return vectors

@@ -108,7 +108,8 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
     makers: dict[str, Callable[[], Model]] = {"bf16": lambda: _bf16(full)}
     if device == "cpu" and full.graph:
         makers = {"int8": lambda: _int8(full, pixels), **makers}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged
+    # Not there, or damaged, or of an int8 that is gone:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, LookalikeError):
         choice = json.loads(note.read_text())
         made = {"f32": lambda: full, **makers}[choice["precision"]]()
         return replace(made, agreement=choice["agreement"])
