@@ -111,14 +111,7 @@ def tree(pid: int) -> Iterator[int]:
 
 def memory_of_tree(pid: int) -> int:
     """Proportional set size of a process and its descendants, in bytes."""
-    total = 0
-    for each in tree(pid):
-        try:
-            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue  # ended meanwhile
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return total
+    return sum(_bytes_in(f"/proc/{each}/smaps_rollup", "Pss:") for each in tree(pid))
 
 
 def peak_of_tree(pid: int) -> int:
@@ -127,14 +120,16 @@ def peak_of_tree(pid: int) -> int:
     What they share counts in each, and they need not have peaked at once: an upper bound. But it
     costs nothing, where adding up while somebody computes would cost them a tenth of a core.
     """
-    total = 0
-    for each in tree(pid):
-        try:
-            lines = Path(f"/proc/{each}/status").read_text().splitlines()
-        except OSError:
-            continue  # ended meanwhile
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    return total
+    return sum(_bytes_in(f"/proc/{each}/status", "VmHWM:") for each in tree(pid))
+
+
+def _bytes_in(file: str, field: str) -> int:
+    """Read one field, in kilobytes, of what the kernel says of a process."""
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError:
+        return 0  # ended meanwhile
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def cpu_of_tree(pid: int) -> float:

@@ -59,8 +59,8 @@ class Options:
 class Report:
     """What a run of embedding came to. `segments` are rows of `collection.SEGMENT`.
 
-    `seconds` were spent on choosing a precision, and then on embedding. `advice` is a sentence
-    for the person at the terminal, if there is something to say.
+    `choosing_seconds` went into the choice of a precision, `seconds` into embedding. `advice` is a
+    sentence for the person at the terminal, if there is something to say.
     """
 
     images: int
