@@ -1,8 +1,8 @@
 """Images a second of lookalike, of what tutorials do, and of the bare engine. One line of JSON.
 
-    python benchmarks/embedding.py --images cars_train --limit 2000 --repeat 3 --json
+    python benchmarks/embedding.py --images cars_train --limit 4000 --repeat 3 --json
 
-Every contestant lives in a process of its own, is warmed up on a few images, and then takes its
+Every contestant lives in a process of its own, is warmed up on some images, and then takes its
 turn on all of them, so that a busy minute of the machine hits all. These are
 
     tutorial  Pillow, torchvision's Resize, ToTensor and Normalize, one image a forward pass, eager
@@ -36,7 +36,7 @@ from measure import cpu_of_tree, machine, peak_of_tree
 PRECISIONS = ("f32", "bf16", "int8")
 BY_PRECISION = [f"{kind}_{p}" for kind in ("limit", "spark") for p in PRECISIONS]
 CONTESTANTS = ("tutorial", "batched", *BY_PRECISION)
-WARM_UP = 128  # images
+WARM_UP = 512  # images: a JVM compiles what it runs often, and does so for a while
 BATCH = 32  # of the batched rival
 
 Pass = Callable[[list[Path]], float]

@@ -384,10 +384,10 @@ def test_a_large_jpeg_gives_nearly_the_same_pixels(make: Callable[[Image.Image],
         assert 0 < distance(make(image)) < NEAR
 
 
-@pytest.mark.parametrize("side", [447, 448, 896, 1792])
-def test_a_jpeg_that_is_scaled_to_the_very_size_is_not_far(side: int) -> None:
-    # The inverse DCT averages squares and nothing is left to resize: the worst that can be.
-    assert 0 < distance(encoded(SMALL.resize((side, side)), "JPEG")) < 2.5
+@pytest.mark.parametrize("side", [447, 448, 560, 896, 1120, 1792])
+def test_a_jpeg_that_could_be_scaled_to_the_very_size_is_near(side: int) -> None:
+    # The inverse DCT averages squares; were nothing left to resize, details would look different.
+    assert 0 <= distance(encoded(SMALL.resize((side, side)), "JPEG")) < NEAR
 
 
 @pytest.mark.parametrize("make", JPEGS.values(), ids=JPEGS)

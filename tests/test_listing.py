@@ -18,6 +18,7 @@ from lookalike.images.listing import (
     choose_sample,
     image_batches,
     list_images,
+    listed,
 )
 from lookalike.spark import session
 
@@ -256,6 +257,36 @@ def test_batches(tmp_path: Path) -> None:
         assert row["path"] == f"x/{at:06}.jpg"
         assert row["label"] == (None if at % 2 else f"of {at:06}.jpg")
         assert row["reason"] == (None if at % 7 else "broken link")
+
+
+# A part for each of Spark's tasks.
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(5000, 1), (5000, 3), (5000, 7), (3, 3), (2, 5)])
+@pytest.mark.parametrize("group", [1500, 5000])
+def test_parts(tmp_path: Path, rows: int, parts: int, group: int) -> None:
+    listing = write_listing(tmp_path, rows, reason_every=7, group=group)
+    given = [list(listed(listing, part, parts)) for part in range(parts)]
+    sizes = [sum(batch.num_rows for batch in part) for part in given]
+    assert max(sizes) - min(sizes) <= 1
+    batches = [batch for part in given for batch in part]
+    assert all(batch.schema == IMAGE and 0 < batch.num_rows <= 1024 for batch in batches)
+    whole, _ = image_batches(listing, None)
+    assert pa.Table.from_batches(batches) == pa.Table.from_batches(whole)
+
+
+def test_a_part_reads_only_its_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = write_listing(tmp_path, 6000, group=1500)
+    read = pq.ParquetFile.read_row_group
+    groups: list[int] = []
+
+    def counted(file: pq.ParquetFile, group: int) -> pa.Table:
+        groups.append(group)
+        return read(file, group)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    assert sum(batch.num_rows for batch in listed(listing, 1, 3)) == 2000
+    assert groups == [1, 2]
 
 
 # A sample.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from lookalike import collection, embedding, images, models
 from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
-from lookalike.images.frame import image_frame
+from lookalike.images.frame import image_frame, task_count
 from lookalike.images.labels import open_labels
-from lookalike.images.listing import choose_sample, image_batches, list_images
+from lookalike.images.listing import choose_sample, image_batches, list_images, listed
 from lookalike.models import Model, calibration
 from lookalike.models.engines import Pixels
 from lookalike.progress import progress_line
@@ -34,6 +34,8 @@ LOOP_UP_TO = 5_000
 """Files up to which a plain loop on all cores is done before Spark would be under way."""
 MEASURE_FROM = 1_000
 """Images from which on `auto` saves more time than it takes to compare precisions."""
+
+Reader: TypeAlias = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,11 @@ def embed(job: Job, folder: Path, staging: Path) -> Report:
             choosing = pool.submit(choose)
             session()
             model, chosen_in = choosing.result()
-        frame, unused = _frame(job, staging)
-        run = partial(_on_spark, job, model, frame, folder)
+        if job.labels is None:
+            run, unused = partial(_on_spark, job, model, *_parts(listing, count), folder), 0
+        else:
+            frame, unused = _frame(job, staging)
+            run = partial(_on_spark, job, model, frame, iter, folder)
     return _report(job, model, unused, chosen_in, folder, run)
 
 
@@ -149,8 +154,25 @@ def _from_tables(job: Job, folder: Path, staging: Path) -> Report:
     frame, unused = _frame(job, staging)
     with progress(frame.sparkSession, "choosing a precision"):
         model, chosen_in = job.model(partial(_sample_of_frame, job.rooted, frame))
-    run = partial(_on_spark, job, model, frame, folder)
+    run = partial(_on_spark, job, model, frame, iter, folder)
     return _report(job, model, unused, chosen_in, folder, run)
+
+
+def _parts(listing: Path, count: int) -> "tuple[DataFrame, Reader]":
+    """Return a row a task, and what makes a task's images of it, read from the listing.
+
+    Spark would read, sample, shuffle and sort the names first, which for some thousand photos
+    takes as long as a tenth of the embedding.
+    """
+    spark = session()
+    tasks = task_count(count, spark.sparkContext.defaultParallelism)
+
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for part in batch["id"].to_pylist():
+                yield from listed(listing, part, tasks)
+
+    return spark.range(0, tasks, 1, tasks), read
 
 
 def _frame(job: Job, staging: Path) -> "tuple[DataFrame, int]":
@@ -177,15 +199,20 @@ def _in_a_loop(
         return [row for batch in written for row in batch.to_pylist()]
 
 
-def _on_spark(job: Job, model: Model, frame: "DataFrame", folder: Path) -> list[dict[str, Any]]:
-    """Write a Parquet file a Spark task; return a row of `collection.SEGMENT` for each."""
+def _on_spark(
+    job: Job, model: Model, frame: "DataFrame", read: Reader, folder: Path
+) -> list[dict[str, Any]]:
+    """Write a Parquet file a Spark task; return a row of `collection.SEGMENT` for each.
+
+    `read` makes images of the batches of the frame that a task gets.
+    """
     spark = frame.sparkSession
     shared = spark.sparkContext.broadcast(model)
     source, device = job.rooted, job.device
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        rows = embedding.embed_batches(batches, source, shared.value, threads, device)
+        rows = embedding.embed_batches(read(batches), source, shared.value, threads, device)
         return collection.write_segment(rows, folder)
 
     try:

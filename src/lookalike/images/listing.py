@@ -1,4 +1,4 @@
-"""Local images without Spark: their list in a file, batches of it with labels, a sample of it."""
+"""Local images listed in a file: batches of it, parts of it for Spark's tasks, a sample of it."""
 
 import itertools
 import sys
@@ -23,7 +23,7 @@ IMAGE = pa.schema(
         "content": pa.binary(),
     }
 )
-_LISTING_BATCH = 65_536
+_LISTING_BATCH = 16_384  # rows; a row group, and no less than a task ever reads
 _IMAGE_BATCH = 1024
 
 
@@ -70,10 +70,31 @@ def image_batches(
     unused = 0
     if labels is not None:
         found, unused = _find_labels(images["path"].to_pylist(), labels)
-    label, content = pa.array(found, pa.string()), pa.nulls(len(images), pa.binary())
-    columns = [images["id"], images["path"], label, images["reason"], content]
-    table = pa.table(columns, schema=IMAGE).combine_chunks()
-    return iter(table.to_batches(_IMAGE_BATCH)), unused
+    return _batches(images, pa.array(found, pa.string())), unused
+
+
+def listed(listing: Path, part: int, parts: int) -> Iterator[pa.RecordBatch]:
+    """Give one of `parts` parts of a listing, counted from 0, as batches of `IMAGE` without labels.
+
+    The parts are of equal size, follow each other and are the whole. Only the row groups in which
+    the part lies are read.
+    """
+    with pq.ParquetFile(listing) as file:
+        total = file.metadata.num_rows
+        start, stop = part * total // parts, (part + 1) * total // parts
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if start < rows and stop > 0:
+                images = file.read_row_group(group)
+                images = images.slice(max(start, 0), min(stop, rows) - max(start, 0))
+                yield from _batches(images, pa.nulls(len(images), pa.string()))
+            start, stop = start - rows, stop - rows  # counted from where the next group begins
+
+
+def _batches(images: pa.Table, labels: pa.Array) -> Iterator[pa.RecordBatch]:
+    content = pa.nulls(len(images), pa.binary())
+    columns = [images["id"], images["path"], labels, images["reason"], content]
+    return iter(pa.table(columns, schema=IMAGE).combine_chunks().to_batches(_IMAGE_BATCH))
 
 
 def _find_labels(
