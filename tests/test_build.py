@@ -1,11 +1,12 @@
 """Building: every input is accounted for, tables read back the same, nothing is left half done."""
 
 import csv
+import io
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +21,14 @@ from PIL import Image
 from bad_inputs import write_bad_inputs, write_odd_but_good
 from conftest import UNSEEN, calibrating, needs_photos
 from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images, models
-from lookalike.build import Options, Report, build_collection
+from lookalike.build import Options, Report, _sample_of_frame, build_collection
 from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
 from lookalike.export import build_table, export_csv
 from lookalike.images.frame import image_frame
 from lookalike.images.labels import open_labels
 from lookalike.index import Engine
-from lookalike.models import calibration
+from lookalike.models import SAMPLE, calibration
 from lookalike.spark import session
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
@@ -538,30 +539,52 @@ def labels_of_mixed(mixed: Mixed, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
+@pytest.mark.parametrize("labelled", [True, False], ids=["labels", "no labels"])
 def test_a_loop_and_spark_make_the_same_collection(
-    mixed: Mixed, labels_of_mixed: Path, tmp_path: Path
+    mixed: Mixed, labels_of_mixed: Path, tmp_path: Path, labelled: bool
 ) -> None:
     made = {}
     for spark in (False, True):
-        options = Options(labels=labels_of_mixed, precision="f32", spark=spark)
+        labels = labels_of_mixed if labelled else None
+        options = Options(labels=labels, precision="f32", spark=spark)
         stored, report = build_collection(mixed.folder, tmp_path / f"{spark}.index", options)
         counts = (report.images, report.skipped, report.unused_labels)
-        assert counts == (GOOD, len(mixed.bad), 1)
+        assert counts == (GOOD, len(mixed.bad), labelled)
         assert report.model == stored.model
         made[spark] = all_rows(stored)
     loop, by_spark = made[False], made[True]
     assert loop["id"].to_pylist() == list(range(GOOD + len(mixed.bad)))
     assert loop.schema == by_spark.schema
     assert loop.drop_columns("embedding").equals(by_spark.drop_columns("embedding"))
-    assert dict(zip(*loop.select(["path", "label"]).to_pydict().values(), strict=True)).items() >= {
-        *LABELS.items() - {("nowhere.jpg", "unused")},
-        ("00003.jpg", "red"),
-        ("empty.jpg", "blue"),
-        ("00004.jpg", None),
-    }
+    given = dict(zip(*loop.select(["path", "label"]).to_pydict().values(), strict=True))
+    if labelled:
+        assert given.items() >= {
+            *LABELS.items() - {("nowhere.jpg", "unused")},
+            ("00003.jpg", "red"),
+            ("empty.jpg", "blue"),
+            ("00004.jpg", None),
+        }
+    else:
+        assert set(given.values()) == {None}
     vectors = [[row for row in rows["embedding"].to_pylist() if row] for rows in (loop, by_spark)]
     assert len(vectors[0]) == GOOD
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=1e-6)
+
+
+def test_a_sample_of_a_lake_reads_little_of_it(tmp_path: Path) -> None:
+    photo = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(photo, "PNG")
+
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            (tmp_path / str(batch["id"][0])).touch()
+            yield pa.record_batch({"content": [photo.getvalue()] * 99 + [b"no picture"]})
+
+    frame = session().range(0, 40, 1, 40).mapInArrow(read, "content binary")
+    sample = _sample_of_frame(images.locate("s3a://bucket/photos"), frame)
+    assert sample.shape == (SAMPLE, 224, 224, 3)
+    assert (sample == [255, 0, 0]).all()
+    assert 3 <= len(list(tmp_path.iterdir())) <= 10
 
 
 @pytest.mark.parametrize("name", ["cars.csv", "cars"])

@@ -120,6 +120,16 @@ def refusal(call: Callable[[], object], pattern: str) -> None:
     assert str(caught.value).isprintable()
 
 
+# --- int8 on other processors ---------------------------------------------------------------------
+
+
+def test_int8_that_overflows_is_refused(int8_of_few: Model, few: Pixels) -> None:
+    assert engine(int8_of_few)(few[:1]).shape == (1, 512)
+    other = np.frombuffer(int8_of_few.probe, np.float32)[::-1].tobytes()
+    elsewhere = dataclasses.replace(int8_of_few, fingerprint="elsewhere", probe=other)
+    refusal(lambda: engine(elsewhere), r"cosine 0\.\d+\): use one with VNNI, or index again")
+
+
 # --- neighbours in common -----------------------------------------------------------------------
 
 

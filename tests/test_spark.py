@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from lookalike.spark import java_home, session
+from lookalike.spark import cores, java_home, session
 
 VECTOR = "--add-modules=jdk.incubator.vector"
 
@@ -108,15 +108,28 @@ def test_the_active_session_is_used_again() -> None:
 
 def test_settings_of_a_session_of_our_own() -> None:
     spark = session()
-    cores = len(os.sched_getaffinity(0))
     wanted = {
-        "spark.master": f"local[{cores},4]",  # a task that fails is tried again
+        "spark.master": f"local[{cores()},4]",  # a task that fails is tried again
         "spark.ui.enabled": "false",
-        "spark.sql.shuffle.partitions": str(4 * cores),
+        "spark.sql.shuffle.partitions": str(4 * cores()),
         "spark.sql.execution.arrow.maxRecordsPerBatch": "1024",
         "spark.sql.execution.arrow.maxBytesPerBatch": str(32 * 2**20),
     }
     assert {key: spark.conf.get(key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("quota", "wanted"),
+    [("50000 100000", 1), ("100000 100000", 1), ("max 100000", None), ("9000000 100000", None)],
+)
+def test_a_container_may_have_less_than_the_machine(
+    quota: str, wanted: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr("lookalike.spark._QUOTA", tmp_path / "cpu.max")
+    assert cores() == (wanted or len(os.sched_getaffinity(0)))
+    monkeypatch.setattr("lookalike.spark._QUOTA", tmp_path / "nowhere")
+    assert cores() == len(os.sched_getaffinity(0))
 
 
 def test_spark_starts_on_the_packaged_java(no_java: Path, tmp_path: Path, cache: Path) -> None:

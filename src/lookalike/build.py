@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 LOOP_UP_TO = 5_000
-"""Files up to which a plain loop on all cores is done before Spark would be under way."""
+"""Files up to which a plain loop on all cores is done sooner: Spark's start is not earned back."""
 MEASURE_FROM = 1_000
 """Images from which on `auto` saves more time than it takes to compare precisions."""
 
@@ -114,7 +114,9 @@ def prepare(photos: str | Path | Sequence[str | Path], options: Options) -> Job:
         labels = open_labels(options.labels, options.image_name, options.label_name)
     if source.kind == "files" and next(images.walk(source), None) is None:
         raise images.nothing_found(source)
-    device = models.find_device(options.device)
+    # int8 is for CPUs, so that a GPU is only in the way of who asks for it.
+    wanted = "cpu" if (options.precision, options.device) == ("int8", "auto") else options.device
+    device = models.find_device(wanted)
     full = models.resolve(options.model, options.weights, device)
     return Job(source, labels, full, options.precision, device, options.spark)
 
@@ -248,11 +250,15 @@ def _report(
 
 def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
     """Decode up to `models.SAMPLE` images drawn at random: uint8 (n, 224, 224, 3)."""
-    decoded = []
-    for path in choose_sample(listing, models.SAMPLE):
+
+    def decode(path: str) -> Pixels | None:
         with suppress(images.BadImage):
-            decoded.append(images.decode_pixels(images.read(source, path))[0])
-    return np.array(decoded, np.uint8)
+            return images.decode_pixels(images.read(source, path))[0]
+        return None
+
+    with ThreadPoolExecutor(cores()) as pool:
+        decoded = pool.map(decode, choose_sample(listing, models.SAMPLE))
+        return np.array([pixels for pixels in decoded if pixels is not None], np.uint8)
 
 
 def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
@@ -270,8 +276,9 @@ def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
             yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
 
     with small_batches(frame.sparkSession):
-        some = frame.select("content").limit(models.SAMPLE)
-        rows = some.mapInArrow(decode, "pixels binary").collect()
+        # Limited last: Spark then looks at a few partitions, and at more if they do not suffice.
+        decoded = frame.select("content").mapInArrow(decode, "pixels binary")
+        rows = decoded.limit(models.SAMPLE).collect()
     pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
     return pixels.reshape(len(rows), images.SIDE, images.SIDE, 3)
 

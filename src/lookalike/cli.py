@@ -176,6 +176,8 @@ def _say_report(report: Any, path: Path) -> None:
             f"{model.precision} was chosen in {report.choosing_seconds:.0f} s: on a sample of "
             f"these images {model.agreement:.0%} of the five nearest neighbours are those of f32"
         )
+    elif report.choosing_seconds >= 1:
+        notes.print(f"{model.precision} was made ready in {report.choosing_seconds:.0f} s")
     if report.skipped:
         notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
     if report.unused_labels:

@@ -65,7 +65,7 @@ def run(
     size = f"{photo.width} x {photo.height}"
     say(f" 1  {first}, {size}, resized and normalised: a tensor of {tuple(tensor.shape)}")
 
-    embed = ImageEmbedder(options.model, options.weights, precision=options.precision)
+    embed = ImageEmbedder(options.model, options.weights)  # int8 needs more than one picture
     vector = embed(photo)
     start = ", ".join(f"{value:.3f}" for value in vector[:3])
     say(f" 2  {embed.model.backbone} without its last layer: {len(vector)} numbers, {start}, ...")

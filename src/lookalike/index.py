@@ -304,7 +304,7 @@ def index(
 ) -> Index:
     """Embed all images of a folder, glob, list, URI or table, and keep them as an index.
 
-    `options` are the fields of `lookalike.build.Options`: `labels` names a CSV file, `backbone`,
+    `options` are the fields of `lookalike.build.Options`: `labels` names a CSV file, `model`,
     `weights` and `precision` a model. Images that cannot be read are kept with the reason.
     Raises `LookalikeError` where nothing can be indexed; `out` is then as it was.
     """

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 JAVA_NEEDED = 17
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _ATTEMPTS = 4  # of a task; plain local[N] gives a task one attempt only
 
 
@@ -62,10 +63,15 @@ def is_at_hand() -> bool:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of cores that this process may use, in a container or not."""
+    allowed = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        allowed = len(os.sched_getaffinity(0))
+    # https://docs.kernel.org/admin-guide/cgroup-v2.html: microseconds of CPU in each period
+    with suppress(OSError, ValueError):
+        quota, period = map(int, _QUOTA.read_text().split())
+        allowed = min(allowed, max(-(-quota // period), 1))
+    return allowed
 
 
 _SETTINGS = {

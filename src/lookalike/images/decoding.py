@@ -37,6 +37,7 @@ PREPROCESSING = "squash-224-bilinear-3"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 178_956_970  # Pillow's own limit: a quarter of a gigabyte at 24 bits, doubled
+LARGE = 32_000_000  # pixels: a whole photo that Pillow decodes, 100 megabytes and more
 MAX_BYTES = 512 * 2**20
 MIN_SIDE = 8  # pixels; anything thinner is a spacer or a tracking pixel, not a picture
 
@@ -108,8 +109,10 @@ def decode_pixels(data: bytes) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             with contextlib.suppress(ValueError):  # sloppy or damaged: Pillow has the last word
                 return _scaled_jpeg(data, image)
-        image = upright(image)
-        return pixels(image), image.size
+        # Large ones take several times what their pixels do, here and there: one at a time.
+        with _large if image.width * image.height > LARGE else contextlib.nullcontext():
+            image = upright(image)
+            return pixels(image), image.size
 
 
 def _open(data: bytes) -> Image.Image:
@@ -141,6 +144,7 @@ def _scaled_jpeg(data: bytes, header: Image.Image) -> tuple[npt.NDArray[np.uint8
     return np.asarray(_turned(small)), header.size[::-1] if lying else header.size
 
 
+_large = threading.Lock()
 _of_thread = threading.local()  # a resizer serves one caller at a time
 
 

@@ -76,7 +76,7 @@ def task_count(images: int, cores: int) -> int:
     has from 256 to 16,384 images, fewer only where cores would have nothing to do.
     """
     rows = min(max(images // 200, 256), 16_384)
-    rounds = max(round(images / (rows * cores)), 1)
+    rounds = -(-images // (rows * cores))
     return min(rounds * cores, images)
 
 

@@ -23,7 +23,7 @@ IMAGE = pa.schema(
         "content": pa.binary(),
     }
 )
-_LISTING_BATCH = 16_384  # rows; a row group, and no less than a task ever reads
+_LISTING_BATCH = 16_384  # rows; a row group, and no less than a task ever takes
 _IMAGE_BATCH = 1024
 
 

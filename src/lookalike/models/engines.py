@@ -76,7 +76,10 @@ class OpenVinoEngine:
 
 
 class TorchEngine:
-    """A network in PyTorch, channels last: on CUDA, or where OpenVINO cannot convert it."""
+    """A network in PyTorch, channels last: on CUDA, or where OpenVINO cannot convert it.
+
+    On a CPU `threads` work on the batch of each caller; 0 threads means all cores.
+    """
 
     def __init__(self, model: "Model", device: str, threads: int) -> None:
         import torch
@@ -86,7 +89,6 @@ class TorchEngine:
         # f32 means f32: cuDNN would otherwise round what it multiplies to ten bits. For the whole
         # process, for it knows nothing narrower: not a thread, not a call.
         torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = True
         self.batch = 256 if device == "cuda" else 16
         self._device = device
         self._of_thread = threading.local()
@@ -165,15 +167,35 @@ def find_device(wanted: str = "auto") -> str:
 
 
 _MODELS_AT_ONCE = 4
+_SAME = 0.98  # cosine of two vectors of one picture, on whatever processors; less is overflow
 
 
 @lru_cache(_MODELS_AT_ONCE)
 def _engine(model: "Model", threads: int, streams: int, device: str) -> Engine:
     if device == "cuda" and model.network and _cuda():
         return TorchEngine(model, "cuda", threads)
-    if model.graph:
-        return OpenVinoEngine(model.graph, model.weights_data, model.precision, threads, streams)
-    return TorchEngine(model, "cpu", threads)
+    if not model.graph:
+        return TorchEngine(model, "cpu", max(threads // streams, 1) if threads else 0)
+    made = OpenVinoEngine(model.graph, model.weights_data, model.precision, threads, streams)
+    if model.probe:
+        _compare(np.frombuffer(model.probe, np.float32), made(PROBE)[0])
+    return made
+
+
+PROBE: Pixels = np.random.default_rng(0).integers(0, 256, (1, 7, 7, 3), np.uint8)
+PROBE = PROBE.repeat(32, axis=1).repeat(32, axis=2)
+"""A picture of coloured squares, by whose vector an engine is known again: (1, 224, 224, 3)."""
+
+
+def _compare(wanted: Vectors, given: Vectors) -> None:
+    """Raise `LookalikeError` unless two vectors (width,) are those of one picture."""
+    lengths = float(np.linalg.norm(wanted) * np.linalg.norm(given))
+    cosine = float(wanted @ given) / max(lengths, 1e-30)
+    if not cosine > _SAME:
+        raise LookalikeError(
+            "this processor computes int8 otherwise than the one where the network was calibrated "
+            f"(cosine {cosine:.3f}): use one with VNNI, or index again with --precision f32"
+        )
 
 
 def engine(model: "Model", threads: int = 0, streams: int = 1, device: str = "cpu") -> Engine:

@@ -18,7 +18,12 @@ from lookalike.errors import LookalikeError
 from lookalike.images import PREPROCESSING
 from lookalike.weights import CARS
 
-_FILES = {"graph": "network.xml", "weights_data": "network.bin", "network": "network.safetensors"}
+_FILES = {
+    "graph": "network.xml",
+    "weights_data": "network.bin",
+    "network": "network.safetensors",
+    "probe": "probe.bin",
+}
 _ABOUT = "model.json"
 _WORDS = ("backbone", "weights", "precision", "width", "preprocessing", "fingerprint", "agreement")
 
@@ -28,8 +33,10 @@ class Model:
     """What makes two embeddings comparable: models with equal fingerprints give equal vectors.
 
     `graph` and `weights_data` are the network as OpenVINO stores it, `network` its tensors for
-    PyTorch; either may be empty. `agreement` is the share of the five nearest neighbours that a
-    precision has in common with f32, where it was measured.
+    PyTorch; either may be empty. `probe`, for int8, whose products overflow on some processors,
+    is the vector of `engines.PROBE`, float32: an engine that gives another is refused. `agreement`
+    is the share of the five nearest neighbours that a precision has in common with f32, where it
+    was measured.
     """
 
     backbone: str
@@ -42,6 +49,7 @@ class Model:
     graph: bytes = field(default=b"", repr=False, compare=False)
     weights_data: bytes = field(default=b"", repr=False, compare=False)
     network: bytes = field(default=b"", repr=False, compare=False)
+    probe: bytes = field(default=b"", repr=False, compare=False)
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
