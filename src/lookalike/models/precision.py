@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lookalike.cache import cache_folder
 from lookalike.errors import LookalikeError
-from lookalike.models.calibration import never_mind, quantize
+from lookalike.models.calibration import expected, never_mind, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
 from lookalike.models.model import Model, fingerprint
 from lookalike.spark import cores
@@ -118,8 +118,18 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
         made = {"f32": lambda: full, **makers}[choice["precision"]]()
         return replace(made, agreement=choice["agreement"])
 
+    with expected("int8" in makers):  # NNCF is imported while f32 is measured
+        chosen = _compare(full, makers, pixels, device)
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"precision": chosen.precision, "agreement": chosen.agreement}))
+    return chosen
+
+
+def _compare(
+    full: Model, makers: dict[str, Callable[[], Model]], pixels: Pixels, device: str
+) -> Model:
     wanted, cost = _run(full, pixels, device)
-    chosen = full
     for make in makers.values():
         try:
             candidate = make()
@@ -128,12 +138,8 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
             continue
         agreement = overlap(wanted, vectors)
         if agreement >= AGREEMENT and costs < _QUICKER * cost:
-            chosen = replace(candidate, agreement=round(agreement, 4))
-            break
-    with contextlib.suppress(OSError):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps({"precision": chosen.precision, "agreement": chosen.agreement}))
-    return chosen
+            return replace(candidate, agreement=round(agreement, 4))
+    return full
 
 
 def _run(model: Model, pixels: Pixels, device: str) -> tuple[Vectors, float]:
