@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ _waiting: list[subprocess.Popen[str]] = []
 def expected(likely: bool) -> Iterator[None]:
     """Import NNCF, which takes seconds, while the block gets everything ready for `quantize`."""
     if likely:
-        _waiting.append(_start())
+        with suppress(LookalikeError):  # whoever then needs it says so
+            _waiting.append(_start())
     try:
         yield
     finally:
@@ -62,13 +63,16 @@ def quantize(graph: bytes, weights: bytes, sample: Pixels) -> tuple[bytes, bytes
 
 
 def _start() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lookalike.models.calibration"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lookalike.models.calibration"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    except OSError as error:
+        raise LookalikeError(f"no int8, for Python does not start ({error})") from None
 
 
 def _main() -> None:
