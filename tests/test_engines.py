@@ -1,6 +1,9 @@
 """Engines: PyTorch and OpenVINO give the same vectors, on any device, to any number of threads."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -22,7 +25,10 @@ from lookalike.embedding import normalize
 from lookalike.images import pixels
 from lookalike.models import Engine, Model, at_precision, engine, find_device, resolve
 from lookalike.models.engines import OpenVinoEngine, Pixels, TorchEngine, Vectors, _engine
+from lookalike.models.model import _converted
 from lookalike.models.networks import backbone
+from lookalike.models.resnet import WIDTH, resnet18
+from lookalike.weights import CARS
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA here")
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
@@ -169,6 +175,7 @@ def unconverted(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("no such operation")
 
     monkeypatch.setattr("lookalike.models.engines.convert", fail)
+    monkeypatch.setattr("lookalike.models.model._bundled", _converted)
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     _engine.cache_clear()  # that of the other one is known by the same fingerprint
     yield resolve()
@@ -291,3 +298,26 @@ def test_an_index_made_on_cuda(index: Index, drawn: DrawnCollection, tmp_path: P
     assert (report.images, report.model.precision) == (96, "f32")
     for ours, theirs in zip(stored.segments, index.collection.segments, strict=True):
         assert np.abs(ours.vectors - theirs.vectors).max() < 1e-4
+
+
+def test_the_bundled_network_is_the_one_of_torch(photos: Pixels) -> None:
+    run = OpenVinoEngine(*resnet18(CARS), "f32", threads=1, streams=1)
+    by_torch = TorchEngine(resolve(device="cuda"), "cpu", 0)
+    given, wanted = run(photos), by_torch(photos)
+    assert given.shape == wanted.shape == (len(photos), WIDTH)
+    np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_the_bundled_network_needs_no_torch(tmp_path: Path) -> None:
+    code = """
+import sys
+from lookalike import ImageEmbedder
+from PIL import Image
+vector = ImageEmbedder()(Image.new("RGB", (64, 48), "red"))
+print(vector.shape, "torch" in sys.modules)
+"""
+    environment = {**os.environ, "LOOKALIKE_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout == "(512,) False\n"

@@ -7,6 +7,7 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html
 import contextlib
 import shutil
 import sys
+import tempfile
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -122,7 +123,6 @@ class TorchEngine:
 
 def convert(network: "FromPixels") -> tuple[bytes, bytes]:
     """Convert a network to OpenVINO's two files, returned as bytes: the graph, the weights."""
-    import tempfile
     import warnings
 
     import openvino
@@ -131,10 +131,18 @@ def convert(network: "FromPixels") -> tuple[bytes, bytes]:
     from lookalike.images import SIDE
 
     example = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's own deprecation notes
         model = openvino.convert_model(network, example_input=example)
-        model.reshape([-1, SIDE, SIDE, 3])
+    model.reshape([-1, SIDE, SIDE, 3])
+    return packed(model)
+
+
+def packed(model: Any) -> tuple[bytes, bytes]:
+    """Return OpenVINO's two files of one of its models: the graph, the weights."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder, "network.xml")
         openvino.save_model(model, graph, compress_to_fp16=False)
         return graph.read_bytes(), graph.with_suffix(".bin").read_bytes()
