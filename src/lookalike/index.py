@@ -280,7 +280,10 @@ class Index:
             )
         if not np.isfinite(vector).all():
             raise LookalikeError("a vector with numbers that are not finite: embed the query again")
-        unit: Vectors = embedding.normalize(np.asarray(vector, np.float32)[None])[0]
+        given = np.asarray(vector, np.float32)
+        if abs(float(np.linalg.norm(given)) - 1) < 1e-6:  # an image and its vector find the same
+            return given
+        unit: Vectors = embedding.normalize(given[None])[0]
         return unit
 
 
