@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +31,7 @@ import numpy as np
 from lookalike import images, models
 from lookalike.models.engines import Pixels
 from lookalike.spark import cores
-from measure import cpu_of_tree, machine, peak_of_tree
+from measure import Contestant, answer, cpu_of_tree, machine, peak_of_tree
 
 PRECISIONS = ("f32", "bf16", "int8")
 BY_PRECISION = [f"{kind}_{p}" for kind in ("limit", "spark") for p in PRECISIONS]
@@ -65,11 +64,13 @@ def main() -> None:
 
 def compare(names: list[str], folder: Path, photos: list[Path], repeat: int) -> dict[str, Any]:
     """Let all contestants take turns; return their figures and the ratios between them."""
-    running = {name: Contestant(name, folder, len(photos)) for name in names}
+    given = ["--images", str(folder), "--limit", str(len(photos))]
+    command = [sys.executable, __file__, *given, "--contestant"]
+    running = {name: Contestant([*command, name]) for name in names}
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(repeat):
         for name, contestant in running.items():
-            runs[name].append(contestant.turn())
+            runs[name].append(turn(contestant))
     figures: dict[str, dict[str, Any]] = {
         name: {
             "images_per_s": round(len(photos) / median(runs[name], "seconds"), 1),
@@ -97,41 +98,13 @@ def median(runs: list[dict[str, float]], key: str) -> float:
     return statistics.median(run[key] for run in runs)
 
 
-class Contestant:
-    """A process that embeds all photos whenever it is told to."""
-
-    def __init__(self, name: str, folder: Path, limit: int) -> None:
-        command = [sys.executable, __file__, "--contestant", name]
-        arguments = ["--images", str(folder), "--limit", str(limit)]
-        self._process = subprocess.Popen(
-            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._answer()
-
-    def turn(self) -> dict[str, float]:
-        """Embed all photos; return seconds, CPU seconds and peak memory in bytes."""
-        pid = self._process.pid
-        self._tell("get ready")
-        before = cpu_of_tree(pid)
-        seconds = self._tell("go")
-        return {"seconds": seconds, "cpu_s": cpu_of_tree(pid) - before, "peak": peak_of_tree(pid)}
-
-    def _tell(self, what: str) -> float:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{what}\n")
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def dismiss(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("answer "):
-                return line.split()[1]
-        raise SystemExit(f"a contestant died with exit code {self._process.wait()}")
+def turn(contestant: Contestant) -> dict[str, float]:
+    """Let a contestant embed all photos: seconds, CPU seconds and peak memory in bytes."""
+    pid = contestant.pid
+    contestant.tell("get ready")
+    before = cpu_of_tree(pid)
+    seconds = float(contestant.tell("go"))
+    return {"seconds": seconds, "cpu_s": cpu_of_tree(pid) - before, "peak": peak_of_tree(pid)}
 
 
 def take_turns(name: str, photos: list[Path]) -> None:
@@ -144,12 +117,12 @@ def take_turns(name: str, photos: list[Path]) -> None:
         "spark": lambda: spark(precision),
     }[kind]()
     embed(photos[:WARM_UP])
-    print("answer 0", flush=True)  # noqa: T201
+    answer(0)
     for line in sys.stdin:
         # Spark ends Python workers that had nothing to do for a minute, as they have while others
         # take their turn, and a fresh one imports and compiles: so all is embedded twice.
         wanted = kind == "spark" or line.strip() == "go"
-        print("answer", embed(photos) if wanted else 0, flush=True)  # noqa: T201
+        answer(embed(photos) if wanted else 0)
 
 
 def eager(batch: int) -> Pass:

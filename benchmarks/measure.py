@@ -164,6 +164,47 @@ def _last_lines(file: IO[Any]) -> str:
     return "\n".join(lines[-LAST_LINES:])
 
 
+class Contestant:
+    """A process that lives through all turns and does something whenever it is told to.
+
+    It calls `answer` once when it is ready and once for every line that it reads.
+    """
+
+    def __init__(self, command: list[str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.ready = self._answer()
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    def tell(self, line: str) -> str:
+        """Send it a line; return its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def dismiss(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("answer "):
+                return line.removeprefix("answer ").strip()
+        raise SystemExit(f"a contestant died with exit code {self._process.wait()}")
+
+
+def answer(what: Any) -> None:
+    """Answer whoever started this contestant."""
+    print("answer", what, flush=True)  # noqa: T201
+
+
 def machine() -> dict[str, Any]:
     """Describe what figures were measured on."""
     return {"cores": os.cpu_count(), "processor": processor()}

@@ -70,7 +70,7 @@ def run(
             "first_after_indexing": round(cold.seconds, 2),
             **{name: round(seconds, 2) for name, seconds in searches.items()},
         },
-        **evaluate.by_label(index.collection.segments),
+        **evaluate.by_label(index.searcher.rows),
         "hashing": against_exact(index, seeds),
     }
 

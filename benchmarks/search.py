@@ -1,0 +1,270 @@
+"""One query and many: lookalike's engines beside FAISS's and Spark's own LSH. One line of JSON.
+
+    python benchmarks/vectors.py --images cars_train more --crops 100000 --out crops.npy
+    python benchmarks/search.py --vectors crops.npy --json
+
+Every contestant lives in a process of its own, builds what it searches with, and then takes turns
+with the others, so that a busy minute of the machine hits all. The queries are rows that nobody
+was given. Of each contestant: seconds to build, bytes beside the vectors, milliseconds of one query
+(50th and 99th percentile), queries a second where many are asked at once, recall@10, memory.
+
+    exact      lookalike, every row compared
+    lsh        lookalike, signatures and then exact distances, at its default recall
+    flat       FAISS IndexFlatL2
+    rabitq     FAISS PCAR128,RaBitQ without anything exact behind it
+    ivf        FAISS IVF, four times the square root of the rows as lists, 32 of them looked at
+    hnsw       FAISS HNSW32 with efSearch 64
+    spark      stock approxNearestNeighbors with lookalike's parameters (slow: few queries)
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from lookalike.collection import Collection, write_segment
+from lookalike.embedding import ROW, Vectors
+from lookalike.hashing import Hasher, fit, with_vectors
+from lookalike.images import Source
+from lookalike.models import Model
+from lookalike.search import exact_many, hashed
+from lookalike.searcher import Searcher
+from lookalike.spark import cores, session
+from measure import Contestant, answer, machine, peak_of_tree
+
+K = 10
+HELD_OUT = 1000  # rows that are queries and nothing else
+ONE_BY_ONE = 100  # of them, one after another in every turn
+FEW = 5  # of them in a turn of Spark
+SEGMENT_ROWS = 16_384
+CONTESTANTS = ("exact", "lsh", "flat", "rabitq", "ivf", "hnsw", "spark")
+
+Found = list[list[int]]
+Search = Callable[[Vectors], Found]
+"""From queries (q, width) to the numbers of the K nearest rows of each."""
+
+
+def main() -> None:
+    """Run the benchmark, or one of its contestants."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vectors", type=Path, required=True, help="float32 (n, width), .npy")
+    parser.add_argument("--rows", type=int, help="take only so many")
+    parser.add_argument("--repeat", type=int, default=5, help="turns")
+    parser.add_argument("--only", nargs="*", default=CONTESTANTS[:-2], choices=CONTESTANTS)
+    parser.add_argument("--work", type=Path, help="where lookalike's index is written")
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="the only form there is")
+    given = parser.parse_args()
+    vectors, queries = split(given.vectors, given.rows)
+    if given.contestant:
+        take_turns(given.contestant, vectors, queries, given.work)
+        return
+    with tempfile.TemporaryDirectory(dir=given.work) as folder:
+        os.environ["LOOKALIKE_CACHE"] = str(Path(folder, "cache"))
+        arguments = ["--vectors", str(given.vectors), "--work", folder]
+        if given.rows:
+            arguments += ["--rows", str(given.rows)]
+        command = [sys.executable, __file__, *arguments, "--contestant"]
+        np.save(Path(folder, "true.npy"), exact_ids(vectors, queries))
+        started = time.perf_counter()
+        if {"exact", "lsh", "spark"} & set(given.only):
+            written_to = collection_of(vectors, Path(folder, "index"))
+            _ = [segment.vectors for segment in written_to.segments]  # what a first search caches
+        written = round(time.perf_counter() - started, 1)
+        figures = compare({name: [*command, name] for name in given.only}, given.repeat)
+    told = {"machine": machine(), "rows": len(vectors), "index_written_s": written}
+    print(json.dumps({**told, **figures, "ratios": ratios(figures)}))  # noqa: T201
+
+
+def split(file: Path, rows: int | None) -> tuple[Vectors, Vectors]:
+    """Return the rows to search, mapped, and the rows to ask with, which come last in the file."""
+    whole = np.load(file, mmap_mode="r")[: rows and rows + HELD_OUT]
+    return whole[:-HELD_OUT], np.array(whole[-HELD_OUT:])
+
+
+def compare(commands: dict[str, list[str]], repeat: int) -> dict[str, dict[str, Any]]:
+    """Let all contestants take turns; return their figures."""
+    running = {name: Contestant(command) for name, command in commands.items()}
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for _ in range(repeat):
+        for name, contestant in running.items():
+            turns[name].append(json.loads(contestant.tell("go")))
+    figures = {}
+    for name, contestant in running.items():
+        every = [ms for turn in turns[name] for ms in turn["ms"]]
+        figures[name] = {
+            **json.loads(contestant.ready),
+            "p50_ms": round(statistics.median(every), 3),
+            "p99_ms": round(float(np.percentile(every, 99)), 3),
+            "batch_per_s": round(statistics.median(turn["batch_per_s"] for turn in turns[name]), 1),
+            "recall_10": turns[name][0]["recall"],
+            "peak_mb": round(peak_of_tree(contestant.pid) / 2**20),
+        }
+        contestant.dismiss()
+    return figures
+
+
+def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return how many times as long as a query of `lsh` one of each other contestant takes.
+
+    That says which is quicker only together with `recall_10` of both.
+    """
+    if "lsh" not in figures:
+        return {}
+    own = figures["lsh"]["p50_ms"]
+    return {
+        f"{name}_vs_lsh": round(other["p50_ms"] / own, 2)
+        for name, other in figures.items()
+        if name != "lsh"
+    }
+
+
+def take_turns(name: str, vectors: Vectors, queries: Vectors, work: Path) -> None:
+    """Be a contestant: build, then answer queries for every line read."""
+    started = time.perf_counter()
+    search, extra = MAKERS[name](vectors, work)
+    search(queries[:1])
+    answer(json.dumps({"build_s": round(time.perf_counter() - started, 2), "extra_bytes": extra}))
+    many = FEW if name == "spark" else len(queries)
+    alone = queries[: min(many, ONE_BY_ONE)]
+    true = np.load(work / "true.npy")[:many].tolist()
+    for _ in sys.stdin:
+        times = []
+        for query in alone:
+            started = time.perf_counter()
+            search(query[None])
+            times.append((time.perf_counter() - started) * 1000)
+        started = time.perf_counter()
+        found = search(queries[:many])
+        rate = many / (time.perf_counter() - started)
+        right = [len(set(some) & set(wanted)) / K for some, wanted in zip(found, true, strict=True)]
+        turn = {"ms": times, "batch_per_s": rate, "recall": round(float(np.mean(right)), 4)}
+        answer(json.dumps(turn))
+
+
+def exact_ids(vectors: Vectors, queries: Vectors) -> Found:
+    """Return the K nearest rows of each query, exactly."""
+    heap = faiss.ResultHeap(len(queries), K)
+    for start in range(0, len(vectors), SEGMENT_ROWS):
+        squared, near = faiss.knn(queries, vectors[start : start + SEGMENT_ROWS], K)
+        heap.add_result(squared, near + start)
+    heap.finalize()
+    found: Found = heap.I.tolist()
+    return found
+
+
+def collection_of(vectors: Vectors, path: Path) -> Collection:
+    """Write vectors as an index, row numbers for ids; no image stands behind them."""
+    folder = path / "data" / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    segments = []
+    for start in range(0, len(vectors), SEGMENT_ROWS):
+        part = vectors[start : start + SEGMENT_ROWS]
+        written = write_segment(_batches(part, start), folder)
+        segments += [row for batch in written for row in batch.to_pylist()]
+    model = Model(
+        "none", "none", "f32", vectors.shape[1], "none", "0" * 16, graph=b"", weights_data=b""
+    )
+    return Collection.create(path, Source("files", "/"), model, segments)
+
+
+def _batches(vectors: Vectors, first: int) -> Iterator[pa.RecordBatch]:
+    for at in range(0, len(vectors), 1024):
+        part = vectors[at : at + 1024]
+        ids = np.arange(first + at, first + at + len(part))
+        paths = pa.array([f"{number}.jpg" for number in ids])
+        offsets = np.arange(0, part.size + 1, part.shape[1], dtype=np.int32)
+        columns: dict[str, Any] = {
+            "id": pa.array(ids),
+            "path": paths,
+            "label": pa.nulls(len(part), pa.string()),
+            "width": pa.nulls(len(part), pa.int32()),
+            "height": pa.nulls(len(part), pa.int32()),
+            "content_hash": paths,
+            "status": pa.array(["ok"] * len(part)),
+            "reason": pa.nulls(len(part), pa.string()),
+            "embedding": pa.ListArray.from_arrays(offsets, np.array(part).ravel()),
+        }
+        yield pa.RecordBatch.from_arrays([columns[name] for name in ROW.names], schema=ROW)
+
+
+def lookalike(engine: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:
+    """Return the maker of one of lookalike's engines."""
+
+    def make(_: Vectors, work: Path) -> tuple[Search, int]:
+        searcher = Searcher(Collection.open(work / "index"))
+        if engine == "lsh":
+            searcher.get_ready()
+
+        def search(queries: Vectors) -> Found:
+            if engine == "exact" and len(queries) > 1:
+                rows = exact_many(searcher.rows, queries, K)[1]
+                return [searcher.rows.ids[some].tolist() for some in rows]
+            answers = [searcher.nearest(query, K, engine=engine)[0] for query in queries]
+            return [[neighbor.id for neighbor in some] for some in answers]
+
+        extra = len(searcher.signatures) * searcher.signatures.width if engine == "lsh" else 0
+        return search, extra
+
+    return make
+
+
+def by_faiss(described: str, **settings: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:
+    """Return the maker of a FAISS index from its description; `{lists}` by the number of rows."""
+
+    def make(vectors: Vectors, _: Path) -> tuple[Search, int]:
+        lists = int(4 * len(vectors) ** 0.5)
+        index = faiss.index_factory(vectors.shape[1], described.format(lists=lists))
+        index.train(np.array(vectors[: 64 * lists]))
+        for start in range(0, len(vectors), 65_536):
+            index.add(np.array(vectors[start : start + 65_536]))
+        for name, value in settings.items():
+            faiss.ParameterSpace().set_index_parameter(index, name, value)
+
+        def search(queries: Vectors) -> Found:
+            found: Found = index.search(queries, K)[1].tolist()
+            return found
+
+        raw = vectors.nbytes if described.endswith("Flat") or "HNSW" in described else 0
+        return search, len(faiss.serialize_index(index)) - raw
+
+    return make
+
+
+def stock(_: Vectors, work: Path) -> tuple[Search, int]:
+    """Return Spark ML's own LSH, with the parameters that lookalike chooses."""
+    spark = session(f"local[{cores()},4]")
+    table = with_vectors(Collection.open(work / "index").dataframe(spark)).persist()
+    hasher: Hasher = fit(table)
+
+    def search(queries: Vectors) -> Found:
+        answers = [hashed(table, hasher, query, K) for query in queries]
+        return [[neighbor.id for neighbor in some] for some in answers]
+
+    return search, 0
+
+
+MAKERS: dict[str, Callable[[Vectors, Path], tuple[Search, int]]] = {
+    "exact": lookalike("exact"),
+    "lsh": lookalike("lsh"),
+    "flat": by_faiss("Flat"),
+    "rabitq": by_faiss("PCAR128,RaBitQ"),
+    "ivf": by_faiss("IVF{lists},Flat", nprobe=32),
+    "hnsw": by_faiss("HNSW32,Flat", efSearch=64),
+    "spark": stock,
+}
+
+
+if __name__ == "__main__":
+    main()
