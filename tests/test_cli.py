@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -125,6 +126,29 @@ def test_five_neighbors_of_a_new_photo(index: Index, drawn: DrawnCollection) -> 
     assert 0 < distances[0] < distances[-1] < 2
 
 
+def test_search_by_signatures_and_with_filters(index: Index, photo: Path) -> None:
+    exact = told("search", index.path, photo, "-k", "4")["neighbors"]
+    answer = told("search", index.path, photo, "-k", "4", "--engine", "lsh", "--recall", "0.99")
+    assert answer["engine"] == "exact", "of 96 images all are compared, and it says so"
+    assert answer["neighbors"] == exact
+    label = exact[1]["label"]
+    answer = told("search", index.path, photo, "-k", "50", "--label", label, "--path", "*.jpg")
+    assert {hit["label"] for hit in answer["neighbors"]} == {label}
+    near = told("search", index.path, photo, "--within", exact[2]["distance"] + 1e-6)
+    assert near["neighbors"] == exact[:3]
+    assert told("search", index.path, photo, "--path", "nowhere/*")["neighbors"] == []
+
+
+def test_neighbors_of_all(index: Index, tmp_path: Path) -> None:
+    done = run("neighbors", index.path, "-k", "3", "--out", tmp_path / "out", "--paths")
+    assert done.code == 0
+    assert f"wrote {3 * len(index):,} pairs into" in done.err
+    table = pq.read_table(tmp_path / "out").to_pylist()
+    first = min((row for row in table if row["query_id"] == 0), key=lambda row: row["rank"])
+    (hit,) = index.search(index.collection.segments[0].vectors[0], k=2)[1:]
+    assert (first["neighbor_id"], first["neighbor_path"]) == (hit.id, hit.path)
+
+
 def test_a_table_for_people(index: Index, photo: Path) -> None:
     done = run("search", index.path, photo)
     assert (done.code, done.err) == (0, "")
@@ -198,7 +222,7 @@ def test_info_for_programs_and_people(index: Index, odd: Odd) -> None:
     assert {"images", "skipped", "version", "model", "recall"} <= facts.keys()
     assert (facts["images"], facts["skipped"], facts["version"]) == (len(odd.paths), 2, 0)
     assert facts["model"]["backbone"] == "resnet18"
-    assert facts["recall"] == {"exact": 1.0, "spark": None}
+    assert facts["recall"] == {"exact": 1.0, "lsh": None, "spark": None}
     done = run("info", odd.index)
     assert (done.code, done.err) == (0, "")
     assert f"   images  {len(odd.paths)}\n" in done.out
@@ -272,6 +296,12 @@ EMBED = ["index", "{photos}", "--out", "{out}"]
         (["search", "{index}", "{photo}", "-k", "-3"], ["k is -3"]),
         (["search", "{index}", "{photo}", "--engine", "fast"], ["'fast'", "exact", "spark"]),
         (["search", "{index}", "{photo}", "--explain"], ["--engine spark"]),
+        (["search", "{index}", "{photo}", "--recall", "2"], ["recall 2.0", "up to 1"]),
+        (["search", "{index}", "{photo}", "--within", "-1"], ["--within", "0 to 2"]),
+        (["neighbors", "{nowhere}", "--out", "{out}"], ["does not exist"]),
+        (["neighbors", "{index}", "--out", "{taken}"], ["is there already"]),
+        (["neighbors", "{index}", "--out", "{out}", "-k", "0"], ["k is 0"]),
+        (["neighbors", "{index}", "--out", "{out}", "--queries", "{nowhere}"], ["does not exist"]),
         (["search", "{index}", "{photo}", "--picture", "{photo}/x.png"], ["00004.jpg"]),
         (["search", "{index}", "{photo}", "--html", "{taken}"], ["taken"]),
         (["index", "{no images}", "--out", "{out}"], ["no images in", ".jpg"]),
@@ -365,6 +395,7 @@ def test_what_is_found_wrong_later_is_said_in_a_line(
         ["search", "{index}"],
         ["search", "{index}", "{photo}", "--random"],
         ["search", "{index}", "{photo}", "-k", "many"],
+        ["neighbors", "{index}", "--out", "{out}", "--engine", "spark"],
         ["index", "{photos}"],
         ["demo", "--labels", "{columns}"],
     ],
@@ -382,7 +413,7 @@ def test_the_help_lists_every_command() -> None:
     done = run("--help")
     assert (done.code, done.err) == (0, "")
     assert all(f" {command} " in done.out for command in COMMANDS)
-    assert {"demo", "embed", "hash", "index", "info", "search"} <= set(COMMANDS)
+    assert {"demo", "embed", "hash", "index", "info", "neighbors", "search"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -402,7 +433,8 @@ def rough(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> P
     given = (drawn.photos, "--labels", drawn.labels, "--out", out)
     done = run("index", *given, "--precision", "int8", "--no-spark")
     assert (done.code, done.out) == (0, ""), done.err
-    (line,) = done.err.splitlines()
+    line, *more = done.err.splitlines()
+    assert all(re.fullmatch(r"int8 was made ready in \d+ s", one) for one in more)
     assert line.startswith(f"96 images embedded into {out} (")
     assert line.endswith(" a second, int8)")
     return out

@@ -6,12 +6,10 @@ import resource
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,49 +20,17 @@ from lookalike.collection import FORMAT, SEGMENT, Collection, Segment, write_seg
 from lookalike.embedding import ROW
 from lookalike.images import Source
 from lookalike.models import Model
-from lookalike.search import Neighbor, exact, squared_distances
+from lookalike.search import Neighbor, Rows, squared_distances
+from lookalike.search import exact as exact_of_rows
+from segments import Floats, Piece, in_pieces, reference, unit
 
-Floats = npt.NDArray[np.float32]
 WIDTH = 16
 
 
-@dataclass
-class Piece:
-    """What search needs of a segment."""
-
-    vectors: Floats
-    ids: npt.NDArray[np.int64]
-
-    @property
-    def rows(self) -> pa.Table:
-        paths = [f"{number}.jpg" for number in self.ids]
-        labels = [f"make {number}" if number % 2 else None for number in self.ids]
-        return pa.table({"id": self.ids, "path": paths, "label": pa.array(labels, pa.string())})
-
-
-def in_pieces(vectors: npt.ArrayLike, sizes: Sequence[int], seed: int = 0) -> list[Segment]:
-    """Cut rows into segments; their ids are shuffled."""
-    rows = np.asarray(vectors, np.float32)
-    ids = np.random.default_rng(seed).permutation(len(rows)) * 3
-    pieces, start = [], 0
-    for size in sizes:
-        here = slice(start, start + size)
-        pieces.append(Piece(np.ascontiguousarray(rows[here]), ids[here]))
-        start += size
-    assert start == len(rows)
-    return cast("list[Segment]", pieces)
-
-
-def reference(
+def exact(
     segments: Sequence[Segment], query: Floats, k: int, without: int | None = None
-) -> list[tuple[int, float]]:
-    """The same in numbers of twice the precision and with nothing clever."""
-    found = []
-    for segment in segments:
-        for number, vector in zip(segment.ids, segment.vectors.astype(np.float64), strict=True):
-            if number != without:
-                found.append((float(((vector - query) ** 2).sum()) ** 0.5, int(number)))
-    return [(number, distance) for distance, number in sorted(found)[:k]]
+) -> list[Neighbor]:
+    return exact_of_rows(Rows(segments), query, k, without)
 
 
 def check(
@@ -79,12 +45,6 @@ def check(
         assert one.label == (f"make {one.id}" if one.id % 2 else None)
         assert type(one.id) is int and type(one.distance) is float and one.tables is None
     return found
-
-
-def unit(shape: tuple[int, int], seed: int) -> Floats:
-    rows = np.random.default_rng(seed).normal(size=shape)
-    scaled: Floats = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return scaled
 
 
 # --- distances ----------------------------------------------------------------------------------

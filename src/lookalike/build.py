@@ -24,6 +24,7 @@ from lookalike.images.listing import choose_sample, image_batches, list_images, 
 from lookalike.models import Model, calibration
 from lookalike.models.engines import Pixels
 from lookalike.progress import progress_line
+from lookalike.searcher import EXACT_UP_TO, Searcher
 from lookalike.spark import cores, is_at_hand, progress, session, small_batches
 from lookalike.weights import look_like_cars
 
@@ -312,7 +313,11 @@ def build_collection(
         with collection.staging_folder(out) as staging:
             fresh = staging / "index"
             report = embed(job, fresh / "data" / uuid.uuid4().hex, staging)
-            Collection.create(fresh, job.rooted, report.model, report.segments)
+            made = Collection.create(fresh, job.rooted, report.model, report.segments)
+            if report.images > EXACT_UP_TO:
+                # Whatever goes wrong here is done again by the first search, or said by it.
+                with progress_line("measuring recall"), suppress(Exception):
+                    Searcher(made).get_ready()
             collection.put_in_place(fresh, out)
     return Collection.open(out), report
 

@@ -1,8 +1,9 @@
-"""The folder for what can be made again, and how a folder comes into being whole or not at all."""
+"""The folder for what can be made again; how files and folders come whole or not at all."""
 
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,20 @@ def cache_folder() -> Path:
     """Return `LOOKALIKE_CACHE`, or the platform's own place for caches. It may not exist yet."""
     chosen = os.environ.get("LOOKALIKE_CACHE")
     return Path(chosen) if chosen else user_cache_path("lookalike")
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """Give a name to write to, which becomes `file` when the block ends without an error.
+
+    An older `file` stays until then. Raises `OSError`.
+    """
+    part = file.with_name(f".{uuid.uuid4().hex}-{file.name}")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

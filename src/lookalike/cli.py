@@ -17,6 +17,7 @@ from rich.markup import escape
 from lookalike.build import Options
 from lookalike.errors import LookalikeError
 from lookalike.images import BadImage
+from lookalike.searcher import RECALL
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -229,8 +230,22 @@ def search(
         bool, typer.Option("--random", help="Query with an indexed photo taken at random.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Makes --random repeatable.")] = None,
-    k: K = 5,
-    engine: Annotated[str, typer.Option(help="auto, exact or spark.")] = "auto",
+    k: Annotated[
+        int | None, typer.Option("-k", help="How many neighbours. [default: 5, or all --within]")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="auto, exact, lsh or spark.")] = "auto",
+    recall: Annotated[
+        float, typer.Option(help="Share of the true neighbours to find; 1 compares all images.")
+    ] = RECALL,
+    within: Annotated[
+        float | None, typer.Option(help="Only neighbours within this distance, 0 to 2.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Only images with this label; may be repeated.")
+    ] = None,
+    path: Annotated[
+        list[str] | None, typer.Option(help="Only images whose path matches this glob.")
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Which hash tables collided (--engine spark).")
     ] = False,
@@ -251,7 +266,16 @@ def search(
         query = opened.random(seed) if random else opened.query(str(image))
     except BadImage as error:
         raise LookalikeError(f"{image} is no picture to search with: {error}") from None
-    hits = opened.nearest(query, k, engine=engine, explain=explain)  # type: ignore[arg-type]
+    hits = opened.nearest(
+        query,
+        k,
+        engine=engine,  # type: ignore[arg-type]
+        recall=recall,
+        within=within,
+        label=label,
+        path=path,
+        explain=explain,
+    )
     if picture is not None:
         _written(picture, lambda path: hits.picture().save(path, format="PNG"))
     if html is not None:
@@ -289,16 +313,52 @@ def show_hits(hits: Any, images: int) -> None:
         line = f"{hit['rank']:>3}  {hit['distance']:.4f}  {name:{width}}  {path}{tables}"
         answers.print(line, markup=False)
     answers.print(f"[dim]{_note(hits, images)}[/]")
-    if hits.candidates is not None:
+    if hits.candidates is not None and hits.engine != "exact":
         share = hits.candidates / max(images, 1)
-        answers.print(
-            f"[dim]{hits.candidates:,} rows, {share:.0%}, shared a bucket with the query[/]"
-        )
+        how = "shared a bucket" if hits.engine == "spark" else "had a signature near that"
+        how += " with the query" if hits.engine == "spark" else " of the query"
+        answers.print(f"[dim]{hits.candidates:,} rows, {share:.2%}, {how}[/]")
 
 
 def printable(text: str) -> str:
     """Replace what a terminal cannot show: bytes of a name that are not UTF-8, line breaks."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@app.command()
+def neighbors(
+    index: IndexArgument,
+    out: Annotated[Path, typer.Option(help="The folder of Parquet files to write.")],
+    queries: Annotated[
+        Path | None, typer.Option(help="Another index, whose images ask. [default: its own]")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many neighbours of each image.")] = 10,
+    engine: Annotated[str, typer.Option(help="auto, exact or lsh.")] = "auto",
+    recall: Annotated[
+        float, typer.Option(help="Share of the true neighbours to find; 1 compares all images.")
+    ] = RECALL,
+    paths: Annotated[bool, typer.Option("--paths", help="Add paths to the ids.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the neighbours of every image, on Spark.
+
+    Example: `lookalike neighbors cars.index -k 10 --out cars.neighbors`
+    """
+    from lookalike.index import open as open_index
+
+    if engine not in ("auto", "exact", "lsh"):
+        raise typer.BadParameter(f"no engine {engine!r}: say auto, exact or lsh")
+    opened = open_index(index)
+    table = opened.neighbors(
+        out,
+        k,
+        queries,
+        engine=engine,  # type: ignore[arg-type]
+        recall=recall,
+        paths=paths,
+        overwrite=overwrite,
+    )
+    notes.print(f"wrote {table.count():,} pairs into {out}", markup=False)
 
 
 @app.command(name="hash")
@@ -338,25 +398,35 @@ def evaluate(
     k: K = 5,
     queries: Annotated[int, typer.Option(help="Images drawn to measure recall with.")] = 50,
     seed: Annotated[int, typer.Option(help="Which images are drawn.")] = 0,
+    spark: Annotated[bool, typer.Option(help="Measure Spark's hashing too.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Measure an index: recall against exact search; R@1 and P@5 where there are labels.
+    """Measure an index: recall against exact search; R@1, P@5 and mAP@R where there are labels.
 
     Example: `lookalike evaluate cars.index --json`
     """
     from lookalike.index import open as open_index
 
-    figures = open_index(index).evaluate(k, queries, seed)
+    figures = open_index(index).evaluate(k, queries, seed, spark=spark)
     if as_json:
         print(json.dumps(figures))  # noqa: T201
         return
-    spark = figures.pop("spark")
+    lsh = figures.pop("lsh")
+    hashed = figures.pop("spark", None)
     for name, value in figures.items():
         answers.print(f"{name}: {value}", markup=False)
-    low, high = spark["recall_95"]
+    measured = [("signatures", lsh, lsh["compared"])]
+    if hashed is not None:
+        measured.append(("Spark's hashing", hashed, hashed["candidates"]))
+    for name, found, share in measured:
+        low, high = found["recall_95"]
+        answers.print(
+            f"recall@{k} of {name}: {found['recall']:.3f} ({low:.3f} to {high:.3f}), comparing a "
+            f"query with {share:.1%} of all rows",
+            markup=False,
+        )
     answers.print(
-        f"recall@{k} of hashing: {spark['recall']:.3f} ({low:.3f} to {high:.3f}), comparing a "
-        f"query with {spark['candidates']:.0%} of all rows",
+        f"one query: {lsh['exact_ms']['p50']} ms exact, {lsh['lsh_ms']['p50']} ms by signatures",
         markup=False,
     )
 

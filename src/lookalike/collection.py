@@ -7,11 +7,13 @@ Nothing else knows its layout, which is
     INDEX/_delta_log/         the versions
     INDEX/data/UUID/*.parquet the segments: immutable data files, written by Spark's tasks
     INDEX/lsh/                hash models, derived (see `hashing`)
+    INDEX/signatures/         what signatures are made with, and what they are worth (`searcher`)
 
 A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md, that any of its
 readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -19,7 +21,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -32,7 +34,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lookalike.cache import cache_folder, new_folder
+from lookalike.cache import cache_folder, new_file, new_folder
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.images import Source
@@ -108,11 +110,15 @@ class Segment:
 
     file: Path
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        """Travel without what is mapped: wherever a segment arrives, it is mapped again."""
+        return type(self), (self.file,)
+
     @cached_property
     def _mapped(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
         try:
             return self._map()
-        except (OSError, ValueError):  # not there yet, or damaged
+        except (OSError, ValueError, EOFError):  # not there yet, or damaged
             shutil.rmtree(self.cache, ignore_errors=True)
         vectors, rows = self._read()
         try:
@@ -139,6 +145,19 @@ class Segment:
         values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         vectors = values.reshape(len(table), len(values) // max(len(table), 1))
         return vectors, table.select(_CACHED).cast(_cached_schema())
+
+    def derived(self, name: str, make: Callable[[Self], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return an array with a row an embedding, made once and then mapped from the cache."""
+        file = self.cache / f"{name}.npy"
+        with contextlib.suppress(OSError, ValueError, EOFError):  # not there yet, or damaged
+            kept: npt.NDArray[Any] = np.load(file, mmap_mode="r")
+            if len(kept) == len(self.ids):
+                return kept
+        made = make(self)
+        # A cache that is full or read-only costs only time.
+        with contextlib.suppress(OSError), new_file(file) as part:
+            np.save(part, made)
+        return made
 
     @property
     def vectors(self) -> npt.NDArray[np.float32]:
@@ -281,6 +300,11 @@ class Collection:
         """Return the collection as a Spark DataFrame with the columns of `ROW`."""
         # Spark has no Delta jar here: the log says which files make up the version.
         return spark.read.parquet(*map(local_uri, self.files()))
+
+    @property
+    def signature_folder(self) -> Path:
+        """The folder for what the signatures of all versions have in common; it may not exist."""
+        return self.path / "signatures"
 
     @property
     def hash_folder(self) -> Path:

@@ -1,5 +1,6 @@
 """The face a person imports: make an index, open one, find look-alikes."""
 
+import atexit
 import contextlib
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -20,13 +22,16 @@ from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.errors import LookalikeError
 from lookalike.hits import Hits, Query
 from lookalike.images.decoding import read as read_file
+from lookalike.progress import progress_line
+from lookalike.searcher import RECALL, Searcher
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from lookalike.hashing import Hasher
 
-Engine = Literal["auto", "exact", "spark"]
+Engine = Literal["auto", "exact", "lsh", "spark"]
+_FEW = 5  # neighbours, where nobody says how many
 
 
 class Index:
@@ -66,69 +71,106 @@ class Index:
             "bytes": self.collection.size(),
             "root": self.collection.source.root,
             "model": self.collection.about_model,
-            "recall": {"exact": 1.0, "spark": spark_recall},
+            "recall": {"exact": 1.0, "lsh": self.searcher.known_recall(), "spark": spark_recall},
         }
 
     @overload
-    def search(
-        self, image: ImageLike, k: int = 5, *, engine: Engine = "auto", explain: bool = False
-    ) -> Hits: ...
+    def search(self, image: ImageLike, k: int | None = None, **options: Any) -> Hits: ...
 
     @overload
     def search(
-        self, image: list[ImageLike], k: int = 5, *, engine: Engine = "auto", explain: bool = False
+        self, image: list[ImageLike], k: int | None = None, **options: Any
     ) -> list[Hits]: ...
 
     def search(
-        self,
-        image: "ImageLike | list[ImageLike]",
-        k: int = 5,
-        *,
-        engine: Engine = "auto",
-        explain: bool = False,
+        self, image: "ImageLike | list[ImageLike]", k: int | None = None, **options: Any
     ) -> "Hits | list[Hits]":
-        """Find the k nearest neighbours of an image, or of each of a list of images.
+        """Find the k nearest neighbours (5) of an image, or of each of a list of images.
 
         `image` is whatever `ImageEmbedder` takes, or a float vector (width,) of the same model.
         Vectors may come as an array (n, width). A file that is in the index is not its own
-        neighbour. That a vector is of another model shows only if its width is. `engine` is
-        `exact` or `spark` (hashing, approximate; `explain` says which tables collided); `auto`
-        takes exact search.
-        Raises `LookalikeError` for k < 1 or a vector of another model's width, and
-        `lookalike.images.BadImage` for what is no picture.
+        neighbour. That a vector is of another model shows only if its width is. `options` are
+        those of `nearest`. Raises `LookalikeError` for k < 1 or a vector of another model's width,
+        and `lookalike.images.BadImage` for what is no picture.
         """
         if self._are_vectors(image):
             image = list(cast("Vectors", image))
         if isinstance(image, list | tuple):
-            return [
-                self.nearest(self.query(one), k, engine=engine, explain=explain) for one in image
-            ]
-        return self.nearest(self.query(image), k, engine=engine, explain=explain)
+            return [self.nearest(self.query(one), k, **options) for one in image]
+        return self.nearest(self.query(image), k, **options)
 
     def nearest(
-        self, query: Query, k: int = 5, *, engine: Engine = "auto", explain: bool = False
+        self,
+        query: Query,
+        k: int | None = None,
+        *,
+        engine: Engine = "auto",
+        recall: float = RECALL,
+        within: float | None = None,
+        label: str | Sequence[str] | None = None,
+        path: str | Sequence[str] | None = None,
+        explain: bool = False,
     ) -> Hits:
-        """Find the k nearest neighbours of a query."""
-        search.check_k(k)
-        opened = self.collection
-        candidates = None
+        """Find the k nearest neighbours (5) of a query.
+
+        `auto` compares the query with all rows (`exact`) while that is as quick, else with those
+        whose signatures are near (`lsh`), as many as find the share `recall` of true neighbours.
+        `spark` is hashing by Spark ML; `explain` says which of its tables collided. `within` is a
+        largest distance: then all rows so near are found, or the k nearest of them, exactly.
+        `label` and `path` leave in only rows with one of these labels, whose path below the root
+        matches one of these globs (`*` matches slashes too).
+        """
+        if k is not None:
+            search.check_k(k)
+        if engine not in ("auto", "exact", "lsh", "spark"):
+            raise LookalikeError(f"no engine {engine!r}: say auto, exact, lsh or spark")
         if engine == "spark":
-            vectors, hasher = self._hashed()
-            started = time.perf_counter()
-            found = search.hashed(vectors, hasher, query.vector, k, query.id)
-            took = time.perf_counter() - started
-            if explain:
-                found, candidates = _explained(found, hasher, vectors, query)
-        elif engine in ("auto", "exact"):
-            if explain:
-                raise LookalikeError("--explain is about hash tables: add --engine spark")
-            started = time.perf_counter()
-            found = search.exact(opened.segments, query.vector, k, query.id)
-            took = time.perf_counter() - started
-            engine = "exact"
+            if within is not None or label is not None or path is not None:
+                raise LookalikeError(
+                    "filters and --within are not for --engine spark: leave it out"
+                )
+            return self._by_spark(query, k or _FEW, explain)
+        if explain:
+            raise LookalikeError("--explain is about hash tables: add --engine spark")
+        searcher = self.searcher
+        if within is None and searcher.may_estimate(engine, recall, len(searcher.rows)):
+            with progress_line("getting signatures ready"):
+                searcher.get_ready()  # or it would count as time that this search took
+        started = time.perf_counter()
+        allowed = searcher.rows.chosen(_listed(label), _listed(path))
+        used: Engine = "exact"
+        compared: int | None = None
+        if within is not None:
+            if not within >= 0 or engine == "lsh":
+                raise LookalikeError("--within is a distance from 0 to 2, and searched exactly")
+            found = search.within(searcher.rows, query.vector, within, k, query.id, allowed)
         else:
-            raise LookalikeError(f"no engine {engine!r}: say auto, exact or spark")
-        return Hits(query, tuple(found), engine, took * 1000, opened.source, candidates)
+            found, used, compared = searcher.nearest(
+                query.vector,
+                k or _FEW,
+                engine=engine,
+                recall=recall,
+                without=query.id,
+                allowed=allowed,
+            )
+        took = time.perf_counter() - started
+        candidates = compared if used == "lsh" else None
+        return Hits(query, tuple(found), used, took * 1000, self.collection.source, candidates)
+
+    def _by_spark(self, query: Query, k: int, explain: bool) -> Hits:
+        vectors, hasher = self._hashed()
+        started = time.perf_counter()
+        found = search.hashed(vectors, hasher, query.vector, k, query.id)
+        took = time.perf_counter() - started
+        candidates = None
+        if explain:
+            found, candidates = _explained(found, hasher, vectors, query)
+        return Hits(query, tuple(found), "spark", took * 1000, self.collection.source, candidates)
+
+    @cached_property
+    def searcher(self) -> Searcher:
+        """The rows of this version, ready to be searched."""
+        return Searcher(self.collection)
 
     def query(self, image: ImageLike) -> Query:
         """Turn an image into a query; one whose file is in the index needs no embedding."""
@@ -170,19 +212,24 @@ class Index:
         content = None if source.kind == "files" else data
         return Query(self.embedder(data), path, row["label"], row["id"], content)
 
-    def evaluate(self, k: int = 5, queries: int = 50, seed: int = 0) -> dict[str, Any]:
-        """Measure the index: R@1 and P@5 by label, recall of hashing against exact search.
+    def evaluate(
+        self, k: int = 5, queries: int = 50, seed: int = 0, *, spark: bool = True
+    ) -> dict[str, Any]:
+        """Measure the index: R@1, P@5, mAP@R by label; recall of each engine against exact search.
 
-        `queries` images are drawn for the recall, which asks Spark twice for each.
+        `queries` images are drawn for the recall. Spark is asked twice for each, where `spark`.
         """
         search.check_k(k)
-        segments = self.collection.segments
-        vectors, hasher = self._hashed()
-        return {
+        rows = self.searcher.rows
+        figures = {
             "images": len(self),
-            **evaluate.by_label(segments, seed=seed),
-            "spark": evaluate.hash_recall(segments, vectors, hasher, k, queries, seed),
+            **evaluate.by_label(rows, seed=seed),
+            "lsh": evaluate.signature_recall(self.searcher, k, queries, seed),
         }
+        if spark:
+            vectors, hasher = self._hashed()
+            figures["spark"] = evaluate.hash_recall(rows, vectors, hasher, k, queries, seed)
+        return figures
 
     @property
     def embedder(self) -> embedding.ImageEmbedder:
@@ -213,6 +260,95 @@ class Index:
         if os.access(self.path, os.W_OK):  # else it is made again the next time
             hasher.save(folder)
         return vectors, hasher
+
+    def neighbors(
+        self,
+        out: str | Path,
+        k: int = 10,
+        queries: "Index | str | Path | None" = None,
+        *,
+        engine: Literal["auto", "exact", "lsh"] = "auto",
+        recall: float = RECALL,
+        paths: bool = False,
+        overwrite: bool = False,
+    ) -> "DataFrame":
+        """Write the k nearest neighbours of every image to a folder of Parquet, on Spark.
+
+        Its columns are `query_id, rank, neighbor_id, distance`, with `paths` also `query_path,
+        neighbor_path`. `queries` is another index of the same model, whose images then ask this
+        one. `engine` and `recall` as in `nearest`. Returns the table as a DataFrame.
+        """
+        from lookalike.neighbors import neighbors
+        from lookalike.spark import local_uri, progress, session
+
+        search.check_k(k)
+        out = Path(out)
+        make_free(out, overwrite)
+        if out.exists() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
+            raise LookalikeError(f"{out} is a folder of something else: give another --out")
+        asking = open(queries) if isinstance(queries, str | Path) else queries
+        if asking is not None:
+            self._same_model(asking)
+        spark = session()
+        files = None if asking is None else asking.collection.files()
+        with progress(spark, "finding neighbours"), staging_folder(out) as staging:
+            found = neighbors(spark, self.collection, k, files, engine, recall)
+            if paths:
+                found = _with_paths(found, (asking or self).dataframe(), self.dataframe())
+            found.write.parquet(local_uri(staging / "out"))
+            put_in_place(staging / "out", out)
+        return spark.read.parquet(local_uri(out))
+
+    def kneighbors(
+        self,
+        queries: "DataFrame",
+        k: int = 10,
+        *,
+        id_column: str = "id",
+        column: str = "embedding",
+        engine: Literal["auto", "exact", "lsh"] = "auto",
+        recall: float = RECALL,
+    ) -> "DataFrame":
+        """Find the k nearest neighbours of each row of a DataFrame with a vector, on Spark.
+
+        `column` holds vectors or arrays of numbers, of length 1 as `ImageEmbedder` makes them;
+        `id_column` whole numbers. Returns a DataFrame `query_id, rank, neighbor_id, distance`.
+        The queries are written to a folder that all workers see, beside the index, and that goes
+        with the Python process.
+        """
+        from pyspark.ml.functions import vector_to_array
+        from pyspark.ml.linalg import VectorUDT
+        from pyspark.sql import functions as F
+
+        from lookalike.neighbors import neighbors
+        from lookalike.spark import local_uri
+
+        vector = F.col(column)
+        if isinstance(queries.schema[column].dataType, VectorUDT):
+            vector = vector_to_array(vector)
+        rows = queries.select(
+            F.col(id_column).cast("bigint").alias("id"),
+            vector.cast("array<float>").alias("embedding"),
+        )
+        folder = self._kept_folder.enter_context(staging_folder(self.path)) / "queries"
+        rows.write.parquet(local_uri(folder))
+        files = sorted(folder.glob("*.parquet"))
+        return neighbors(queries.sparkSession, self.collection, k, files, engine, recall)
+
+    @cached_property
+    def _kept_folder(self) -> contextlib.ExitStack:
+        """What goes with the process."""
+        stack = contextlib.ExitStack()
+        atexit.register(stack.close)
+        return stack
+
+    def _same_model(self, other: "Index") -> None:
+        own, others = (one.collection.about_model["fingerprint"] for one in (self, other))
+        if own != others:
+            raise LookalikeError(
+                f"{other.path} was made with another model than {self.path}: "
+                "index its images again with the same --model, --weights and --precision"
+            )
 
     def hash(
         self, out: str | Path, family: str = "projection", *, overwrite: bool = False
@@ -285,6 +421,18 @@ class Index:
             return given
         unit: Vectors = embedding.normalize(given[None])[0]
         return unit
+
+
+def _listed(one: str | Sequence[str] | None) -> list[str] | None:
+    return [one] if isinstance(one, str) else None if one is None else list(one)
+
+
+def _with_paths(found: "DataFrame", queries: "DataFrame", rows: "DataFrame") -> "DataFrame":
+    for who, table in (("query", queries), ("neighbor", rows)):
+        names = table.selectExpr(f"id AS {who}_id", f"path AS {who}_path")
+        found = found.join(names, f"{who}_id")
+    columns = ["query_id", "query_path", "rank", "neighbor_id", "neighbor_path", "distance"]
+    return found.select(*columns)
 
 
 def _explained(

@@ -1,21 +1,31 @@
-"""One query: its nearest neighbours, exactly, without a JVM; or by hashing, on Spark."""
+"""One query: its neighbours, exactly or by signatures, without a JVM; or by hashing, on Spark."""
 
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from lookalike import images
 from lookalike.collection import Segment
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
+from lookalike.hashing.signatures import Signatures
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from lookalike.hashing import Hasher
+
+Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -33,48 +43,202 @@ class Neighbor:
     tables: tuple[int, ...] | None = None
 
 
+class Rows:
+    """The embedded rows of a collection, counted from 0 through all its segments."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = [segment for segment in segments if len(segment.ids)]
+        self.starts = np.cumsum([0, *(len(segment.ids) for segment in self.segments)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @cached_property
+    def ids(self) -> Numbers:
+        """The ids of all rows, int64 (rows,)."""
+        parts = [segment.ids for segment in self.segments]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def squared_distances(self, query: Vectors, rows: Numbers | None = None) -> Vectors:
+        """Squared Euclidean distances of a query (width,) to all rows, or to some, rising.
+
+        float32, one a row, taken as sums of squared differences without a copy of the vectors.
+        """
+        found = np.empty(len(self) if rows is None else len(rows), np.float32)
+        at = self.starts if rows is None else np.searchsorted(rows, self.starts)
+        for number, segment in enumerate(self.segments):
+            start, stop = at[number], at[number + 1]
+            if start < stop:
+                some = None if rows is None else rows[start:stop] - self.starts[number]
+                found[start:stop] = squared_distances(segment.vectors, query, some)
+        return found
+
+    def vectors(self, rows: Numbers) -> Vectors:
+        """Copy the vectors of some rows, rising: float32 (n, width)."""
+        at = np.searchsorted(rows, self.starts)
+        parts = [
+            segment.vectors[rows[at[number] : at[number + 1]] - self.starts[number]]
+            for number, segment in enumerate(self.segments)
+        ]
+        return np.concatenate(parts)
+
+    def chosen(self, labels: list[str] | None, globs: list[str] | None) -> Mask | None:
+        """Say of each row whether its label is one of these and its path matches one of the globs.
+
+        bool (rows,), None where neither is asked for. `*` matches slashes too.
+        """
+        if labels is None and globs is None:
+            return None
+        parts = []
+        for segment in self.segments:
+            mask = np.ones(len(segment.ids), bool)
+            if labels is not None:
+                wanted = pa.array(labels, pa.string())
+                mask &= pc.is_in(segment.rows["label"], wanted).to_numpy()
+            if globs is not None:
+                patterns = "|".join(map(_pattern, globs)) or "$."
+                try:
+                    fits = pc.match_substring_regex(segment.rows["path"], f"(?s)^(?:{patterns})$")
+                except pa.ArrowInvalid as error:
+                    raise LookalikeError(f"no glob for paths: {globs} ({error})") from None
+                mask &= fits.to_numpy()
+            parts.append(mask)
+        return np.concatenate(parts) if parts else np.empty(0, bool)
+
+    def neighbors(self, rows: Numbers, squared: Vectors) -> list[Neighbor]:
+        """Return rows as neighbours, in the order given; `squared` are their squared distances."""
+        names: dict[int, dict[str, Any]] = {}
+        held_by = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(held_by):
+            here = rows[held_by == number]
+            some = self.segments[number].rows.take(pa.array(here - self.starts[number]))
+            names.update(zip(here.tolist(), some.to_pylist(), strict=True))
+        return [
+            Neighbor(rank, name["id"], name["path"], name["label"], float(distance) ** 0.5)
+            for rank, (name, distance) in enumerate(
+                zip((names[row] for row in rows.tolist()), squared, strict=True), 1
+            )
+        ]
+
+
 def exact(
-    segments: Sequence[Segment], query: Vectors, k: int, without: int | None = None
+    rows: Rows, query: Vectors, k: int, without: int | None = None, allowed: Mask | None = None
 ) -> list[Neighbor]:
     """Return the k nearest of all rows to a query (width,), equal distances by id.
 
-    The row with the id `without` is left out. Fewer than k only where there are fewer rows.
+    The row with the id `without` is left out, and so are those where `allowed`, bool (rows,), is
+    False. Fewer than k only where there are fewer rows.
     """
-    found: list[tuple[float, int, Segment, int]] = []
-    for segment in segments:
-        squared = squared_distances(segment.vectors, query)
-        if without is not None:
-            squared[segment.ids == without] = np.inf
-        for row in _smallest(squared, segment.ids, k):
-            if np.isfinite(squared[row]):
-                found.append((float(squared[row]), int(segment.ids[row]), segment, int(row)))
-    found.sort(key=lambda one: one[:2])
-    neighbors = []
-    for rank, (distance, number, segment, at) in enumerate(found[:k], 1):
-        row = segment.rows.slice(at, 1).to_pylist()[0]
-        neighbors.append(Neighbor(rank, number, row["path"], row["label"], distance**0.5))
-    return neighbors
+    some = None if allowed is None else np.flatnonzero(allowed)
+    return _nearest(rows, query, k, without, some)
 
 
-def squared_distances(vectors: Vectors, query: Vectors) -> npt.NDArray[np.float32]:
+def exact_many(rows: Rows, queries: Vectors, k: int) -> tuple[Vectors, Numbers]:
+    """Return the k nearest rows to each query (q, width): squared distances and rows, (q, k).
+
+    By blocked matrix products, which for many queries is tens of times as quick as one by one, and
+    in the last digits less exact. -1 where there are no more rows.
+    """
+    heap = faiss.ResultHeap(len(queries), k)
+    for start, segment in zip(rows.starts, rows.segments, strict=False):
+        if len(segment.ids):
+            squared, near = faiss.knn(queries, segment.vectors, min(k, len(segment.ids)))
+            heap.add_result(squared, near + start)
+    heap.finalize()
+    return heap.D, heap.I
+
+
+def within(
+    rows: Rows,
+    query: Vectors,
+    distance: float,
+    k: int | None = None,
+    without: int | None = None,
+    allowed: Mask | None = None,
+) -> list[Neighbor]:
+    """Return all rows within a distance of a query (width,), or the k nearest of them."""
+    some = None if allowed is None else np.flatnonzero(allowed)
+    squared = rows.squared_distances(query, some)
+    near = np.flatnonzero(np.sqrt(squared, dtype=np.float64) <= distance)  # as it is reported
+    if some is not None:
+        near = some[near]
+    return _nearest(rows, query, len(near) if k is None else k, without, near)
+
+
+def approximate(
+    rows: Rows,
+    signatures: Signatures,
+    query: Vectors,
+    k: int,
+    count: int,
+    without: int | None = None,
+    allowed: Mask | None = None,
+) -> tuple[list[Neighbor], int | None]:
+    """Return the k nearest to a query (width,) of the `count` rows whose signatures are nearest.
+
+    Rows that tie with the last candidate are candidates too; where that would be a good part of
+    all rows, as in a collection of copies, search is exact. Returns how many rows were compared as
+    well, None for all.
+    """
+    count = max(count, k) + (without is not None)
+    wanted = count + 1
+    while wanted < len(rows) // 8:
+        (estimates,), (found,) = signatures.nearest(query[None], wanted, allowed)
+        found = found[found >= 0]
+        if len(found) < wanted or estimates[count - 1] < estimates[wanted - 1]:
+            candidates = found[estimates[: len(found)] <= estimates[min(count, len(found)) - 1]]
+            return _nearest(rows, query, k, without, np.sort(candidates)), len(candidates)
+        wanted *= 4
+    return exact(rows, query, k, without, allowed), None
+
+
+def _nearest(
+    rows: Rows, query: Vectors, k: int, without: int | None, some: Numbers | None
+) -> list[Neighbor]:
+    """Return the k nearest of some rows, rising, or of all."""
+    squared = rows.squared_distances(query, some)
+    ids = rows.ids if some is None else rows.ids[some]
+    if without is not None:
+        squared[ids == without] = np.inf
+    best = _smallest(squared, ids, k)
+    best = best[np.isfinite(squared[best])]
+    return rows.neighbors(best if some is None else some[best], squared[best])
+
+
+def squared_distances(vectors: Vectors, query: Vectors, some: Numbers | None = None) -> Vectors:
     """Squared Euclidean distances of a query (width,) to the rows (n, width), as float32 (n,).
 
-    Taken as sums of squared differences by FAISS, without a copy of the (mapped) rows.
+    Or to `some` of them, int64 (m,), as float32 (m,). Taken as sums of squared differences by
+    FAISS, without a copy of the (mapped) rows.
     https://faiss.ai/cpp_api/namespace/namespacefaiss.html
     """
     query = np.ascontiguousarray(query, np.float32)
     rows, width = vectors.shape
-    distances = np.empty(rows, np.float32)
-    if rows:
-        faiss.fvec_L2sqr_ny(  # type: ignore[attr-defined]
-            faiss.swig_ptr(distances), faiss.swig_ptr(query), faiss.swig_ptr(vectors), width, rows
-        )
+    distances = np.empty(rows if some is None else len(some), np.float32)
+    if not len(distances):
+        return distances
+    out, one, all_ = map(faiss.swig_ptr, (distances, query, vectors))
+    if some is None:
+        faiss.fvec_L2sqr_ny(out, one, all_, width, rows)  # type: ignore[attr-defined]
+    else:
+        at = faiss.swig_ptr(np.ascontiguousarray(some, np.int64))
+        faiss.fvec_L2sqr_by_idx(out, one, all_, at, width, 1, len(some))  # type: ignore[attr-defined]
     return distances
 
 
-def _smallest(
-    values: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], k: int
-) -> npt.NDArray[np.int64]:
+def _pattern(glob: str) -> str:
+    """Turn a glob into a regular expression of Arrow's: `*` and `?` match slashes too."""
+    parts = re.split(r"(\*+|\?|\[!?[^]]+\])", images.encode_path(glob))
+    plain, special = parts[::2], parts[1::2]
+    meant = [
+        ".*" if p[0] == "*" else "." if p == "?" else p.replace("[!", "[^", 1) for p in special
+    ]
+    return "".join(
+        re.escape(text) + more for text, more in itertools.zip_longest(plain, meant, fillvalue="")
+    )
+
+
+def _smallest(values: npt.NDArray[np.float32], ids: Numbers, k: int) -> Numbers:
     """Positions of the k smallest of `values` (n,), in order; equal ones by their `ids` (n,)."""
     rows = np.arange(len(values))
     if k < len(values):  # all that equal the k-th are kept, for the ids to decide

@@ -1,0 +1,96 @@
+"""Segments as search sees them, without files; and search with nothing clever, to compare with."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lookalike.collection import Collection, Segment, write_segment
+from lookalike.embedding import ROW
+from lookalike.images import Source
+from lookalike.models import Model
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass
+class Piece:
+    """What search needs of a segment."""
+
+    vectors: Floats
+    ids: npt.NDArray[np.int64]
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        paths = [f"{number}.jpg" for number in self.ids]
+        labels = [f"make {number}" if number % 2 else None for number in self.ids]
+        return pa.table({"id": self.ids, "path": paths, "label": pa.array(labels, pa.string())})
+
+
+def in_pieces(vectors: npt.ArrayLike, sizes: Sequence[int], seed: int = 0) -> list[Segment]:
+    """Cut rows into segments; their ids are shuffled."""
+    rows = np.asarray(vectors, np.float32)
+    ids = np.random.default_rng(seed).permutation(len(rows)) * 3
+    pieces, start = [], 0
+    for size in sizes:
+        here = slice(start, start + size)
+        pieces.append(Piece(np.ascontiguousarray(rows[here]), ids[here]))
+        start += size
+    assert start == len(rows)
+    return cast("list[Segment]", pieces)
+
+
+def reference(
+    segments: Sequence[Segment], query: Floats, k: int, without: int | None = None
+) -> list[tuple[int, float]]:
+    """The same in numbers of twice the precision and with nothing clever."""
+    found = []
+    for segment in segments:
+        for number, vector in zip(segment.ids, segment.vectors.astype(np.float64), strict=True):
+            if number != without:
+                found.append((float(((vector - query) ** 2).sum()) ** 0.5, int(number)))
+    return [(number, distance) for distance, number in sorted(found)[:k]]
+
+
+def unit(shape: tuple[int, int], seed: int) -> Floats:
+    rows = np.random.default_rng(seed).normal(size=shape)
+    scaled: Floats = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return scaled
+
+
+def collection_of(vectors: Floats, path: Path, sizes: Sequence[int]) -> Collection:
+    """Make a collection of vectors: ids and paths by row, every other one with a label.
+
+    A segment of size 0 holds one input that was skipped.
+    """
+    folder = path / "data" / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    segments: list[dict[str, object]] = []
+    start = 0
+    for size in sizes:
+        rows: list[dict[str, object]] = [
+            {
+                "id": number,
+                "path": f"{number}.jpg",
+                "label": f"make {number % 10}" if number % 2 else None,
+                "content_hash": f"{number:032x}",
+                "status": "ok",
+                "embedding": vectors[number],
+            }
+            for number in range(start, start + size)
+        ]
+        if not rows:  # a segment in which nothing could be read
+            reason = {"path": "x.jpg", "status": "skipped", "reason": "empty file"}
+            rows = [{"id": 10**6 + len(segments), **reason}]
+        batch = pa.RecordBatch.from_pylist(rows, schema=ROW)
+        segments += [row for one in write_segment([batch], folder) for row in one.to_pylist()]
+        start += size
+    identity = ("resnet18", "cars", "f32", vectors.shape[1], "none", "0123456789abcdef")
+    model = Model(*identity, graph=b"<net/>", weights_data=b"weights")
+    return Collection.create(path, Source("files", "/photos"), model, segments)

@@ -1,0 +1,211 @@
+"""The neighbours of every image through Spark, against search one by one."""
+
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lookalike import Index, LookalikeError, searcher
+from lookalike import neighbors as module
+from lookalike.collection import Collection
+from lookalike.neighbors import Group, group
+from lookalike.search import Rows, exact
+from lookalike.searcher import Measured
+from lookalike.spark import session
+from segments import Floats, collection_of, in_pieces, unit
+from test_signatures import clustered
+
+ROWS = 3000
+Found = dict[int, list[tuple[int, float]]]
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Floats:
+    return clustered(ROWS + 300)
+
+
+@pytest.fixture(scope="module")
+def index(vectors: Floats, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    folder = tmp_path_factory.mktemp("cars")
+    return Index(collection_of(vectors[:ROWS], folder / "cars.index", [700, 1, 1299, 1000]))
+
+
+def told(frame: Any) -> Found:
+    """What a table of neighbours says of each query; ranks have to be 1, 2, 3 and so on."""
+    found: Found = {}
+    for row in sorted(frame.collect(), key=lambda row: (row["query_id"], row["rank"])):
+        own = found.setdefault(row["query_id"], [])
+        own.append((row["neighbor_id"], row["distance"]))
+        assert row["rank"] == len(own)
+    return found
+
+
+def test_all_neighbours_exactly(index: Index, vectors: Floats, tmp_path: Path) -> None:
+    found = told(index.neighbors(tmp_path / "all", 7, engine="exact"))
+    assert sorted(found) == list(range(ROWS))
+    rows = Rows(index.collection.segments)
+    for number in range(0, ROWS, 41):
+        wanted = exact(rows, vectors[number], 7, without=number)
+        assert [other for other, _ in found[number]] == [one.id for one in wanted]
+        distances = [one.distance for one in wanted]
+        assert np.allclose([distance for _, distance in found[number]], distances, rtol=1e-5)
+    files = list((tmp_path / "all").glob("*.parquet"))
+    assert pq.read_schema(files[0]).names == ["query_id", "rank", "neighbor_id", "distance"]
+
+
+def test_all_neighbours_by_signatures(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searcher, "EXACT_UP_TO", 100)
+    by_signatures = told(index.neighbors(tmp_path / "lsh", 10, recall=0.95))
+    exactly = told(index.neighbors(tmp_path / "exact", 10, recall=1))
+    shares = []
+    for number, wanted in exactly.items():
+        own = by_signatures[number]
+        assert len({other for other, _ in own}) == len(own) == 10
+        assert number not in {other for other, _ in own}
+        assert [distance for _, distance in own] == sorted(distance for _, distance in own)
+        shares.append(len({other for other, _ in own} & {other for other, _ in wanted}) / 10)
+    assert 0.94 < np.mean(shares) < 1, "less than all, or it was exact"
+
+
+def test_another_index_asks(index: Index, vectors: Floats, tmp_path: Path) -> None:
+    asking = Index(collection_of(vectors[ROWS - 20 :], tmp_path / "new.index", [100, 220]))
+    found = told(index.neighbors(tmp_path / "out", 3, asking))
+    assert sorted(found) == list(range(320))
+    rows = Rows(index.collection.segments)
+    for number in (0, 19, 20, 150, 319):
+        wanted = exact(rows, vectors[ROWS - 20 + number], 3)
+        assert [other for other, _ in found[number]] == [one.id for one in wanted]
+    assert found[5][0] == (ROWS - 15, 0.0), "an image of the other index is no query of its own"
+
+
+def test_paths_are_joined_on_request(index: Index, tmp_path: Path) -> None:
+    table = index.neighbors(tmp_path / "out", 2, paths=True)
+    rows = table.collect()
+    assert len(rows) == 2 * ROWS
+    assert all(row["query_path"] == f"{row['query_id']}.jpg" for row in rows)
+    assert all(row["neighbor_path"] == f"{row['neighbor_id']}.jpg" for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "vectors"])
+def test_queries_from_a_dataframe(index: Index, vectors: Floats, kind: str) -> None:
+    from pyspark.ml.functions import array_to_vector
+    from pyspark.sql import functions
+
+    rows = [(number + 10**12, vectors[ROWS + number].tolist()) for number in range(30)]
+    frame = session().createDataFrame(rows, "number bigint, v array<double>")
+    if kind == "vectors":
+        frame = frame.withColumn("v", array_to_vector(functions.col("v")))
+    found = told(index.kneighbors(frame, 4, id_column="number", column="v"))
+    assert sorted(found) == [number for number, _ in rows]
+    for number, vector in rows[::7]:
+        wanted = exact(Rows(index.collection.segments), np.array(vector, np.float32), 4)
+        assert [other for other, _ in found[number]] == [one.id for one in wanted]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_handful_of_images(count: int, tmp_path: Path) -> None:
+    few = Index(collection_of(unit((count, 8), 0), tmp_path / "few.index", [1] * count))
+    found = told(few.neighbors(tmp_path / "out", 5))
+    assert {number: len(own) for number, own in found.items()} == (
+        dict.fromkeys(range(count), count - 1) if count > 1 else {}
+    )
+
+
+@pytest.mark.parametrize("engine", ["exact", "lsh"])
+def test_a_collection_of_copies_does_not_blow_up(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = np.repeat(unit((1, 32), 0), 4000, axis=0)
+    index = Index(collection_of(copies, tmp_path / "copies.index", [1500, 2500]))
+    if engine == "lsh":
+        monkeypatch.setattr(Measured, "count", lambda *_: 20)
+    found = told(index.neighbors(tmp_path / "out", 5, engine=engine))
+    assert len(found) == 4000
+    for number, own in found.items():
+        assert len({other for other, _ in own} - {number}) == 5
+        assert {distance for _, distance in own} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "fast"}, "no engine 'fast'"),
+        ({"recall": 5}, "recall 5 is not"),
+        ({"k": 0}, "k is 0"),
+    ],
+)
+def test_wrong_options(index: Index, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LookalikeError, match=message):
+        index.neighbors(tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_refused(index: Index, vectors: Floats, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(LookalikeError, match="is there already"):
+        index.neighbors(tmp_path / "taken")
+    with pytest.raises(LookalikeError, match="a folder of something else"):
+        index.neighbors(tmp_path / "taken", overwrite=True)
+    with pytest.raises(LookalikeError, match="k is 0"):
+        index.neighbors(tmp_path / "out", 0)
+    other = Index(collection_of(vectors[:50], tmp_path / "other.index", [50]))
+    other.collection.about_model["fingerprint"] = "another"
+    with pytest.raises(LookalikeError, match="made with another model"):
+        index.neighbors(tmp_path / "out", 5, other)
+    frame = session().createDataFrame([(1, [0.5, 0.5])], "id bigint, embedding array<double>")
+    with pytest.raises(Exception, match="vectors of another width"):
+        index.kneighbors(frame).collect()
+
+
+def test_it_can_be_written_again(index: Index, tmp_path: Path) -> None:
+    index.neighbors(tmp_path / "out", 1)
+    assert index.neighbors(tmp_path / "out", 2, overwrite=True).count() == 2 * ROWS
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tasks", "wanted"),
+    [
+        ([10] * 6, 2, [30, 30]),
+        ([10] * 6, 100, [10] * 6),
+        ([10] * 6, 1, [60]),
+        ([60, 0, 60], 1, [60, 60]),
+        ([250, 1, 1], 1, [250, 2]),
+        ([], 2, []),
+    ],
+)
+def test_groups(
+    sizes: list[int], tasks: int, wanted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GROUP_ROWS", 100)
+    groups = group(in_pieces(unit((sum(sizes), 4), 0), sizes), tasks)
+    assert [sum(len(segment.ids) for segment in one) for one in groups] == wanted
+
+
+def test_a_group_travels_light(index: Index) -> None:
+    segments = index.searcher.rows.segments
+    assert sum(len(segment.vectors) for segment in segments) == ROWS
+    assert len(cloudpickle.dumps(group(segments, 2))) < 10_000
+
+
+def test_near_ties_are_told_apart() -> None:
+    # Matrix products in float32 would have them in any order.
+    base = unit((1, 64), 0)[0].astype(np.float64)
+    steps = np.linspace(1e-4, 2e-4, 12)[:, None] * np.eye(64)[:12]
+    some = in_pieces((base + steps).astype(np.float32), [12])
+    query = base.astype(np.float32)[None]
+    batch = Group(some, None).nearest(np.array([-1]), query, 8, None, own=False)
+    wanted = [one.id for one in exact(Rows(some), query[0], 8)]
+    assert batch["neighbor_id"].to_pylist() == wanted
+
+
+def test_open_collection_is_unchanged(index: Index) -> None:
+    again = Collection.open(index.path)
+    assert again.counts() == (ROWS, 0)

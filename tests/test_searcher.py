@@ -1,0 +1,208 @@
+"""A collection made ready to be searched: what is kept of it, and that its recall is kept too."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lookalike import Index, LookalikeError, searcher
+from lookalike.collection import Collection
+from lookalike.hashing.signatures import Rotation
+from lookalike.searcher import RECALLS, Measured, Searcher
+from segments import Floats, collection_of
+from test_signatures import clustered, ids
+
+ROWS = 6000
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Floats:
+    return clustered(ROWS + 200)
+
+
+@pytest.fixture
+def stored(vectors: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
+    """A collection that is large by a limit made low, with a cache of its own."""
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(searcher, "EXACT_UP_TO", 1000)
+    return collection_of(vectors[:ROWS], tmp_path / "cars.index", [1500, 4500])
+
+
+def test_recall_is_what_was_asked_for(stored: Collection, vectors: Floats) -> None:
+    ready = Searcher(stored)
+    previous = 0
+    for recall in (0.9, 0.98, 0.995):
+        shares, compared = [], 0
+        for query in vectors[ROWS:]:
+            wanted, engine, every = ready.nearest(query, 10, engine="exact")
+            assert (engine, every) == ("exact", ROWS)
+            found, engine, compared = ready.nearest(query, 10, recall=recall)
+            assert engine == "lsh"
+            shares.append(len(set(ids(found)) & set(ids(wanted))) / 10)
+        assert np.mean(shares) >= recall - 0.01
+        assert previous < compared < ROWS / 10
+        previous = compared
+
+
+def test_small_collections_and_full_recall_are_exact(
+    stored: Collection, vectors: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = Searcher(stored)
+    assert ready.nearest(vectors[0], 5, recall=1)[1] == "exact"
+    few = np.arange(ROWS) < 900
+    assert ready.nearest(vectors[0], 5, allowed=few)[1:] == ("exact", 900)
+    assert not stored.signature_folder.exists(), "nothing was needed for that"
+    assert ready.nearest(vectors[0], 5, allowed=~few)[1] == "lsh"
+    monkeypatch.setattr(searcher, "EXACT_UP_TO", ROWS)
+    assert ready.nearest(vectors[0], 5)[1] == "exact"
+    assert ready.nearest(vectors[0], 5, engine="lsh")[1] == "lsh"
+
+
+def test_what_is_made_is_made_once(stored: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Searcher(stored)
+    assert first.known_recall() is None
+    first.get_ready()
+    assert sorted(os.listdir(stored.signature_folder)) == ["0.json", "rotation.npz"]
+    kept = {
+        file: file.stat().st_mtime_ns
+        for folder in (stored.signature_folder, stored.segments[0].cache.parent)
+        for file in folder.rglob("*")
+    }
+    assert sum("signatures-" in file.name for file in kept) == 2
+    monkeypatch.setattr(Searcher, "_measure", None)
+    again = Searcher(Collection.open(stored.path))
+    again.get_ready()
+    assert again.measured == first.measured
+    assert again.known_recall() == first.measured.recall[RECALLS.index(0.98)]
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+
+
+@pytest.mark.parametrize("name", ["0.json", "rotation.npz"])
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"rows": 1}', b"[1]"])
+def test_what_is_damaged_is_made_again(
+    stored: Collection, vectors: Floats, name: str, content: bytes
+) -> None:
+    first = Searcher(stored)
+    first.get_ready()
+    wanted = first.nearest(vectors[3], 10)
+    (stored.signature_folder / name).write_bytes(content)
+    (cached,) = stored.segments[0].cache.glob("signatures-*")
+    cached.write_bytes(content)
+    again = Searcher(Collection.open(stored.path))
+    again.get_ready()
+    assert again.nearest(vectors[3], 10) == wanted
+    assert (stored.signature_folder / name).stat().st_size > 100
+
+
+def test_measured_figures_hold_together(stored: Collection) -> None:
+    measured = Searcher(stored).measured
+    assert (measured.rows, measured.queries) == (ROWS, searcher.QUERIES // 2)
+    assert measured.rotation == Rotation.load(stored.signature_folder / "rotation.npz").fingerprint
+    counts = [count for count in measured.candidates if count is not None]
+    assert counts == sorted(counts) and 10 <= counts[0] < counts[-1] <= 0.02 * ROWS
+    for recall, count, reached in zip(RECALLS, measured.candidates, measured.recall, strict=True):
+        if count is not None:
+            assert reached is not None and reached >= recall - 0.02
+    assert measured.count(0.97, 10) == measured.count(0.98, 3) == measured.candidates[2]
+    assert measured.count(0.9, 100) == 10 * counts[0]
+    assert json.loads((stored.signature_folder / "0.json").read_text())["rows"] == ROWS
+
+
+def test_a_recall_beyond_the_signatures_is_exact(stored: Collection, vectors: Floats) -> None:
+    ready = Searcher(stored)
+    ready.measured = Measured(
+        ready.rotation.fingerprint, ROWS, 100, (50, 60, *[None] * 4), (0.9, 0.95, *[None] * 4)
+    )
+    assert ready.nearest(vectors[0], 10, recall=0.95)[1:] == ("lsh", 60)
+    assert ready.nearest(vectors[0], 10, recall=0.98)[1] == "exact"
+    assert ready.nearest(vectors[0], 10, recall=0.98, engine="lsh")[1:] == ("lsh", 120)
+
+
+def test_an_index_that_cannot_be_written(stored: Collection, vectors: Floats) -> None:
+    wanted = Searcher(stored).nearest(vectors[0], 10)
+    shutil.rmtree(stored.signature_folder)
+    stored.signature_folder.write_text("no folder")
+    assert Searcher(Collection.open(stored.path)).nearest(vectors[0], 10) == wanted
+    assert stored.signature_folder.read_text() == "no folder"
+
+
+def test_segments_without_an_embedding(vectors: Floats, tmp_path: Path) -> None:
+    odd = collection_of(vectors[:500], tmp_path / "odd.index", [0, 200, 0, 300, 0])
+    ready = Searcher(odd)
+    assert ready.nearest(vectors[7], 3, engine="lsh")[0] == ready.nearest(vectors[7], 3)[0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 21, 22])
+def test_hardly_a_row(vectors: Floats, tmp_path: Path, count: int) -> None:
+    few = collection_of(vectors[:count], tmp_path / "few.index", [count] if count else [])
+    found, engine, _ = Searcher(few).nearest(vectors[0], 5, engine="lsh")
+    assert len(found) == min(5, count)
+    assert engine == "exact"
+
+
+# --- through the index ----------------------------------------------------------------------------
+
+
+def test_the_index_says_how_it_searched(stored: Collection, vectors: Floats) -> None:
+    index = Index(stored)
+    assert index.info()["recall"] == {"exact": 1.0, "lsh": None, "spark": None}
+    hits = index.search(vectors[5], k=3)
+    assert (hits.engine, len(hits)) == ("lsh", 3)
+    assert hits[0].id == 5 and hits[0].distance < 1e-6
+    assert hits.candidates is not None and hits.to_dict()["candidates"] == hits.candidates
+    assert index.search(vectors[5], k=3, engine="exact").engine == "exact"
+    assert index.info()["recall"]["lsh"] > 0.96
+    assert len(index.search(vectors[5])) == 5
+
+
+def test_filters_of_the_index(stored: Collection, vectors: Floats) -> None:
+    index = Index(stored)
+    for engine in ("exact", "lsh"):
+        hits = index.search(vectors[5], k=20, label=["make 3", "make 7"], engine=engine)
+        assert {hit.label for hit in hits} == {"make 3", "make 7"} and len(hits) == 20
+        hits = index.search(vectors[5], k=20, path="*4.jpg", engine=engine)
+        assert all(hit.path.endswith("4.jpg") for hit in hits) and len(hits) == 20
+        hits = index.search(vectors[5], k=20, path=["1?.jpg"], label="make 3", engine=engine)
+        assert [hit.path for hit in hits] == ["13.jpg"]
+    near = index.search(vectors[5], within=0.4)
+    assert near.engine == "exact" and max(hit.distance for hit in near) <= 0.4
+    wanted = [hit for hit in index.search(vectors[5], k=ROWS, recall=1) if hit.distance <= 0.4]
+    assert list(near) == wanted
+    assert list(index.search(vectors[5], k=2, within=0.4)) == wanted[:2]
+    assert len(index.search(vectors[5], k=4, label="nobody")) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k is 0"),
+        ({"engine": "fast"}, "no engine 'fast': say auto, exact, lsh or spark"),
+        ({"recall": 0}, "recall 0 is not over 0 and up to 1"),
+        ({"recall": 1.5}, "recall 1.5 is not over 0"),
+        ({"within": -1}, "a distance from 0 to 2"),
+        ({"within": 1, "engine": "lsh"}, "searched exactly"),
+        ({"within": 1, "engine": "spark"}, "not for --engine spark"),
+        ({"label": "a", "engine": "spark"}, "not for --engine spark"),
+        ({"explain": True}, "add --engine spark"),
+    ],
+)
+def test_wrong_options(
+    stored: Collection, vectors: Floats, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LookalikeError, match=message):
+        Index(stored).search(vectors[0], **options)
+
+
+def test_evaluation(stored: Collection) -> None:
+    figures = Index(stored).evaluate(k=10, queries=40, spark=False)
+    assert figures["images"] == ROWS and "spark" not in figures
+    lsh = figures["lsh"]
+    assert lsh["recall_95"][0] <= lsh["recall"] <= lsh["recall_95"][1] and lsh["recall"] > 0.95
+    assert 0 < lsh["compared"] < 0.1
+    assert 0 < lsh["lsh_ms"]["p50"] <= lsh["lsh_ms"]["p99"]
+    assert figures["labelled_queries"] > 500
+    assert 0 <= figures["mAP@R"] <= figures["P@5"] <= 1
