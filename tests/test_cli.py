@@ -134,7 +134,7 @@ def test_search_by_signatures_and_with_filters(index: Index, photo: Path) -> Non
     label = exact[1]["label"]
     answer = told("search", index.path, photo, "-k", "50", "--label", label, "--path", "*.jpg")
     assert {hit["label"] for hit in answer["neighbors"]} == {label}
-    near = told("search", index.path, photo, "--within", exact[2]["distance"] + 1e-6)
+    near = told("search", index.path, photo, "--within", str(exact[2]["distance"]))
     assert near["neighbors"] == exact[:3]
     assert told("search", index.path, photo, "--path", "nowhere/*")["neighbors"] == []
 
