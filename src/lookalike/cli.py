@@ -313,10 +313,12 @@ def show_hits(hits: Any, images: int) -> None:
         line = f"{hit['rank']:>3}  {hit['distance']:.4f}  {name:{width}}  {path}{tables}"
         answers.print(line, markup=False)
     answers.print(f"[dim]{_note(hits, images)}[/]")
-    if hits.candidates is not None and hits.engine != "exact":
+    if hits.candidates is not None:
         share = hits.candidates / max(images, 1)
-        how = "shared a bucket" if hits.engine == "spark" else "had a signature near that"
-        how += " with the query" if hits.engine == "spark" else " of the query"
+        how = {
+            "spark": "shared a bucket with the query",
+            "lsh": "had a signature near that of the query",
+        }[hits.engine]
         answers.print(f"[dim]{hits.candidates:,} rows, {share:.2%}, {how}[/]")
 
 

@@ -25,7 +25,7 @@ from lookalike.hashing.signatures import SAMPLE, Codes, Rotation, Signatures
 from lookalike.search import Mask, Neighbor, Rows
 
 EXACT_UP_TO = 20_000
-"""Rows up to which exact search is as quick as signatures are."""
+"""Rows up to which exact search takes hardly longer, some 2 ms, and misses nothing."""
 RECALL = 0.98
 RECALLS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 NEIGHBORS = 10  # that the recalls are of
