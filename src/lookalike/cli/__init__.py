@@ -1,0 +1,70 @@
+"""The command line. Every command says what it did; a problem is one line and exit code 1."""
+
+import io
+import logging
+import re
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import typer
+from rich.markup import escape
+
+from lookalike.cli import asking, making
+from lookalike.cli.printing import notes, printable
+from lookalike.errors import LookalikeError
+
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Visual similarity search for image collections of any size, on Apache Spark.",
+)
+commands: dict[str, Callable[..., None]] = {
+    "embed": making.embed,
+    "index": making.index,
+    "info": asking.info,
+    "search": asking.search,
+    "neighbors": asking.neighbors,
+    "hash": making.hash_,
+    "evaluate": asking.evaluate,
+    "demo": making.demo,
+}
+for name, command in commands.items():  # which is their order in the help
+    app.command(name)(command)
+
+
+def main() -> NoReturn:
+    """Run the command line: exit code 0, 1 with a one-line error, or 2 for wrong usage."""
+    logging.getLogger().addHandler(logging.NullHandler())  # else py4j tells of every Ctrl-C
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name must not fail a terminal without UTF-8
+    try:
+        app(standalone_mode=True)
+        sys.exit(0)
+    except LookalikeError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    except Exception as error:
+        if not type(error).__module__.startswith(("pyspark", "py4j")):
+            raise
+        message = last_words(error)
+    except SystemExit as ended:
+        if ended.code != _INTERRUPTED:
+            raise
+        message = "stopped; nothing was changed: run the same command to start again"
+    notes.print(f"[bold red]error:[/] {escape(printable(' '.join(message.split())))}")
+    sys.exit(1)
+
+
+def last_words(error: Exception) -> str:
+    """Return the line of a Spark error that says what went wrong in the worker."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b.*: ", line)]
+    return f"Spark gave up: {(named or lines or [type(error).__name__])[-1]}"

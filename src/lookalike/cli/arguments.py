@@ -1,0 +1,81 @@
+"""Arguments and options that several commands take."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookalike.build import Options
+
+ImagesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGES", help="A folder, file, glob or URI, or a Parquet table of image bytes."
+    ),
+]
+IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="An index.")]
+Labels = Annotated[
+    Path | None, typer.Option(help="CSV file with the columns `image` and `Class`.", metavar="CSV")
+]
+ImageName = Annotated[str, typer.Option(help="Column of the label file that names the image.")]
+LabelName = Annotated[str, typer.Option(help="Column of the label file that holds the label.")]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Column of a table that holds image bytes. [default: image]")
+]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of a table that holds labels.")]
+ModelName = Annotated[str, typer.Option("--model", help="A torchvision classification network.")]
+Weights = Annotated[
+    str, typer.Option(help="`cars` (bundled), `imagenet`, or a file.", metavar="NAME|FILE")
+]
+Precision = Annotated[str, typer.Option(help="auto, f32, bf16 or int8.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+UseSpark = Annotated[
+    bool | None,
+    typer.Option(
+        "--spark/--no-spark", help="On Spark, or in a plain loop. [default: by the number of files]"
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Where to write it.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Recall = Annotated[
+    float, typer.Option(help="Share of the true neighbours to find; 1 compares all images.")
+]
+K = Annotated[int, typer.Option("-k", help="How many neighbours.")]
+
+
+def takes_images(command: Callable[[list[str], Path, Options, bool], None]) -> Callable[..., None]:
+    """Give a command the arguments that say which images are embedded, and how."""
+
+    def with_arguments(
+        images: ImagesArgument,
+        out: Out,
+        labels: Labels = None,
+        image_name: ImageName = "image",
+        label_name: LabelName = "Class",
+        image_column: ImageColumn = None,
+        label_column: LabelColumn = None,
+        model: ModelName = "resnet18",
+        weights: Weights = "cars",
+        precision: Precision = "auto",
+        device: Device = "auto",
+        spark: UseSpark = None,
+        overwrite: Overwrite = False,
+    ) -> None:
+        options = Options(
+            labels,
+            image_name,
+            label_name,
+            image_column,
+            label_column,
+            model,
+            weights,
+            precision,
+            device,
+            spark,
+        )
+        command(images, out, options, overwrite)
+
+    with_arguments.__doc__ = command.__doc__
+    return with_arguments

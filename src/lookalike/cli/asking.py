@@ -1,0 +1,188 @@
+"""The commands that ask an index: what it holds, what looks alike, how well it finds that."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookalike.cli.arguments import AsJson, IndexArgument, K, Overwrite, Recall
+from lookalike.cli.printing import answers, note_of, notes, show_hits, show_json
+from lookalike.errors import LookalikeError
+from lookalike.images import BadImage
+from lookalike.searcher import RECALL
+
+
+def info(
+    index: IndexArgument,
+    as_json: AsJson = False,
+    skipped: Annotated[bool, typer.Option(help="List skipped inputs instead.")] = False,
+) -> None:
+    """Say what an index holds: counts, model, size, measured recall.
+
+    Example: `lookalike info cars.index`
+    """
+    from lookalike.index import open as open_index
+
+    opened = open_index(index)
+    if skipped:
+        for path, reason in opened.collection.skipped():
+            print(f"{path}\t{reason}")  # noqa: T201 - plain text, to be piped
+        return
+    facts = opened.info()
+    if as_json:
+        show_json(facts)
+        return
+    model = facts.pop("model")
+    recall = facts.pop("recall")
+    facts["model"] = f"{model['backbone']}, weights {model['weights']}, {model['precision']}"
+    if model.get("agreement"):
+        facts["model"] += f", {model['agreement']:.0%} of its neighbours as in f32"
+    facts["recall"] = ", ".join(
+        f"{engine} {'not measured' if value is None else f'{value:.3f}'}"
+        for engine, value in recall.items()
+    )
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        answers.print(f"{name:>9}  {shown}", markup=False)
+
+
+def search(
+    index: IndexArgument,
+    image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="A photo.")] = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Query with an indexed photo taken at random.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Makes --random repeatable.")] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", help="How many neighbours. [default: 5, or all --within]")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="auto, exact, lsh or spark.")] = "auto",
+    recall: Recall = RECALL,
+    within: Annotated[
+        float | None, typer.Option(help="Only neighbours within this distance, 0 to 2.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Only images with this label; may be repeated.")
+    ] = None,
+    path: Annotated[
+        list[str] | None, typer.Option(help="Only images whose path matches this glob.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Which hash tables collided (--engine spark).")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option(help="Write a contact sheet, PNG.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the same as a web page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the look-alikes of a photo.
+
+    Example: `lookalike search cars.index photo.jpg --picture found.png`
+    """
+    from lookalike.index import open as open_index
+
+    if (image is None) != random:
+        raise typer.BadParameter("give an IMAGE, or --random, and not both")
+    opened = open_index(index)
+    try:
+        query = opened.random(seed) if random else opened.query(str(image))
+    except BadImage as error:
+        raise LookalikeError(f"{image} is no picture to search with: {error}") from None
+    hits = opened.nearest(
+        query,
+        k,
+        engine=engine,  # type: ignore[arg-type]
+        recall=recall,
+        within=within,
+        label=label,
+        path=path,
+        explain=explain,
+    )
+    if picture is not None:
+        _written(picture, lambda path: hits.picture().save(path, format="PNG"))
+    if html is not None:
+        _written(
+            html,
+            lambda path: path.write_text(hits.html(note_of(hits, len(opened))), encoding="utf-8"),
+        )
+    if as_json:
+        show_json(hits.to_dict())
+        return
+    show_hits(hits, len(opened))
+
+
+def _written(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path)
+    notes.print(f"wrote {path}", markup=False)
+
+
+def neighbors(
+    index: IndexArgument,
+    out: Annotated[Path, typer.Option(help="The folder of Parquet files to write.")],
+    queries: Annotated[
+        Path | None, typer.Option(help="Another index, whose images ask. [default: its own]")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many neighbours of each image.")] = 10,
+    engine: Annotated[str, typer.Option(help="auto, exact or lsh.")] = "auto",
+    recall: Recall = RECALL,
+    paths: Annotated[bool, typer.Option("--paths", help="Add paths to the ids.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the neighbours of every image, on Spark.
+
+    Example: `lookalike neighbors cars.index -k 10 --out cars.neighbors`
+    """
+    from lookalike.index import open as open_index
+
+    if engine not in ("auto", "exact", "lsh"):
+        raise typer.BadParameter(f"no engine {engine!r}: say auto, exact or lsh")
+    opened = open_index(index)
+    table = opened.neighbors(
+        out,
+        k,
+        queries,
+        engine=engine,  # type: ignore[arg-type]
+        recall=recall,
+        paths=paths,
+        overwrite=overwrite,
+    )
+    notes.print(f"wrote {table.count():,} pairs into {out}", markup=False)
+
+
+def evaluate(
+    index: IndexArgument,
+    k: K = 5,
+    queries: Annotated[int, typer.Option(help="Images drawn to measure recall with.")] = 50,
+    seed: Annotated[int, typer.Option(help="Which images are drawn.")] = 0,
+    spark: Annotated[bool, typer.Option(help="Measure Spark's hashing too.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Measure an index: recall against exact search; R@1, P@5 and mAP@R where there are labels.
+
+    Example: `lookalike evaluate cars.index --json`
+    """
+    from lookalike.index import open as open_index
+
+    figures = open_index(index).evaluate(k, queries, seed, spark=spark)
+    if as_json:
+        show_json(figures)
+        return
+    lsh = figures.pop("lsh")
+    hashed = figures.pop("spark", None)
+    for name, value in figures.items():
+        answers.print(f"{name}: {value}", markup=False)
+    measured = [("signatures", lsh, lsh["compared"])]
+    if hashed is not None:
+        measured.append(("Spark's hashing", hashed, hashed["candidates"]))
+    for name, found, share in measured:
+        low, high = found["recall_95"]
+        answers.print(
+            f"recall@{k} of {name}: {found['recall']:.3f} ({low:.3f} to {high:.3f}), comparing a "
+            f"query with {share:.1%} of all rows",
+            markup=False,
+        )
+    answers.print(
+        f"one query: {lsh['exact_ms']['p50']} ms exact, {lsh['lsh_ms']['p50']} ms by signatures",
+        markup=False,
+    )

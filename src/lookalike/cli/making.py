@@ -1,0 +1,126 @@
+"""The commands that make something: tables of embeddings, indexes, hashes, and the demo."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from lookalike.build import Options, Report
+from lookalike.cli.arguments import (
+    ImageName,
+    IndexArgument,
+    LabelName,
+    Labels,
+    ModelName,
+    Overwrite,
+    Precision,
+    Weights,
+    takes_images,
+)
+from lookalike.cli.printing import answers, notes, printable, show_hits, show_parameters
+
+
+@takes_images
+def embed(images: list[str], out: Path, options: Options, overwrite: bool) -> None:
+    """Embed images into a CSV file (`--out` ends in .csv) or a folder of Parquet.
+
+    Example: `lookalike embed cars_train --labels cardatasettrain.csv --out cars.csv`
+    """
+    from lookalike.export import build_table
+
+    report = build_table(images, out, options, overwrite)
+    _say_report(report, out)
+    if report.skipped:
+        notes.print(f"  why: {out.absolute().parent / 'skipped.csv'}", markup=False)
+
+
+@takes_images
+def index(images: list[str], out: Path, options: Options, overwrite: bool) -> None:
+    """Embed images and keep them as an index to search.
+
+    Example: `lookalike index cars_train --labels cardatasettrain.csv --out cars.index`
+    """
+    from lookalike.build import build_collection
+
+    report = build_collection(images, out, options, overwrite)[1]
+    _say_report(report, out)
+    if report.skipped:
+        notes.print(f"  why: lookalike info {out} --skipped", markup=False)
+
+
+def _say_report(report: Report, path: Path) -> None:
+    rate = report.images / max(report.seconds, 1e-9)
+    shown = escape(printable(str(path)))
+    model = report.model
+    notes.print(
+        f"{report.images:,} images embedded into {shown} ({rate:.0f} a second, {model.precision})"
+    )
+    if model.agreement is not None:
+        notes.print(
+            f"{model.precision} was chosen in {report.choosing_seconds:.0f} s: on a sample of "
+            f"these images {model.agreement:.0%} of the five nearest neighbours are those of f32"
+        )
+    elif report.choosing_seconds >= 1:
+        notes.print(f"{model.precision} was made ready in {report.choosing_seconds:.0f} s")
+    if report.skipped:
+        notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
+    if report.unused_labels:
+        notes.print(f"[yellow]{report.unused_labels:,} labels[/] are of no photo found here")
+    if report.advice:
+        notes.print(f"[yellow]note:[/] {report.advice}")
+
+
+def hash_(
+    index: IndexArgument,
+    out: Annotated[Path, typer.Option(help="The folder for `hashes` (Parquet) and `model`.")],
+    family: Annotated[
+        str, typer.Option(help="`projection` of the vectors, or `minhash` of their top features.")
+    ] = "projection",
+    overwrite: Overwrite = False,
+) -> None:
+    """Hash an index with Spark ML: a column of buckets, and the model that made it.
+
+    Example: `lookalike hash cars.index --out cars.hashes`
+    """
+    from lookalike.index import open as open_index
+
+    opened = open_index(index)
+    opened.hash(out, family, overwrite=overwrite)
+    notes.print(f"wrote {out / 'hashes'} and {out / 'model'}", markup=False)
+    if family == "projection":
+        show_parameters(opened.hasher().parameters)
+
+
+def demo(
+    images: Annotated[
+        str | None, typer.Option(help="A folder of photos. [default: draws its own]")
+    ] = None,
+    labels: Labels = None,
+    out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Which picture is the query.")] = 6,
+    image_name: ImageName = "image",
+    label_name: LabelName = "Class",
+    model: ModelName = "resnet18",
+    weights: Weights = "cars",
+    precision: Precision = "auto",
+) -> None:
+    """All twelve steps, from a folder of photos to five look-alikes as pictures.
+
+    Example: `lookalike demo --images cars_train --labels cardatasettrain.csv`
+    """
+    from lookalike import demo as steps
+
+    if labels is not None and images is None:
+        raise typer.BadParameter("--labels goes with --images")
+    options = Options(
+        None, image_name, label_name, model=model, weights=weights, precision=precision
+    )
+    done = steps.run(
+        images, labels, out, partial(answers.print, markup=False), seed=seed, options=options
+    )
+    show_hits(done.hits, done.images)
+    answers.print(f"next: lookalike search {done.index} --random --picture found.png")
+    if images is None:
+        answers.print("yours: lookalike demo --images FOLDER [--labels CSV], or lookalike index")
