@@ -1,13 +1,11 @@
 """The face a person imports: make an index, open one, find look-alikes."""
 
-import atexit
 import contextlib
 import json
 import os
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
@@ -16,14 +14,15 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
-from lookalike import embedding, evaluate, images, search
-from lookalike.collection import Collection, Segment, make_free, put_in_place, staging_folder
+from lookalike import embedding, evaluate, images, on_spark, search
+from lookalike.collection import Collection, Segment
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.errors import LookalikeError
 from lookalike.hits import Hits, Query
 from lookalike.images.decoding import read as read_file
 from lookalike.progress import progress_line
 from lookalike.searcher import RECALL, Searcher
+from lookalike.spark import session
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -129,7 +128,7 @@ class Index:
                 raise LookalikeError(
                     "filters and --within are not for --engine spark: leave it out"
                 )
-            return self._by_spark(query, k or _FEW, explain)
+            return on_spark.nearest(self.collection, query, k or _FEW, explain)
         if explain:
             raise LookalikeError("--explain is about hash tables: add --engine spark")
         searcher = self.searcher
@@ -156,16 +155,6 @@ class Index:
         took = time.perf_counter() - started
         candidates = compared if used == "lsh" else None
         return Hits(query, tuple(found), used, took * 1000, self.collection.source, candidates)
-
-    def _by_spark(self, query: Query, k: int, explain: bool) -> Hits:
-        vectors, hasher = self._hashed()
-        started = time.perf_counter()
-        found = search.hashed(vectors, hasher, query.vector, k, query.id)
-        took = time.perf_counter() - started
-        candidates = None
-        if explain:
-            found, candidates = _explained(found, hasher, vectors, query)
-        return Hits(query, tuple(found), "spark", took * 1000, self.collection.source, candidates)
 
     @cached_property
     def searcher(self) -> Searcher:
@@ -227,7 +216,7 @@ class Index:
             "lsh": evaluate.signature_recall(self.searcher, k, queries, seed),
         }
         if spark:
-            vectors, hasher = self._hashed()
+            vectors, hasher = on_spark.vectors_and_hasher(self.collection)
             figures["spark"] = evaluate.hash_recall(rows, vectors, hasher, k, queries, seed)
         return figures
 
@@ -238,28 +227,11 @@ class Index:
 
     def dataframe(self, spark: "SparkSession | None" = None) -> "DataFrame":
         """Return the index as a Spark DataFrame: `id, path, label, ..., embedding`."""
-        from lookalike.spark import session
-
         return self.collection.dataframe(spark or session())
 
     def hasher(self) -> "Hasher":
         """Return the hash model of this version; it is made and saved the first time."""
-        return self._hashed()[1]
-
-    def _hashed(self) -> "tuple[DataFrame, Hasher]":
-        from lookalike.hashing import Hasher, fit, with_vectors
-        from lookalike.spark import progress, session
-
-        spark = session()
-        vectors = with_vectors(self.collection.dataframe(spark))
-        folder = self.collection.hash_folder
-        with contextlib.suppress(LookalikeError):  # none yet, or a damaged one
-            return vectors, Hasher.load(folder)
-        with progress(spark, "choosing hash parameters"):
-            hasher = fit(vectors)
-        if os.access(self.path, os.W_OK):  # else it is made again the next time
-            hasher.save(folder)
-        return vectors, hasher
+        return on_spark.vectors_and_hasher(self.collection)[1]
 
     def neighbors(
         self,
@@ -278,26 +250,17 @@ class Index:
         neighbor_path`. `queries` is another index of the same model, whose images then ask this
         one. `engine` and `recall` as in `nearest`. Returns the table as a DataFrame.
         """
-        from lookalike.neighbors import neighbors
-        from lookalike.spark import local_uri, progress, session
-
-        search.check_k(k)
-        out = Path(out)
-        make_free(out, overwrite)
-        if out.exists() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
-            raise LookalikeError(f"{out} is a folder of something else: give another --out")
-        asking = open(queries) if isinstance(queries, str | Path) else queries
-        if asking is not None:
-            self._same_model(asking)
-        spark = session()
-        files = None if asking is None else asking.collection.files()
-        with progress(spark, "finding neighbours"), staging_folder(out) as staging:
-            found = neighbors(spark, self.collection, k, files, engine, recall)
-            if paths:
-                found = _with_paths(found, (asking or self).dataframe(), self.dataframe())
-            found.write.parquet(local_uri(staging / "out"))
-            put_in_place(staging / "out", out)
-        return spark.read.parquet(local_uri(out))
+        asking = queries.collection if isinstance(queries, Index) else queries
+        return on_spark.write_neighbors(
+            self.collection,
+            Path(out),
+            k,
+            asking,
+            engine=engine,
+            recall=recall,
+            paths=paths,
+            overwrite=overwrite,
+        )
 
     def kneighbors(
         self,
@@ -316,39 +279,15 @@ class Index:
         The queries are written to a folder that all workers see, beside the index, and that goes
         with the Python process.
         """
-        from pyspark.ml.functions import vector_to_array
-        from pyspark.ml.linalg import VectorUDT
-        from pyspark.sql import functions as F
-
-        from lookalike.neighbors import neighbors
-        from lookalike.spark import local_uri
-
-        vector = F.col(column)
-        if isinstance(queries.schema[column].dataType, VectorUDT):
-            vector = vector_to_array(vector)
-        rows = queries.select(
-            F.col(id_column).cast("bigint").alias("id"),
-            vector.cast("array<float>").alias("embedding"),
+        return on_spark.kneighbors(
+            self.collection,
+            queries,
+            k,
+            id_column=id_column,
+            column=column,
+            engine=engine,
+            recall=recall,
         )
-        folder = self._kept_folder.enter_context(staging_folder(self.path)) / "queries"
-        rows.write.parquet(local_uri(folder))
-        files = sorted(folder.glob("*.parquet"))
-        return neighbors(queries.sparkSession, self.collection, k, files, engine, recall)
-
-    @cached_property
-    def _kept_folder(self) -> contextlib.ExitStack:
-        """What goes with the process."""
-        stack = contextlib.ExitStack()
-        atexit.register(stack.close)
-        return stack
-
-    def _same_model(self, other: "Index") -> None:
-        own, others = (one.collection.about_model["fingerprint"] for one in (self, other))
-        if own != others:
-            raise LookalikeError(
-                f"{other.path} was made with another model than {self.path}: "
-                "index its images again with the same --model, --weights and --precision"
-            )
 
     def hash(
         self, out: str | Path, family: str = "projection", *, overwrite: bool = False
@@ -359,31 +298,7 @@ class Index:
         `family` is `projection`, for the vectors as they are, or `minhash`, for the set of the
         strongest features of each. Returns them as a DataFrame.
         """
-        from lookalike import hashing
-        from lookalike.spark import local_uri, progress
-
-        out = Path(out)
-        make_free(out, overwrite)
-        if out.exists() and not (out / "hashes").is_dir():
-            raise LookalikeError(f"{out} holds no hashes and is not replaced")
-        with staging_folder(out) as staging:
-            fresh = staging / "out"
-            if family == "projection":
-                vectors, hasher = self._hashed()
-                hashed, tables = hasher.transform(vectors), hasher.parameters.tables
-                hasher.save(fresh)
-            elif family == "minhash":
-                sets = hashing.with_sets(hashing.with_vectors(self.dataframe()))
-                model = hashing.fit_sets(sets)
-                hashed, tables = model.transform(sets), model.getNumHashTables()
-                model.save(local_uri(fresh / "model"))
-            else:
-                raise LookalikeError(f"no hash family {family!r}: say projection or minhash")
-            rows = hashing.bucket_columns(hashed, tables).select("id", "path", "label", "hashes")
-            with progress(rows.sparkSession, "hashing"):
-                rows.write.parquet(local_uri(fresh / "hashes"))
-            put_in_place(fresh, out)
-        return rows.sparkSession.read.parquet(local_uri(out / "hashes"))
+        return on_spark.write_hashes(self.collection, Path(out), family, overwrite)
 
     def _row_of_path(self, path: str) -> "tuple[Segment, int, dict[str, Any]] | None":
         source = self.collection.source
@@ -425,25 +340,6 @@ class Index:
 
 def _listed(one: str | Sequence[str] | None) -> list[str] | None:
     return [one] if isinstance(one, str) else None if one is None else list(one)
-
-
-def _with_paths(found: "DataFrame", queries: "DataFrame", rows: "DataFrame") -> "DataFrame":
-    for who, table in (("query", queries), ("neighbor", rows)):
-        names = table.selectExpr(f"id AS {who}_id", f"path AS {who}_path")
-        found = found.join(names, f"{who}_id")
-    columns = ["query_id", "query_path", "rank", "neighbor_id", "neighbor_path", "distance"]
-    return found.select(*columns)
-
-
-def _explained(
-    found: list[search.Neighbor], hasher: "Hasher", vectors: "DataFrame", query: Query
-) -> tuple[list[search.Neighbor], int]:
-    """Add to each neighbour the hash tables that it shares with the query; count all who do."""
-    candidates = hasher.explain(vectors, query.vector).filter("size(tables) > 0")
-    ids = [neighbor.id for neighbor in found]
-    rows = candidates.filter(candidates["id"].isin(ids)).select("id", "tables").collect()
-    tables = {row["id"]: tuple(row["tables"]) for row in rows}
-    return [replace(n, tables=tables.get(n.id, ())) for n in found], candidates.count()
 
 
 def index(

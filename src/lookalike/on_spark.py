@@ -1,0 +1,173 @@
+"""What an index does on Spark: hash its vectors, search by the hashes, find neighbours of many.
+
+Spark is imported and started by the first of these that is called, not before.
+"""
+
+import atexit
+import contextlib
+import os
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lookalike import hashing, search
+from lookalike.collection import Collection, make_free, put_in_place, staging_folder
+from lookalike.errors import LookalikeError
+from lookalike.hits import Hits, Query
+from lookalike.neighbors import neighbors
+from lookalike.search import Neighbor
+from lookalike.spark import local_uri, progress, session
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from lookalike.hashing import Hasher
+
+Engine = Literal["auto", "exact", "lsh"]
+
+
+def vectors_and_hasher(collection: Collection) -> "tuple[DataFrame, Hasher]":
+    """Return the embedded rows and their hash model, which is made and saved the first time."""
+    spark = session()
+    vectors = hashing.with_vectors(collection.dataframe(spark))
+    folder = collection.hash_folder
+    with contextlib.suppress(LookalikeError):  # none yet, or a damaged one
+        return vectors, hashing.Hasher.load(folder)
+    with progress(spark, "choosing hash parameters"):
+        hasher = hashing.fit(vectors)
+    if os.access(collection.path, os.W_OK):  # else it is made again the next time
+        hasher.save(folder)
+    return vectors, hasher
+
+
+def nearest(collection: Collection, query: Query, k: int, explain: bool) -> Hits:
+    """Find neighbours of a query by `approxNearestNeighbors`, as `Index.nearest` says."""
+    vectors, hasher = vectors_and_hasher(collection)
+    started = time.perf_counter()
+    found = search.hashed(vectors, hasher, query.vector, k, query.id)
+    took = time.perf_counter() - started
+    candidates = None
+    if explain:
+        found, candidates = _explained(found, hasher, vectors, query)
+    return Hits(query, tuple(found), "spark", took * 1000, collection.source, candidates)
+
+
+def _explained(
+    found: list[Neighbor], hasher: "Hasher", vectors: "DataFrame", query: Query
+) -> tuple[list[Neighbor], int]:
+    """Add to each neighbour the hash tables that it shares with the query; count all who do."""
+    candidates = hasher.explain(vectors, query.vector).filter("size(tables) > 0")
+    ids = [neighbor.id for neighbor in found]
+    rows = candidates.filter(candidates["id"].isin(ids)).select("id", "tables").collect()
+    tables = {row["id"]: tuple(row["tables"]) for row in rows}
+    return [replace(n, tables=tables.get(n.id, ())) for n in found], candidates.count()
+
+
+def write_hashes(collection: Collection, out: Path, family: str, overwrite: bool) -> "DataFrame":
+    """Steps 7 and 8: write the hashes of all vectors and their model, as `Index.hash` says."""
+    make_free(out, overwrite)
+    if out.exists() and not (out / "hashes").is_dir():
+        raise LookalikeError(f"{out} holds no hashes and is not replaced")
+    with staging_folder(out) as staging:
+        fresh = staging / "out"
+        if family == "projection":
+            vectors, hasher = vectors_and_hasher(collection)
+            hashed, tables = hasher.transform(vectors), hasher.parameters.tables
+            hasher.save(fresh)
+        elif family == "minhash":
+            sets = hashing.with_sets(hashing.with_vectors(collection.dataframe(session())))
+            model = hashing.fit_sets(sets)
+            hashed, tables = model.transform(sets), model.getNumHashTables()
+            model.save(local_uri(fresh / "model"))
+        else:
+            raise LookalikeError(f"no hash family {family!r}: say projection or minhash")
+        rows = hashing.bucket_columns(hashed, tables).select("id", "path", "label", "hashes")
+        with progress(rows.sparkSession, "hashing"):
+            rows.write.parquet(local_uri(fresh / "hashes"))
+        put_in_place(fresh, out)
+    return rows.sparkSession.read.parquet(local_uri(out / "hashes"))
+
+
+def write_neighbors(
+    collection: Collection,
+    out: Path,
+    k: int,
+    queries: Collection | str | Path | None,
+    *,
+    engine: Engine,
+    recall: float,
+    paths: bool,
+    overwrite: bool,
+) -> "DataFrame":
+    """Write the k nearest neighbours of every image, as `Index.neighbors` says."""
+    search.check_k(k)
+    make_free(out, overwrite)
+    if out.exists() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
+        raise LookalikeError(f"{out} is a folder of something else: give another --out")
+    asking = Collection.open(queries) if isinstance(queries, str | Path) else queries
+    if asking is not None:
+        _check_same_model(collection, asking)
+    spark = session()
+    files = None if asking is None else asking.files()
+    with progress(spark, "finding neighbours"), staging_folder(out) as staging:
+        found = neighbors(spark, collection, k, files, engine, recall)
+        if paths:
+            asked = (asking or collection).dataframe(spark)
+            found = _with_paths(found, asked, collection.dataframe(spark))
+        found.write.parquet(local_uri(staging / "out"))
+        put_in_place(staging / "out", out)
+    return spark.read.parquet(local_uri(out))
+
+
+def _check_same_model(collection: Collection, other: Collection) -> None:
+    if collection.about_model["fingerprint"] != other.about_model["fingerprint"]:
+        raise LookalikeError(
+            f"{other.path} was made with another model than {collection.path}: "
+            "index its images again with the same --model, --weights and --precision"
+        )
+
+
+def _with_paths(found: "DataFrame", queries: "DataFrame", rows: "DataFrame") -> "DataFrame":
+    for who, table in (("query", queries), ("neighbor", rows)):
+        names = table.selectExpr(f"id AS {who}_id", f"path AS {who}_path")
+        found = found.join(names, f"{who}_id")
+    columns = ["query_id", "query_path", "rank", "neighbor_id", "neighbor_path", "distance"]
+    return found.select(*columns)
+
+
+def kneighbors(
+    collection: Collection,
+    queries: "DataFrame",
+    k: int,
+    *,
+    id_column: str,
+    column: str,
+    engine: Engine,
+    recall: float,
+) -> "DataFrame":
+    """Find the k nearest neighbours of each row of a DataFrame, as `Index.kneighbors` says."""
+    from pyspark.ml.functions import vector_to_array
+    from pyspark.ml.linalg import VectorUDT
+    from pyspark.sql import functions as F
+
+    vector = F.col(column)
+    if isinstance(queries.schema[column].dataType, VectorUDT):
+        vector = vector_to_array(vector)
+    rows = queries.select(
+        F.col(id_column).cast("bigint").alias("id"),
+        vector.cast("array<float>").alias("embedding"),
+    )
+    folder = _kept_to_the_end().enter_context(staging_folder(collection.path)) / "queries"
+    rows.write.parquet(local_uri(folder))
+    files = sorted(folder.glob("*.parquet"))
+    return neighbors(queries.sparkSession, collection, k, files, engine, recall)
+
+
+@cache
+def _kept_to_the_end() -> contextlib.ExitStack:
+    """Return what goes with the process."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack
