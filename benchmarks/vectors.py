@@ -66,8 +66,13 @@ def crops(photos: list[Path], count: int, seed: int = 0) -> Vectors:
     per_photo = np.bincount(np.arange(count) % len(photos), minlength=len(photos))
     tasks = zip(photos, per_photo, range(seed, seed + len(photos)), strict=True)
     with ThreadPoolExecutor(cores()) as pool:
+        # A few photos at a time: the pool would cut them all before the first is embedded.
+        few = iter(lambda: list(itertools.islice(tasks, 4 * cores())), [])
         cut = (
-            crop for some in pool.map(lambda task: list(_crops_of(*task)), tasks) for crop in some
+            crop
+            for some in few
+            for of_one in pool.map(lambda task: list(_crops_of(*task)), some)
+            for crop in of_one
         )
         first = np.stack(list(itertools.islice(cut, models.SAMPLE)))
         run = models.engine(models.at_precision(models.resolve(), "auto", lambda: first), cores())

@@ -11,7 +11,10 @@ import pytest
 from lookalike import Index, LookalikeError, searcher
 from lookalike import neighbors as module
 from lookalike.collection import Collection
-from lookalike.neighbors import Group, group
+from lookalike.hashing.cells import Cells, Rotation
+from lookalike.hashing.signatures import Effort
+from lookalike.neighbors import group
+from lookalike.neighbors.held import Held, Region, regions
 from lookalike.search import Rows, exact
 from lookalike.searcher import Measured
 from lookalike.spark import session
@@ -123,7 +126,7 @@ def test_a_collection_of_copies_does_not_blow_up(
     copies = np.repeat(unit((1, 32), 0), 4000, axis=0)
     index = Index(collection_of(copies, tmp_path / "copies.index", [1500, 2500]))
     if engine == "lsh":
-        monkeypatch.setattr(Measured, "count", lambda *_: 20)
+        monkeypatch.setattr(Measured, "effort", lambda *_: Effort(2, 20))
     found = told(index.neighbors(tmp_path / "out", 5, engine=engine))
     assert len(found) == 4000
     for number, own in found.items():
@@ -201,11 +204,85 @@ def test_near_ties_are_told_apart() -> None:
     steps = np.linspace(1e-4, 2e-4, 12)[:, None] * np.eye(64)[:12]
     some = in_pieces((base + steps).astype(np.float32), [12])
     query = base.astype(np.float32)[None]
-    batch = Group(some, None).nearest(np.array([-1]), query, 8, None, own=False)
-    wanted = [one.id for one in exact(Rows(some), query[0], 8)]
-    assert batch["neighbor_id"].to_pylist() == wanted
+    (found,), _ = Held.of_segments(some).nearest(query, 8, None)
+    assert found.tolist() == [one.id for one in exact(Rows(some), query[0], 8)]
 
 
 def test_open_collection_is_unchanged(index: Index) -> None:
     again = Collection.open(index.path)
     assert again.counts() == (ROWS, 0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "wanted"),
+    [
+        ([40, 40, 40], [(0, 2, 0, 1), (2, 3, 0, 1)]),
+        ([0, 100, 0, 0, 1], [(0, 4, 0, 1), (4, 5, 0, 1)]),
+        ([30, 250, 30], [(0, 1, 0, 1), (1, 2, 0, 3), (1, 2, 1, 3), (1, 2, 2, 3), (2, 3, 0, 1)]),
+        ([250], [(0, 1, 0, 3), (0, 1, 1, 3), (0, 1, 2, 3)]),
+        ([0, 0], []),
+    ],
+)
+def test_regions(counts: list[int], wanted: list[tuple[int, ...]]) -> None:
+    assert [tuple(region) for region in regions(np.array(counts), 100)] == wanted
+
+
+@pytest.fixture
+def cells(vectors: Floats) -> Cells:
+    rotation = Rotation.fit(vectors[:1000], 64)
+    return Cells.fit(rotation, rotation(vectors[:1000]), ROWS)
+
+
+def test_a_region_holds_the_rows_of_its_cells(
+    vectors: Floats, cells: Cells, tmp_path: Path
+) -> None:
+    collection = collection_of(vectors[:ROWS], tmp_path / "cars.index", [1000, 2000])
+    homes = cells.home(vectors[:ROWS])
+    held = Held.of_region(collection.segments, cells, Region(3, 7, 0, 1), 10)
+    assert sorted(held.ids) == np.flatnonzero((homes >= 3) & (homes < 7)).tolist()
+    assert np.array_equal(held.vectors, vectors[held.ids])
+    assert held.starts is not None
+    for cell in range(3, 7):
+        inside = held.ids[held.starts[cell - 3] : held.starts[cell - 2]]
+        assert sorted(inside) == np.flatnonzero(homes == cell).tolist()
+    parts = [Held.of_region(collection.segments, cells, Region(3, 4, p, 3), 10) for p in range(3)]
+    assert (
+        sorted(np.concatenate([part.ids for part in parts])) == np.flatnonzero(homes == 3).tolist()
+    )
+
+
+def test_a_query_is_compared_with_the_cells_it_looks_into(
+    vectors: Floats, cells: Cells, tmp_path: Path
+) -> None:
+    collection = collection_of(vectors[:ROWS], tmp_path / "cars.index", [ROWS])
+    held = Held.of_region(collection.segments, cells, Region(0, len(cells), 0, 1), 10)
+    homes = cells.home(vectors[:ROWS])
+    looks = np.array([0, 0, 1, 2]), np.array([5, 2, 2, 0])
+    found, distances = held.nearest(vectors[ROWS : ROWS + 4], 6, None, looks)
+    for query, into in enumerate(([2, 5], [2], [0], [])):
+        inside = np.flatnonzero(np.isin(homes, into))
+        own = np.linalg.norm(vectors[inside] - vectors[ROWS + query], axis=1)
+        order = np.argsort(own)[:6]
+        assert found[query].tolist()[: len(order)] == inside[order].tolist()
+        assert np.allclose(distances[query][: len(order)], own[order], atol=1e-5)
+        assert np.isinf(distances[query][len(order) :]).all()
+
+
+def test_copies_in_a_long_cell_do_not_crowd_it(
+    cells: Cells, vectors: Floats, tmp_path: Path
+) -> None:
+    many = np.concatenate([np.repeat(vectors[:2], 1500, axis=0), vectors[2:50]])
+    collection = collection_of(many, tmp_path / "copies.index", [1000, 2048])
+    everything = Region(0, len(cells), 0, 1)
+    held = Held.of_region(collection.segments, cells, everything, 6)
+    assert sorted(held.ids) == [*range(6), *range(1500, 1506), *range(3000, 3048)]
+    looks = np.zeros(len(cells), np.int64), np.arange(len(cells))
+    assert held.nearest(vectors[:1], 5, None, looks)[0].tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_cells_in_several_regions(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = told(index.neighbors(tmp_path / "one", 5, engine="lsh"))
+    monkeypatch.setattr(module, "REGION_ROWS", 60)
+    assert told(index.neighbors(tmp_path / "two", 5, engine="lsh")) == whole

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from lookalike import Index, LookalikeError, searcher
 from lookalike.collection import Collection
-from lookalike.hashing.signatures import Rotation
+from lookalike.hashing.cells import Cells
+from lookalike.hashing.signatures import Effort
 from lookalike.searcher import RECALLS, Measured, Searcher
 from segments import Floats, collection_of
 from test_signatures import clustered, ids
@@ -66,7 +68,7 @@ def test_what_is_made_is_made_once(stored: Collection, monkeypatch: pytest.Monke
     first = Searcher(stored)
     assert first.known_recall() is None
     first.get_ready()
-    assert sorted(os.listdir(stored.signature_folder)) == ["0.json", "rotation.npz"]
+    assert sorted(os.listdir(stored.signature_folder)) == ["0.json", "cells.npz"]
     kept = {
         file: file.stat().st_mtime_ns
         for folder in (stored.signature_folder, stored.segments[0].cache.parent)
@@ -81,7 +83,7 @@ def test_what_is_made_is_made_once(stored: Collection, monkeypatch: pytest.Monke
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
 
 
-@pytest.mark.parametrize("name", ["0.json", "rotation.npz"])
+@pytest.mark.parametrize("name", ["0.json", "cells.npz"])
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"rows": 1}', b"[1]"])
 def test_what_is_damaged_is_made_again(
     stored: Collection, vectors: Floats, name: str, content: bytes
@@ -100,26 +102,40 @@ def test_what_is_damaged_is_made_again(
 
 def test_measured_figures_hold_together(stored: Collection) -> None:
     measured = Searcher(stored).measured
-    assert (measured.rows, measured.queries) == (ROWS, searcher.QUERIES // 2)
-    assert measured.rotation == Rotation.load(stored.signature_folder / "rotation.npz").fingerprint
-    counts = [count for count in measured.candidates if count is not None]
-    assert counts == sorted(counts) and 10 <= counts[0] < counts[-1] <= 0.02 * ROWS
-    for recall, count, reached in zip(RECALLS, measured.candidates, measured.recall, strict=True):
-        if count is not None:
+    assert measured.queries == searcher.QUERIES // 2
+    assert measured.cells == Cells.load(stored.signature_folder / "cells.npz").fingerprint
+    efforts = [effort for effort in measured.efforts if effort is not None]
+    assert [effort.cells for effort in efforts] == sorted(effort.cells for effort in efforts)
+    assert 10 <= efforts[0].candidates < efforts[-1].candidates <= 0.02 * ROWS
+    for recall, effort, reached in zip(RECALLS, measured.efforts, measured.recall, strict=True):
+        if effort is not None:
             assert reached is not None and reached >= recall - 0.02
-    assert measured.count(0.97, 10) == measured.count(0.98, 3) == measured.candidates[2]
-    assert measured.count(0.9, 100) == 10 * counts[0]
-    assert json.loads((stored.signature_folder / "0.json").read_text())["rows"] == ROWS
+    assert measured.effort(0.97, 10) == measured.effort(0.98, 3) == measured.efforts[2]
+    assert measured.effort(0.9, 100) == efforts[0].times(10)
+    stored_figures = json.loads((stored.signature_folder / "0.json").read_text())
+    assert stored_figures["efforts"][0] == asdict(efforts[0])
 
 
 def test_a_recall_beyond_the_signatures_is_exact(stored: Collection, vectors: Floats) -> None:
     ready = Searcher(stored)
-    ready.measured = Measured(
-        ready.rotation.fingerprint, ROWS, 100, (50, 60, *[None] * 4), (0.9, 0.95, *[None] * 4)
-    )
+    efforts = (Effort(5, 50), Effort(9, 60), *[None] * 4)
+    ready.measured = Measured(ready.cells.fingerprint, 100, efforts, (0.9, 0.95, *[None] * 4))
     assert ready.nearest(vectors[0], 10, recall=0.95)[1:] == ("lsh", 60)
     assert ready.nearest(vectors[0], 10, recall=0.98)[1] == "exact"
     assert ready.nearest(vectors[0], 10, recall=0.98, engine="lsh")[1:] == ("lsh", 120)
+
+
+def test_cells_are_found_again_when_the_collection_has_grown(
+    stored: Collection, vectors: Floats, tmp_path: Path
+) -> None:
+    kept = Searcher(stored).cells
+    assert kept.rows == ROWS
+    for rows, same in ((ROWS // 2, True), (ROWS // 2 - 1, False)):
+        file = stored.signature_folder / "cells.npz"
+        Cells(kept.rotation, kept.centres[:-1], rows).save(file)
+        found = Searcher(stored).cells
+        assert (len(found) == len(kept) - 1) == same
+        assert Cells.load(file).fingerprint == found.fingerprint
 
 
 def test_an_index_that_cannot_be_written(stored: Collection, vectors: Floats) -> None:

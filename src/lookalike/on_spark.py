@@ -16,7 +16,7 @@ from lookalike import hashing, search
 from lookalike.collection import Collection, make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
 from lookalike.hits import Hits, Query
-from lookalike.neighbors import neighbors
+from lookalike.neighbors import neighbors, store
 from lookalike.search import Neighbor
 from lookalike.spark import local_uri, progress, session
 
@@ -110,9 +110,10 @@ def write_neighbors(
     if asking is not None:
         _check_same_model(collection, asking)
     spark = session()
-    files = None if asking is None else asking.files()
     with progress(spark, "finding neighbours"), staging_folder(out) as staging:
-        found = neighbors(spark, collection, k, files, engine, recall)
+        found = neighbors(
+            spark, collection, k, None if asking is None else asking.segments, engine, recall
+        )
         if paths:
             asked = (asking or collection).dataframe(spark)
             found = _with_paths(found, asked, collection.dataframe(spark))
@@ -160,9 +161,9 @@ def kneighbors(
         vector.cast("array<float>").alias("embedding"),
     )
     folder = _kept_to_the_end().enter_context(staging_folder(collection.path)) / "queries"
-    rows.write.parquet(local_uri(folder))
-    files = sorted(folder.glob("*.parquet"))
-    return neighbors(queries.sparkSession, collection, k, files, engine, recall)
+    folder.mkdir()
+    stored = store(rows, folder, int(collection.about_model["width"]))
+    return neighbors(queries.sparkSession, collection, k, stored, engine, recall)
 
 
 @cache

@@ -17,7 +17,7 @@ from lookalike import images
 from lookalike.collection import Segment
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
-from lookalike.hashing.signatures import Signatures
+from lookalike.hashing.signatures import Effort, Signatures
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -170,25 +170,29 @@ def approximate(
     signatures: Signatures,
     query: Vectors,
     k: int,
-    count: int,
+    effort: Effort,
     without: int | None = None,
     allowed: Mask | None = None,
 ) -> tuple[list[Neighbor], int | None]:
-    """Return the k nearest to a query (width,) of the `count` rows whose signatures are nearest.
+    """Return the k nearest to a query (width,) of the rows whose signatures are nearest.
 
-    Rows that tie with the last candidate are candidates too; where that would be a good part of
-    all rows, as in a collection of copies, search is exact. Returns how many rows were compared as
-    well, None for all.
+    Rows that tie with the last candidate are candidates too, and where the cells hold fewer than
+    k rows, more are looked into. Where either would be a good part of all rows, as in a collection
+    of copies, search is exact. Returns how many rows were compared as well, None for all.
     """
-    count = max(count, k) + (without is not None)
-    wanted = count + 1
-    while wanted < len(rows) // 8:
-        (estimates,), (found,) = signatures.nearest(query[None], wanted, allowed)
-        found = found[found >= 0]
-        if len(found) < wanted or estimates[count - 1] < estimates[wanted - 1]:
-            candidates = found[estimates[: len(found)] <= estimates[min(count, len(found)) - 1]]
-            return _nearest(rows, query, k, without, np.sort(candidates)), len(candidates)
-        wanted *= 4
+    count = max(effort.candidates, k) + (without is not None)
+    cells, wanted = effort.cells, count + 1
+    while wanted < len(rows) // 8 and cells <= len(signatures.cells):
+        (estimates,), (found,) = signatures.nearest(query[None], wanted, cells, allowed)
+        few = int(np.count_nonzero(found >= 0))
+        if few == wanted and estimates[count - 1] == estimates[-1]:
+            wanted *= 4
+        elif few < k + (without is not None):
+            cells *= 4
+        else:
+            last = estimates[min(count, few) - 1]
+            candidates = np.sort(found[:few][estimates[:few] <= last])
+            return _nearest(rows, query, k, without, candidates), len(candidates)
     return exact(rows, query, k, without, allowed), None
 
 

@@ -1,8 +1,8 @@
 """A collection made ready to be searched: its signatures, and how many candidates a recall takes.
 
-What takes time is done once and kept: the rotation with the collection, the signatures of each
-segment in its cache, the candidate counts with the version. Where the collection cannot be written
-to, it costs that time again in the next process. Neither a JVM nor torch is started.
+What takes time is done once and kept: the cells with the collection, the signatures of each segment
+in its cache, the effort that each recall takes with the version. Where the collection cannot be
+written to, it costs that time again in the next process. Neither a JVM nor torch is started.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,17 @@ from lookalike.cache import new_file
 from lookalike.collection import Collection, Segment
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
-from lookalike.hashing.signatures import SAMPLE, Codes, Rotation, Signatures
-from lookalike.search import Mask, Neighbor, Rows
+from lookalike.hashing.cells import (
+    POINTS,
+    ROTATION_SAMPLE,
+    Cells,
+    Codes,
+    Homes,
+    Rotation,
+    cell_count,
+)
+from lookalike.hashing.signatures import Effort, Signatures
+from lookalike.search import Mask, Neighbor, Numbers, Rows
 
 EXACT_UP_TO = 20_000
 """Rows up to which exact search takes hardly longer, some 2 ms, and misses nothing."""
@@ -33,6 +42,8 @@ QUERIES = 200  # rows drawn: half say how many candidates a recall takes, half w
 _MOST = 0.02  # of all rows are candidates; a recall that takes more is left to exact search
 _FEW = 2 * NEIGHBORS + 2  # rows at least, or there is nothing to measure
 _RESERVE = 1 / 3  # of what a recall allows to miss is not missed by the half that decides
+_BY_CELLS = 1 / 2  # of what is missed lies in cells that are not looked into
+_GROWN = 2  # times as many rows as the cells were fitted to: they are fitted again
 
 DAMAGED = (OSError, ValueError, TypeError, KeyError)
 Engine = Literal["exact", "lsh"]
@@ -42,22 +53,21 @@ Engine = Literal["exact", "lsh"]
 class Measured:
     """What the signatures of one version are worth, measured on drawn rows.
 
-    `candidates` has for each of `RECALLS` how many rows have to be compared with a query, None
-    where only exact search will do; `recall` what share of the 10 nearest neighbours other drawn
-    rows found with so many. `rotation` is the fingerprint of the one that was measured.
+    `efforts` has for each of `RECALLS` how hard to look for 10 neighbours, None where only exact
+    search will do; `recall` what share of them `queries` other drawn rows found so. `cells` is the
+    fingerprint of those that were measured.
     """
 
-    rotation: str
-    rows: int
+    cells: str
     queries: int
-    candidates: tuple[int | None, ...]
+    efforts: tuple[Effort | None, ...]
     recall: tuple[float | None, ...]
 
-    def count(self, recall: float, k: int) -> int | None:
-        """Return how many candidates k neighbours at a recall take; None for exact search."""
-        for reached, count in zip(RECALLS, self.candidates, strict=True):
-            if reached >= recall and count is not None:
-                return round(count * max(k / NEIGHBORS, 1))
+    def effort(self, recall: float, k: int) -> Effort | None:
+        """Return how hard to look for k neighbours at a recall; None for exact search."""
+        for reached, effort in zip(RECALLS, self.efforts, strict=True):
+            if reached >= recall and effort is not None:
+                return effort.times(max(k / NEIGHBORS, 1))
         return None
 
     def save(self, file: Path) -> None:
@@ -69,14 +79,19 @@ class Measured:
     def load(cls, file: Path) -> Self:
         """Read it back. Raises one of `DAMAGED`."""
         about = json.loads(file.read_text())
-        candidates, recall = tuple(about["candidates"]), tuple(about["recall"])
-        return cls(about["rotation"], about["rows"], about["queries"], candidates, recall)
+        efforts = tuple(effort and Effort(**effort) for effort in about["efforts"])
+        return cls(about["cells"], about["queries"], efforts, tuple(about["recall"]))
 
 
-def signed(segment: Segment, rotation: Rotation) -> Codes:
+def home(segment: Segment, cells: Cells) -> Homes:
+    """Return the cell of each row of a segment, int32 (rows,), from its cache or found."""
+    return segment.derived(f"cells-{cells.fingerprint}", lambda one: cells.home(one.vectors))
+
+
+def signed(segment: Segment, cells: Cells) -> Codes:
     """Return the signatures of a segment, uint8 (rows, bytes), from its cache or made for it."""
-    name = f"signatures-{rotation.fingerprint}"
-    return segment.derived(name, lambda one: rotation.sign(one.vectors))
+    name = f"signatures-{cells.fingerprint}"
+    return segment.derived(name, lambda one: cells.sign(one.vectors, home(one, cells)))
 
 
 class Searcher:
@@ -103,10 +118,10 @@ class Searcher:
         `search.exact`. With `lsh` there is no way back to exact search but for ties.
         """
         left = len(self.rows) if allowed is None else int(np.count_nonzero(allowed))
-        count = self.candidates(k, engine, recall, left)
-        if count is not None:
+        effort = self.effort(k, engine, recall, left)
+        if effort is not None:
             found, compared = search.approximate(
-                self.rows, self.signatures, query, k, count, without, allowed
+                self.rows, self.signatures, query, k, effort, without, allowed
             )
             if compared is not None:
                 return found, "lsh", compared
@@ -114,8 +129,8 @@ class Searcher:
             found = search.exact(self.rows, query, k, without, allowed)
         return found, "exact", left
 
-    def candidates(self, k: int, engine: str, recall: float, left: int) -> int | None:
-        """Return how many of `left` rows to compare with a query; None for all of them.
+    def effort(self, k: int, engine: str, recall: float, left: int) -> Effort | None:
+        """Return how hard to look where `left` rows are left in; None to compare all of them.
 
         Raises `LookalikeError` for another engine than `auto`, `exact` and `lsh`, and for a recall
         that is none.
@@ -126,8 +141,13 @@ class Searcher:
             raise LookalikeError(f"recall {recall} is not over 0 and up to 1")
         if len(self.rows) < _FEW or not self.may_estimate(engine, recall, left):
             return None
-        count = self.measured.count(recall, k)
-        return self._most if count is None and engine == "lsh" else count
+        effort = self.measured.effort(recall, k)
+        if effort is None and engine == "lsh":
+            effort = Effort(len(self.cells), self._most)
+        # Where few rows are left in, as many of them are in more cells.
+        return effort and Effort(
+            round(effort.cells * len(self.rows) / max(left, 1)), effort.candidates
+        )
 
     def may_estimate(self, engine: str, recall: float, left: int) -> bool:
         """Say whether search may go by signatures."""
@@ -153,70 +173,86 @@ class Searcher:
             _ = self.signatures, self.measured
 
     @cached_property
-    def rotation(self) -> Rotation:
-        """The rotation of the collection, made from a sample when it is first needed."""
-        file = self.collection.signature_folder / "rotation.npz"
-        with contextlib.suppress(LookalikeError):  # none yet, or a damaged one
-            return Rotation.load(file)
-        rotation = Rotation.fit(self.rows.vectors(self._drawn(SAMPLE)))
-        self._keep(partial(rotation.save, file))
-        return rotation
+    def cells(self) -> Cells:
+        """The cells of the collection, found when they are first needed and when it has grown."""
+        file = self.collection.signature_folder / "cells.npz"
+        with contextlib.suppress(LookalikeError):  # none yet, or damaged ones
+            kept = Cells.load(file)
+            if len(self.rows) <= _GROWN * kept.rows:
+                return kept
+        rotation = Rotation.fit(self.rows.vectors(self._drawn(ROTATION_SAMPLE)))
+        drawn = self._drawn(POINTS * cell_count(len(self.rows)))
+        blocks = np.array_split(drawn, -(-len(drawn) // ROTATION_SAMPLE))
+        sample = np.concatenate([rotation(self.rows.vectors(block)) for block in blocks])
+        cells = Cells.fit(rotation, sample, len(self.rows))
+        self._keep(partial(cells.save, file))
+        return cells
 
     @cached_property
     def signatures(self) -> Signatures:
         """The signatures of all rows; made, segment by segment, where the cache lacks them."""
-        parts = [signed(segment, self.rotation) for segment in self.rows.segments]
-        return Signatures(self.rotation, parts)
+        segments, cells = self.rows.segments, self.cells
+        homes = [home(segment, cells) for segment in segments]
+        return Signatures(cells, homes, [signed(segment, cells) for segment in segments])
 
     @cached_property
     def measured(self) -> Measured:
         """What the signatures of this version are worth, measured when it is first needed."""
         with contextlib.suppress(*DAMAGED):  # none yet, or a damaged one
             kept = Measured.load(self._measured_file)
-            if kept.rotation == self.rotation.fingerprint:
+            if kept.cells == self.cells.fingerprint:
                 return kept
         measured = self._measure()
         self._keep(partial(measured.save, self._measured_file))
         return measured
 
     def _measure(self) -> Measured:
-        ranks = self._ranks()
-        half = len(ranks) // 2
-        candidates: list[int | None] = []
+        drawn, queries, true = self._known()
+        order = np.random.default_rng(1).permutation(len(drawn))
+        decide, check = order[: len(order) // 2], order[len(order) // 2 :]
+        places = self._cell_places(queries, true)
+        efforts: list[Effort | None] = []
         reached: list[float | None] = []
         for recall in RECALLS:
-            wanted = 1 - (1 - recall) * (1 - _RESERVE)
-            count = float(np.quantile(ranks[:half], wanted, method="inverted_cdf"))
+            missed = (1 - recall) * (1 - _RESERVE)
+            cells = int(_quantile(places[decide], 1 - missed * _BY_CELLS))
+            ranks = self._ranks(drawn, queries, true, cells)
+            count = _quantile(ranks[decide], 1 - missed)
             few = np.isfinite(count)
-            candidates.append(int(count) if few else None)
-            reached.append(round(float(np.mean(ranks[half:] <= count)), 4) if few else None)
-        return Measured(
-            self.rotation.fingerprint,
-            len(self.rows),
-            len(ranks) - half,
-            tuple(candidates),
-            tuple(reached),
-        )
+            efforts.append(Effort(cells, int(count)) if few else None)
+            reached.append(round(float(np.mean(ranks[check] <= count)), 4) if few else None)
+        return Measured(self.cells.fingerprint, len(check), tuple(efforts), tuple(reached))
 
-    def _ranks(self) -> npt.NDArray[np.float64]:
-        """Draw rows; return for each of their neighbours (queries, 10) which candidate it is.
+    def _known(self) -> tuple[Numbers, Vectors, Numbers]:
+        """Draw rows (q,); return them, their vectors, and their true neighbours (q, 10)."""
+        drawn = self._drawn(QUERIES)
+        queries = self.rows.vectors(drawn)
+        _, nearest = search.exact_many(self.rows, queries, NEIGHBORS + 1)
+        true = [rows[rows != own][:NEIGHBORS] for own, rows in zip(drawn, nearest, strict=True)]
+        return drawn, queries, np.array(true)
+
+    def _cell_places(self, queries: Vectors, true: Numbers) -> Numbers:
+        """Return which cell, nearest first and counted from 1, holds each neighbour (q, 10)."""
+        order = self.cells.nearest(self.cells.rotation(queries), len(self.cells))
+        places = np.empty_like(order)
+        np.put_along_axis(places, order, np.arange(1, len(self.cells) + 1)[None], axis=1)
+        homes = np.concatenate([home(segment, self.cells) for segment in self.rows.segments])
+        return np.take_along_axis(places, homes[true].astype(np.int64), axis=1)
+
+    def _ranks(
+        self, drawn: Numbers, queries: Vectors, true: Numbers, cells: int
+    ) -> npt.NDArray[np.float64]:
+        """Return which candidate each neighbour (q, 10) is, where so many cells are looked into.
 
         Counted from 1, infinite beyond `_MOST` of all rows.
         """
-        drawn = self._drawn(QUERIES)
-        queries = self.rows.vectors(drawn)
-        order = np.random.default_rng(1).permutation(len(drawn))
-        _, nearest = search.exact_many(self.rows, queries, NEIGHBORS + 1)
-        true = np.array(
-            [rows[rows != own][:NEIGHBORS] for own, rows in zip(drawn, nearest, strict=True)]
-        )
-        _, found = self.signatures.nearest(queries, self._most + 1)
+        _, found = self.signatures.nearest(queries, self._most + 1, cells)
         ranks = np.full(true.shape, np.inf)
         for at, (own, some) in enumerate(zip(drawn, found, strict=True)):
-            some = some[some != own]
+            some = some[(some != own) & (some >= 0)]
             place = dict(zip(some.tolist(), range(1, len(some) + 1), strict=True))
             ranks[at] = [place.get(row, np.inf) for row in true[at].tolist()]
-        return ranks[order]
+        return ranks
 
     def _drawn(self, count: int) -> npt.NDArray[np.int64]:
         """Draw rows, each once, the same ones for the same collection; rising."""
@@ -230,3 +266,8 @@ class Searcher:
             with contextlib.suppress(OSError):  # a full disk costs time, not the answer
                 folder.mkdir(exist_ok=True)
                 save()
+
+
+def _quantile(values: npt.NDArray[Any], share: float) -> float:
+    """Return the least value that so large a share does not exceed."""
+    return float(np.quantile(values, share, method="inverted_cdf"))
