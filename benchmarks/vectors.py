@@ -35,6 +35,7 @@ from lookalike.spark import cores
 
 NEIGHBORS = 16  # of a real vector, towards one of which a drawn one moves
 NOISE = 0.5  # of the covariance of the steps between neighbours
+ANCHORS = 65_536  # real vectors, each with its neighbours, that others are drawn around
 BLOCK = 16_384  # rows drawn at a time
 
 
@@ -105,9 +106,10 @@ def _crops_of(photo: Path, count: int, seed: int) -> Iterator[Pixels]:
 def draw(real: Vectors, count: int, out: Path, seed: int = 0) -> None:
     """Write `count` vectors drawn around real ones (n, width) to a file for `numpy.load`."""
     rng = np.random.default_rng(seed)
-    anchors = np.sort(rng.choice(len(real), min(len(real), BLOCK), replace=False))
+    anchors = np.sort(rng.choice(len(real), min(len(real), ANCHORS), replace=False))
     near = nearest(real, real[anchors], NEIGHBORS + 1)[1][:, 1:]
-    steps = real[near[:, rng.integers(NEIGHBORS)]] - real[anchors]
+    some = rng.integers(len(anchors), size=BLOCK)
+    steps = real[near[some, rng.integers(NEIGHBORS, size=BLOCK)]] - real[anchors[some]]
     scatter = np.linalg.cholesky(np.cov(steps.T) + 1e-9 * np.eye(real.shape[1])) * NOISE**0.5
     written = np.lib.format.open_memmap(out, "w+", np.float32, (count, real.shape[1]))
     for start in range(0, count, BLOCK):

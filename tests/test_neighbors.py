@@ -14,7 +14,7 @@ from lookalike.collection import Collection
 from lookalike.hashing.cells import Cells, Rotation
 from lookalike.hashing.signatures import Effort
 from lookalike.neighbors import group
-from lookalike.neighbors.held import Held, Region, regions
+from lookalike.neighbors.held import Held, HeldCells, Region, regions
 from lookalike.search import Rows, exact
 from lookalike.searcher import Measured
 from lookalike.spark import session
@@ -204,7 +204,7 @@ def test_near_ties_are_told_apart() -> None:
     steps = np.linspace(1e-4, 2e-4, 12)[:, None] * np.eye(64)[:12]
     some = in_pieces((base + steps).astype(np.float32), [12])
     query = base.astype(np.float32)[None]
-    (found,), _ = Held.of_segments(some).nearest(query, 8, None)
+    (found,), _ = Held.of(some).nearest(query, 8, None)
     assert found.tolist() == [one.id for one in exact(Rows(some), query[0], 8)]
 
 
@@ -238,14 +238,13 @@ def test_a_region_holds_the_rows_of_its_cells(
 ) -> None:
     collection = collection_of(vectors[:ROWS], tmp_path / "cars.index", [1000, 2000])
     homes = cells.home(vectors[:ROWS])
-    held = Held.of_region(collection.segments, cells, Region(3, 7, 0, 1), 10)
+    held = HeldCells(collection.segments, cells, Region(3, 7, 0, 1), 10)
     assert sorted(held.ids) == np.flatnonzero((homes >= 3) & (homes < 7)).tolist()
     assert np.array_equal(held.vectors, vectors[held.ids])
-    assert held.starts is not None
     for cell in range(3, 7):
         inside = held.ids[held.starts[cell - 3] : held.starts[cell - 2]]
         assert sorted(inside) == np.flatnonzero(homes == cell).tolist()
-    parts = [Held.of_region(collection.segments, cells, Region(3, 4, p, 3), 10) for p in range(3)]
+    parts = [HeldCells(collection.segments, cells, Region(3, 4, p, 3), 10) for p in range(3)]
     assert (
         sorted(np.concatenate([part.ids for part in parts])) == np.flatnonzero(homes == 3).tolist()
     )
@@ -255,10 +254,10 @@ def test_a_query_is_compared_with_the_cells_it_looks_into(
     vectors: Floats, cells: Cells, tmp_path: Path
 ) -> None:
     collection = collection_of(vectors[:ROWS], tmp_path / "cars.index", [ROWS])
-    held = Held.of_region(collection.segments, cells, Region(0, len(cells), 0, 1), 10)
+    held = HeldCells(collection.segments, cells, Region(0, len(cells), 0, 1), 10)
     homes = cells.home(vectors[:ROWS])
     looks = np.array([0, 0, 1, 2]), np.array([5, 2, 2, 0])
-    found, distances = held.nearest(vectors[ROWS : ROWS + 4], 6, None, looks)
+    found, distances = held.nearest_in(vectors[ROWS : ROWS + 4], 6, None, looks, ROWS)
     for query, into in enumerate(([2, 5], [2], [0], [])):
         inside = np.flatnonzero(np.isin(homes, into))
         own = np.linalg.norm(vectors[inside] - vectors[ROWS + query], axis=1)
@@ -274,10 +273,10 @@ def test_copies_in_a_long_cell_do_not_crowd_it(
     many = np.concatenate([np.repeat(vectors[:2], 1500, axis=0), vectors[2:50]])
     collection = collection_of(many, tmp_path / "copies.index", [1000, 2048])
     everything = Region(0, len(cells), 0, 1)
-    held = Held.of_region(collection.segments, cells, everything, 6)
+    held = HeldCells(collection.segments, cells, everything, 6)
     assert sorted(held.ids) == [*range(6), *range(1500, 1506), *range(3000, 3048)]
     looks = np.zeros(len(cells), np.int64), np.arange(len(cells))
-    assert held.nearest(vectors[:1], 5, None, looks)[0].tolist() == [[0, 1, 2, 3, 4]]
+    assert held.nearest_in(vectors[:1], 5, None, looks, 100)[0].tolist() == [[0, 1, 2, 3, 4]]
 
 
 def test_cells_in_several_regions(

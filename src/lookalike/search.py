@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
@@ -107,18 +107,21 @@ class Rows:
 
     def neighbors(self, rows: Numbers, squared: Vectors) -> list[Neighbor]:
         """Return rows as neighbours, in the order given; `squared` are their squared distances."""
-        names: dict[int, dict[str, Any]] = {}
-        held_by = np.searchsorted(self.starts, rows, side="right") - 1
-        for number in np.unique(held_by):
-            here = rows[held_by == number]
-            some = self.segments[number].rows.take(pa.array(here - self.starts[number]))
-            names.update(zip(here.tolist(), some.to_pylist(), strict=True))
+        paths, labels = self._names
+        each = zip(rows.tolist(), self.ids[rows].tolist(), squared.tolist(), strict=True)
         return [
-            Neighbor(rank, name["id"], name["path"], name["label"], float(distance) ** 0.5)
-            for rank, (name, distance) in enumerate(
-                zip((names[row] for row in rows.tolist()), squared, strict=True), 1
-            )
+            Neighbor(rank, number, paths[row].as_py(), labels[row].as_py(), distance**0.5)
+            for rank, (row, number, distance) in enumerate(each, 1)
         ]
+
+    @cached_property
+    def _names(self) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+        """Paths and labels of all rows; one at a time is taken from them, in a microsecond."""
+        paths, labels = (
+            pa.chunked_array([segment.rows[name].combine_chunks() for segment in self.segments])
+            for name in ("path", "label")
+        )
+        return paths, labels
 
 
 def exact(

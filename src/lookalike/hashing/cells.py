@@ -25,7 +25,7 @@ from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 
 BITS = 128  # directions: 24 bytes a vector, and nine tenths of the variance of 512 numbers
-CELL_ROWS = 256
+CELL_ROWS = 128
 """Rows a cell on average: a query has to find the cells, and then to look through some of them."""
 CELLS = 65_536  # at most, whatever the size of the collection
 POINTS = 32  # of a sample for each cell

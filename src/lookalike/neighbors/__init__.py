@@ -21,7 +21,7 @@ import pyarrow as pa
 from lookalike.collection import Collection, Segment
 from lookalike.embedding import Vectors
 from lookalike.hashing.cells import Cells
-from lookalike.neighbors.held import REGION_ROWS, Held, Region, regions
+from lookalike.neighbors.held import REGION_ROWS, Held, HeldCells, Region, regions
 from lookalike.neighbors.queries import Queries, Source, store
 from lookalike.search import Numbers, check_k
 from lookalike.searcher import RECALL, Searcher, home
@@ -33,7 +33,8 @@ __all__ = ["neighbors", "store"]
 
 GROUP_ROWS = 131_072
 """Rows that a task of exact search holds at most: a quarter of a gigabyte of vectors."""
-_TASKS = 4  # a core: regions differ in what they cost
+_REGIONS = 2  # a core at least, which differ in cost; with more a query looks into more of them
+_TASKS = 4  # a core
 _LOOKS = 2**20  # of queries into cells of a region at a time
 
 LOOKS = pa.schema(
@@ -92,10 +93,10 @@ def neighbors(
         cells = searcher.cells
         homes = (home(segment, cells) for segment in segments)
         counts = sum(np.bincount(some, minlength=len(cells)) for some in homes)
-        most = min(REGION_ROWS, max(len(searcher.rows) // (_TASKS * tasks), 1))
+        most = min(REGION_ROWS, max(-(-len(searcher.rows) // (_REGIONS * tasks)), 1))
         plan = list(regions(np.asarray(counts), most))
         route = routing(cells, plan, asked, effort.cells, threads)
-        look = looking(segments, cells, plan, asked, k, own, threads)
+        look = looking(segments, cells, plan, asked, k, own, effort.candidates, threads)
         blocks = spark.range(0, len(asked.blocks), 1, _TASKS * tasks)
         looks = blocks.mapInArrow(route, _ddl(LOOKS)).repartition(_TASKS * tasks, "region")
         found = looks.sortWithinPartitions("region").mapInArrow(look, _ddl(FOUND))
@@ -130,7 +131,7 @@ def comparing(
     def task(batches: Batches) -> Batches:
         faiss.omp_set_num_threads(threads)
         for number in _column(batches, "id"):
-            held = Held.of_segments(groups[number])
+            held = Held.of(groups[number])
             for block in range(len(asked.blocks)):
                 ids, vectors = asked.ids(block), asked.vectors(block)
                 found = held.nearest(vectors, k, ids if own else None)
@@ -190,6 +191,7 @@ def looking(
     asked: Queries,
     k: int,
     own: bool,
+    candidates: int,
     threads: int,
 ) -> Task:
     """Make the task of a region: from `LOOKS`, sorted by region, to `FOUND`."""
@@ -197,14 +199,21 @@ def looking(
     def task(batches: Batches) -> Batches:
         faiss.omp_set_num_threads(threads)
         for number, rows in groupby(_rows(batches), itemgetter("region")):
-            held = Held.of_region(segments, cells, plan[number], k + own)
+            held = HeldCells(segments, cells, plan[number], k + own)
             for some in _portions(rows):
-                yield from _look(held, asked, some, k, own)
+                yield from _look(held, asked, some, k, own, candidates)
 
     return task
 
 
-def _look(held: Held, asked: Queries, rows: Sequence[dict[str, Any]], k: int, own: bool) -> Batches:
+def _look(
+    held: HeldCells,
+    asked: Queries,
+    rows: Sequence[dict[str, Any]],
+    k: int,
+    own: bool,
+    candidates: int,
+) -> Batches:
     """Answer what the blocks of some rows of `LOOKS` ask of a region."""
     blocks, places, ids, vectors, asking, cells = [], [], [], [], [], []
     before = 0
@@ -219,7 +228,7 @@ def _look(held: Held, asked: Queries, rows: Sequence[dict[str, Any]], k: int, ow
         before += len(who)
     looks = np.concatenate(asking), np.concatenate(cells).astype(np.int64)
     without = np.concatenate(ids) if own else None
-    found, distances = held.nearest(np.concatenate(vectors), k, without, looks)
+    found, distances = held.nearest_in(np.concatenate(vectors), k, without, looks, candidates)
     at = 0
     for block, who in zip(blocks, places, strict=True):
         here = slice(at, at + len(who))

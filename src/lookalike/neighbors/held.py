@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import faiss
@@ -15,8 +14,8 @@ from lookalike.hashing.cells import CELL_ROWS, Cells
 from lookalike.search import Numbers
 from lookalike.searcher import home
 
-REGION_ROWS = 32_768
-"""Rows of a region at most."""
+REGION_ROWS = 65_536
+"""Rows of a region at most: an eighth of a gigabyte of vectors."""
 _LONG = 4 * CELL_ROWS  # rows of a cell that may be copies of each other
 _CLOSE = 4  # rows more than wanted: matrix products are too coarse to tell near ties apart
 
@@ -46,33 +45,64 @@ def regions(counts: Numbers, most: int) -> Iterator[Region]:
         yield Region(first, len(counts), 0, 1)
 
 
-@dataclass(frozen=True)
 class Held:
-    """Rows in memory: ids (n,), vectors (n, width); where they came by cells, cell after cell.
+    """Rows in memory: `ids`, int64 (n,), and `vectors`, float32 (n, width)."""
 
-    Rows of the cell c are those from `starts[c - first]` to `starts[c - first + 1]`.
-    """
-
-    ids: Numbers
-    vectors: Vectors
-    first: int = 0
-    starts: Numbers | None = None
+    def __init__(self, ids: Numbers, vectors: Vectors) -> None:
+        self.ids = ids
+        self.vectors = vectors
 
     @classmethod
-    def of_segments(cls, segments: Sequence[Segment]) -> Self:
+    def of(cls, segments: Sequence[Segment]) -> Self:
         """Hold all rows of segments."""
         return cls(
             np.concatenate([segment.ids for segment in segments]),
             np.concatenate([segment.vectors for segment in segments]),
         )
 
-    @classmethod
-    def of_region(
-        cls, segments: Sequence[Segment], cells: Cells, region: Region, copies: int
-    ) -> Self:
-        """Hold the rows of a region, of equal vectors in a long cell only the first by id.
+    def nearest(self, queries: Vectors, k: int, without: Numbers | None) -> tuple[Numbers, Vectors]:
+        """Return the k nearest rows to each query (q, width): ids and distances, (q, k).
 
-        More than `copies` of them can be no query's neighbours at once.
+        Nearest first, equal ones by id; distances are infinite where there are no more. Of a query
+        the row with its id in `without` (q,) is left out.
+        """
+        wanted = min(k + (without is not None) + _CLOSE, len(self.ids))
+        return self._best(queries, k, without, faiss.knn(queries, self.vectors, wanted)[1])
+
+    def _best(
+        self, queries: Vectors, k: int, without: Numbers | None, rows: Numbers
+    ) -> tuple[Numbers, Vectors]:
+        """Return the k nearest of some rows to each query, (q, n), -1 for none."""
+        rows = np.ascontiguousarray(rows)
+        squared = np.empty(rows.shape, np.float32)
+        arrays: tuple[Any, ...] = (squared, queries, self.vectors, rows)
+        faiss.fvec_L2sqr_by_idx(  # type: ignore[attr-defined]
+            *map(faiss.swig_ptr, arrays), queries.shape[1], *rows.shape
+        )
+        squared[rows < 0] = np.inf
+        found = self.ids[rows]
+        if without is not None:
+            squared[found == without[:, None]] = np.inf
+        order = np.lexsort((found, squared), axis=1)[:, :k]
+        squared = np.take_along_axis(squared, order, axis=1)
+        found = np.take_along_axis(found, order, axis=1)
+        missing = ((0, 0), (0, k - found.shape[1]))
+        found = np.pad(found, missing, constant_values=-1)
+        return found, np.sqrt(np.pad(squared, missing, constant_values=np.inf))
+
+
+class HeldCells(Held):
+    """The rows of a region, cell after cell.
+
+    Those of the cell c are from `starts[c - first]` to `starts[c - first + 1]`.
+    """
+
+    def __init__(
+        self, segments: Sequence[Segment], cells: Cells, region: Region, copies: int
+    ) -> None:
+        """Hold a region, of equal vectors in a long cell only the first `copies` by id.
+
+        More of them can be no query's neighbours at once.
         """
         homes, ids, vectors = [], [], []
         for segment in segments:
@@ -82,80 +112,58 @@ class Held:
             homes.append(at[rows])
             ids.append(segment.ids[rows])
             vectors.append(segment.vectors[rows])
-        all_homes = np.concatenate(homes)
-        order = np.argsort(all_homes, kind="stable")
-        sorted_homes = all_homes[order]
-        found = np.concatenate(ids)[order], np.concatenate(vectors)[order]
-        kept = np.ones(len(order), bool)
-        starts = np.searchsorted(sorted_homes, np.arange(region.first, region.stop + 1))
-        for start, stop in itertools.pairwise(starts):
-            if stop - start > _LONG:
-                kept[start:stop] = _few_copies(found[0][start:stop], found[1][start:stop], copies)
-        if not kept.all():
-            found = found[0][kept], found[1][kept]
-            starts = np.concatenate([[0], np.cumsum(kept)])[starts]
-        return cls(*found, region.first, starts)
+        home_of = np.concatenate(homes)
+        order = np.argsort(home_of, kind="stable")
+        super().__init__(np.concatenate(ids)[order], np.concatenate(vectors)[order])
+        self.first = region.first
+        self.starts = np.searchsorted(home_of[order], np.arange(region.first, region.stop + 1))
+        self._thin(copies)
+        self.rotation = cells.rotation
+        rotated = self.rotation(self.vectors)
+        # Beside each row half its square: one product gives what orders the rows for a query.
+        self.rotated = np.hstack([rotated, (rotated**2).sum(1, keepdims=True) / 2])
 
-    def nearest(
+    def _thin(self, copies: int) -> None:
+        kept = np.ones(len(self.ids), bool)
+        for start, stop in itertools.pairwise(self.starts):
+            if stop - start > _LONG:
+                here = slice(start, stop)
+                kept[here] = _few_copies(self.ids[here], self.vectors[here], copies)
+        if not kept.all():
+            self.ids, self.vectors = self.ids[kept], self.vectors[kept]
+            self.starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+
+    def nearest_in(
         self,
         queries: Vectors,
         k: int,
         without: Numbers | None,
-        looks: tuple[Numbers, Numbers] | None = None,
+        looks: tuple[Numbers, Numbers],
+        candidates: int,
     ) -> tuple[Numbers, Vectors]:
-        """Return the k nearest rows to each query (q, width): ids and distances, (q, k).
+        """Return the k nearest rows to each query as `nearest` does, of those it looks at.
 
-        Nearest first, equal ones by id; distances are infinite where there are no more. Of a query
-        the row with its id in `without` (q,) is left out. `looks` are pairs of a query's number
-        and a cell that it looks into; without them all rows are compared.
+        `looks` are pairs of a query's number and a cell that it looks into; of the rows in them it
+        is compared with `candidates`, the nearest along the directions of the cells.
         """
-        wanted = min(k + (without is not None) + _CLOSE, len(self.ids))
-        if looks is None:
-            _, rows = faiss.knn(queries, self.vectors, wanted)
-        else:
-            rows = self._by_cells(queries, wanted, *looks)
-        squared = self._squared(queries, rows)
-        squared[rows < 0] = np.inf
-        found = self.ids[rows]
-        if without is not None:
-            squared[found == without[:, None]] = np.inf
-        order = np.lexsort((found, squared), axis=1)[:, :k]
-        squared = np.take_along_axis(squared, order, axis=1)
-        found = np.take_along_axis(found, order, axis=1)
-        missing = k - found.shape[1]
-        if missing > 0:
-            squared = np.pad(squared, ((0, 0), (0, missing)), constant_values=np.inf)
-            found = np.pad(found, ((0, 0), (0, missing)), constant_values=-1)
-        return found, np.sqrt(squared)
-
-    def _by_cells(self, queries: Vectors, wanted: int, asking: Numbers, cells: Numbers) -> Numbers:
-        """Return rows found in cells by matrix products: (q, wanted), -1 for no more."""
-        assert self.starts is not None
+        wanted = min(max(candidates, k) + (without is not None) + _CLOSE, len(self.ids))
+        rotated = np.pad(-self.rotation(queries), ((0, 0), (0, 1)), constant_values=1)
         best = faiss.ResultHeap(len(queries), wanted)
+        asking, cells = looks
         order = np.argsort(cells, kind="stable")
         asking, cells = asking[order], cells[order]
-        ends = np.flatnonzero(np.diff(cells, append=-1)) + 1
         begin = 0
-        for end in ends.tolist():
-            cell = int(cells[begin]) - self.first
+        for end in (np.flatnonzero(np.diff(cells, append=-1)) + 1).tolist():
             some = np.ascontiguousarray(asking[begin:end])
-            rows = self.vectors[self.starts[cell] : self.starts[cell + 1]]
-            squared, near = faiss.knn(queries[some], rows, min(wanted, len(rows)))
-            best.add_result_subset(some, squared, near + self.starts[cell])
+            start, stop = self.starts[cells[begin] - self.first :][:2].tolist()
+            distances = rotated[some] @ self.rotated[start:stop].T
+            rows = np.arange(start, stop)
+            arrays: tuple[Any, ...] = (some, distances, rows)
+            who, how_far, which = map(faiss.swig_ptr, arrays)
+            best.heaps.addn_query_subset_with_ids(len(some), who, len(rows), how_far, which, 0)
             begin = end
         best.finalize()
-        found: Numbers = best.I
-        return found
-
-    def _squared(self, queries: Vectors, rows: Numbers) -> Vectors:
-        """Squared distances of queries (q, width) to rows of their own, (q, n), as differences."""
-        rows = np.ascontiguousarray(rows)
-        squared = np.empty(rows.shape, np.float32)
-        arrays: tuple[Any, ...] = (squared, queries, self.vectors, rows)
-        faiss.fvec_L2sqr_by_idx(  # type: ignore[attr-defined]
-            *map(faiss.swig_ptr, arrays), queries.shape[1], *rows.shape
-        )
-        return squared
+        return self._best(queries, k, without, best.I)
 
 
 def _few_copies(ids: Numbers, vectors: Vectors, most: int) -> npt.NDArray[np.bool_]:
