@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from lookalike import LookalikeError
-from lookalike.hashing.cells import Cells, Rotation
+from lookalike.hashing.cells import CELL_ROWS, Cells, Rotation
 from lookalike.hashing.signatures import Effort, Signatures
 from lookalike.search import Neighbor, Rows, approximate, exact, exact_many, within
 from segments import Floats, in_pieces, reference, unit
@@ -103,8 +103,8 @@ def test_a_crowd_gets_more_cells(rotation: Rotation) -> None:
     rotated = rotation(vectors)
     cells = Cells.fit(rotation, rotated, len(vectors))
     held = np.bincount(cells.nearest(rotated, 1)[:, 0], minlength=len(cells))
-    assert len(cells) == pytest.approx(18_000 / 256, rel=0.1)
-    assert held.sum() == 18_000 and held.max() < 6 * 256
+    assert len(cells) == pytest.approx(18_000 / CELL_ROWS, rel=0.1)
+    assert held.sum() == 18_000 and held.max() < 8 * CELL_ROWS
 
 
 def test_home_is_the_nearest_cell(vectors: Floats, cells: Cells) -> None:

@@ -118,7 +118,10 @@ class Rows:
     def _names(self) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
         """Paths and labels of all rows; one at a time is taken from them, in a microsecond."""
         paths, labels = (
-            pa.chunked_array([segment.rows[name].combine_chunks() for segment in self.segments])
+            pa.chunked_array(
+                [chunk for segment in self.segments for chunk in segment.rows[name].chunks],
+                pa.string(),
+            )
             for name in ("path", "label")
         )
         return paths, labels

@@ -28,6 +28,7 @@ from lookalike.hashing.cells import (
     Codes,
     Homes,
     Rotation,
+    as_bytes,
     cell_count,
 )
 from lookalike.hashing.signatures import Effort, Signatures
@@ -224,8 +225,14 @@ class Searcher:
         return Measured(self.cells.fingerprint, len(check), tuple(efforts), tuple(reached))
 
     def _known(self) -> tuple[Numbers, Vectors, Numbers]:
-        """Draw rows (q,); return them, their vectors, and their true neighbours (q, 10)."""
-        drawn = self._drawn(QUERIES)
+        """Draw rows (q,); return them, their vectors, and their true neighbours (q, 10).
+
+        No two of them are copies of each other: a heap of copies, all found, would hide what is
+        missed beside it.
+        """
+        some = self._drawn(10 * QUERIES)
+        kinds = np.sort(np.unique(as_bytes(self.rows.vectors(some)), return_index=True)[1])
+        drawn = some[np.sort(np.random.default_rng(2).permutation(kinds)[:QUERIES])]
         queries = self.rows.vectors(drawn)
         _, nearest = search.exact_many(self.rows, queries, NEIGHBORS + 1)
         true = [rows[rows != own][:NEIGHBORS] for own, rows in zip(drawn, nearest, strict=True)]

@@ -92,10 +92,12 @@ def neighbors(
     else:
         cells = searcher.cells
         homes = (home(segment, cells) for segment in segments)
-        counts = sum(np.bincount(some, minlength=len(cells)) for some in homes)
+        counts = np.zeros(len(cells), np.int64)
+        for some in homes:
+            counts += np.bincount(some, minlength=len(cells))
         most = min(REGION_ROWS, max(-(-len(searcher.rows) // (_REGIONS * tasks)), 1))
-        plan = list(regions(np.asarray(counts), most))
-        route = routing(cells, plan, asked, effort.cells, threads)
+        plan = list(regions(counts, most))
+        route = routing(cells, counts, plan, asked, effort.cells, k + own, threads)
         look = looking(segments, cells, plan, asked, k, own, effort.candidates, threads)
         blocks = spark.range(0, len(asked.blocks), 1, _TASKS * tasks)
         looks = blocks.mapInArrow(route, _ddl(LOOKS)).repartition(_TASKS * tasks, "region")
@@ -141,9 +143,18 @@ def comparing(
 
 
 def routing(
-    cells: Cells, plan: Sequence[Region], asked: Queries, looked_into: int, threads: int
+    cells: Cells,
+    counts: Numbers,
+    plan: Sequence[Region],
+    asked: Queries,
+    looked_into: int,
+    least: int,
+    threads: int,
 ) -> Task:
-    """Make the task that sends queries to regions: from numbers of blocks to `LOOKS`."""
+    """Make the task that sends queries to regions: from numbers of blocks to `LOOKS`.
+
+    A query looks into so many cells, and into more where those hold fewer than `least` rows.
+    """
     parts = np.zeros(len(cells), np.int64)  # regions of a cell; none for one without rows
     first = np.zeros(len(cells), np.int64)  # the first of them
     for number, region in reversed(list(enumerate(plan))):
@@ -153,9 +164,7 @@ def routing(
     def task(batches: Batches) -> Batches:
         faiss.omp_set_num_threads(threads)
         for block in _column(batches, "id"):
-            near = cells.nearest(cells.rotation(asked.vectors(block)), looked_into)
-            queries = np.repeat(np.arange(len(near), dtype=np.int32), near.shape[1])
-            near = near.ravel()
+            queries, near = look_into(cells, counts, asked.vectors(block), looked_into, least)
             often = parts[near]
             # A cell in several regions is looked into in each of them.
             step = np.arange(often.sum()) - np.repeat(np.cumsum(often) - often, often)
@@ -182,6 +191,20 @@ def routing(
             yield pa.RecordBatch.from_pylist(rows, schema=LOOKS)
 
     return task
+
+
+def look_into(
+    cells: Cells, counts: Numbers, vectors: Vectors, looked_into: int, least: int
+) -> tuple[npt.NDArray[np.int32], Numbers]:
+    """Return which queries, by place (n,), look into which cells (n,)."""
+    rotated = cells.rotation(vectors)
+    near = cells.nearest(rotated, looked_into)
+    poor = np.flatnonzero(counts[near].sum(axis=1) < least)
+    order = cells.nearest(rotated[poor], len(cells))
+    before = np.cumsum(counts[order], axis=1) - counts[order]
+    more, place = np.nonzero((before < least) & (np.arange(len(cells)) >= near.shape[1]))
+    queries = np.concatenate([np.repeat(np.arange(len(near)), near.shape[1]), poor[more]])
+    return queries.astype(np.int32), np.concatenate([near.ravel(), order[more, place]])
 
 
 def looking(

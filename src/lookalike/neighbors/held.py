@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lookalike.collection import Segment
 from lookalike.embedding import Vectors
-from lookalike.hashing.cells import CELL_ROWS, Cells
+from lookalike.hashing.cells import CELL_ROWS, Cells, as_bytes
 from lookalike.search import Numbers
 from lookalike.searcher import home
 
@@ -168,8 +168,7 @@ class HeldCells(Held):
 
 def _few_copies(ids: Numbers, vectors: Vectors, most: int) -> npt.NDArray[np.bool_]:
     """Say which rows to keep so that of equal vectors only the first `most` by id stay."""
-    as_bytes = np.ascontiguousarray(vectors).view(f"V{vectors.shape[1] * 4}").ravel()
-    kind = np.unique(as_bytes, return_inverse=True)[1]
+    kind = np.unique(as_bytes(vectors), return_inverse=True)[1]
     order = np.lexsort((ids, kind))
     place = np.arange(len(order)) - np.searchsorted(kind[order], kind[order])
     kept = np.empty(len(order), bool)

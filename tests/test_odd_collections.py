@@ -1,0 +1,106 @@
+"""Collections that would blow up hashing by buckets: right answers, in bounded time and space."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lookalike import Index
+from lookalike.collection import Collection, write_segment
+from lookalike.embedding import ROW
+from lookalike.images import Source
+from lookalike.models import Model
+from lookalike.search import exact
+from lookalike.searcher import Searcher
+from segments import Floats, unit
+from test_signatures import clustered
+
+MANY = 100_000
+WIDTH = 32
+
+
+def stored(vectors: Floats, path: Path, sizes: list[int]) -> Collection:
+    """Write a large collection quickly: ids by row."""
+    folder = path / "data" / "0"
+    folder.mkdir(parents=True)
+    segments: list[dict[str, object]] = []
+    start = 0
+    for size in sizes:
+        part = vectors[start : start + size]
+        names = pa.array([f"{number}.jpg" for number in range(start, start + size)])
+        columns = {name: pa.nulls(size, ROW.field(name).type) for name in ROW.names}
+        columns |= {
+            "id": pa.array(np.arange(start, start + size)),
+            "path": names,
+            "content_hash": names,
+            "status": pa.array(["ok"] * size),
+            "embedding": pa.FixedSizeListArray.from_arrays(part.ravel(), part.shape[1]).cast(
+                ROW.field("embedding").type
+            ),
+        }
+        batch = pa.RecordBatch.from_arrays([columns[name] for name in ROW.names], schema=ROW)
+        segments += [row for one in write_segment([batch], folder) for row in one.to_pylist()]
+        start += size
+    identity = ("resnet18", "cars", "f32", vectors.shape[1], "none", "0123456789abcdef")
+    model = Model(*identity, graph=b"<net/>", weights_data=b"weights")
+    return Collection.create(path, Source("files", "/photos"), model, segments)
+
+
+def copies() -> Floats:
+    return np.repeat(unit((1, WIDTH), 0), MANY, axis=0)
+
+
+def zeros() -> Floats:
+    return np.zeros((MANY, WIDTH), np.float32)
+
+
+def one_huge() -> Floats:
+    vectors = clustered(MANY, width=WIDTH)
+    vectors[77] *= 1e6
+    return vectors
+
+
+def nine_tenths_copies() -> Floats:
+    vectors = clustered(MANY, width=WIDTH)
+    vectors[: MANY * 9 // 10] = vectors[-1]
+    return vectors
+
+
+@pytest.mark.parametrize("make", [copies, zeros, one_huge, nine_tenths_copies])
+def test_a_hundred_thousand(
+    make: Callable[[], Floats], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    vectors = make()
+    collection = stored(vectors, tmp_path / "odd.index", [50_000, 30_000, 20_000])
+    ready = Searcher(collection)
+    shares = []
+    for row in (0, 77, *range(MANY - 10_000, MANY, 700)):
+        wanted = exact(ready.rows, vectors[row], 10)
+        for engine in ("auto", "lsh"):
+            found, *_ = ready.nearest(vectors[row], 10, engine=engine)
+            assert len({one.id for one in found}) == 10
+            far = np.array([one.distance for one in found])
+            near = np.array([one.distance for one in wanted])
+            assert (far >= near).all()
+            shares.append(np.isin(far, near).mean())
+            assert far[0] == 0, "itself, or a copy"
+    assert np.mean(shares) > 0.95
+    table = Index(collection).neighbors(tmp_path / "out", 5, engine="lsh")
+    assert table.count() == 5 * MANY
+    rows = pq.read_table(tmp_path / "out").to_pandas()
+    assert (rows.groupby("query_id")["neighbor_id"].nunique() == 5).all()
+    assert (rows["query_id"] != rows["neighbor_id"]).all()
+    found_of = rows.set_index(["query_id", "rank"])["distance"]
+    same = 0
+    for row in range(0, MANY, 4999):
+        nearest = exact(ready.rows, vectors[row], 5, without=row)
+        same += sum(
+            abs(found_of[row, rank] - one.distance) < 1e-3 for rank, one in enumerate(nearest, 1)
+        )
+    assert same >= 0.95 * 5 * len(range(0, MANY, 4999))
+    written = sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
+    assert written < 2 * vectors.nbytes
