@@ -65,10 +65,8 @@ def written(file: Path, parquet: Path) -> "DataFrame":
             ends = pa.array(np.arange(len(block) + 1, dtype=np.int32) * block.shape[1])
             lists = pa.ListArray.from_arrays(ends, pa.array(block.ravel()))
             writer.write_table(pa.table([lists], schema=schema))
-    column = F.col("embedding").cast("array<double>")
-    return (
-        session().read.parquet(local_uri(parquet)).select(array_to_vector(column).alias("features"))
-    )
+    table = session().read.parquet(local_uri(parquet))
+    return table.select(array_to_vector(F.col("embedding").cast("array<double>")).alias("features"))
 
 
 def run(vectors: "DataFrame", recall: float, queries: int, seed: int) -> dict[str, Any]:

@@ -137,7 +137,10 @@ def test_more_recall_takes_more_candidates(table: DataFrame, tuned: Tuned) -> No
 def test_it_says_so_plainly_and_as_json(tuned: Tuned) -> None:
     said = str(tuned)
     assert said.splitlines() == hashing.describe(tuned)
-    assert f"{tuned.parameters.measured_candidates:.0%} of all rows" in said
+    assert f"comparing a query with {tuned.parameters.measured_candidates:.0%} of all rows" in said
+    assert all(
+        f"({scheme.parameters.predicted_candidates:.1%})" in said for scheme in tuned.schemes
+    )
     assert "AmplifiedProjectionLSH" in said and "--engine auto" in said
     read = json.loads(json.dumps(tuned.to_dict()))
     assert read["parameters"]["bucket_length"] == tuned.parameters.bucket_length

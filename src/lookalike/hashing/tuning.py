@@ -184,21 +184,21 @@ class _Trial:
 def describe(tuned: Tuned) -> list[str]:
     """Say plainly what hashing is worth here, and what to take: some lines for a person."""
     stock, best = tuned.schemes[0], tuned.amplified
-    tables = ", ".join(f"{one.tables}: {_share(one)}" for one in stock.curve)
-    verdict = (
-        "That is no search. Take --engine auto, which is exact or compares under 2 %, unless other "
-        "stages of Spark ML need the hashes"
-        if (stock.parameters.measured_candidates or 0) > _MANY
-        else "That is worth having. --engine auto needs no hashes, and compares under 2 % or all"
-    )
+    tables = ", ".join(f"{_share(one)} with {one.tables}" for one in stock.curve)
+    if (stock.parameters.measured_candidates or 0) < _MANY:
+        verdict = "BucketedRandomProjectionLSH with these parameters is worth having here."
+    else:
+        verdict = (
+            "That is hardly a search. Take --engine auto, which compares under 2 % of the rows, or "
+            "all where they are few, and starts no JVM. Where Spark ML has to search, "
+            f"AmplifiedProjectionLSH compares {_share(best.parameters)}: hashing.tune(...).stage()"
+        )
     return [
-        f"Spark ML's LSH finds {tuned.target_recall:.0%} of the ten nearest neighbours only by "
-        f"comparing a query with {_share(stock.parameters)} of all rows",
-        f"  of all rows, by number of tables: {tables}",
+        f"Spark ML's LSH finds {tuned.target_recall:.0%} of the ten nearest neighbours by "
+        f"comparing a query with {_share(stock.parameters)} of all rows ({tables} tables).",
+        "Side by side, measured (predicted):",
         *(f"  {_words(scheme)}" for scheme in tuned.schemes),
         verdict,
-        f"Where they do, AmplifiedProjectionLSH brings {_share(stock.parameters)} down to "
-        f"{_share(best.parameters)}: hashing.tune(...).stage()",
     ]
 
 
@@ -207,8 +207,8 @@ def _words(scheme: Scheme) -> str:
     tables = f"{one.tables} tables of {one.hashes} hash{'es' if one.hashes > 1 else ''}"
     return (
         f"{scheme.vectors}, {tables}, bucket length {one.bucket_length:.4g}: recall "
-        f"{one.measured_recall:.3f} (predicted {one.predicted_recall:.3f}), candidates "
-        f"{_share(one)} ({one.predicted_candidates:.1%})"
+        f"{one.measured_recall:.3f} ({one.predicted_recall:.3f}), candidates "
+        f"{one.measured_candidates:.1%} ({one.predicted_candidates:.1%})"
     )
 
 
