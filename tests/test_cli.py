@@ -348,6 +348,19 @@ def run_here(
     return Done(stopped.value.code, said.out, said.err)
 
 
+def test_tuning(
+    index: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("tune", index.path, "--recall", "0.8")
+    told = run_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert told.code == 0 and "bucketLength" in told.out and "recall" in told.out
+    read = json.loads(run_here(*arguments, "--json", monkeypatch=monkeypatch, capsys=capsys).out)
+    assert read["target_recall"] == 0.8
+    assert 0 < read["parameters"]["measured_candidates"] <= 1
+    refused = run("tune", index.path, "--recall", "1")
+    assert refused.code == 1 and "not between 0 and 1" in refused.err
+
+
 @pytest.mark.parametrize(
     ("asked", "labels", "words"),
     [

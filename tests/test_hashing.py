@@ -141,8 +141,8 @@ def test_sampled_neighbors_are_those_of_brute_force(clustered: Vectors, table: D
     wanted = np.linalg.norm(clustered[None] - sample.queries[:, None], axis=2)
     found = np.linalg.norm(sample.neighbors - sample.queries[:, None], axis=2)
     np.testing.assert_allclose(found, np.sort(wanted, axis=1)[:, 1:11], atol=1e-5)
-    np.testing.assert_array_equal(sample.near(), found.ravel())
-    assert sample.far().shape == (100 * len(clustered),)
+    np.testing.assert_array_equal(sample.near()[:, 0], found.ravel())
+    assert sample.far().shape == (100 * len(clustered), 3)
     known = {row.tobytes() for row in clustered}
     assert {row.tobytes() for row in sample.neighbors.reshape(-1, WIDTH)} <= known
 

@@ -27,7 +27,7 @@ from lookalike.spark import session
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from lookalike.hashing import Hasher
+    from lookalike.hashing import Hasher, Tuned
 
 Engine = Literal["auto", "exact", "lsh", "spark"]
 _FEW = 5  # neighbours, where nobody says how many
@@ -232,6 +232,14 @@ class Index:
     def hasher(self) -> "Hasher":
         """Return the hash model of this version; it is made and saved the first time."""
         return on_spark.vectors_and_hasher(self.collection)[1]
+
+    def tune(self, recall: float = 0.9, seed: int = 0) -> "Tuned":
+        """Say what hashing on Spark is worth for this index, and with which parameters.
+
+        `recall` is the share of the ten nearest neighbours that hash tables have to find; `seed`
+        says which images are drawn to choose the parameters, and which to measure them.
+        """
+        return on_spark.tune(self.collection, recall, seed)
 
     def neighbors(
         self,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from lookalike import hashing, search
 from lookalike.collection import Collection, make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
+from lookalike.hashing.parameters import check_recall
 from lookalike.hits import Hits, Query
 from lookalike.neighbors import neighbors, store
 from lookalike.search import Neighbor
@@ -23,7 +24,7 @@ from lookalike.spark import local_uri, progress, session
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from lookalike.hashing import Hasher
+    from lookalike.hashing import Hasher, Tuned
 
 Engine = Literal["auto", "exact", "lsh"]
 
@@ -63,6 +64,15 @@ def _explained(
     rows = candidates.filter(candidates["id"].isin(ids)).select("id", "tables").collect()
     tables = {row["id"]: tuple(row["tables"]) for row in rows}
     return [replace(n, tables=tables.get(n.id, ())) for n in found], candidates.count()
+
+
+def tune(collection: Collection, recall: float, seed: int) -> "Tuned":
+    """Say what hashing is worth, as `Index.tune` says."""
+    check_recall(recall)  # before a JVM starts
+    spark = session()
+    vectors = hashing.with_vectors(collection.dataframe(spark))
+    with progress(spark, "measuring hashing"):
+        return hashing.tune(vectors, recall, seed=seed)
 
 
 def write_hashes(collection: Collection, out: Path, family: str, overwrite: bool) -> "DataFrame":

@@ -31,6 +31,7 @@ commands: dict[str, Callable[..., None]] = {
     "search": asking.search,
     "neighbors": asking.neighbors,
     "hash": making.hash_,
+    "tune": asking.tune,
     "evaluate": asking.evaluate,
     "demo": making.demo,
 }

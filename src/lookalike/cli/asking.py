@@ -150,6 +150,25 @@ def neighbors(
     notes.print(f"wrote {table.count():,} pairs into {out}", markup=False)
 
 
+def tune(
+    index: IndexArgument,
+    recall: Annotated[float, typer.Option(help="Share of the ten nearest to find.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Which images are drawn.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say what hashing by Spark ML is worth for an index, and with which parameters.
+
+    Example: `lookalike tune cars.index --recall 0.9`
+    """
+    from lookalike.index import open as open_index
+
+    tuned = open_index(index).tune(recall, seed)
+    if as_json:
+        show_json(tuned.to_dict())
+    else:
+        answers.print(str(tuned), markup=False)
+
+
 def evaluate(
     index: IndexArgument,
     k: K = 5,

@@ -2,8 +2,11 @@
 
 `frames` makes vector columns, `sample` draws rows with their true neighbours, `parameters` turns
 those distances into a bucket length and a number of tables, `projection` hashes vectors with them,
-`sets` hashes sets.
+`tables` and `amplified` do so with several hashes in each table, `tuning` compares what all of that
+is worth, `sets` hashes sets.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from lookalike.hashing.frames import (
     assemble,
@@ -16,21 +19,40 @@ from lookalike.hashing.parameters import Parameters, choose_parameters, collisio
 from lookalike.hashing.projection import Hasher, directions, fit
 from lookalike.hashing.sample import Sample, draw_sample
 from lookalike.hashing.sets import fit_sets, with_sets
+from lookalike.hashing.tuning import Scheme, Tuned, describe, tune
+
+if TYPE_CHECKING:
+    from lookalike.hashing.amplified import AmplifiedProjectionLSH, AmplifiedProjectionLSHModel
 
 __all__ = [
+    "AmplifiedProjectionLSH",
+    "AmplifiedProjectionLSHModel",
     "Hasher",
     "Parameters",
     "Sample",
+    "Scheme",
+    "Tuned",
     "assemble",
     "bucket_columns",
     "choose_parameters",
     "collision_probability",
+    "describe",
     "directions",
     "draw_sample",
     "fit",
     "fit_sets",
     "numbered",
     "read_embeddings",
+    "tune",
     "with_sets",
     "with_vectors",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Give the stages of `pyspark.ml`, whose import takes too long for a search without Spark."""
+    if name.startswith("AmplifiedProjectionLSH"):
+        from lookalike.hashing import amplified
+
+        return getattr(amplified, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

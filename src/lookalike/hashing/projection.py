@@ -5,7 +5,8 @@ https://spark.apache.org/docs/latest/ml-features.html#locality-sensitive-hashing
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,12 @@ from lookalike.cache import new_folder
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.hashing.parameters import RECALL, Floats, Parameters, choose_parameters, predict
-from lookalike.hashing.sample import Sample, draw_sample
+from lookalike.hashing.sample import draw_sample
 from lookalike.spark import local_uri
 
 if TYPE_CHECKING:
     from pyspark.ml.feature import BucketedRandomProjectionLSHModel
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,11 @@ def fit(
     width = sample.queries.shape[1]
     if (bucket_length is None) != (tables is None):
         raise LookalikeError("give bucket_length and tables together, or neither")
-    # The formulas are for vectors of length 1; others are, but for their scale, no different.
-    scale = sample.scale()
-    near, far = sample.near() / scale, sample.far() / scale
+    near, far = sample.near(), sample.far()
     if bucket_length is not None and tables is not None:
-        parameters = predict(near, far, width, bucket_length / scale, tables)
+        parameters = predict(near, far, width, bucket_length, tables)
     else:
-        parameters = choose_parameters(near, far, width, recall)
-    parameters = replace(parameters, bucket_length=parameters.bucket_length * scale)
+        parameters = choose_parameters(near, far, width, recall, sample.scale())
     lsh = BucketedRandomProjectionLSH(
         inputCol=column,
         outputCol="hashes",
@@ -124,30 +122,32 @@ def fit(
         numHashTables=parameters.tables,
     )
     model = lsh.fit(vectors)
-    return Hasher(model, measured(parameters, model, sample))
+    hashes = partial(buckets, directions(model), parameters)
+    return Hasher(model, sample.measure(parameters, hashes))
 
 
-def measured(
-    parameters: Parameters, model: "BucketedRandomProjectionLSHModel", sample: Sample
-) -> Parameters:
-    """Add to the parameters the recall and the share of candidates that the model's hashes have."""
-    projections = directions(model)
-
-    def hashes(vectors: Vectors) -> Floats:
-        buckets: Floats = np.floor(vectors @ projections.T / parameters.bucket_length)
-        return buckets
-
-    own = hashes(sample.queries)
-    found = (hashes(sample.neighbors) == own[:, None]).any(axis=2)
-    candidates = (hashes(sample.others)[None] == own[:, None]).any(axis=2)
-    return replace(
-        parameters,
-        measured_recall=float(found.mean()),
-        measured_candidates=float(candidates.mean()),
-    )
+def buckets(projections: Floats, parameters: Parameters, vectors: Vectors) -> Floats:
+    """The bucket numbers that Spark gives vectors: (..., width) to (..., tables)."""
+    numbers: Floats = np.floor(vectors @ projections.T / parameters.bucket_length)
+    return numbers
 
 
 def directions(model: "BucketedRandomProjectionLSHModel") -> Floats:
     """The random unit vectors of a fitted model, (tables, width)."""
     # Spark gives Python no other way to see them.
     return np.array(model._call_java("randMatrix").toArray())
+
+
+def spark_directions(spark: "SparkSession", width: int, tables: int, seed: int) -> Floats:
+    """The directions that a model for vectors of this width gets from a seed, (tables, width).
+
+    Those of fewer tables are the first of these.
+    """
+    from pyspark.ml.feature import BucketedRandomProjectionLSH
+    from pyspark.ml.linalg import DenseVector
+
+    one = spark.createDataFrame([(DenseVector([0.0] * width),)], ["v"])
+    lsh = BucketedRandomProjectionLSH(
+        inputCol="v", bucketLength=1.0, numHashTables=tables, seed=seed
+    )
+    return directions(lsh.fit(one))

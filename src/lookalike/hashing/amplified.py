@@ -1,0 +1,231 @@
+"""`AmplifiedProjectionLSH`: hashing with AND-amplification as stages of `pyspark.ml`."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pyspark.ml import Estimator, Model
+from pyspark.ml.functions import vector_to_array
+from pyspark.ml.linalg import Vector, VectorUDT
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.param.shared import HasInputCol, HasOutputCol, HasSeed
+from pyspark.ml.util import (
+    DefaultParamsReadable,
+    DefaultParamsReader,
+    DefaultParamsWritable,
+    DefaultParamsWriter,
+    MLReadable,
+    MLReader,
+    MLWritable,
+    MLWriter,
+)
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
+
+from lookalike.errors import LookalikeError
+from lookalike.hashing.parameters import Floats, Parameters
+from lookalike.hashing.sample import draw_rows
+from lookalike.hashing.tables import Tables, leading_axes
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+Key = Vector | npt.ArrayLike
+"""A vector to search with: Spark's, an array, or a list of numbers."""
+
+
+class _Amplified(HasInputCol, HasOutputCol, HasSeed):
+    """The parameters that the estimator and its model have in common."""
+
+    bucketLength: Param[float] = Param(  # noqa: N815 - as in Spark
+        Params._dummy(),
+        "bucketLength",
+        "the length of the buckets, of which the vectors' distances are the measure (> 0)",
+        TypeConverters.toFloat,
+    )
+    numHashTables: Param[int] = Param(  # noqa: N815
+        Params._dummy(),
+        "numHashTables",
+        "in how many tables, any of which may agree (OR)",
+        TypeConverters.toInt,
+    )
+    numHashFunctions: Param[int] = Param(  # noqa: N815
+        Params._dummy(),
+        "numHashFunctions",
+        "how many projections make a table, all of which have to agree (AND)",
+        TypeConverters.toInt,
+    )
+    subspace: Param[int] = Param(
+        Params._dummy(),
+        "subspace",
+        "hash this many leading directions of the data instead of all numbers; 0 for all",
+        TypeConverters.toInt,
+    )
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__()
+        self._setDefault(numHashTables=1, numHashFunctions=1, subspace=0, outputCol="hashes")
+        self._setDefault(inputCol="features", seed=0)
+        unknown = values.keys() - {param.name for param in self.params}
+        if unknown:
+            raise LookalikeError(f"no parameter {min(unknown)!r}: see explainParams()")
+        self._set(**values)
+
+
+class AmplifiedProjectionLSH(
+    _Amplified,
+    Estimator["AmplifiedProjectionLSHModel"],
+    DefaultParamsReadable[Any],
+    DefaultParamsWritable,
+):
+    """Locality-sensitive hashing of vectors by Euclidean distance, with AND and OR.
+
+    `BucketedRandomProjectionLSH` with two things that it lacks: `numHashFunctions` projections are
+    combined in each table, and buckets are shifted at random (Datar et al., 2004). With `subspace`,
+    the leading directions of a drawn sample are hashed: neighbours stand out more in them.
+    `hashing.tune` finds the parameters for a recall.
+
+        model = AmplifiedProjectionLSH(
+            bucketLength=1.5, numHashTables=32, numHashFunctions=12, subspace=32
+        ).fit(vectors)
+        hashed = model.transform(vectors).cache()
+        model.approxNearestNeighbors(hashed, key, 5)
+    """
+
+    def _fit(self, dataset: "DataFrame") -> "AmplifiedProjectionLSHModel":
+        length = self.getOrDefault(self.bucketLength) if self.isDefined("bucketLength") else 0.0
+        tables, hashes, subspace = (
+            self.getOrDefault(name) for name in ("numHashTables", "numHashFunctions", "subspace")
+        )
+        if not (length > 0 and math.isfinite(length)):
+            raise LookalikeError(f"bucketLength is {length}: give a length above 0")
+        for name, count in (("numHashTables", tables), ("numHashFunctions", hashes)):
+            if count < 1:
+                raise LookalikeError(f"{name} is {count}: give at least 1")
+        column = _checked(dataset, self.getInputCol())
+        rows = draw_rows(dataset, column, self.getSeed())
+        if not len(rows):
+            raise LookalikeError("hashing needs at least 1 vector to know how wide they are")
+        axes = leading_axes(rows, subspace)
+        parameters = Parameters(length, tables, 0, 0, hashes=hashes)
+        drawn = Tables.draw(parameters, axes, self.getSeed())
+        return self._copyValues(AmplifiedProjectionLSHModel(drawn))
+
+
+class AmplifiedProjectionLSHModel(
+    _Amplified, Model, MLReadable["AmplifiedProjectionLSHModel"], MLWritable
+):
+    """The fitted tables: adds a column of hashes, finds candidates and neighbours by them."""
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__()
+        self.tables = tables
+
+    def _transform(self, dataset: "DataFrame") -> "DataFrame":
+        """Add the column of hashes, `array<bigint>`, one number a table."""
+        tables = self.tables
+
+        def hashes(vectors: pd.Series) -> pd.Series:
+            return pd.Series(list(tables(_stacked(vectors, tables.width))))
+
+        vectors = vector_to_array(F.col(_checked(dataset, self.getInputCol())), "float32")
+        hashed = pandas_udf(hashes, "array<bigint>")(vectors)  # type: ignore[call-overload]
+        return dataset.withColumn(self.getOutputCol(), hashed)
+
+    def candidates(self, dataset: "DataFrame", key: Key) -> "DataFrame":
+        """Leave in the rows that share a bucket with a key in any table.
+
+        `dataset` has the vector column, and is hashed unless it has the column of hashes too. The
+        rows of stored hashes are left out by Spark itself, before any vector is looked at.
+        """
+        column = self.getOutputCol()
+        hashed = dataset if column in dataset.columns else self.transform(dataset)
+        own = self.tables(self._numbers(key))
+        return hashed.filter(F.arrays_overlap(F.col(column), F.lit(own)))
+
+    def approxNearestNeighbors(  # noqa: N802 - as in Spark
+        self,
+        dataset: "DataFrame",
+        key: Key,
+        numNearestNeighbors: int,  # noqa: N803
+        distCol: str = "distCol",  # noqa: N803
+    ) -> "DataFrame":
+        """Find the k nearest candidates of a key, nearest first, with their Euclidean distance.
+
+        As Spark's own method; rows that share no bucket with the key are not compared, so that
+        fewer may come back.
+        """
+        if numNearestNeighbors < 1:
+            raise LookalikeError(f"{numNearestNeighbors} neighbours: ask for at least 1")
+        numbers = self._numbers(key)
+
+        def distances(vectors: pd.Series) -> pd.Series:
+            return pd.Series(np.linalg.norm(_stacked(vectors, len(numbers)) - numbers, axis=1))
+
+        found = self.candidates(dataset, key)
+        vectors = vector_to_array(F.col(self.getInputCol()))
+        distance = pandas_udf(distances, "double")(vectors)  # type: ignore[call-overload]
+        return found.withColumn(distCol, distance).orderBy(distCol).limit(numNearestNeighbors)
+
+    def _numbers(self, key: Key) -> Floats:
+        """A key as float64 (width,)."""
+        numbers = np.asarray(key.toArray() if isinstance(key, Vector) else key, np.float64)
+        if numbers.shape != (self.tables.width,):
+            raise LookalikeError(
+                f"a key of {numbers.size} numbers, but the vectors have {self.tables.width}"
+            )
+        return numbers
+
+    def write(self) -> MLWriter:
+        """Save it with `save(path)`, or `write().overwrite().save(path)`, wherever Spark writes."""
+        return _Writer(self)
+
+    @classmethod
+    def read(cls) -> "MLReader[AmplifiedProjectionLSHModel]":
+        """Read it back with `load(path)`."""
+        return _Reader()
+
+
+class _Writer(MLWriter):
+    def __init__(self, model: AmplifiedProjectionLSHModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def saveImpl(self, path: str) -> None:  # noqa: N802 - as in Spark
+        DefaultParamsWriter.saveMetadata(self.model, path, self.sparkSession)
+        row = [(self.model.tables.to_bytes(),)]
+        self.sparkSession.createDataFrame(row, "tables binary").write.parquet(f"{path}/tables")
+
+
+class _Reader(MLReader[AmplifiedProjectionLSHModel]):
+    def load(self, path: str) -> AmplifiedProjectionLSHModel:
+        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
+        row = self.sparkSession.read.parquet(f"{path}/tables").first()
+        if row is None:
+            raise LookalikeError(f"no hash tables in {path}: save the model again")
+        model = AmplifiedProjectionLSHModel(Tables.from_bytes(bytes(row["tables"])))
+        model._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(model, metadata)
+        return model
+
+
+def _checked(dataset: "DataFrame", column: str) -> str:
+    """Return the name of a column if it holds vectors."""
+    if column not in dataset.columns:
+        raise LookalikeError(f"no column {column!r}: there are {', '.join(dataset.columns)}")
+    if not isinstance(dataset.schema[column].dataType, VectorUDT):
+        raise LookalikeError(f"the column {column!r} holds no vectors: use VectorAssembler")
+    return column
+
+
+def _stacked(vectors: pd.Series, width: int) -> npt.NDArray[Any]:
+    """A batch of vectors as one array (n, width)."""
+    if not len(vectors):
+        return np.empty((0, width))
+    lengths = vectors.str.len()
+    if (lengths != width).any():
+        raise LookalikeError(f"a vector of another width than {width}, or none at all")
+    stacked: npt.NDArray[Any] = np.stack(list(vectors))
+    return stacked
