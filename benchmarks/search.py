@@ -6,14 +6,16 @@
 Every contestant lives in a process of its own, builds what it searches with, and then takes turns
 with the others, so that a busy minute of the machine hits all. The queries are rows that nobody
 was given. Of each contestant: seconds to build, bytes beside the vectors, milliseconds of one query
-(50th and 99th percentile), queries a second where many are asked at once, recall@10, memory.
+(50th and 99th percentile), queries a second where many are asked at once, recall@10, memory. Those
+that can look harder are asked at several settings, which make their `curve`; the figures beside it
+are those of the middle one.
 
     exact      lookalike, every row compared
-    lsh        lookalike, signatures and then exact distances, at its default recall
+    lsh        lookalike, signatures and then exact distances; the recall asked for
     flat       FAISS IndexFlatL2
     rabitq     FAISS PCAR128,RaBitQ without anything exact behind it
-    ivf        FAISS IVF, four times the square root of the rows as lists, 32 of them looked at
-    hnsw       FAISS HNSW32 with efSearch 64
+    ivf        FAISS IVF, four times the square root of the rows as lists; how many are looked at
+    hnsw       FAISS HNSW32; efSearch
     spark      stock approxNearestNeighbors with lookalike's parameters (slow: few queries)
 """
 
@@ -50,9 +52,17 @@ FEW = 5  # of them in a turn of Spark
 SEGMENT_ROWS = 16_384
 CONTESTANTS = ("exact", "lsh", "flat", "rabitq", "ivf", "hnsw", "spark")
 
+SETTINGS: dict[str, tuple[float, ...]] = {
+    "lsh": (0.9, 0.95, 0.98, 0.99, 0.995, 0.999),
+    "ivf": (4, 8, 16, 32, 64),
+    "hnsw": (16, 32, 64, 128, 256),
+}
+"""What those can be asked with that can look harder; others with 0."""
+USUAL = {"lsh": 0.98, "ivf": 32.0, "hnsw": 64.0}
+
 Found = list[list[int]]
-Search = Callable[[Vectors], Found]
-"""From queries (q, width) to the numbers of the K nearest rows of each."""
+Search = Callable[[Vectors, float], Found]
+"""From queries (q, width) and a setting to the numbers of the K nearest rows of each."""
 
 
 def main() -> None:
@@ -61,7 +71,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, required=True, help="float32 (n, width), .npy")
     parser.add_argument("--rows", type=int, help="take only so many")
     parser.add_argument("--repeat", type=int, default=5, help="turns")
-    parser.add_argument("--only", nargs="*", default=CONTESTANTS[:-2], choices=CONTESTANTS)
+    parser.add_argument("--only", nargs="*", default=CONTESTANTS[:-1], choices=CONTESTANTS)
     parser.add_argument("--work", type=Path, help="where lookalike's index is written")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="the only form there is")
@@ -99,20 +109,33 @@ def compare(commands: dict[str, list[str]], repeat: int) -> dict[str, dict[str, 
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for _ in range(repeat):
         for name, contestant in running.items():
-            turns[name].append(json.loads(contestant.tell("go")))
+            for setting in SETTINGS.get(name, (0,)):
+                turns[name].append(json.loads(contestant.tell(str(setting))))
     figures = {}
     for name, contestant in running.items():
-        every = [ms for turn in turns[name] for ms in turn["ms"]]
+        curve = [summary(turns[name], setting) for setting in SETTINGS.get(name, (0,))]
+        usual = next(one for one in curve if one["setting"] == USUAL.get(name, 0))
         figures[name] = {
             **json.loads(contestant.ready),
-            "p50_ms": round(statistics.median(every), 3),
-            "p99_ms": round(float(np.percentile(every, 99)), 3),
-            "batch_per_s": round(statistics.median(turn["batch_per_s"] for turn in turns[name]), 1),
-            "recall_10": turns[name][0]["recall"],
+            **usual,
             "peak_mb": round(peak_of_tree(contestant.pid) / 2**20),
+            "curve": curve,
         }
         contestant.dismiss()
     return figures
+
+
+def summary(turns: list[dict[str, Any]], setting: float) -> dict[str, Any]:
+    """Return what all turns at a setting come to."""
+    some = [turn for turn in turns if turn["setting"] == setting]
+    every = [ms for turn in some for ms in turn["ms"]]
+    return {
+        "setting": setting,
+        "p50_ms": round(statistics.median(every), 3),
+        "p99_ms": round(float(np.percentile(every, 99)), 3),
+        "batch_per_s": round(statistics.median(turn["batch_per_s"] for turn in some), 1),
+        "recall_10": some[0]["recall"],
+    }
 
 
 def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -134,22 +157,24 @@ def take_turns(name: str, vectors: Vectors, queries: Vectors, work: Path) -> Non
     """Be a contestant: build, then answer queries for every line read."""
     started = time.perf_counter()
     search, extra = MAKERS[name](vectors, work)
-    search(queries[:1])
+    search(queries[:1], USUAL.get(name, 0))
     answer(json.dumps({"build_s": round(time.perf_counter() - started, 2), "extra_bytes": extra}))
     many = FEW if name == "spark" else len(queries)
     alone = queries[: min(many, ONE_BY_ONE)]
     true = np.load(work / "true.npy")[:many].tolist()
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        setting = float(line)
         times = []
         for query in alone:
             started = time.perf_counter()
-            search(query[None])
+            search(query[None], setting)
             times.append((time.perf_counter() - started) * 1000)
         started = time.perf_counter()
-        found = search(queries[:many])
+        found = search(queries[:many], setting)
         rate = many / (time.perf_counter() - started)
         right = [len(set(some) & set(wanted)) / K for some, wanted in zip(found, true, strict=True)]
-        turn = {"ms": times, "batch_per_s": rate, "recall": round(float(np.mean(right)), 4)}
+        share = round(float(np.mean(right)), 4)
+        turn = {"setting": setting, "ms": times, "batch_per_s": rate, "recall": share}
         answer(json.dumps(turn))
 
 
@@ -207,11 +232,14 @@ def lookalike(engine: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:
         if engine == "lsh":
             searcher.get_ready()
 
-        def search(queries: Vectors) -> Found:
+        def search(queries: Vectors, recall: float) -> Found:
             if engine == "exact" and len(queries) > 1:
                 rows = exact_many(searcher.rows, queries, K)[1]
                 return [searcher.rows.ids[some].tolist() for some in rows]
-            answers = [searcher.nearest(query, K, engine=engine)[0] for query in queries]
+            answers = [
+                searcher.nearest(query, K, engine=engine, recall=recall or 1)[0]
+                for query in queries
+            ]
             return [[neighbor.id for neighbor in some] for some in answers]
 
         extra = len(searcher.signatures) * searcher.signatures.width if engine == "lsh" else 0
@@ -220,8 +248,11 @@ def lookalike(engine: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:
     return make
 
 
-def by_faiss(described: str, **settings: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:
-    """Return the maker of a FAISS index from its description; `{lists}` by the number of rows."""
+def by_faiss(described: str, knob: str = "") -> Callable[[Vectors, Path], tuple[Search, int]]:
+    """Return the maker of a FAISS index from its description; `{lists}` by the number of rows.
+
+    `knob` names the parameter that a setting is of.
+    """
 
     def make(vectors: Vectors, _: Path) -> tuple[Search, int]:
         lists = int(4 * len(vectors) ** 0.5)
@@ -229,10 +260,10 @@ def by_faiss(described: str, **settings: Any) -> Callable[[Vectors, Path], tuple
         index.train(np.array(vectors[: 64 * lists]))
         for start in range(0, len(vectors), 65_536):
             index.add(np.array(vectors[start : start + 65_536]))
-        for name, value in settings.items():
-            faiss.ParameterSpace().set_index_parameter(index, name, value)
 
-        def search(queries: Vectors) -> Found:
+        def search(queries: Vectors, setting: float) -> Found:
+            if knob:
+                faiss.ParameterSpace().set_index_parameter(index, knob, setting)
             found: Found = index.search(queries, K)[1].tolist()
             return found
 
@@ -248,7 +279,7 @@ def stock(_: Vectors, work: Path) -> tuple[Search, int]:
     table = with_vectors(Collection.open(work / "index").dataframe(spark)).persist()
     hasher: Hasher = fit(table)
 
-    def search(queries: Vectors) -> Found:
+    def search(queries: Vectors, _: float) -> Found:
         answers = [hashed(table, hasher, query, K) for query in queries]
         return [[neighbor.id for neighbor in some] for some in answers]
 
@@ -260,8 +291,8 @@ MAKERS: dict[str, Callable[[Vectors, Path], tuple[Search, int]]] = {
     "lsh": lookalike("lsh"),
     "flat": by_faiss("Flat"),
     "rabitq": by_faiss("PCAR128,RaBitQ"),
-    "ivf": by_faiss("IVF{lists},Flat", nprobe=32),
-    "hnsw": by_faiss("HNSW32,Flat", efSearch=64),
+    "ivf": by_faiss("IVF{lists},Flat", "nprobe"),
+    "hnsw": by_faiss("HNSW32,Flat", "efSearch"),
     "spark": stock,
 }
 

@@ -34,8 +34,8 @@ from lookalike.hashing.cells import (
 from lookalike.hashing.signatures import Effort, Signatures
 from lookalike.search import Mask, Neighbor, Numbers, Rows
 
-EXACT_UP_TO = 20_000
-"""Rows up to which exact search takes hardly longer, some 2 ms, and misses nothing."""
+EXACT_UP_TO = 10_000
+"""Rows up to which exact search takes a millisecond at most, and misses nothing."""
 RECALL = 0.98
 RECALLS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 NEIGHBORS = 10  # that the recalls are of
