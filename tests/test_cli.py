@@ -227,6 +227,8 @@ def test_info_for_programs_and_people(index: Index, odd: Odd) -> None:
     assert (done.code, done.err) == (0, "")
     assert f"   images  {len(odd.paths)}\n" in done.out
     assert "resnet18, weights cars, f32" in done.out
+    assert facts["lsh"] is None
+    assert "      lsh  not measured yet: `lookalike evaluate` does it\n" in done.out
 
 
 # Odd names, and terminals that cannot show them.
@@ -316,6 +318,8 @@ EMBED = ["index", "{photos}", "--out", "{out}"]
         ([*EMBED, "--weights", "{weights}"], ["weights", "was not loaded"]),
         (["index", "{photos}/none", "--out", "{out}"], ["no such file or folder"]),
         ([*EMBED, "--precision", "f8"], ["no precision 'f8'", "f32"]),
+        (["evaluate", "{index}", "--plot", "{taken}.pdf"], ["taken.pdf", ".png or .svg"]),
+        (["evaluate", "{index}", "--queries", "0"], ["queries is 0"]),
         (["hash", "{nowhere}", "--out", "{out}"], ["does not exist"]),
         (["hash", "{index}", "--out", "{taken}"], ["is there already"]),
     ],

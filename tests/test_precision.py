@@ -27,7 +27,9 @@ from lookalike.models import (
     at_precision,
     calibration,
     engine,
+    in_f32,
     overlap,
+    overlaps,
     resolve,
 )
 from lookalike.models.calibration import quantize
@@ -172,6 +174,11 @@ def test_overlap(one: Vectors, other: Vectors, k: int, share: float) -> None:
         assert overlap(other, one, k) == pytest.approx(share)
 
 
+def test_overlaps_are_of_each_image() -> None:
+    one, other = at_angles(0, 10, 30, 60), at_angles(0, 10, 50, 60)
+    assert overlaps(one, other, 1).tolist() == [1, 1, 0, 1]
+
+
 def test_overlap_is_of_five_unless_told() -> None:
     one, other = np.random.default_rng(0).standard_normal((2, 30, 8)).astype(np.float32)
     assert overlap(one, other) == overlap(one, other, 5) != overlap(one, other, 4)
@@ -197,6 +204,30 @@ def test_int8_is_a_model_of_its_own(full: Model, int8: Model) -> None:
     assert int8.fingerprint != full.fingerprint
     assert len(int8.weights_data) < len(full.weights_data) / 3
     assert int8.network == b""
+
+
+def test_what_less_precision_was_made_of(
+    full: Model,
+    int8_of_few: Model,
+    few: Pixels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert in_f32(full) is full
+    bf16 = at_precision(full, "bf16")
+    again = in_f32(bf16)
+    assert again is not None and again.precision == "f32"
+    assert len({again.fingerprint, bf16.fingerprint, full.fingerprint}) == 3
+    np.testing.assert_array_equal(vectors_of(again, few), vectors_of(full, few))
+
+    assert in_f32(int8_of_few) == full
+    own = dataclasses.replace(int8_of_few, weights="own.pt")
+    assert in_f32(own) == full, "found in the cache, whatever it is called"
+    assert in_f32(dataclasses.replace(own, weights_data=b"others")) is None
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path))
+    assert in_f32(own) is None
+    (tmp_path / "models" / full.fingerprint).mkdir(parents=True)
+    assert in_f32(own) is None, "a damaged one"
 
 
 def test_nobody_is_told_of_it(int8: Model, informer: Path) -> None:

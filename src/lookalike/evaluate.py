@@ -1,7 +1,8 @@
-"""How good an index is: retrieval by label, and the recall of hashing against exact search."""
+"""How good an index is: retrieval by label; recall and speed of each engine beside exact search."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,27 +11,33 @@ import pyarrow as pa
 from lookalike import search
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
-from lookalike.search import Rows
-from lookalike.searcher import RECALL, Searcher
+from lookalike.progress import progress_line
+from lookalike.search import Numbers, Rows
+from lookalike.searcher import RECALL, RECALLS, Searcher
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from lookalike.hashing import Hasher
 
+Drawn: TypeAlias = tuple[int, str | None, Vectors]
+"""A row that asks: its id, its label, and its embedding, float32 (width,)."""
 
 _BLOCK = 256  # queries at a time
 _PLACES = 1000  # looked at for mAP@R
 
 
-def draw_queries(rows: Rows, count: int, seed: int = 0) -> list[tuple[int, str | None, Vectors]]:
-    """Draw rows at random, each once: id, label, and embedding, float32 (width,)."""
-    total = len(rows)
-    if total < 2:
+def draw(total: int, count: int, seed: int = 0) -> Numbers:
+    """Draw rows of so many at random, each once: int64 (count or fewer,), rising."""
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(total, min(count, total), replace=False, shuffle=False))
+
+
+def draw_queries(rows: Rows, count: int, seed: int = 0) -> list[Drawn]:
+    """Draw rows at random, each once."""
+    if len(rows) < 2:
         raise LookalikeError("nothing to evaluate: an index needs at least 2 embedded images")
-    places = np.sort(
-        np.random.default_rng(seed).choice(total, min(count, total), replace=False, shuffle=False)
-    )
+    places = draw(len(rows), count, seed)
     drawn = []
     start = 0
     for segment in rows.segments:
@@ -50,9 +57,9 @@ def by_label(rows: Rows, count: int = 2000, seed: int = 0) -> dict[str, Any]:
     most 1,000: the mean, over all places, of the precision up to each place that is right (Musgrave
     et al., "A metric learning reality check", 2020). Empty where there are no labels.
     """
+    drawn = [one for one in draw_queries(rows, count, seed) if one[1] is not None]
     labels = pa.chunked_array([segment.rows["label"].cast("string") for segment in rows.segments])
     counts = {row["values"]: row["counts"] for row in labels.value_counts().to_pylist()}
-    drawn = [one for one in draw_queries(rows, count, seed) if one[1] is not None]
     sums = np.zeros(3)
     for start in range(0, len(drawn), _BLOCK):
         block = drawn[start : start + _BLOCK]
@@ -78,42 +85,97 @@ def by_label(rows: Rows, count: int = 2000, seed: int = 0) -> dict[str, Any]:
     return {"labelled_queries": len(drawn), **figures}
 
 
-def signature_recall(
-    searcher: Searcher, k: int = 5, count: int = 50, seed: int = 0, recall: float = RECALL
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Answers:
+    """What an engine answered to drawn queries, one at a time.
+
+    The ids that each got, the mean share of all rows that it was compared with, milliseconds.
+    """
+
+    ids: list[set[int]]
+    compared: float
+    times: list[float]
+
+
+def by_signatures(
+    searcher: Searcher, k: int = 5, count: int = 50, seed: int = 0
+) -> dict[str, dict[str, Any] | list[dict[str, Any]]]:
     """Return recall@k of search by signatures against exact search, and what both cost.
 
+    `lsh` is search as it is where nobody says what recall to find. `curve` has a point for each of
+    `RECALLS`, asked of signatures even where exact search would be taken, and exact search last.
     `compared` is the mean share of all rows whose vectors were compared with the query; times are
-    in milliseconds, of one query at a time.
+    in milliseconds, of one query at a time, and `queries_per_s` is by their median.
     """
-    found: list[float] = []
-    shares: list[float] = []
-    times: dict[str, list[float]] = {"lsh": [], "exact": []}
-    for number, _, vector in draw_queries(searcher.rows, count, seed):
-        ids: dict[str, set[int]] = {}
-        for engine in ("exact", "lsh"):
-            started = time.perf_counter()
-            neighbors, _, compared = searcher.nearest(
-                vector, k, engine=engine, recall=recall, without=number
-            )
-            times[engine].append((time.perf_counter() - started) * 1000)
-            ids[engine] = {n.id for n in neighbors}
-        found.append(len(ids["exact"] & ids["lsh"]) / len(ids["exact"]))
-        shares.append(compared / len(searcher.rows))
-    return {
-        "queries": len(found),
+    drawn = draw_queries(searcher.rows, count, seed)
+    searcher.get_ready()
+    true = _answers(searcher, drawn, k, "exact", 1)
+    curve = []
+    with progress_line("measuring recall") as move:
+        for done, recall in enumerate(RECALLS):
+            move(done, len(RECALLS))
+            found = _answers(searcher, drawn, k, "lsh", recall)
+            curve.append(_point("lsh", recall, found, true))
+    curve.append(_point("exact", 1.0, true, true))
+    usual = curve[RECALLS.index(RECALL)]
+    lsh = {
+        "queries": len(drawn),
         "k": k,
-        "recall": round(float(np.mean(found)), 4),
-        "recall_95": [round(bound, 4) for bound in interval(np.array(found))],
-        "compared": round(float(np.mean(shares)), 5),
-        **{
-            f"{engine}_ms": {f"p{p}": round(float(np.percentile(some, p)), 3) for p in (50, 99)}
-            for engine, some in times.items()
-        },
+        **{name: usual[name] for name in ("recall", "recall_95", "compared")},
+        "lsh_ms": usual["ms"],
+        "exact_ms": curve[-1]["ms"],
+    }
+    return {"lsh": lsh, "curve": curve}
+
+
+def _answers(
+    searcher: Searcher,
+    drawn: list[Drawn],
+    k: int,
+    engine: Literal["exact", "lsh"],
+    recall: float,
+) -> Answers:
+    ids, shares, times = [], [], []
+    for number, _, vector in [drawn[0], *drawn]:  # the first one warms up
+        started = time.perf_counter()
+        found, _, compared = searcher.nearest(
+            vector, k, engine=engine, recall=recall, without=number
+        )
+        times.append((time.perf_counter() - started) * 1000)
+        ids.append({neighbor.id for neighbor in found})
+        shares.append(compared / len(searcher.rows))
+    return Answers(ids[1:], float(np.mean(shares[1:])), times[1:])
+
+
+def _point(engine: str, asked: float, found: Answers, true: Answers) -> dict[str, Any]:
+    return {
+        "engine": engine,
+        "asked": asked,
+        **_recall(found.ids, true.ids),
+        "compared": round(found.compared, 5),
+        **_speed(found.times),
     }
 
 
-def hash_recall(
+def _recall(found: list[set[int]], true: list[set[int]]) -> dict[str, Any]:
+    shares = np.array(
+        [len(some & all_) / len(all_) for some, all_ in zip(found, true, strict=True)]
+    )
+    return {
+        "recall": round(float(shares.mean()), 4),
+        "recall_95": [round(bound, 4) for bound in interval(shares)],
+    }
+
+
+def _speed(times: list[float]) -> dict[str, Any]:
+    """Return percentiles of times in milliseconds, and queries a second by their median."""
+    return {
+        "ms": {f"p{p}": round(float(np.percentile(times, p)), 3) for p in (50, 99)},
+        "queries_per_s": round(1000 / float(np.median(times)), 2),
+    }
+
+
+def by_hashing(
     rows: Rows,
     vectors: "DataFrame",
     hasher: "Hasher",
@@ -124,27 +186,49 @@ def hash_recall(
     """Return recall@k of `approxNearestNeighbors` against exact search, and what it cost.
 
     `candidates` is the mean share of all rows that shared a bucket with the query, and so were
-    compared with it; `fewer_than_k` counts queries that got fewer neighbours than asked for.
+    compared with it; `fewer_than_k` counts queries that got fewer neighbours than asked for. Times
+    as in `by_signatures`.
     """
-    total = len(rows)
     shares: list[float] = []
-    found: list[float] = []
-    fewer = 0
-    for number, _, vector in draw_queries(rows, count, seed):
-        wanted = {n.id for n in search.exact(rows, vector, k, without=number)}
-        got = {n.id for n in search.hashed(vectors, hasher, vector, k, without=number)}
-        found.append(len(wanted & got) / len(wanted))
-        fewer += len(got) < len(wanted)
-        candidates = hasher.explain(vectors, vector).filter("size(tables) > 0").count()
-        shares.append(candidates / total)
+    times: list[float] = []
+    true: list[set[int]] = []
+    found: list[set[int]] = []
+    drawn = draw_queries(rows, count, seed)
+    with progress_line("asking Spark") as move:
+        for done, (number, _, vector) in enumerate(drawn):
+            move(done, len(drawn))
+            true.append({n.id for n in search.exact(rows, vector, k, without=number)})
+            started = time.perf_counter()
+            got = search.hashed(vectors, hasher, vector, k, without=number)
+            times.append((time.perf_counter() - started) * 1000)
+            found.append({n.id for n in got})
+            candidates = hasher.explain(vectors, vector).filter("size(tables) > 0").count()
+            shares.append(candidates / len(rows))
     return {
-        "queries": len(found),
+        "queries": len(drawn),
         "k": k,
-        "recall": round(float(np.mean(found)), 4),
-        "recall_95": [round(bound, 4) for bound in interval(np.array(found))],
+        **_recall(found, true),
         "candidates": round(float(np.mean(shares)), 4),
-        "fewer_than_k": fewer,
+        "fewer_than_k": sum(len(some) < len(all_) for some, all_ in zip(found, true, strict=True)),
+        **_speed(times),
     }
+
+
+def points(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the points of the curve, and Spark's hashing as one more where it was measured."""
+    hashed = figures.get("spark")
+    more = [{"engine": "spark", "compared": hashed["candidates"], **hashed}] if hashed else []
+    return [*figures["curve"], *more]
+
+
+def series(figures: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """Return (queries a second, recall) of each point, by engine, for a plot."""
+    names = {"lsh": "signatures (lsh)", "exact": "exact search", "spark": "Spark's hashing"}
+    found: dict[str, list[tuple[float, float]]] = {}
+    for point in points(figures):
+        one = (point["queries_per_s"], point["recall"])
+        found.setdefault(names[point["engine"]], []).append(one)
+    return found
 
 
 def interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:

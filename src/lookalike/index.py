@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
-from lookalike import embedding, evaluate, images, on_spark, search
+from lookalike import embedding, evaluate, fidelity, images, on_spark, search
 from lookalike.collection import Collection, Segment
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.errors import LookalikeError
 from lookalike.hits import Hits, Query
 from lookalike.images.decoding import read as read_file
 from lookalike.progress import progress_line
-from lookalike.searcher import RECALL, Searcher
+from lookalike.searcher import NEIGHBORS, RECALL, RECALLS, Searcher
 from lookalike.spark import session
 
 if TYPE_CHECKING:
@@ -55,13 +55,15 @@ class Index:
         """Return what `lookalike info --json` prints: counts, version, model, size, recall.
 
         `recall` is that of each engine where it is known: exact search misses nothing, the
-        hash tables were measured when they were made.
+        hash tables were measured when they were made. `lsh` says more of the signatures: of how
+        many neighbours (`k`) how many `queries` found what share, by the share asked for.
         """
         embedded, skipped = self.collection.counts()
         spark_recall = None
         with contextlib.suppress(OSError, ValueError, KeyError):  # none yet, or a damaged one
             parameters = self.collection.hash_folder / "parameters.json"
             spark_recall = json.loads(parameters.read_text())["measured_recall"]
+        known = self.searcher.known()
         return {
             "images": embedded,
             "skipped": skipped,
@@ -71,6 +73,12 @@ class Index:
             "root": self.collection.source.root,
             "model": self.collection.about_model,
             "recall": {"exact": 1.0, "lsh": self.searcher.known_recall(), "spark": spark_recall},
+            "lsh": known
+            and {
+                "k": NEIGHBORS,
+                "queries": known.queries,
+                "recall": dict(zip(map(str, RECALLS), known.recall, strict=True)),
+            },
         }
 
     @overload
@@ -207,17 +215,23 @@ class Index:
         """Measure the index: R@1, P@5, mAP@R by label; recall of each engine against exact search.
 
         `queries` images are drawn for the recall. Spark is asked twice for each, where `spark`.
+        Where the index is in less than f32, what that costs is measured too (`against_f32`).
         """
         search.check_k(k)
+        if queries < 1:
+            raise LookalikeError(f"queries is {queries}: draw at least 1 image")
         rows = self.searcher.rows
         figures = {
             "images": len(self),
             **evaluate.by_label(rows, seed=seed),
-            "lsh": evaluate.signature_recall(self.searcher, k, queries, seed),
+            **evaluate.by_signatures(self.searcher, k, queries, seed),
         }
         if spark:
             vectors, hasher = on_spark.vectors_and_hasher(self.collection)
-            figures["spark"] = evaluate.hash_recall(rows, vectors, hasher, k, queries, seed)
+            figures["spark"] = evaluate.by_hashing(rows, vectors, hasher, k, queries, seed)
+        if self.collection.about_model["precision"] != "f32":
+            with progress_line("embedding again in f32"):
+                figures["against_f32"] = fidelity.against_f32(self.collection, rows, k, seed)
         return figures
 
     @property

@@ -160,8 +160,13 @@ class Searcher:
 
     def known_recall(self) -> float | None:
         """Return the recall@10 that signatures have at `RECALL`; None where it is not measured."""
+        known = self.known()
+        return known.recall[RECALLS.index(RECALL)] if known else None
+
+    def known(self) -> Measured | None:
+        """Return what the signatures are worth; None where it is not measured yet."""
         with contextlib.suppress(*DAMAGED):
-            return Measured.load(self._measured_file).recall[RECALLS.index(RECALL)]
+            return Measured.load(self._measured_file)
         return None
 
     @property

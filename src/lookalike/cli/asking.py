@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from lookalike.cli.arguments import AsJson, IndexArgument, K, Overwrite, Recall
-from lookalike.cli.printing import answers, note_of, notes, show_hits, show_json
+from lookalike.cli.printing import (
+    answers,
+    note_of,
+    note_of_signatures,
+    notes,
+    printable,
+    show_figures,
+    show_hits,
+    show_json,
+)
 from lookalike.errors import LookalikeError
 from lookalike.images import BadImage
 from lookalike.searcher import RECALL
@@ -42,6 +51,7 @@ def info(
         f"{engine} {'not measured' if value is None else f'{value:.3f}'}"
         for engine, value in recall.items()
     )
+    facts["lsh"] = note_of_signatures(facts.pop("lsh"))
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
         answers.print(f"{name:>9}  {shown}", markup=False)
@@ -175,33 +185,26 @@ def evaluate(
     queries: Annotated[int, typer.Option(help="Images drawn to measure recall with.")] = 50,
     seed: Annotated[int, typer.Option(help="Which images are drawn.")] = 0,
     spark: Annotated[bool, typer.Option(help="Measure Spark's hashing too.")] = True,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw recall against speed, .png or .svg.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure an index: recall against exact search; R@1, P@5 and mAP@R where there are labels.
+    """Measure an index: recall and speed of each engine; R@1, P@5 and mAP@R by label.
 
-    Example: `lookalike evaluate cars.index --json`
+    Example: `lookalike evaluate cars.index --plot recall.png`
     """
+    from lookalike import plots
+    from lookalike.evaluate import series
     from lookalike.index import open as open_index
 
+    if plot is not None:
+        plots.check(plot)
     figures = open_index(index).evaluate(k, queries, seed, spark=spark)
+    if plot is not None:
+        title = f"recall@{k} of {printable(index.resolve().name)}, {figures['images']:,} images"
+        _written(plot, lambda path: plots.draw(series(figures), title, path))
     if as_json:
         show_json(figures)
         return
-    lsh = figures.pop("lsh")
-    hashed = figures.pop("spark", None)
-    for name, value in figures.items():
-        answers.print(f"{name}: {value}", markup=False)
-    measured = [("signatures", lsh, lsh["compared"])]
-    if hashed is not None:
-        measured.append(("Spark's hashing", hashed, hashed["candidates"]))
-    for name, found, share in measured:
-        low, high = found["recall_95"]
-        answers.print(
-            f"recall@{k} of {name}: {found['recall']:.3f} ({low:.3f} to {high:.3f}), comparing a "
-            f"query with {share:.1%} of all rows",
-            markup=False,
-        )
-    answers.print(
-        f"one query: {lsh['exact_ms']['p50']} ms exact, {lsh['lsh_ms']['p50']} ms by signatures",
-        markup=False,
-    )
+    show_figures(figures)

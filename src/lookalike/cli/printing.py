@@ -5,8 +5,10 @@ from typing import Any
 
 from rich.console import Console
 
+from lookalike.evaluate import points
 from lookalike.hashing import Parameters
 from lookalike.hits import Hits
+from lookalike.searcher import RECALL
 
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 answers = Console(highlight=False, soft_wrap=True)
@@ -48,6 +50,59 @@ def show_hits(hits: Hits, images: int) -> None:
             "lsh": "had a signature near that of the query",
         }[hits.engine]
         answers.print(f"[dim]{hits.candidates:,} rows, {share:.2%}, {how}[/]")
+
+
+def note_of_signatures(known: dict[str, Any] | None) -> str:
+    """Say what share of the nearest neighbours signatures find, and how that is known."""
+    if known is None:
+        return "not measured yet: `lookalike evaluate` does it"
+    found = known["recall"][str(RECALL)]
+    measured = f"measured with {known['queries']} of the images"
+    if found is None:
+        return f"leaves it to exact search to find {RECALL:.0%} ({measured})"
+    return f"finds {found:.1%} of the {known['k']} nearest, asked for {RECALL:.0%} ({measured})"
+
+
+def show_figures(figures: dict[str, Any]) -> None:
+    """Print what an evaluation measured."""
+    for name in ("images", "labelled_queries", "R@1", "P@5", "mAP@R"):
+        if name in figures:
+            answers.print(f"{name}: {figures[name]}", markup=False)
+    lsh = figures["lsh"]
+    answers.print(f"recall@{lsh['k']} of {lsh['queries']} images that asked, one at a time:")
+    heading = ("engine", "asked for", "recall", "95 % interval", "compared", "p50", "p99", "per s")
+    lines = [heading, *map(_cells, points(figures))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        answers.print("  ".join([first.ljust(widths[0]), *cells]), markup=False)
+    if "against_f32" in figures:
+        answers.print(_note_of_f32(figures["against_f32"]), markup=False)
+
+
+def _cells(point: dict[str, Any]) -> tuple[str, ...]:
+    low, high = point["recall_95"]
+    speed = point["queries_per_s"]
+    return (
+        point["engine"],
+        str(point.get("asked", "")),
+        f"{point['recall']:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        f"{point['compared']:.2%}",
+        *(f"{point['ms'][name]:.2f} ms" for name in ("p50", "p99")),
+        f"{speed:,.0f}" if speed >= 100 else f"{speed:.1f}",
+    )
+
+
+def _note_of_f32(found: dict[str, Any]) -> str:
+    if found["overlap"] is None:
+        return f"how near that comes to f32 is not known: {found['reason']}"
+    low, high = found["overlap_95"]
+    gone = f"; {found['left_out']} more cannot be read as they were" if found["left_out"] else ""
+    return (
+        f"of the {found['k']} nearest in f32, {found['overlap']:.1%} are found ({low:.1%} to "
+        f"{high:.1%}; among {found['images']} of the images{gone})"
+    )
 
 
 def show_parameters(parameters: Parameters) -> None:

@@ -2,7 +2,15 @@
 
 from lookalike.models.engines import DEVICES, Engine, engine, find_device
 from lookalike.models.model import Model, resolve
-from lookalike.models.precision import PRECISIONS, SAMPLE, at_precision, check_precision, overlap
+from lookalike.models.precision import (
+    PRECISIONS,
+    SAMPLE,
+    at_precision,
+    check_precision,
+    in_f32,
+    overlap,
+    overlaps,
+)
 
 __all__ = [
     "DEVICES",
@@ -14,6 +22,8 @@ __all__ = [
     "check_precision",
     "engine",
     "find_device",
+    "in_f32",
     "overlap",
+    "overlaps",
     "resolve",
 ]

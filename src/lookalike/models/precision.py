@@ -16,7 +16,7 @@ from lookalike.cache import cache_folder
 from lookalike.errors import LookalikeError
 from lookalike.models.calibration import expected, never_mind, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
-from lookalike.models.model import Model, fingerprint
+from lookalike.models.model import Model, fingerprint, resolve
 from lookalike.spark import cores
 
 PRECISIONS = ("auto", "f32", "bf16", "int8")
@@ -58,14 +58,44 @@ def at_precision(
     return full
 
 
+def in_f32(model: Model) -> Model | None:
+    """Return the model in full precision that another was made of; None where it is not at hand.
+
+    bf16 has the weights of f32 and only computes with less. What int8 was made of is the bundled
+    model or lies in the cache folder, if anywhere: nothing is downloaded.
+    """
+    if model.precision == "f32":
+        return model
+    if model.precision == "bf16":
+        again = fingerprint([model.fingerprint, "f32"])
+        return replace(model, precision="f32", fingerprint=again, agreement=None)
+    if (model.backbone, model.weights) == ("resnet18", "cars"):
+        full = resolve()
+        if _int8_fingerprint(full.fingerprint, model.weights_data) == model.fingerprint:
+            return full
+    for folder in (cache_folder() / "models").glob("*"):
+        if _int8_fingerprint(folder.name, model.weights_data) == model.fingerprint:
+            with contextlib.suppress(LookalikeError):  # damaged
+                return Model.load(folder)
+    return None
+
+
 def overlap(one: Vectors, other: Vectors, k: int = 5) -> float:
     """Return the mean share of the k nearest neighbours that two embeddings have in common.
+
+    Both as in `overlaps`.
+    """
+    return float(overlaps(one, other, k).mean())
+
+
+def overlaps(one: Vectors, other: Vectors, k: int = 5) -> npt.NDArray[np.float64]:
+    """Return what share of its k nearest neighbours each image has in both embeddings: (n,).
 
     Both are float32 (n, width), of the same n > k images in the same order; every image asks for
     its neighbours among the others, by cosine.
     """
     pairs = zip(_neighbors(one, k), _neighbors(other, k), strict=True)
-    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in pairs]))
+    return np.array([len(np.intersect1d(a, b)) / k for a, b in pairs])
 
 
 def _neighbors(vectors: Vectors, k: int) -> npt.NDArray[np.intp]:
@@ -87,11 +117,10 @@ def _int8(full: Model, pixels: Pixels) -> Model:
         never_mind()
         return kept
     graph, data = quantize(full.graph, full.weights_data, some)
-    content = hashlib.blake2b(data, digest_size=16).hexdigest()
     model = replace(
         full,
         precision="int8",
-        fingerprint=fingerprint([full.fingerprint, "int8", content]),
+        fingerprint=_int8_fingerprint(full.fingerprint, data),
         graph=graph,
         weights_data=data,
         network=b"",
@@ -101,6 +130,11 @@ def _int8(full: Model, pixels: Pixels) -> Model:
         shutil.rmtree(folder, ignore_errors=True)
         model.save(folder)
     return model
+
+
+def _int8_fingerprint(full: str, data: bytes) -> str:
+    """Return the fingerprint of the int8 model with these weights, made of that of f32."""
+    return fingerprint([full, "int8", hashlib.blake2b(data, digest_size=16).hexdigest()])
 
 
 def _quickest(full: Model, pixels: Pixels, device: str) -> Model:

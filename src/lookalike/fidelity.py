@@ -1,0 +1,81 @@
+"""How near an index in int8 or bf16 comes to one in f32, on images of its own."""
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lookalike import images, models
+from lookalike.collection import Collection
+from lookalike.embedding import Vectors, content_hash, normalize
+from lookalike.errors import LookalikeError
+from lookalike.evaluate import draw, interval
+from lookalike.models import Model
+from lookalike.models.engines import Pixels
+from lookalike.search import Numbers, Rows
+from lookalike.spark import cores
+
+IMAGES = 200  # drawn: three seconds or so in f32
+
+
+def against_f32(collection: Collection, rows: Rows, k: int = 5, seed: int = 0) -> dict[str, Any]:
+    """Return what share of its k nearest an image keeps in the stored precision, of those in f32.
+
+    Drawn images are embedded again in f32, and each asks for its neighbours among the others, in
+    f32 and with the vectors that the index holds. `overlap` is the mean share in common, with its
+    95 % interval; `images` says how many were compared, `left_out` how many of those drawn cannot
+    be read now or have changed since. Where nothing can be compared, `overlap` is None and `reason`
+    says why.
+    """
+    figures: dict[str, Any] = {"images": 0, "left_out": 0, "k": k}
+    unknown = {"overlap": None, "overlap_95": None}
+    try:
+        model = collection.model
+        full = models.in_f32(model)
+    except LookalikeError as error:
+        return {**figures, **unknown, "reason": str(error)}
+    if full is None:
+        reason = f"{model.backbone} with the weights {model.weights} is not at hand in f32"
+        return {**figures, **unknown, "reason": reason}
+
+    places = draw(len(rows), IMAGES, seed)
+    pixels = _pixels(collection.source, rows, places)
+    read = np.array([one is not None for one in pixels])
+    count = int(read.sum())
+    figures.update(images=count, left_out=len(read) - count, k=max(min(k, count - 1), 0))
+    if count < 2:
+        reason = "fewer than two of the images drawn can be read as they were"
+        return {**figures, **unknown, "reason": reason}
+    wanted = _embed(full, np.array([one for one in pixels if one is not None]))
+    shares = models.overlaps(rows.vectors(places[read]), wanted, figures["k"])
+    overlap, bounds = float(shares.mean()), interval(shares)
+    return {
+        **figures,
+        "overlap": round(overlap, 4),
+        "overlap_95": [round(bound, 4) for bound in bounds],
+    }
+
+
+def _pixels(source: images.Source, rows: Rows, places: Numbers) -> list[Pixels | None]:
+    """Decode the images of some rows again: uint8 (224, 224, 3) each, None where one is another."""
+
+    def decode(row: dict[str, Any]) -> Pixels | None:
+        with contextlib.suppress(images.BadImage):
+            data = images.read(source, row["path"])
+            if content_hash(data) == row["content_hash"]:
+                return images.decode_pixels(data)[0]
+        return None
+
+    columns = ["path", "content_hash"]
+    named = pa.concat_tables([segment.rows.select(columns) for segment in rows.segments])
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(decode, named.take(places).to_pylist()))
+
+
+def _embed(model: Model, pixels: Pixels) -> Vectors:
+    """Embed pixels, uint8 (n, 224, 224, 3), to float32 (n, width)."""
+    run = models.engine(model)
+    starts = range(0, len(pixels), run.batch)
+    return normalize(np.concatenate([run(pixels[at : at + run.batch]) for at in starts]))

@@ -1,0 +1,257 @@
+"""Evaluation: the curve of recall against speed, its plot, what less precision costs."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike import Index, LookalikeError, evaluate, fidelity, models, plots
+from lookalike.build import Options, build_collection
+from lookalike.drawing import DrawnCollection
+from lookalike.searcher import RECALLS
+from segments import collection_of
+from test_cli import Argument, Done, assert_fails, run_here
+from test_signatures import clustered
+
+ROWS = 6000
+PHOTOS = 24
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """An index of vectors in which signatures find their rows among many."""
+    path = tmp_path_factory.mktemp("large") / "cars.index"
+    return Index(collection_of(clustered(ROWS), path, [2000, 4000]))
+
+
+@pytest.fixture(scope="module")
+def figures(large: Index) -> dict[str, Any]:
+    return large.evaluate(k=10, queries=30, spark=False)
+
+
+@pytest.fixture
+def rough(drawn: DrawnCollection, tmp_path: Path) -> Index:
+    """An index of a few drawn cars in bf16, and their photos beside it."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for photo in sorted(drawn.photos.rglob("*.jpg"))[:PHOTOS]:
+        shutil.copy(photo, photos)
+    options = Options(precision="bf16", spark=False)
+    return Index(build_collection(photos, tmp_path / "rough.index", options)[0])
+
+
+def kept(index: Index, **options: Any) -> dict[str, Any]:
+    """Return what an index has in common with f32."""
+    return fidelity.against_f32(index.collection, index.searcher.rows, **options)
+
+
+# The curve.
+
+
+def test_the_curve_holds_together(figures: dict[str, Any]) -> None:
+    *signatures, exact = figures["curve"]
+    assert [point["asked"] for point in signatures] == list(RECALLS)
+    assert {point["engine"] for point in signatures} == {"lsh"}
+    compared = [point["compared"] for point in signatures]
+    assert compared == sorted(compared) and 0 < compared[0] < compared[-1] < 0.1
+    assert (exact["engine"], exact["asked"], exact["compared"]) == ("exact", 1, 1)
+    assert (exact["recall"], exact["recall_95"]) == (1, [1, 1])
+    for point in figures["curve"]:
+        low, high = point["recall_95"]
+        assert 0 <= low <= point["recall"] <= high <= 1
+        assert point["recall"] > point["asked"] - 0.05
+        assert 0 < point["ms"]["p50"] <= point["ms"]["p99"]
+        assert point["queries_per_s"] == pytest.approx(1000 / point["ms"]["p50"], rel=0.05)
+
+
+def test_the_usual_recall_is_a_point_of_the_curve(figures: dict[str, Any]) -> None:
+    usual, lsh = figures["curve"][RECALLS.index(0.98)], figures["lsh"]
+    assert (lsh["queries"], lsh["k"]) == (30, 10)
+    assert {
+        name: lsh[name] for name in ("recall", "recall_95", "compared")
+    }.items() <= usual.items()
+    assert lsh["lsh_ms"] == usual["ms"] and lsh["exact_ms"] == figures["curve"][-1]["ms"]
+    assert "spark" not in figures and "against_f32" not in figures, "it is in f32"
+
+
+def test_a_seed_draws_the_same_images_again(large: Index, figures: dict[str, Any]) -> None:
+    def known(figures: dict[str, Any]) -> list[Any]:
+        return [(point["recall"], point["compared"]) for point in figures["curve"]]
+
+    again = evaluate.by_signatures(large.searcher, k=10, count=30)
+    assert known(again) == known(figures)
+    rows = large.searcher.rows
+    drawn = [[number for number, *_ in evaluate.draw_queries(rows, 30, seed)] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[2])) == 30
+
+
+@pytest.mark.parametrize("count", [2, 5, 30])
+def test_a_few_rows(tmp_path: Path, count: int) -> None:
+    few = Index(collection_of(clustered(count), tmp_path / "few.index", [count]))
+    curve = few.evaluate(k=5, queries=50, spark=False)["curve"]
+    assert [point["recall"] for point in curve] == [1] * 7
+
+
+@pytest.mark.parametrize("sizes", [[0], [0, 1]])
+def test_nothing_to_evaluate(tmp_path: Path, sizes: list[int]) -> None:
+    none = Index(collection_of(clustered(2), tmp_path / "none.index", sizes))
+    with pytest.raises(LookalikeError, match="at least 2 embedded images"):
+        none.evaluate(spark=False)
+
+
+def test_spark_is_a_point_too(index: Index) -> None:
+    figures = index.evaluate(k=3, queries=2)
+    spark = figures["spark"]
+    assert 0 < spark["ms"]["p50"] <= spark["ms"]["p99"]
+    assert evaluate.points(figures)[-1]["compared"] == spark["candidates"]
+    series = evaluate.series(figures)
+    assert list(series) == ["signatures (lsh)", "exact search", "Spark's hashing"]
+    assert [len(points) for points in series.values()] == [6, 1, 1]
+    assert series["Spark's hashing"] == [(spark["queries_per_s"], spark["recall"])]
+
+
+# The plot.
+
+SERIES = {"signatures": [(9000.0, 0.91), (4000.0, 0.99)], "exact, $100^": [(12.5, 1.0)]}
+
+
+@pytest.mark.parametrize("name", ["recall.png", "recall.PNG"])
+def test_a_plot_is_a_picture(tmp_path: Path, name: str) -> None:
+    plots.draw(SERIES, "recall@10 of $cars^ and 写真", tmp_path / name)
+    with Image.open(tmp_path / name) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert 1000 <= picture.width <= 2000 and 600 <= picture.height <= 1500
+        colors = picture.convert("RGB").getcolors(1 << 24)
+    assert colors is not None
+    found = {color for _, color in colors}
+    assert {(0x25, 0x63, 0xEB), (0xEA, 0x58, 0x0C)} <= found, "a colour a series"
+
+
+def test_a_plot_is_a_drawing(tmp_path: Path) -> None:
+    plots.draw(SERIES, "recall", tmp_path / "recall.svg")
+    assert ElementTree.parse(tmp_path / "recall.svg").getroot().tag.endswith("}svg")
+
+
+@pytest.mark.parametrize("name", ["recall.pdf", "recall", "png"])
+def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        LookalikeError, match=f"^{name}: a plot is a file that ends in .png or .svg$"
+    ):
+        plots.draw(SERIES, "recall", tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(LookalikeError, match=r"pip install 'lookalike\[plot\]'"):
+        plots.check(tmp_path / "recall.png")
+
+
+# Less precision.
+
+
+def test_bf16_beside_f32(rough: Index) -> None:
+    found = kept(rough)
+    assert (found["images"], found["left_out"], found["k"]) == (PHOTOS, 0, 5)
+    assert found["overlap_95"][0] <= found["overlap"] <= found["overlap_95"][1]
+    assert 0.9 < found["overlap"] <= 1
+    assert kept(rough, k=100)["k"] == PHOTOS - 1
+    assert kept(rough, k=100)["overlap"] == 1, "all others are neighbours of each"
+
+
+def test_vectors_of_something_else_have_less_in_common(rough: Index) -> None:
+    (segment,) = rough.collection.segments
+    assert len(segment.vectors) == PHOTOS  # and so they are in the cache
+    np.save(segment.cache / "vectors.npy", clustered(PHOTOS))
+    assert kept(Index(rough.collection.open(rough.path)))["overlap"] < 0.6
+
+
+def test_images_that_are_gone_or_changed_are_left_out(rough: Index, tmp_path: Path) -> None:
+    first, second, third, *others = sorted((tmp_path / "photos").iterdir())
+    first.unlink()
+    second.write_bytes(b"no picture")
+    shutil.copy(others[0], third)
+    found = kept(rough)
+    assert (found["images"], found["left_out"]) == (PHOTOS - 3, 3)
+    assert found["overlap"] > 0.9
+    for photo in others[1:]:
+        photo.unlink()
+    found = kept(rough)
+    assert (found["images"], found["left_out"], found["overlap"]) == (1, PHOTOS - 1, None)
+    assert "fewer than two" in found["reason"]
+
+
+def test_without_a_model_in_f32(rough: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "in_f32", lambda model: None)
+    found = kept(rough)
+    assert (found["overlap"], found["overlap_95"]) == (None, None)
+    assert found["reason"] == "resnet18 with the weights cars is not at hand in f32"
+    shutil.rmtree(rough.path / "model")
+    again = Index(rough.collection.open(rough.path))
+    assert "no whole model" in kept(again)["reason"]
+
+
+# The command.
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    def run(*arguments: Argument) -> Done:
+        return run_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+
+    return run
+
+
+def test_the_command(rough: Index, tmp_path: Path, here: Callable[..., Done]) -> None:
+    plot = tmp_path / "new" / "recall.png"
+    asked = ("evaluate", rough.path, "--no-spark", "-k", "3", "--queries", "4")
+    done = here(*asked, "--plot", plot)
+    assert (done.code, done.err) == (0, f"wrote {plot}\n")
+    with Image.open(plot) as picture:
+        picture.verify()
+    first, second, heading, *lines, last = done.out.splitlines()
+    assert first == f"images: {PHOTOS}"
+    assert second == "recall@3 of 4 images that asked, one at a time:"
+    assert heading.split()[:4] == ["engine", "asked", "for", "recall"]
+    assert [line.split()[:2] for line in lines] == [
+        *(["lsh", str(recall)] for recall in RECALLS),
+        ["exact", "1.0"],
+    ]
+    assert last.startswith("of the 3 nearest in f32, ")
+    assert last.endswith(f" among {PHOTOS} of the images)")
+
+    shutil.rmtree(tmp_path / "photos")
+    last = here(*asked).out.splitlines()[-1]
+    assert last.startswith("how near that comes to f32 is not known: fewer than two")
+    figures = json.loads(here(*asked, "--json").out)
+    assert list(figures) == ["images", "lsh", "curve", "against_f32"]
+    assert figures["against_f32"]["left_out"] == PHOTOS
+
+
+def test_what_was_measured_is_told(large: Index, figures: dict[str, Any], here: Any) -> None:
+    facts = large.info()
+    assert (facts["lsh"]["k"], facts["lsh"]["queries"]) == (10, 100)
+    assert facts["lsh"]["recall"]["0.98"] == facts["recall"]["lsh"]
+    said = here("info", large.path).out
+    share = f"{facts['recall']['lsh']:.1%}"
+    assert f"lsh  finds {share} of the 10 nearest, asked for 98% (measured with 100 of" in said
+
+
+def test_matplotlib_is_missed_before_anything_is_measured(
+    rough: Index, tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(Index, "evaluate", None)
+    done = here("evaluate", rough.path, "--plot", tmp_path / "recall.svg")
+    assert_fails(done, "pip install 'lookalike[plot]'")
