@@ -35,6 +35,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
+from lookalike import plots
 from lookalike.collection import Collection, write_segment
 from lookalike.embedding import ROW, Vectors
 from lookalike.hashing import Hasher, fit, with_vectors
@@ -74,8 +75,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=CONTESTANTS[:-1], choices=CONTESTANTS)
     parser.add_argument("--work", type=Path, help="where lookalike's index is written")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--plot", type=Path, help="draw recall against speed, .png or .svg")
     parser.add_argument("--json", action="store_true", help="the only form there is")
     given = parser.parse_args()
+    if given.plot:
+        plots.check(given.plot)
     vectors, queries = split(given.vectors, given.rows)
     if given.contestant:
         take_turns(given.contestant, vectors, queries, given.work)
@@ -93,6 +97,9 @@ def main() -> None:
             _ = [segment.vectors for segment in written_to.segments]  # what a first search caches
         written = round(time.perf_counter() - started, 1)
         figures = compare({name: [*command, name] for name in given.only}, given.repeat)
+    if given.plot:
+        title = f"{len(vectors):,} vectors, one query at a time, {K} nearest"
+        plots.draw(series(figures), title, given.plot)
     told = {"machine": machine(), "rows": len(vectors), "index_written_s": written}
     print(json.dumps({**told, **figures, "ratios": ratios(figures)}))  # noqa: T201
 
@@ -139,6 +146,14 @@ def summary(turns: list[dict[str, Any]], setting: float) -> dict[str, Any]:
         "p99_ms": round(float(np.percentile(every, 99)), 3),
         "batch_per_s": round(statistics.median(turn["batch_per_s"] for turn in some), 1),
         "recall_10": some[0]["recall"],
+    }
+
+
+def series(figures: dict[str, dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Return queries a second and recall at each setting of each contestant."""
+    return {
+        name: [(1000 / point["p50_ms"], point["recall_10"]) for point in one["curve"]]
+        for name, one in figures.items()
     }
 
 

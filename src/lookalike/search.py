@@ -232,7 +232,11 @@ def squared_distances(vectors: Vectors, query: Vectors, some: Numbers | None = N
         faiss.fvec_L2sqr_ny(out, one, all_, width, rows)  # type: ignore[attr-defined]
     else:
         at = faiss.swig_ptr(np.ascontiguousarray(some, np.int64))
+        # FAISS would call all threads together for one query, and wait where they are busy.
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
         faiss.fvec_L2sqr_by_idx(out, one, all_, at, width, 1, len(some))  # type: ignore[attr-defined]
+        faiss.omp_set_num_threads(threads)
     return distances
 
 
