@@ -13,8 +13,10 @@ from lookalike import neighbors as module
 from lookalike.collection import Collection
 from lookalike.hashing.cells import Cells, Rotation
 from lookalike.hashing.signatures import Effort
-from lookalike.neighbors import group
+from lookalike.neighbors import group, tasks
 from lookalike.neighbors.held import Held, HeldCells, Region, regions
+from lookalike.neighbors.queries import Queries
+from lookalike.neighbors.tasks import look_into
 from lookalike.search import Rows, exact
 from lookalike.searcher import Measured
 from lookalike.spark import session
@@ -160,9 +162,16 @@ def test_what_is_refused(index: Index, vectors: Floats, tmp_path: Path) -> None:
     other.collection.about_model["fingerprint"] = "another"
     with pytest.raises(LookalikeError, match="made with another model"):
         index.neighbors(tmp_path / "out", 5, other)
-    frame = session().createDataFrame([(1, [0.5, 0.5])], "id bigint, embedding array<double>")
-    with pytest.raises(Exception, match="vectors of another width"):
-        index.kneighbors(frame).collect()
+    for lists in ([[0.5, 0.5]], [[0.5], [0.5] * (2 * vectors.shape[1] - 1)]):
+        rows = list(enumerate(lists))
+        frame = session().createDataFrame(rows, "id bigint, embedding array<double>")
+        with pytest.raises(Exception, match="vectors of another width"):
+            index.kneighbors(frame)
+    frame = session().createDataFrame(
+        [(1, [float("nan")] * vectors.shape[1])], "id int, embedding array<double>"
+    )
+    with pytest.raises(Exception, match="not finite"):
+        index.kneighbors(frame)
 
 
 def test_it_can_be_written_again(index: Index, tmp_path: Path) -> None:
@@ -277,6 +286,67 @@ def test_copies_in_a_long_cell_do_not_crowd_it(
     assert sorted(held.ids) == [*range(6), *range(1500, 1506), *range(3000, 3048)]
     looks = np.zeros(len(cells), np.int64), np.arange(len(cells))
     assert held.nearest_in(vectors[:1], 5, None, looks, 100)[0].tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_a_long_cell_of_different_rows_is_taken_in_steps(
+    cells: Cells, vectors: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = vectors[:1] + 1e-3 * unit((2500, vectors.shape[1]), 3)
+    collection = collection_of(crowd, tmp_path / "crowd.index", [2500])
+    held_rows = HeldCells(collection.segments, cells, Region(0, len(cells), 0, 1), 6)
+    assert len(held_rows.ids) == 2500
+    home = int(cells.home(crowd[:1])[0])
+    looks = np.arange(2500), np.full(2500, home)
+    whole = held_rows.nearest_in(crowd, 5, None, looks, 60)
+    monkeypatch.setattr("lookalike.neighbors.held._PRODUCT", 10_000)
+    steps = held_rows.nearest_in(crowd, 5, None, looks, 60)
+    assert np.array_equal(whole[0], steps[0]) and np.array_equal(whole[1], steps[1])
+
+
+def test_queries_look_until_there_are_enough_rows(cells: Cells, vectors: Floats) -> None:
+    counts = np.zeros(len(cells), np.int64)
+    counts[[2, 5]] = 4
+    queries, into = look_into(cells, counts, vectors[:20], 2, 7)
+    for query in range(20):
+        assert {2, 5} <= set(into[queries == query].tolist())
+    counts[:] = 100
+    queries, into = look_into(cells, counts, vectors[:20], 2, 7)
+    assert np.array_equal(into.reshape(20, 2), cells.nearest(cells.rotation(vectors[:20]), 2))
+
+
+@pytest.mark.parametrize("most", [1, 50, 10**6])
+def test_portions_are_all_that_is_asked(most: int) -> None:
+    rng = np.random.default_rng(0)
+    pairs = [np.unique(rng.integers(300, size=(900, 2)), axis=0) for _ in range(3)]
+    rows = [
+        {
+            "block": block,
+            "queries": some[:, 0].astype(np.int32).tobytes(),
+            "cells": some[:, 1].astype(np.int32).tobytes(),
+        }
+        for block, some in enumerate(pairs)
+    ]
+    wanted = {(block, *pair) for block, some in enumerate(pairs) for pair in some.tolist()}
+    seen = set()
+    for portion in tasks._portions(tasks._asking(rows, most), most):
+        assert sum(len(one.places) for one in portion) <= most
+        for one in portion:
+            each = zip(one.places[one.numbers].tolist(), one.cells.tolist(), strict=True)
+            seen |= {(one.block, *pair) for pair in each}
+    assert seen == wanted
+
+
+def test_tasks_travel_light(index: Index, cells: Cells) -> None:
+    _ = cells.home(np.zeros((1, cells.rotation.directions.shape[1]), np.float32))
+    asked = Queries.of(index.collection.segments)
+    plan = [Region(0, len(cells), 0, 1)]
+    route = tasks.routing(cells, np.ones(len(cells), np.int64), plan, asked, 3, 5, 1)
+    look = tasks.looking(index.collection.segments, cells, plan, asked, 5, True, 20, 1)
+    for task in (route, look):
+        assert (
+            len(cloudpickle.dumps(task))
+            < 2 * cells.centres.nbytes + 2 * cells.rotation.directions.nbytes + 50_000
+        )
 
 
 def test_cells_in_several_regions(

@@ -132,7 +132,7 @@ def test_rows_that_a_task_holds(made: tuple[Floats, list[int]], k: int, own: boo
     rotation = Rotation.fit(vectors)
     cells = Cells.fit(rotation, rotation(vectors), 1500)
     for segment in segments:
-        segment.derived = lambda _, make, segment=segment: make(segment)  # type: ignore
+        segment.derived = lambda _kind, _of, make, segment=segment: make(segment)  # type: ignore
     everything = HeldCells(segments, cells, Region(0, len(cells), 0, 1), k + own)
     number = np.repeat(np.arange(5), len(cells))
     looks = number, np.tile(np.arange(len(cells)), 5)

@@ -15,7 +15,7 @@ from lookalike.collection import Collection
 from lookalike.hashing.cells import Cells
 from lookalike.hashing.signatures import Effort
 from lookalike.searcher import RECALLS, Measured, Searcher
-from segments import Floats, collection_of
+from segments import Floats, collection_of, unit
 from test_signatures import clustered, ids
 
 ROWS = 6000
@@ -119,10 +119,36 @@ def test_measured_figures_hold_together(stored: Collection) -> None:
 def test_a_recall_beyond_the_signatures_is_exact(stored: Collection, vectors: Floats) -> None:
     ready = Searcher(stored)
     efforts = (Effort(5, 50), Effort(9, 60), *[None] * 4)
-    ready.measured = Measured(ready.cells.fingerprint, 100, efforts, (0.9, 0.95, *[None] * 4))
+    ready.measured = Measured(ready.cells.fingerprint, 100, efforts, (0.9, 0.95, *[None] * 4), 2.0)
     assert ready.nearest(vectors[0], 10, recall=0.95)[1:] == ("lsh", 60)
     assert ready.nearest(vectors[0], 10, recall=0.98)[1] == "exact"
     assert ready.nearest(vectors[0], 10, recall=0.98, engine="lsh")[1:] == ("lsh", 120)
+
+
+def test_what_a_filter_leaves_is_searched_harder(stored: Collection, vectors: Floats) -> None:
+    """The neighbours of a row are all left out: those that are left lie far, and in other cells."""
+    ready = Searcher(stored)
+    shares = []
+    for query in vectors[ROWS : ROWS + 100]:
+        far = ready.rows.squared_distances(query)
+        allowed = far > np.quantile(far, 0.3)
+        wanted = ids(ready.nearest(query, 10, engine="exact", allowed=allowed)[0])
+        found, *_ = ready.nearest(query, 10, allowed=allowed)
+        assert len(found) == 10
+        shares.append(len(set(ids(found)) & set(wanted)) / 10)
+    assert np.mean(shares) > 0.97
+
+
+def test_strangers_are_searched_harder(stored: Collection, vectors: Floats) -> None:
+    ready = Searcher(stored)
+    shares, compared = [], []
+    for query in unit((60, vectors.shape[1]), 9):
+        wanted = ids(ready.nearest(query, 10, engine="exact")[0])
+        found, _, count = ready.nearest(query, 10)
+        shares.append(len(set(ids(found)) & set(wanted)) / 10)
+        compared.append(count)
+    assert np.mean(shares) > 0.95
+    assert np.mean(compared) > 2 * ready.nearest(vectors[0], 10)[2]
 
 
 def test_cells_are_found_again_when_the_collection_has_grown(

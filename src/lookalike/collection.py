@@ -14,6 +14,7 @@ readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -118,7 +119,9 @@ class Segment:
     def _mapped(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
         try:
             return self._map()
-        except (OSError, ValueError, EOFError):  # not there yet, or damaged
+        except (OSError, ValueError, EOFError) as error:  # not there yet, or damaged
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise LookalikeError(f"too many open files for {self.file}: ulimit -n") from None
             shutil.rmtree(self.cache, ignore_errors=True)
         vectors, rows = self._read()
         try:
@@ -146,17 +149,26 @@ class Segment:
         vectors = values.reshape(len(table), len(values) // max(len(table), 1))
         return vectors, table.select(_CACHED).cast(_cached_schema())
 
-    def derived(self, name: str, make: Callable[[Self], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Return an array with a row an embedding, made once and then mapped from the cache."""
-        file = self.cache / f"{name}.npy"
+    def derived(
+        self, kind: str, of: str, make: Callable[[Self], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
+        """Return an array with a row an embedding, made once and then mapped from the cache.
+
+        `of` tells it from others of its kind, of which the cache keeps the newest alone.
+        """
+        file = self.cache / f"{kind}-{of}.npy"
         with contextlib.suppress(OSError, ValueError, EOFError):  # not there yet, or damaged
             kept: npt.NDArray[Any] = np.load(file, mmap_mode="r")
             if len(kept) == len(self.ids):
                 return kept
         made = make(self)
         # A cache that is full or read-only costs only time.
-        with contextlib.suppress(OSError), new_file(file) as part:
-            np.save(part, made)
+        with contextlib.suppress(OSError):
+            with new_file(file) as part:
+                np.save(part, made)
+            for other in self.cache.glob(f"{kind}-*.npy"):
+                if other != file:
+                    other.unlink(missing_ok=True)
         return made
 
     @property

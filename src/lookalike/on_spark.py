@@ -170,8 +170,15 @@ def kneighbors(
         F.col(id_column).cast("bigint").alias("id"),
         vector.cast("array<float>").alias("embedding"),
     )
-    folder = _kept_to_the_end().enter_context(staging_folder(collection.path)) / "queries"
-    folder.mkdir()
+    try:
+        folder = _kept_to_the_end().enter_context(staging_folder(collection.path)) / "queries"
+        folder.mkdir()
+        folder.chmod(0o1777)  # Spark's workers may be another user's
+    except OSError as error:
+        raise LookalikeError(
+            f"the queries cannot be kept beside {collection.path} ({error.strerror}): copy the "
+            "index to where you may write"
+        ) from None
     stored = store(rows, folder, int(collection.about_model["width"]))
     return neighbors(queries.sparkSession, collection, k, stored, engine, recall)
 

@@ -44,6 +44,8 @@ _MOST = 0.02  # of all rows are candidates; a recall that takes more is left to 
 _FEW = 2 * NEIGHBORS + 2  # rows at least, or there is nothing to measure
 _RESERVE = 1 / 3  # of what a recall allows to miss is not missed by the half that decides
 _BY_CELLS = 1 / 2  # of what is missed lies in cells that are not looked into
+_HARDER = 3  # times the effort, where what was measured does not hold
+_USUAL = 0.99  # of the drawn rows have their neighbours within reach
 _GROWN = 2  # times as many rows as the cells were fitted to: they are fitted again
 
 DAMAGED = (OSError, ValueError, TypeError, KeyError)
@@ -55,14 +57,16 @@ class Measured:
     """What the signatures of one version are worth, measured on drawn rows.
 
     `efforts` has for each of `RECALLS` how hard to look for 10 neighbours, None where only exact
-    search will do; `recall` what share of them `queries` other drawn rows found so. `cells` is the
-    fingerprint of those that were measured.
+    search will do; `recall` what share of them `queries` other drawn rows found so. `reach` is a
+    distance within which nearly all drawn rows have 10 neighbours. `cells` is the fingerprint of
+    those that were measured.
     """
 
     cells: str
     queries: int
     efforts: tuple[Effort | None, ...]
     recall: tuple[float | None, ...]
+    reach: float
 
     def effort(self, recall: float, k: int) -> Effort | None:
         """Return how hard to look for k neighbours at a recall; None for exact search."""
@@ -81,18 +85,20 @@ class Measured:
         """Read it back. Raises one of `DAMAGED`."""
         about = json.loads(file.read_text())
         efforts = tuple(effort and Effort(**effort) for effort in about["efforts"])
-        return cls(about["cells"], about["queries"], efforts, tuple(about["recall"]))
+        recall, reach = tuple(about["recall"]), float(about["reach"])
+        return cls(about["cells"], about["queries"], efforts, recall, reach)
 
 
 def home(segment: Segment, cells: Cells) -> Homes:
     """Return the cell of each row of a segment, int32 (rows,), from its cache or found."""
-    return segment.derived(f"cells-{cells.fingerprint}", lambda one: cells.home(one.vectors))
+    return segment.derived("cells", cells.fingerprint, lambda one: cells.home(one.vectors))
 
 
 def signed(segment: Segment, cells: Cells) -> Codes:
     """Return the signatures of a segment, uint8 (rows, bytes), from its cache or made for it."""
-    name = f"signatures-{cells.fingerprint}"
-    return segment.derived(name, lambda one: cells.sign(one.vectors, home(one, cells)))
+    return segment.derived(
+        "signatures", cells.fingerprint, lambda one: cells.sign(one.vectors, home(one, cells))
+    )
 
 
 class Searcher:
@@ -115,20 +121,27 @@ class Searcher:
         """Return the k nearest rows to a query, the engine, and how many rows it compared with.
 
         `auto` compares all rows (`exact`) while that is as quick, and where `recall` takes too many
-        candidates; else those whose signatures are near (`lsh`). `without` and `allowed` as in
-        `search.exact`. With `lsh` there is no way back to exact search but for ties.
+        candidates; else those whose signatures are near (`lsh`). The effort was measured with the
+        collection's own rows: a query that is a stranger to them, or to what `allowed` leaves in,
+        is searched harder until that changes nothing. `without` and `allowed` as in `search.exact`.
+        With `lsh` search is exact only where it would have to look at a good part of all rows.
         """
         left = len(self.rows) if allowed is None else int(np.count_nonzero(allowed))
         effort = self.effort(k, engine, recall, left)
-        if effort is not None:
+        before: list[Neighbor] | None = None
+        while effort is not None:
             found, compared = search.approximate(
                 self.rows, self.signatures, query, k, effort, without, allowed
             )
-            if compared is not None:
+            if compared is None:
+                return found, "exact", left
+            if found == before or not (allowed is not None or self._are_far(found)):
                 return found, "lsh", compared
-        else:
-            found = search.exact(self.rows, query, k, without, allowed)
-        return found, "exact", left
+            before, effort = found, effort.times(_HARDER)
+        return search.exact(self.rows, query, k, without, allowed), "exact", left
+
+    def _are_far(self, found: list[Neighbor]) -> bool:
+        return bool(found) and found[:NEIGHBORS][-1].distance > self.measured.reach
 
     def effort(self, k: int, engine: str, recall: float, left: int) -> Effort | None:
         """Return how hard to look where `left` rows are left in; None to compare all of them.
@@ -213,7 +226,10 @@ class Searcher:
         return measured
 
     def _measure(self) -> Measured:
-        drawn, queries, true = self._known()
+        drawn, queries, true, reach = self._known()
+        if len(drawn) < 2:  # nothing but copies
+            nothing = (None,) * len(RECALLS)
+            return Measured(self.cells.fingerprint, 0, nothing, nothing, reach)
         order = np.random.default_rng(1).permutation(len(drawn))
         decide, check = order[: len(order) // 2], order[len(order) // 2 :]
         places = self._cell_places(queries, true)
@@ -227,10 +243,10 @@ class Searcher:
             few = np.isfinite(count)
             efforts.append(Effort(cells, int(count)) if few else None)
             reached.append(round(float(np.mean(ranks[check] <= count)), 4) if few else None)
-        return Measured(self.cells.fingerprint, len(check), tuple(efforts), tuple(reached))
+        return Measured(self.cells.fingerprint, len(check), tuple(efforts), tuple(reached), reach)
 
-    def _known(self) -> tuple[Numbers, Vectors, Numbers]:
-        """Draw rows (q,); return them, their vectors, and their true neighbours (q, 10).
+    def _known(self) -> tuple[Numbers, Vectors, Numbers, float]:
+        """Draw rows (q,); return them, their vectors, their true neighbours (q, 10), their reach.
 
         No two of them are copies of each other: a heap of copies, all found, would hide what is
         missed beside it.
@@ -239,9 +255,10 @@ class Searcher:
         kinds = np.sort(np.unique(as_bytes(self.rows.vectors(some)), return_index=True)[1])
         drawn = some[np.sort(np.random.default_rng(2).permutation(kinds)[:QUERIES])]
         queries = self.rows.vectors(drawn)
-        _, nearest = search.exact_many(self.rows, queries, NEIGHBORS + 1)
+        squared, nearest = search.exact_many(self.rows, queries, NEIGHBORS + 1)
+        reach = _quantile(np.maximum(squared[:, -1], 0), _USUAL) ** 0.5
         true = [rows[rows != own][:NEIGHBORS] for own, rows in zip(drawn, nearest, strict=True)]
-        return drawn, queries, np.array(true)
+        return drawn, queries, np.array(true), reach
 
     def _cell_places(self, queries: Vectors, true: Numbers) -> Numbers:
         """Return which cell, nearest first and counted from 1, holds each neighbour (q, 10)."""

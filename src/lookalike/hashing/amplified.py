@@ -142,7 +142,7 @@ class AmplifiedProjectionLSHModel(
         """
         column = self.getOutputCol()
         hashed = dataset if column in dataset.columns else self.transform(dataset)
-        own = self.tables(self._numbers(key))
+        own = self.tables(self._numbers(key).astype(np.float32))  # as the rows are hashed
         return hashed.filter(F.arrays_overlap(F.col(column), F.lit(own)))
 
     def approxNearestNeighbors(  # noqa: N802 - as in Spark

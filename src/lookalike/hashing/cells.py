@@ -101,6 +101,10 @@ class Cells:
     def __len__(self) -> int:
         return len(self.centres)
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Rotation, Vectors, int]]:
+        """Travel without what is made of them."""
+        return type(self), (self.rotation, self.centres, self.rows)
+
     def nearest(self, rotated: Vectors, count: int) -> Numbers:
         """Return the `count` cells nearest to each rotated vector (n, bits): (n, count)."""
         rotated = np.ascontiguousarray(rotated)
@@ -134,9 +138,9 @@ class Cells:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell one set of cells from another."""
+        """16 hexadecimal digits that tell one set of cells, and what signs with it, from others."""
         parts = (self.rotation.directions, self.rotation.offset, self.centres)
-        content = b"".join(part.tobytes() for part in parts)
+        content = b"".join(part.tobytes() for part in parts) + faiss.__version__.encode()
         return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     def save(self, file: Path) -> None:

@@ -1,5 +1,6 @@
 """The rows that a task holds, and which of them are nearest to queries that pass by."""
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
@@ -17,6 +18,7 @@ from lookalike.searcher import home
 REGION_ROWS = 65_536
 """Rows of a region at most: an eighth of a gigabyte of vectors."""
 _LONG = 4 * CELL_ROWS  # rows of a cell that may be copies of each other
+_PRODUCT = 2**24  # distances at a time, 64 MB
 _CLOSE = 4  # rows more than wanted: matrix products are too coarse to tell near ties apart
 
 
@@ -55,9 +57,10 @@ class Held:
     @classmethod
     def of(cls, segments: Sequence[Segment]) -> Self:
         """Hold all rows of segments."""
+        fresh = [copy.copy(segment) for segment in segments]
         return cls(
-            np.concatenate([segment.ids for segment in segments]),
-            np.concatenate([segment.vectors for segment in segments]),
+            np.concatenate([segment.ids for segment in fresh]),
+            np.concatenate([segment.vectors for segment in fresh]),
         )
 
     def nearest(self, queries: Vectors, k: int, without: Numbers | None) -> tuple[Numbers, Vectors]:
@@ -105,7 +108,8 @@ class HeldCells(Held):
         More of them can be no query's neighbours at once.
         """
         homes, ids, vectors = [], [], []
-        for segment in segments:
+        for one in segments:
+            segment = copy.copy(one)  # whatever it holds in memory goes with it
             at = home(segment, cells)
             rows = np.flatnonzero((at >= region.first) & (at < region.stop))
             rows = rows[rows % region.parts == region.part]
@@ -154,13 +158,15 @@ class HeldCells(Held):
         asking, cells = asking[order], cells[order]
         begin = 0
         for end in (np.flatnonzero(np.diff(cells, append=-1)) + 1).tolist():
-            some = np.ascontiguousarray(asking[begin:end])
             start, stop = self.starts[cells[begin] - self.first :][:2].tolist()
-            distances = rotated[some] @ self.rotated[start:stop].T
             rows = np.arange(start, stop)
-            arrays: tuple[Any, ...] = (some, distances, rows)
-            who, how_far, which = map(faiss.swig_ptr, arrays)
-            best.heaps.addn_query_subset_with_ids(len(some), who, len(rows), how_far, which, 0)
+            step = max(_PRODUCT // max(len(rows), 1), 1)
+            for at in range(begin, end, step):
+                some = np.ascontiguousarray(asking[at : min(at + step, end)])
+                distances = rotated[some] @ self.rotated[start:stop].T
+                arrays: tuple[Any, ...] = (some, distances, rows)
+                who, how_far, which = map(faiss.swig_ptr, arrays)
+                best.heaps.addn_query_subset_with_ids(len(some), who, len(rows), how_far, which, 0)
             begin = end
         best.finalize()
         return self._best(queries, k, without, best.I)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
@@ -104,7 +105,7 @@ def store(frame: "DataFrame", folder: Path, width: int) -> list[Stored]:
         for batch in batches:
             batch = batch.filter(batch["embedding"].is_valid())
             values = batch["embedding"].flatten().to_numpy(zero_copy_only=False)
-            if len(values) != batch.num_rows * width:
+            if pc.any(pc.not_equal(pc.list_value_length(batch["embedding"]), width)).as_py():
                 raise LookalikeError(f"the queries have vectors of another width than {width}")
             if not np.isfinite(values).all():
                 raise LookalikeError("the queries have vectors with numbers that are not finite")
