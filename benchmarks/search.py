@@ -261,7 +261,8 @@ def lookalike(engine: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:
             ]
             return [[neighbor.id for neighbor in some] for some in answers]
 
-        extra = len(searcher.signatures) * searcher.signatures.width if engine == "lsh" else 0
+        # A signature and the number of its cell.
+        extra = len(searcher.rows) * (searcher.signatures.width + 4) if engine == "lsh" else 0
         return search, extra
 
     return make
