@@ -255,3 +255,27 @@ def test_matplotlib_is_missed_before_anything_is_measured(
     monkeypatch.setattr(Index, "evaluate", None)
     done = here("evaluate", rough.path, "--plot", tmp_path / "recall.svg")
     assert_fails(done, "pip install 'lookalike[plot]'")
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.9, 0.98])
+def test_intervals_hold_the_truth(recall: float) -> None:
+    """Shares of 10 that are found one by one, and such that are found together or not at all."""
+    rng = np.random.default_rng(0)
+    alone = rng.binomial(10, recall, size=(2000, 50)) / 10
+    together = rng.binomial(1, recall, size=(2000, 50)).astype(float)
+    for drawn in (alone, together):
+        bounds = np.array([evaluate.interval(shares) for shares in drawn])
+        assert ((bounds[:, 0] <= recall) & (recall <= bounds[:, 1])).mean() > 0.9
+    assert (
+        np.ptp(bounds, axis=1).mean()
+        > 2 * np.ptp([evaluate.interval(shares) for shares in alone], axis=1).mean()
+    ), "neighbours that are missed together are fewer trials"
+
+
+def test_an_interval_is_never_nothing() -> None:
+    low, high = evaluate.interval(np.ones(50))
+    assert 0.95 < low < 0.98 and high == pytest.approx(1)
+    assert low < evaluate.interval(np.ones(1000))[0] < 1
+    low, high = evaluate.interval(np.zeros(3))
+    assert low == pytest.approx(0) and 0.2 < high < 0.9
+    assert 0 < evaluate.interval(np.array([0.5]))[0] < 0.5

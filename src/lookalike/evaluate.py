@@ -158,6 +158,8 @@ def _point(engine: str, asked: float, found: Answers, true: Answers) -> dict[str
 
 
 def _recall(found: list[set[int]], true: list[set[int]]) -> dict[str, Any]:
+    if found is true:  # exact search, which misses nothing by what it does
+        return {"recall": 1.0, "recall_95": [1.0, 1.0]}
     shares = np.array(
         [len(some & all_) / len(all_) for some, all_ in zip(found, true, strict=True)]
     )
@@ -231,7 +233,17 @@ def series(figures: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
-def interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the mean, by normal approximation."""
-    half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return max(float(values.mean()) - half, 0.0), min(float(values.mean()) + half, 1.0)
+def interval(shares: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the mean of shares between 0 and 1, (n,).
+
+    Wilson's score interval (1927), which does not shrink to nothing where all is found. How many
+    trials the shares are worth comes from their spread, for neighbours of one query are found or
+    missed together: that of these and of one more query that found half, but ten a query at most.
+    """
+    mean = float(shares.mean())
+    some = np.append(shares, 0.5)
+    most = some.mean() * (1 - some.mean())  # the spread of shares that are 0 or 1
+    z2 = 1.96**2 / (len(shares) * most / max(some.var(), most / 10))
+    middle = (mean + z2 / 2) / (1 + z2)
+    half = (z2 * (mean * (1 - mean) + z2 / 4)) ** 0.5 / (1 + z2)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
