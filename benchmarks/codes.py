@@ -34,8 +34,9 @@ import numpy as np
 from lookalike.embedding import Vectors
 from lookalike.hashing.cells import POINTS, ROTATION_SAMPLE, Cells, Numbers, Rotation, cell_count
 from measure import machine
-from search import K, exact_ids
+from stored import exact_ids
 
+K = 10
 HELD_OUT = 300  # rows that are queries and nothing else
 TURNS, IN_TURN = 5, 20  # queries that are timed one by one, the codes taking turns
 MOST = 0.02  # of all rows are candidates, as in `lookalike.searcher`
@@ -78,7 +79,7 @@ def main() -> None:
     whole = np.load(given.vectors, mmap_mode="r")
     vectors, queries = whole[:-HELD_OUT][: given.rows], np.array(whole[-HELD_OUT:])
     faiss.omp_set_num_threads(1)
-    true = np.array(exact_ids(vectors, queries))
+    true = np.array(exact_ids(vectors, queries, K))
     sample = np.array(vectors[:ROTATION_SAMPLE])
     started = time.process_time()
     cells = fit_cells(vectors, sample)

@@ -39,7 +39,7 @@ from lookalike.search import hashed
 from lookalike.searcher import Searcher
 from lookalike.spark import cores, session
 from measure import Contestant, answer, machine, peak_of_tree
-from search import collection_of
+from stored import collection_of, exact_ids
 
 K = 10
 SAMPLED = 1000  # rows whose neighbours are checked
@@ -177,13 +177,8 @@ def sampled(rows: int) -> Any:
 def true_neighbors(vectors: Vectors) -> Any:
     """Return the true neighbours of the rows that are checked, (n, K)."""
     drawn = sampled(len(vectors))
-    heap = faiss.ResultHeap(len(drawn), K + 1)
-    queries = np.array(vectors[drawn])
-    for start in range(0, len(vectors), 16_384):
-        squared, near = faiss.knn(queries, vectors[start : start + 16_384], K + 1)
-        heap.add_result(squared, near + start)
-    heap.finalize()
-    others = [row[row != own][:K] for own, row in zip(drawn, heap.I, strict=True)]
+    found = np.array(exact_ids(vectors, np.array(vectors[drawn]), K + 1))
+    others = [row[row != own][:K] for own, row in zip(drawn, found, strict=True)]
     return np.array(others)
 
 

@@ -26,31 +26,27 @@ import statistics
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow as pa
 
 from lookalike import plots
-from lookalike.collection import Collection, write_segment
-from lookalike.embedding import ROW, Vectors
+from lookalike.collection import Collection
+from lookalike.embedding import Vectors
 from lookalike.hashing import Hasher, fit, with_vectors
-from lookalike.images import Source
-from lookalike.models import Model
 from lookalike.search import exact_many, hashed
 from lookalike.searcher import Searcher
 from lookalike.spark import cores, session
 from measure import Contestant, answer, machine, peak_of_tree
+from stored import collection_of, exact_ids
 
 K = 10
 HELD_OUT = 1000  # rows that are queries and nothing else
 ONE_BY_ONE = 100  # of them, one after another in every turn
 FEW = 5  # of them in a turn of Spark
-SEGMENT_ROWS = 16_384
 CONTESTANTS = ("exact", "lsh", "flat", "rabitq", "ivf", "hnsw", "spark")
 
 SETTINGS: dict[str, tuple[float, ...]] = {
@@ -90,7 +86,7 @@ def main() -> None:
         if given.rows:
             arguments += ["--rows", str(given.rows)]
         command = [sys.executable, __file__, *arguments, "--contestant"]
-        np.save(Path(folder, "true.npy"), exact_ids(vectors, queries))
+        np.save(Path(folder, "true.npy"), exact_ids(vectors, queries, K))
         started = time.perf_counter()
         if {"exact", "lsh", "spark"} & set(given.only):
             written_to = collection_of(vectors, Path(folder, "index"))
@@ -195,52 +191,6 @@ def take_turns(name: str, vectors: Vectors, queries: Vectors, work: Path) -> Non
         share = round(float(np.mean(right)), 4)
         turn = {"setting": setting, "ms": times, "batch_per_s": rate, "recall": share}
         answer(json.dumps(turn))
-
-
-def exact_ids(vectors: Vectors, queries: Vectors) -> Found:
-    """Return the K nearest rows of each query, exactly."""
-    heap = faiss.ResultHeap(len(queries), K)
-    for start in range(0, len(vectors), SEGMENT_ROWS):
-        squared, near = faiss.knn(queries, vectors[start : start + SEGMENT_ROWS], K)
-        heap.add_result(squared, near + start)
-    heap.finalize()
-    found: Found = heap.I.tolist()
-    return found
-
-
-def collection_of(vectors: Vectors, path: Path) -> Collection:
-    """Write vectors as an index, row numbers for ids; no image stands behind them."""
-    folder = path / "data" / uuid.uuid4().hex
-    folder.mkdir(parents=True)
-    segments = []
-    for start in range(0, len(vectors), SEGMENT_ROWS):
-        part = vectors[start : start + SEGMENT_ROWS]
-        written = write_segment(_batches(part, start), folder)
-        segments += [row for batch in written for row in batch.to_pylist()]
-    model = Model(
-        "none", "none", "f32", vectors.shape[1], "none", "0" * 16, graph=b"", weights_data=b""
-    )
-    return Collection.create(path, Source("files", "/"), model, segments)
-
-
-def _batches(vectors: Vectors, first: int) -> Iterator[pa.RecordBatch]:
-    for at in range(0, len(vectors), 1024):
-        part = vectors[at : at + 1024]
-        ids = np.arange(first + at, first + at + len(part))
-        paths = pa.array([f"{number}.jpg" for number in ids])
-        offsets = np.arange(0, part.size + 1, part.shape[1], dtype=np.int32)
-        columns: dict[str, Any] = {
-            "id": pa.array(ids),
-            "path": paths,
-            "label": pa.nulls(len(part), pa.string()),
-            "width": pa.nulls(len(part), pa.int32()),
-            "height": pa.nulls(len(part), pa.int32()),
-            "content_hash": paths,
-            "status": pa.array(["ok"] * len(part)),
-            "reason": pa.nulls(len(part), pa.string()),
-            "embedding": pa.ListArray.from_arrays(offsets, np.array(part).ravel()),
-        }
-        yield pa.RecordBatch.from_arrays([columns[name] for name in ROW.names], schema=ROW)
 
 
 def lookalike(engine: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:

@@ -1,11 +1,14 @@
 """Embeddings to measure search with: of crops of real photos, and any number drawn around them.
 
     python benchmarks/vectors.py --images cars_train more_cars --crops 100000 --out crops.npy
+    python benchmarks/vectors.py --index cars.index --out photos.npy
     python benchmarks/vectors.py --around crops.npy --count 1000000 --out drawn.npy
+
+The vectors of an index are taken as they are, in no order.
 
 Crops are real embeddings: a random part of a photo (30 to 100 % of its area, sides 3:4 to 4:3),
 mirrored half of the time, brighter or darker by up to a fifth. 100,000 of them take some ten
-minutes. Both kinds are float32 arrays (n, 512) of length 1 and the same for the same seed.
+minutes. All are float32 arrays (n, 512) of length 1 and the same for the same seed.
 
 Drawn vectors: take a real vector and one of its 16 nearest neighbours among the real ones, go a
 random share of the way from one to the other, and add noise that has the covariance of such steps.
@@ -29,8 +32,10 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
 from lookalike import images, models
+from lookalike.collection import Collection
 from lookalike.embedding import Vectors, normalize
 from lookalike.models.engines import Pixels
+from lookalike.search import Rows
 from lookalike.spark import cores
 
 NEIGHBORS = 16  # of a real vector, towards one of which a drawn one moves
@@ -44,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, nargs="+", help="folders of photos to crop")
     parser.add_argument("--crops", type=int, default=100_000)
+    parser.add_argument("--index", type=Path, help="an index of photos to take the vectors of")
     parser.add_argument("--around", type=Path, help="real vectors to draw others around")
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -53,12 +59,17 @@ def main() -> None:
         real = np.load(given.around, mmap_mode="r")
         draw(real, given.count, given.out, given.seed)
         told = {"real": spread(real), "drawn": spread(np.load(given.out, mmap_mode="r"))}
+    elif given.index:
+        rows = Rows(Collection.open(given.index).segments)
+        order = np.random.default_rng(given.seed).permutation(len(rows))
+        np.save(given.out, rows.vectors(np.arange(len(rows)))[order])
+        told = {"photos": spread(np.load(given.out, mmap_mode="r"))}
     elif given.images:
         photos = sorted(p for folder in given.images for p in folder.rglob("*.jpg"))
         np.save(given.out, crops(photos, given.crops, given.seed))
         told = {"crops": spread(np.load(given.out, mmap_mode="r"))}
     else:
-        parser.error("give --images or --around")
+        parser.error("give --images, --index or --around")
     print(json.dumps(told))  # noqa: T201
 
 

@@ -74,21 +74,23 @@ def collection_of(vectors: Floats, path: Path, sizes: Sequence[int]) -> Collecti
     segments: list[dict[str, object]] = []
     start = 0
     for size in sizes:
-        rows: list[dict[str, object]] = [
-            {
-                "id": number,
-                "path": f"{number}.jpg",
-                "label": f"make {number % 10}" if number % 2 else None,
-                "content_hash": f"{number:032x}",
-                "status": "ok",
-                "embedding": vectors[number],
-            }
-            for number in range(start, start + size)
-        ]
-        if not rows:  # a segment in which nothing could be read
+        part, numbers = vectors[start : start + size], range(start, start + size)
+        columns = {name: pa.nulls(size, ROW.field(name).type) for name in ROW.names}
+        columns |= {
+            "id": pa.array(numbers, pa.int64()),
+            "path": pa.array([f"{number}.jpg" for number in numbers]),
+            "label": pa.array([f"make {n % 10}" if n % 2 else None for n in numbers], pa.string()),
+            "content_hash": pa.array([f"{number:032x}" for number in numbers]),
+            "status": pa.array(["ok"] * size),
+            "embedding": pa.FixedSizeListArray.from_arrays(part.ravel(), vectors.shape[1]).cast(
+                ROW.field("embedding").type
+            ),
+        }
+        batch = pa.RecordBatch.from_arrays([columns[name] for name in ROW.names], schema=ROW)
+        if not size:  # a segment in which nothing could be read
             reason = {"path": "x.jpg", "status": "skipped", "reason": "empty file"}
-            rows = [{"id": 10**6 + len(segments), **reason}]
-        batch = pa.RecordBatch.from_pylist(rows, schema=ROW)
+            skipped = {"id": 10**6 + len(segments), **reason}
+            batch = pa.RecordBatch.from_pylist([skipped], schema=ROW)
         segments += [row for one in write_segment([batch], folder) for row in one.to_pylist()]
         start += size
     identity = ("resnet18", "cars", "f32", vectors.shape[1], "none", "0123456789abcdef")

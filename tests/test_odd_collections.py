@@ -4,49 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lookalike import Index
-from lookalike.collection import Collection, write_segment
-from lookalike.embedding import ROW
-from lookalike.images import Source
-from lookalike.models import Model
 from lookalike.search import exact
 from lookalike.searcher import Searcher
-from segments import Floats, unit
+from segments import Floats, collection_of, unit
 from test_signatures import clustered
 
 MANY = 100_000
 WIDTH = 32
-
-
-def stored(vectors: Floats, path: Path, sizes: list[int]) -> Collection:
-    """Write a large collection quickly: ids by row."""
-    folder = path / "data" / "0"
-    folder.mkdir(parents=True)
-    segments: list[dict[str, object]] = []
-    start = 0
-    for size in sizes:
-        part = vectors[start : start + size]
-        names = pa.array([f"{number}.jpg" for number in range(start, start + size)])
-        columns = {name: pa.nulls(size, ROW.field(name).type) for name in ROW.names}
-        columns |= {
-            "id": pa.array(np.arange(start, start + size)),
-            "path": names,
-            "content_hash": names,
-            "status": pa.array(["ok"] * size),
-            "embedding": pa.FixedSizeListArray.from_arrays(part.ravel(), part.shape[1]).cast(
-                ROW.field("embedding").type
-            ),
-        }
-        batch = pa.RecordBatch.from_arrays([columns[name] for name in ROW.names], schema=ROW)
-        segments += [row for one in write_segment([batch], folder) for row in one.to_pylist()]
-        start += size
-    identity = ("resnet18", "cars", "f32", vectors.shape[1], "none", "0123456789abcdef")
-    model = Model(*identity, graph=b"<net/>", weights_data=b"weights")
-    return Collection.create(path, Source("files", "/photos"), model, segments)
 
 
 def copies() -> Floats:
@@ -75,7 +43,7 @@ def test_a_hundred_thousand(
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     vectors = make()
-    collection = stored(vectors, tmp_path / "odd.index", [50_000, 30_000, 20_000])
+    collection = collection_of(vectors, tmp_path / "odd.index", [50_000, 30_000, 20_000])
     ready = Searcher(collection)
     shares = []
     for row in (0, 77, *range(MANY - 10_000, MANY, 700)):

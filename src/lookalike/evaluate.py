@@ -12,7 +12,7 @@ from lookalike import search
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.progress import progress_line
-from lookalike.search import Numbers, Rows
+from lookalike.search import Rows
 from lookalike.searcher import RECALL, RECALLS, Searcher
 
 if TYPE_CHECKING:
@@ -27,26 +27,13 @@ _BLOCK = 256  # queries at a time
 _PLACES = 1000  # looked at for mAP@R
 
 
-def draw(total: int, count: int, seed: int = 0) -> Numbers:
-    """Draw rows of so many at random, each once: int64 (count or fewer,), rising."""
-    rng = np.random.default_rng(seed)
-    return np.sort(rng.choice(total, min(count, total), replace=False, shuffle=False))
-
-
 def draw_queries(rows: Rows, count: int, seed: int = 0) -> list[Drawn]:
     """Draw rows at random, each once."""
     if len(rows) < 2:
         raise LookalikeError("nothing to evaluate: an index needs at least 2 embedded images")
-    places = draw(len(rows), count, seed)
-    drawn = []
-    start = 0
-    for segment in rows.segments:
-        inside = places[(places >= start) & (places < start + len(segment.ids))] - start
-        labels = segment.rows["label"].take(inside).to_pylist()
-        for at, label in zip(inside, labels, strict=True):
-            drawn.append((int(segment.ids[at]), label, np.array(segment.vectors[at])))
-        start += len(segment.ids)
-    return drawn
+    places = search.draw(len(rows), count, seed)
+    labels = rows.labels.take(pa.array(places)).to_pylist()
+    return list(zip(rows.ids[places].tolist(), labels, rows.vectors(places), strict=True))
 
 
 def by_label(rows: Rows, count: int = 2000, seed: int = 0) -> dict[str, Any]:
@@ -58,8 +45,7 @@ def by_label(rows: Rows, count: int = 2000, seed: int = 0) -> dict[str, Any]:
     et al., "A metric learning reality check", 2020). Empty where there are no labels.
     """
     drawn = [one for one in draw_queries(rows, count, seed) if one[1] is not None]
-    labels = pa.chunked_array([segment.rows["label"].cast("string") for segment in rows.segments])
-    counts = {row["values"]: row["counts"] for row in labels.value_counts().to_pylist()}
+    counts = {row["values"]: row["counts"] for row in rows.labels.value_counts().to_pylist()}
     sums = np.zeros(3)
     for start in range(0, len(drawn), _BLOCK):
         block = drawn[start : start + _BLOCK]
@@ -69,7 +55,7 @@ def by_label(rows: Rows, count: int = 2000, seed: int = 0) -> dict[str, Any]:
         _, found = search.exact_many(rows, queries, k)
         for (number, label, _), places, near in zip(block, others, found, strict=True):
             near = near[rows.ids[near] != number]
-            same = np.array(labels.take(pa.array(near)).to_pylist()) == label
+            same = np.array(rows.labels.take(pa.array(near)).to_pylist()) == label
             right = same[:places]
             precision = np.cumsum(right) / np.arange(1, len(right) + 1)
             sums += (

@@ -11,10 +11,10 @@ from lookalike import images, models
 from lookalike.collection import Collection
 from lookalike.embedding import Vectors, content_hash, normalize
 from lookalike.errors import LookalikeError
-from lookalike.evaluate import draw, interval
+from lookalike.evaluate import interval
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
-from lookalike.search import Numbers, Rows
+from lookalike.search import Numbers, Rows, draw
 from lookalike.spark import cores
 
 IMAGES = 200  # drawn: three seconds or so in f32

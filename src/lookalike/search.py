@@ -107,24 +107,31 @@ class Rows:
 
     def neighbors(self, rows: Numbers, squared: Vectors) -> list[Neighbor]:
         """Return rows as neighbours, in the order given; `squared` are their squared distances."""
-        paths, labels = self._names
         each = zip(rows.tolist(), self.ids[rows].tolist(), squared.tolist(), strict=True)
         return [
-            Neighbor(rank, number, paths[row].as_py(), labels[row].as_py(), distance**0.5)
+            Neighbor(rank, number, self.paths[row].as_py(), self.labels[row].as_py(), distance**0.5)
             for rank, (row, number, distance) in enumerate(each, 1)
         ]
 
     @cached_property
-    def _names(self) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-        """Paths and labels of all rows; one at a time is taken from them, in a microsecond."""
-        paths, labels = (
-            pa.chunked_array(
-                [chunk for segment in self.segments for chunk in segment.rows[name].chunks],
-                pa.string(),
-            )
-            for name in ("path", "label")
-        )
-        return paths, labels
+    def paths(self) -> pa.ChunkedArray:
+        """The paths of all rows, mapped; one is taken from them in a microsecond."""
+        return self._named("path")
+
+    @cached_property
+    def labels(self) -> pa.ChunkedArray:
+        """Their labels."""
+        return self._named("label")
+
+    def _named(self, column: str) -> pa.ChunkedArray:
+        columns = [segment.rows[column] for segment in self.segments]
+        return pa.chunked_array([chunk for one in columns for chunk in one.chunks], pa.string())
+
+
+def draw(total: int, count: int, seed: int = 0) -> Numbers:
+    """Draw rows of so many at random, each once: int64 (count or fewer,), rising."""
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(total, min(count, total), replace=False, shuffle=False))
 
 
 def exact(

@@ -1,4 +1,4 @@
-"""A collection made ready to be searched: its signatures, and how many candidates a recall takes.
+"""A collection made ready to be searched: its signatures, and how hard a recall has to look.
 
 What takes time is done once and kept: the cells with the collection, the signatures of each segment
 in its cache, the effort that each recall takes with the version. Where the collection cannot be
@@ -39,7 +39,7 @@ EXACT_UP_TO = 10_000
 RECALL = 0.98
 RECALLS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 NEIGHBORS = 10  # that the recalls are of
-QUERIES = 200  # rows drawn: half say how many candidates a recall takes, half what that is worth
+QUERIES = 200  # rows drawn: half say how hard a recall has to look, half what that is worth
 _MOST = 0.02  # of all rows are candidates; a recall that takes more is left to exact search
 _FEW = 2 * NEIGHBORS + 2  # rows at least, or there is nothing to measure
 _RESERVE = 1 / 3  # of what a recall allows to miss is not missed by the half that decides
@@ -199,8 +199,8 @@ class Searcher:
             kept = Cells.load(file)
             if len(self.rows) <= _GROWN * kept.rows:
                 return kept
-        rotation = Rotation.fit(self.rows.vectors(self._drawn(ROTATION_SAMPLE)))
-        drawn = self._drawn(POINTS * cell_count(len(self.rows)))
+        rotation = Rotation.fit(self.rows.vectors(search.draw(len(self.rows), ROTATION_SAMPLE)))
+        drawn = search.draw(len(self.rows), POINTS * cell_count(len(self.rows)))
         blocks = np.array_split(drawn, -(-len(drawn) // ROTATION_SAMPLE))
         sample = np.concatenate([rotation(self.rows.vectors(block)) for block in blocks])
         cells = Cells.fit(rotation, sample, len(self.rows))
@@ -251,7 +251,7 @@ class Searcher:
         No two of them are copies of each other: a heap of copies, all found, would hide what is
         missed beside it.
         """
-        some = self._drawn(10 * QUERIES)
+        some = search.draw(len(self.rows), 10 * QUERIES)
         kinds = np.sort(np.unique(as_bytes(self.rows.vectors(some)), return_index=True)[1])
         drawn = some[np.sort(np.random.default_rng(2).permutation(kinds)[:QUERIES])]
         queries = self.rows.vectors(drawn)
@@ -282,12 +282,6 @@ class Searcher:
             place = dict(zip(some.tolist(), range(1, len(some) + 1), strict=True))
             ranks[at] = [place.get(row, np.inf) for row in true[at].tolist()]
         return ranks
-
-    def _drawn(self, count: int) -> npt.NDArray[np.int64]:
-        """Draw rows, each once, the same ones for the same collection; rising."""
-        rng = np.random.default_rng(0)
-        size = min(count, len(self.rows))
-        return np.sort(rng.choice(len(self.rows), size, replace=False, shuffle=False))
 
     def _keep(self, save: "partial[None]") -> None:
         folder = self.collection.signature_folder

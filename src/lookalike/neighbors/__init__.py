@@ -72,10 +72,9 @@ def neighbors(
         found = spark.range(0, len(groups), 1, len(groups)).mapInArrow(compare, ddl(FOUND))
     else:
         cells = searcher.cells
-        homes = (home(segment, cells) for segment in segments)
         counts = np.zeros(len(cells), np.int64)
-        for some in homes:
-            counts += np.bincount(some, minlength=len(cells))
+        for segment in segments:
+            counts += np.bincount(home(segment, cells), minlength=len(cells))
         most = min(REGION_ROWS, max(-(-len(searcher.rows) // (_REGIONS * tasks)), 1))
         plan = list(regions(counts, most))
         route = routing(cells, counts, plan, asked, effort.cells, k + own, threads)
