@@ -72,7 +72,7 @@ def deadline() -> Iterator[None]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure precisions from 96 images on, and take the first that agrees at all."""
-    monkeypatch.setattr("lookalike.build.MEASURE_FROM", 96)
+    monkeypatch.setattr("lookalike.build.jobs.MEASURE_FROM", 96)
     monkeypatch.setattr("lookalike.models.precision.SAMPLE", 96)
     monkeypatch.setattr("lookalike.models.precision.AGREEMENT", 0.5)
     monkeypatch.setattr("lookalike.models.precision._QUICKER", 1e9)

@@ -21,12 +21,13 @@ from PIL import Image
 from bad_inputs import write_bad_inputs, write_odd_but_good
 from conftest import UNSEEN, calibrating, needs_photos
 from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images, models
-from lookalike.build import Options, Report, _sample_of_frame, build_collection
+from lookalike.build import Options, Report, build_collection
+from lookalike.build.running import _sample_of_frame
 from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
 from lookalike.export import build_table, export_csv
-from lookalike.images.frame import image_frame
 from lookalike.images.labels import open_labels
+from lookalike.images.listing import label_images, list_images
 from lookalike.index import Engine
 from lookalike.models import SAMPLE, calibration
 from lookalike.spark import session
@@ -233,14 +234,12 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def joined(photos: Path, text: str, staging: Path) -> tuple[dict[str, str], int]:
     """Return the labels that a label file gives to photos, and how many it has for none."""
-    given = staging / "given.csv"
+    given, listing = staging / "given.csv", staging / "listing.parquet"
     given.write_text(text, encoding="utf-8")
-    frame, unused = image_frame(session(), images.locate(photos), staging, open_labels(given))
-    rows = frame.collect()
-    assert len(rows) == 8
-    assert [row["path"] for row in sorted(rows, key=lambda row: int(row["id"]))] == sorted(
-        row["path"] for row in rows
-    )
+    assert list_images(images.locate(photos), listing) == 8
+    unused = label_images(listing, open_labels(given))
+    rows = pq.read_table(listing).to_pylist()
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     return {row["path"]: row["label"] for row in rows if row["label"] is not None}, unused
 
 
@@ -632,7 +631,7 @@ INDEXING = """
 import sys
 import lookalike
 from lookalike import build
-build.LOOP_UP_TO = int(sys.argv[3])
+build.running.LOOP_UP_TO = int(sys.argv[3])
 index = lookalike.index(sys.argv[1], sys.argv[2], spark={"": None, "no": False}[sys.argv[4]])
 print(len(index), "pyspark" in sys.modules, "py4j" in sys.modules)
 """

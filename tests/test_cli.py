@@ -308,7 +308,10 @@ EMBED = ["index", "{photos}", "--out", "{out}"]
         (["search", "{index}", "{photo}", "--html", "{taken}"], ["taken"]),
         (["index", "{no images}", "--out", "{out}"], ["no images in", ".jpg"]),
         (["index", "{nowhere}", "--out", "{out}"], ["nothing matches", "[/where]"]),
-        (["index", "{photos}", "--out", "{index}"], ["is there already", "--overwrite"]),
+        (
+            ["index", "{photos}", "--out", "{index}", "--precision", "bf16"],
+            ["is there already, in f32", "--overwrite"],
+        ),
         (["index", "{photos}", "--out", "{taken}", "--overwrite"], ["is not an index"]),
         (["embed", "{photos}", "--out", "{columns}"], ["is there already", "--overwrite"]),
         ([*EMBED, "--labels", "{columns}"], ["image", "Class", "name,Class"]),

@@ -20,19 +20,10 @@ from PIL import Image
 from lookalike import ImageEmbedder, embedding
 from lookalike.embedding import ROW, content_hash, embed_batches, normalize, to_pixels
 from lookalike.images import SIDE, BadImage, Source, decode, pixels, transform
+from lookalike.images.listing import IMAGE
 from lookalike.models.engines import OpenVinoEngine
 
 Bytes = npt.NDArray[np.uint8]
-
-INPUT = pa.schema(
-    {
-        "id": pa.int64(),
-        "path": pa.string(),
-        "label": pa.string(),
-        "reason": pa.string(),
-        "content": pa.binary(),
-    }
-)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +222,7 @@ REASONS = {5: "not an image", 33: "empty file", 39: "no such file"}
 
 
 def batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist(rows, schema=INPUT)
+    return pa.RecordBatch.from_pylist(rows, schema=IMAGE)
 
 
 def listing(numbers: range) -> pa.RecordBatch:

@@ -389,8 +389,11 @@ def test_lookalike_index_takes_options_and_says_no_to_others(
     made = lookalike.index(given, str(tmp_path / "x.index"), labels=drawn.labels)
     assert len(made) == 3
     assert all(hit.label for hit in made.search(given[0]))
-    with pytest.raises(LookalikeError, match="is there already"):
-        lookalike.index(given, tmp_path / "x.index")
+    assert lookalike.index(given, tmp_path / "x.index").collection.version == 0
+    (tmp_path / "others").mkdir()
+    shutil.copy(given[0], tmp_path / "others")
+    with pytest.raises(LookalikeError, match="is there already, made of"):
+        lookalike.index(tmp_path / "others", tmp_path / "x.index")
     with pytest.raises(TypeError):
         lookalike.index(given, tmp_path / "y.index", colour="red")
     assert len(lookalike.index(given[:2], tmp_path / "x.index", overwrite=True)) == 2

@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike import LookalikeError, images
-from lookalike.images.frame import image_frame
-from lookalike.images.labels import open_labels
+from lookalike.images.frame import _join_labels
+from lookalike.images.labels import open_labels, write_labels
 from lookalike.images.listing import (
     IMAGE,
     LISTING,
     choose_sample,
-    image_batches,
+    label_images,
     list_images,
     listed,
 )
-from lookalike.spark import session
+from lookalike.spark import local_uri, session
 
 FILES = (
     "100%.jpg",
@@ -55,22 +55,29 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_spark(photos: Path, given: Path | None, staging: Path) -> Outcome:
-    labels = None if given is None else open_labels(given)
-    try:
-        frame, unused = image_frame(session(), images.locate(photos), staging, labels)
-    except LookalikeError as error:
-        return str(error)
-    return [row.asDict() for row in sorted(frame.collect(), key=lambda row: int(row["id"]))], unused
+    """Label a listing as what only Spark can read is labelled."""
+    list_images(images.locate(photos), staging / "list")
+    frame, unused = session().read.parquet(local_uri(staging / "list")), 0
+    if given is not None:
+        write_labels(open_labels(given), staging / "labels")
+        labels = session().read.parquet(local_uri(staging / "labels"))
+        try:
+            frame, unused = _join_labels(frame, labels)
+        except LookalikeError as error:
+            return str(error)
+    rows = frame.select(*LISTING.names).collect()
+    return sorted((row.asDict() for row in rows), key=lambda row: int(row["id"])), unused
 
 
 def without_spark(photos: Path, given: Path | None, staging: Path) -> Outcome:
     list_images(images.locate(photos), staging / "list")
-    labels = None if given is None else one_by_one(open_labels(given))
-    try:
-        batches, unused = image_batches(staging / "list", labels)
-    except LookalikeError as error:
-        return str(error)
-    return pa.Table.from_batches(batches, IMAGE).to_pylist(), unused
+    unused = 0
+    if given is not None:
+        try:
+            unused = label_images(staging / "list", one_by_one(open_labels(given)))
+        except LookalikeError as error:
+            return str(error)
+    return pq.read_table(staging / "list").to_pylist(), unused
 
 
 def one_by_one(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -171,7 +178,10 @@ def test_labels_as_with_spark(
     assert count == unused
     assert [row["id"] for row in rows] == list(range(len(FILES) + 1))
     assert {row["path"]: row["reason"] for row in rows if row["reason"]} == {BROKEN: "broken link"}
-    assert {row["content"] for row in rows} == {None}
+    for row in rows:
+        if row["path"] != BROKEN:
+            status = (photos / images.decode_path(row["path"])).stat()
+            assert (row["size"], row["modified"]) == (0, status.st_mtime_ns)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +247,14 @@ def write_listing(folder: Path, rows: int, reason_every: int = 0, group: int = 1
     """Write a listing as `list_images` does, in several row groups."""
     ids = range(rows)
     reasons = ["broken link" if reason_every and i % reason_every == 0 else None for i in ids]
-    columns = {"id": list(ids), "path": [f"x/{i:06}.jpg" for i in ids], "reason": reasons}
+    columns = {
+        "id": list(ids),
+        "path": [f"x/{i:06}.jpg" for i in ids],
+        "label": [None] * rows,
+        "reason": reasons,
+        "size": [1000 + i for i in ids],
+        "modified": [10**18 + i for i in ids],
+    }
     path = folder / "listing.parquet"
     pq.write_table(pa.table(columns, schema=LISTING), path, row_group_size=group)
     return path
@@ -247,16 +264,16 @@ def test_batches(tmp_path: Path) -> None:
     listing = write_listing(tmp_path, 5000, reason_every=7)
     names = [f"{row:06}.jpg" for row in range(0, 6000, 2)]
     labels = pa.record_batch({"name": names, "label": [f"of {name}" for name in names]})
-    batches, unused = image_batches(listing, one_by_one(iter([labels])))
-    assert unused == 500
-    given = list(batches)
-    assert all(batch.schema == IMAGE and 200 <= batch.num_rows <= 1024 for batch in given)
+    assert label_images(listing, one_by_one(iter([labels]))) == 500
+    given = list(listed(listing))
+    assert all(batch.schema == IMAGE and batch.num_rows <= 1024 for batch in given)
     rows = [row for batch in given for row in batch.to_pylist()]
     assert [row["id"] for row in rows] == list(range(5000))
     for at, row in enumerate(rows):
         assert row["path"] == f"x/{at:06}.jpg"
         assert row["label"] == (None if at % 2 else f"of {at:06}.jpg")
         assert row["reason"] == (None if at % 7 else "broken link")
+        assert (row["size"], row["modified"], row["content"]) == (1000 + at, 10**18 + at, None)
 
 
 # A part for each of Spark's tasks.
@@ -271,8 +288,7 @@ def test_parts(tmp_path: Path, rows: int, parts: int, group: int) -> None:
     assert max(sizes) - min(sizes) <= 1
     batches = [batch for part in given for batch in part]
     assert all(batch.schema == IMAGE and 0 < batch.num_rows <= 1024 for batch in batches)
-    whole, _ = image_batches(listing, None)
-    assert pa.Table.from_batches(batches) == pa.Table.from_batches(whole)
+    assert pa.Table.from_batches(batches) == pa.Table.from_batches(listed(listing))
 
 
 def test_a_part_reads_only_its_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

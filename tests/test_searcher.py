@@ -119,7 +119,9 @@ def test_measured_figures_hold_together(stored: Collection) -> None:
 def test_a_recall_beyond_the_signatures_is_exact(stored: Collection, vectors: Floats) -> None:
     ready = Searcher(stored)
     efforts = (Effort(5, 50), Effort(9, 60), *[None] * 4)
-    ready.measured = Measured(ready.cells.fingerprint, 100, efforts, (0.9, 0.95, *[None] * 4), 2.0)
+    ready.measured = Measured(
+        ready.cells.fingerprint, 100, efforts, (0.9, 0.95, *[None] * 4), 2.0, {}
+    )
     assert ready.nearest(vectors[0], 10, recall=0.95)[1:] == ("lsh", 60)
     assert ready.nearest(vectors[0], 10, recall=0.98)[1] == "exact"
     assert ready.nearest(vectors[0], 10, recall=0.98, engine="lsh")[1:] == ("lsh", 120)

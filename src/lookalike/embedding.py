@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ImageLike: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor"
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
+Reused: TypeAlias = tuple[Vectors, tuple[int, int]]
+"""An embedding (width,) that is at hand, and width and height of its picture."""
+
 ROW = pa.schema(
     {
         "id": pa.int64(),
@@ -32,13 +35,21 @@ ROW = pa.schema(
         "label": pa.string(),
         "width": pa.int32(),
         "height": pa.int32(),
+        "size": pa.int64(),
+        "modified": pa.int64(),
         "content_hash": pa.string(),
         "status": pa.string(),
         "reason": pa.string(),
         "embedding": pa.list_(pa.float32()),
     }
 )
-"""One row an input. `status` is `ok`, with an embedding, or `skipped`, with a reason."""
+"""One row an input. `status` is `ok`, with an embedding, or `skipped`, with a reason.
+
+`size` of the file in bytes and `modified` in nanoseconds since 1970 are null where nobody knows.
+"""
+
+
+_GIVEN = ("id", "path", "label", "reason", "size", "modified")
 
 
 def content_hash(data: bytes) -> str:
@@ -164,8 +175,9 @@ def embed_batches(
     model: Model,
     threads: int = 1,
     device: str = "cpu",
+    known: Callable[[str], Reused | None] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Embed batches of `id, path, label, reason, content`; give batches of `ROW`.
+    """Embed batches of `images.listing.IMAGE`; give batches of `ROW`.
 
     What Spark's `mapInArrow` runs in every task, and a plain loop too. An input that cannot be
     read becomes a row with the status `skipped`. `threads` decode and embed side by side, so that
@@ -179,7 +191,7 @@ def embed_batches(
         for start in range(0, batch.num_rows, run.batch)
     )
     if threads == 1:
-        yield from (_embed_rows(group, source, run) for group in groups)
+        yield from (_embed_rows(group, source, run, known) for group in groups)
         return
     pending: deque[Future[pa.RecordBatch]] = deque()
     # Threads that silence warnings one beside the other leave them as any of them found them.
@@ -187,7 +199,7 @@ def embed_batches(
         warnings.simplefilter("ignore")
         try:
             for group in groups:
-                pending.append(pool.submit(_embed_rows, group, source, run))
+                pending.append(pool.submit(_embed_rows, group, source, run, known))
                 if len(pending) > 2 * threads:
                     yield pending.popleft().result()
             while pending:
@@ -196,12 +208,18 @@ def embed_batches(
             pool.shutdown(cancel_futures=True)
 
 
-def _embed_rows(rows: pa.RecordBatch, source: images.Source, run: models.Engine) -> pa.RecordBatch:
+def _embed_rows(
+    rows: pa.RecordBatch,
+    source: images.Source,
+    run: models.Engine,
+    known: Callable[[str], Reused | None] | None,
+) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in ROW.names}
-    columns.update({name: rows[name].to_pylist() for name in ("id", "path", "label", "reason")})
+    columns.update({name: rows[name].to_pylist() for name in _GIVEN})
     columns["status"] = ["skipped"] * rows.num_rows
     decoded = np.empty((rows.num_rows, images.SIDE, images.SIDE, 3), np.uint8)
-    count = 0
+    fresh: list[int] = []
+    vectors: dict[int, Vectors] = {}
     for at in range(rows.num_rows):
         try:
             if columns["reason"][at]:
@@ -209,20 +227,27 @@ def _embed_rows(rows: pa.RecordBatch, source: images.Source, run: models.Engine)
             content = rows["content"][at].as_py()
             data = images.read(source, columns["path"][at]) if content is None else content
             columns["content_hash"][at] = content_hash(data)
-            decoded[count], size = images.decode_pixels(data)
-            count += 1
+            if known is not None and (reused := known(columns["content_hash"][at])):
+                vectors[at], size = reused
+            else:
+                decoded[len(fresh)], size = images.decode_pixels(data)
+                fresh.append(at)
             columns["width"][at], columns["height"][at] = size
             columns["status"][at] = "ok"
         except images.BadImage as error:
             columns["reason"][at] = str(error)
-    vectors = normalize(run(decoded[:count])) if count else np.empty((0, 0), np.float32)
-    embedded = np.array([status == "ok" for status in columns["status"]], bool)
-    columns["embedding"] = _list_array(vectors, embedded)
+    if fresh:
+        vectors.update(zip(fresh, normalize(run(decoded[: len(fresh)])), strict=True))
+    columns["embedding"] = _list_array(vectors, rows.num_rows)
     return pa.RecordBatch.from_pydict(columns, schema=ROW)
 
 
-def _list_array(vectors: Vectors, present: npt.NDArray[np.bool_]) -> pa.ListArray:
-    """Pack vectors (m, width) into a list array of n rows, null where `present` (n,) is False."""
-    width = vectors.shape[1]
+def _list_array(vectors: dict[int, Vectors], rows: int) -> pa.ListArray:
+    """Pack vectors (width,) of some rows into a list array of all, null for the others."""
+    present = np.zeros(rows, bool)
+    present[list(vectors)] = True
+    ordered = [vectors[at] for at in np.flatnonzero(present).tolist()]
+    width = len(ordered[0]) if ordered else 0
     offsets = np.concatenate([[0], np.cumsum(present * width)]).astype(np.int32)
-    return pa.ListArray.from_arrays(offsets, vectors.ravel(), mask=pa.array(~present))
+    values = np.concatenate(ordered) if ordered else np.empty(0, np.float32)
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~present))

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from lookalike import collection
-from lookalike.build import Options, Report, embed, prepare, stored_rows
-from lookalike.collection import Collection
+from lookalike import collection, images
+from lookalike.build import Options, Report, embed_all, look, prepare, stored_rows
+from lookalike.collection import Collection, Written
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.models import calibration
-from lookalike.spark import local_uri, session
+from lookalike.spark import is_at_hand, local_uri, session
 
 _SKIPPED = "skipped.csv"
 
@@ -35,17 +35,23 @@ def build_table(
     with calibration.expected(options.precision == "int8"):
         job = prepare(photos, options)
         with collection.staging_folder(out) as staging:
-            report = embed(job, staging / "data", staging)
-            files = [Path(row["path"]) for row in report.segments]
+            folder = staging / "data"
+            folder.mkdir()
+            found = look(job, None, staging)
+            written: list[Written] = []
+            done = embed_all(job, found.inputs, folder, lambda wave, _: written.extend(wave))
+            if not written:
+                raise images.nothing_found(job.rooted)
+            files = [Path(row["path"]) for row in sorted(written, key=lambda row: row["first_id"])]
             fresh = staging / "out"
             if out.suffix.lower() == ".csv":
-                _write_csv(files, fresh, report.model.width)
+                _write_csv(files, fresh, done.model.width)
             else:
                 _write_parquet(files, fresh)
             _write_skipped(files, staging / _SKIPPED)
             collection.put_in_place(fresh, out)
             (staging / _SKIPPED).replace(out.absolute().parent / _SKIPPED)
-    return report
+    return Report.of(done, found.unused_labels)
 
 
 def export_csv(stored: Collection, out: Path) -> None:
@@ -70,7 +76,7 @@ def _write_csv(files: Sequence[Path], out: Path, width: int) -> None:
 
 
 def _write_parquet(files: Sequence[Path], out: Path) -> None:
-    if len(files) == 1:  # in order as it is: nothing to start Spark for
+    if not is_at_hand():  # in order as they are: nothing to start Spark for
         out.mkdir()
         schema = pa.schema([("image", pa.string()), ROW.field("label"), ROW.field("embedding")])
         with pq.ParquetWriter(out / "part-00000.parquet", schema) as writer:

@@ -1,6 +1,7 @@
 """The face a person imports: make an index, open one, find look-alikes."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -27,14 +28,22 @@ from lookalike.spark import session
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from lookalike.build import Changed
+    from lookalike.build.keeping import Photos
+    from lookalike.changes import Say
     from lookalike.hashing import Hasher, Tuned
 
 Engine = Literal["auto", "exact", "lsh", "spark"]
 _FEW = 5  # neighbours, where nobody says how many
+_LOOKED_FOR = 20  # images, before it is believed that all have moved
 
 
 class Index:
-    """An index on disk, opened at one version. Searching it starts neither a JVM nor torch."""
+    """An index on disk, opened at one version. Searching it starts neither a JVM nor torch.
+
+    It stays at that version, whatever others write, until it changes the index itself or is told to
+    `refresh`.
+    """
 
     def __init__(self, opened: Collection) -> None:
         self.collection = opened
@@ -80,6 +89,90 @@ class Index:
                 "recall": dict(zip(map(str, RECALLS), known.recall, strict=True)),
             },
         }
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return what is known of each version, newest first (`Collection.history`)."""
+        return self.collection.history()
+
+    def refresh(self) -> bool:
+        """Move on to the newest version; say whether there was a newer one."""
+        newest = self.collection.newest()
+        moved = newest.version != self.collection.version
+        if moved:
+            self._move_to(newest)
+        return moved
+
+    def _move_to(self, collection: Collection) -> None:
+        self.collection = collection
+        self.__dict__.pop("searcher", None)
+
+    def add(
+        self, photos: "Photos", *, dry_run: bool = False, say: "Say | None" = None, **options: Any
+    ) -> "Changed":
+        """Embed what is new or changed among some images, and move on to what is then there.
+
+        An image is the same while path, size and time of change are; bytes that are known by
+        another path are not embedded again. `options` are the fields of `lookalike.build.Options`
+        that say how images are read. With `dry_run` nothing is changed; `say` is told each path.
+        """
+        from lookalike import build
+
+        return self._changed(
+            build.add(self.collection, photos, build.Options(**options), dry_run=dry_run, say=say)
+        )
+
+    def sync(
+        self,
+        photos: "Photos | None" = None,
+        *,
+        dry_run: bool = False,
+        say: "Say | None" = None,
+        **options: Any,
+    ) -> "Changed":
+        """Make the index equal to a folder (its root): `add`, and remove what is no longer there.
+
+        With `photos` only what lies in them can be removed.
+        """
+        from lookalike import build
+
+        return self._changed(
+            build.sync(self.collection, photos, build.Options(**options), dry_run=dry_run, say=say)
+        )
+
+    def remove(
+        self, names: str | Sequence[str], *, dry_run: bool = False, say: "Say | None" = None
+    ) -> "Changed":
+        """Remove images by path, folder or glob, and move on to what is then there.
+
+        The files stay. Raises `LookalikeError`, and removes nothing, where a name is of no image.
+        """
+        from lookalike import build
+
+        given = [names] if isinstance(names, str) else list(names)
+        return self._changed(build.remove(self.collection, given, dry_run=dry_run, say=say))
+
+    def _changed(self, done: "tuple[Collection, Changed]") -> "Changed":
+        collection, changed = done
+        if collection.version != self.collection.version:
+            self._move_to(collection)
+        return changed
+
+    def move_photos(self, root: str | Path) -> None:
+        """Say where the photos are now, after their folder was moved or the index was copied.
+
+        Raises `LookalikeError` where none of some images drawn at random is found there.
+        """
+        moved = os.fspath(root)
+        if self.collection.source.kind == "files":
+            moved = os.path.abspath(moved)
+        source = dataclasses.replace(self.collection.source, root=moved)
+        rows = self.searcher.rows
+        paths = rows.paths.take(search.draw(len(rows), _LOOKED_FOR)).to_pylist()
+        if paths and not any(_is_there(source, path) for path in paths):
+            raise LookalikeError(
+                f"{images.full_path(source, paths[0])} is not there, nor are others"
+            )
+        self._move_to(self.collection.move(moved))
 
     @overload
     def search(self, image: ImageLike, k: int | None = None, **options: Any) -> Hits: ...
@@ -328,7 +421,8 @@ class Index:
             return None
         real = os.path.relpath(os.path.realpath(path), os.path.realpath(source.root))
         # By its name, or, where a link leads to one of the two, by where it really is.
-        for below in dict.fromkeys((os.path.relpath(path, source.root), real)):
+        # Images outside the root have their whole paths.
+        for below in dict.fromkeys((os.path.relpath(path, source.root), real, path)):
             for segment in self.collection.segments:
                 at = pc.index(segment.rows["path"], images.encode_path(below)).as_py()
                 if at >= 0:
@@ -360,6 +454,13 @@ class Index:
         return unit
 
 
+def _is_there(source: images.Source, path: str) -> bool:
+    with contextlib.suppress(images.BadImage):
+        images.read(source, path)
+        return True
+    return False
+
+
 def _listed(one: str | Sequence[str] | None) -> list[str] | None:
     return [one] if isinstance(one, str) else None if one is None else list(one)
 
@@ -373,6 +474,8 @@ def index(
 ) -> Index:
     """Embed all images of a folder, glob, list, URI or table, and keep them as an index.
 
+    Where `out` is an index of the same images, it is gone on with, and only what is new or changed
+    is embedded.
     `options` are the fields of `lookalike.build.Options`: `labels` names a CSV file, `model`,
     `weights` and `precision` a model. Images that cannot be read are kept with the reason.
     Raises `LookalikeError` where nothing can be indexed; `out` is then as it was.
@@ -382,6 +485,9 @@ def index(
     return Index(build_collection(photos, Path(out), Options(**options), overwrite)[0])
 
 
-def open(path: str | Path) -> Index:
-    """Open an index. Raises `LookalikeError` if there is none."""
-    return Index(Collection.open(path))
+def open(path: str | Path, version: int | None = None) -> Index:
+    """Open an index, at its newest version or an older one.
+
+    Raises `LookalikeError` if there is none.
+    """
+    return Index(Collection.open(path, version))

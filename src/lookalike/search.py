@@ -1,7 +1,5 @@
 """One query: its neighbours, exactly or by signatures, without a JVM; or by hashing, on Spark."""
 
-import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,7 +94,7 @@ class Rows:
                 wanted = pa.array(labels, pa.string())
                 mask &= pc.is_in(segment.rows["label"], wanted).to_numpy()
             if globs is not None:
-                patterns = "|".join(map(_pattern, globs)) or "$."
+                patterns = "|".join(map(images.glob_pattern, globs)) or "$."
                 try:
                     fits = pc.match_substring_regex(segment.rows["path"], f"(?s)^(?:{patterns})$")
                 except pa.ArrowInvalid as error:
@@ -245,18 +243,6 @@ def squared_distances(vectors: Vectors, query: Vectors, some: Numbers | None = N
         faiss.fvec_L2sqr_by_idx(out, one, all_, at, width, 1, len(some))  # type: ignore[attr-defined]
         faiss.omp_set_num_threads(threads)
     return distances
-
-
-def _pattern(glob: str) -> str:
-    """Turn a glob into a regular expression of Arrow's: `*` and `?` match slashes too."""
-    parts = re.split(r"(\*+|\?|\[!?[^]]+\])", images.encode_path(glob))
-    plain, special = parts[::2], parts[1::2]
-    meant = [
-        ".*" if p[0] == "*" else "." if p == "?" else p.replace("[!", "[^", 1) for p in special
-    ]
-    return "".join(
-        re.escape(text) + more for text, more in itertools.zip_longest(plain, meant, fillvalue="")
-    )
 
 
 def _smallest(values: npt.NDArray[np.float32], ids: Numbers, k: int) -> Numbers:

@@ -46,6 +46,7 @@ _RESERVE = 1 / 3  # of what a recall allows to miss is not missed by the half th
 _BY_CELLS = 1 / 2  # of what is missed lies in cells that are not looked into
 _HARDER = 3  # times the effort, where what was measured does not hold
 _USUAL = 0.99  # of the drawn rows have their neighbours within reach
+_NEARLY = 0.9  # of the rows are those that were measured: what was found holds
 _GROWN = 2  # times as many rows as the cells were fitted to: they are fitted again
 
 DAMAGED = (OSError, ValueError, TypeError, KeyError)
@@ -59,7 +60,7 @@ class Measured:
     `efforts` has for each of `RECALLS` how hard to look for 10 neighbours, None where only exact
     search will do; `recall` what share of them `queries` other drawn rows found so. `reach` is a
     distance within which nearly all drawn rows have 10 neighbours. `cells` is the fingerprint of
-    those that were measured.
+    those that were measured, `segments` names the rows: a segment each, and how many it has.
     """
 
     cells: str
@@ -67,6 +68,7 @@ class Measured:
     efforts: tuple[Effort | None, ...]
     recall: tuple[float | None, ...]
     reach: float
+    segments: dict[str, int]
 
     def effort(self, recall: float, k: int) -> Effort | None:
         """Return how hard to look for k neighbours at a recall; None for exact search."""
@@ -86,7 +88,13 @@ class Measured:
         about = json.loads(file.read_text())
         efforts = tuple(effort and Effort(**effort) for effort in about["efforts"])
         recall, reach = tuple(about["recall"]), float(about["reach"])
-        return cls(about["cells"], about["queries"], efforts, recall, reach)
+        segments = dict(about["segments"])
+        return cls(about["cells"], about["queries"], efforts, recall, reach, segments)
+
+    def holds_for(self, segments: dict[str, int]) -> bool:
+        """Say whether nearly the same rows were measured as these segments hold."""
+        common = sum(rows for name, rows in segments.items() if name in self.segments)
+        return common >= _NEARLY * max(sum(segments.values()), sum(self.segments.values()))
 
 
 def home(segment: Segment, cells: Cells) -> Homes:
@@ -177,14 +185,24 @@ class Searcher:
         return known.recall[RECALLS.index(RECALL)] if known else None
 
     def known(self) -> Measured | None:
-        """Return what the signatures are worth; None where it is not measured yet."""
-        with contextlib.suppress(*DAMAGED):
-            return Measured.load(self._measured_file)
+        """Return what the signatures are worth; None where it is not measured yet.
+
+        It was measured with this version, or with one that has nearly the same rows.
+        """
+        newest_first = sorted(self.collection.measured_versions(), reverse=True)
+        for version in newest_first:
+            with contextlib.suppress(*DAMAGED):
+                kept = Measured.load(self._measured_file(version))
+                if kept.holds_for(self._segments):
+                    return kept
         return None
 
-    @property
-    def _measured_file(self) -> Path:
-        return self.collection.signature_folder / f"{self.collection.version}.json"
+    @cached_property
+    def _segments(self) -> dict[str, int]:
+        return {file.stem: rows for file, _, _, rows in self.collection.ranges()}
+
+    def _measured_file(self, version: int) -> Path:
+        return self.collection.signature_folder / f"{version}.json"
 
     def get_ready(self) -> None:
         """Make or read all that search by signatures needs."""
@@ -217,19 +235,18 @@ class Searcher:
     @cached_property
     def measured(self) -> Measured:
         """What the signatures of this version are worth, measured when it is first needed."""
-        with contextlib.suppress(*DAMAGED):  # none yet, or a damaged one
-            kept = Measured.load(self._measured_file)
-            if kept.cells == self.cells.fingerprint:
-                return kept
+        kept = self.known()
+        if kept is not None and kept.cells == self.cells.fingerprint:
+            return kept
         measured = self._measure()
-        self._keep(partial(measured.save, self._measured_file))
+        self._keep(partial(measured.save, self._measured_file(self.collection.version)))
         return measured
 
     def _measure(self) -> Measured:
         drawn, queries, true, reach = self._known()
         if len(drawn) < 2:  # nothing but copies
             nothing = (None,) * len(RECALLS)
-            return Measured(self.cells.fingerprint, 0, nothing, nothing, reach)
+            return Measured(self.cells.fingerprint, 0, nothing, nothing, reach, self._segments)
         order = np.random.default_rng(1).permutation(len(drawn))
         decide, check = order[: len(order) // 2], order[len(order) // 2 :]
         places = self._cell_places(queries, true)
@@ -243,7 +260,14 @@ class Searcher:
             few = np.isfinite(count)
             efforts.append(Effort(cells, int(count)) if few else None)
             reached.append(round(float(np.mean(ranks[check] <= count)), 4) if few else None)
-        return Measured(self.cells.fingerprint, len(check), tuple(efforts), tuple(reached), reach)
+        return Measured(
+            self.cells.fingerprint,
+            len(check),
+            tuple(efforts),
+            tuple(reached),
+            reach,
+            self._segments,
+        )
 
     def _known(self) -> tuple[Numbers, Vectors, Numbers, float]:
         """Draw rows (q,); return them, their vectors, their true neighbours (q, 10), their reach.

@@ -10,7 +10,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from lookalike.cli import asking, making
+from lookalike.cli import asking, keeping, making
 from lookalike.cli.printing import notes, printable
 from lookalike.errors import LookalikeError
 
@@ -27,6 +27,10 @@ app = typer.Typer(
 commands: dict[str, Callable[..., None]] = {
     "embed": making.embed,
     "index": making.index,
+    "add": keeping.add,
+    "remove": keeping.remove,
+    "sync": keeping.sync,
+    "root": keeping.root,
     "info": asking.info,
     "search": asking.search,
     "neighbors": asking.neighbors,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lookalike.build import Options
+from lookalike.build.jobs import WAVE
 
 ImagesArgument = Annotated[
     list[str],
@@ -36,9 +37,16 @@ UseSpark = Annotated[
         "--spark/--no-spark", help="On Spark, or in a plain loop. [default: by the number of files]"
     ),
 ]
+Wave = Annotated[
+    int, typer.Option(help="Images between two commits: a killed run loses no more.", metavar="N")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; list what would be.")]
 Out = Annotated[Path, typer.Option(help="Where to write it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Version = Annotated[
+    int | None, typer.Option(help="An older version (`info --history`). [default: the newest]")
+]
 Recall = Annotated[
     float, typer.Option(help="Share of the true neighbours to find; 1 compares all images.")
 ]
@@ -61,6 +69,7 @@ def takes_images(command: Callable[[list[str], Path, Options, bool], None]) -> C
         precision: Precision = "auto",
         device: Device = "auto",
         spark: UseSpark = None,
+        wave: Wave = WAVE,
         overwrite: Overwrite = False,
     ) -> None:
         options = Options(
@@ -74,6 +83,7 @@ def takes_images(command: Callable[[list[str], Path, Options, bool], None]) -> C
             precision,
             device,
             spark,
+            wave,
         )
         command(images, out, options, overwrite)
 

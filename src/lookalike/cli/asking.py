@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.arguments import AsJson, IndexArgument, K, Overwrite, Recall
+from lookalike.cli.arguments import AsJson, IndexArgument, K, Overwrite, Recall, Version
 from lookalike.cli.printing import (
     answers,
     note_of,
@@ -14,6 +14,7 @@ from lookalike.cli.printing import (
     notes,
     printable,
     show_figures,
+    show_history,
     show_hits,
     show_json,
 )
@@ -26,6 +27,8 @@ def info(
     index: IndexArgument,
     as_json: AsJson = False,
     skipped: Annotated[bool, typer.Option(help="List skipped inputs instead.")] = False,
+    history: Annotated[bool, typer.Option(help="List its versions instead.")] = False,
+    version: Version = None,
 ) -> None:
     """Say what an index holds: counts, model, size, measured recall.
 
@@ -33,7 +36,14 @@ def info(
     """
     from lookalike.index import open as open_index
 
-    opened = open_index(index)
+    opened = open_index(index, version)
+    if history:
+        versions = opened.history()
+        if as_json:
+            show_json({"versions": versions})
+        else:
+            show_history(versions)
+        return
     if skipped:
         for path, reason in opened.collection.skipped():
             print(f"{path}\t{reason}")  # noqa: T201 - plain text, to be piped
@@ -83,6 +93,7 @@ def search(
     ] = False,
     picture: Annotated[Path | None, typer.Option(help="Write a contact sheet, PNG.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the same as a web page.")] = None,
+    version: Version = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the look-alikes of a photo.
@@ -93,7 +104,7 @@ def search(
 
     if (image is None) != random:
         raise typer.BadParameter("give an IMAGE, or --random, and not both")
-    opened = open_index(index)
+    opened = open_index(index, version)
     try:
         query = opened.random(seed) if random else opened.query(str(image))
     except BadImage as error:

@@ -19,7 +19,15 @@ from lookalike.cli.arguments import (
     Weights,
     takes_images,
 )
-from lookalike.cli.printing import answers, notes, printable, show_hits, show_parameters
+from lookalike.cli.printing import (
+    answers,
+    notes,
+    printable,
+    show_hits,
+    show_parameters,
+    stopped_well,
+)
+from lookalike.collection import is_collection
 
 
 @takes_images
@@ -40,12 +48,21 @@ def embed(images: list[str], out: Path, options: Options, overwrite: bool) -> No
 def index(images: list[str], out: Path, options: Options, overwrite: bool) -> None:
     """Embed images and keep them as an index to search.
 
+    What is done is committed wave by wave: the same command goes on where it was stopped, and later
+    embeds what is new or changed.
+
     Example: `lookalike index cars_train --labels cardatasettrain.csv --out cars.index`
     """
     from lookalike.build import build_collection
 
-    report = build_collection(images, out, options, overwrite)[1]
-    _say_report(report, out)
+    # What is there stays until its successor is complete.
+    growing = out.with_name(f".{out.name}.next") if overwrite and is_collection(out) else out
+    with stopped_well(growing, "nothing was changed"):
+        report = build_collection(images, out, options, overwrite)[1]
+    if report.same and not report.images + report.skipped:
+        notes.print(f"nothing is new or changed: {report.same:,} inputs are in {out} already")
+    else:
+        _say_report(report, out)
     if report.skipped:
         notes.print(f"  why: lookalike info {out} --skipped", markup=False)
 
@@ -64,6 +81,8 @@ def _say_report(report: Report, path: Path) -> None:
         )
     elif report.choosing_seconds >= 1:
         notes.print(f"{model.precision} was made ready in {report.choosing_seconds:.0f} s")
+    if report.same:
+        notes.print(f"{report.same:,} more were there already, and have not changed")
     if report.skipped:
         notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
     if report.unused_labels:

@@ -1,10 +1,16 @@
 """What commands print: answers to stdout, notes to stderr."""
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from lookalike.collection import Collection, is_collection
+from lookalike.errors import LookalikeError
 from lookalike.evaluate import points
 from lookalike.hashing import Parameters
 from lookalike.hits import Hits
@@ -17,6 +23,19 @@ answers = Console(highlight=False, soft_wrap=True)
 def printable(text: str) -> str:
     """Replace what a terminal cannot show: bytes of a name that are not UTF-8, line breaks."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@contextmanager
+def stopped_well(path: Path, before: str) -> Iterator[None]:
+    """Say, where Ctrl-C ends the block, what is in the index at `path`, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = before
+        if is_collection(path):
+            images, skipped = Collection.open(path).counts()
+            kept = f"{images + skipped:,} inputs are in {path}"
+        raise LookalikeError(f"stopped; {kept}: run the same command to go on") from None
 
 
 def show_json(answer: dict[str, Any]) -> None:
@@ -50,6 +69,20 @@ def show_hits(hits: Hits, images: int) -> None:
             "lsh": "had a signature near that of the query",
         }[hits.engine]
         answers.print(f"[dim]{hits.candidates:,} rows, {share:.2%}, {how}[/]")
+
+
+def show_history(versions: Sequence[dict[str, Any]]) -> None:
+    """Print the versions of an index, newest first."""
+    heading = ("version", "time", "what", "added", "removed", "images", "skipped")
+    lines: list[tuple[str, ...]] = [heading]
+    for one in versions:
+        when = datetime.fromtimestamp(one["time"] / 1000).strftime("%Y-%m-%d %H:%M:%S")
+        counts = ("-" if one[name] is None else f"{one[name]:,}" for name in heading[3:])
+        lines.append((str(one["version"]), when, str(one["what"]), *counts))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        answers.print("  ".join(cells), markup=False)
 
 
 def note_of_signatures(known: dict[str, Any] | None) -> str:

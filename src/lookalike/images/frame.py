@@ -1,11 +1,10 @@
-"""Images as a Spark DataFrame: one row an input, with its label, content where Spark read it."""
+"""Images that Spark reads, as a DataFrame: one row an input, with its label and content."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError
 from lookalike.images.decoding import MAX_BYTES
@@ -16,7 +15,7 @@ from lookalike.images.labels import (
     names_in_doubt,
     write_labels,
 )
-from lookalike.images.listing import list_images
+from lookalike.images.listing import IMAGE
 from lookalike.images.sources import EXTENSIONS, Source
 from lookalike.spark import local_uri
 
@@ -30,31 +29,21 @@ def image_frame(
     staging: Path,
     labels: Iterator[pa.RecordBatch] | None = None,
 ) -> "tuple[DataFrame, int]":
-    """Return a DataFrame `id, path, label, reason, content` and the count of labels not used.
+    """Return a DataFrame with the columns of `listing.IMAGE`, and the count of labels not used.
 
-    For local files `id` rises with the path. They are listed into the folder `staging`, which all
-    workers must see, unless they are by now, and read later where they are embedded (`content` is
-    null). Everything else is read by Spark.
+    For what only Spark can read: URIs and tables of bytes. `id` is unique, and rises within a task.
+    The labels pass through the folder `staging`, which all workers must see.
     """
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
-    if source.kind == "files":
-        listing = staging / "listing.parquet"
-        if not listing.exists():
-            list_images(source, listing)
-        count = pq.read_metadata(listing).num_rows
-        frame = spark.read.parquet(local_uri(listing))
-        frame = frame.withColumn("content", F.lit(None).cast("binary"))
-    else:
-        count = 0
-        read = _read_table if source.kind == "table" else _read_uri
-        try:
-            frame = read(spark, source)
-        except (PySparkException, Py4JError) as error:
-            detail = " ".join(str(error).split())[:300]
-            raise LookalikeError(f"Spark cannot read {source.root}: {detail}") from None
+    read = _read_table if source.kind == "table" else _read_uri
+    try:
+        frame = read(spark, source)
+    except (PySparkException, Py4JError) as error:
+        detail = " ".join(str(error).split())[:300]
+        raise LookalikeError(f"Spark cannot read {source.root}: {detail}") from None
     unused = 0
     if labels is not None:
         write_labels(labels, staging / "labels.parquet")
@@ -63,10 +52,7 @@ def image_frame(
         )
     elif "label" not in frame.columns:
         frame = frame.withColumn("label", F.lit(None).cast("string"))
-    if source.kind == "files":
-        tasks = task_count(count, spark.sparkContext.defaultParallelism)
-        frame = frame.repartitionByRange(tasks, "id").sortWithinPartitions("id")
-    return frame.select("id", "path", "label", "reason", "content"), unused
+    return frame.select(*IMAGE.names), unused
 
 
 def task_count(images: int, cores: int) -> int:
@@ -89,14 +75,23 @@ def _read_uri(spark: "SparkSession", source: Source) -> "DataFrame":
     # Asked of the listing alone: Spark fails the whole job on a file of over two gigabytes.
     large = files.filter(F.col("length") > MAX_BYTES).select(
         "path",
+        "length",
+        "modificationTime",
         F.format_string("file of %,d bytes, over the limit", "length").alias("reason"),
         F.lit(None).cast("binary").alias("content"),
     )
     # (Empty files never appear: Spark leaves them out of every listing.)
     small = files.filter(F.col("length") <= MAX_BYTES)
-    frame = small.select("path", F.lit(None).cast("string").alias("reason"), "content")
-    path = _encoded(F.col("path")).alias("path")
-    return frame.unionByName(large).select(_running_id(), path, "reason", "content")
+    fine = F.lit(None).cast("string").alias("reason")
+    frame = small.select("path", "length", "modificationTime", fine, "content")
+    return frame.unionByName(large).select(
+        _running_id(),
+        _encoded(F.col("path")).alias("path"),
+        "reason",
+        F.col("length").alias("size"),
+        _nanoseconds("modificationTime"),
+        "content",
+    )
 
 
 def _read_table(spark: "SparkSession", source: Source) -> "DataFrame":
@@ -125,8 +120,17 @@ def _read_table(spark: "SparkSession", source: Source) -> "DataFrame":
         _row_path(source).alias("path"),
         label.cast("string").alias("label"),
         F.when(content.isNull(), "empty cell").alias("reason"),
+        # Of the file that the row is in: a file that is as it was has no other rows.
+        F.col("_metadata.file_size").alias("size"),
+        _nanoseconds("_metadata.file_modification_time"),
         content.alias("content"),
     )
+
+
+def _nanoseconds(column: str) -> "Column":
+    from pyspark.sql import functions as F
+
+    return (F.unix_micros(column) * 1000).alias("modified")
 
 
 def _row_path(source: Source) -> "Column":

@@ -1,40 +1,57 @@
-"""Local images listed in a file: batches of it, parts of it for Spark's tasks, a sample of it."""
+"""Local images listed in a file: with their labels, in parts for Spark's tasks, a sample of it."""
 
 import itertools
-import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.images.labels import AMBIGUOUS, CONFLICTING, EXAMPLES, names_in_doubt
+from lookalike.images.labels import (
+    AMBIGUOUS,
+    CONFLICTING,
+    EXAMPLES,
+    names_in_doubt,
+    write_labels,
+)
 from lookalike.images.sources import Found, Source, nothing_found, walk
+from lookalike.sql import connect, parquet, quoted
 
-LISTING = pa.schema({"id": pa.int64(), "path": pa.string(), "reason": pa.string()})
-IMAGE = pa.schema(
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+LISTING = pa.schema(
     {
         "id": pa.int64(),
         "path": pa.string(),
         "label": pa.string(),
         "reason": pa.string(),
-        "content": pa.binary(),
+        "size": pa.int64(),
+        "modified": pa.int64(),
     }
 )
-_LISTING_BATCH = 16_384  # rows; a row group, and no less than a task ever takes
+"""One row an input. `size` in bytes, `modified` in nanoseconds since 1970."""
+
+IMAGE = LISTING.append(pa.field("content", pa.binary()))
+"""The same with the bytes of the file, where they are at hand."""
+
+LISTING_BATCH = 16_384
+"""Rows of a row group, no less than a task ever takes."""
+
 _IMAGE_BATCH = 1024
 
 
-def list_images(source: Source, path: Path) -> int:
+def list_images(source: Source, listing: Path, before: str = "") -> int:
     """Write the inputs of a local source to a Parquet file, numbered from 0; return how many.
 
-    Raises `LookalikeError` if there is none. A batch of names is in memory at a time.
+    `before` is put before each path. Raises `LookalikeError` if there is no input. A batch of names
+    is in memory at a time.
     """
     count = 0
-    with pq.ParquetWriter(path, LISTING) as writer:
-        for batch in _listing(walk(source)):
+    with pq.ParquetWriter(listing, LISTING) as writer:
+        for batch in _listing(walk(source), before):
             writer.write_batch(batch)
             count += batch.num_rows
     if count == 0:
@@ -42,39 +59,79 @@ def list_images(source: Source, path: Path) -> int:
     return count
 
 
-def _listing(found: Iterator[Found]) -> Iterator[pa.RecordBatch]:
+def _listing(found: Iterator[Found], before: str) -> Iterator[pa.RecordBatch]:
     start = 0
-    while chunk := list(itertools.islice(found, _LISTING_BATCH)):
-        yield pa.record_batch(
-            [
-                pa.array(range(start, start + len(chunk)), pa.int64()),
-                pa.array([image.path for image in chunk], pa.string()),
-                pa.array([image.reason for image in chunk], pa.string()),
-            ],
-            schema=LISTING,
-        )
+    while chunk := list(itertools.islice(found, LISTING_BATCH)):
+        columns = {
+            "id": range(start, start + len(chunk)),
+            "path": [before + image.path for image in chunk],
+            "label": [None] * len(chunk),
+            "reason": [image.reason for image in chunk],
+            "size": [image.size for image in chunk],
+            "modified": [image.modified for image in chunk],
+        }
+        yield pa.RecordBatch.from_pydict(columns, schema=LISTING)
         start += len(chunk)
 
 
-def image_batches(
-    listing: Path, labels: Iterator[pa.RecordBatch] | None
-) -> tuple[Iterator[pa.RecordBatch], int]:
-    """Give batches of `IMAGE` in the order of ids, and the count of labels not used.
+def label_images(listing: Path, labels: Iterator[pa.RecordBatch]) -> int:
+    """Give the images of a listing their labels; return how many labels are of no image.
 
-    `frame.image_frame` for a plain loop: the same rows and the same errors. `listing` is what
-    `list_images` wrote, here of a small collection: it is in memory as a whole.
+    A label given for the path of an image counts more than one for its bare name. Raises
+    `LookalikeError` where a label fits several images or a name has several labels.
     """
-    with pq.ParquetFile(listing) as file:
-        images = file.read()
-    found: list[str | None] = [None] * len(images)
-    unused = 0
-    if labels is not None:
-        found, unused = _find_labels(images["path"].to_pylist(), labels)
-    return _batches(images, pa.array(found, pa.string())), unused
+    labelled = listing.with_name(f"labelled-{listing.name}")
+    offered = listing.with_name(f"labels-{listing.name}")
+    write_labels(labels, offered)
+    with connect(listing.parent) as sql:
+        # Names that fit no image are kept too: they are counted, and refused with two labels.
+        sql.execute(
+            "create temp table given as select name, min(label) as label, "
+            f"min(label) <> max(label) as conflicting from {parquet(offered)} group by name"
+        )
+        sql.execute(
+            "create temp view images as "
+            f"select *, split_part(path, '/', -1) as base from {parquet(listing)}"
+        )
+        sql.execute(
+            "create temp table chosen as "
+            "select id, coalesce(by_path.name, by_base.name) as name, "
+            "coalesce(by_path.label, by_base.label) as label from images "
+            "left join given by_path on by_path.name = path "
+            "left join given by_base on by_base.name = base"
+        )
+        doubts = {
+            CONFLICTING: "select name from given where conflicting",
+            AMBIGUOUS: "select name from chosen where name is not null "
+            "group by name having count() > 1",
+        }
+        for meaning, names in doubts.items():
+            first = sql.execute(f"select name, count() over () from ({names}) order by name")
+            if some := first.fetchmany(EXAMPLES):
+                raise names_in_doubt(some[0][1], [name for name, _ in some], meaning)
+        (unused,) = sql.execute(
+            "select count() from given where name not in "
+            "(select path from images union select base from images)"
+        ).fetchall()[0]
+        write_listing(
+            "select id, path, chosen.label, reason, size, modified from images "
+            "join chosen using (id) order by id",
+            labelled,
+            sql,
+        )
+    labelled.replace(listing)
+    return int(unused)
 
 
-def listed(listing: Path, part: int, parts: int) -> Iterator[pa.RecordBatch]:
-    """Give one of `parts` parts of a listing, counted from 0, as batches of `IMAGE` without labels.
+def write_listing(select: str, listing: Path, sql: "DuckDBPyConnection") -> None:
+    """Write what a query gives, the columns of `LISTING` in the order of ids, as a listing."""
+    sql.execute(
+        f"copy ({select}) to {quoted(listing)} (format parquet, row_group_size {LISTING_BATCH})"
+    )
+
+
+def listed(listing: Path, part: int = 0, parts: int = 1) -> Iterator[pa.RecordBatch]:
+    """Give one of `parts` parts of a listing, counted from 0, as batches of `IMAGE`.
 
     The parts are of equal size, follow each other and are the whole. Only the row groups in which
     the part lies are read.
@@ -85,44 +142,12 @@ def listed(listing: Path, part: int, parts: int) -> Iterator[pa.RecordBatch]:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if start < rows and stop > 0:
-                images = file.read_row_group(group)
+                images = file.read_row_group(group).cast(LISTING)
                 images = images.slice(max(start, 0), min(stop, rows) - max(start, 0))
-                yield from _batches(images, pa.nulls(len(images), pa.string()))
+                content = pa.nulls(len(images), pa.binary())
+                whole = images.append_column("content", content).combine_chunks()
+                yield from whole.to_batches(_IMAGE_BATCH)
             start, stop = start - rows, stop - rows  # counted from where the next group begins
-
-
-def _batches(images: pa.Table, labels: pa.Array) -> Iterator[pa.RecordBatch]:
-    content = pa.nulls(len(images), pa.binary())
-    columns = [images["id"], images["path"], labels, images["reason"], content]
-    return iter(pa.table(columns, schema=IMAGE).combine_chunks().to_batches(_IMAGE_BATCH))
-
-
-def _find_labels(
-    paths: list[str], labels: Iterator[pa.RecordBatch]
-) -> tuple[list[str | None], int]:
-    """Return the label of every path or None, and how many names fit no path.
-
-    What `frame._join_labels` does, and a test holds the two equal: `LookalikeError` where a label
-    fits several images or a name has several labels.
-    """
-    # Names that fit no image are kept too: they are counted, and refused with two labels as well.
-    given: dict[str, str] = {}
-    conflicting: set[str] = set()
-    for batch in labels:
-        for name, label in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            # Interned, for a label has many names.
-            if given.setdefault(name, sys.intern(label)) != label:
-                conflicting.add(name)
-    bases = [path.rpartition("/")[2] for path in paths]
-    # A label given for the path of an image counts more than one for its bare name.
-    chosen = [path if path in given else base for path, base in zip(paths, bases, strict=True)]
-    images = Counter(name for name in chosen if name in given)
-    ambiguous = [name for name, count in images.items() if count > 1]
-    for names, meaning in ((conflicting, CONFLICTING), (ambiguous, AMBIGUOUS)):
-        if names:
-            raise names_in_doubt(len(names), sorted(names)[:EXAMPLES], meaning)
-    unused = len(given) - len(given.keys() & {*paths, *bases})
-    return [given.get(name) for name in chosen], unused
 
 
 def choose_sample(listing: Path, count: int, seed: int = 0) -> list[str]:
@@ -132,12 +157,12 @@ def choose_sample(listing: Path, count: int, seed: int = 0) -> list[str]:
     memory at a time.
     """
     with pq.ParquetFile(listing) as file:
-        reasons = file.iter_batches(_LISTING_BATCH, columns=["reason"])
+        reasons = file.iter_batches(LISTING_BATCH, columns=["reason"])
         fine = sum(batch["reason"].null_count for batch in reasons)
         rng = np.random.default_rng(seed)
         drawn = np.sort(rng.choice(fine, min(count, fine), replace=False, shuffle=False))
         sample: list[str] = []
-        for batch in file.iter_batches(_LISTING_BATCH, columns=["path", "reason"]):
+        for batch in file.iter_batches(LISTING_BATCH, columns=["path", "reason"]):
             paths = batch["path"].filter(batch["reason"].is_null())
             here, drawn = np.split(drawn, [np.searchsorted(drawn, len(paths))])
             sample += paths.take(pa.array(here)).to_pylist()

@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -38,14 +39,20 @@ class Source:
     names: tuple[str, ...] = ("",)
     image_column: str | None = None
     label_column: str | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Found:
-    """One input: its encoded path below the root, and why it cannot be read, if so."""
+    """One input: its encoded path below the root, and why it cannot be read, if so.
+
+    `size` in bytes and `modified` in nanoseconds since 1970, where they are to be had.
+    """
 
     path: str
     reason: str | None = None
+    size: int | None = None
+    modified: int | None = None
 
 
 def encode_path(path: str | bytes) -> str:
@@ -159,7 +166,7 @@ def walk(source: Source) -> Iterator[Found]:
     for name in source.names:
         path = os.path.join(source.root, name) if name else source.root
         if not os.path.isdir(path):
-            yield Found(encode_path(name))
+            yield _found(path, encode_path(name))
             continue
         try:
             os.scandir(path).close()
@@ -169,36 +176,37 @@ def walk(source: Source) -> Iterator[Found]:
 
 
 def _walk_folder(folder: str, root: str, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
-    def found(path: str, reason: str | None = None) -> Found:
-        return Found(encode_path(os.path.relpath(path, root)), reason)
+    def below(path: str) -> str:
+        return encode_path(os.path.relpath(path, root))
 
     try:
         status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)
         if identity in above:
-            yield found(folder, "link back to a folder above it")
+            yield Found(below(folder), "link back to a folder above it")
             return
         with os.scandir(folder) as scan:
             # With the slash, folders sort where the paths of their files do.
             visible = [entry for entry in scan if not entry.name.startswith(".")]
     except OSError as error:
-        yield found(folder, f"unreadable folder: {error.strerror}")
+        yield Found(below(folder), f"unreadable folder: {error.strerror}")
         return
     for entry in sorted(visible, key=lambda entry: _order(folder, entry.name)):
         if os.path.isdir(entry.path):
             yield from _walk_folder(entry.path, root, (*above, identity))
         elif _is_image(entry.name):
-            yield found(entry.path, _link_trouble(entry))
+            yield _found(entry, below(entry.path))
 
 
-def _link_trouble(entry: "os.DirEntry[str]") -> str | None:
-    if not entry.is_symlink():
-        return None
+def _found(file: "str | os.DirEntry[str]", path: str) -> Found:
     try:
-        entry.stat()
+        status = os.stat(file)
     except OSError as error:
-        return "link to itself" if error.errno == errno.ELOOP else "broken link"
-    return None
+        reason = None  # which reading it will say
+        if os.path.islink(file):
+            reason = "link to itself" if error.errno == errno.ELOOP else "broken link"
+        return Found(path, reason)
+    return Found(path, None, status.st_size, status.st_mtime_ns)
 
 
 def nothing_found(source: Source) -> LookalikeError:
@@ -206,6 +214,21 @@ def nothing_found(source: Source) -> LookalikeError:
     extensions = ", ".join(sorted(EXTENSIONS))
     return LookalikeError(
         f"no images in {encode_path(source.root)}: looked for names ending in {extensions}"
+    )
+
+
+def glob_pattern(glob: str) -> str:
+    """Turn a glob for encoded paths into a regular expression: `*` and `?` match slashes too.
+
+    In RE2's dialect, which Arrow and DuckDB share.
+    """
+    parts = re.split(r"(\*+|\?|\[!?[^]]+\])", encode_path(glob))
+    plain, special = parts[::2], parts[1::2]
+    meant = [
+        ".*" if p[0] == "*" else "." if p == "?" else p.replace("[!", "[^", 1) for p in special
+    ]
+    return "".join(
+        re.escape(text) + more for text, more in itertools.zip_longest(plain, meant, fillvalue="")
     )
 
 

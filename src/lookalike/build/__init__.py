@@ -1,0 +1,20 @@
+"""From images to a collection: made, resumed, added to, brought up to date."""
+
+from lookalike.build.jobs import Job, Options, Report, prepare
+from lookalike.build.keeping import Changed, add, build_collection, look, remove, sync
+from lookalike.build.running import embed_all, stored_rows
+
+__all__ = [
+    "Changed",
+    "Job",
+    "Options",
+    "Report",
+    "add",
+    "build_collection",
+    "embed_all",
+    "look",
+    "prepare",
+    "remove",
+    "stored_rows",
+    "sync",
+]

@@ -1,0 +1,131 @@
+"""What is asked for, checked before anything starts; what came of it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from lookalike import images, models
+from lookalike.errors import LookalikeError
+from lookalike.images.labels import open_labels
+from lookalike.models import Model
+from lookalike.models.engines import Pixels
+
+MEASURE_FROM = 1_000
+"""Images from which on `auto` saves more time than it takes to compare precisions."""
+WAVE = 1_024
+"""Images between two commits of a plain loop."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are read and embedded; every option of `lookalike embed` and `index`.
+
+    `spark` is True to use Spark, False to do without, None to let the number of files decide.
+    After every `wave` images what is done is committed: a run that is killed loses no more.
+    """
+
+    labels: str | Path | None = None
+    image_name: str = "image"
+    label_name: str = "Class"
+    image_column: str | None = None
+    label_column: str | None = None
+    model: str = "resnet18"
+    weights: str = "cars"
+    precision: str = "auto"
+    device: str = "auto"
+    spark: bool | None = None
+    wave: int = WAVE
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was embedded, and how long it took.
+
+    `images` were embedded (or had their embedding at hand), `skipped` have a reason instead.
+    `choosing_seconds` went into the choice of the model's precision, `seconds` into embedding.
+    `advice` is a sentence for the person at the terminal, if there is something to say.
+    """
+
+    model: Model
+    choosing_seconds: float = 0.0
+    seconds: float = 0.0
+    images: int = 0
+    skipped: int = 0
+    advice: str | None = None
+
+
+@dataclass(frozen=True)
+class Report(Done):
+    """The same, with what was not embedded: `same` images were in the collection already."""
+
+    unused_labels: int = 0
+    same: int = 0
+
+    @classmethod
+    def of(cls, done: Done, unused_labels: int, same: int = 0) -> "Report":
+        """Add to what was done what was not."""
+        return cls(**vars(done), unused_labels=unused_labels, same=same)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is checked before anything is started, so that a wrong option costs no wait.
+
+    `full` is the model in full precision, brought to the wanted one when images are at hand; or,
+    where `chosen`, the model that a collection has.
+    """
+
+    source: images.Source
+    labels: Iterator[pa.RecordBatch] | None
+    full: Model
+    precision: str
+    device: str
+    spark: bool | None
+    wave: int
+    chosen: bool = False
+
+    @property
+    def rooted(self) -> images.Source:
+        """The source without the names in it: the listing has them, all others need the root."""
+        return replace(self.source, names=("",))
+
+    def model(self, sample: Callable[[], Pixels]) -> tuple[Model, float]:
+        """Choose the precision on a sample of the images; return the seconds it took as well."""
+        if self.chosen:
+            return self.full, 0.0
+        started = time.perf_counter()
+        model = models.at_precision(self.full, self.precision, sample, self.device)
+        return model, time.perf_counter() - started
+
+
+def prepare(
+    photos: str | Path | Sequence[str | Path], options: Options, model: Model | None = None
+) -> Job:
+    """Check what is asked for; `LookalikeError` if it cannot be done.
+
+    `model` is that of a collection, which then counts instead of what the options say.
+    """
+    models.check_precision(options.precision)
+    if options.wave < 1:
+        raise LookalikeError(f"a wave of {options.wave} images: commit after 1 or more")
+    source = images.locate(
+        photos, image_column=options.image_column, label_column=options.label_column
+    )
+    if source.kind != "files" and options.spark is False:
+        raise LookalikeError(f"only Spark reads {source.root}: leave --no-spark out")
+    labels = None
+    if options.labels is not None:
+        labels = open_labels(options.labels, options.image_name, options.label_name)
+    if source.kind == "files" and next(images.walk(source), None) is None:
+        raise images.nothing_found(source)
+    # int8 is for CPUs, so that a GPU is only in the way of who asks for it.
+    precision = model.precision if model else options.precision
+    wanted = "cpu" if (precision, options.device) == ("int8", "auto") else options.device
+    device = models.find_device(wanted)
+    full = model or models.resolve(options.model, options.weights, device)
+    return Job(
+        source, labels, full, precision, device, options.spark, options.wave, model is not None
+    )

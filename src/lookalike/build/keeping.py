@@ -1,0 +1,400 @@
+"""A collection made, gone on with, added to, brought up to date with its folder."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from lookalike import changes, images
+from lookalike.build.jobs import Done, Job, Options, Report, prepare
+from lookalike.build.running import Inputs, Wanted, embed_all
+from lookalike.changes import Plan, Say
+from lookalike.collection import (
+    Collection,
+    Written,
+    is_collection,
+    is_unfinished,
+    make_free,
+    put_in_place,
+    staging_folder,
+    writing,
+)
+from lookalike.errors import LookalikeError
+from lookalike.images.frame import image_frame
+from lookalike.images.listing import label_images, list_images
+from lookalike.models import Model, calibration
+from lookalike.progress import progress_line
+from lookalike.searcher import EXACT_UP_TO, Searcher
+from lookalike.spark import local_uri, progress, session
+
+Photos = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What `add`, `sync` or `remove` did, or would do, as counts of inputs.
+
+    `new` and `changed` ones were read: of those, `images` are embedded and `skipped` have a reason
+    instead. `same` ones were left alone. `removed` ones are in the collection no longer.
+    """
+
+    version: int
+    new: int = 0
+    changed: int = 0
+    same: int = 0
+    removed: int = 0
+    images: int = 0
+    skipped: int = 0
+    unused_labels: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """Return it as `--json` prints it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where images are as seen from the root of a collection.
+
+    `before` is put before the paths of a listing. `below` are the encoded paths, seen from the
+    root, of what was listed.
+    """
+
+    before: str = ""
+    below: tuple[str, ...] = ("",)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was listed; where there is a collection, compared with it."""
+
+    inputs: Inputs
+    plan: Plan | None
+    unused_labels: int
+
+
+def build_collection(
+    photos: Photos, out: Path, options: Options, overwrite: bool = False
+) -> tuple[Collection, Report]:
+    """Embed all images into a collection in the folder `out`, wave by wave.
+
+    Where `out` is a collection of the same images, it is gone on with: what is in it and has not
+    changed is not embedded again. Raises `LookalikeError` where it is one of others; with
+    `overwrite` a new one then takes its place when it is complete. What fails before the first
+    wave leaves `out` as it was.
+    """
+    make_free(out, overwrite=True)
+    if out.exists() and not (is_collection(out) or is_unfinished(out)):
+        raise LookalikeError(f"{out} is not an index and will not be replaced: give another --out")
+    with calibration.expected(options.precision == "int8"):
+        job = prepare(photos, options)
+        if not (overwrite and is_collection(out)):
+            return _fill(job, out, options)
+        # Where a run like this one was killed, it is gone on with as well.
+        beside = out.absolute().with_name(f".{out.name}.next")
+        if is_collection(beside) and _misfit(Collection.open(beside), job, options):
+            shutil.rmtree(beside)
+        report = _fill(job, beside, options)[1]
+        put_in_place(beside, out)
+        return Collection.open(out), report
+
+
+def _fill(job: Job, out: Path, options: Options) -> tuple[Collection, Report]:
+    stored = Collection.open(out) if is_collection(out) else None
+    if stored is None:
+        with _new_place(out) as share, staging_folder(out / "work") as staging:
+            found = look(job, None, staging)
+            made, done = _bring_in(job, found, out, None, staging, "index", share)
+    else:
+        misfit = _misfit(stored, job, options)
+        if misfit:
+            raise LookalikeError(
+                f"{out} is there already, {misfit}: give another --out, or --overwrite it"
+            )
+        model = stored.model
+        job = replace(job, full=model, precision=model.precision, chosen=True)
+        with writing(out), staging_folder(out / "work") as staging:
+            found = look(job, stored, staging)
+            made, done = _bring_in(job, found, out, stored, staging, "index")
+    same = found.plan.same if found.plan else 0
+    report = Report.of(done, found.unused_labels, same)
+    return made, report if stored is None else replace(report, advice=None)
+
+
+def _misfit(stored: Collection, job: Job, options: Options) -> str | None:
+    """Say what a collection was made of, where that is not what is wanted now."""
+    about, source = stored.about_model, stored.source
+    if replace(job.rooted, also=()) != replace(source, also=()):
+        return f"made of {source.root}"
+    if (about["backbone"], about["weights"]) != (options.model, job.full.weights):
+        return f"made with {about['backbone']} and the weights {about['weights']}"
+    if options.precision not in ("auto", about["precision"]):
+        return f"in {about['precision']}"
+    return None
+
+
+@contextmanager
+def _new_place(out: Path) -> Iterator[Callable[[], None]]:
+    """Make the folder of a new collection; it goes again unless something was committed.
+
+    Gives a function that lets others write as well.
+    """
+    was_there = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    with writing(out, alone=True) as share:
+        if not is_collection(out):  # of a run that was killed before its first wave
+            _empty(out)
+        try:
+            yield share
+        finally:
+            if not is_collection(out):
+                _empty(out)
+                if not was_there:
+                    shutil.rmtree(out, ignore_errors=True)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != ".writers":
+            entry.unlink()
+
+
+def add(
+    stored: Collection,
+    photos: Photos,
+    options: Options,
+    *,
+    dry_run: bool = False,
+    say: Say | None = None,
+) -> tuple[Collection, Changed]:
+    """Embed what is new or changed among some images and commit it, wave by wave.
+
+    Network and precision are the collection's own; of the options those count that say how images
+    are read. Images outside its root keep their whole paths. With `dry_run` nothing is changed;
+    `say` is told what is found.
+    """
+    return _update(stored, photos, options, "add", dry_run, say)
+
+
+def sync(
+    stored: Collection,
+    photos: Photos | None,
+    options: Options,
+    *,
+    dry_run: bool = False,
+    say: Say | None = None,
+) -> tuple[Collection, Changed]:
+    """Make a collection equal to a folder: `add`, and remove what the folder has no longer.
+
+    Without `photos` the folder is the collection's root; else only what lies in `photos` may be
+    removed. What lies in a folder that cannot be read stays.
+    """
+    return _update(stored, photos, options, "sync", dry_run, say)
+
+
+def _update(
+    stored: Collection,
+    photos: Photos | None,
+    options: Options,
+    what: str,
+    dry_run: bool,
+    say: Say | None,
+) -> tuple[Collection, Changed]:
+    source = stored.source
+    options = replace(
+        options,
+        image_column=options.image_column or source.image_column,
+        label_column=options.label_column or source.label_column,
+    )
+    given = photos
+    if given is None:
+        given = os.path.join(source.root, source.names[0]) if source.names else source.root
+    job = prepare(given, options, stored.model)
+    if not dry_run:
+        stored = _rooted(stored, job.source)
+    place = _place(stored, job.source)
+    with writing(stored.path), staging_folder(stored.path / "work") as staging:
+        found = look(job, stored, staging, place, say and _kept(say, what))
+        plan = found.plan
+        assert plan is not None
+        gone = plan.gone if what == "sync" else plan.gone[:0]
+        changed = Changed(
+            stored.version, plan.new, plan.changed, plan.same, len(gone), 0, 0, found.unused_labels
+        )
+        if dry_run:
+            return stored, changed
+        stored, done = _bring_in(job, found, stored.path, stored, staging, what)
+        if len(gone):
+            stored = changes.remove(stored, lambda _: gone, what)
+        return stored, replace(
+            changed, version=stored.version, images=done.images, skipped=done.skipped
+        )
+
+
+def _kept(say: Say, what: str) -> Say:
+    return say if what == "sync" else lambda sign, path: None if sign == "-" else say(sign, path)
+
+
+def _rooted(stored: Collection, source: images.Source) -> Collection:
+    """Let images outside the root of a collection be read, if `source` lies there."""
+    if source.kind != stored.source.kind:
+        raise LookalikeError(
+            f"{stored.path} was made of {stored.source.kind}, this is {source.kind}: "
+            "make another index of it"
+        )
+    if source.kind == "table" and source != stored.source:
+        raise LookalikeError(f"{stored.path} was made of another table: make another index of it")
+    if source.kind == "files" and _below(source.root, stored.source.root) is None:
+        return stored.also_below([source.root])
+    return stored
+
+
+def _below(folder: str, root: str) -> str | None:
+    """Return a folder as seen from a root above it, by name or by where links lead; else None."""
+    for one, other in ((folder, root), (os.path.realpath(folder), os.path.realpath(root))):
+        if os.path.commonpath([one, other]) == other:
+            return os.path.relpath(one, other)
+    return None
+
+
+def _place(stored: Collection, source: images.Source) -> _Place:
+    if source.kind != "files":
+        return _Place()
+    below = _below(source.root, stored.source.root)
+    before = images.encode_path(source.root if below is None else below).rstrip("/") + "/"
+    if before == "./":
+        before = ""
+    names = (before + images.encode_path(name) for name in source.names)
+    return _Place(before, tuple(name.rstrip("/") for name in names))
+
+
+def look(
+    job: Job,
+    stored: Collection | None,
+    staging: Path,
+    place: _Place | None = None,
+    say: Say | None = None,
+) -> Found:
+    """List the inputs of a job; compare them with what is stored."""
+    place = place or _place_of_root(job.source)
+    if job.source.kind != "files":
+        return _look_with_spark(job, stored, staging, say)
+    listing = staging / "listing.parquet"
+    count = list_images(job.source, listing, place.before)
+    unused = label_images(listing, job.labels) if job.labels is not None else 0
+    if stored is None:
+        return Found(Inputs(count, listing), None, unused)
+    with progress_line("comparing with what is there"):
+        plan = changes.plan(stored, [listing], place.below, staging, say)
+    return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, unused)
+
+
+def _place_of_root(source: images.Source) -> _Place:
+    return _Place("", tuple(map(images.encode_path, source.names)))
+
+
+def _look_with_spark(job: Job, stored: Collection | None, staging: Path, say: Say | None) -> Found:
+    spark = session()
+    with progress(spark, "listing images"):
+        frame, unused = image_frame(spark, job.source, staging, job.labels)
+    if stored is None:
+        return Found(Inputs(frame=frame), None, unused)
+    with progress(spark, "comparing with what is there"):
+        # Spark reads no content for that.
+        frame.drop("content").write.parquet(local_uri(staging / "listing"))
+        files = sorted((staging / "listing").glob("*.parquet"))
+        plan = changes.plan(stored, files, [""], staging, say)
+    inputs = Inputs(
+        plan.count,
+        frame=frame,
+        known=plan.known,
+        wanted=Wanted.of(plan.wanted, staging / "wanted.npy"),
+        first_id=plan.first_id,
+    )
+    return Found(inputs, plan, unused)
+
+
+def _bring_in(
+    job: Job,
+    found: Found,
+    out: Path,
+    stored: Collection | None,
+    staging: Path,
+    what: str,
+    share: Callable[[], None] = lambda: None,
+) -> tuple[Collection, Done]:
+    """Embed what was found and commit it wave by wave; return the collection as it then is."""
+    plan = found.plan
+    if stored is not None and plan is not None and not plan.count:
+        return stored, Done(job.full)
+    source = stored.source if stored is not None else job.rooted
+    folder = (out / "data").absolute()
+    folder = folder / os.urandom(16).hex()
+    folder.mkdir(parents=True)
+
+    def deliver(written: list[Written], model: Model) -> None:
+        nonlocal stored
+        if stored is None:
+            stored = Collection.create(out, source, model, written)
+            share()
+        else:
+            first_id = plan.first_id if plan else 0
+            replaces = bool(plan and plan.changed)
+            stored = changes.grow(stored, written, first_id, staging, what, replaces=replaces)
+
+    try:
+        done = embed_all(replace(job, source=source), found.inputs, folder, deliver)
+    finally:
+        _tidy(folder, stored)
+    if stored is None:
+        raise images.nothing_found(job.rooted)
+    stored = changes.compact(stored)
+    if stored.counts()[0] > EXACT_UP_TO:
+        # Whatever goes wrong here is done again by the first search, or said by it.
+        with progress_line("measuring recall"), suppress(Exception):
+            Searcher(stored).get_ready()
+    return stored, done
+
+
+def _tidy(folder: Path, stored: Collection | None) -> None:
+    """Delete what was written and never committed: of a task that was tried again, or given up."""
+    kept = {file.absolute() for file in stored.files()} if stored is not None else set()
+    for file in folder.iterdir():
+        if file not in kept:
+            file.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def remove(
+    stored: Collection, names: Sequence[str], *, dry_run: bool = False, say: Say | None = None
+) -> tuple[Collection, Changed]:
+    """Remove images from a collection: paths, folders, or globs, in which `*` matches slashes too.
+
+    A path is that of a file or folder, or is taken from the root of the collection. The files
+    themselves stay. Raises `LookalikeError`, and removes nothing, where a name is of no image.
+    """
+    wanted = {name: _meant(stored.source, name) for name in names}
+    with writing(stored.path), staging_folder(stored.path / "work") as staging:
+        gone = changes.matching(stored, wanted, staging, say)
+        if not dry_run:
+            stored = changes.remove(
+                stored, lambda newest: changes.matching(newest, wanted, staging), "remove"
+            )
+            stored = changes.compact(stored)
+        return stored, Changed(stored.version, removed=len(gone))
+
+
+def _meant(source: images.Source, name: str) -> str:
+    """Return a path or a glob as the collection has it: encoded, seen from its root."""
+    if source.kind == "files":
+        whole = os.path.abspath(name)
+        below = _below(os.path.dirname(whole), source.root)
+        if os.path.isabs(name) or (below is not None and os.path.lexists(whole)):
+            name = whole if below is None else os.path.join(below, os.path.basename(whole))
+        name = os.path.normpath(name)
+    return images.encode_path(name)

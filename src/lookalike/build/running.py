@@ -1,0 +1,398 @@
+"""Images embedded into data files, on Spark or in a plain loop, and handed over wave by wave."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lookalike import embedding, images, models
+from lookalike.build import jobs
+from lookalike.build.jobs import Done, Job
+from lookalike.changes import Known
+from lookalike.collection import SEGMENT_DDL, Written, write_segment
+from lookalike.errors import LookalikeError
+from lookalike.images.frame import task_count
+from lookalike.images.listing import choose_sample, listed
+from lookalike.models import Model
+from lookalike.models.engines import Pixels
+from lookalike.progress import progress_line, say
+from lookalike.spark import cores, is_at_hand, progress, session, small_batches
+from lookalike.weights import look_like_cars
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+LOOP_UP_TO = 5_000
+"""Files up to which a plain loop on all cores is done sooner: Spark's start is not earned back."""
+_WAVES = 100  # of a run on Spark at most: a commit has its cost
+_BYTES_A_ROW = 150  # of a data file, beside the vector
+_LOOK_EVERY = 0.5  # seconds between two looks for segments that Spark has written
+
+Reader: TypeAlias = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+Deliver: TypeAlias = Callable[[list[Written], Model], None]
+"""Takes segments as they are written, with the model whose vectors they hold."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job has to read: `count` inputs of a `listing`, or, where only Spark can, a `frame`.
+
+    `known` knows the embeddings of files with the same bytes as others. Of a frame, `wanted` says
+    which rows count, and their ids begin at `first_id`.
+    """
+
+    count: int = 0
+    listing: Path | None = None
+    frame: "DataFrame | None" = None
+    known: Known | None = None
+    wanted: "Wanted | None" = None
+    first_id: int = 0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The paths that are wanted of many, as a file of sorted hashes that each process maps."""
+
+    file: Path
+
+    @classmethod
+    def of(cls, listing: Path, file: Path) -> "Wanted":
+        """Write the hashes of the paths of a listing to `file`."""
+        with pq.ParquetFile(listing) as stored:
+            batches = stored.iter_batches(columns=["path"])
+            hashes = [_hashes(batch["path"].to_pylist()) for batch in batches]
+        np.save(file, np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64))
+        return cls(file)
+
+    @cached_property
+    def _sorted(self) -> npt.NDArray[np.uint64]:
+        mapped: npt.NDArray[np.uint64] = np.load(self.file, mmap_mode="r")
+        return mapped
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Leave out the rows whose path is not wanted."""
+        for batch in batches:
+            if len(self._sorted) == 0:
+                return
+            hashes = _hashes(batch["path"].to_pylist())
+            at = np.searchsorted(self._sorted, hashes)
+            found = self._sorted[np.minimum(at, len(self._sorted) - 1)] == hashes
+            if found.any():
+                yield batch.filter(pa.array(found))
+
+
+def _hashes(paths: Sequence[str]) -> npt.NDArray[np.uint64]:
+    digests = (hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths)
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Done:
+    """Embed all inputs into Parquet files in `folder`, and hand them over as they are written."""
+    if inputs.frame is not None:
+        spark = inputs.frame.sparkSession
+        with progress(spark, "choosing a precision"):
+            model, chosen_in = job.model(partial(_sample_of_frame, job.rooted, inputs.frame))
+        frame = inputs.frame.withColumn("id", inputs.frame["id"] + inputs.first_id)
+        run = partial(_on_spark, job, model, frame, inputs.wanted or iter, inputs.known)
+        return _done(model, chosen_in, folder, deliver, partial(run, count=0, wave=job.wave))
+    assert inputs.listing is not None
+    if job.precision == "auto" and inputs.count < jobs.MEASURE_FROM:
+        job = replace(job, precision="f32")
+    choose = partial(job.model, partial(_sample_of_files, job.rooted, inputs.listing))
+    spark_wanted = job.spark if job.spark is not None else inputs.count > LOOP_UP_TO or is_at_hand()
+    if not spark_wanted:
+        with progress_line("choosing a precision"):
+            model, chosen_in = choose()
+        _foresee(job, model, inputs, folder)
+        return _done(model, chosen_in, folder, deliver, partial(_in_a_loop, job, model, inputs))
+    # One reads and computes, the other waits for a JVM.
+    with progress_line("starting Spark"), ThreadPoolExecutor(1) as pool:
+        choosing = pool.submit(choose)
+        session()
+        model, chosen_in = choosing.result()
+    _foresee(job, model, inputs, folder)
+    run = partial(_on_spark, job, model, *_parts(inputs.listing, inputs.count), inputs.known)
+    wave = max(job.wave, inputs.count // _WAVES)
+    return _done(model, chosen_in, folder, deliver, partial(run, count=inputs.count, wave=wave))
+
+
+def _foresee(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:
+    """Say how long many images take and what room they need, before they are begun with.
+
+    Raises `LookalikeError` where there is not so much room.
+    """
+    if inputs.count < jobs.MEASURE_FROM:
+        return
+    assert inputs.listing is not None
+    needed = inputs.count * (_BYTES_A_ROW + model.width * np.dtype(np.float32).itemsize)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise LookalikeError(
+            f"{_size(needed)} are needed for {inputs.count:,} images, {_size(free)} are free: "
+            "make room, or give an --out on another disk"
+        )
+    run = models.engine(model, 1, device=job.device)
+    few = choose_sample(inputs.listing, run.batch)
+    started = time.perf_counter()
+    pixels = _decoded(job.rooted, few)  # on all cores
+    decoded = time.perf_counter()
+    if len(pixels):
+        run(pixels)  # on one
+    each = decoded - started + (time.perf_counter() - decoded) / cores()
+    seconds = inputs.count * each / max(len(few), 1)
+    say(
+        f"{inputs.count:,} images: some {max(round(seconds / 60), 1)} min, {_size(needed)} for the "
+        "index and as much for its cache"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
+
+
+def _done(
+    model: Model,
+    chosen_in: float,
+    folder: Path,
+    deliver: Deliver,
+    run: Callable[[Path, Callable[[list[Written]], None]], None],
+) -> Done:
+    started = time.perf_counter()
+    rows = embedded = 0
+    advice: str | None = None
+
+    def count(written: list[Written]) -> None:
+        nonlocal rows, embedded, advice
+        rows += sum(row["rows"] for row in written)
+        embedded += sum(row["embedded"] for row in written)
+        if advice is None and model.weights == "cars":
+            advice = _advice(model, written)
+        deliver(written, model)
+
+    run(folder, count)
+    seconds = time.perf_counter() - started
+    return Done(model, chosen_in, seconds, embedded, rows - embedded, advice or None)
+
+
+def _parts(listing: Path, count: int) -> "tuple[DataFrame, Reader]":
+    """Return a row a task, and what makes a task's images of it, read from the listing.
+
+    Spark would read, sample, shuffle and sort the names first, which for some thousand photos
+    takes as long as a tenth of the embedding.
+    """
+    spark = session()
+    tasks = task_count(count, spark.sparkContext.defaultParallelism)
+
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for part in batch["id"].to_pylist():
+                yield from listed(listing, part, tasks)
+
+    return spark.range(0, tasks, 1, tasks), read
+
+
+def _in_a_loop(
+    job: Job,
+    model: Model,
+    inputs: Inputs,
+    folder: Path,
+    deliver: Callable[[list[Written]], None],
+) -> None:
+    assert inputs.listing is not None
+    threads = cores() + 1  # one may wait for the disk while the others compute
+    rows = embedding.embed_batches(
+        listed(inputs.listing), job.rooted, model, threads, job.device, known=inputs.known
+    )
+    with progress_line("embedding", "images") as move:
+
+        def counted() -> Iterator[pa.RecordBatch]:
+            done = skipped = 0
+            for batch in rows:
+                yield batch
+                done += batch.num_rows
+                skipped += batch["embedding"].null_count
+                move(done, inputs.count, f"{skipped:,} skipped" if skipped else "")
+
+        for wave in waves(counted(), job.wave):
+            deliver([row for batch in write_segment(wave, folder) for row in batch.to_pylist()])
+
+
+def waves(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Cut batches into waves of so many rows, to be consumed one after the other."""
+    for first in batches:
+
+        def wave(first: pa.RecordBatch = first) -> Iterator[pa.RecordBatch]:
+            yield first
+            count = first.num_rows
+            while count < rows and (batch := next(batches, None)) is not None:
+                yield batch
+                count += batch.num_rows
+
+        yield wave()
+
+
+def _on_spark(
+    job: Job,
+    model: Model,
+    frame: "DataFrame",
+    read: Reader,
+    known: Known | None,
+    folder: Path,
+    deliver: Callable[[list[Written]], None],
+    *,
+    count: int,
+    wave: int,
+) -> None:
+    """Write a segment a Spark task, and hand over what is written while others are.
+
+    `read` makes images of the batches of the frame that a task gets. A task leaves a receipt when
+    its file is whole; those are looked for here. `count` images are expected, 0 if nobody knows.
+    """
+    spark = frame.sparkSession
+    shared = spark.sparkContext.broadcast(model)
+    source, device = job.rooted, job.device
+    threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
+
+    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        assert context is not None
+        receipt = folder / f"{context.partitionId()}.receipt"
+        if receipt.exists():  # of an attempt that was lost only afterwards
+            return
+        rows = embedding.embed_batches(
+            read(batches), source, shared.value, threads, device, known=known
+        )
+        for batch in write_segment(rows, folder):
+            _leave(receipt, batch.to_pylist()[0])
+        yield from ()
+
+    def run() -> None:
+        with small_batches(spark):
+            frame.mapInArrow(task, SEGMENT_DDL).collect()
+
+    seen: set[str] = set()
+    pending: list[Written] = []
+    before = 0  # rows that were delivered
+    try:
+        with progress_line("embedding", "images") as move, ThreadPoolExecutor(1) as pool:
+            running = pool.submit(run)
+            try:
+                finished = False
+                while not finished:
+                    finished = not wait([running], _LOOK_EVERY).not_done
+                    pending += _receipts(folder, seen)
+                    done = before + sum(row["rows"] for row in pending)
+                    if pending and (finished or done - before >= wave):
+                        deliver(pending)
+                        before, pending = done, []
+                    move(done, count or None)
+                running.result()
+            except BaseException:
+                spark.sparkContext.cancelAllJobs()  # or the pool would wait for them
+                raise
+    finally:
+        shared.destroy()
+        for receipt in folder.glob("*.receipt"):
+            receipt.unlink(missing_ok=True)
+
+
+def _leave(receipt: Path, written: Written) -> None:
+    """Say that a segment is whole, unless another attempt of the same task has said so of its own.
+
+    https://spark.apache.org/docs/latest/job-scheduling.html: an attempt may be taken for lost and
+    go on beside the next.
+    """
+    part = receipt.with_name(f".{uuid.uuid4().hex}.part")
+    part.write_text(json.dumps(written))
+    try:
+        os.link(part, receipt)
+    except FileExistsError:
+        if json.loads(receipt.read_text())["path"] != written["path"]:
+            Path(written["path"]).unlink()
+    finally:
+        part.unlink()
+
+
+def _receipts(folder: Path, seen: set[str]) -> list[Written]:
+    """Read the receipts that were not seen yet."""
+    fresh = sorted({file.name for file in folder.glob("*.receipt")} - seen)
+    seen.update(fresh)
+    return [json.loads((folder / name).read_text()) for name in fresh]
+
+
+def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
+    """Decode up to `models.SAMPLE` images drawn at random: uint8 (n, 224, 224, 3)."""
+    return _decoded(source, choose_sample(listing, models.SAMPLE))
+
+
+def _decoded(source: images.Source, paths: Sequence[str]) -> Pixels:
+    def decode(path: str) -> Pixels | None:
+        with suppress(images.BadImage):
+            return images.decode_pixels(images.read(source, path))[0]
+        return None
+
+    with ThreadPoolExecutor(cores()) as pool:
+        decoded = pool.map(decode, paths)
+        return np.array([pixels for pixels in decoded if pixels is not None], np.uint8)
+
+
+def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
+    """Decode, on Spark, the first images it comes across: uint8 (n, 224, 224, 3).
+
+    A sample drawn evenly would read the whole lake to look at some hundreds.
+    """
+
+    def decode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            decoded = []
+            for content in batch["content"]:
+                with suppress(images.BadImage):
+                    decoded.append(images.decode_pixels(content.as_py() or b"")[0].tobytes())
+            yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
+
+    with small_batches(frame.sparkSession):
+        # Limited last: Spark then looks at a few partitions, and at more if they do not suffice.
+        decoded = frame.select("content").mapInArrow(decode, "pixels binary")
+        rows = decoded.limit(models.SAMPLE).collect()
+    pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
+    return pixels.reshape(len(rows), images.SIDE, images.SIDE, 3)
+
+
+def _advice(model: Model, written: Sequence[Written]) -> str | None:
+    """Say, kindly, that these photos are not what the bundled weights were made for; "" if not."""
+    files = [Path(row["path"]) for row in written if row["embedded"]]
+    if not files:
+        return None
+    first = next(stored_rows(files, "ok", ["embedding"]))["embedding"]
+    if look_like_cars(first.flatten().to_numpy().reshape(len(first), model.width)):
+        return ""
+    return (
+        "most of these photos do not look like cars, for which the bundled weights were made; "
+        "they work, but `--weights imagenet` or weights of your own will find better look-alikes"
+    )
+
+
+def stored_rows(files: Sequence[Path], status: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Give the rows of data files that have a status, file by file in batches."""
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(1024, columns=["status", *columns]):
+            wanted = batch.filter(pc.equal(batch["status"], status)).select(columns)
+            if wanted.num_rows:
+                yield wanted

@@ -1,0 +1,155 @@
+"""The commands that keep an index as its images are: add, remove, sync."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookalike.build import Changed, Options
+from lookalike.build.jobs import WAVE
+from lookalike.cli.arguments import (
+    AsJson,
+    Device,
+    DryRun,
+    ImageName,
+    ImagesArgument,
+    IndexArgument,
+    LabelName,
+    Labels,
+    UseSpark,
+    Wave,
+)
+from lookalike.cli.printing import notes, printable, show_json, stopped_well
+
+
+def add(
+    index: IndexArgument,
+    images: ImagesArgument,
+    labels: Labels = None,
+    image_name: ImageName = "image",
+    label_name: LabelName = "Class",
+    device: Device = "auto",
+    spark: UseSpark = None,
+    wave: Wave = WAVE,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add images to an index: what is new or changed is embedded, the rest left alone.
+
+    Example: `lookalike add cars.index new_photos/`
+    """
+    from lookalike.index import open as open_index
+
+    options = Options(labels, image_name, label_name, device=device, spark=spark, wave=wave)
+    with stopped_well(index, "nothing was changed"):
+        done = open_index(index).add(
+            images, dry_run=dry_run, say=_say if dry_run and not as_json else None, **vars(options)
+        )
+    _show(done, index, dry_run, as_json)
+
+
+def sync(
+    index: IndexArgument,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGES]", help="The folder. [default: the index's own]"),
+    ] = None,
+    labels: Labels = None,
+    image_name: ImageName = "image",
+    label_name: LabelName = "Class",
+    device: Device = "auto",
+    spark: UseSpark = None,
+    wave: Wave = WAVE,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make an index equal to its folder: add what is new or changed, remove what is gone.
+
+    Example: `lookalike sync cars.index --dry-run`
+    """
+    from lookalike.index import open as open_index
+
+    options = Options(labels, image_name, label_name, device=device, spark=spark, wave=wave)
+    with stopped_well(index, "nothing was changed"):
+        done = open_index(index).sync(
+            images or None,
+            dry_run=dry_run,
+            say=_say if dry_run and not as_json else None,
+            **vars(options),
+        )
+    _show(done, index, dry_run, as_json)
+
+
+def remove(
+    index: IndexArgument,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAMES]...", help="Paths, folders, or globs in quotes."),
+    ] = None,
+    names_from: Annotated[
+        str | None, typer.Option("--from", help="A file with a name a line; - for stdin.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove images from an index, by path, folder or glob. The files themselves stay.
+
+    Example: `lookalike remove cars.index 'blurred/*.jpg'`
+    """
+    from lookalike.index import open as open_index
+
+    given = [*(names or []), *_lines(names_from)]
+    if not given:
+        raise typer.BadParameter("give NAMES, or --from a file of them")
+    say = _say if dry_run and not as_json else None
+    done = open_index(index).remove(given, dry_run=dry_run, say=say)
+    _show(done, index, dry_run, as_json)
+
+
+def root(
+    index: IndexArgument,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where the photos are now.")],
+) -> None:
+    """Say where the photos of an index are now, after they or the index were moved.
+
+    Example: `lookalike root cars.index /mnt/photos`
+    """
+    from lookalike.index import open as open_index
+
+    open_index(index).move_photos(folder)
+    notes.print(f"the photos of {index} are in {folder}", markup=False)
+
+
+def _lines(file: str | None) -> list[str]:
+    if file is None:
+        return []
+    text = sys.stdin.read() if file == "-" else Path(file).read_text(errors="surrogateescape")
+    return [line for line in text.splitlines() if line]
+
+
+def _say(sign: str, path: str) -> None:
+    print(sign, printable(path))  # noqa: T201 - plain text, to be piped
+
+
+def _show(done: Changed, index: Path, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        show_json(done.to_dict())
+        return
+    counts = {
+        "new": done.new,
+        "changed": done.changed,
+        "removed": done.removed,
+        "skipped": done.skipped,
+    }
+    said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    if dry_run:
+        notes.print(f"would be: {said or 'nothing'}; nothing was changed", markup=False)
+    elif not said:
+        notes.print(f"nothing to do: {done.same:,} inputs are as they were", markup=False)
+    else:
+        notes.print(f"{said}: {index} is at version {done.version}", markup=False)
+    if done.skipped:
+        notes.print(f"  why: lookalike info {index} --skipped", markup=False)
+    if done.unused_labels:
+        notes.print(f"[yellow]{done.unused_labels:,} labels[/] are of no photo found here")

@@ -1,0 +1,94 @@
+"""Folders that come whole or not at all, and who may write into a collection."""
+
+import contextlib
+import fcntl
+import glob
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lookalike.collection.segments import Segment
+from lookalike.errors import LookalikeError
+
+_OWNER = ".owner"  # locked while the process that made a staging folder lives
+
+
+@contextmanager
+def staging_folder(beside: Path) -> Iterator[Path]:
+    """Give a folder beside `beside`, on the same disk and gone afterwards.
+
+    Folders that killed runs have left there go too.
+    """
+    parent = beside.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f".{glob.escape(beside.name)}-????????"):
+        if _is_left(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}-", dir=parent))
+    try:
+        folder.chmod(0o755)  # Spark's workers may be another user's
+        with (folder / _OWNER).open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_left(folder: Path) -> bool:
+    with contextlib.suppress(OSError), (folder / _OWNER).open() as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+@contextmanager
+def writing(path: Path, *, alone: bool = False) -> Iterator[Callable[[], None]]:
+    """Say that this process writes into the collection at `path`, beside others or `alone`.
+
+    Raises `LookalikeError` where it must be alone and is not, or the collection is read-only. The
+    lock goes with the process, however it ends. Gives a function that lets others write as well.
+    """
+    try:
+        lock = (path / ".writers").open("a")
+    except OSError as error:
+        raise LookalikeError(
+            f"{path} cannot be written to ({error.strerror}): search needs no more than reading it"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = "something writes into it" if alone else "something has it to itself"
+            raise LookalikeError(f"{path} is busy, {who}: try again later") from None
+        yield lambda: fcntl.flock(lock, fcntl.LOCK_SH)
+
+
+def make_free(out: Path, overwrite: bool) -> None:
+    """Raise `LookalikeError` where `out` is taken and may not be replaced, or has no fit name."""
+    if re.search(r"%[0-9A-Fa-f]{2}|[][{}*?\\\x00-\x1f\udc80-\udcff]", str(out.absolute())):
+        raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
+    if out.exists() and not overwrite:
+        raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
+
+
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Rename a new file or folder to `path`. An old one is there until then, and then deleted."""
+    path = Path(os.path.realpath(path))
+    if not path.is_dir():
+        fresh.replace(path)
+        return
+    old = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    path.rename(old)
+    try:
+        fresh.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    for file in old.glob("data/*/*.parquet"):
+        shutil.rmtree(Segment(file).cache, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,246 @@
+"""The segments of a collection: immutable data files, and the caches that search maps of them."""
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lookalike.cache import cache_folder, new_file, new_folder
+from lookalike.embedding import ROW
+from lookalike.errors import LookalikeError
+
+# What search needs of a row, beside its vector.
+_CACHED = ["id", "path", "label", "content_hash"]
+_BATCHES_A_GROUP = 64  # of a Parquet file: some 1,000 rows, 2 MB
+_ROWS_A_GROUP = 1024
+
+SEGMENT = pa.schema(
+    {
+        "path": pa.string(),
+        "size": pa.int64(),
+        "modified": pa.int64(),
+        "rows": pa.int64(),
+        "embedded": pa.int64(),
+        "first_id": pa.int64(),
+        "last_id": pa.int64(),
+    }
+)
+"""One row a written data file: what a commit must say of it. `modified` in milliseconds."""
+
+SEGMENT_DDL = "path string" + "".join(f", {name} bigint" for name in SEGMENT.names[1:])
+"""The same as Spark writes schemas."""
+
+Written = dict[str, Any]
+"""A row of `SEGMENT`."""
+
+
+def write_segment(batches: Iterable[pa.RecordBatch], folder: Path) -> Iterator[pa.RecordBatch]:
+    """Write batches of `ROW` to one new Parquet file in `folder`; give one row of `SEGMENT`.
+
+    Runs in a Spark task. The file gets its name, the hash of its content, only when it is whole
+    and on the disk. No batches, no file. `folder` exists; if it is gone, the run was given up.
+    """
+    remaining = iter(batches)
+    groups = iter(lambda: list(itertools.islice(remaining, _BATCHES_A_GROUP)), [])
+    first = next(groups, None)
+    if first is None:
+        return
+    part = folder / f".{uuid.uuid4().hex}.part"
+    rows = embedded = 0
+    ids = []
+    try:
+        # Random mantissas do not compress and hardly a value repeats: no dictionary for them.
+        repeated = ["label", "status", "reason"]
+        with pq.ParquetWriter(
+            part, ROW, compression="zstd", use_dictionary=repeated, write_page_checksum=True
+        ) as writer:
+            for group in itertools.chain([first], groups):
+                table = pa.Table.from_batches(group)
+                writer.write_table(table)
+                rows += table.num_rows
+                embedded += table.num_rows - table["embedding"].null_count
+                ids += pc.min_max(table["id"]).as_py().values()
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+            final = folder / f"{_digest(written)}.parquet"
+        part.rename(final)
+    finally:
+        part.unlink(missing_ok=True)
+    status = final.stat()
+    modified = status.st_mtime_ns // 1_000_000
+    values = [str(final), status.st_size, modified, rows, embedded, min(ids), max(ids)]
+    yield pa.RecordBatch.from_arrays([pa.array([value]) for value in values], schema=SEGMENT)
+
+
+def rewrite_segment(
+    files: Iterable[Path],
+    folder: Path,
+    without: npt.NDArray[np.int64] | None = None,
+    shift: int = 0,
+) -> list[Written]:
+    """Write the rows of some data files to one new file; return its row of `SEGMENT`, if any.
+
+    Left out are rows whose id is one of `without`; `shift` is added to the others' ids. Order
+    stays. A group of rows is in memory at a time.
+    """
+    dropped = pa.array(without if without is not None else [], pa.int64())
+
+    def kept() -> Iterator[pa.RecordBatch]:
+        for file in files:
+            for batch in row_batches(file, ROW.names):
+                batch = batch.filter(pc.invert(pc.is_in(batch["id"], dropped)))
+                if batch.num_rows:
+                    ids = pc.add(batch["id"], shift)
+                    yield batch.set_column(0, "id", ids)
+
+    # A group of one batch: it is as large as those of `write_segment`.
+    batches = (part for batch in kept() for part in _slices(batch))
+    return [row for one in write_segment(batches, folder) for row in one.to_pylist()]
+
+
+def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    size = -(-_ROWS_A_GROUP // _BATCHES_A_GROUP)
+    return (batch.slice(start, size) for start in range(0, batch.num_rows, size))
+
+
+def _digest(file: Any) -> str:
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def is_intact(file: Path) -> bool:
+    """Say whether a data file is, to the last byte, what was written. Raises `OSError`."""
+    with file.open("rb") as stored:
+        return _digest(stored) == file.stem
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One data file of a collection, as search sees it: its embedded rows, mapped into memory."""
+
+    file: Path
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        """Travel without what is mapped: wherever a segment arrives, it is mapped again."""
+        return type(self), (self.file,)
+
+    @cached_property
+    def _mapped(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
+        try:
+            return self._map()
+        except (OSError, ValueError, EOFError) as error:  # not there yet, or damaged
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise LookalikeError(f"too many open files for {self.file}: ulimit -n") from None
+            shutil.rmtree(self.cache, ignore_errors=True)
+        vectors, rows = self.stored()
+        try:
+            with new_folder(self.cache) as staging:
+                np.save(staging / "vectors.npy", vectors)
+                with pa.ipc.new_file(str(staging / "rows.arrow"), rows.schema) as writer:
+                    writer.write_table(rows)
+            return self._map()
+        except OSError:  # a cache that is full or read-only costs time, not the result
+            return vectors, rows
+
+    @property
+    def cache(self) -> Path:
+        """The folder of what is made from the file again whenever it is missing."""
+        return cache_folder() / "segments" / self.file.stem
+
+    def _map(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
+        vectors = np.load(self.cache / "vectors.npy", mmap_mode="r")
+        return vectors, pa.ipc.open_file(pa.memory_map(str(self.cache / "rows.arrow"))).read_all()
+
+    def stored(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
+        """Read what `vectors` and `rows` map from the data file itself."""
+        table = read_rows(self.file, [*_CACHED, "embedding"])
+        table = table.filter(pc.is_valid(table["embedding"])).combine_chunks()
+        values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        vectors = values.reshape(len(table), len(values) // max(len(table), 1))
+        return vectors, table.select(_CACHED).cast(_cached_schema())
+
+    def derived(
+        self, kind: str, of: str, make: Callable[[Self], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
+        """Return an array with a row an embedding, made once and then mapped from the cache.
+
+        `of` tells it from others of its kind, of which the cache keeps the newest alone.
+        """
+        file = self.cache / f"{kind}-{of}.npy"
+        with contextlib.suppress(OSError, ValueError, EOFError):  # not there yet, or damaged
+            kept: npt.NDArray[Any] = np.load(file, mmap_mode="r")
+            if len(kept) == len(self.ids):
+                return kept
+        made = make(self)
+        # A cache that is full or read-only costs only time.
+        with contextlib.suppress(OSError):
+            with new_file(file) as part:
+                np.save(part, made)
+            for other in self.cache.glob(f"{kind}-*.npy"):
+                if other != file:
+                    other.unlink(missing_ok=True)
+        return made
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """The embeddings, float32 (rows, width), mapped from the cache."""
+        return self._mapped[0]
+
+    @property
+    def rows(self) -> pa.Table:
+        """`id, path, label, content_hash` of the same rows, mapped from the cache."""
+        return self._mapped[1]
+
+    @cached_property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The ids, int64 (rows,), rising."""
+        ids: npt.NDArray[np.int64] = self.rows["id"].to_numpy()
+        return ids
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise unreadable(file, "is missing") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise unreadable(file, f"is damaged ({str(error).splitlines()[0]})") from None
+
+
+def unreadable(file: Path, problem: str) -> LookalikeError:
+    """Return the error for a data file with a problem."""
+    return LookalikeError(
+        f"the data file {file} {problem}: restore it, or `lookalike check INDEX --repair`"
+    )
+
+
+def read_rows(file: Path, columns: list[str], **options: Any) -> pa.Table:
+    """Read columns of a data file; `LookalikeError` if it is gone or damaged."""
+    with _readable(file):
+        return pq.read_table(
+            file, columns=columns, partitioning=None, page_checksum_verification=True, **options
+        )
+
+
+def row_batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Give columns of a data file batch by batch; `LookalikeError` if it is gone or damaged."""
+    with _readable(file), pq.ParquetFile(file, page_checksum_verification=True) as stored:
+        yield from stored.iter_batches(_ROWS_A_GROUP, columns=columns)
+
+
+def _cached_schema() -> pa.Schema:
+    return pa.schema([ROW.field(name) for name in _CACHED])

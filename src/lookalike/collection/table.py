@@ -1,0 +1,403 @@
+"""The Delta table: which segments make up a version, and the commit of the next."""
+
+import itertools
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lookalike.cache import new_file
+from lookalike.collection.segments import Segment, Written, read_rows, unreadable
+from lookalike.embedding import ROW
+from lookalike.errors import LookalikeError
+from lookalike.images import Source
+from lookalike.models import Model
+from lookalike.spark import local_uri
+from lookalike.sql import parquet
+
+if TYPE_CHECKING:
+    from deltalake import CommitProperties, DeltaTable
+    from duckdb import DuckDBPyConnection
+    from pyspark.sql import DataFrame, SparkSession
+
+FORMAT = 2
+_ABOUT = "lookalike.json"
+_NEXT_ID = "lookalike.next_id"  # an application's transaction number, as Delta has them
+_OF_US = "lookalike"  # the key in a commit's metadata
+_LOOK_AT = 4096  # files at most whose presence is checked when a collection is opened
+
+
+_FIGURES = ("path", "num_records", "null_count.embedding")
+_NO_ACTIONS = pa.table(
+    {"path": pa.array([], pa.string())}
+    | {
+        name: pa.array([], pa.int64())
+        for name in ("size_bytes", "num_records", "null_count.embedding", "min.id", "max.id")
+    }
+)
+_COUNTS = ("added", "removed", "images", "skipped")
+
+
+class Conflict(Exception):
+    """Another writer has made the next version: look at that one, and try again."""
+
+
+class Collection:
+    """A collection at one version."""
+
+    def __init__(
+        self, path: Path, table: "DeltaTable", source: Source, about_model: dict[str, Any]
+    ) -> None:
+        self.path = path
+        self.source = source
+        self.about_model = about_model  # the model in words, known without loading it
+        self._table = table
+
+    @classmethod
+    def open(cls, path: str | Path, version: int | None = None) -> Self:
+        """Open a collection, at its newest version or an older one.
+
+        Raises `LookalikeError` if there is none, if another lookalike made it, or if a data file is
+        gone or cut short.
+        """
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+
+        path = Path(path)
+        if not is_collection(path):
+            what = "is not an index" if path.exists() else "does not exist"
+            raise LookalikeError(f"{path} {what}: make one with `lookalike index IMAGES --out`")
+        about = _read_about(path)
+        try:
+            table = DeltaTable(path.absolute())
+            if version is not None and version != table.version():
+                if not 0 <= version < table.version():
+                    raise LookalikeError(
+                        f"{path} has no version {version}: `lookalike info {path} --history`"
+                    )
+                table.load_as_version(version)
+            for several in ("names", "also"):
+                about["source"][several] = tuple(about["source"].get(several, ()))
+            opened = cls(path, table, Source(**about["source"]), dict(about["model"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
+            if version is not None and isinstance(error, DeltaError):
+                raise LookalikeError(
+                    f"version {version} of {path} is no longer kept: "
+                    f"`lookalike info {path} --history`"
+                ) from None
+            raise _damaged(path, error) from None
+        opened._look()
+        return opened
+
+    @classmethod
+    def create(cls, path: Path, source: Source, model: Model, segments: Sequence[Written]) -> Self:
+        """Commit the first version of a collection whose data files lie in `path` already."""
+        from deltalake.exceptions import DeltaError
+        from deltalake.transaction import create_table_with_add_actions
+
+        model.save(path / "model")
+        about = {"format": FORMAT, "source": asdict(source), "model": model.about()}
+        (path / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        rows, embedded = _sums(segments)
+        try:
+            create_table_with_add_actions(
+                str(path.absolute()),
+                _delta_schema(),
+                [_add_action(path, segment) for segment in segments],
+                mode="error",
+                name="lookalike",
+                description="Images and their embeddings, made by lookalike",
+                commit_properties=_properties(
+                    "index", rows, 0, (embedded, rows - embedded), _after(segments)
+                ),
+            )
+        except DeltaError as error:
+            detail = " ".join(str(error).split())
+            raise LookalikeError(f"no index can be made in {path.name!r}: {detail}") from None
+        return cls.open(path)
+
+    def commit(
+        self,
+        what: str,
+        added: Sequence[Written] = (),
+        removed: Sequence[Path] = (),
+        *,
+        rows_added: int = 0,
+        rows_removed: int = 0,
+    ) -> Self:
+        """Make the next version: other data files than this one has; return it.
+
+        The files lie in the folder already. What the commit says of itself is `what` and how many
+        rows came and went. Raises `Conflict` unless this version is still the newest.
+        """
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+        from deltalake.transaction import RemoveAction
+
+        sizes = dict(zip(self._actions["path"].to_pylist(), self._sizes(), strict=True))
+        now = int(time.time() * 1000)
+        names = [os.path.relpath(file.absolute(), self.path.absolute()) for file in removed]
+        actions: list[Any] = [_add_action(self.path, segment) for segment in added]
+        actions += [RemoveAction(name, True, now, sizes[name], {}) for name in names]
+        figures = {
+            path: (rows, skipped)
+            for path, rows, skipped in zip(
+                *(self._actions[name].to_pylist() for name in _FIGURES), strict=True
+            )
+        }
+        gone = [figures[name] for name in names]
+        rows, embedded = _sums(added)
+        images, skipped = self.counts()
+        images += embedded - sum(rows - skipped for rows, skipped in gone)
+        skipped += rows - embedded - sum(skipped for _, skipped in gone)
+        next_id = max(self.next_id, _after(added))
+        try:
+            DeltaTable(self.path.absolute(), version=self.version).create_write_transaction(
+                actions,
+                "append",
+                _delta_schema(),
+                commit_properties=_properties(
+                    what, rows_added, rows_removed, (images, skipped), next_id
+                ),
+            )
+        except DeltaError as error:
+            if DeltaTable(self.path.absolute()).version() > self.version:
+                raise Conflict from None
+            raise LookalikeError(f"{self.path} stays as it was: {_line(error)}") from None
+        return type(self).open(self.path)
+
+    def new_folder(self) -> Path:
+        """Make a folder for new data files and return it."""
+        folder = self.path.absolute() / "data" / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder
+
+    def newest(self) -> Self:
+        """Return this collection at its newest version, which may be this one."""
+        return self if self._table.version() == self._newest() else type(self).open(self.path)
+
+    def _newest(self) -> int:
+        from deltalake import DeltaTable
+
+        return DeltaTable(self.path.absolute()).version()
+
+    def move(self, root: str) -> Self:
+        """Say that the images now lie below `root`, an absolute folder or a URI."""
+        return self._describe(root=root)
+
+    def also_below(self, folders: Iterable[str]) -> Self:
+        """Say that images lie below these folders too, outside the root."""
+        return self._describe(also=sorted({*self.source.also, *folders}))
+
+    def _describe(self, **changed: Any) -> Self:
+        about = _read_about(self.path)
+        about["source"].update(changed)
+        with new_file(self.path / _ABOUT) as part:
+            part.write_text(json.dumps(about, indent=1) + "\n")
+        return type(self).open(self.path, self.version)
+
+    def _look(self) -> None:
+        """Raise `LookalikeError` for a data file that is gone or cut short, seen from outside."""
+        names, sizes = self._actions["path"].to_pylist(), self._sizes()
+        for name, size in itertools.islice(zip(names, sizes, strict=True), _LOOK_AT):
+            file = self.path / name
+            try:
+                problem = None if file.stat().st_size == size else "is cut short or grown"
+            except FileNotFoundError:
+                problem = "is missing"
+            if problem:
+                raise unreadable(file, problem)
+
+    def _sizes(self) -> list[int]:
+        sizes: list[int] = self._actions["size_bytes"].to_pylist()
+        return sizes
+
+    @property
+    def version(self) -> int:
+        """Number of the version that is open."""
+        return self._table.version()
+
+    @cached_property
+    def model(self) -> Model:
+        """The model whose vectors these are."""
+        return Model.load(self.path / "model")
+
+    @cached_property
+    def _actions(self) -> pa.Table:
+        """What the log says of each data file of this version."""
+        actions = pa.table(self._table.get_add_actions(flatten=True))
+        return actions if len(actions) else _NO_ACTIONS
+
+    @property
+    def next_id(self) -> int:
+        """The number that the next image gets; no image ever had it."""
+        given = self._table.transaction_version(_NEXT_ID) or 0
+        return max(given, (pc.max(self._actions["max.id"]).as_py() or 0) + 1)
+
+    def files(self) -> list[Path]:
+        """Return the data files of this version, in the order of their ids."""
+        return [file for file, *_ in self.ranges()]
+
+    def ranges(self) -> list[tuple[Path, int, int, int]]:
+        """Return file, first and last id, and count of rows of each data file, in that order."""
+        columns = ("path", "min.id", "max.id", "num_records")
+        rows = zip(*(self._actions[name].to_pylist() for name in columns), strict=True)
+        return [
+            (self.path / path, first, last, count)
+            for path, first, last, count in sorted(rows, key=lambda row: (row[1], row[0]))
+        ]
+
+    def view(self, connection: "DuckDBPyConnection", name: str) -> None:
+        """Let a connection of DuckDB read the rows of this version as the table `name`."""
+        files = self.files()
+        if files:
+            connection.execute(f"create or replace view {name} as from {parquet(*files)}")
+        else:
+            connection.register(name, ROW.empty_table())
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """The data files as search maps them."""
+        return [Segment(file.absolute()) for file in self.files()]
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many inputs are embedded and how many skipped, from the log alone."""
+        actions = self._actions
+        rows = pc.sum(actions["num_records"]).as_py() or 0
+        skipped = pc.sum(actions["null_count.embedding"]).as_py() or 0
+        return rows - skipped, skipped
+
+    def skipped(self) -> Iterator[tuple[str, str]]:
+        """Give path and reason of every input that has no embedding, file by file."""
+        for file in self.files():
+            table = read_rows(file, ["path", "reason"], filters=[("status", "=", "skipped")])
+            yield from zip(table["path"].to_pylist(), table["reason"].to_pylist(), strict=True)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return what is known of each version, newest first.
+
+        `version, time` (milliseconds since 1970), `what` was done, how many rows were `added` and
+        `removed`, how many `images` and `skipped` inputs there were then. Of what other programs
+        did to the table, only the first three.
+        """
+        known = []
+        for commit in self._table.history():
+            one = {"version": commit["version"], "time": commit["timestamp"]}
+            one["what"] = commit.get(_OF_US) or str(commit.get("operation", "")).lower()
+            counts = {key: commit.get(f"{_OF_US}.{key}") for key in _COUNTS}
+            known.append(one | {key: None if v is None else int(v) for key, v in counts.items()})
+        return known
+
+    def size(self) -> int:
+        """Return the bytes of the data files of this version."""
+        actions = self._actions
+        return int(pc.sum(actions["size_bytes"]).as_py() or 0)
+
+    def dataframe(self, spark: "SparkSession") -> "DataFrame":
+        """Return the collection as a Spark DataFrame with the columns of `ROW`."""
+        # Spark has no Delta jar here: the log says which files make up the version.
+        return spark.read.parquet(*map(local_uri, self.files()))
+
+    @property
+    def signature_folder(self) -> Path:
+        """The folder for what the signatures of all versions have in common; it may not exist."""
+        return self.path / "signatures"
+
+    def measured_versions(self) -> list[int]:
+        """Return the versions, up to this one, that `signature_folder` holds figures of."""
+        numbers = (file.stem for file in self.signature_folder.glob("*.json"))
+        return [int(n) for n in numbers if n.isdecimal() and int(n) <= self.version]
+
+    @property
+    def hash_folder(self) -> Path:
+        """The folder for the hash model of this version, which may not exist yet."""
+        return self.path / "lsh" / str(self.version)
+
+
+def is_collection(path: Path) -> bool:
+    """Say whether there is a collection at `path`."""
+    return (path / _ABOUT).is_file() and (path / "_delta_log").is_dir()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Say whether something began to make a collection at `path` and committed nothing yet."""
+    return (path / ".writers").is_file() and not (path / "_delta_log").exists()
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads((path / _ABOUT).read_text())
+        made_by = about["format"]
+        if made_by > FORMAT:
+            raise LookalikeError(f"{path} was made by a newer lookalike: upgrade to open it")
+        if made_by < FORMAT:
+            raise LookalikeError(
+                f"{path} was made by an older lookalike: index the images again with --overwrite"
+            )
+        return about
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> LookalikeError:
+    return LookalikeError(f"{path} is a damaged index: {_line(error)}")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _sums(segments: Iterable[Written]) -> tuple[int, int]:
+    """Return how many rows segments have, and how many of them are embedded."""
+    pairs = [(segment["rows"], segment["embedded"]) for segment in segments]
+    return sum(rows for rows, _ in pairs), sum(embedded for _, embedded in pairs)
+
+
+def _after(segments: Iterable[Written]) -> int:
+    return max((segment["last_id"] + 1 for segment in segments), default=0)
+
+
+def _properties(
+    what: str, added: int, removed: int, counts: tuple[int, int], next_id: int
+) -> "CommitProperties":
+    """Say what a commit did; let it fail, not try again, where there is another one by now."""
+    from deltalake import CommitProperties, Transaction
+
+    figures = zip(_COUNTS, (added, removed, *counts), strict=True)
+    said = {_OF_US: what} | {f"{_OF_US}.{key}": str(value) for key, value in figures}
+    number = Transaction(_NEXT_ID, next_id)
+    return CommitProperties(said, max_commit_retries=0, app_transactions=[number])
+
+
+def _delta_schema() -> Any:
+    from deltalake import Schema
+
+    return Schema.from_arrow(ROW)
+
+
+def _add_action(path: Path, segment: Written) -> Any:
+    from deltalake.transaction import AddAction
+
+    # Readers skip files by these figures, and nothing checks them: they must be right.
+    statistics = {
+        "numRecords": segment["rows"],
+        "minValues": {"id": segment["first_id"]},
+        "maxValues": {"id": segment["last_id"]},
+        "nullCount": {"id": 0, "embedding": segment["rows"] - segment["embedded"]},
+    }
+    return AddAction(
+        path=os.path.relpath(segment["path"], path.absolute()),
+        size=segment["size"],
+        partition_values={},
+        modification_time=segment["modified"],
+        data_change=True,
+        stats=json.dumps(statistics),
+    )
