@@ -17,6 +17,7 @@ from PIL import Image
 from lookalike import images, models
 from lookalike.images.decoding import DEVIATION, MEAN
 from lookalike.images.decoding import read as read_file
+from lookalike.images.isolated import Decode
 from lookalike.models import Model
 
 if TYPE_CHECKING:
@@ -164,6 +165,9 @@ def embed_batches(
     model: Model,
     threads: int = 1,
     device: str = "cpu",
+    *,
+    isolated: bool = False,
+    expendable: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Embed batches of `id, path, label, reason, content`; give batches of `ROW`.
 
@@ -171,6 +175,11 @@ def embed_batches(
     read becomes a row with the status `skipped`. `threads` decode and embed side by side, so that
     one's decoding overlaps another's network; the order stays. Beside the batch that was given,
     memory holds one image as it is decoded for each thread and some dozens at 224 x 224.
+
+    `isolated` gives each thread a process in which it decodes, so that an image on which a decoder
+    crashes, or takes over `images.isolated.MAX_SECONDS`, is skipped; they end with the generator.
+    Else it is this process that ends or hangs; if it is `expendable` and has one thread, it ends
+    by SIGALRM when it would hang.
     """
     run = models.engine(model, threads, streams=threads, device=device)
     groups = (
@@ -179,24 +188,32 @@ def embed_batches(
         for start in range(0, batch.num_rows, run.batch)
     )
     if threads == 1:
-        yield from (_embed_rows(group, source, run) for group in groups)
+        with images.decoder(isolated, expendable) as decode:
+            yield from (_embed_rows(group, source, run, decode) for group in groups)
         return
     pending: deque[Future[pa.RecordBatch]] = deque()
     # Threads that silence warnings one beside the other leave them as any of them found them.
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+    # The decoder ends before the pool does: a thread that waits for an image waits no longer.
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(threads) as pool,
+        images.decoder(isolated) as decode,
+    ):
         warnings.simplefilter("ignore")
         try:
             for group in groups:
-                pending.append(pool.submit(_embed_rows, group, source, run))
+                pending.append(pool.submit(_embed_rows, group, source, run, decode))
                 if len(pending) > 2 * threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _embed_rows(rows: pa.RecordBatch, source: images.Source, run: models.Engine) -> pa.RecordBatch:
+def _embed_rows(
+    rows: pa.RecordBatch, source: images.Source, run: models.Engine, decode: Decode
+) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in ROW.names}
     columns.update({name: rows[name].to_pylist() for name in ("id", "path", "label", "reason")})
     columns["status"] = ["skipped"] * rows.num_rows
@@ -209,7 +226,7 @@ def _embed_rows(rows: pa.RecordBatch, source: images.Source, run: models.Engine)
             content = rows["content"][at].as_py()
             data = images.read(source, columns["path"][at]) if content is None else content
             columns["content_hash"][at] = content_hash(data)
-            decoded[count], size = images.decode_pixels(data)
+            decoded[count], size = decode(data)
             count += 1
             columns["width"][at], columns["height"][at] = size
             columns["status"][at] = "ok"
