@@ -25,7 +25,15 @@ from lookalike.models import Model, calibration
 from lookalike.models.engines import Pixels
 from lookalike.progress import progress_line
 from lookalike.searcher import EXACT_UP_TO, Searcher
-from lookalike.spark import cores, is_at_hand, progress, session, small_batches
+from lookalike.spark import (
+    cores,
+    is_at_hand,
+    is_second_try,
+    progress,
+    session,
+    small_batches,
+    tries_again,
+)
 from lookalike.weights import look_like_cars
 
 if TYPE_CHECKING:
@@ -188,7 +196,7 @@ def _in_a_loop(
     job: Job, model: Model, batches: Iterator[pa.RecordBatch], count: int, folder: Path
 ) -> list[dict[str, Any]]:
     threads = cores() + 1  # one may wait for the disk while the others compute
-    rows = embedding.embed_batches(batches, job.rooted, model, threads, job.device)
+    rows = embedding.embed_batches(batches, job.rooted, model, threads, job.device, isolated=True)
     with progress_line("embedding images") as move:
 
         def counted() -> Iterator[pa.RecordBatch]:
@@ -213,9 +221,19 @@ def _on_spark(
     shared = spark.sparkContext.broadcast(model)
     source, device = job.rooted, job.device
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
+    # A worker may crash or hang on an image once. The next one decodes in processes apart.
+    always = threads > 1 or not tries_again(spark)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        rows = embedding.embed_batches(read(batches), source, shared.value, threads, device)
+        rows = embedding.embed_batches(
+            read(batches),
+            source,
+            shared.value,
+            threads,
+            device,
+            isolated=always or is_second_try(),
+            expendable=True,
+        )
         return collection.write_segment(rows, folder)
 
     try:
@@ -252,13 +270,13 @@ def _report(
 def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
     """Decode up to `models.SAMPLE` images drawn at random: uint8 (n, 224, 224, 3)."""
 
-    def decode(path: str) -> Pixels | None:
+    def decoded_file(path: str) -> Pixels | None:
         with suppress(images.BadImage):
-            return images.decode_pixels(images.read(source, path))[0]
+            return decode(images.read(source, path))[0]
         return None
 
-    with ThreadPoolExecutor(cores()) as pool:
-        decoded = pool.map(decode, choose_sample(listing, models.SAMPLE))
+    with ThreadPoolExecutor(cores()) as pool, images.decoder(isolated=True) as decode:
+        decoded = pool.map(decoded_file, choose_sample(listing, models.SAMPLE))
         return np.array([pixels for pixels in decoded if pixels is not None], np.uint8)
 
 
@@ -267,18 +285,20 @@ def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
 
     A sample drawn evenly would read the whole lake to look at some hundreds.
     """
+    always = not tries_again(frame.sparkSession)
 
-    def decode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            decoded = []
-            for content in batch["content"]:
-                with suppress(images.BadImage):
-                    decoded.append(images.decode_pixels(content.as_py() or b"")[0].tobytes())
-            yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
+    def decoded_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with images.decoder(always or is_second_try(), expendable=True) as decode:
+            for batch in batches:
+                decoded = []
+                for content in batch["content"]:
+                    with suppress(images.BadImage):
+                        decoded.append(decode(content.as_py() or b"")[0].tobytes())
+                yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
 
     with small_batches(frame.sparkSession):
         # Limited last: Spark then looks at a few partitions, and at more if they do not suffice.
-        decoded = frame.select("content").mapInArrow(decode, "pixels binary")
+        decoded = frame.select("content").mapInArrow(decoded_rows, "pixels binary")
         rows = decoded.limit(models.SAMPLE).collect()
     pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
     return pixels.reshape(len(rows), images.SIDE, images.SIDE, 3)
