@@ -17,6 +17,7 @@ from PIL import Image
 from lookalike import images, models
 from lookalike.images.decoding import DEVIATION, MEAN
 from lookalike.images.decoding import read as read_file
+from lookalike.images.isolated import Decode
 from lookalike.models import Model
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ Vectors: TypeAlias = npt.NDArray[np.float32]
 
 Reused: TypeAlias = tuple[Vectors, tuple[int, int]]
 """An embedding (width,) that is at hand, and width and height of its picture."""
+
+Known: TypeAlias = Callable[[str], Reused | None]
+"""Takes the hash of a file's content, gives its embedding if there is one."""
 
 ROW = pa.schema(
     {
@@ -175,7 +179,10 @@ def embed_batches(
     model: Model,
     threads: int = 1,
     device: str = "cpu",
-    known: Callable[[str], Reused | None] | None = None,
+    *,
+    known: Known | None = None,
+    isolated: bool = False,
+    expendable: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Embed batches of `images.listing.IMAGE`; give batches of `ROW`.
 
@@ -183,6 +190,11 @@ def embed_batches(
     read becomes a row with the status `skipped`. `threads` decode and embed side by side, so that
     one's decoding overlaps another's network; the order stays. Beside the batch that was given,
     memory holds one image as it is decoded for each thread and some dozens at 224 x 224.
+
+    `isolated` gives each thread a process in which it decodes, so that an image on which a decoder
+    crashes, or takes over `images.isolated.MAX_SECONDS`, is skipped; they end with the generator.
+    Else it is this process that ends or hangs; if it is `expendable` and has one thread, it ends
+    by SIGALRM when it would hang. What is `known` is not decoded.
     """
     run = models.engine(model, threads, streams=threads, device=device)
     groups = (
@@ -191,28 +203,35 @@ def embed_batches(
         for start in range(0, batch.num_rows, run.batch)
     )
     if threads == 1:
-        yield from (_embed_rows(group, source, run, known) for group in groups)
+        with images.decoder(isolated, expendable) as decode:
+            yield from (_embed_rows(group, source, run, decode, known) for group in groups)
         return
     pending: deque[Future[pa.RecordBatch]] = deque()
     # Threads that silence warnings one beside the other leave them as any of them found them.
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+    # The decoder ends before the pool does: a thread that waits for an image waits no longer.
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(threads) as pool,
+        images.decoder(isolated) as decode,
+    ):
         warnings.simplefilter("ignore")
         try:
             for group in groups:
-                pending.append(pool.submit(_embed_rows, group, source, run, known))
+                pending.append(pool.submit(_embed_rows, group, source, run, decode, known))
                 if len(pending) > 2 * threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _embed_rows(
     rows: pa.RecordBatch,
     source: images.Source,
     run: models.Engine,
-    known: Callable[[str], Reused | None] | None,
+    decode: Decode,
+    known: Known | None,
 ) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in ROW.names}
     columns.update({name: rows[name].to_pylist() for name in _GIVEN})
@@ -230,7 +249,7 @@ def _embed_rows(
             if known is not None and (reused := known(columns["content_hash"][at])):
                 vectors[at], size = reused
             else:
-                decoded[len(fresh)], size = images.decode_pixels(data)
+                decoded[len(fresh)], size = decode(data)
                 fresh.append(at)
             columns["width"][at], columns["height"][at] = size
             columns["status"][at] = "ok"

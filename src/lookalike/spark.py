@@ -62,6 +62,23 @@ def is_at_hand() -> bool:
     return SparkSession.getActiveSession() is not None
 
 
+def tries_again(spark: "SparkSession") -> bool:
+    """Say whether Spark runs a task again whose process has died: plain `local[N]` does not."""
+    master = spark.sparkContext.master or ""
+    if master.startswith("local") and not master.startswith("local-cluster"):
+        attempts = re.search(r",\s*(\d+)\s*\]", master)
+        return attempts is not None and int(attempts[1]) > 1
+    return spark.conf.get("spark.task.maxFailures", "") != "1"
+
+
+def is_second_try() -> bool:
+    """Say, within a task, whether it has failed before."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return context is not None and context.attemptNumber() > 0
+
+
 def cores() -> int:
     """Return the number of cores that this process may use, in a container or not."""
     allowed = os.cpu_count() or 1

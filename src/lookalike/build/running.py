@@ -31,7 +31,15 @@ from lookalike.images.listing import choose_sample, listed
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
 from lookalike.progress import progress_line, say
-from lookalike.spark import cores, is_at_hand, progress, session, small_batches
+from lookalike.spark import (
+    cores,
+    is_at_hand,
+    is_second_try,
+    progress,
+    session,
+    small_batches,
+    tries_again,
+)
 from lookalike.weights import look_like_cars
 
 if TYPE_CHECKING:
@@ -216,7 +224,13 @@ def _in_a_loop(
     assert inputs.listing is not None
     threads = cores() + 1  # one may wait for the disk while the others compute
     rows = embedding.embed_batches(
-        listed(inputs.listing), job.rooted, model, threads, job.device, known=inputs.known
+        listed(inputs.listing),
+        job.rooted,
+        model,
+        threads,
+        job.device,
+        known=inputs.known,
+        isolated=True,
     )
     with progress_line("embedding", "images") as move:
 
@@ -268,6 +282,9 @@ def _on_spark(
     source, device = job.rooted, job.device
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
 
+    # A worker may crash or hang on an image once. The next one decodes in processes apart.
+    always = threads > 1 or not tries_again(spark)
+
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import TaskContext
 
@@ -277,7 +294,14 @@ def _on_spark(
         if receipt.exists():  # of an attempt that was lost only afterwards
             return
         rows = embedding.embed_batches(
-            read(batches), source, shared.value, threads, device, known=known
+            read(batches),
+            source,
+            shared.value,
+            threads,
+            device,
+            known=known,
+            isolated=always or is_second_try(),
+            expendable=True,
         )
         for batch in write_segment(rows, folder):
             _leave(receipt, batch.to_pylist()[0])
@@ -343,13 +367,13 @@ def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
 
 
 def _decoded(source: images.Source, paths: Sequence[str]) -> Pixels:
-    def decode(path: str) -> Pixels | None:
+    def decoded_file(path: str) -> Pixels | None:
         with suppress(images.BadImage):
-            return images.decode_pixels(images.read(source, path))[0]
+            return decode(images.read(source, path))[0]
         return None
 
-    with ThreadPoolExecutor(cores()) as pool:
-        decoded = pool.map(decode, paths)
+    with ThreadPoolExecutor(cores()) as pool, images.decoder(isolated=True) as decode:
+        decoded = pool.map(decoded_file, paths)
         return np.array([pixels for pixels in decoded if pixels is not None], np.uint8)
 
 
@@ -358,18 +382,20 @@ def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
 
     A sample drawn evenly would read the whole lake to look at some hundreds.
     """
+    always = not tries_again(frame.sparkSession)
 
-    def decode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            decoded = []
-            for content in batch["content"]:
-                with suppress(images.BadImage):
-                    decoded.append(images.decode_pixels(content.as_py() or b"")[0].tobytes())
-            yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
+    def decoded_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with images.decoder(always or is_second_try(), expendable=True) as decode:
+            for batch in batches:
+                decoded = []
+                for content in batch["content"]:
+                    with suppress(images.BadImage):
+                        decoded.append(decode(content.as_py() or b"")[0].tobytes())
+                yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
 
     with small_batches(frame.sparkSession):
         # Limited last: Spark then looks at a few partitions, and at more if they do not suffice.
-        decoded = frame.select("content").mapInArrow(decode, "pixels binary")
+        decoded = frame.select("content").mapInArrow(decoded_rows, "pixels binary")
         rows = decoded.limit(models.SAMPLE).collect()
     pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
     return pixels.reshape(len(rows), images.SIDE, images.SIDE, 3)

@@ -10,6 +10,7 @@ from lookalike.images.decoding import (
     transform,
     upright,
 )
+from lookalike.images.isolated import IsolatedDecoder, decoder
 from lookalike.images.sources import (
     Found,
     Source,
@@ -28,9 +29,11 @@ __all__ = [
     "SIDE",
     "BadImage",
     "Found",
+    "IsolatedDecoder",
     "Source",
     "decode",
     "decode_pixels",
+    "decoder",
     "decode_path",
     "encode_path",
     "full_path",

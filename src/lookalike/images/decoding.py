@@ -110,7 +110,7 @@ def decode_pixels(data: bytes) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
             with contextlib.suppress(ValueError):  # sloppy or damaged: Pillow has the last word
                 return _scaled_jpeg(data, image)
         # Large ones take several times what their pixels do, here and there: one at a time.
-        with _large if image.width * image.height > LARGE else contextlib.nullcontext():
+        with large if image.width * image.height > LARGE else contextlib.nullcontext():
             image = upright(image)
             return pixels(image), image.size
 
@@ -144,7 +144,8 @@ def _scaled_jpeg(data: bytes, header: Image.Image) -> tuple[npt.NDArray[np.uint8
     return np.asarray(_turned(small)), header.size[::-1] if lying else header.size
 
 
-_large = threading.Lock()
+# Held while a large picture is decoded. A process of `decoding_process` asks its caller instead.
+large: contextlib.AbstractContextManager[object] = threading.Lock()
 _of_thread = threading.local()  # a resizer serves one caller at a time
 
 

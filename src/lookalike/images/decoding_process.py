@@ -1,0 +1,99 @@
+"""A process that decodes and can do nothing else: images come in, pixels or reasons go out.
+
+`isolated.IsolatedDecoder` starts it and is its only caller. Its standard input is one end of a
+socket, and the answers go back through it, so that nothing a library prints gets among them. An
+image comes as a `LENGTH` and its bytes. The answer is a `HEADER`, then the pixels or the text of
+the reason. Of this package only `decoding` is imported: the process starts in a tenth of a second.
+"""
+
+import os
+import signal
+from contextlib import suppress
+from struct import Struct
+from typing import BinaryIO
+
+from lookalike.images import decoding
+
+LENGTH = Struct("=Q")
+HEADER = Struct("=cII")
+"""What comes, and two numbers: width and height, or the bytes of the reason and 0."""
+READY, PIXELS, REASON, LARGE = b"r", b"p", b"b", b"l"
+"""Started; decoded; not decoded; a large one, to be decoded once the caller sends a byte."""
+
+MAX_MEMORY = 4 * 2**30
+"""Bytes of addresses: the largest picture there may be takes 2 GB, its file half of one."""
+
+
+def serve(seconds: float) -> None:
+    """Answer until the other end of the socket closes. A decode ends after `seconds`, by SIGALRM.
+
+    The caller has an eye on the time as well; but if it was killed, nobody else ends a decode that
+    hangs.
+    """
+    _confine()
+    with (
+        suppress(BrokenPipeError, ConnectionResetError),  # nobody is there to be answered
+        open(0, "rb", closefd=False) as requests,
+        open(0, "wb", closefd=False) as answers,
+    ):
+        decoding.large = turn = _Turn(requests, answers, seconds)
+        _tell(answers, READY)
+        while length := requests.read(LENGTH.size):
+            data = requests.read(LENGTH.unpack(length)[0])
+            turn.budget(seconds)
+            try:
+                pixels, size = decoding.decode_pixels(data)
+                answer = (PIXELS, *size, pixels.tobytes())
+            except decoding.BadImage as error:
+                reason = str(error).encode(errors="surrogatepass")
+                answer = (REASON, len(reason), 0, reason)
+            turn.budget(0)
+            del data
+            _tell(answers, *answer)
+
+
+def _tell(answers: BinaryIO, kind: bytes, one: int = 0, two: int = 0, rest: bytes = b"") -> None:
+    answers.write(HEADER.pack(kind, one, two))
+    answers.write(rest)
+    answers.flush()
+
+
+class _Turn:
+    """Takes the place of the lock for large pictures: the caller has it, and is asked for it."""
+
+    def __init__(self, requests: BinaryIO, answers: BinaryIO, seconds: float) -> None:
+        self._requests, self._answers, self._seconds = requests, answers, seconds
+
+    def budget(self, seconds: float) -> None:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def __enter__(self) -> None:
+        self.budget(0)  # to wait for another picture takes none of this one's time
+        _tell(self._answers, LARGE)
+        if not self._requests.read(1):
+            raise SystemExit
+        self.budget(self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        pass  # the caller knows by the answer
+
+
+def _confine() -> None:
+    """Bound what a decoder can take, say nothing, and leave Ctrl-C to the caller."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all processes
+    if hasattr(signal, "SIGALRM"):
+        # Whatever the caller's are: both are inherited.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    with suppress(ImportError, ValueError, OSError):  # not every system has or obeys these
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        room = MAX_MEMORY if hard == resource.RLIM_INFINITY else min(MAX_MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (room, hard))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no gigabytes on the disk at a crash
+    # Until here the caller hears why there is no start; from here on libraries only warn.
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    os.close(silence)
