@@ -22,6 +22,7 @@ from lookalike.collection import (
     Conflict,
     Segment,
     Written,
+    close_data_folder,
     rewrite_segment,
 )
 from lookalike.embedding import Reused
@@ -264,18 +265,13 @@ def change(
             _delete(folder)
             raise
         finally:
-            _drop_if_empty(folder)
+            close_data_folder(folder)
     raise LookalikeError(f"others keep writing into {stored.path}: try again")
 
 
 def _delete(folder: Path) -> None:
     for file in folder.glob("*.parquet"):
         file.unlink(missing_ok=True)
-
-
-def _drop_if_empty(folder: Path) -> None:
-    if folder.exists() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def without(stored: Collection, gone: Ids, folder: Path) -> tuple[list[Written], list[Path], int]:

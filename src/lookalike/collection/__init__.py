@@ -14,6 +14,7 @@ A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
+from lookalike.collection.left import close_data_folder, new_data_folder
 from lookalike.collection.places import make_free, put_in_place, staging_folder, writing
 from lookalike.collection.segments import (
     SEGMENT,
@@ -33,9 +34,11 @@ __all__ = [
     "Conflict",
     "Segment",
     "Written",
+    "close_data_folder",
     "is_collection",
     "is_unfinished",
     "make_free",
+    "new_data_folder",
     "put_in_place",
     "rewrite_segment",
     "staging_folder",

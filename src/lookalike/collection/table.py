@@ -4,8 +4,7 @@ import itertools
 import json
 import os
 import time
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.cache import new_file
+from lookalike.collection.left import describing, new_data_folder
 from lookalike.collection.segments import Segment, Written, read_rows, unreadable
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
@@ -175,10 +175,8 @@ class Collection:
         return type(self).open(self.path)
 
     def new_folder(self) -> Path:
-        """Make a folder for new data files and return it."""
-        folder = self.path.absolute() / "data" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder
+        """Make a folder for new data files and return it; `close_data_folder` ends its use."""
+        return new_data_folder(self.path)
 
     def newest(self) -> Self:
         """Return this collection at its newest version, which may be this one."""
@@ -191,17 +189,18 @@ class Collection:
 
     def move(self, root: str) -> Self:
         """Say that the images now lie below `root`, an absolute folder or a URI."""
-        return self._describe(root=root)
+        return self._describe(lambda _: {"root": root})
 
     def also_below(self, folders: Iterable[str]) -> Self:
         """Say that images lie below these folders too, outside the root."""
-        return self._describe(also=sorted({*self.source.also, *folders}))
+        return self._describe(lambda source: {"also": sorted({*source.get("also", ()), *folders})})
 
-    def _describe(self, **changed: Any) -> Self:
-        about = _read_about(self.path)
-        about["source"].update(changed)
-        with new_file(self.path / _ABOUT) as part:
-            part.write_text(json.dumps(about, indent=1) + "\n")
+    def _describe(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Self:
+        with describing(self.path):
+            about = _read_about(self.path)
+            about["source"].update(change(about["source"]))
+            with new_file(self.path / _ABOUT) as part:
+                part.write_text(json.dumps(about, indent=1) + "\n")
         return type(self).open(self.path, self.version)
 
     def _look(self) -> None:
@@ -324,12 +323,18 @@ class Collection:
 
 def is_collection(path: Path) -> bool:
     """Say whether there is a collection at `path`."""
-    return (path / _ABOUT).is_file() and (path / "_delta_log").is_dir()
+    return (path / _ABOUT).is_file() and _has_versions(path)
 
 
 def is_unfinished(path: Path) -> bool:
     """Say whether something began to make a collection at `path` and committed nothing yet."""
-    return (path / ".writers").is_file() and not (path / "_delta_log").exists()
+    begun = (path / ".writers").is_file() or (path.is_dir() and not any(path.iterdir()))
+    return begun and not _has_versions(path)
+
+
+def _has_versions(path: Path) -> bool:
+    # Whoever makes one makes the folder first, and may be killed then.
+    return any((path / "_delta_log").glob("*.json"))
 
 
 def _read_about(path: Path) -> dict[str, Any]:
