@@ -228,7 +228,7 @@ class Collection:
             about = json.loads((path / _ABOUT).read_text())
             if about["format"] > FORMAT:
                 raise LookalikeError(f"{path} was made by a newer lookalike: upgrade to open it")
-            source = Source(**{**about["source"], "names": tuple(about["source"]["names"])})
+            source = Source.stored(about["source"])
             table = DeltaTable(path.absolute(), version=version)
         except (OSError, ValueError, KeyError, TypeError, DeltaError) as error:
             detail = str(error).splitlines()[0]
