@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -39,8 +39,9 @@ from lookalike.cache import cache_folder, new_file, new_folder
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.images import Source
-from lookalike.models import Model
+from lookalike.models import Model, in_words
 from lookalike.spark import local_uri
+from lookalike.untrusted import map_array, read_json
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -67,6 +68,11 @@ SEGMENT = pa.schema(
 
 SEGMENT_DDL = "path string" + "".join(f", {name} bigint" for name in SEGMENT.names[1:])
 """The same as Spark writes schemas."""
+
+_ROW_DDL = (
+    "id bigint, path string, label string, width int, height int, content_hash string, "
+    "status string, reason string, embedding array<float>"
+)
 
 
 def write_segment(batches: Iterable[pa.RecordBatch], folder: Path) -> Iterator[pa.RecordBatch]:
@@ -139,7 +145,7 @@ class Segment:
         return cache_folder() / "segments" / self.file.stem
 
     def _map(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
-        vectors = np.load(self.cache / "vectors.npy", mmap_mode="r")
+        vectors = map_array(self.cache / "vectors.npy")
         return vectors, pa.ipc.open_file(pa.memory_map(str(self.cache / "rows.arrow"))).read_all()
 
     def _read(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
@@ -158,7 +164,7 @@ class Segment:
         """
         file = self.cache / f"{kind}-{of}.npy"
         with contextlib.suppress(OSError, ValueError, EOFError):  # not there yet, or damaged
-            kept: npt.NDArray[Any] = np.load(file, mmap_mode="r")
+            kept = map_array(file)
             if len(kept) == len(self.ids):
                 return kept
         made = make(self)
@@ -225,15 +231,15 @@ class Collection:
             what = "is not an index" if path.exists() else "does not exist"
             raise LookalikeError(f"{path} {what}: make one with `lookalike index IMAGES --out`")
         try:
-            about = json.loads((path / _ABOUT).read_text())
+            about = read_json(path / _ABOUT)
             if about["format"] > FORMAT:
                 raise LookalikeError(f"{path} was made by a newer lookalike: upgrade to open it")
-            source = Source.stored(about["source"])
+            source, about_model = Source.stored(about["source"]), in_words(about["model"])
             table = DeltaTable(path.absolute(), version=version)
         except (OSError, ValueError, KeyError, TypeError, DeltaError) as error:
-            detail = str(error).splitlines()[0]
+            detail = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
             raise LookalikeError(f"{path} is a damaged index: {detail}") from None
-        return cls(path, table, source, dict(about["model"]))
+        return cls(path, table, source, about_model)
 
     @classmethod
     def create(
@@ -279,7 +285,12 @@ class Collection:
         """Return the data files of this version, in the order of their ids."""
         actions = self._actions
         paths, first = actions["path"].to_pylist(), actions["min.id"].to_pylist()
-        return [self.path / path for _, path in sorted(zip(first, paths, strict=True))]
+        names = [path for _, path in sorted(zip(first, paths, strict=True))]
+        for name in map(PurePosixPath, names):
+            # Absolute ones are Delta's too, but not ours; a cache is named by what else is left.
+            if name.is_absolute() or ".." in name.parts or not name.stem.strip("."):
+                raise LookalikeError(f"{self.path} is a damaged index: it names {str(name)!r}")
+        return [self.path / name for name in names]
 
     @cached_property
     def segments(self) -> list[Segment]:
@@ -310,8 +321,9 @@ class Collection:
 
     def dataframe(self, spark: "SparkSession") -> "DataFrame":
         """Return the collection as a Spark DataFrame with the columns of `ROW`."""
-        # Spark has no Delta jar here: the log says which files make up the version.
-        return spark.read.parquet(*map(local_uri, self.files()))
+        # Spark has no Delta jar here: the log says which files make up the version. Of what a file
+        # itself says of its columns nothing is asked: it might name types that run code.
+        return spark.read.schema(_ROW_DDL).parquet(*map(local_uri, self.files()))
 
     @property
     def signature_folder(self) -> Path:
