@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
@@ -19,9 +19,10 @@ from lookalike.collection.segments import Segment, Written, read_rows, unreadabl
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.images import Source
-from lookalike.models import Model
+from lookalike.models import Model, in_words
 from lookalike.spark import local_uri
 from lookalike.sql import parquet
+from lookalike.untrusted import read_json
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
@@ -35,6 +36,10 @@ _OF_US = "lookalike"  # the key in a commit's metadata
 _LOOK_AT = 4096  # files at most whose presence is checked when a collection is opened
 
 
+_ROW_DDL = (
+    "id bigint, path string, label string, width int, height int, size bigint, modified bigint, "
+    "content_hash string, status string, reason string, embedding array<float>"
+)
 _FIGURES = ("path", "num_records", "null_count.embedding")
 _NO_ACTIONS = pa.table(
     {"path": pa.array([], pa.string())}
@@ -84,9 +89,8 @@ class Collection:
                         f"{path} has no version {version}: `lookalike info {path} --history`"
                     )
                 table.load_as_version(version)
-            for several in ("names", "also"):
-                about["source"][several] = tuple(about["source"].get(several, ()))
-            opened = cls(path, table, Source(**about["source"]), dict(about["model"]))
+            source, about_model = Source.stored(about["source"]), in_words(about["model"])
+            opened = cls(path, table, source, about_model)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError):
                 raise LookalikeError(
@@ -206,9 +210,9 @@ class Collection:
 
     def _look(self) -> None:
         """Raise `LookalikeError` for a data file that is gone or cut short, seen from outside."""
-        names, sizes = self._actions["path"].to_pylist(), self._sizes()
-        for name, size in itertools.islice(zip(names, sizes, strict=True), _LOOK_AT):
-            file = self.path / name
+        sizes = dict(zip(self._actions["path"].to_pylist(), self._sizes(), strict=True))
+        for file in itertools.islice(self.files(), _LOOK_AT):
+            size = sizes[file.relative_to(self.path).as_posix()]
             try:
                 problem = None if file.stat().st_size == size else "is cut short or grown"
             except FileNotFoundError:
@@ -249,7 +253,11 @@ class Collection:
     def ranges(self) -> list[tuple[Path, int, int, int]]:
         """Return file, first and last id, and count of rows of each data file, in that order."""
         columns = ("path", "min.id", "max.id", "num_records")
-        rows = zip(*(self._actions[name].to_pylist() for name in columns), strict=True)
+        rows = list(zip(*(self._actions[name].to_pylist() for name in columns), strict=True))
+        for name in (PurePosixPath(path) for path, *_ in rows):
+            # Absolute ones are Delta's too, but not ours; a cache is named by what else is left.
+            if name.is_absolute() or ".." in name.parts or not name.stem.strip("."):
+                raise LookalikeError(f"{self.path} is a damaged index: it names {str(name)!r}")
         return [
             (self.path / path, first, last, count)
             for path, first, last, count in sorted(rows, key=lambda row: (row[1], row[0]))
@@ -303,8 +311,9 @@ class Collection:
 
     def dataframe(self, spark: "SparkSession") -> "DataFrame":
         """Return the collection as a Spark DataFrame with the columns of `ROW`."""
-        # Spark has no Delta jar here: the log says which files make up the version.
-        return spark.read.parquet(*map(local_uri, self.files()))
+        # Spark has no Delta jar here: the log says which files make up the version. Of what a file
+        # itself says of its columns nothing is asked: it might name types that run code.
+        return spark.read.schema(_ROW_DDL).parquet(*map(local_uri, self.files()))
 
     @property
     def signature_folder(self) -> Path:
@@ -334,7 +343,7 @@ def is_unfinished(path: Path) -> bool:
 
 def _read_about(path: Path) -> dict[str, Any]:
     try:
-        about: dict[str, Any] = json.loads((path / _ABOUT).read_text())
+        about = read_json(path / _ABOUT)
         made_by = about["format"]
         if made_by > FORMAT:
             raise LookalikeError(f"{path} was made by a newer lookalike: upgrade to open it")
@@ -352,7 +361,7 @@ def _damaged(path: Path, error: Exception) -> LookalikeError:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
 
 
 def _sums(segments: Iterable[Written]) -> tuple[int, int]:
