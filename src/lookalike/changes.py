@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from lookalike.collection import (
     Collection,
@@ -392,7 +393,13 @@ def matching(
     unknown: list[str] = []
     with connect(folder) as sql:
         stored.view(sql, "stored")
-        for given, name in names.items():
+        sql.register("names", pa.table({"given": list(names), "path": list(names.values())}))
+        sql.execute("create temp table exact as from names join stored using (path)")
+        found.append(_ids(sql, "select id from exact"))
+        if say is not None:
+            _tell(sql, "select '-', path from exact", say)
+        others = sql.execute("from names anti join exact using (path)").fetchall()
+        for given, name in others:  # folders and globs
             ids = _ids(sql, f"select id from stored where {_named(name)}")
             found.append(ids)
             if not len(ids):
@@ -411,10 +418,8 @@ def _named(name: str) -> str:
     if name == ".":
         return "true"
     if glob.has_magic(name):
-        return (
-            f"path = {quoted(name)} or regexp_full_match(path, {quoted(glob_pattern(name))}, 's')"
-        )
-    return f"path = {quoted(name)} or starts_with(path, {quoted(name.rstrip('/') + '/')})"
+        return f"regexp_full_match(path, {quoted(glob_pattern(name))}, 's')"
+    return f"starts_with(path, {quoted(name.rstrip('/') + '/')})"
 
 
 def compact(stored: Collection, few: int = FEW) -> Collection:

@@ -248,23 +248,26 @@ def _rooted(stored: Collection, source: images.Source) -> Collection:
         )
     if source.kind == "table" and source != stored.source:
         raise LookalikeError(f"{stored.path} was made of another table: make another index of it")
-    if source.kind == "files" and _below(source.root, stored.source.root) is None:
+    if source.kind == "files" and _seen_from(stored.source.root, source.root) is None:
         return stored.also_below([source.root])
     return stored
 
 
-def _below(folder: str, root: str) -> str | None:
-    """Return a folder as seen from a root above it, by name or by where links lead; else None."""
-    for one, other in ((folder, root), (os.path.realpath(folder), os.path.realpath(root))):
-        if os.path.commonpath([one, other]) == other:
-            return os.path.relpath(one, other)
-    return None
+def _below(path: str, root: str) -> str | None:
+    """Return an absolute path as seen from a root above it; None where there it is not."""
+    return os.path.relpath(path, root) if os.path.commonpath([path, root]) == root else None
+
+
+def _seen_from(root: str, folder: str) -> str | None:
+    """The same of a folder, by its name or by where links lead."""
+    by_name = _below(folder, root)
+    return by_name or _below(os.path.realpath(folder), os.path.realpath(root))
 
 
 def _place(stored: Collection, source: images.Source) -> _Place:
     if source.kind != "files":
         return _Place()
-    below = _below(source.root, stored.source.root)
+    below = _seen_from(stored.source.root, source.root)
     before = images.encode_path(source.root if below is None else below).rstrip("/") + "/"
     if before == "./":
         before = ""
@@ -393,8 +396,12 @@ def _meant(source: images.Source, name: str) -> str:
     """Return a path or a glob as the collection has it: encoded, seen from its root."""
     if source.kind == "files":
         whole = os.path.abspath(name)
-        below = _below(os.path.dirname(whole), source.root)
+        # A link is meant itself, not where it leads.
+        real = os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
+        below = _below(whole, source.root)
+        if below is None:
+            below = _below(real, os.path.realpath(source.root))
         if os.path.isabs(name) or (below is not None and os.path.lexists(whole)):
-            name = whole if below is None else os.path.join(below, os.path.basename(whole))
+            name = whole if below is None else below
         name = os.path.normpath(name)
     return images.encode_path(name)

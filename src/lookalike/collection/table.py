@@ -78,6 +78,8 @@ class Collection:
 
         path = Path(path)
         if not is_collection(path):
+            if is_unfinished(path):
+                raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
             what = "is not an index" if path.exists() else "does not exist"
             raise LookalikeError(f"{path} {what}: make one with `lookalike index IMAGES --out`")
         about = _read_about(path)
