@@ -139,7 +139,7 @@ def test_nothing_is_gone_that_cannot_be_looked_at(
     scan = os.scandir
 
     def closed(folder: Any) -> Any:
-        if os.fspath(folder) == str(photos / "1"):
+        if folder == str(photos / "1"):
             raise PermissionError(errno.EACCES, "Permission denied", folder)
         return scan(folder)
 
