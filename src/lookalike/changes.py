@@ -23,6 +23,7 @@ from lookalike.collection import (
     Conflict,
     Segment,
     Written,
+    discard,
     rewrite_segment,
 )
 from lookalike.embedding import Reused
@@ -246,7 +247,6 @@ def change(
     for attempt in range(_ATTEMPTS):
         stored = stored.newest()
         folder = stored.new_folder()
-        step = Step()
         try:
             step = work_out(stored, folder)
             if not step.added and not step.removed:
@@ -259,24 +259,10 @@ def change(
                 rows_removed=step.rows_removed,
             )
         except Conflict:
-            _delete(folder)
             time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 6)))
-        except BaseException:
-            _delete(folder)
-            raise
         finally:
-            _drop_if_empty(folder)
+            discard(stored.path, folder, stored.version)
     raise LookalikeError(f"others keep writing into {stored.path}: try again")
-
-
-def _delete(folder: Path) -> None:
-    for file in folder.glob("*.parquet"):
-        file.unlink(missing_ok=True)
-
-
-def _drop_if_empty(folder: Path) -> None:
-    if folder.exists() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def without(stored: Collection, gone: Ids, folder: Path) -> tuple[list[Written], list[Path], int]:
@@ -350,12 +336,7 @@ def grow(
             ]
         return Step([*ours, *others], replaced, _rows(ours), went)
 
-    grown = change(stored, what, work_out)
-    kept = {file.name for file in grown.files()}
-    for row in written:
-        if Path(row["path"]).name not in kept:
-            Path(row["path"]).unlink(missing_ok=True)
-    return grown
+    return change(stored, what, work_out)
 
 
 def _rows(written: Iterable[Written]) -> int:

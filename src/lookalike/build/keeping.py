@@ -14,6 +14,7 @@ from lookalike.changes import Plan, Say
 from lookalike.collection import (
     Collection,
     Written,
+    discard,
     is_collection,
     is_unfinished,
     make_free,
@@ -338,6 +339,7 @@ def _bring_in(
     folder = (out / "data").absolute()
     folder = folder / os.urandom(16).hex()
     folder.mkdir(parents=True)
+    since = -1 if stored is None else stored.version
 
     def deliver(written: list[Written], model: Model) -> None:
         nonlocal stored
@@ -351,8 +353,8 @@ def _bring_in(
 
     try:
         done = embed_all(replace(job, source=source), found.inputs, folder, deliver)
-    finally:
-        _tidy(folder, stored)
+    finally:  # of what was never committed: of a task that was tried again, or of a wave given up
+        discard(out, folder, since)
     if stored is None:
         raise images.nothing_found(job.rooted)
     stored = changes.compact(stored)
@@ -361,16 +363,6 @@ def _bring_in(
         with progress_line("measuring recall"), suppress(Exception):
             Searcher(stored).get_ready()
     return stored, done
-
-
-def _tidy(folder: Path, stored: Collection | None) -> None:
-    """Delete what was written and never committed: of a task that was tried again, or given up."""
-    kept = {file.absolute() for file in stored.files()} if stored is not None else set()
-    for file in folder.iterdir():
-        if file not in kept:
-            file.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def remove(

@@ -23,7 +23,14 @@ from lookalike.collection.segments import (
     rewrite_segment,
     write_segment,
 )
-from lookalike.collection.table import FORMAT, Collection, Conflict, is_collection, is_unfinished
+from lookalike.collection.table import (
+    FORMAT,
+    Collection,
+    Conflict,
+    discard,
+    is_collection,
+    is_unfinished,
+)
 
 __all__ = [
     "FORMAT",
@@ -33,6 +40,7 @@ __all__ = [
     "Conflict",
     "Segment",
     "Written",
+    "discard",
     "is_collection",
     "is_unfinished",
     "make_free",

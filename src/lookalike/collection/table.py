@@ -165,20 +165,27 @@ class Collection:
         images += embedded - sum(rows - skipped for rows, skipped in gone)
         skipped += rows - embedded - sum(skipped for _, skipped in gone)
         next_id = max(self.next_id, _after(added))
+        mark = uuid.uuid4().hex
         try:
             DeltaTable(self.path.absolute(), version=self.version).create_write_transaction(
                 actions,
                 "append",
                 _delta_schema(),
                 commit_properties=_properties(
-                    what, rows_added, rows_removed, (images, skipped), next_id
+                    what, rows_added, rows_removed, (images, skipped), next_id, mark
                 ),
             )
         except DeltaError as error:
-            if DeltaTable(self.path.absolute()).version() > self.version:
-                raise Conflict from None
-            raise LookalikeError(f"{self.path} stays as it was: {_line(error)}") from None
-        return type(self).open(self.path)
+            if not self._has_made_next(mark):  # what comes after a commit may fail as well
+                if self._newest() > self.version:
+                    raise Conflict from None
+                raise LookalikeError(f"{self.path} stays as it was: {_line(error)}") from None
+        return type(self).open(self.path, self.version + 1)  # which may have a successor by now
+
+    def _has_made_next(self, mark: str) -> bool:
+        """Say whether the next version is the one whose commit has a mark."""
+        log = self.path / "_delta_log" / f"{self.version + 1:020}.json"
+        return log.exists() and mark in log.read_text()
 
     def new_folder(self) -> Path:
         """Make a folder for new data files and return it."""
@@ -335,12 +342,35 @@ class Collection:
 
 def is_collection(path: Path) -> bool:
     """Say whether there is a collection at `path`."""
-    return (path / _ABOUT).is_file() and (path / "_delta_log").is_dir()
+    return (path / _ABOUT).is_file() and _has_log(path)
+
+
+def _has_log(path: Path) -> bool:
+    """Say whether anything was committed; a folder for the log may be there before."""
+    return any((path / "_delta_log").glob("[0-9]*"))
+
+
+def discard(path: Path, folder: Path, since: int) -> None:
+    """Delete the files in a folder of data files that no version after `since` has added.
+
+    Also where the commit was made and something went wrong right afterwards: what the log names
+    stays, whatever whoever wrote it has been told. The folder goes too if nothing is left in it.
+    """
+    committed: set[str] = set()
+    for log in (path / "_delta_log").glob("*.json"):
+        if log.stem.isdecimal() and int(log.stem) > since:
+            actions = map(json.loads, log.read_text().splitlines())
+            committed.update(Path(one["add"]["path"]).name for one in actions if "add" in one)
+    for file in folder.iterdir():
+        if file.name not in committed:
+            file.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def is_unfinished(path: Path) -> bool:
     """Say whether something began to make a collection at `path` and committed nothing yet."""
-    return (path / ".writers").is_file() and not (path / "_delta_log").exists()
+    return (path / ".writers").is_file() and not _has_log(path)
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -377,13 +407,15 @@ def _after(segments: Iterable[Written]) -> int:
 
 
 def _properties(
-    what: str, added: int, removed: int, counts: tuple[int, int], next_id: int
+    what: str, added: int, removed: int, counts: tuple[int, int], next_id: int, mark: str = ""
 ) -> "CommitProperties":
     """Say what a commit did; let it fail, not try again, where there is another one by now."""
     from deltalake import CommitProperties, Transaction
 
     figures = zip(_COUNTS, (added, removed, *counts), strict=True)
-    said = {_OF_US: what} | {f"{_OF_US}.{key}": str(value) for key, value in figures}
+    said = {_OF_US: what, f"{_OF_US}.mark": mark} | {
+        f"{_OF_US}.{key}": str(value) for key, value in figures
+    }
     number = Transaction(_NEXT_ID, next_id)
     return CommitProperties(said, max_commit_retries=0, app_transactions=[number])
 
