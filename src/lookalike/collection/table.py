@@ -80,6 +80,8 @@ class Collection:
         if not is_collection(path):
             if is_unfinished(path):
                 raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
+            if (path / _ABOUT).is_file():
+                raise LookalikeError(f"{path} is a damaged index: its log is gone")
             what = "is not an index" if path.exists() else "does not exist"
             raise LookalikeError(f"{path} {what}: make one with `lookalike index IMAGES --out`")
         about = _read_about(path)
