@@ -180,6 +180,7 @@ def embed_batches(
     threads: int = 1,
     device: str = "cpu",
     *,
+    ahead: int | None = None,
     known: Known | None = None,
     isolated: bool = False,
     expendable: bool = False,
@@ -189,7 +190,8 @@ def embed_batches(
     What Spark's `mapInArrow` runs in every task, and a plain loop too. An input that cannot be
     read becomes a row with the status `skipped`. `threads` decode and embed side by side, so that
     one's decoding overlaps another's network; the order stays. Beside the batch that was given,
-    memory holds one image as it is decoded for each thread and some dozens at 224 x 224.
+    memory holds one image as it is decoded for each thread and some dozens at 224 x 224. They are
+    up to `ahead` of the network's batches ahead of what is given; by default two a thread.
 
     `isolated` gives each thread a process in which it decodes, so that an image on which a decoder
     crashes, or takes over `images.isolated.MAX_SECONDS`, is skipped; they end with the generator.
@@ -197,6 +199,7 @@ def embed_batches(
     by SIGALRM when it would hang. What is `known` is not decoded.
     """
     run = models.engine(model, threads, streams=threads, device=device)
+    ahead = 2 * threads if ahead is None else ahead
     groups = (
         batch.slice(start, run.batch)
         for batch in batches
@@ -218,7 +221,7 @@ def embed_batches(
         try:
             for group in groups:
                 pending.append(pool.submit(_embed_rows, group, source, run, decode, known))
-                if len(pending) > 2 * threads:
+                if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -16,7 +16,7 @@ from lookalike.models.engines import Pixels
 MEASURE_FROM = 1_000
 """Images from which on `auto` saves more time than it takes to compare precisions."""
 WAVE = 1_024
-"""Images between two commits of a plain loop."""
+"""Images that a killed run loses at most, where nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Options:
     """How images are read and embedded; every option of `lookalike embed` and `index`.
 
     `spark` is True to use Spark, False to do without, None to let the number of files decide.
-    After every `wave` images what is done is committed: a run that is killed loses no more.
+    What is done is committed so often that a run that is killed loses no more than `wave` images;
+    or, where cores are many, what they are at.
     """
 
     labels: str | Path | None = None

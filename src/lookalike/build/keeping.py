@@ -18,6 +18,7 @@ from lookalike.collection import (
     is_collection,
     is_unfinished,
     make_free,
+    new_data_folder,
     put_in_place,
     staging_folder,
     writing,
@@ -91,10 +92,10 @@ def build_collection(
         raise LookalikeError(f"{out} is not an index and will not be replaced: give another --out")
     with calibration.expected(options.precision == "int8"):
         job = prepare(photos, options)
-        if not (overwrite and is_collection(out)):
-            return _fill(job, out, options)
         # Where a run like this one was killed, it is gone on with as well.
         beside = out.absolute().with_name(f".{out.name}.next")
+        if not (overwrite and (is_collection(out) or is_collection(beside))):
+            return _fill(job, out, options)
         if is_collection(beside) and _misfit(Collection.open(beside), job, options):
             shutil.rmtree(beside)
         report = _fill(job, beside, options)[1]
@@ -145,8 +146,9 @@ def _new_place(out: Path) -> Iterator[Callable[[], None]]:
     was_there = out.exists()
     out.mkdir(parents=True, exist_ok=True)
     with writing(out, alone=True) as share:
-        if not is_collection(out):  # of a run that was killed before its first wave
-            _empty(out)
+        if is_collection(out):
+            raise LookalikeError(f"something else has just made {out}: run the same command again")
+        _empty(out)  # of a run that was killed before its first wave
         try:
             yield share
         finally:
@@ -215,10 +217,10 @@ def _update(
     if given is None:
         given = os.path.join(source.root, source.names[0]) if source.names else source.root
     job = prepare(given, options, stored.model)
-    if not dry_run:
-        stored = _rooted(stored, job.source)
     place = _place(stored, job.source)
     with writing(stored.path), staging_folder(stored.path / "work") as staging:
+        if not dry_run:
+            stored = _rooted(stored, job.source)
         found = look(job, stored, staging, place, say and _kept(say, what))
         plan = found.plan
         assert plan is not None
@@ -336,9 +338,7 @@ def _bring_in(
     if stored is not None and plan is not None and not plan.count:
         return stored, Done(job.full)
     source = stored.source if stored is not None else job.rooted
-    folder = (out / "data").absolute()
-    folder = folder / os.urandom(16).hex()
-    folder.mkdir(parents=True)
+    folder = new_data_folder(out)
     since = -1 if stored is None else stored.version
 
     def deliver(written: list[Written], model: Model) -> None:

@@ -134,7 +134,8 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Done:
         session()
         model, chosen_in = choosing.result()
     _foresee(job, model, inputs, folder)
-    run = partial(_on_spark, job, model, *_parts(inputs.listing, inputs.count), inputs.known)
+    parts = _parts(inputs.listing, inputs.count, job.wave)
+    run = partial(_on_spark, job, model, *parts, inputs.known)
     wave = max(job.wave, inputs.count // _WAVES)
     return _done(model, chosen_in, folder, deliver, partial(run, count=inputs.count, wave=wave))
 
@@ -197,14 +198,17 @@ def _done(
     return Done(model, chosen_in, seconds, embedded, rows - embedded, advice or None)
 
 
-def _parts(listing: Path, count: int) -> "tuple[DataFrame, Reader]":
+def _parts(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Reader]":
     """Return a row a task, and what makes a task's images of it, read from the listing.
 
     Spark would read, sample, shuffle and sort the names first, which for some thousand photos
     takes as long as a tenth of the embedding.
     """
     spark = session()
-    tasks = task_count(count, spark.sparkContext.defaultParallelism)
+    parallel = spark.sparkContext.defaultParallelism
+    tasks = task_count(count, parallel)
+    if wave < jobs.WAVE:  # what tasks have in work is lost with a killed run as well
+        tasks = min(max(tasks, count * 2 * parallel // wave), count)
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -223,12 +227,14 @@ def _in_a_loop(
 ) -> None:
     assert inputs.listing is not None
     threads = cores() + 1  # one may wait for the disk while the others compute
+    ahead, together = _share(job.wave, threads, models.engine(model, threads, threads, job.device))
     rows = embedding.embed_batches(
         listed(inputs.listing),
         job.rooted,
         model,
         threads,
         job.device,
+        ahead=ahead,
         known=inputs.known,
         isolated=True,
     )
@@ -242,8 +248,22 @@ def _in_a_loop(
                 skipped += batch["embedding"].null_count
                 move(done, inputs.count, f"{skipped:,} skipped" if skipped else "")
 
-        for wave in waves(counted(), job.wave):
+        for wave in waves(counted(), together):
             deliver([row for batch in write_segment(wave, folder) for row in batch.to_pylist()])
+
+
+def _share(wave: int, threads: int, run: models.Engine) -> tuple[int, int]:
+    """Share a wave between what threads have in work, in batches, and what waits for a commit.
+
+    Together they are what a killed run loses. A wave under the usual keeps threads waiting rather
+    than lose more; where cores are so many that the usual one does not suffice for them, it is
+    what they have in work that is lost as well.
+    """
+    ahead = 2 * threads
+    if wave < jobs.WAVE:
+        ahead = min(ahead, wave // 2 // run.batch)
+    waiting = wave - ahead * run.batch
+    return ahead, waiting if waiting >= wave // 2 else wave
 
 
 def waves(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[Iterator[pa.RecordBatch]]:
@@ -323,7 +343,7 @@ def _on_spark(
                     finished = not wait([running], _LOOK_EVERY).not_done
                     pending += _receipts(folder, seen)
                     done = before + sum(row["rows"] for row in pending)
-                    if pending and (finished or done - before >= wave):
+                    if pending and (finished or done - before >= wave // 2):
                         deliver(pending)
                         before, pending = done, []
                     move(done, count or None)

@@ -39,7 +39,7 @@ UseSpark = Annotated[
     ),
 ]
 Wave = Annotated[
-    int, typer.Option(help="Images between two commits: a killed run loses no more.", metavar="N")
+    int, typer.Option(help="Images at most that a killed run loses: commits in time.", metavar="N")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; list what would be.")]
 Out = Annotated[Path, typer.Option(help="Where to write it.")]

@@ -14,6 +14,7 @@ A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
+from lookalike.collection.left import discard, new_data_folder
 from lookalike.collection.places import make_free, put_in_place, staging_folder, writing
 from lookalike.collection.segments import (
     SEGMENT,
@@ -27,7 +28,6 @@ from lookalike.collection.table import (
     FORMAT,
     Collection,
     Conflict,
-    discard,
     is_collection,
     is_unfinished,
 )
@@ -44,6 +44,7 @@ __all__ = [
     "is_collection",
     "is_unfinished",
     "make_free",
+    "new_data_folder",
     "put_in_place",
     "rewrite_segment",
     "staging_folder",

@@ -7,15 +7,19 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
+from lookalike.collection.left import clear
 from lookalike.collection.segments import Segment
 from lookalike.errors import LookalikeError
 
 _OWNER = ".owner"  # locked while the process that made a staging folder lives
+_PATIENCE = 2.0  # seconds, with who has a collection to itself: mostly to clear up in it
 
 
 @contextmanager
@@ -52,6 +56,7 @@ def writing(path: Path, *, alone: bool = False) -> Iterator[Callable[[], None]]:
 
     Raises `LookalikeError` where it must be alone and is not, or the collection is read-only. The
     lock goes with the process, however it ends. Gives a function that lets others write as well.
+    Who comes first clears up after writers that were killed.
     """
     try:
         lock = (path / ".writers").open("a")
@@ -60,12 +65,22 @@ def writing(path: Path, *, alone: bool = False) -> Iterator[Callable[[], None]]:
             f"{path} cannot be written to ({error.strerror}): search needs no more than reading it"
         ) from None
     with lock:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            who = "something writes into it" if alone else "something has it to itself"
-            raise LookalikeError(f"{path} is busy, {who}: try again later") from None
+        if _takes(lock, fcntl.LOCK_EX):
+            clear(path)
+        give_up = time.monotonic() + _PATIENCE
+        while not _takes(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+            if time.monotonic() > give_up:
+                who = "something writes into it" if alone else "something has it to itself"
+                raise LookalikeError(f"{path} is busy, {who}: try again later")
+            time.sleep(0.05)
         yield lambda: fcntl.flock(lock, fcntl.LOCK_SH)
+
+
+def _takes(lock: IO[str], how: int) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def make_free(out: Path, overwrite: bool) -> None:
@@ -77,18 +92,24 @@ def make_free(out: Path, overwrite: bool) -> None:
 
 
 def put_in_place(fresh: Path, path: Path) -> None:
-    """Rename a new file or folder to `path`. An old one is there until then, and then deleted."""
+    """Rename a new file or folder to `path`. An old one is there until then, and then deleted.
+
+    So is what a run that was killed just here has left of older ones.
+    """
     path = Path(os.path.realpath(path))
-    if not path.is_dir():
+    if not fresh.is_dir() and not path.is_dir():
         fresh.replace(path)
         return
     old = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    path.rename(old)
+    if path.exists():
+        path.rename(old)
     try:
         fresh.rename(path)
     except BaseException:
-        old.rename(path)
+        if old.exists():
+            old.rename(path)
         raise
-    for file in old.glob("data/*/*.parquet"):
-        shutil.rmtree(Segment(file).cache, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 32}"):
+        for file in left.glob("data/*/*.parquet"):
+            shutil.rmtree(Segment(file).cache, ignore_errors=True)
+        shutil.rmtree(left, ignore_errors=True)

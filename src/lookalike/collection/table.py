@@ -5,7 +5,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.cache import new_file
+from lookalike.collection.left import describing, new_data_folder
 from lookalike.collection.segments import Segment, Written, read_rows, unreadable
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
@@ -190,10 +191,8 @@ class Collection:
         return log.exists() and mark in log.read_text()
 
     def new_folder(self) -> Path:
-        """Make a folder for new data files and return it."""
-        folder = self.path.absolute() / "data" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder
+        """Make a folder for new data files and return it; `discard` ends its use."""
+        return new_data_folder(self.path)
 
     def newest(self) -> Self:
         """Return this collection at its newest version, which may be this one."""
@@ -206,17 +205,18 @@ class Collection:
 
     def move(self, root: str) -> Self:
         """Say that the images now lie below `root`, an absolute folder or a URI."""
-        return self._describe(root=root)
+        return self._describe(lambda _: {"root": root})
 
     def also_below(self, folders: Iterable[str]) -> Self:
         """Say that images lie below these folders too, outside the root."""
-        return self._describe(also=sorted({*self.source.also, *folders}))
+        return self._describe(lambda source: {"also": sorted({*source.get("also", ()), *folders})})
 
-    def _describe(self, **changed: Any) -> Self:
-        about = _read_about(self.path)
-        about["source"].update(changed)
-        with new_file(self.path / _ABOUT) as part:
-            part.write_text(json.dumps(about, indent=1) + "\n")
+    def _describe(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Self:
+        with describing(self.path):
+            about = _read_about(self.path)
+            about["source"].update(change(about["source"]))
+            with new_file(self.path / _ABOUT) as part:
+                part.write_text(json.dumps(about, indent=1) + "\n")
         return type(self).open(self.path, self.version)
 
     def _look(self) -> None:
@@ -344,35 +344,18 @@ class Collection:
 
 def is_collection(path: Path) -> bool:
     """Say whether there is a collection at `path`."""
-    return (path / _ABOUT).is_file() and _has_log(path)
-
-
-def _has_log(path: Path) -> bool:
-    """Say whether anything was committed; a folder for the log may be there before."""
-    return any((path / "_delta_log").glob("[0-9]*"))
-
-
-def discard(path: Path, folder: Path, since: int) -> None:
-    """Delete the files in a folder of data files that no version after `since` has added.
-
-    Also where the commit was made and something went wrong right afterwards: what the log names
-    stays, whatever whoever wrote it has been told. The folder goes too if nothing is left in it.
-    """
-    committed: set[str] = set()
-    for log in (path / "_delta_log").glob("*.json"):
-        if log.stem.isdecimal() and int(log.stem) > since:
-            actions = map(json.loads, log.read_text().splitlines())
-            committed.update(Path(one["add"]["path"]).name for one in actions if "add" in one)
-    for file in folder.iterdir():
-        if file.name not in committed:
-            file.unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    return (path / _ABOUT).is_file() and _has_versions(path)
 
 
 def is_unfinished(path: Path) -> bool:
     """Say whether something began to make a collection at `path` and committed nothing yet."""
-    return (path / ".writers").is_file() and not _has_log(path)
+    begun = (path / ".writers").is_file() or (path.is_dir() and not any(path.iterdir()))
+    return begun and not _has_versions(path)
+
+
+def _has_versions(path: Path) -> bool:
+    # Whoever makes one makes the folder first, and may be killed then.
+    return any((path / "_delta_log").glob("[0-9]*"))
 
 
 def _read_about(path: Path) -> dict[str, Any]:
