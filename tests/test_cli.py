@@ -590,21 +590,36 @@ def test_hashing_and_searching_by_it(
     assert f"{answer['candidates']} rows" in done.out
 
 
-@pytest.mark.long
-def test_an_interrupted_run_says_so_and_leaves_nothing(
-    drawn: DrawnCollection, tmp_path: Path
-) -> None:
+def interrupted(tmp_path: Path, photos: Path, seen: str) -> Done:
+    """Index photos, 16 at a time, and press Ctrl-C when there is a file like `seen`."""
+    out = tmp_path / "cars.index"
     process = subprocess.Popen(
-        [COMMAND, "index", drawn.photos, "--out", tmp_path / "cars.index"],
+        [COMMAND, "index", photos, "--out", out, "--no-spark", "--wave", "16"],
         stdout=subprocess.DEVNULL,
         stderr=(tmp_path / "said").open("w"),
     )
-    # Once its inputs are listed, it is busy embedding them.
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".cars.index-*/listing.parquet")):
+    while not list(out.glob(seen)):
         assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
+        time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    code = process.wait(120)
-    assert_fails(Done(code, "", (tmp_path / "said").read_text()), "stopped")
+    return Done(process.wait(120), "", (tmp_path / "said").read_text())
+
+
+def test_a_run_interrupted_early_says_so_and_leaves_nothing(
+    drawn: DrawnCollection, tmp_path: Path
+) -> None:
+    done = interrupted(tmp_path, drawn.photos, ".work-*/listing.parquet")
+    assert_fails(done, "stopped; nothing was changed: run the same command to go on")
     assert os.listdir(tmp_path) == ["said"]
+
+
+def test_an_interrupted_run_says_what_it_has_done(drawn: DrawnCollection, tmp_path: Path) -> None:
+    done = interrupted(tmp_path, drawn.photos, "_delta_log/*1.json")
+    said = re.search(r"stopped; (\d+) inputs are in \S+: run the same command to go on", done.err)
+    assert_fails(done, "stopped; ")
+    assert said is not None and 32 <= int(said[1]) < 96
+    again = run("index", drawn.photos, "--out", tmp_path / "cars.index", "--no-spark")
+    assert again.code == 0
+    assert f"{96 - int(said[1])} images embedded into" in again.err
+    assert f"{said[1]} more were there already" in again.err

@@ -74,7 +74,7 @@ def test_some_hundred_damaged_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_ten_thousand_damaged_pictures(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     count = 10_000
     fuzz.write_fuzzed(tmp_path / "photos", count, seed=1)
@@ -104,7 +104,7 @@ def test_ten_thousand_damaged_pictures(
     late = np.median([held for percent, held in samples if percent >= 90])
     figures = {"seconds": seconds, "processes": len(processes), "early": early, "late": late}
     for name, figure in {**figures, "reasons": reasons}.items():
-        record_property(name, figure)  # to be read with --junit-xml
+        record_testsuite_property(name, figure)  # to be read with --junit-xml
     assert late <= 1.1 * early
 
 

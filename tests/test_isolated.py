@@ -11,6 +11,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +36,7 @@ from lookalike.drawing import DrawnCollection
 from lookalike.embedding import embed_batches
 from lookalike.images import BadImage, IsolatedDecoder, Source, decode_pixels, decoding, isolated
 from lookalike.images.listing import IMAGE
+from lookalike.spark import tries_again
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
 CRASHED = "the decoder crashed (SIGSEGV)"
@@ -449,6 +452,26 @@ def test_an_index_of_hostile_images(
     said = subprocess.run(info, capture_output=True, text=True, timeout=60).stdout
     assert CRASHED in said and "decoding took over 1 s" in said
     assert os.listdir(tmp_path / "x.index" / "data")
+
+
+@pytest.mark.parametrize(
+    ("master", "failures", "again"),
+    [
+        ("local", "", False),
+        ("local[*]", "", False),
+        ("local[2,4]", "", True),
+        ("local[*, 1]", "", False),
+        ("local-cluster[2,1,1024]", "", True),
+        ("yarn", "", True),
+        ("spark://host:7077", "1", False),
+    ],
+)
+def test_whether_spark_tries_again(master: str, failures: str, again: bool) -> None:
+    given: Any = SimpleNamespace(
+        sparkContext=SimpleNamespace(master=master),
+        conf={"spark.task.maxFailures": failures} if failures else {},
+    )
+    assert tries_again(given) is again
 
 
 def test_spark_that_tries_once_isolates_at_once(

@@ -364,7 +364,7 @@ def test_what_cannot_be_quantised_is_said_in_a_line(few: Pixels) -> None:
 
 def test_a_silent_failure_is_said_too(few: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    refusal(lambda: quantize(b"", b"", few), r"no int8 of this network \(exit code 1\)")
+    refusal(lambda: quantize(b"<net/>", b"", few), r"no int8 of this network \(exit code 1\)")
 
 
 # --- auto ---------------------------------------------------------------------------------------
@@ -377,7 +377,7 @@ def test_nothing_is_measured_for_a_few_images(images: int, no_choices: Path, ful
     assert at_precision(broken, "auto", lambda: blank[:images]) is broken
     assert broken.agreement is None
     assert not no_choices.exists()
-    with pytest.raises(RuntimeError):  # with enough of them it is run
+    with pytest.raises(LookalikeError):  # with enough of them it is run
         at_precision(broken, "auto", lambda: blank)
 
 

@@ -456,7 +456,7 @@ DAMAGE: dict[str, tuple[Callable[[Collection], object], str]] = {
     "gone": (lambda c: shutil.rmtree(c.path), "does not exist: make one"),
     "empty": (lambda c: put_instead(c, Path.mkdir), "is not an index: make one"),
     "a file": (lambda c: put_instead(c, Path.touch), "is not an index: make one"),
-    "no log": (lambda c: shutil.rmtree(c.path / "_delta_log"), "is not an index"),
+    "no log": (lambda c: shutil.rmtree(c.path / "_delta_log"), "is a damaged index"),
     "no words": (lambda c: os.remove(c.path / "lookalike.json"), "is not an index"),
     "words empty": (lambda c: os.truncate(c.path / "lookalike.json", 0), "is a damaged index"),
     "words cut": (lambda c: os.truncate(c.path / "lookalike.json", 60), "is a damaged index"),

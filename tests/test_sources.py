@@ -377,7 +377,8 @@ def test_a_uri(tree: Path) -> None:
     source = locate(tree.as_uri())
     assert (source.kind, source.root) == ("uri", tree.as_uri())
     assert read(source, (tree / "b c/z.png").as_uri()) == b"b c/z.png"
-    for wrong in [(tree / "gone.jpg").as_uri(), "nosuch://host/x.jpg"]:
+    nowhere = Source("uri", "nosuch://host/", ())
+    for one, wrong in [(source, (tree / "gone.jpg").as_uri()), (nowhere, "nosuch://host/x.jpg")]:
         with pytest.raises(BadImage, match=r"^unreadable: ") as caught:
-            read(source, wrong)
+            read(one, wrong)
         assert str(caught.value).isprintable()

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from lookalike.collection import (
     Collection,
     Conflict,
     Segment,
     Written,
-    close_data_folder,
+    discard,
     rewrite_segment,
 )
 from lookalike.embedding import Reused
@@ -255,7 +256,6 @@ def change(
     for attempt in range(_ATTEMPTS):
         stored = stored.newest()
         folder = stored.new_folder()
-        step = Step()
         try:
             step = work_out(stored, folder)
             if not step.added and not step.removed:
@@ -268,19 +268,10 @@ def change(
                 rows_removed=step.rows_removed,
             )
         except Conflict:
-            _delete(folder)
             time.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 6)))
-        except BaseException:
-            _delete(folder)
-            raise
         finally:
-            close_data_folder(folder)
+            discard(stored.path, folder, stored.version)
     raise LookalikeError(f"others keep writing into {stored.path}: try again")
-
-
-def _delete(folder: Path) -> None:
-    for file in folder.glob("*.parquet"):
-        file.unlink(missing_ok=True)
 
 
 def without(stored: Collection, gone: Ids, folder: Path) -> tuple[list[Written], list[Path], int]:
@@ -354,12 +345,7 @@ def grow(
             ]
         return Step([*ours, *others], replaced, _rows(ours), went)
 
-    grown = change(stored, what, work_out)
-    kept = {file.name for file in grown.files()}
-    for row in written:
-        if Path(row["path"]).name not in kept:
-            Path(row["path"]).unlink(missing_ok=True)
-    return grown
+    return change(stored, what, work_out)
 
 
 def _rows(written: Iterable[Written]) -> int:
@@ -397,7 +383,13 @@ def matching(
     unknown: list[str] = []
     with connect(folder) as sql:
         stored.view(sql, "stored")
-        for given, name in names.items():
+        sql.register("names", pa.table({"given": list(names), "path": list(names.values())}))
+        sql.execute("create temp table exact as from names join stored using (path)")
+        found.append(_ids(sql, "select id from exact"))
+        if say is not None:
+            _tell(sql, "select '-', path from exact", say)
+        others = sql.execute("from names anti join exact using (path)").fetchall()
+        for given, name in others:  # folders and globs
             ids = _ids(sql, f"select id from stored where {_named(name)}")
             found.append(ids)
             if not len(ids):
@@ -416,10 +408,8 @@ def _named(name: str) -> str:
     if name == ".":
         return "true"
     if glob.has_magic(name):
-        return (
-            f"path = {quoted(name)} or regexp_full_match(path, {quoted(glob_pattern(name))}, 's')"
-        )
-    return f"path = {quoted(name)} or starts_with(path, {quoted(name.rstrip('/') + '/')})"
+        return f"regexp_full_match(path, {quoted(glob_pattern(name))}, 's')"
+    return f"starts_with(path, {quoted(name.rstrip('/') + '/')})"
 
 
 def compact(stored: Collection, few: int = FEW) -> Collection:

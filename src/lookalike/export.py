@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
@@ -20,13 +21,22 @@ _SKIPPED = "skipped.csv"
 
 
 def build_table(
-    photos: str | Path | Sequence[str | Path], out: Path, options: Options, overwrite: bool = False
+    photos: str | Path | Sequence[str | Path],
+    out: Path,
+    options: Options,
+    overwrite: bool = False,
+    *,
+    no_formulas: bool = False,
 ) -> Report:
     """Steps 3 and 4: embed all images into a CSV file or, if `out` has no `.csv`, into Parquet.
 
     CSV has the columns `image, label, e0, e1, ...`, Parquet `image, label, embedding`; images in
     the order of their ids. What this run skipped stands in `skipped.csv` beside it, with reasons.
+    With `no_formulas`, which is for CSV, a spreadsheet takes no name or label for a formula: those
+    that begin like one get an apostrophe.
     """
+    if no_formulas and not is_csv(out):
+        raise LookalikeError(f"formulas are a matter of CSV files, and {out} will be Parquet")
     collection.make_free(out, overwrite)
     if out.name == _SKIPPED:
         raise LookalikeError(f"{_SKIPPED} will hold what was skipped: give another --out")
@@ -44,24 +54,30 @@ def build_table(
                 raise images.nothing_found(job.rooted)
             files = [Path(row["path"]) for row in sorted(written, key=lambda row: row["first_id"])]
             fresh = staging / "out"
-            if out.suffix.lower() == ".csv":
-                _write_csv(files, fresh, done.model.width)
+            if is_csv(out):
+                _write_csv(files, fresh, done.model.width, no_formulas)
             else:
                 _write_parquet(files, fresh)
-            _write_skipped(files, staging / _SKIPPED)
+            _write_skipped(files, staging / _SKIPPED, no_formulas)
             collection.put_in_place(fresh, out)
             (staging / _SKIPPED).replace(out.absolute().parent / _SKIPPED)
     return Report.of(done, found.unused_labels)
 
 
-def export_csv(stored: Collection, out: Path) -> None:
+def is_csv(out: Path) -> bool:
+    """Tell whether `build_table` makes a CSV file of this name, and not a folder of Parquet."""
+    return out.suffix.lower() == ".csv"
+
+
+def export_csv(stored: Collection, out: Path, *, no_formulas: bool = False) -> None:
     """Step 4: write the embeddings of a collection to a CSV file, as `build_table` does."""
     with collection.staging_folder(out) as staging:
-        _write_csv(stored.files(), staging / "out", int(stored.about_model["width"]))
+        width = int(stored.about_model["width"])
+        _write_csv(stored.files(), staging / "out", width, no_formulas)
         (staging / "out").rename(out)
 
 
-def _write_csv(files: Sequence[Path], out: Path, width: int) -> None:
+def _write_csv(files: Sequence[Path], out: Path, width: int, no_formulas: bool) -> None:
     """Stream data files into one CSV file. Numbers are written so that they read back the same."""
     schema = pa.schema(
         [("image", pa.string()), ("label", pa.string())]
@@ -71,7 +87,8 @@ def _write_csv(files: Sequence[Path], out: Path, width: int) -> None:
         for batch in stored_rows(files, "ok", ["path", "label", "embedding"]):
             vectors = batch["embedding"].flatten().to_numpy().reshape(batch.num_rows, width)
             columns = [pa.array(column) for column in np.ascontiguousarray(vectors.T)]
-            rows = [batch["path"], batch["label"], *columns]
+            texts = [_text(batch[name], no_formulas) for name in ("path", "label")]
+            rows = [*texts, *columns]
             writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=schema))
 
 
@@ -91,8 +108,19 @@ def _write_parquet(files: Sequence[Path], out: Path) -> None:
     table.write.parquet(local_uri(out))
 
 
-def _write_skipped(files: Sequence[Path], out: Path) -> None:
+def _write_skipped(files: Sequence[Path], out: Path, no_formulas: bool) -> None:
     schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
     with csv.CSVWriter(str(out), schema) as writer:
         for batch in stored_rows(files, "skipped", schema.names):
-            writer.write_batch(batch)
+            rows = [_text(column, no_formulas) for column in batch.columns]
+            writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=schema))
+
+
+def _text(column: pa.Array, no_formulas: bool) -> pa.Array:
+    """Return a column of text as it is, or so that a spreadsheet finds no formula in it.
+
+    https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    if not no_formulas:
+        return column
+    return pc.replace_substring_regex(column, r"\A([=+\-@\t\r])", r"'\1")

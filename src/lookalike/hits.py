@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike import images, pictures
 from lookalike.embedding import Vectors
+from lookalike.images.decoding import read as read_file
 from lookalike.search import Neighbor
 
 if TYPE_CHECKING:
@@ -32,15 +33,15 @@ class Query:
         """Return the picture as RGB, None if there is none or it is gone."""
         try:
             if self.content is None:
-                return _picture(_ANYWHERE, self.path) if self.path else None
+                # Of whoever asks, not of the table: it may lie anywhere.
+                return (
+                    images.decode(read_file(images.decode_path(self.path))) if self.path else None
+                )
             if isinstance(self.content, bytes):
                 return images.decode(self.content)
             return images.upright(self.content)
         except images.BadImage:
             return None
-
-
-_ANYWHERE = images.Source("files", "")  # whose paths are whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import random
 import time
@@ -24,6 +23,7 @@ from lookalike.images.decoding import read as read_file
 from lookalike.progress import progress_line
 from lookalike.searcher import NEIGHBORS, RECALL, RECALLS, Searcher
 from lookalike.spark import session
+from lookalike.untrusted import read_json
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -69,9 +69,9 @@ class Index:
         """
         embedded, skipped = self.collection.counts()
         spark_recall = None
-        with contextlib.suppress(OSError, ValueError, KeyError):  # none yet, or a damaged one
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or damaged
             parameters = self.collection.hash_folder / "parameters.json"
-            spark_recall = json.loads(parameters.read_text())["measured_recall"]
+            spark_recall = float(read_json(parameters)["measured_recall"])
         known = self.searcher.known()
         return {
             "images": embedded,

@@ -33,6 +33,7 @@ from lookalike.hashing.cells import (
 )
 from lookalike.hashing.signatures import Effort, Signatures
 from lookalike.search import Mask, Neighbor, Numbers, Rows
+from lookalike.untrusted import read_json
 
 EXACT_UP_TO = 10_000
 """Rows up to which exact search takes a millisecond at most, and misses nothing."""
@@ -85,11 +86,16 @@ class Measured:
     @classmethod
     def load(cls, file: Path) -> Self:
         """Read it back. Raises one of `DAMAGED`."""
-        about = json.loads(file.read_text())
+        about = read_json(file)
         efforts = tuple(effort and Effort(**effort) for effort in about["efforts"])
-        recall, reach = tuple(about["recall"]), float(about["reach"])
-        segments = dict(about["segments"])
-        return cls(about["cells"], about["queries"], efforts, recall, reach, segments)
+        recall = tuple(found if found is None else float(found) for found in about["recall"])
+        if not len(efforts) == len(recall) == len(RECALLS):
+            raise ValueError("of other recalls")
+        if any(effort and not min(effort.cells, effort.candidates) > 0 for effort in efforts):
+            raise ValueError("no effort")
+        cells, queries, reach = str(about["cells"]), int(about["queries"]), about["reach"] + 0.0
+        segments = {str(name): int(rows) for name, rows in about["segments"].items()}
+        return cls(cells, queries, efforts, recall, reach, segments)
 
     def holds_for(self, segments: dict[str, int]) -> bool:
         """Say whether nearly the same rows were measured as these segments hold."""
@@ -199,7 +205,7 @@ class Searcher:
 
     @cached_property
     def _segments(self) -> dict[str, int]:
-        return {file.stem: rows for file, _, _, rows in self.collection.ranges()}
+        return {file.stem[:12]: rows for file, _, _, rows in self.collection.ranges()}
 
     def _measured_file(self, version: int) -> Path:
         return self.collection.signature_folder / f"{version}.json"
@@ -215,7 +221,8 @@ class Searcher:
         file = self.collection.signature_folder / "cells.npz"
         with contextlib.suppress(LookalikeError):  # none yet, or damaged ones
             kept = Cells.load(file)
-            if len(self.rows) <= _GROWN * kept.rows:
+            width = self.collection.about_model["width"]
+            if len(self.rows) <= _GROWN * kept.rows and kept.rotation.directions.shape[1] == width:
                 return kept
         rotation = Rotation.fit(self.rows.vectors(search.draw(len(self.rows), ROTATION_SAMPLE)))
         drawn = search.draw(len(self.rows), POINTS * cell_count(len(self.rows)))

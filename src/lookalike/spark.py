@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from lookalike.cache import cache_folder
 from lookalike.errors import LookalikeError
 from lookalike.progress import progress_line
+from lookalike.untrusted import foreign_types
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 JAVA_NEEDED = 17
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -116,6 +117,21 @@ def small_batches(spark: "SparkSession") -> Iterator[None]:
 def local_uri(path: str | Path) -> str:
     """Name a path on the shared disk so that Spark does not look for it in its own file system."""
     return f"file://{Path(path).absolute()}"
+
+
+def read_parquet(spark: "SparkSession", path: str) -> "DataFrame":
+    """Read a table whose columns are not known, and that anybody may have written.
+
+    Raises `LookalikeError` for one with types that bring code of their own.
+    """
+    frame = spark.read.parquet(path)
+    # Asked of Java: Python would look up the types in order to name the columns.
+    if foreign := foreign_types(frame._jdf.schema().json()):
+        raise LookalikeError(
+            f"{path} has a column of the type {foreign[0]}, which would run code of its own: "
+            "leave that column out of the table"
+        )
+    return frame
 
 
 def _local_settings(master: str | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from lookalike.changes import Plan, Say
 from lookalike.collection import (
     Collection,
     Written,
-    close_data_folder,
+    discard,
     is_collection,
     is_unfinished,
     make_free,
@@ -251,23 +251,26 @@ def _rooted(stored: Collection, source: images.Source) -> Collection:
         )
     if source.kind == "table" and source != stored.source:
         raise LookalikeError(f"{stored.path} was made of another table: make another index of it")
-    if source.kind == "files" and _below(source.root, stored.source.root) is None:
+    if source.kind == "files" and _seen_from(stored.source.root, source.root) is None:
         return stored.also_below([source.root])
     return stored
 
 
-def _below(folder: str, root: str) -> str | None:
-    """Return a folder as seen from a root above it, by name or by where links lead; else None."""
-    for one, other in ((folder, root), (os.path.realpath(folder), os.path.realpath(root))):
-        if os.path.commonpath([one, other]) == other:
-            return os.path.relpath(one, other)
-    return None
+def _below(path: str, root: str) -> str | None:
+    """Return an absolute path as seen from a root above it; None where there it is not."""
+    return os.path.relpath(path, root) if os.path.commonpath([path, root]) == root else None
+
+
+def _seen_from(root: str, folder: str) -> str | None:
+    """The same of a folder, by its name or by where links lead."""
+    by_name = _below(folder, root)
+    return by_name or _below(os.path.realpath(folder), os.path.realpath(root))
 
 
 def _place(stored: Collection, source: images.Source) -> _Place:
     if source.kind != "files":
         return _Place()
-    below = _below(source.root, stored.source.root)
+    below = _seen_from(stored.source.root, source.root)
     before = images.encode_path(source.root if below is None else below).rstrip("/") + "/"
     if before == "./":
         before = ""
@@ -336,6 +339,7 @@ def _bring_in(
         return stored, Done(job.full)
     source = stored.source if stored is not None else job.rooted
     folder = new_data_folder(out)
+    since = -1 if stored is None else stored.version
 
     def deliver(written: list[Written], model: Model) -> None:
         nonlocal stored
@@ -349,8 +353,8 @@ def _bring_in(
 
     try:
         done = embed_all(replace(job, source=source), found.inputs, folder, deliver)
-    finally:
-        _tidy(folder, stored)
+    finally:  # of what was never committed: of a task that was tried again, or of a wave given up
+        discard(out, folder, since)
     if stored is None:
         raise images.nothing_found(job.rooted)
     stored = changes.compact(stored)
@@ -359,15 +363,6 @@ def _bring_in(
         with progress_line("measuring recall"), suppress(Exception):
             Searcher(stored).get_ready()
     return stored, done
-
-
-def _tidy(folder: Path, stored: Collection | None) -> None:
-    """Delete what was written and never committed: of a task that was tried again, or given up."""
-    kept = {file.absolute() for file in stored.files()} if stored is not None else set()
-    for file in folder.iterdir():
-        if file not in kept:
-            file.unlink()
-    close_data_folder(folder)
 
 
 def remove(
@@ -393,8 +388,12 @@ def _meant(source: images.Source, name: str) -> str:
     """Return a path or a glob as the collection has it: encoded, seen from its root."""
     if source.kind == "files":
         whole = os.path.abspath(name)
-        below = _below(os.path.dirname(whole), source.root)
+        # A link is meant itself, not where it leads.
+        real = os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
+        below = _below(whole, source.root)
+        if below is None:
+            below = _below(real, os.path.realpath(source.root))
         if os.path.isabs(name) or (below is not None and os.path.lexists(whole)):
-            name = whole if below is None else os.path.join(below, os.path.basename(whole))
+            name = whole if below is None else below
         name = os.path.normpath(name)
     return images.encode_path(name)

@@ -1,8 +1,9 @@
 """Arguments and options that several commands take."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,6 +43,13 @@ Wave = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; list what would be.")]
 Out = Annotated[Path, typer.Option(help="Where to write it.")]
+NoFormulas = Annotated[
+    bool,
+    typer.Option(
+        "--no-formulas",
+        help="Put ' before names and labels that a spreadsheet takes for formulas (CSV only).",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Version = Annotated[
@@ -53,8 +61,11 @@ Recall = Annotated[
 K = Annotated[int, typer.Option("-k", help="How many neighbours.")]
 
 
-def takes_images(command: Callable[[list[str], Path, Options, bool], None]) -> Callable[..., None]:
-    """Give a command the arguments that say which images are embedded, and how."""
+def takes_images(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments that say which images are embedded, and how.
+
+    It gets the images, `out`, the `Options` and `overwrite`; options of its own come after them.
+    """
 
     def with_arguments(
         images: ImagesArgument,
@@ -71,6 +82,7 @@ def takes_images(command: Callable[[list[str], Path, Options, bool], None]) -> C
         spark: UseSpark = None,
         wave: Wave = WAVE,
         overwrite: Overwrite = False,
+        **own: Any,
     ) -> None:
         options = Options(
             labels,
@@ -85,7 +97,10 @@ def takes_images(command: Callable[[list[str], Path, Options, bool], None]) -> C
             spark,
             wave,
         )
-        command(images, out, options, overwrite)
+        command(images, out, options, overwrite, **own)
 
+    common = list(inspect.signature(with_arguments).parameters.values())[:-1]
+    others = list(inspect.signature(command).parameters.values())[4:]
     with_arguments.__doc__ = command.__doc__
+    with_arguments.__signature__ = inspect.Signature([*common, *others])  # type: ignore[attr-defined]
     return with_arguments

@@ -14,6 +14,7 @@ from lookalike.cli.arguments import (
     LabelName,
     Labels,
     ModelName,
+    NoFormulas,
     Overwrite,
     Precision,
     Weights,
@@ -31,14 +32,22 @@ from lookalike.collection import is_collection
 
 
 @takes_images
-def embed(images: list[str], out: Path, options: Options, overwrite: bool) -> None:
+def embed(
+    images: list[str],
+    out: Path,
+    options: Options,
+    overwrite: bool,
+    no_formulas: NoFormulas = False,
+) -> None:
     """Embed images into a CSV file (`--out` ends in .csv) or a folder of Parquet.
 
     Example: `lookalike embed cars_train --labels cardatasettrain.csv --out cars.csv`
     """
-    from lookalike.export import build_table
+    from lookalike.export import build_table, is_csv
 
-    report = build_table(images, out, options, overwrite)
+    if no_formulas and not is_csv(out):
+        raise typer.BadParameter("--no-formulas is for CSV files: give an --out that ends in .csv")
+    report = build_table(images, out, options, overwrite, no_formulas=no_formulas)
     _say_report(report, out)
     if report.skipped:
         notes.print(f"  why: {out.absolute().parent / 'skipped.csv'}", markup=False)

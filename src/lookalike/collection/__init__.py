@@ -14,7 +14,7 @@ A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
-from lookalike.collection.left import close_data_folder, new_data_folder
+from lookalike.collection.left import discard, new_data_folder
 from lookalike.collection.places import make_free, put_in_place, staging_folder, writing
 from lookalike.collection.segments import (
     SEGMENT,
@@ -24,7 +24,13 @@ from lookalike.collection.segments import (
     rewrite_segment,
     write_segment,
 )
-from lookalike.collection.table import FORMAT, Collection, Conflict, is_collection, is_unfinished
+from lookalike.collection.table import (
+    FORMAT,
+    Collection,
+    Conflict,
+    is_collection,
+    is_unfinished,
+)
 
 __all__ = [
     "FORMAT",
@@ -34,7 +40,7 @@ __all__ = [
     "Conflict",
     "Segment",
     "Written",
-    "close_data_folder",
+    "discard",
     "is_collection",
     "is_unfinished",
     "make_free",

@@ -5,6 +5,7 @@ reading the log, which takes long where there are many versions.
 """
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -37,8 +38,24 @@ def new_data_folder(path: Path) -> Path:
     return folder
 
 
-def close_data_folder(folder: Path) -> None:
-    """Say that a folder has the data files it will have; it goes if that is none."""
+def discard(path: Path, folder: Path, since: int) -> None:
+    """End the use of a folder: delete the files in it that no version after `since` has added.
+
+    Also where a commit was made and something went wrong right afterwards: what the log names
+    stays, whatever whoever wrote it has been told. The folder goes too if nothing is left in it.
+    """
+    committed: set[str] = set()
+    for log in (path / "_delta_log").glob("*.json"):
+        if log.stem.isdecimal() and int(log.stem) > since:
+            actions = map(json.loads, log.read_text().splitlines())
+            committed.update(Path(one["add"]["path"]).name for one in actions if "add" in one)
+    for file in folder.iterdir():
+        if file.name not in committed:
+            file.unlink(missing_ok=True)
+    _close(folder)
+
+
+def _close(folder: Path) -> None:
     with suppress(OSError):  # gone already, or not empty
         (folder / _MARK).unlink(missing_ok=True)
         folder.rmdir()
@@ -65,7 +82,7 @@ def clear(path: Path) -> None:
             named = _named_in_log(path) if named is None else named
             for name in names - named - {_MARK}:
                 (folder / name).unlink()
-            close_data_folder(folder)
+            _close(folder)
 
 
 def _named_in_log(path: Path) -> set[str]:

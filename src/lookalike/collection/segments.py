@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from lookalike.cache import cache_folder, new_file, new_folder
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
+from lookalike.untrusted import map_array
 
 # What search needs of a row, beside its vector.
 _CACHED = ["id", "path", "label", "content_hash"]
@@ -161,7 +162,7 @@ class Segment:
         return cache_folder() / "segments" / self.file.stem
 
     def _map(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
-        vectors = np.load(self.cache / "vectors.npy", mmap_mode="r")
+        vectors = map_array(self.cache / "vectors.npy")
         return vectors, pa.ipc.open_file(pa.memory_map(str(self.cache / "rows.arrow"))).read_all()
 
     def stored(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
@@ -181,7 +182,7 @@ class Segment:
         """
         file = self.cache / f"{kind}-{of}.npy"
         with contextlib.suppress(OSError, ValueError, EOFError):  # not there yet, or damaged
-            kept: npt.NDArray[Any] = np.load(file, mmap_mode="r")
+            kept = map_array(file)
             if len(kept) == len(self.ids):
                 return kept
         made = make(self)

@@ -5,10 +5,11 @@ import json
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
@@ -21,9 +22,10 @@ from lookalike.collection.segments import Segment, Written, read_rows, unreadabl
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.images import Source
-from lookalike.models import Model
+from lookalike.models import Model, in_words
 from lookalike.spark import local_uri
 from lookalike.sql import parquet
+from lookalike.untrusted import read_json
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
@@ -37,6 +39,10 @@ _OF_US = "lookalike"  # the key in a commit's metadata
 _LOOK_AT = 4096  # files at most whose presence is checked when a collection is opened
 
 
+_ROW_DDL = (
+    "id bigint, path string, label string, width int, height int, size bigint, modified bigint, "
+    "content_hash string, status string, reason string, embedding array<float>"
+)
 _FIGURES = ("path", "num_records", "null_count.embedding")
 _NO_ACTIONS = pa.table(
     {"path": pa.array([], pa.string())}
@@ -75,6 +81,10 @@ class Collection:
 
         path = Path(path)
         if not is_collection(path):
+            if is_unfinished(path):
+                raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
+            if (path / _ABOUT).is_file():
+                raise LookalikeError(f"{path} is a damaged index: its log is gone")
             what = "is not an index" if path.exists() else "does not exist"
             raise LookalikeError(f"{path} {what}: make one with `lookalike index IMAGES --out`")
         about = _read_about(path)
@@ -86,9 +96,8 @@ class Collection:
                         f"{path} has no version {version}: `lookalike info {path} --history`"
                     )
                 table.load_as_version(version)
-            for several in ("names", "also"):
-                about["source"][several] = tuple(about["source"].get(several, ()))
-            opened = cls(path, table, Source(**about["source"]), dict(about["model"]))
+            source, about_model = Source.stored(about["source"]), in_words(about["model"])
+            opened = cls(path, table, source, about_model)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError):
                 raise LookalikeError(
@@ -161,28 +170,35 @@ class Collection:
         images += embedded - sum(rows - skipped for rows, skipped in gone)
         skipped += rows - embedded - sum(skipped for _, skipped in gone)
         next_id = max(self.next_id, _after(added))
+        mark = uuid.uuid4().hex
         try:
             DeltaTable(self.path.absolute(), version=self.version).create_write_transaction(
                 actions,
                 "append",
                 _delta_schema(),
                 commit_properties=_properties(
-                    what, rows_added, rows_removed, (images, skipped), next_id
+                    what, rows_added, rows_removed, (images, skipped), next_id, mark
                 ),
             )
         except DeltaError as error:
-            if DeltaTable(self.path.absolute()).version() > self.version:
-                raise Conflict from None
-            if _is_newer(error):
-                raise LookalikeError(
-                    f"{self.path} was changed by a newer program ({_line(error)}): "
-                    "upgrade to write into it; it stays as it was"
-                ) from None
-            raise LookalikeError(f"{self.path} stays as it was: {_line(error)}") from None
-        return type(self).open(self.path)
+            if not self._has_made_next(mark):  # what comes after a commit may fail as well
+                if self._newest() > self.version:
+                    raise Conflict from None
+                if _is_newer(error):
+                    raise LookalikeError(
+                        f"{self.path} was changed by a newer program ({_line(error)}): "
+                        "upgrade to write into it; it stays as it was"
+                    ) from None
+                raise LookalikeError(f"{self.path} stays as it was: {_line(error)}") from None
+        return type(self).open(self.path, self.version + 1)  # which may have a successor by now
+
+    def _has_made_next(self, mark: str) -> bool:
+        """Say whether the next version is the one whose commit has a mark."""
+        log = self.path / "_delta_log" / f"{self.version + 1:020}.json"
+        return log.exists() and mark in log.read_text()
 
     def new_folder(self) -> Path:
-        """Make a folder for new data files and return it; `close_data_folder` ends its use."""
+        """Make a folder for new data files and return it; `discard` ends its use."""
         return new_data_folder(self.path)
 
     def newest(self) -> Self:
@@ -212,9 +228,9 @@ class Collection:
 
     def _look(self) -> None:
         """Raise `LookalikeError` for a data file that is gone or cut short, seen from outside."""
-        names, sizes = self._actions["path"].to_pylist(), self._sizes()
-        for name, size in itertools.islice(zip(names, sizes, strict=True), _LOOK_AT):
-            file = self.path / name
+        sizes = dict(zip(self._actions["path"].to_pylist(), self._sizes(), strict=True))
+        for file in itertools.islice(self.files(), _LOOK_AT):
+            size = sizes[file.relative_to(self.path).as_posix()]
             try:
                 problem = None if file.stat().st_size == size else "is cut short or grown"
             except FileNotFoundError:
@@ -255,7 +271,11 @@ class Collection:
     def ranges(self) -> list[tuple[Path, int, int, int]]:
         """Return file, first and last id, and count of rows of each data file, in that order."""
         columns = ("path", "min.id", "max.id", "num_records")
-        rows = zip(*(self._actions[name].to_pylist() for name in columns), strict=True)
+        rows = list(zip(*(self._actions[name].to_pylist() for name in columns), strict=True))
+        for name in (PurePosixPath(path) for path, *_ in rows):
+            # Absolute ones are Delta's too, but not ours; a cache is named by what else is left.
+            if name.is_absolute() or ".." in name.parts or not name.stem.strip("."):
+                raise LookalikeError(f"{self.path} is a damaged index: it names {str(name)!r}")
         return [
             (self.path / path, first, last, count)
             for path, first, last, count in sorted(rows, key=lambda row: (row[1], row[0]))
@@ -309,8 +329,9 @@ class Collection:
 
     def dataframe(self, spark: "SparkSession") -> "DataFrame":
         """Return the collection as a Spark DataFrame with the columns of `ROW`."""
-        # Spark has no Delta jar here: the log says which files make up the version.
-        return spark.read.parquet(*map(local_uri, self.files()))
+        # Spark has no Delta jar here: the log says which files make up the version. Of what a file
+        # itself says of its columns nothing is asked: it might name types that run code.
+        return spark.read.schema(_ROW_DDL).parquet(*map(local_uri, self.files()))
 
     @property
     def signature_folder(self) -> Path:
@@ -341,12 +362,12 @@ def is_unfinished(path: Path) -> bool:
 
 def _has_versions(path: Path) -> bool:
     # Whoever makes one makes the folder first, and may be killed then.
-    return any((path / "_delta_log").glob("*.json"))
+    return any((path / "_delta_log").glob("[0-9]*"))
 
 
 def _read_about(path: Path) -> dict[str, Any]:
     try:
-        about: dict[str, Any] = json.loads((path / _ABOUT).read_text())
+        about = read_json(path / _ABOUT)
         made_by = about["format"]
         if made_by > FORMAT:
             raise LookalikeError(f"{path} was made by a newer lookalike: upgrade to open it")
@@ -373,7 +394,7 @@ def _damaged(path: Path, error: Exception) -> LookalikeError:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
 
 
 def _sums(segments: Iterable[Written]) -> tuple[int, int]:
@@ -387,13 +408,15 @@ def _after(segments: Iterable[Written]) -> int:
 
 
 def _properties(
-    what: str, added: int, removed: int, counts: tuple[int, int], next_id: int
+    what: str, added: int, removed: int, counts: tuple[int, int], next_id: int, mark: str = ""
 ) -> "CommitProperties":
     """Say what a commit did; let it fail, not try again, where there is another one by now."""
     from deltalake import CommitProperties, Transaction
 
     figures = zip(_COUNTS, (added, removed, *counts), strict=True)
-    said = {_OF_US: what} | {f"{_OF_US}.{key}": str(value) for key, value in figures}
+    said = {_OF_US: what, f"{_OF_US}.mark": mark} | {
+        f"{_OF_US}.{key}": str(value) for key, value in figures
+    }
     number = Transaction(_NEXT_ID, next_id)
     return CommitProperties(said, max_commit_retries=0, app_transactions=[number])
 

@@ -30,7 +30,7 @@ from lookalike.hashing.sample import draw_rows
 from lookalike.hashing.tables import Tables, leading_axes
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 Key = Vector | npt.ArrayLike
 """A vector to search with: Spark's, an array, or a list of numbers."""
@@ -93,6 +93,11 @@ class AmplifiedProjectionLSH(
         hashed = model.transform(vectors).cache()
         model.approxNearestNeighbors(hashed, key, 5)
     """
+
+    @classmethod
+    def read(cls) -> "DefaultParamsReader[Any]":
+        """Read it back with `load(path)`."""
+        return _EstimatorReader(cls)
 
     def _fit(self, dataset: "DataFrame") -> "AmplifiedProjectionLSHModel":
         length = self.getOrDefault(self.bucketLength) if self.isDefined("bucketLength") else 0.0
@@ -188,6 +193,16 @@ class AmplifiedProjectionLSHModel(
         return _Reader()
 
 
+class _EstimatorReader(DefaultParamsReader[Any]):
+    def load(self, path: str) -> AmplifiedProjectionLSH:
+        # Spark's own would make one of whatever class the file names.
+        metadata = _metadata(path, self.sparkSession, AmplifiedProjectionLSH)
+        estimator = AmplifiedProjectionLSH()
+        estimator._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(estimator, metadata)
+        return estimator
+
+
 class _Writer(MLWriter):
     def __init__(self, model: AmplifiedProjectionLSHModel) -> None:
         super().__init__()
@@ -201,14 +216,23 @@ class _Writer(MLWriter):
 
 class _Reader(MLReader[AmplifiedProjectionLSHModel]):
     def load(self, path: str) -> AmplifiedProjectionLSHModel:
-        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
-        row = self.sparkSession.read.parquet(f"{path}/tables").first()
+        metadata = _metadata(path, self.sparkSession, AmplifiedProjectionLSHModel)
+        tables = self.sparkSession.read.schema("tables binary").parquet(f"{path}/tables")
+        row = tables.first()
         if row is None:
             raise LookalikeError(f"no hash tables in {path}: save the model again")
         model = AmplifiedProjectionLSHModel(Tables.from_bytes(bytes(row["tables"])))
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
         return model
+
+
+def _metadata(path: str, spark: "SparkSession", kind: type) -> dict[str, Any]:
+    """Read what `saveMetadata` wrote; `LookalikeError` where it was of another kind of stage."""
+    try:
+        return DefaultParamsReader.loadMetadata(path, spark, f"{kind.__module__}.{kind.__name__}")
+    except (AssertionError, ValueError, KeyError) as error:
+        raise LookalikeError(f"no {kind.__name__} in {path}: {error}") from None
 
 
 def _checked(dataset: "DataFrame", column: str) -> str:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
-from zipfile import BadZipFile
 
 import faiss
 import numpy as np
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from lookalike.cache import new_file
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
+from lookalike.untrusted import read_arrays
 
 BITS = 128  # directions: 24 bytes a vector, and nine tenths of the variance of 512 numbers
 CELL_ROWS = 128
@@ -158,10 +158,18 @@ class Cells:
     def load(cls, file: Path) -> Self:
         """Read them back; `LookalikeError` where there are none."""
         try:
-            with np.load(file) as stored:
-                rotation = Rotation(stored["directions"], stored["offset"])
-                return cls(rotation, stored["centres"], int(stored["rows"]))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            stored = read_arrays(file)
+            numbers = [stored[name] for name in ("directions", "offset", "centres")]
+            rows = int(stored["rows"])
+            if not all(one.dtype == np.float32 and np.isfinite(one).all() for one in numbers):
+                raise ValueError("no numbers")
+            directions, offset, centres = map(np.ascontiguousarray, numbers)
+            # FAISS gets them as addresses, and asks no more.
+            shapes = directions.shape[:-1], centres.shape[1:]
+            if shapes != (offset.shape, offset.shape) or centres.size == 0 or rows < 1:
+                raise ValueError("of shapes that do not go together")
+            return cls(Rotation(directions, offset), centres, rows)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise LookalikeError(f"no cells in {file} ({error})") from None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from lookalike.cache import new_folder
 from lookalike.embedding import Vectors
@@ -18,6 +19,7 @@ from lookalike.errors import LookalikeError
 from lookalike.hashing.parameters import RECALL, Floats, Parameters, choose_parameters, predict
 from lookalike.hashing.sample import draw_sample
 from lookalike.spark import local_uri
+from lookalike.untrusted import foreign_types, read_json
 
 if TYPE_CHECKING:
     from pyspark.ml.feature import BucketedRandomProjectionLSHModel
@@ -81,12 +83,27 @@ class Hasher:
         from pyspark.ml.feature import BucketedRandomProjectionLSHModel
 
         try:
-            parameters = Parameters(**json.loads((folder / "parameters.json").read_text()))
+            parameters = Parameters(**read_json(folder / "parameters.json"))
+            _check_types(folder / "model" / "data")
             model = BucketedRandomProjectionLSHModel.load(local_uri(folder / "model"))
         except (OSError, ValueError, TypeError, Py4JError, PySparkException) as error:
             detail = str(error).splitlines()[0]
             raise LookalikeError(f"no hash model in {folder} ({detail}): make it again") from None
         return cls(model, parameters)
+
+
+def _check_types(folder: Path) -> None:
+    """Raise `ValueError` where a table of Spark's names types that are not its own.
+
+    Java makes one of each class that is named there, whatever it does, before anything is read.
+    """
+    # All that Spark looks at, whatever its name; of nothing is `_SUCCESS`.
+    files = [file for file in folder.rglob("[!.]*") if file.is_file() and file.stat().st_size]
+    for file in files:
+        about = pq.read_metadata(file).metadata or {}
+        for schema in (value for key, value in about.items() if key.endswith(b".row.metadata")):
+            if foreign := foreign_types(schema.decode()):
+                raise ValueError(f"a column of the type {foreign[0]}")
 
 
 def fit(

@@ -16,6 +16,7 @@ from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.hashing.cells import Rotation
 from lookalike.hashing.parameters import Floats, Parameters
+from lookalike.untrusted import read_arrays
 
 Buckets = npt.NDArray[np.int64]
 
@@ -75,9 +76,11 @@ class Tables:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read back what `to_bytes` wrote."""
-        with np.load(io.BytesIO(data)) as stored:
-            return cls(**stored)
+        """Read back what `to_bytes` wrote; `LookalikeError` where it is something else."""
+        try:
+            return cls(**read_arrays(io.BytesIO(data)))
+        except (OSError, ValueError, TypeError) as error:
+            raise LookalikeError(f"no hash tables ({error}): save the model again") from None
 
 
 def leading_axes(rows: Vectors, count: int) -> Floats:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from struct import Struct
 from typing import BinaryIO
 
+import numpy as np
+
 from lookalike.images import decoding
 
 LENGTH = Struct("=Q")
@@ -19,6 +21,9 @@ HEADER = Struct("=cII")
 """What comes, and two numbers: width and height, or the bytes of the reason and 0."""
 READY, PIXELS, REASON, LARGE = b"r", b"p", b"b", b"l"
 """Started; decoded; not decoded; a large one, to be decoded once the caller sends a byte."""
+
+ROOM = decoding.SIDE**2 * 3
+"""Bytes of the pixels, which is more than any reason takes."""
 
 MAX_MEMORY = 4 * 2**30
 """Bytes of addresses: the largest picture there may be takes 2 GB, its file half of one."""
@@ -31,38 +36,35 @@ def serve(seconds: float) -> None:
     hangs.
     """
     _confine()
-    with (
-        suppress(BrokenPipeError, ConnectionResetError),  # nobody is there to be answered
-        open(0, "rb", closefd=False) as requests,
-        open(0, "wb", closefd=False) as answers,
-    ):
-        decoding.large = turn = _Turn(requests, answers, seconds)
-        _tell(answers, READY)
+    with suppress(BrokenPipeError, ConnectionResetError), open(0, "rb", closefd=False) as requests:
+        decoding.large = turn = _Turn(requests, seconds)
+        _tell(READY)
         while length := requests.read(LENGTH.size):
             data = requests.read(LENGTH.unpack(length)[0])
             turn.budget(seconds)
             try:
                 pixels, size = decoding.decode_pixels(data)
-                answer = (PIXELS, *size, pixels.tobytes())
+                answer = (PIXELS, *size, np.ascontiguousarray(pixels).data.cast("B"))
             except decoding.BadImage as error:
                 reason = str(error).encode(errors="surrogatepass")
-                answer = (REASON, len(reason), 0, reason)
+                answer = (REASON, len(reason), 0, memoryview(reason))
             turn.budget(0)
             del data
-            _tell(answers, *answer)
+            _tell(*answer)
 
 
-def _tell(answers: BinaryIO, kind: bytes, one: int = 0, two: int = 0, rest: bytes = b"") -> None:
-    answers.write(HEADER.pack(kind, one, two))
-    answers.write(rest)
-    answers.flush()
+def _tell(kind: bytes, one: int = 0, two: int = 0, rest: bytes | memoryview = b"") -> None:
+    header = HEADER.pack(kind, one, two)
+    sent = os.writev(0, [header, rest])  # at once where it fits: each piece wakes the caller
+    while sent < HEADER.size + len(rest):
+        sent += os.write(0, rest[sent - HEADER.size :])
 
 
 class _Turn:
     """Takes the place of the lock for large pictures: the caller has it, and is asked for it."""
 
-    def __init__(self, requests: BinaryIO, answers: BinaryIO, seconds: float) -> None:
-        self._requests, self._answers, self._seconds = requests, answers, seconds
+    def __init__(self, requests: BinaryIO, seconds: float) -> None:
+        self._requests, self._seconds = requests, seconds
 
     def budget(self, seconds: float) -> None:
         if hasattr(signal, "setitimer"):
@@ -70,7 +72,7 @@ class _Turn:
 
     def __enter__(self) -> None:
         self.budget(0)  # to wait for another picture takes none of this one's time
-        _tell(self._answers, LARGE)
+        _tell(LARGE)
         if not self._requests.read(1):
             raise SystemExit
         self.budget(self._seconds)

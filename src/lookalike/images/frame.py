@@ -17,7 +17,7 @@ from lookalike.images.labels import (
 )
 from lookalike.images.listing import IMAGE
 from lookalike.images.sources import EXTENSIONS, Source
-from lookalike.spark import local_uri
+from lookalike.spark import local_uri, read_parquet
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -99,7 +99,7 @@ def _read_table(spark: "SparkSession", source: Source) -> "DataFrame":
     from pyspark.sql.types import BinaryType, StructType
 
     path = "/".join(part for part in (source.root.rstrip("/"), source.names[0]) if part)
-    frame = spark.read.parquet(path)
+    frame = read_parquet(spark, path)
     for column in filter(None, (source.image_column, source.label_column)):
         if column not in frame.columns:
             raise LookalikeError(

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from lookalike.errors import LookalikeError
 from lookalike.images import decoding
 from lookalike.images.decoding import SIDE, BadImage
-from lookalike.images.decoding_process import HEADER, LARGE, LENGTH, READY, REASON
+from lookalike.images.decoding_process import HEADER, LARGE, LENGTH, PIXELS, READY, REASON, ROOM
 
 MAX_SECONDS = 60.0
 """Of wall time, for one image. A photo takes some thousandths, the largest pictures seconds."""
@@ -220,23 +220,18 @@ class _Process:
         Raises `BadImage`, or `TimeoutError` or `_Ended`, after which the process is of no use.
         """
         self._allow(MAX_SECONDS)
-        self._send(LENGTH.pack(len(data)))
-        self._send(data)
-        kind, one, two = self._answer()
+        self._send(LENGTH.pack(len(data)), data)
+        kind, one, two, rest = self._answer()
         # Large ones decode one at a time in all threads and processes of this one. The lock is
         # taken here: if the process that it is taken for ends, so does this block.
         with decoding.large if kind == LARGE else nullcontext():
             if kind == LARGE:
                 self._allow(MAX_SECONDS)
                 self._send(b"!")
-                kind, one, two = self._answer()
+                kind, one, two, rest = self._answer()
         if kind == REASON:
-            reason = bytearray(one)
-            self._fill(memoryview(reason))
-            raise BadImage(reason.decode(errors="surrogatepass"))
-        pixels = np.empty((SIDE, SIDE, 3), np.uint8)
-        self._fill(pixels.data.cast("B"))
-        return pixels, (one, two)
+            raise BadImage(str(rest, errors="surrogatepass"))
+        return np.frombuffer(rest, np.uint8).reshape(SIDE, SIDE, 3), (one, two)
 
     def overdue(self) -> float:
         """Return the seconds since it should have answered."""
@@ -258,29 +253,39 @@ class _Process:
     def _left(self) -> float:
         return max(self._until - time.monotonic(), 0.001)  # 0 would mean: do not wait at all
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, *parts: bytes) -> None:
         self._socket.settimeout(self._left())
         try:
-            self._socket.sendall(data)
+            sent = self._socket.sendmsg(parts)
+            for part in parts:  # all at once where they fit: each piece wakes the process
+                if sent < len(part):
+                    self._socket.sendall(memoryview(part)[sent:])
+                sent = max(sent - len(part), 0)
         except (BrokenPipeError, ConnectionResetError):
             self._raise_end()
 
-    def _answer(self) -> tuple[bytes, int, int]:
-        header = bytearray(HEADER.size)
-        self._fill(memoryview(header))
-        kind, one, two = HEADER.unpack(header)
-        return kind, one, two
+    def _answer(self) -> tuple[bytes, int, int, memoryview]:
+        """Wait for a header and return what is in it, and what came with it."""
+        buffer = memoryview(bytearray(HEADER.size + ROOM))
+        got = self._receive(buffer, HEADER.size)
+        kind, one, two = HEADER.unpack(buffer[: HEADER.size])
+        size = HEADER.size + {PIXELS: ROOM, REASON: one}.get(kind, 0)
+        self._receive(buffer[got:], size - got)
+        return kind, one, two, buffer[HEADER.size : size]
 
-    def _fill(self, rest: memoryview) -> None:
-        while rest:
+    def _receive(self, buffer: memoryview, least: int) -> int:
+        """Read at least so many bytes into a buffer; return how many."""
+        got = 0
+        while got < least:
             self._socket.settimeout(self._left())
             try:
-                count = self._socket.recv_into(rest)
+                count = self._socket.recv_into(buffer[got:])
             except ConnectionResetError:
                 count = 0
             if not count:
                 self._raise_end()
-            rest = rest[count:]
+            got += count
+        return got
 
     def _raise_end(self) -> NoReturn:
         try:

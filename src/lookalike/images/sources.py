@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote, unquote_to_bytes
 
 from lookalike.errors import LookalikeError
@@ -21,6 +21,7 @@ EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 )
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_GLOB = re.compile(r"[][*?{}\\]")  # what Hadoop takes for more than itself
 # What a path may not hold as it is: the escape itself, control characters, bytes that are no UTF-8.
 _ESCAPED = re.compile("[%\x00-\x1f\x7f\udc80-\udcff]")
 
@@ -31,7 +32,8 @@ class Source:
 
     `root` is an absolute folder or a URI; the paths of images are relative to it. `names` are the
     files or folders below it that were asked for (local files only; "" is the root itself).
-    `image_column` names the column of bytes of a table, `label_column` that of its labels.
+    `image_column` names the column of bytes of a table, `label_column` that of its labels. `also`
+    are absolute folders elsewhere, whose images have absolute paths (local files only).
     """
 
     kind: Literal["files", "uri", "table"]
@@ -40,6 +42,25 @@ class Source:
     image_column: str | None = None
     label_column: str | None = None
     also: tuple[str, ...] = ()
+
+    @classmethod
+    def stored(cls, about: dict[str, Any]) -> Self:
+        """Make it of what `asdict` gave and JSON kept.
+
+        Raises `ValueError`, `KeyError` or `TypeError` where that was not a source.
+        """
+        about = {"also": [], **about}
+        if about["kind"] not in ("files", "uri", "table"):
+            raise ValueError(f"no kind of source: {str(about['kind'])[:40]!r}")
+        for name in ("names", "also"):
+            if not isinstance(about[name], list):
+                raise ValueError(f"{name} is no list")
+        columns = [about[name] for name in ("image_column", "label_column") if about[name]]
+        for text in (about["root"], *about["names"], *about["also"], *columns):
+            # Encoded as names are, which fails for what no name can hold.
+            if not isinstance(text, str) or b"\0" in os.fsencode(text):
+                raise ValueError(f"no name: {str(text)[:40]!r}")
+        return cls(**{**about, "names": tuple(about["names"]), "also": tuple(about["also"])})
 
 
 @dataclass(frozen=True)
@@ -235,21 +256,74 @@ def glob_pattern(glob: str) -> str:
 def full_path(source: Source, path: str) -> str:
     """Return where an image is, as a person or a program can open it: a path or a URI."""
     below = decode_path(path)
-    return below if _URI.match(source.root) else os.path.join(source.root, below)
+    return below if _is_remote(source) else os.path.normpath(os.path.join(source.root, below))
+
+
+def _is_remote(source: Source) -> bool:
+    return source.kind != "files" and _URI.match(source.root) is not None
 
 
 def read(source: Source, path: str) -> bytes:
-    """Return the bytes of one image again, wherever it lies; `decoding.BadImage` if it is gone."""
+    """Return the bytes of one image again, wherever it lies; `decoding.BadImage` if it is gone.
+
+    So it is, and nothing is opened, where the path leads out of the folders of the source.
+    """
+    name, _, row = path.rpartition("#") if source.kind == "table" else (path, "", "")
+    if not _is_inside(source, name):
+        raise decoding.BadImage("outside the folders of this index")
+    place = full_path(source, name)
     if source.kind == "files":
-        return decoding.read(full_path(source, path))
+        return decoding.read(place)
     try:
         if source.kind == "uri":
-            with _open(full_path(source, path)) as file:
+            with _open(place) as file:
                 return bytes(file.read())
-        name, _, row = path.rpartition("#")
-        return _read_cell(full_path(source, name), int(row), source)
+        return _read_cell(place, int(row), source)
     except Exception as error:  # whatever a remote file system says
         raise decoding.BadImage(f"unreadable: {' '.join(str(error).split())[:200]}") from None
+
+
+def _is_inside(source: Source, path: str) -> bool:
+    """Tell whether a path leads to the root of its source, or below it or one of `also`.
+
+    Anybody may have written the path, but a link that it meets there is the work of whoever owns
+    the images: names alone are looked at.
+    """
+    below = decode_path(path)
+    if "\0" in below:
+        return False
+    if _is_remote(source):
+        return _is_below_uri(source.root, below)
+    if source.kind == "files":
+        folders = (source.root, *source.also)
+    else:
+        folders = (source.root,)
+        if os.path.isabs(below) or _URI.match(below) or ".." in below.split("/"):
+            return False
+    # What is no absolute path would depend on where the process was started.
+    absolute = [os.path.normpath(folder).rstrip("/") for folder in folders if os.path.isabs(folder)]
+    place = full_path(source, path)
+    return any(f"{place}/".startswith(f"{folder}/") for folder in absolute)
+
+
+def _is_below_uri(root: str, uri: str) -> bool:
+    """Tell whether a URI, as Spark gave it, lies below the root, as far as that is no glob."""
+    scheme, host, parts = _parts_of_uri(uri)
+    root_scheme, root_host, wanted = _parts_of_uri(root)
+    fixed = list(itertools.takewhile(lambda part: not _GLOB.search(part), wanted))
+    # A root without a host lies where Spark was set up to look, and Spark names the host.
+    same_host = host == root_host or (not root_host and scheme != "file")
+    below = parts[: len(fixed)] == fixed and ".." not in uri.split("/")
+    return scheme == root_scheme and same_host and below
+
+
+def _parts_of_uri(uri: str) -> tuple[str, str, list[str]]:
+    """Take a URI apart: scheme, host, names on the way. Nothing in it is percent-encoded."""
+    scheme, _, rest = uri.partition(":/")
+    host = ""
+    if rest.startswith("/"):
+        host, _, rest = rest[1:].partition("/")
+    return scheme.lower(), host, [part for part in os.path.normpath(f"/{rest}").split("/") if part]
 
 
 def _open(place: str) -> "pa.NativeFile":

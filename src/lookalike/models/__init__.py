@@ -1,7 +1,7 @@
 """Networks, their weights, the engines that run them, and the precisions they run in."""
 
 from lookalike.models.engines import DEVICES, Engine, engine, find_device
-from lookalike.models.model import Model, resolve
+from lookalike.models.model import Model, in_words, resolve
 from lookalike.models.precision import (
     PRECISIONS,
     SAMPLE,
@@ -23,6 +23,7 @@ __all__ = [
     "engine",
     "find_device",
     "in_f32",
+    "in_words",
     "overlap",
     "overlaps",
     "resolve",

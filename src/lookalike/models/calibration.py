@@ -20,6 +20,7 @@ import numpy as np
 
 from lookalike.errors import LookalikeError
 from lookalike.models.engines import Pixels
+from lookalike.models.graphs import check_graph
 
 _waiting: list[subprocess.Popen[str]] = []
 
@@ -49,6 +50,7 @@ def quantize(graph: bytes, weights: bytes, sample: Pixels) -> tuple[bytes, bytes
     `sample` is uint8 (n, 224, 224, 3); the ranges of the activations are taken from it. Raises
     `LookalikeError` where the network cannot be quantised.
     """
+    check_graph(graph, len(weights))
     process = _waiting.pop() if _waiting else _start()
     with process, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -86,7 +88,7 @@ def _main() -> None:
     if not named:  # the caller has ended, or needs nothing
         return
     folder = Path(named)
-    sample = np.load(folder / "sample.npy")
+    sample = np.load(folder / "sample.npy", allow_pickle=False)
     quantized = nncf.quantize(
         openvino.Core().read_model(folder / "network.xml"),
         nncf.Dataset([image[None] for image in sample]),

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import LookalikeError
+from lookalike.models.graphs import check_graph
 
 if TYPE_CHECKING:
     from lookalike.models.model import Model
@@ -64,8 +65,13 @@ class OpenVinoEngine:
             "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # two workers would pin themselves to the same core
         }
-        network = core.read_model(model=xml, weights=weights)
-        self._compiled = core.compile_model(network, "CPU", options)
+        check_graph(xml, len(weights))
+        try:
+            network = core.read_model(model=xml, weights=weights)
+            self._compiled = core.compile_model(network, "CPU", options)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())[-200:]
+            raise LookalikeError(f"OpenVINO cannot run this network: {detail}") from None
         self._of_thread = threading.local()  # a request serves one caller at a time
 
     def __call__(self, pixels: Pixels) -> Vectors:

@@ -16,6 +16,7 @@ from typing import Any, Self
 from lookalike.cache import cache_folder, new_folder
 from lookalike.errors import LookalikeError
 from lookalike.images import PREPROCESSING
+from lookalike.untrusted import read_json
 from lookalike.weights import CARS
 
 _FILES = {
@@ -25,6 +26,7 @@ _FILES = {
     "probe": "probe.bin",
 }
 _ABOUT = "model.json"
+_WIDEST = 65_536  # numbers in a vector; networks give some hundreds or thousands
 _WORDS = ("backbone", "weights", "precision", "width", "preprocessing", "fingerprint", "agreement")
 
 
@@ -73,16 +75,32 @@ class Model:
     def load(cls, folder: Path) -> Self:
         """Read a model back; `LookalikeError` where it is not whole."""
         try:
-            about = json.loads((folder / _ABOUT).read_text())
+            about = read_json(folder / _ABOUT)
             sizes = about.pop("bytes")
             contents: dict[str, Any] = {
                 name: (folder / _FILES[name]).read_bytes() for name in sizes
             }
             if sizes != {name: len(content) for name, content in contents.items()}:
                 raise ValueError("a file is cut short")
-            return cls(**about, **contents)
+            model = cls(**in_words(about), **contents)
+            if len(model.probe) not in (0, 4 * model.width):
+                raise ValueError("a vector of another width")
+            return model
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise LookalikeError(f"no whole model in {folder} ({error}): index again") from None
+
+
+def in_words(about: Any) -> dict[str, Any]:
+    """Return what `Model.about` gave and JSON kept; `ValueError` where that was something else."""
+    if not isinstance(about, dict):
+        raise ValueError("no model in words")
+    kinds: dict[str, Any] = {**dict.fromkeys(_WORDS, str), "width": int, "agreement": float | None}
+    for name, kind in kinds.items():
+        if not isinstance(about.get(name), kind):
+            raise ValueError(f"the {name} of the model is {str(about.get(name))[:40]!r}")
+    if not 0 < about["width"] <= _WIDEST:
+        raise ValueError(f"vectors of {about['width']} numbers")
+    return about
 
 
 def fingerprint(parts: Sequence[str]) -> str:

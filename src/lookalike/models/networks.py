@@ -53,12 +53,20 @@ def dump(network: nn.Module) -> bytes:
 
 
 def restore(name: str, weights: str, data: bytes) -> nn.Module:
-    """Make again the network that `backbone(name, weights)` gave, from what `dump` made of it."""
+    """Make again the network that `backbone(name, weights)` gave, from what `dump` made of it.
+
+    Raises `LookalikeError` where `data` is of another one, or nothing of the kind.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     network = _untrained(name, weights)
     _leave_out(_last_layer(network), network)
-    network.load_state_dict(load(data))
+    try:
+        network.load_state_dict(load(data))
+    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        detail = " ".join(str(error).split())[-200:]
+        raise LookalikeError(f"the tensors are not of {name} ({detail}): index again") from None
     return network.eval()
 
 

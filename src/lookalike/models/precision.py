@@ -18,6 +18,7 @@ from lookalike.models.calibration import expected, never_mind, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
 from lookalike.models.model import Model, fingerprint, resolve
 from lookalike.spark import cores
+from lookalike.untrusted import read_json
 
 PRECISIONS = ("auto", "f32", "bf16", "int8")
 SAMPLE = 256  # images on which precisions are compared
@@ -148,7 +149,7 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
         makers = {"int8": lambda: _int8(full, pixels), **makers}
     # Not there, or damaged, or of an int8 that is gone:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, LookalikeError):
-        choice = json.loads(note.read_text())
+        choice = read_json(note)
         made = {"f32": lambda: full, **makers}[choice["precision"]]()
         return replace(made, agreement=choice["agreement"])
 

@@ -1,0 +1,85 @@
+"""What may have come from anybody, read within bounds: JSON, arrays, the types that Parquet names.
+
+Nothing here runs what it reads: no pickle is loaded, no module imported, no class looked up.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+_MOST = 2**20  # bytes of a JSON file: a thousand times what any of ours has
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises `OSError`, or `ValueError` for what is none or is very large."""
+    with file.open("rb") as opened:
+        content = opened.read(_MOST + 1)
+    if len(content) > _MOST:
+        raise ValueError(f"{file.name} is over {_MOST:,} bytes")
+    try:
+        found = json.loads(content)
+    except RecursionError:
+        raise ValueError(f"{file.name} is nested without end") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file.name} is no JSON object")
+    return found
+
+
+def map_array(file: Path) -> npt.NDArray[Any]:
+    """Map an array that `np.save` wrote, to be read. Raises `OSError`, `ValueError`, `EOFError`.
+
+    `np.load` would take an archive or a pickle for an array by what is in the file.
+    """
+    return np.lib.format.open_memmap(file, mode="r")
+
+
+def read_arrays(file: Path | BinaryIO) -> dict[str, npt.NDArray[Any]]:
+    """Read arrays that `np.savez` wrote. Raises `OSError`, or `ValueError` for anything else."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            # They are kept as they are: what is packed could unpack to any size.
+            if any(member.compress_type for member in stored.zip.infolist()):
+                raise ValueError("a packed archive")
+            return dict(stored)
+    except OSError:
+        raise
+    except Exception as error:  # an archive can be damaged in any way
+        raise ValueError(f"no arrays: {str(error)[:200]}") from None
+
+
+_KNOWN = {
+    f"{package}.linalg.{kind}UDT"
+    for package in ("pyspark.ml", "pyspark.mllib", "org.apache.spark.ml", "org.apache.spark.mllib")
+    for kind in ("Vector", "Matrix")
+}
+
+
+def foreign_types(schema: str) -> list[str]:
+    """Return the types in a schema, given in Spark's JSON, that are neither Spark's nor SQL's.
+
+    Whoever asks PySpark for such a schema has it import the module that the type names, and in
+    some versions unpickle the type itself.
+    """
+    found = []
+    for one in _user_types(json.loads(schema)):
+        names = [str(one[key]) for key in ("pyClass", "class") if one.get(key)]
+        if strange := [name for name in names if name not in _KNOWN]:
+            found.append(strange[0])
+        elif "serializedClass" in one or not names:
+            found.append("without a name")
+    return found
+
+
+def _user_types(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        if part.get("type") == "udt":
+            yield part
+        for inner in part.values():
+            yield from _user_types(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from _user_types(inner)

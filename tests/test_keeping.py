@@ -1,0 +1,413 @@
+"""An index that lives: added to, synchronised, removed from, gone on with, moved."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+from PIL import Image
+
+import lookalike
+from lookalike import Index, LookalikeError, build, changes
+from lookalike.build import Options, build_collection
+from lookalike.collection import Collection
+from lookalike.images.isolated import IsolatedDecoder
+from test_cli import run, told
+
+
+def paint(file: Path, seed: int) -> Path:
+    """Draw a small picture, another for every seed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
+    Image.fromarray(small).resize((48, 32), Image.Resampling.BICUBIC).save(file)
+    return file
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number in range(12):
+        paint(tmp_path / "photos" / f"{number % 3}" / f"{number:02}.png", number)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def living(photos: Path, tmp_path: Path) -> Index:
+    return lookalike.index(photos, tmp_path / "x.index", spark=False)
+
+
+@pytest.fixture
+def no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr(IsolatedDecoder, "decode_pixels", fail)
+
+
+def rows_of(index: Index) -> dict[str, dict[str, Any]]:
+    """Return the rows by their paths, of which none is there twice."""
+    rows = pa.concat_tables(map(pq.read_table, index.collection.files())).to_pylist()
+    by_path = {row["path"]: row for row in rows}
+    assert len(by_path) == len(rows) == len({row["id"] for row in rows})
+    assert sum(index.collection.counts()) == len(rows)
+    return by_path
+
+
+def names_of(photos: Path) -> set[str]:
+    return {str(file.relative_to(photos)) for file in photos.rglob("*.png")}
+
+
+def test_what_is_new_is_found_at_once(living: Index, photos: Path) -> None:
+    before = rows_of(living)
+    new = paint(photos / "1" / "new.png", 100)
+    done = living.add(photos)
+    assert (done.new, done.changed, done.same, done.images, done.version) == (1, 0, 12, 1, 1)
+    after = rows_of(living)
+    assert {path: row for path, row in after.items() if path in before} == before
+    assert after["1/new.png"]["id"] == 12
+    assert living.search(Image.open(new), k=1)[0].path == "1/new.png"
+    assert lookalike.open(living.path).search(Image.open(new), k=1)[0].distance < 1e-3
+    assert living.add(photos).version == living.add([new]).version == 1, "nothing to do"
+
+
+def test_what_has_changed_takes_the_place_of_what_was(living: Index, photos: Path) -> None:
+    before = rows_of(living)
+    paint(photos / "0" / "03.png", 200)
+    done = living.add(photos / "0")
+    assert (done.new, done.changed, done.same, done.version) == (0, 1, 3, 1)
+    after = rows_of(living)
+    assert after.keys() == before.keys()
+    assert [path for path in after if after[path] != before[path]] == ["0/03.png"]
+    assert after["0/03.png"]["id"] == 12, "another picture, another id"
+    assert after["0/03.png"]["content_hash"] != before["0/03.png"]["content_hash"]
+    assert not np.allclose(after["0/03.png"]["embedding"], before["0/03.png"]["embedding"])
+
+
+def test_the_same_bytes_are_not_embedded_again(
+    living: Index, photos: Path, no_decoder: None
+) -> None:
+    before = rows_of(living)
+    (photos / "0").rename(photos / "moved")
+    shutil.copyfile(photos / "1" / "01.png", photos / "copy.png")
+    os.utime(photos / "2" / "02.png")
+    done = living.sync()
+    assert (done.new, done.changed, done.removed, done.images) == (5, 1, 4, 6)
+    after = rows_of(living)
+    assert after.keys() == names_of(photos)
+    for path, row in after.items():
+        old = before[{"copy.png": "1/01.png"}.get(path, path.replace("moved", "0"))]
+        assert row["embedding"] == old["embedding"]
+        assert [row[key] for key in ("width", "height", "status")] == [48, 32, "ok"]
+
+
+def test_a_sync_makes_the_index_equal_to_the_folder(living: Index, photos: Path) -> None:
+    paint(photos / "new.png", 100)
+    paint(photos / "1" / "04.png", 101)
+    (photos / "2" / "05.png").unlink()
+    (photos / "0" / "text.png").write_text("no picture")
+    said: list[tuple[str, str]] = []
+    would = living.sync(dry_run=True, say=lambda sign, path: said.append((sign, path)))
+    assert sorted(said) == [
+        ("+", "0/text.png"), ("+", "new.png"), ("-", "2/05.png"), ("~", "1/04.png")
+    ]  # fmt: skip
+    assert (would.new, would.changed, would.removed, would.version) == (2, 1, 1, 0)
+    assert lookalike.open(living.path).collection.version == 0
+    done = living.sync()
+    assert (done.new, done.changed, done.removed, done.images, done.skipped) == (2, 1, 1, 2, 1)
+    assert rows_of(living).keys() == names_of(photos)
+    assert living.sync().to_dict() == {**would.to_dict(), "new": 0, "changed": 0, "removed": 0,
+                                       "same": 13, "version": done.version}  # fmt: skip
+
+
+def test_a_sync_of_a_part_leaves_the_rest(living: Index, photos: Path) -> None:
+    for name in ("0/00.png", "1/01.png"):
+        (photos / name).unlink()
+    assert living.sync(photos / "1").removed == 1
+    assert "0/00.png" in rows_of(living)
+
+
+def test_nothing_is_gone_that_cannot_be_looked_at(
+    living: Index, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def closed(folder: Any) -> Any:
+        if folder == str(photos / "1"):
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scan(folder)
+
+    (photos / "0" / "00.png").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", closed)
+        done = living.sync()
+    assert (done.new, done.removed) == (1, 1)
+    reason = "unreadable folder: Permission denied"
+    assert list(living.collection.skipped()) == [("1", reason)]
+    assert len(living) == 11
+    done = living.sync()
+    assert (done.new, done.removed, len(living)) == (0, 1, 11)
+
+
+def test_an_empty_folder_empties_nothing(living: Index, photos: Path) -> None:
+    shutil.rmtree(photos)
+    photos.mkdir()
+    with pytest.raises(LookalikeError, match="no images in"):
+        living.sync()
+    assert len(lookalike.open(living.path)) == 12
+
+
+def test_labels_come_change_and_stay(living: Index, photos: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,Class\n00.png,red\n01.png,blue\nnone.png,x\n")
+    done = living.add(photos, labels=labels)
+    assert (done.changed, done.same, done.unused_labels) == (2, 10, 1)
+    labels.write_text("image,Class\n00.png,green\n")
+    assert living.add(photos, labels=labels).changed == 1
+    paint(photos / "1" / "01.png", 300)
+    assert living.sync().changed == 1
+    rows = rows_of(living)
+    assert (rows["0/00.png"]["label"], rows["1/01.png"]["label"]) == ("green", "blue")
+
+
+def test_images_outside_the_root(living: Index, tmp_path: Path) -> None:
+    elsewhere = paint(tmp_path / "elsewhere" / "100% new.png", 100)
+    done = living.add(tmp_path / "elsewhere")
+    assert (done.new, len(living)) == (1, 13)
+    assert living.collection.source.also == (str(tmp_path / "elsewhere"),)
+    hits = lookalike.open(living.path).search(elsewhere, k=12)
+    assert hits.query.id == 12 and 12 not in [hit.id for hit in hits]
+    found = living.search(Image.open(elsewhere), k=1)
+    assert found.to_dict()["neighbors"][0]["path"] == str(elsewhere)
+    assert found.picture()
+    assert living.sync().removed == 0
+    elsewhere.unlink()
+    paint(tmp_path / "elsewhere" / "other.png", 101)
+    assert living.sync(tmp_path / "elsewhere").removed == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "gone"),
+    [
+        (["{photos}/0/03.png"], {"0/03.png"}),
+        (["0/03.png", "1/01.png"], {"0/03.png", "1/01.png"}),
+        (["{photos}/2"], {"2/02.png", "2/05.png", "2/08.png", "2/11.png"}),
+        (["*/0?.png"], {f"{n % 3}/{n:02}.png" for n in range(10)}),
+        (["1/*", "1/01.png"], {"1/01.png", "1/04.png", "1/07.png", "1/10.png"}),
+        (["*"], {f"{n % 3}/{n:02}.png" for n in range(12)}),
+        (["{photos}"], {f"{n % 3}/{n:02}.png" for n in range(12)}),
+    ],
+)
+def test_removing(living: Index, photos: Path, names: list[str], gone: set[str]) -> None:
+    given = [name.format(photos=photos) for name in names]
+    before = rows_of(living)
+    assert living.remove(given, dry_run=True).removed == len(gone)
+    assert living.remove(given).removed == len(gone)
+    after = {path: row for path, row in before.items() if path not in gone}
+    assert (rows_of(living) if after else {}) == after
+    assert len(living) == len(after)
+    assert living.collection.next_id == 12, "no id is given twice"
+    assert len(list(photos.rglob("*.png"))) == 12, "the files stay"
+    old = lookalike.open(living.path, version=0)
+    assert len(old.search(photos / "0" / "00.png", k=20)) == 11
+
+
+def test_nothing_is_removed_where_a_name_is_of_nothing(living: Index) -> None:
+    with pytest.raises(LookalikeError, match=r"no image nothing.png, 9/\*; none was removed"):
+        living.remove(["0/00.png", "nothing.png", "9/*"])
+    assert len(living) == 12
+
+
+def test_an_index_of_nothing_takes_new_images(living: Index, photos: Path) -> None:
+    living.remove("*")
+    assert (len(living), list(living.collection.skipped())) == (0, [])
+    assert living.search(photos / "0" / "00.png", k=3).neighbors == ()
+    assert living.add(photos).images == 12
+    assert sorted(row["id"] for row in rows_of(living).values()) == list(range(12, 24))
+
+
+def test_versions(living: Index, photos: Path) -> None:
+    paint(photos / "new.png", 100)
+    living.sync()
+    living.remove("new.png")
+    assert [(one["version"], one["what"], one["images"]) for one in living.history()] == [
+        (2, "remove", 12), (1, "sync", 13), (0, "index", 12)
+    ]  # fmt: skip
+    old = lookalike.open(living.path, version=1)
+    assert (len(old), old.refresh(), len(old), old.refresh()) == (13, True, 12, False)
+    with pytest.raises(LookalikeError, match=r"no version 3: .*--history"):
+        lookalike.open(living.path, version=3)
+    assert told("search", living.path, photos / "new.png", "--version", "1", "-k", "20")[
+        "neighbors"
+    ]
+    assert len(told("info", living.path, "--history")["versions"]) == 3
+
+
+def test_small_segments_become_one(living: Index, photos: Path) -> None:
+    before = rows_of(living)
+    for number in range(changes.FEW):
+        paint(photos / f"new {number}.png", 100 + number)
+        living.add(photos)
+    assert len(living.collection.files()) < changes.FEW
+    after = rows_of(living)
+    assert len(after) == 12 + changes.FEW
+    assert {path: after[path] for path in before} == before
+    assert [row["id"] for row in after.values()] == list(range(20))
+
+
+# Going on.
+
+
+class _Killed(Exception):
+    pass
+
+
+def stop_after(waves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run die when it has committed so many waves."""
+    commits = {"made": 0}
+
+    def counted(make: Callable[..., Any]) -> Callable[..., Any]:
+        def commit(*given: Any, **options: Any) -> Any:
+            if commits["made"] == waves:
+                raise _Killed
+            commits["made"] += 1
+            return make(*given, **options)
+
+        return commit
+
+    monkeypatch.setattr(Collection, "create", counted(Collection.create))
+    monkeypatch.setattr(changes, "grow", counted(changes.grow))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, living: Index, overwrite: bool) -> None:
+    photos = tmp_path / "many"
+    for number in range(70):
+        paint(photos / f"{number:02}.png", number)
+    (photos / "07.png").write_text("no picture")
+    out = living.path if overwrite else tmp_path / "y.index"
+    options = Options(spark=False, wave=16)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(_Killed):
+        stop_after(2, patch)
+        build_collection(photos, out, options, overwrite)
+    if overwrite:
+        assert len(lookalike.open(out)) == 12, "the old one, until the new one is complete"
+    else:
+        assert lookalike.open(out).collection.counts() == (31, 1)
+    stored, report = build_collection(photos, out, options, overwrite)
+    assert (report.images, report.skipped, report.same) == (38, 0, 32)
+    assert stored.counts() == (69, 1)
+    again = build_collection(photos, out, options)[1]
+    assert (again.images, again.same) == (0, 70)
+    assert rows_of(Index(stored)).keys() == names_of(photos)
+    whole, _ = build_collection(photos, tmp_path / "whole.index", options)
+    assert list(rows_of(Index(stored)).values()) == list(rows_of(Index(whole)).values())
+    left = {entry.name for entry in (*tmp_path.iterdir(), *out.iterdir())}
+    assert not any(name.startswith(".") and name != ".writers" for name in left)
+
+
+def test_a_run_that_fails_before_its_first_wave_leaves_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(0, monkeypatch)
+    with pytest.raises(_Killed):
+        build_collection(photos, tmp_path / "y.index", Options(spark=False))
+    assert not (tmp_path / "y.index").exists()
+
+
+def test_what_a_killed_run_has_left_is_cleared(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "y.index"
+    (out / "data" / "folder").mkdir(parents=True)
+    (out / "model").mkdir()
+    (out / ".writers").touch()
+    with pytest.raises(LookalikeError, match="was never finished"):
+        lookalike.open(out)
+    assert len(lookalike.index(photos, out, spark=False)) == 12
+    assert not (out / "data" / "folder").exists()
+
+
+def test_an_index_of_other_images_is_not_gone_on_with(
+    living: Index, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LookalikeError, match="is there already, made of"):
+        lookalike.index(tmp_path, living.path)
+    with pytest.raises(LookalikeError, match="is there already, in f32"):
+        lookalike.index(photos, living.path, precision="bf16")
+    assert living.collection.newest().version == 0
+
+
+@pytest.mark.parametrize("kind", ["uri", "table"])
+def test_what_spark_reads_is_gone_on_with_too(photos: Path, tmp_path: Path, kind: str) -> None:
+    table = tmp_path / "table"
+    table.mkdir()
+
+    def write(name: str, files: list[Path]) -> None:
+        content = pa.array([file.read_bytes() for file in files], pa.binary())
+        pq.write_table(pa.table({"image": content}), table / name)
+
+    write("a.parquet", sorted(photos.rglob("*.png")))
+    given = photos.as_uri() if kind == "uri" else str(table)
+    out = tmp_path / "y.index"
+    index = lookalike.index(given, out)
+    assert len(index) == 12
+    assert build_collection(given, out, Options())[1].same == 12
+    new = [paint(photos / "new" / f"{number}.png", 50 + number) for number in range(2)]
+    write("b.parquet", new)
+    done = index.sync()
+    assert (done.new, done.same, done.images, len(index)) == (2, 12, 2, 14)
+    shutil.rmtree(photos / "0")
+    (table / "b.parquet").unlink()
+    assert index.sync().removed == (4 if kind == "uri" else 2)
+    rows_of(index)
+
+
+# Moving.
+
+
+def test_an_index_and_its_photos_may_move(living: Index, photos: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "usb" / "x.index"
+    shutil.copytree(living.path, copied)
+    photos.rename(tmp_path / "usb" / "photos")
+    index = lookalike.open(copied)
+    with pytest.raises(LookalikeError, match="is not there, nor are others"):
+        index.move_photos(tmp_path / "nowhere")
+    index.move_photos(tmp_path / "usb" / "photos")
+    assert index.search(tmp_path / "usb" / "photos" / "0" / "00.png").query.id == 0
+    assert lookalike.open(copied).sync().same == 12
+    assert lookalike.open(copied).collection.version == 0
+
+
+def test_other_readers_follow(living: Index, photos: Path) -> None:
+    paint(photos / "new.png", 100)
+    living.sync()
+    living.remove("0/*")
+    paths = DeltaTable(living.path).to_pyarrow_table()["path"].to_pylist()
+    assert sorted(paths) == sorted(rows_of(living))
+
+
+# The command line.
+
+
+def test_commands(living: Index, photos: Path, tmp_path: Path) -> None:
+    new = paint(tmp_path / "new" / "new.png", 100)
+    done = told("add", living.path, new)
+    assert (done["new"], done["images"], done["version"]) == (1, 1, 1)
+    names = tmp_path / "names.txt"
+    names.write_text(f"{new}\n0/00.png\n")
+    listed = run("remove", living.path, "--from", names, "--dry-run")
+    assert listed.out.splitlines() == [f"- {new}", "- 0/00.png"]
+    assert "would be: 2 removed" in listed.err
+    assert told("remove", living.path, "--from", names)["removed"] == 2
+    assert "1 new: " in run("sync", living.path).err
+    assert "nothing to do: 12 inputs" in run("sync", living.path).err
+    again = run("index", photos, "--out", living.path, "--no-spark")
+    assert (again.code, again.out) == (0, "")
+    assert "nothing is new or changed: 12 inputs" in again.err
+    assert len(json.loads(run("info", living.path, "--history", "--json").out)["versions"]) == 4
+    assert build.Changed(3).to_dict()["version"] == 3
