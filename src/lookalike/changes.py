@@ -31,7 +31,7 @@ from lookalike.embedding import Reused
 from lookalike.errors import LookalikeError
 from lookalike.images.listing import write_listing
 from lookalike.images.sources import glob_pattern
-from lookalike.sql import connect, parquet, quoted
+from lookalike.sql import parquet, quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -92,8 +92,7 @@ def plan(
     """
     wanted = folder / "wanted.parquet"
     first_id = stored.next_id
-    with connect(folder) as sql:
-        stored.view(sql, "stored")
+    with stored.asked(folder) as sql:
         sql.execute(f"create temp view listing as from {parquet(*listing)}")
         sql.execute(
             "create temp table todo as select path, "
@@ -227,9 +226,9 @@ def _known(stored: Collection, sql: "DuckDBPyConnection", folder: Path) -> Known
     )
 
 
-def _new_array(file: Path, kind: "np.dtype[Any]", count: int) -> npt.NDArray[Any]:
+def _new_array(file: Path, kind: "np.dtype[Any]", count: int) -> "np.memmap[Any, Any]":
     """Map a new array of `count` in a file. Raises `OSError` where the disk is full."""
-    mapped: npt.NDArray[Any] = np.lib.format.open_memmap(file, "w+", kind, (count,))
+    mapped = np.lib.format.open_memmap(file, "w+", kind, (count,))
     with file.open("r+b") as made:  # to write what has no room yet would end the process
         os.posix_fallocate(made.fileno(), 0, file.stat().st_size)
     return mapped
@@ -356,8 +355,7 @@ def _overlap(
     stored: Collection, written: Sequence[Written], first_id: int, folder: Path
 ) -> tuple[Ids, Ids]:
     """Return the ids of stored rows that new ones replace, and of new ones that are left out."""
-    with connect(folder) as sql:
-        stored.view(sql, "stored")
+    with stored.asked(folder) as sql:
         ours = parquet(*(Path(row["path"]) for row in written))
         sql.execute(
             "create temp table shared as select ours.id as ours, stored.id as theirs, "
@@ -381,8 +379,7 @@ def matching(
     """
     found: list[Ids] = []
     unknown: list[str] = []
-    with connect(folder) as sql:
-        stored.view(sql, "stored")
+    with stored.asked(folder) as sql:
         sql.register("names", pa.table({"given": list(names), "path": list(names.values())}))
         sql.execute("create temp table exact as from names join stored using (path)")
         found.append(_ids(sql, "select id from exact"))
