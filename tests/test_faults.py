@@ -1,5 +1,6 @@
 """Runs that are killed: at random instants, and at the very ones that could hurt."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import faults
 from lookalike import Index
 from lookalike.build import Options, add, build_collection, remove
-from lookalike.collection import Collection, put_in_place
+from lookalike.collection import Collection, put_in_place, staging_folder
 from lookalike.drawing import DrawnCollection
 from small import picture, pictures, small_network
 
@@ -129,6 +130,22 @@ def test_an_index_killed_while_it_is_replaced_is_put_in_place_by_the_next_run(
     report = build_collection(photos, out, network, overwrite=True)[1]
     assert (report.images, report.same) == (0, 21)
     assert len(whole(out)) == 21
+
+
+def test_a_folder_is_not_taken_for_left_before_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = fcntl.flock
+
+    def lock(file: Any, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", locked)
+        with staging_folder(tmp_path / "work"):  # of another writer, just now
+            locked(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with staging_folder(tmp_path / "work") as folder:
+        assert folder.exists()
+    assert os.listdir(tmp_path) == []
 
 
 def test_two_roots_are_both_remembered(

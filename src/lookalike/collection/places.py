@@ -36,8 +36,10 @@ def staging_folder(beside: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}-", dir=parent))
     try:
         folder.chmod(0o755)  # Spark's workers may be another user's
-        with (folder / _OWNER).open("w") as owner:
+        with (folder / f"{_OWNER}-to-be").open("w") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX)
+            # Only now: who finds it without its lock takes the folder for left.
+            Path(owner.name).rename(folder / _OWNER)
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
