@@ -79,7 +79,7 @@ class Collection:
 
         path = Path(path)
         if not is_collection(path):
-            if is_unfinished(path):
+            if is_unfinished(path) and any(path.iterdir()):
                 raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
             if (path / _ABOUT).is_file():
                 raise LookalikeError(f"{path} is a damaged index: its log is gone")
