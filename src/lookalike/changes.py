@@ -313,30 +313,36 @@ def grow(
     path meanwhile: it stays, and ours is left out. `replaces` says whether any row may be replaced;
     `folder` is for DuckDB.
     """
-    before = stored.version
+    before, least = stored, min(row["first_id"] for row in written)
 
     def work_out(newest: Collection, place: Path) -> Step:
         ours = list(written)
-        if newest.version == before and not replaces:
-            return Step(ours, rows_added=_rows(ours))
-        gone, lost = _overlap(newest, ours, first_id, folder)
-        others, replaced, went = without(newest, gone, place)
-        ids = [(first, last) for _, first, last, _ in newest.ranges()]
-        taken = any(
-            first <= row["last_id"] and row["first_id"] <= last
-            for first, last in ids
-            for row in ours
-        )
-        if len(lost) or taken:
-            shift = newest.next_id - min(row["first_id"] for row in ours) if taken else 0
+        gone, lost, shift = _NONE, _NONE, 0
+        if newest.version != before.version or replaces:
+            gone, lost = _overlap(newest, ours, first_id, folder)
+        # By another writer, also of rows that are gone by now; or by a wave of ours that was moved.
+        given = newest.next_id != before.next_id and least < newest.next_id
+        if given or _meet(newest, ours):
+            shift = newest.next_id - least
+        if len(lost) or shift:
             ours = [
                 fresh
                 for row in ours
                 for fresh in rewrite_segment([Path(row["path"])], place, lost, shift)
             ]
+        others, replaced, went = without(newest, gone, place)
         return Step([*ours, *others], replaced, _rows(ours), went)
 
     return change(stored, what, work_out)
+
+
+def _meet(stored: Collection, written: Iterable[Written]) -> bool:
+    """Say whether ids of new segments lie in the range of a stored one."""
+    return any(
+        first <= row["last_id"] and row["first_id"] <= last
+        for _, first, last, _ in stored.ranges()
+        for row in written
+    )
 
 
 def _rows(written: Iterable[Written]) -> int:
