@@ -14,12 +14,21 @@ A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
-from lookalike.collection.places import make_free, put_in_place, staging_folder, writing
+from lookalike.collection.log import Log
+from lookalike.collection.places import (
+    is_busy,
+    left_folders,
+    make_free,
+    put_in_place,
+    staging_folder,
+    writing,
+)
 from lookalike.collection.segments import (
     SEGMENT,
     SEGMENT_DDL,
     Segment,
     Written,
+    is_intact,
     rewrite_segment,
     write_segment,
 )
@@ -31,10 +40,14 @@ __all__ = [
     "SEGMENT_DDL",
     "Collection",
     "Conflict",
+    "Log",
     "Segment",
     "Written",
+    "is_busy",
     "is_collection",
+    "is_intact",
     "is_unfinished",
+    "left_folders",
     "make_free",
     "put_in_place",
     "rewrite_segment",
