@@ -10,7 +10,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from lookalike.cli import asking, keeping, making
+from lookalike.cli import asking, keeping, making, upkeep
 from lookalike.cli.printing import notes, printable
 from lookalike.errors import LookalikeError
 
@@ -31,6 +31,8 @@ commands: dict[str, Callable[..., None]] = {
     "remove": keeping.remove,
     "sync": keeping.sync,
     "root": keeping.root,
+    "check": upkeep.check,
+    "vacuum": upkeep.vacuum,
     "info": asking.info,
     "search": asking.search,
     "neighbors": asking.neighbors,

@@ -72,13 +72,14 @@ def show_hits(hits: Hits, images: int) -> None:
 
 
 def show_history(versions: Sequence[dict[str, Any]]) -> None:
-    """Print the versions of an index, newest first."""
-    heading = ("version", "time", "what", "added", "removed", "images", "skipped")
+    """Print the versions of an index, newest first; say which of them cannot be opened any more."""
+    heading = ("version", "time", "what", "added", "removed", "images", "skipped", "kept")
     lines: list[tuple[str, ...]] = [heading]
     for one in versions:
         when = datetime.fromtimestamp(one["time"] / 1000).strftime("%Y-%m-%d %H:%M:%S")
-        counts = ("-" if one[name] is None else f"{one[name]:,}" for name in heading[3:])
-        lines.append((str(one["version"]), when, str(one["what"]), *counts))
+        counts = ("-" if one[name] is None else f"{one[name]:,}" for name in heading[3:7])
+        kept = "yes" if one["kept"] else "no"
+        lines.append((str(one["version"]), when, str(one["what"]), *counts, kept))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
