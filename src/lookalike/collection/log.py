@@ -13,6 +13,8 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from lookalike.collection.left import MARK
+
 _LEFT = 3600  # seconds after which nobody who lives still writes to a nameless file
 
 
@@ -99,7 +101,7 @@ class Log:
         return [
             file
             for file in sorted(_files(self.path / "data"))
-            if str(file.relative_to(self.path)) not in named
+            if str(file.relative_to(self.path)) not in named and file.name != MARK
         ]
 
     def leftovers(self) -> list[Path]:
