@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 import lookalike
 from lookalike import changes, cli
 from lookalike.build import jobs, keeping, running
 from lookalike.collection import writing
+from lookalike.embedding import Vectors, normalize
 from small import picture
 
 LOADED = (jobs, keeping, running)  # before it says that it is ready
@@ -19,8 +22,6 @@ SEEDS = 1_000_000  # of pictures, for each process that adds some
 
 def search(index: str, seconds: str, seed: str) -> None:
     """Ask the newest version, opened anew or moved on to; say which it was and what it answered."""
-    import numpy as np
-
     rng = np.random.default_rng(int(seed))
     held = lookalike.open(index)
     end = time.monotonic() + float(seconds)
@@ -30,14 +31,13 @@ def search(index: str, seconds: str, seed: str) -> None:
             number = int(rng.integers(8))
             hits = asked.search(question(number, asked.collection.about_model["width"]), 5)
             found = [(hit.id, hit.distance) for hit in hits]
-            print(json.dumps([asked.collection.version, number, found]))
+            print(json.dumps([asked.collection.version, number, found]))  # noqa: T201
 
 
-def question(number: int, width: int) -> "lookalike.embedding.Vectors":
-    import numpy as np
-
+def question(number: int, width: int) -> Vectors:
     vector = np.random.default_rng(number).normal(size=width).astype(np.float32)
-    return lookalike.embedding.normalize(vector[None])[0]
+    unit: Vectors = normalize(vector[None])[0]
+    return unit
 
 
 def add_more(index: str, seconds: str, folder: str, number: str) -> None:
@@ -82,6 +82,6 @@ TASKS: dict[str, Callable[..., None]] = {
 }
 
 if __name__ == "__main__":
-    print("ready", flush=True)
+    print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()
     TASKS[sys.argv[1]](*sys.argv[2:])

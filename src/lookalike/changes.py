@@ -6,13 +6,14 @@ was quicker, it is worked out again from theirs, so that no path is ever there t
 """
 
 import glob
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -206,8 +207,8 @@ def _known(stored: Collection, sql: "DuckDBPyConnection", folder: Path) -> Known
     if not count:
         return None
     kind = np.dtype([("id", np.int64), ("width", np.int32), ("height", np.int32)])
-    hashes = np.lib.format.open_memmap(folder / "hashes.npy", "w+", "S32", (count,))
-    found = np.lib.format.open_memmap(folder / "found.npy", "w+", kind, (count,))
+    hashes = _new_array(folder / "hashes.npy", np.dtype("S32"), count)
+    found = _new_array(folder / "found.npy", kind, count)
     start = 0
     result = sql.execute("from known order by content_hash, id")
     while batch := result.fetchmany(FULL):
@@ -224,6 +225,15 @@ def _known(stored: Collection, sql: "DuckDBPyConnection", folder: Path) -> Known
         tuple(Segment(file.absolute()) for file, *_ in ranges),
         tuple(first for _, first, *_ in ranges),
     )
+
+
+def _new_array(file: Path, kind: "np.dtype[Any]", count: int) -> "np.memmap[Any, Any]":
+    """Map a new array of `count` in a file. Raises `OSError` where the disk is full."""
+    mapped = np.lib.format.open_memmap(file, "w+", kind, (count,))
+    if hasattr(os, "posix_fallocate"):  # to write what has no room yet would end the process
+        with file.open("r+b") as made:
+            os.posix_fallocate(made.fileno(), 0, file.stat().st_size)
+    return mapped
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from lookalike.cli import asking, keeping, making, upkeep
 from lookalike.cli.printing import notes, printable
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, full_disk, is_full_disk
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -58,6 +58,8 @@ def main() -> NoReturn:
         message = str(error)
     except OSError as error:
         message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        if is_full_disk(error):
+            message = str(full_disk(error.filename or "nothing more can be written"))
     except Exception as error:
         if not type(error).__module__.startswith(("pyspark", "py4j")):
             raise

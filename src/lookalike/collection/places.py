@@ -16,7 +16,7 @@ from typing import IO
 
 from lookalike.collection.left import clear
 from lookalike.collection.segments import Segment
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, full_disk, is_full_disk
 
 _OWNER = ".owner"  # locked while the process that made a staging folder lives
 _PATIENCE = 2.0  # seconds, with who has a collection to itself: mostly to clear up in it
@@ -60,13 +60,16 @@ def _is_left(folder: Path) -> bool:
 def writing(path: Path, *, alone: bool = False) -> Iterator[Callable[[], None]]:
     """Say that this process writes into the collection at `path`, beside others or `alone`.
 
-    Raises `LookalikeError` where it must be alone and is not, or the collection is read-only. The
-    lock goes with the process, however it ends. Gives a function that lets others write as well.
-    Who comes first clears up after writers that were killed.
+    Raises `LookalikeError` where it must be alone and is not, the collection is read-only, or the
+    disk is full, which may turn out only in the block. The lock goes with the process, however it
+    ends. Gives a function that lets others write as well. Who comes first clears up after writers
+    that were killed.
     """
     try:
         lock = (path / ".writers").open("a")
     except OSError as error:
+        if is_full_disk(error):
+            raise full_disk(path) from None
         raise LookalikeError(
             f"{path} cannot be written to ({error.strerror}): search needs no more than reading it"
         ) from None
@@ -79,7 +82,12 @@ def writing(path: Path, *, alone: bool = False) -> Iterator[Callable[[], None]]:
                 who = "something writes into it" if alone else "something has it to itself"
                 raise LookalikeError(f"{path} is busy, {who}: try again later")
             time.sleep(0.05)
-        yield lambda: fcntl.flock(lock, fcntl.LOCK_SH)
+        try:
+            yield lambda: fcntl.flock(lock, fcntl.LOCK_SH)
+        except Exception as error:
+            if is_full_disk(error):
+                raise full_disk(path) from None
+            raise
 
 
 def _takes(lock: IO[str], how: int) -> bool:

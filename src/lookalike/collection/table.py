@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from lookalike.cache import new_file
 from lookalike.collection.left import describing, new_data_folder
 from lookalike.collection.log import Log
+from lookalike.collection.places import writing
 from lookalike.collection.segments import SEGMENT, Segment, Written, read_rows, unreadable
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
@@ -178,6 +180,11 @@ class Collection:
             if not self._has_made_next(mark):  # what comes after a commit may fail as well
                 if self._newest() > self.version:
                     raise Conflict from None
+                if _is_newer(error):
+                    raise LookalikeError(
+                        f"{self.path} was changed by a newer program ({_line(error)}): "
+                        "upgrade to write into it; it stays as it was"
+                    ) from None
                 raise LookalikeError(f"{self.path} stays as it was: {_line(error)}") from None
         return type(self).open(self.path, self.version + 1)  # which may have a successor by now
 
@@ -208,7 +215,7 @@ class Collection:
         return self._describe(lambda source: {"also": sorted({*source.get("also", ()), *folders})})
 
     def _describe(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Self:
-        with describing(self.path):
+        with writing(self.path), describing(self.path):
             about = _read_about(self.path)
             about["source"].update(change(about["source"]))
             with new_file(self.path / _ABOUT) as part:
@@ -420,7 +427,16 @@ def _no_longer_kept(path: Path, version: int) -> LookalikeError:
     )
 
 
+def _is_newer(error: Exception) -> bool:
+    """Say whether it is for what a later version of Delta brought that something failed."""
+    return bool(re.search(r"unsupported|not supported|table features", str(error), re.IGNORECASE))
+
+
 def _damaged(path: Path, error: Exception) -> LookalikeError:
+    if _is_newer(error):
+        return LookalikeError(
+            f"{path} was changed by a newer program ({_line(error)}): upgrade to open it"
+        )
     return LookalikeError(f"{path} is a damaged index: {_line(error)}")
 
 
