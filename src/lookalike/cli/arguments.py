@@ -40,6 +40,7 @@ UseSpark = Annotated[
 Wave = Annotated[
     int, typer.Option(help="Images between two commits: a killed run loses no more.", metavar="N")
 ]
+Every = Annotated[float, typer.Option(help="Seconds between two looks.", metavar="SECONDS")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; list what would be.")]
 Out = Annotated[Path, typer.Option(help="Where to write it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]

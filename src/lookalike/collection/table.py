@@ -172,7 +172,7 @@ class Collection:
             if DeltaTable(self.path.absolute()).version() > self.version:
                 raise Conflict from None
             raise LookalikeError(f"{self.path} stays as it was: {_line(error)}") from None
-        return type(self).open(self.path)
+        return self._again()
 
     def new_folder(self) -> Path:
         """Make a folder for new data files and return it."""
@@ -182,7 +182,14 @@ class Collection:
 
     def newest(self) -> Self:
         """Return this collection at its newest version, which may be this one."""
-        return self if self._table.version() == self._newest() else type(self).open(self.path)
+        return self if self._table.version() == self._newest() else self._again()
+
+    def _again(self) -> Self:
+        """Open the newest version; where it has the same model, that is not read again."""
+        opened = type(self).open(self.path)
+        if "model" in self.__dict__ and opened.about_model == self.about_model:
+            opened.__dict__["model"] = self.model
+        return opened
 
     def _newest(self) -> int:
         from deltalake import DeltaTable
