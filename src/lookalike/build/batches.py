@@ -76,7 +76,7 @@ def _look_at_files(
 
 def _names(files: "DataFrame", root: str) -> Iterator[str]:
     """Give the names below a local folder of files that are still there."""
-    for row in files.select("path").toLocalIterator():
+    for row in files.select("path").collect():  # no more than a batch
         path = "/" + row["path"].removeprefix("file:").lstrip("/")
         if os.path.exists(path):
             yield os.path.relpath(path, root)
