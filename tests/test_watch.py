@@ -18,6 +18,7 @@ import pytest
 
 from lookalike import LookalikeError, build, images, models, watch
 from lookalike.build import Options, build_collection
+from lookalike.cli.printing import last_words
 from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
 from lookalike.models.engines import _engine
@@ -487,8 +488,10 @@ def test_a_stream_adds_each_new_photo_once(place: Place) -> None:
     place.put(3, "old.jpg", modified=OLD - 1e8)
     assert added(streamed(place)) == 1
     (place.photos / "old.jpg").unlink()
-    last = max((place.index / ".watch" / "commits").glob("[0-9]*"), key=lambda file: int(file.name))
-    last.unlink()
+    commits = place.index / ".watch" / "commits"
+    last = max(int(file.name) for file in commits.glob("[0-9]*"))
+    for name in (f"{last}", f".{last}.crc"):
+        (commits / name).unlink()
     looks = streamed(place)
     assert added(looks) == 0 and not any(look.moved for look in looks)
     assert place.stored().version == version + 1
@@ -537,6 +540,10 @@ def test_a_stream_over_a_uri(place: Place, tmp_path: Path) -> None:
         photo.unlink()
     with pytest.raises(LookalikeError, match="no images in"):
         build.sync(place.stored(), None, Options())
+    shutil.rmtree(place.photos)
+    with pytest.raises(Exception, match="PATH_NOT_FOUND") as caught:
+        streamed(place)
+    assert str(place.photos) in last_words(caught.value)
 
 
 def test_what_cannot_be_streamed_is_said(place: Place) -> None:

@@ -199,8 +199,11 @@ def _running(
     query = writer.start()
     try:
         yield query
+        if failed:
+            raise failed[-1]
         if (error := query.exception()) is not None:
-            raise failed[-1] if failed else error
+            first = str(error).splitlines()[0]  # below it Spark prints its whole plan
+            raise LookalikeError(f"Spark's stream stopped: {first}")
     finally:
         over.set()
         if query.isActive:
