@@ -9,6 +9,7 @@ Nothing else knows its layout, which is
     INDEX/lsh/                hash models, derived (see `hashing`)
     INDEX/signatures/         what signatures are made with, and what they are worth (`searcher`)
     INDEX/.writers            locked by whoever writes
+    INDEX/.watch/             what a stream of Spark's has seen (`watch`)
 
 A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md, that any of its
 readers can read; written through https://delta-io.github.io/delta-rs/.

@@ -186,7 +186,7 @@ class Collection:
                         "upgrade to write into it; it stays as it was"
                     ) from None
                 raise LookalikeError(f"{self.path} stays as it was: {_line(error)}") from None
-        return type(self).open(self.path, self.version + 1)  # which may have a successor by now
+        return self._again(self.version + 1)  # which may have a successor by now
 
     def _has_made_next(self, mark: str) -> bool:
         """Say whether the next version is the one whose commit has a mark."""
@@ -199,7 +199,14 @@ class Collection:
 
     def newest(self) -> Self:
         """Return this collection at its newest version, which may be this one."""
-        return self if self._table.version() == self._newest() else type(self).open(self.path)
+        return self if self._table.version() == self._newest() else self._again()
+
+    def _again(self, version: int | None = None) -> Self:
+        """Open the newest version, or another; the same model is not read again."""
+        opened = type(self).open(self.path, version)
+        if "model" in self.__dict__ and opened.about_model == self.about_model:
+            opened.__dict__["model"] = self.model
+        return opened
 
     def _newest(self) -> int:
         from deltalake import DeltaTable
