@@ -15,6 +15,7 @@ from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 from lookalike.images.frame import literal, new_files
 from lookalike.spark import local_uri, session
+from lookalike.upkeep import vacuum
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -30,6 +31,7 @@ AT_ONCE = 4096
 """Files at most in a batch of a stream."""
 _REST = 10  # times as long as a look takes, the next one waits where it comes early
 _ASK_EVERY = 0.2  # seconds between two questions to a stream whether there is news
+_DAY = 86_400.0  # seconds between two clean-ups of what only old versions need
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Waiting:
         if self._source is None or self._source.kind != "files":  # a lake shows whole files only
             return True
         try:
-            images.decode_pixels(images.read(self._source, path))
+            with images.decoder(isolated=True) as decode:
+                decode(images.read(self._source, path))
         except images.BadImage:
             return False
         return True
@@ -108,6 +111,7 @@ def looks(
     again = False
     waiting = Waiting()
     stored: Collection | None = Collection.open(path)
+    cleaned = time.monotonic()
     while True:
         started = time.monotonic()
         try:
@@ -122,6 +126,10 @@ def looks(
                 raise
             stored, look = None, Look(trouble=error)
         took = time.monotonic() - started
+        if stored is not None and started - cleaned > _DAY:
+            cleaned = started
+            with suppress(LookalikeError):  # others may be writing: another day
+                vacuum(stored)
         yield look
         if once and (again or not look.waiting):
             return
