@@ -137,6 +137,11 @@ def cpu_of_tree(pid: int) -> float:
     return sum(_cpu_of(tree(pid)).values())
 
 
+def cpu_by_process(pid: int) -> dict[Process, float]:
+    """CPU seconds so far of a process and each of its living descendants."""
+    return _cpu_of(tree(pid))
+
+
 def _cpu_of(pids: Iterable[int]) -> dict[Process, float]:
     """CPU seconds so far of each of these processes that is alive."""
     ticks_per_second = os.sysconf("SC_CLK_TCK")

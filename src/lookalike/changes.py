@@ -31,7 +31,7 @@ from lookalike.embedding import Reused
 from lookalike.errors import LookalikeError
 from lookalike.images.listing import write_listing
 from lookalike.images.sources import glob_pattern
-from lookalike.sql import connect, parquet, quoted
+from lookalike.sql import parquet, quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -98,8 +98,7 @@ def plan(
     """
     wanted = folder / "wanted.parquet"
     first_id = stored.next_id
-    with connect(folder) as sql:
-        stored.view(sql, "stored")
+    with stored.asked(folder) as sql:
         sql.execute(f"create temp view listing as from {parquet(*listing)}")
         sql.execute(
             "create temp table todo as select path, "
@@ -383,8 +382,7 @@ def _overlap(
     stored: Collection, written: Sequence[Written], first_id: int, folder: Path
 ) -> tuple[Ids, Ids]:
     """Return the ids of stored rows that new ones replace, and of new ones that are left out."""
-    with connect(folder) as sql:
-        stored.view(sql, "stored")
+    with stored.asked(folder) as sql:
         ours = parquet(*(Path(row["path"]) for row in written))
         sql.execute(
             "create temp table shared as select ours.id as ours, stored.id as theirs, "
@@ -408,8 +406,7 @@ def matching(
     """
     found: list[Ids] = []
     unknown: list[str] = []
-    with connect(folder) as sql:
-        stored.view(sql, "stored")
+    with stored.asked(folder) as sql:
         sql.register("names", pa.table({"given": list(names), "path": list(names.values())}))
         sql.execute("create temp table exact as from names join stored using (path)")
         found.append(_ids(sql, "select id from exact"))

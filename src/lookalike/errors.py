@@ -19,6 +19,16 @@ def is_full_disk(error: BaseException) -> bool:
     return bool(_FULL.search(str(error)))
 
 
+def is_forbidden(error: BaseException) -> bool:
+    """Say whether something failed for want of the right to do it, whichever library says so."""
+    return isinstance(error, PermissionError) or "permission denied" in str(error).lower()
+
+
+def forbidden(what: object) -> LookalikeError:
+    """Return the error for something that may not be read."""
+    return LookalikeError(f"{what} may not be read: ask who owns it for the right to")
+
+
 def full_disk(what: object) -> LookalikeError:
     """Return the error for it; `what` lies on the disk."""
     return LookalikeError(

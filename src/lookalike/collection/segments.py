@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from lookalike.cache import cache_folder, new_file, new_folder
 from lookalike.embedding import ROW
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, forbidden, is_forbidden
 from lookalike.untrusted import map_array
 
 # What search needs of a row, beside its vector.
@@ -249,6 +249,8 @@ def _readable(file: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise unreadable(file, "is missing") from None
     except (pa.ArrowException, OSError, ValueError) as error:
+        if is_forbidden(error):
+            raise forbidden(file) from None
         detail = (str(error).splitlines() or [type(error).__name__])[0]
         raise unreadable(file, f"is damaged ({detail})") from None
 

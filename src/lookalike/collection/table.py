@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -21,11 +22,11 @@ from lookalike.collection.log import Log
 from lookalike.collection.places import writing
 from lookalike.collection.segments import SEGMENT, Segment, Written, read_rows, unreadable
 from lookalike.embedding import ROW
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, forbidden, is_forbidden
 from lookalike.images import Source
 from lookalike.models import Model, in_words
 from lookalike.spark import local_uri
-from lookalike.sql import parquet
+from lookalike.sql import connect, parquet
 from lookalike.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -71,13 +72,19 @@ class Collection:
     def open(cls, path: str | Path, version: int | None = None, *, look: bool = True) -> Self:
         """Open a collection, at its newest version or an older one.
 
-        Raises `LookalikeError` if there is none, if another lookalike made it, or, unless `look` is
-        false, if a data file is gone or cut short.
+        Raises `LookalikeError` if there is none, if another lookalike made it, if it may not be
+        read, or, unless `look` is false, if a data file is gone or cut short.
         """
+        try:
+            return cls._open(Path(path), version, look)
+        except PermissionError as error:
+            raise forbidden(error.filename or path) from None
+
+    @classmethod
+    def _open(cls, path: Path, version: int | None, look: bool) -> Self:
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
-        path = Path(path)
         if not is_collection(path):
             if is_unfinished(path) and any(path.iterdir()):
                 raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
@@ -97,7 +104,7 @@ class Collection:
             source, about_model = Source.stored(about["source"]), in_words(about["model"])
             opened = cls(path, table, source, about_model)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
-            if version is not None and isinstance(error, DeltaError):
+            if version is not None and isinstance(error, DeltaError) and not _is_newer(error):
                 raise _no_longer_kept(path, version) from None
             raise _damaged(path, error) from None
         if look:
@@ -322,6 +329,21 @@ class Collection:
         else:
             connection.register(name, ROW.empty_table())
 
+    @contextmanager
+    def asked(self, folder: Path) -> Iterator["DuckDBPyConnection"]:
+        """Give a connection of DuckDB in which the rows of this version are the table `stored`.
+
+        It spills into `folder`. Raises `LookalikeError`, which names a data file that is damaged.
+        """
+        try:
+            with connect(folder) as sql:
+                self.view(sql, "stored")
+                yield sql
+        except LookalikeError:
+            for file in self.files():
+                read_rows(file, [name for name in ROW.names if name != "embedding"])
+            raise
+
     @cached_property
     def segments(self) -> list[Segment]:
         """The data files as search maps them."""
@@ -409,8 +431,12 @@ def is_unfinished(path: Path) -> bool:
 
 
 def _has_versions(path: Path) -> bool:
-    # Whoever makes one makes the folder first, and may be killed then.
-    return any((path / "_delta_log").glob("[0-9]*"))
+    # Whoever makes one makes the folder and a part of the file first, and may be killed then.
+    try:
+        names = os.listdir(path / "_delta_log")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return any(name[0].isdecimal() and "#" not in name for name in names)
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -440,6 +466,8 @@ def _is_newer(error: Exception) -> bool:
 
 
 def _damaged(path: Path, error: Exception) -> LookalikeError:
+    if is_forbidden(error):
+        return forbidden(getattr(error, "filename", None) or path)
     if _is_newer(error):
         return LookalikeError(
             f"{path} was changed by a newer program ({_line(error)}): upgrade to open it"
