@@ -56,12 +56,14 @@ _PASSING = "(stored.reason like 'unreadable%' or stored.reason = 'no such file')
 class Plan:
     """What a collection lacks of a listing. `wanted` is a listing of what has to be read.
 
-    Its ids are new ones; `first_id` is the least. `new`, `changed` and `same` count the listing's
-    inputs. `gone` has the ids of rows in the collection that the listing could have and has not.
+    Its ids are new ones; `first_id` is the least. Of the inputs `listed`, `new` and `changed` ones
+    count by now, `same` ones are as they were. `gone` has the ids of rows in the collection that
+    the listing could have and has not.
     """
 
     wanted: Path
     first_id: int
+    listed: int
     new: int
     changed: int
     same: int
@@ -77,6 +79,9 @@ class Plan:
 Say = Callable[[str, str], None]
 """Takes a sign, `+` for new, `~` for changed, `-` for gone, and an encoded path."""
 
+Settled = Callable[[str, str, int | None, int | None], bool]
+"""Says of a sign, an encoded path, its size and its time whether this change counts by now."""
+
 
 def plan(
     stored: Collection,
@@ -84,11 +89,12 @@ def plan(
     below: Sequence[str],
     folder: Path,
     say: Say | None = None,
+    settled: Settled | None = None,
 ) -> Plan:
     """Compare a listing, in one file or more, with a collection; files go to `folder`.
 
     `below` are the encoded paths of the files and folders that were listed, "" for the root. What
-    is found is told to `say` as well, path by path.
+    is found is told to `say` as well, path by path. What is not `settled` is left for another time.
     """
     wanted = folder / "wanted.parquet"
     first_id = stored.next_id
@@ -106,6 +112,18 @@ def plan(
             "or (listing.reason is not null and listing.reason is distinct from stored.reason) "
             f"or (listing.reason is null and {_PASSING})"
         )
+        sql.execute(
+            "create temp table gone as "
+            f"select id, path from stored anti join listing using (path) where ({_below(below)}) "
+            # What lies in a folder that cannot be read now is not gone.
+            "and not exists (select 1 from listing as shut where shut.reason is not null "
+            "and starts_with(stored.path, shut.path || '/'))"
+        )
+        (listed,) = _one(sql, "select count() from listing")
+        (found,) = _one(sql, "select count() from todo")
+        if settled is not None:
+            _leave(sql, "todo", "if(old is null, '+', '~'), path, size, modified", settled)
+            _leave(sql, "gone", "'-', path, null, null", settled)
         write_listing(
             f"select {first_id} + row_number() over (order by path) - 1 as id, "
             "path, label, reason, size, modified from todo order by id",
@@ -113,14 +131,6 @@ def plan(
             sql,
         )
         new, changed = _one(sql, "select count() - count(old), count(old) from todo")
-        (total,) = _one(sql, "select count() from listing")
-        sql.execute(
-            "create temp view gone as "
-            f"select id, path from stored anti join listing using (path) where ({_below(below)}) "
-            # What lies in a folder that cannot be read now is not gone.
-            "and not exists (select 1 from listing as shut where shut.reason is not null "
-            "and starts_with(stored.path, shut.path || '/'))"
-        )
         gone = _ids(sql, "select id from gone")
         if say is not None:
             _tell(
@@ -130,7 +140,17 @@ def plan(
                 say,
             )
         known = _known(stored, sql, folder) if new + changed else None
-    return Plan(wanted, first_id, new, changed, total - new - changed, gone, known)
+    return Plan(wanted, first_id, listed, new, changed, listed - found, gone, known)
+
+
+def _leave(sql: "DuckDBPyConnection", table: str, columns: str, settled: Settled) -> None:
+    """Delete from a table of changes those that do not count yet."""
+    early: list[str] = []
+    result = sql.execute(f"select {columns} from {table}")
+    while rows := result.fetchmany(FULL):
+        early += (row[1] for row in rows if not settled(*row))
+    sql.register("early", pa.table({"path": pa.array(early, pa.string())}))
+    sql.execute(f"delete from {table} using early where {table}.path = early.path")
 
 
 def _tell(sql: "DuckDBPyConnection", query: str, say: Say) -> None:
@@ -229,8 +249,9 @@ def _known(stored: Collection, sql: "DuckDBPyConnection", folder: Path) -> Known
 def _new_array(file: Path, kind: "np.dtype[Any]", count: int) -> "np.memmap[Any, Any]":
     """Map a new array of `count` in a file. Raises `OSError` where the disk is full."""
     mapped = np.lib.format.open_memmap(file, "w+", kind, (count,))
-    with file.open("r+b") as made:  # to write what has no room yet would end the process
-        os.posix_fallocate(made.fileno(), 0, file.stat().st_size)
+    if hasattr(os, "posix_fallocate"):  # to write what has no room yet would end the process
+        with file.open("r+b") as made:
+            os.posix_fallocate(made.fileno(), 0, file.stat().st_size)
     return mapped
 
 
@@ -321,30 +342,36 @@ def grow(
     path meanwhile: it stays, and ours is left out. `replaces` says whether any row may be replaced;
     `folder` is for DuckDB.
     """
-    before = stored.version
+    before, least = stored, min(row["first_id"] for row in written)
 
     def work_out(newest: Collection, place: Path) -> Step:
         ours = list(written)
-        if newest.version == before and not replaces:
-            return Step(ours, rows_added=_rows(ours))
-        gone, lost = _overlap(newest, ours, first_id, folder)
-        others, replaced, went = without(newest, gone, place)
-        ids = [(first, last) for _, first, last, _ in newest.ranges()]
-        taken = any(
-            first <= row["last_id"] and row["first_id"] <= last
-            for first, last in ids
-            for row in ours
-        )
-        if len(lost) or taken:
-            shift = newest.next_id - min(row["first_id"] for row in ours) if taken else 0
+        gone, lost, shift = _NONE, _NONE, 0
+        if newest.version != before.version or replaces:
+            gone, lost = _overlap(newest, ours, first_id, folder)
+        # By another writer, also of rows that are gone by now; or by a wave of ours that was moved.
+        given = newest.next_id != before.next_id and least < newest.next_id
+        if given or _meet(newest, ours):
+            shift = newest.next_id - least
+        if len(lost) or shift:
             ours = [
                 fresh
                 for row in ours
                 for fresh in rewrite_segment([Path(row["path"])], place, lost, shift)
             ]
+        others, replaced, went = without(newest, gone, place)
         return Step([*ours, *others], replaced, _rows(ours), went)
 
     return change(stored, what, work_out)
+
+
+def _meet(stored: Collection, written: Iterable[Written]) -> bool:
+    """Say whether ids of new segments lie in the range of a stored one."""
+    return any(
+        first <= row["last_id"] and row["first_id"] <= last
+        for _, first, last, _ in stored.ranges()
+        for row in written
+    )
 
 
 def _rows(written: Iterable[Written]) -> int:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lookalike.build.keeping import Photos
     from lookalike.changes import Say
     from lookalike.hashing import Hasher, Tuned
+    from lookalike.upkeep import Checked, Repaired, Vacuumed
 
 Engine = Literal["auto", "exact", "lsh", "spark"]
 _FEW = 5  # neighbours, where nobody says how many
@@ -156,6 +157,38 @@ class Index:
         if collection.version != self.collection.version:
             self._move_to(collection)
         return changed
+
+    def check(self) -> "Checked":
+        """Check all that must be true of the index, to the last byte; nothing is changed.
+
+        One that is too damaged to be opened otherwise can be with `open(path, look=False)`.
+        """
+        from lookalike import upkeep
+
+        return upkeep.check(self.collection)
+
+    def repair(self) -> "Repaired":
+        """Repair the index, and move on to what is then there.
+
+        Images that are lost with damaged files are embedded again by `sync`, from their photos.
+        """
+        from lookalike import upkeep
+
+        repaired = upkeep.repair(self.collection)
+        if not repaired.found.ok:
+            self._move_to(Collection.open(self.path))
+        return repaired
+
+    def vacuum(self, keep_days: float = 7, *, dry_run: bool = False) -> "Vacuumed":
+        """Delete what only versions need that were not the newest in the last `keep_days` days.
+
+        They can be opened no longer. The newest one stays as it is, its small segments made one.
+        """
+        from lookalike import upkeep
+
+        vacuumed = upkeep.vacuum(self.collection, keep_days, dry_run=dry_run)
+        self.refresh()
+        return vacuumed
 
     def move_photos(self, root: str | Path) -> None:
         """Say where the photos are now, after their folder was moved or the index was copied.
@@ -485,9 +518,9 @@ def index(
     return Index(build_collection(photos, Path(out), Options(**options), overwrite)[0])
 
 
-def open(path: str | Path, version: int | None = None) -> Index:
+def open(path: str | Path, version: int | None = None, *, look: bool = True) -> Index:
     """Open an index, at its newest version or an older one.
 
-    Raises `LookalikeError` if there is none.
+    Raises `LookalikeError` if there is none, or, unless `look` is false, if it lacks a data file.
     """
-    return Index(Collection.open(path, version))
+    return Index(Collection.open(path, version, look=look))

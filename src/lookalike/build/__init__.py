@@ -1,5 +1,6 @@
 """From images to a collection: made, resumed, added to, brought up to date."""
 
+from lookalike.build.batches import add_batch
 from lookalike.build.jobs import Job, Options, Report, prepare
 from lookalike.build.keeping import Changed, add, build_collection, look, remove, sync
 from lookalike.build.running import embed_all, stored_rows
@@ -10,6 +11,7 @@ __all__ = [
     "Options",
     "Report",
     "add",
+    "add_batch",
     "build_collection",
     "embed_all",
     "look",

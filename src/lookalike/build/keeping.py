@@ -5,12 +5,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lookalike import changes, images
 from lookalike.build.jobs import Done, Job, Options, Report, prepare
 from lookalike.build.running import Inputs, Wanted, embed_all
-from lookalike.changes import Plan, Say
+from lookalike.changes import Plan, Say, Settled
 from lookalike.collection import (
     Collection,
     Written,
@@ -30,6 +32,9 @@ from lookalike.models import Model, calibration
 from lookalike.progress import progress_line
 from lookalike.searcher import EXACT_UP_TO, Searcher
 from lookalike.spark import local_uri, progress, session
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 Photos = str | Path | Sequence[str | Path]
 
@@ -57,7 +62,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where images are as seen from the root of a collection.
 
     `before` is put before the paths of a listing. `below` are the encoded paths, seen from the
@@ -75,6 +80,10 @@ class Found:
     inputs: Inputs
     plan: Plan | None
     unused_labels: int
+
+
+Find = Callable[[Job, Collection, Path, Place], Found]
+"""Lists inputs and compares them with a collection; a folder for what it writes is given."""
 
 
 def build_collection(
@@ -168,19 +177,22 @@ def _empty(folder: Path) -> None:
 
 def add(
     stored: Collection,
-    photos: Photos,
+    photos: Photos | None,
     options: Options,
     *,
     dry_run: bool = False,
     say: Say | None = None,
+    settled: Settled | None = None,
 ) -> tuple[Collection, Changed]:
     """Embed what is new or changed among some images and commit it, wave by wave.
 
     Network and precision are the collection's own; of the options those count that say how images
-    are read. Images outside its root keep their whole paths. With `dry_run` nothing is changed;
-    `say` is told what is found.
+    are read. Images outside its root keep their whole paths; without `photos` it is those below it.
+    With `dry_run` nothing is changed; `say` is told what is found. What is not `settled` is left
+    for another time.
     """
-    return _update(stored, photos, options, "add", dry_run, say)
+    find = partial(look, say=say and _kept(say), settled=settled)
+    return update(stored, photos, options, "add", find, dry_run=dry_run)
 
 
 def sync(
@@ -190,23 +202,27 @@ def sync(
     *,
     dry_run: bool = False,
     say: Say | None = None,
+    settled: Settled | None = None,
 ) -> tuple[Collection, Changed]:
     """Make a collection equal to a folder: `add`, and remove what the folder has no longer.
 
     Without `photos` the folder is the collection's root; else only what lies in `photos` may be
-    removed. What lies in a folder that cannot be read stays.
+    removed. What lies in a folder that cannot be read stays, as does what is not `settled`.
     """
-    return _update(stored, photos, options, "sync", dry_run, say)
+    find = partial(look, say=say, settled=settled)
+    return update(stored, photos, options, "sync", find, dry_run=dry_run)
 
 
-def _update(
+def update(
     stored: Collection,
     photos: Photos | None,
     options: Options,
     what: str,
-    dry_run: bool,
-    say: Say | None,
+    find: Find,
+    *,
+    dry_run: bool = False,
 ) -> tuple[Collection, Changed]:
+    """Do what `find` says is to do with some images, by default those in the root."""
     source = stored.source
     options = replace(
         options,
@@ -221,7 +237,7 @@ def _update(
     with writing(stored.path), staging_folder(stored.path / "work") as staging:
         if not dry_run:
             stored = _rooted(stored, job.source)
-        found = look(job, stored, staging, place, say and _kept(say, what))
+        found = find(job, stored, staging, place)
         plan = found.plan
         assert plan is not None
         gone = plan.gone if what == "sync" else plan.gone[:0]
@@ -238,8 +254,8 @@ def _update(
         )
 
 
-def _kept(say: Say, what: str) -> Say:
-    return say if what == "sync" else lambda sign, path: None if sign == "-" else say(sign, path)
+def _kept(say: Say) -> Say:
+    return lambda sign, path: None if sign == "-" else say(sign, path)
 
 
 def _rooted(stored: Collection, source: images.Source) -> Collection:
@@ -251,7 +267,8 @@ def _rooted(stored: Collection, source: images.Source) -> Collection:
         )
     if source.kind == "table" and source != stored.source:
         raise LookalikeError(f"{stored.path} was made of another table: make another index of it")
-    if source.kind == "files" and _seen_from(stored.source.root, source.root) is None:
+    below = source.kind != "files" or _seen_from(stored.source.root, source.root) is not None
+    if not below and source.root not in stored.source.also:
         return stored.also_below([source.root])
     return stored
 
@@ -267,43 +284,50 @@ def _seen_from(root: str, folder: str) -> str | None:
     return by_name or _below(os.path.realpath(folder), os.path.realpath(root))
 
 
-def _place(stored: Collection, source: images.Source) -> _Place:
+def _place(stored: Collection, source: images.Source) -> Place:
     if source.kind != "files":
-        return _Place()
+        return Place()
     below = _seen_from(stored.source.root, source.root)
     before = images.encode_path(source.root if below is None else below).rstrip("/") + "/"
     if before == "./":
         before = ""
     names = (before + images.encode_path(name) for name in source.names)
-    return _Place(before, tuple(name.rstrip("/") for name in names))
+    return Place(before, tuple(name.rstrip("/") for name in names))
 
 
 def look(
     job: Job,
     stored: Collection | None,
     staging: Path,
-    place: _Place | None = None,
+    place: Place | None = None,
     say: Say | None = None,
+    settled: Settled | None = None,
 ) -> Found:
     """List the inputs of a job; compare them with what is stored."""
     place = place or _place_of_root(job.source)
     if job.source.kind != "files":
-        return _look_with_spark(job, stored, staging, say)
+        return _look_with_spark(job, stored, staging, say, settled)
     listing = staging / "listing.parquet"
     count = list_images(job.source, listing, place.before)
     unused = label_images(listing, job.labels) if job.labels is not None else 0
     if stored is None:
         return Found(Inputs(count, listing), None, unused)
     with progress_line("comparing with what is there"):
-        plan = changes.plan(stored, [listing], place.below, staging, say)
+        plan = changes.plan(stored, [listing], place.below, staging, say, settled)
     return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, unused)
 
 
-def _place_of_root(source: images.Source) -> _Place:
-    return _Place("", tuple(map(images.encode_path, source.names)))
+def _place_of_root(source: images.Source) -> Place:
+    return Place("", tuple(map(images.encode_path, source.names)))
 
 
-def _look_with_spark(job: Job, stored: Collection | None, staging: Path, say: Say | None) -> Found:
+def _look_with_spark(
+    job: Job,
+    stored: Collection | None,
+    staging: Path,
+    say: Say | None,
+    settled: Settled | None,
+) -> Found:
     spark = session()
     with progress(spark, "listing images"):
         frame, unused = image_frame(spark, job.source, staging, job.labels)
@@ -313,15 +337,21 @@ def _look_with_spark(job: Job, stored: Collection | None, staging: Path, say: Sa
         # Spark reads no content for that.
         frame.drop("content").write.parquet(local_uri(staging / "listing"))
         files = sorted((staging / "listing").glob("*.parquet"))
-        plan = changes.plan(stored, files, [""], staging, say)
-    inputs = Inputs(
+        plan = changes.plan(stored, files, [""], staging, say, settled)
+    if not plan.listed:  # a folder of local files says so itself
+        raise images.nothing_found(job.source)
+    return Found(wanted_of(frame, plan, staging), plan, unused)
+
+
+def wanted_of(frame: "DataFrame", plan: Plan, staging: Path) -> Inputs:
+    """Return those rows of a frame as inputs that a plan wants."""
+    return Inputs(
         plan.count,
         frame=frame,
         known=plan.known,
         wanted=Wanted.of(plan.wanted, staging / "wanted.npy"),
         first_id=plan.first_id,
     )
-    return Found(inputs, plan, unused)
 
 
 def _bring_in(

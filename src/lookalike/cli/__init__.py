@@ -2,7 +2,6 @@
 
 import io
 import logging
-import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -10,9 +9,9 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from lookalike.cli import asking, keeping, making
-from lookalike.cli.printing import notes, printable
-from lookalike.errors import LookalikeError, full_disk, is_full_disk
+from lookalike.cli import asking, keeping, making, upkeep
+from lookalike.cli.printing import last_words, notes, printable
+from lookalike.errors import LookalikeError
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -30,7 +29,10 @@ commands: dict[str, Callable[..., None]] = {
     "add": keeping.add,
     "remove": keeping.remove,
     "sync": keeping.sync,
+    "watch": keeping.watch,
     "root": keeping.root,
+    "check": upkeep.check,
+    "vacuum": upkeep.vacuum,
     "info": asking.info,
     "search": asking.search,
     "neighbors": asking.neighbors,
@@ -52,14 +54,9 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
         sys.exit(0)
-    except LookalikeError as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        if is_full_disk(error):
-            message = str(full_disk(error.filename or "nothing more can be written"))
     except Exception as error:
-        if not type(error).__module__.startswith(("pyspark", "py4j")):
+        ours = isinstance(error, LookalikeError | OSError)
+        if not ours and not type(error).__module__.startswith(("pyspark", "py4j")):
             raise
         message = last_words(error)
     except SystemExit as ended:
@@ -68,10 +65,3 @@ def main() -> NoReturn:
         message = "stopped; nothing was changed: run the same command to start again"
     notes.print(f"[bold red]error:[/] {escape(printable(' '.join(message.split())))}")
     sys.exit(1)
-
-
-def last_words(error: Exception) -> str:
-    """Return the line of a Spark error that says what went wrong in the worker."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b.*: ", line)]
-    return f"Spark gave up: {(named or lines or [type(error).__name__])[-1]}"

@@ -41,6 +41,7 @@ UseSpark = Annotated[
 Wave = Annotated[
     int, typer.Option(help="Images at most that a killed run loses: commits in time.", metavar="N")
 ]
+Every = Annotated[float, typer.Option(help="Seconds between two looks.", metavar="SECONDS")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; list what would be.")]
 Out = Annotated[Path, typer.Option(help="Where to write it.")]
 NoFormulas = Annotated[

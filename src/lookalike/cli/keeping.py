@@ -1,6 +1,9 @@
-"""The commands that keep an index as its images are: add, remove, sync."""
+"""The commands that keep an index as its images are: add, remove, sync, watch."""
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +15,7 @@ from lookalike.cli.arguments import (
     AsJson,
     Device,
     DryRun,
+    Every,
     ImageName,
     ImagesArgument,
     IndexArgument,
@@ -20,7 +24,8 @@ from lookalike.cli.arguments import (
     UseSpark,
     Wave,
 )
-from lookalike.cli.printing import notes, printable, show_json, stopped_well
+from lookalike.cli.printing import answers, last_words, notes, printable, show_json, stopped_well
+from lookalike.collection import Collection
 
 
 def add(
@@ -81,6 +86,102 @@ def sync(
     _show(done, index, dry_run, as_json)
 
 
+def watch(
+    index: IndexArgument,
+    folder: Annotated[
+        str | None,
+        typer.Argument(metavar="[FOLDER]", help="What to watch. [default: the index's own]"),
+    ] = None,
+    every: Every = 10.0,
+    once: Annotated[bool, typer.Option("--once", help="One look, then the end: for cron.")] = False,
+    keep_gone: Annotated[
+        bool, typer.Option("--keep-gone", help="Add only; what is gone stays in the index.")
+    ] = False,
+    spark: Annotated[
+        bool,
+        typer.Option("--spark", help="By a stream of Spark's, which sees new files only."),
+    ] = False,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or URI where the stream notes what it has seen. [default: INDEX/.watch]"
+        ),
+    ] = None,
+    labels: Labels = None,
+    image_name: ImageName = "image",
+    label_name: LabelName = "Class",
+    device: Device = "auto",
+    wave: Wave = WAVE,
+    as_json: AsJson = False,
+) -> None:
+    """Keep an index current with its folder until Ctrl-C: `sync`, again and again.
+
+    A file that is still being written waits until it is whole. A folder that is away for a while
+    empties nothing. With `--spark` new files alone are found, in a folder or in a lake: what was
+    changed or removed, a `sync` finds.
+
+    Example: `lookalike watch photos.index --every 60`
+    """
+    from lookalike import watch as watching
+
+    if every < 0.01:
+        raise typer.BadParameter("--every is a time in seconds, 0.01 or more")
+    if checkpoint is not None and not spark:
+        raise typer.BadParameter("--checkpoint goes with --spark")
+    options = Options(labels, image_name, label_name, device=device, wave=wave)
+    place = folder or Collection.open(index).source.root
+    if spark:
+        looks = watching.stream(
+            index, folder, options, every=every, checkpoint=checkpoint, once=once
+        )
+    else:
+        looks = watching.looks(index, folder, options, every=every, keep_gone=keep_gone, once=once)
+    with _until_stopped(index), contextlib.closing(looks):
+        if not once:
+            notes.print(
+                f"watching {printable(place)} every {every:g} s, Ctrl-C ends it", markup=False
+            )
+        trouble = ""
+        for look in looks:
+            before, trouble = trouble, ""
+            if look.trouble is not None:
+                trouble = printable(last_words(look.trouble))
+                if trouble != before:
+                    notes.print(f"{trouble}; trying again every {every:g} s", markup=False)
+            elif before:
+                notes.print("going on", markup=False)
+            if look.done is not None and look.moved:
+                if as_json:
+                    show_json(look.done.to_dict())
+                else:
+                    answers.print(
+                        f"{_counted(look.done)}: version {look.done.version}", markup=False
+                    )
+        if once and look.waiting:
+            notes.print(
+                f"{look.waiting:,} still being written: left for another time", markup=False
+            )
+
+
+@contextlib.contextmanager
+def _until_stopped(index: Path) -> Iterator[None]:
+    """Let Ctrl-C, or a signal to end, be the end of the block; say what the index then holds."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        stored = Collection.open(index)
+        inputs = sum(stored.counts())
+        said = f"stopped: {index} is at version {stored.version}, {inputs:,} inputs"
+        notes.print(said, markup=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def remove(
     index: IndexArgument,
     names: Annotated[
@@ -132,17 +233,21 @@ def _say(sign: str, path: str) -> None:
     print(sign, printable(path))  # noqa: T201 - plain text, to be piped
 
 
-def _show(done: Changed, index: Path, dry_run: bool, as_json: bool) -> None:
-    if as_json:
-        show_json(done.to_dict())
-        return
+def _counted(done: Changed) -> str:
     counts = {
         "new": done.new,
         "changed": done.changed,
         "removed": done.removed,
         "skipped": done.skipped,
     }
-    said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+
+
+def _show(done: Changed, index: Path, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        show_json(done.to_dict())
+        return
+    said = _counted(done)
     if dry_run:
         notes.print(f"would be: {said or 'nothing'}; nothing was changed", markup=False)
     elif not said:

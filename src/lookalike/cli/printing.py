@@ -1,6 +1,7 @@
 """What commands print: answers to stdout, notes to stderr."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from lookalike.collection import Collection, is_collection
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, full_disk, is_full_disk
 from lookalike.evaluate import points
 from lookalike.hashing import Parameters
 from lookalike.hits import Hits
@@ -38,9 +39,22 @@ def stopped_well(path: Path, before: str) -> Iterator[None]:
         raise LookalikeError(f"stopped; {kept}: run the same command to go on") from None
 
 
+def last_words(error: Exception) -> str:
+    """Return one line for an error; of Spark's, the one that says what went wrong in the worker."""
+    if isinstance(error, OSError):
+        if is_full_disk(error):
+            return str(full_disk(error.filename or "nothing more can be written"))
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    lines = [line.strip() for line in str(error).splitlines()]
+    if not type(error).__module__.startswith(("pyspark", "py4j")):
+        return " ".join(lines) or type(error).__name__
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b.*: ", line)]
+    return f"Spark gave up: {(named or lines or [type(error).__name__])[-1]}"
+
+
 def show_json(answer: dict[str, Any]) -> None:
     """Print an answer for programs."""
-    print(json.dumps(answer))  # noqa: T201 - plain text, to be piped
+    print(json.dumps(answer), flush=True)  # noqa: T201 - plain text, to be piped
 
 
 def note_of(hits: Hits, images: int) -> str:
@@ -72,13 +86,14 @@ def show_hits(hits: Hits, images: int) -> None:
 
 
 def show_history(versions: Sequence[dict[str, Any]]) -> None:
-    """Print the versions of an index, newest first."""
-    heading = ("version", "time", "what", "added", "removed", "images", "skipped")
+    """Print the versions of an index, newest first; say which of them cannot be opened any more."""
+    heading = ("version", "time", "what", "added", "removed", "images", "skipped", "kept")
     lines: list[tuple[str, ...]] = [heading]
     for one in versions:
         when = datetime.fromtimestamp(one["time"] / 1000).strftime("%Y-%m-%d %H:%M:%S")
-        counts = ("-" if one[name] is None else f"{one[name]:,}" for name in heading[3:])
-        lines.append((str(one["version"]), when, str(one["what"]), *counts))
+        counts = ("-" if one[name] is None else f"{one[name]:,}" for name in heading[3:7])
+        kept = "yes" if one["kept"] else "no"
+        lines.append((str(one["version"]), when, str(one["what"]), *counts, kept))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))

@@ -9,18 +9,28 @@ Nothing else knows its layout, which is
     INDEX/lsh/                hash models, derived (see `hashing`)
     INDEX/signatures/         what signatures are made with, and what they are worth (`searcher`)
     INDEX/.writers            locked by whoever writes
+    INDEX/.watch/             what a stream of Spark's has seen (`watch`)
 
 A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md, that any of its
 readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
 from lookalike.collection.left import discard, new_data_folder
-from lookalike.collection.places import make_free, put_in_place, staging_folder, writing
+from lookalike.collection.log import Log
+from lookalike.collection.places import (
+    is_busy,
+    left_folders,
+    make_free,
+    put_in_place,
+    staging_folder,
+    writing,
+)
 from lookalike.collection.segments import (
     SEGMENT,
     SEGMENT_DDL,
     Segment,
     Written,
+    is_intact,
     rewrite_segment,
     write_segment,
 )
@@ -38,11 +48,15 @@ __all__ = [
     "SEGMENT_DDL",
     "Collection",
     "Conflict",
+    "Log",
     "Segment",
     "Written",
     "discard",
+    "is_busy",
     "is_collection",
+    "is_intact",
     "is_unfinished",
+    "left_folders",
     "make_free",
     "new_data_folder",
     "put_in_place",

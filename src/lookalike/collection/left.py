@@ -16,7 +16,8 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 
-_MARK = ".writing"
+MARK = ".writing"
+"""The file in a folder that somebody fills."""
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def new_data_folder(path: Path) -> Path:
     """Make a folder for new data files of the collection at `path`; return it."""
     folder = path.absolute() / "data" / uuid4().hex
     folder.mkdir(parents=True)
-    (folder / _MARK).touch()
+    (folder / MARK).touch()
     return folder
 
 
@@ -57,7 +58,7 @@ def discard(path: Path, folder: Path, since: int) -> None:
 
 def _close(folder: Path) -> None:
     with suppress(OSError):  # gone already, or not empty
-        (folder / _MARK).unlink(missing_ok=True)
+        (folder / MARK).unlink(missing_ok=True)
         folder.rmdir()
 
 
@@ -77,10 +78,10 @@ def clear(path: Path) -> None:
         named: set[str] | None = None
         for folder in (path / "data").glob("*/"):
             names = {entry.name for entry in folder.iterdir()}
-            if names and _MARK not in names:
+            if names and MARK not in names:
                 continue
             named = _named_in_log(path) if named is None else named
-            for name in names - named - {_MARK}:
+            for name in names - named - {MARK}:
                 (folder / name).unlink()
             _close(folder)
 

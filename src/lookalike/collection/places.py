@@ -30,9 +30,8 @@ def staging_folder(beside: Path) -> Iterator[Path]:
     """
     parent = beside.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f".{glob.escape(beside.name)}-????????"):
-        if _is_left(left):
-            shutil.rmtree(left, ignore_errors=True)
+    for left in left_folders(beside):
+        shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}-", dir=parent))
     try:
         folder.chmod(0o755)  # Spark's workers may be another user's
@@ -43,6 +42,13 @@ def staging_folder(beside: Path) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def left_folders(beside: Path) -> list[Path]:
+    """Return the staging folders beside `beside` that killed runs have left there."""
+    parent = beside.absolute().parent
+    found = parent.glob(f".{glob.escape(beside.name)}-????????")
+    return sorted(folder for folder in found if _is_left(folder))
 
 
 def _is_left(folder: Path) -> bool:
@@ -91,6 +97,18 @@ def _takes(lock: IO[str], how: int) -> bool:
         fcntl.flock(lock, how | fcntl.LOCK_NB)
         return True
     return False
+
+
+def is_busy(path: Path) -> bool:
+    """Say whether something writes into the collection at `path`, or may do so for all we see."""
+    try:
+        with (path / ".writers").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def make_free(out: Path, overwrite: bool) -> None:

@@ -92,17 +92,19 @@ def rewrite_segment(
     folder: Path,
     without: npt.NDArray[np.int64] | None = None,
     shift: int = 0,
+    mend: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda batch: batch,
 ) -> list[Written]:
     """Write the rows of some data files to one new file; return its row of `SEGMENT`, if any.
 
-    Left out are rows whose id is one of `without`; `shift` is added to the others' ids. Order
-    stays. A group of rows is in memory at a time.
+    Rows pass through `mend` first. Left out are those whose id is one of `without`; `shift` is
+    added to the others' ids. Order stays. A group of rows is in memory at a time.
     """
     dropped = pa.array(without if without is not None else [], pa.int64())
 
     def kept() -> Iterator[pa.RecordBatch]:
         for file in files:
             for batch in row_batches(file, ROW.names):
+                batch = mend(batch)
                 batch = batch.filter(pc.invert(pc.is_in(batch["id"], dropped)))
                 if batch.num_rows:
                     ids = pc.add(batch["id"], shift)
@@ -173,6 +175,34 @@ class Segment:
         vectors = values.reshape(len(table), len(values) // max(len(table), 1))
         return vectors, table.select(_CACHED).cast(_cached_schema())
 
+    def is_cached_well(self) -> bool:
+        """Say whether the cache has of this file what `stored` reads, if it has anything.
+
+        A group of rows is in memory at a time. `LookalikeError` where the file itself is damaged.
+        """
+        try:
+            if not self.cache.exists():
+                return True
+            vectors, rows = self._map()
+            rows.validate(full=True)  # else what is damaged could lead anywhere
+            start = 0
+            for batch in row_batches(self.file, [*_CACHED, "embedding"]):
+                batch = batch.filter(pc.is_valid(batch["embedding"]))
+                stop = start + batch.num_rows
+                values = pc.list_flatten(batch["embedding"]).to_numpy(zero_copy_only=False)
+                given = pa.Table.from_batches([batch]).select(_CACHED).cast(_cached_schema())
+                if vectors[start:stop].tobytes() != values.tobytes():
+                    return False
+                if not rows.slice(start, batch.num_rows).equals(given):
+                    return False
+                start = stop
+            derived = (np.load(file, mmap_mode="r") for file in self.cache.glob("*-*.npy"))
+            return len(vectors) == len(rows) == start and all(len(one) == start for one in derived)
+        except PermissionError:  # search does not use it either
+            return True
+        except (OSError, ValueError, TypeError, EOFError, OverflowError, pa.ArrowException):
+            return False
+
     def derived(
         self, kind: str, of: str, make: Callable[[Self], npt.NDArray[Any]]
     ) -> npt.NDArray[Any]:
@@ -218,10 +248,11 @@ def _readable(file: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise unreadable(file, "is missing") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         if is_forbidden(error):
             raise forbidden(file) from None
-        raise unreadable(file, f"is damaged ({str(error).splitlines()[0]})") from None
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise unreadable(file, f"is damaged ({detail})") from None
 
 
 def unreadable(file: Path, problem: str) -> LookalikeError:

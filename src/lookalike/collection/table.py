@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 
 from lookalike.cache import new_file
 from lookalike.collection.left import describing, new_data_folder
+from lookalike.collection.log import Log
 from lookalike.collection.places import writing
-from lookalike.collection.segments import Segment, Written, read_rows, unreadable
+from lookalike.collection.segments import SEGMENT, Segment, Written, read_rows, unreadable
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError, forbidden, is_forbidden
 from lookalike.images import Source
@@ -45,12 +46,9 @@ _ROW_DDL = (
     "content_hash string, status string, reason string, embedding array<float>"
 )
 _FIGURES = ("path", "num_records", "null_count.embedding")
+_NUMBERS = ("size_bytes", "modification_time", *_FIGURES[1:], "min.id", "max.id")
 _NO_ACTIONS = pa.table(
-    {"path": pa.array([], pa.string())}
-    | {
-        name: pa.array([], pa.int64())
-        for name in ("size_bytes", "num_records", "null_count.embedding", "min.id", "max.id")
-    }
+    {"path": pa.array([], pa.string())} | {name: pa.array([], pa.int64()) for name in _NUMBERS}
 )
 _COUNTS = ("added", "removed", "images", "skipped")
 
@@ -71,24 +69,24 @@ class Collection:
         self._table = table
 
     @classmethod
-    def open(cls, path: str | Path, version: int | None = None) -> Self:
+    def open(cls, path: str | Path, version: int | None = None, *, look: bool = True) -> Self:
         """Open a collection, at its newest version or an older one.
 
         Raises `LookalikeError` if there is none, if another lookalike made it, if it may not be
-        read, or if a data file is gone or cut short.
+        read, or, unless `look` is false, if a data file is gone or cut short.
         """
         try:
-            return cls._open(Path(path), version)
+            return cls._open(Path(path), version, look)
         except PermissionError as error:
             raise forbidden(error.filename or path) from None
 
     @classmethod
-    def _open(cls, path: Path, version: int | None) -> Self:
+    def _open(cls, path: Path, version: int | None, look: bool) -> Self:
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
         if not is_collection(path):
-            if is_unfinished(path):
+            if is_unfinished(path) and any(path.iterdir()):
                 raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
             if (path / _ABOUT).is_file():
                 raise LookalikeError(f"{path} is a damaged index: its log is gone")
@@ -107,12 +105,10 @@ class Collection:
             opened = cls(path, table, source, about_model)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not _is_newer(error):
-                raise LookalikeError(
-                    f"version {version} of {path} is no longer kept: "
-                    f"`lookalike info {path} --history`"
-                ) from None
+                raise _no_longer_kept(path, version) from None
             raise _damaged(path, error) from None
-        opened._look()
+        if look:
+            opened._look()
         return opened
 
     @classmethod
@@ -166,7 +162,7 @@ class Collection:
         actions: list[Any] = [_add_action(self.path, segment) for segment in added]
         actions += [RemoveAction(name, True, now, sizes[name], {}) for name in names]
         figures = {
-            path: (rows, skipped)
+            path: (rows or 0, skipped or 0)  # of what another program wrote, nobody may know
             for path, rows, skipped in zip(
                 *(self._actions[name].to_pylist() for name in _FIGURES), strict=True
             )
@@ -197,7 +193,7 @@ class Collection:
                         "upgrade to write into it; it stays as it was"
                     ) from None
                 raise LookalikeError(f"{self.path} stays as it was: {_line(error)}") from None
-        return type(self).open(self.path, self.version + 1)  # which may have a successor by now
+        return self._again(self.version + 1)  # which may have a successor by now
 
     def _has_made_next(self, mark: str) -> bool:
         """Say whether the next version is the one whose commit has a mark."""
@@ -210,7 +206,14 @@ class Collection:
 
     def newest(self) -> Self:
         """Return this collection at its newest version, which may be this one."""
-        return self if self._table.version() == self._newest() else type(self).open(self.path)
+        return self if self._table.version() == self._newest() else self._again()
+
+    def _again(self, version: int | None = None) -> Self:
+        """Open the newest version, or another; the same model is not read again."""
+        opened = type(self).open(self.path, version)
+        if "model" in self.__dict__ and opened.about_model == self.about_model:
+            opened.__dict__["model"] = self.model
+        return opened
 
     def _newest(self) -> int:
         from deltalake import DeltaTable
@@ -237,13 +240,24 @@ class Collection:
         """Raise `LookalikeError` for a data file that is gone or cut short, seen from outside."""
         sizes = dict(zip(self._actions["path"].to_pylist(), self._sizes(), strict=True))
         for file in itertools.islice(self.files(), _LOOK_AT):
-            size = sizes[file.relative_to(self.path).as_posix()]
+            name = file.relative_to(self.path).as_posix()
             try:
-                problem = None if file.stat().st_size == size else "is cut short or grown"
+                problem = None if file.stat().st_size == sizes[name] else "is cut short or grown"
             except FileNotFoundError:
+                if self._is_history(name):
+                    raise _no_longer_kept(self.path, self.version) from None
                 problem = "is missing"
             if problem:
                 raise unreadable(file, problem)
+
+    def _is_history(self, name: str) -> bool:
+        """Say whether a data file is of this version and no longer of the newest."""
+        from deltalake import DeltaTable
+
+        newest = DeltaTable(self.path.absolute())
+        if newest.version() == self.version:
+            return False
+        return name not in pa.table(newest.get_add_actions())["path"].to_pylist()
 
     def _sizes(self) -> list[int]:
         sizes: list[int] = self._actions["size_bytes"].to_pylist()
@@ -287,6 +301,25 @@ class Collection:
             (self.path / path, first, last, count)
             for path, first, last, count in sorted(rows, key=lambda row: (row[1], row[0]))
         ]
+
+    def written(self) -> list[Written]:
+        """Return what the log says of each data file, in the order of their ids.
+
+        Figures of what another program wrote may be None.
+        """
+        columns = (self._actions[name].to_pylist() for name in ("path", *_NUMBERS))
+        said = zip(*columns, strict=True)
+        rows = [
+            dict(
+                zip(
+                    SEGMENT.names,
+                    (str(self.path / path), size, modified, count, _less(count, nulls), *ids),
+                    strict=True,
+                )
+            )
+            for path, size, modified, count, nulls, *ids in said
+        ]
+        return sorted(rows, key=lambda row: (row["first_id"] or 0, row["path"]))
 
     def view(self, connection: "DuckDBPyConnection", name: str) -> None:
         """Let a connection of DuckDB read the rows of this version as the table `name`."""
@@ -333,16 +366,31 @@ class Collection:
         """Return what is known of each version, newest first.
 
         `version, time` (milliseconds since 1970), `what` was done, how many rows were `added` and
-        `removed`, how many `images` and `skipped` inputs there were then. Of what other programs
-        did to the table, only the first three.
+        `removed`, how many `images` and `skipped` inputs there were then; of what other programs
+        did to the table, only the first three. `kept` says whether it can still be opened.
         """
         known = []
+        kept = self.log().openable()
         for commit in self._table.history():
             one = {"version": commit["version"], "time": commit["timestamp"]}
+            one["kept"] = commit["version"] in kept
             one["what"] = commit.get(_OF_US) or str(commit.get("operation", "")).lower()
             counts = {key: commit.get(f"{_OF_US}.{key}") for key in _COUNTS}
             known.append(one | {key: None if v is None else int(v) for key, v in counts.items()})
         return known
+
+    def log(self) -> Log:
+        """Return the log, with all versions that are in it by now; `LookalikeError` if damaged."""
+        from deltalake.exceptions import DeltaError
+
+        try:
+            return Log.read(self.path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
+            raise _damaged(self.path, error) from None
+
+    def checkpoint(self) -> None:
+        """Write this version into the log as a whole, so that it opens without those before it."""
+        self._table.create_checkpoint()
 
     def size(self) -> int:
         """Return the bytes of the data files of this version."""
@@ -406,6 +454,12 @@ def _read_about(path: Path) -> dict[str, Any]:
         raise _damaged(path, error) from None
 
 
+def _no_longer_kept(path: Path, version: int) -> LookalikeError:
+    return LookalikeError(
+        f"version {version} of {path} is no longer kept: `lookalike info {path} --history`"
+    )
+
+
 def _is_newer(error: Exception) -> bool:
     """Say whether it is for what a later version of Delta brought that something failed."""
     return bool(re.search(r"unsupported|not supported|table features", str(error), re.IGNORECASE))
@@ -429,6 +483,10 @@ def _sums(segments: Iterable[Written]) -> tuple[int, int]:
     """Return how many rows segments have, and how many of them are embedded."""
     pairs = [(segment["rows"], segment["embedded"]) for segment in segments]
     return sum(rows for rows, _ in pairs), sum(embedded for _, embedded in pairs)
+
+
+def _less(count: int | None, nulls: int | None) -> int | None:
+    return None if count is None or nulls is None else count - nulls
 
 
 def _after(segments: Iterable[Written]) -> int:

@@ -1,6 +1,7 @@
 """Images that Spark reads, as a DataFrame: one row an input, with its label and content."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ from lookalike.images.labels import (
     names_in_doubt,
     write_labels,
 )
-from lookalike.images.listing import IMAGE
-from lookalike.images.sources import EXTENSIONS, Source
+from lookalike.images.listing import IMAGE, LISTING
+from lookalike.images.sources import EXTENSIONS, Source, decode_path
 from lookalike.spark import local_uri, read_parquet
 
 if TYPE_CHECKING:
@@ -28,19 +29,23 @@ def image_frame(
     source: Source,
     staging: Path,
     labels: Iterator[pa.RecordBatch] | None = None,
+    paths: Sequence[str] | None = None,
 ) -> "tuple[DataFrame, int]":
     """Return a DataFrame with the columns of `listing.IMAGE`, and the count of labels not used.
 
     For what only Spark can read: URIs and tables of bytes. `id` is unique, and rises within a task.
-    The labels pass through the folder `staging`, which all workers must see.
+    The labels pass through the folder `staging`, which all workers must see. With `paths`, encoded
+    ones, no more than these files of a URI are read.
     """
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
-    read = _read_table if source.kind == "table" else _read_uri
     try:
-        frame = read(spark, source)
+        if source.kind == "table":
+            frame = _read_table(spark, source)
+        else:
+            frame = _read_uri(spark, source.root if paths is None else list(map(literal, paths)))
     except (PySparkException, Py4JError) as error:
         detail = " ".join(str(error).split())[:300]
         raise LookalikeError(f"Spark cannot read {source.root}: {detail}") from None
@@ -66,12 +71,53 @@ def task_count(images: int, cores: int) -> int:
     return min(rounds * cores, images)
 
 
-def _read_uri(spark: "SparkSession", source: Source) -> "DataFrame":
+def new_files(spark: "SparkSession", root: str, at_once: int) -> "DataFrame":
+    """Return a stream of the images below a folder or URI, each once, as soon as Spark lists them.
+
+    Columns `path, length, modificationTime`: what passes through Spark's `foreachBatch` is read as
+    often as it is asked of, which must not happen to contents. Up to `at_once` files are a batch.
+    https://spark.apache.org/docs/latest/streaming/apis-on-dataframes-and-datasets.html
+    """
+    names = "path string, modificationTime timestamp, length long"
+    reader = spark.readStream.format("binaryFile").schema(f"{names}, content binary")
+    for option, value in {
+        "recursiveFileLookup": "true",
+        "maxFilesPerTrigger": str(at_once),
+        # Else what is moved in and older than the newest file by a week is never seen.
+        "maxFileAge": "36500d",
+        # Else a file that is gone by now ends the stream, at every start again.
+        "ignoreMissingFiles": "true",
+    }.items():
+        reader = reader.option(option, value)
+    return reader.load(root).filter(_is_image()).drop("content")
+
+
+def list_found(files: "DataFrame", folder: Path) -> list[Path]:
+    """Write what `new_files` gave of a URI to `folder` as a listing without labels."""
+    from pyspark.sql import functions as F
+
+    listing = _named(files.withColumn("reason", F.lit(None).cast("string")))
+    listing = listing.withColumn("label", F.lit(None).cast("string"))
+    listing.select(*LISTING.names).write.parquet(local_uri(folder))
+    return sorted(folder.glob("*.parquet"))
+
+
+def _is_image() -> "Column":
+    from pyspark.sql import functions as F
+
+    return F.lower(F.regexp_extract("path", r"\.[^./]+$", 0)).isin(*EXTENSIONS)
+
+
+def literal(path: str) -> str:
+    """Name a file so that Hadoop, which takes names for globs, finds it alone."""
+    return re.sub(r"([][{}*?\\])", r"\\\1", decode_path(path))
+
+
+def _read_uri(spark: "SparkSession", paths: str | list[str]) -> "DataFrame":
     from pyspark.sql import functions as F
 
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
-    extension = F.lower(F.regexp_extract("path", r"\.[^./]+$", 0))
-    files = reader.load(source.root).filter(extension.isin(*EXTENSIONS))
+    files = reader.load(paths).filter(_is_image())
     # Asked of the listing alone: Spark fails the whole job on a file of over two gigabytes.
     large = files.filter(F.col("length") > MAX_BYTES).select(
         "path",
@@ -84,13 +130,20 @@ def _read_uri(spark: "SparkSession", source: Source) -> "DataFrame":
     small = files.filter(F.col("length") <= MAX_BYTES)
     fine = F.lit(None).cast("string").alias("reason")
     frame = small.select("path", "length", "modificationTime", fine, "content")
-    return frame.unionByName(large).select(
+    return _named(frame.unionByName(large))
+
+
+def _named(files: "DataFrame") -> "DataFrame":
+    """Give Spark's columns of a file the names and values that listings have."""
+    from pyspark.sql import functions as F
+
+    return files.select(
         _running_id(),
         _encoded(F.col("path")).alias("path"),
         "reason",
         F.col("length").alias("size"),
         _nanoseconds("modificationTime"),
-        "content",
+        *(name for name in files.columns if name == "content"),
     )
 
 

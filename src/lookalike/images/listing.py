@@ -49,13 +49,19 @@ def list_images(source: Source, listing: Path, before: str = "") -> int:
     `before` is put before each path. Raises `LookalikeError` if there is no input. A batch of names
     is in memory at a time.
     """
-    count = 0
-    with pq.ParquetWriter(listing, LISTING) as writer:
-        for batch in _listing(walk(source), before):
-            writer.write_batch(batch)
-            count += batch.num_rows
+    count = list_those(walk(source), listing, before)
     if count == 0:
         raise nothing_found(source)
+    return count
+
+
+def list_those(found: Iterator[Found], listing: Path, before: str = "") -> int:
+    """Write inputs that were found to a Parquet file, as `list_images` does."""
+    count = 0
+    with pq.ParquetWriter(listing, LISTING) as writer:
+        for batch in _listing(found, before):
+            writer.write_batch(batch)
+            count += batch.num_rows
     return count
 
 

@@ -186,13 +186,10 @@ def walk(source: Source) -> Iterator[Found]:
     """
     for name in source.names:
         path = os.path.join(source.root, name) if name else source.root
-        if not os.path.isdir(path):
+        # The root is a folder, even where it has just vanished: else all in it would seem gone.
+        if name and not os.path.isdir(path):
             yield _found(path, encode_path(name))
             continue
-        try:
-            os.scandir(path).close()
-        except OSError as error:  # of a folder that was named, this is no detail
-            raise LookalikeError(f"cannot read {encode_path(path)}: {error.strerror}") from None
         yield from _walk_folder(path, source.root, ())
 
 
@@ -210,6 +207,8 @@ def _walk_folder(folder: str, root: str, above: tuple[tuple[int, int], ...]) -> 
             # With the slash, folders sort where the paths of their files do.
             visible = [entry for entry in scan if not entry.name.startswith(".")]
     except OSError as error:
+        if not above:  # of a folder that was named, this is no detail
+            raise LookalikeError(f"cannot read {encode_path(folder)}: {error.strerror}") from None
         yield Found(below(folder), f"unreadable folder: {error.strerror}")
         return
     for entry in sorted(visible, key=lambda entry: _order(folder, entry.name)):

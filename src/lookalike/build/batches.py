@@ -1,0 +1,82 @@
+"""What a stream of Spark's has found, added to a collection batch by batch."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from lookalike import changes, images
+from lookalike.build.jobs import Job, Options
+from lookalike.build.keeping import Changed, Found, Photos, Place, update, wanted_of
+from lookalike.build.running import Inputs
+from lookalike.changes import Settled
+from lookalike.collection import Collection
+from lookalike.images.frame import image_frame, list_found
+from lookalike.images.listing import label_images, list_those
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def add_batch(
+    stored: Collection,
+    photos: Photos | None,
+    options: Options,
+    files: "DataFrame",
+    settled: Settled,
+) -> tuple[Collection, Changed]:
+    """Add, as `add` does, those of some photos that `files`, of `frame.new_files`, names.
+
+    They are embedded on Spark. What is there already is left alone, so that a batch may come again.
+    """
+    find = partial(_look_at, files, settled)
+    return update(stored, photos, replace(options, spark=True), "add", find)
+
+
+def _look_at(
+    files: "DataFrame",
+    settled: Settled,
+    job: Job,
+    stored: Collection,
+    staging: Path,
+    place: Place,
+) -> Found:
+    if job.source.kind == "files":
+        return _look_at_files(files, settled, job, stored, staging, place)
+    listing = list_found(files, staging / "listing")
+    plan = changes.plan(stored, listing, (), staging, settled=settled)
+    if not plan.count:
+        return Found(Inputs(), plan, 0)
+    wanted = pq.read_table(plan.wanted, columns=["path"])["path"].to_pylist()
+    frame, unused = image_frame(files.sparkSession, job.source, staging, job.labels, wanted)
+    return Found(wanted_of(frame, plan, staging), plan, unused)
+
+
+def _look_at_files(
+    files: "DataFrame",
+    settled: Settled,
+    job: Job,
+    stored: Collection,
+    staging: Path,
+    place: Place,
+) -> Found:
+    """Look at local files again, for their times to the nanosecond and for those gone by now."""
+    listing = staging / "listing.parquet"
+    names = sorted(_names(files, job.source.root))
+    there = images.walk(replace(job.source, names=tuple(names))) if names else iter(())
+    list_those(there, listing, place.before)
+    unused = label_images(listing, job.labels) if job.labels is not None else 0
+    plan = changes.plan(stored, [listing], (), staging, settled=settled)
+    return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, unused)
+
+
+def _names(files: "DataFrame", root: str) -> Iterator[str]:
+    """Give the names below a local folder of files that are still there."""
+    for row in files.select("path").collect():  # no more than a batch
+        path = "/" + row["path"].removeprefix("file:").lstrip("/")
+        if os.path.exists(path):
+            yield os.path.relpath(path, root)

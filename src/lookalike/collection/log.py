@@ -1,0 +1,186 @@
+"""The log of a collection as a whole: its versions, the data files of each, and what is of none."""
+
+import itertools
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from lookalike.collection.left import MARK
+
+_LEFT = 3600  # seconds after which nobody who lives still writes to a nameless file
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version: when it was made, and how its data files differ from those of the one before.
+
+    `time` in milliseconds since 1970. `added` has their sizes; of the first version in the log it
+    has all.
+    """
+
+    number: int
+    time: int
+    added: dict[str, int]
+    removed: list[str]
+
+
+@dataclass(frozen=True)
+class Log:
+    """The versions that the log can still tell of, oldest first, each the next of the one before.
+
+    Whether their data files are there is another question: `openable`.
+    """
+
+    path: Path
+    versions: tuple[Version, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read it from the commits, and a checkpoint where the first commits are gone.
+
+        Raises `OSError`, `ValueError`, `KeyError`, `TypeError` or a `DeltaError` for a damaged one.
+        """
+        folder = path / "_delta_log"
+        names = sorted(os.listdir(folder))
+        commits = {int(name[:20]) for name in names if re.fullmatch(r"\d{20}\.json", name)}
+        checkpoints = {int(name[:20]) for name in names if re.match(r"\d{20}\.checkpoint", name)}
+        newest = max(commits | checkpoints)
+        first = newest + 1
+        while first - 1 in commits:
+            first -= 1
+        if first == 0:
+            versions = []
+        else:
+            first = min((one for one in checkpoints if one >= first - 1), default=newest)
+            versions = [_whole(path, first)]
+            first += 1
+        versions += [_commit(folder, number) for number in range(first, newest + 1)]
+        return cls(path, tuple(versions))
+
+    def files(self, first: int = 0) -> dict[str, int]:
+        """Return the data files that version `first` or a later one has, with their sizes."""
+        named: dict[str, int] = {}
+        for version in self.versions:
+            if version.number <= first:
+                for name in version.removed:
+                    named.pop(name, None)
+            named.update(version.added)
+        return named
+
+    def openable(self) -> set[int]:
+        """Return the versions whose data files are all there, as large as they were written."""
+        found: set[int] = set()
+        lost: set[str] = set()
+        for version in self.versions:
+            lost.difference_update(version.removed)
+            lost.update(
+                name for name, size in version.added.items() if _size(self.path / name) != size
+            )
+            if not lost:
+                found.add(version.number)
+        return found
+
+    def kept_since(self, moment: float) -> int:
+        """Return the oldest version that was still the newest after a moment, in seconds."""
+        for version, following in itertools.pairwise(self.versions):
+            if following.time > moment * 1000:
+                return version.number
+        return self.versions[-1].number
+
+    def strangers(self, first: int = 0) -> list[Path]:
+        """Return what lies among the data files and no version from `first` on has."""
+        named = self.files(first)
+        return [
+            file
+            for file in sorted(_files(self.path / "data"))
+            if str(file.relative_to(self.path)) not in named and file.name != MARK
+        ]
+
+    def leftovers(self) -> list[Path]:
+        """Return nameless files and folders that a writer left when it was killed, an hour ago."""
+        found: list[Path] = []
+        for folder, pattern in (
+            (self.path, ".*-lookalike.json"),
+            (self.path / "_delta_log", "_commit_*.tmp"),
+            (self.path / "signatures", ".*-*"),
+            (self.path / "lsh", ".*-*"),
+        ):
+            found += [one for one in folder.glob(pattern) if _is_old(one)]
+        return sorted(found)
+
+    def hash_folders(self, versions: Iterable[int]) -> list[Path]:
+        """Return the folders of hash models of other versions than these."""
+        kept = {str(number) for number in versions}
+        folders = (self.path / "lsh").glob("[0-9]*")
+        return sorted(folder for folder in folders if folder.name not in kept)
+
+    def measured_before(self, first: int) -> list[Path]:
+        """Return the files with what signatures were worth in versions that nobody asks again.
+
+        The newest that version `first` can go by stays, older as it may be.
+        """
+        files = {
+            int(file.stem): file
+            for file in (self.path / "signatures").glob("*.json")
+            if file.stem.isdecimal()
+        }
+        before = sorted(number for number in files if number <= first)
+        return [files[number] for number in before[:-1]]
+
+
+def _whole(path: Path, number: int) -> Version:
+    from deltalake import DeltaTable
+
+    actions = pa.table(DeltaTable(path.absolute(), version=number).get_add_actions())
+    names, sizes = (actions[name].to_pylist() for name in ("path", "size_bytes"))
+    log = path / "_delta_log"
+    of_version = next(log.glob(f"{number:020}*"))
+    return Version(number, _milliseconds(of_version), dict(zip(names, sizes, strict=True)), [])
+
+
+def _commit(log: Path, number: int) -> Version:
+    file = log / f"{number:020}.json"
+    moment = _milliseconds(file)
+    added: dict[str, int] = {}
+    removed: list[str] = []
+    with file.open() as lines:
+        for line in lines:
+            action: dict[str, Any] = json.loads(line)
+            if "add" in action:
+                added[unquote(action["add"]["path"])] = action["add"]["size"]
+            elif "remove" in action:
+                removed.append(unquote(action["remove"]["path"]))
+            elif "commitInfo" in action:
+                moment = int(action["commitInfo"].get("timestamp", moment))
+    return Version(number, moment, added, removed)
+
+
+def _milliseconds(file: Path) -> int:
+    return file.stat().st_mtime_ns // 1_000_000
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return path.stat().st_mtime < time.time() - _LEFT
+    except OSError:  # its writer has just named it
+        return False
