@@ -38,7 +38,7 @@ def test_a_killed_command_is_gone_on_with(kills: int, photos: int, spark: int) -
     if not sys.platform.startswith("linux"):
         pytest.skip("nothing here says which files are opened")
     figures = killed(
-        *("--kills", kills, "--photos", photos, "--new", 12, "--wave", 32, "--spark", spark)
+        *("--kills", kills, "--photos", photos, "--new", 12, "--wave", 64, "--spark", spark)
     )
     assert figures["kills"] == kills + spark
     assert {name: figures[name] for name in BAD} == dict.fromkeys(BAD, 0), figures

@@ -324,6 +324,7 @@ def test_a_run_that_fails_before_its_first_wave_leaves_nothing(
 def test_what_a_killed_run_has_left_is_cleared(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "y.index"
     (out / "data" / "folder").mkdir(parents=True)
+    (out / "data" / "folder" / ".writing").touch()
     (out / "model").mkdir()
     (out / ".writers").touch()
     with pytest.raises(LookalikeError, match="was never finished"):

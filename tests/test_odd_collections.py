@@ -37,7 +37,10 @@ def nine_tenths_copies() -> Floats:
     return vectors
 
 
-@pytest.mark.parametrize("make", [copies, zeros, one_huge, nine_tenths_copies])
+_LONG = [pytest.param(make, marks=pytest.mark.long) for make in (zeros, one_huge)]
+
+
+@pytest.mark.parametrize("make", [copies, nine_tenths_copies, *_LONG])
 def test_a_hundred_thousand(
     make: Callable[[], Floats], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

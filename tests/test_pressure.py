@@ -228,6 +228,7 @@ def test_compaction_on_a_full_disk_changes_nothing(made: Made, disk: Path, run: 
     assert (version, rows) == (before[0] + 1, before[1])
 
 
+@pytest.mark.long
 def test_a_read_only_index_is_searched_and_not_written_to(
     made: Made, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +247,7 @@ def test_a_read_only_index_is_searched_and_not_written_to(
 
 
 @pytest.mark.parametrize("how", ["full", "read-only", "a file"])
+@pytest.mark.long
 def test_a_cache_that_takes_nothing_costs_time_alone(
     made: Made, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:

@@ -261,6 +261,7 @@ def test_links(tree: Path, tmp_path: Path) -> None:
     (tree / "again").symlink_to("c", target_is_directory=True)
     assert troubles(tree) == {
         "b/up": "link back to a folder above it",
+        "dead": "broken link",
         "dead.jpg": "broken link",
         "ping.jpg": "link to itself",
         "pong.jpg": "link to itself",

@@ -719,6 +719,7 @@ def test_a_lost_file_of_the_newest_version_is_no_old_one(stored: Collection) -> 
 # --- a long log ----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_long_log_is_checkpointed(tmp_path: Path) -> None:
     stored = create(tmp_path / "x.index", *three())
     for number in range(120):

@@ -217,6 +217,7 @@ def test_a_signal_to_end_is_heard(place: Place) -> None:
     place.assert_current()
 
 
+@pytest.mark.long
 def test_after_a_kill_it_goes_on(place: Place, drawn: DrawnCollection) -> None:
     for at in range(60):
         place.put(at, modified=OLD)
@@ -438,6 +439,7 @@ for count, look in enumerate(watch.looks(Path(sys.argv[1]), None, Options(), eve
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="nothing says what is held")
+@pytest.mark.long
 def test_two_hundred_looks_hold_no_more_than_twenty(place: Place) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MANY_LOOKS, place.index],

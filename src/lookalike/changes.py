@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +48,11 @@ _ATTEMPTS = 30
 _EXAMPLES = 5
 _NONE: Ids = np.empty(0, np.int64)
 
+
 # Reading them may go well another time, though nothing about the file shows it.
-_PASSING = "(stored.reason like 'unreadable%' or stored.reason = 'no such file')"
+def _passing(row: str) -> str:
+    reason = f"coalesce({row}.reason, '')"
+    return f"({reason} like 'unreadable%' or {reason} = 'no such file')"
 
 
 @dataclass(frozen=True)
@@ -90,27 +93,30 @@ def plan(
     folder: Path,
     say: Say | None = None,
     settled: Settled | None = None,
+    keep_labels: bool = True,
 ) -> Plan:
     """Compare a listing, in one file or more, with a collection; files go to `folder`.
 
     `below` are the encoded paths of the files and folders that were listed, "" for the root. What
     is found is told to `say` as well, path by path. What is not `settled` is left for another time.
+    Labels that the listing does not have stay, if `keep_labels`.
     """
     wanted = folder / "wanted.parquet"
     first_id = stored.next_id
+    # A label that nobody takes back stays.
+    label = "coalesce(listing.label, stored.label)" if keep_labels else "listing.label"
     with stored.asked(folder) as sql:
         sql.execute(f"create temp view listing as from {parquet(*listing)}")
         sql.execute(
             "create temp table todo as select path, "
-            # A label that nobody takes back stays.
-            "coalesce(listing.label, stored.label) as label, listing.reason, listing.size, "
+            f"{label} as label, listing.reason, listing.size, "
             "listing.modified, stored.id as old "
             "from listing left join stored using (path) where stored.path is null "
             "or listing.size is distinct from stored.size "
             "or listing.modified is distinct from stored.modified "
-            "or (listing.label is not null and listing.label is distinct from stored.label) "
+            f"or {label} is distinct from stored.label "
             "or (listing.reason is not null and listing.reason is distinct from stored.reason) "
-            f"or (listing.reason is null and {_PASSING})"
+            f"or (listing.reason is null and {_passing('stored')})"
         )
         sql.execute(
             "create temp table gone as "
@@ -192,7 +198,6 @@ class Known:
     found: Path
     segments: tuple[Segment, ...]
     first_ids: tuple[int, ...]
-    _maps: dict[str, npt.NDArray[np.void]] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, content_hash: str) -> Reused | None:
         """Return vector, width and height of an image with these bytes, if there is one."""
@@ -334,44 +339,36 @@ def grow(
     folder: Path,
     what: str,
     *,
+    expected: int,
     replaces: bool,
 ) -> Collection:
     """Commit new segments, in place of the rows that their paths had when they were planned.
 
     Those have ids under `first_id`. A row with a later id is another writer's, who had the same
-    path meanwhile: it stays, and ours is left out. `replaces` says whether any row may be replaced;
-    `folder` is for DuckDB.
+    path meanwhile: it stays, and ours is left out. `expected` is the version that the collection
+    has if nobody else has written since the plan: otherwise ids may have been given to others, and
+    ours become later ones. `replaces` says whether any row may be replaced; `folder` is for DuckDB.
     """
-    before, least = stored, min(row["first_id"] for row in written)
+    least = min(row["first_id"] for row in written)
 
     def work_out(newest: Collection, place: Path) -> Step:
         ours = list(written)
         gone, lost, shift = _NONE, _NONE, 0
-        if newest.version != before.version or replaces:
+        others = newest.version != expected
+        if others or replaces:
             gone, lost = _overlap(newest, ours, first_id, folder)
-        # By another writer, also of rows that are gone by now; or by a wave of ours that was moved.
-        given = newest.next_id != before.next_id and least < newest.next_id
-        if given or _meet(newest, ours):
-            shift = newest.next_id - least
+        if others:
+            shift = max(newest.next_id - least, 0)
         if len(lost) or shift:
             ours = [
                 fresh
                 for row in ours
                 for fresh in rewrite_segment([Path(row["path"])], place, lost, shift)
             ]
-        others, replaced, went = without(newest, gone, place)
-        return Step([*ours, *others], replaced, _rows(ours), went)
+        rest, replaced, went = without(newest, gone, place)
+        return Step([*ours, *rest], replaced, _rows(ours), went)
 
     return change(stored, what, work_out)
-
-
-def _meet(stored: Collection, written: Iterable[Written]) -> bool:
-    """Say whether ids of new segments lie in the range of a stored one."""
-    return any(
-        first <= row["last_id"] and row["first_id"] <= last
-        for _, first, last, _ in stored.ranges()
-        for row in written
-    )
 
 
 def _rows(written: Iterable[Written]) -> int:
@@ -388,7 +385,10 @@ def _overlap(
             "create temp table shared as select ours.id as ours, stored.id as theirs, "
             f"stored.id >= {first_id} or (stored.status = 'skipped' and ours.status = 'skipped' "
             "and stored.reason = ours.reason and stored.size is not distinct from ours.size "
-            "and stored.modified is not distinct from ours.modified) as stays "
+            "and stored.modified is not distinct from ours.modified "
+            "and stored.label is not distinct from ours.label) "
+            # A disk that is away for a moment costs no embedding.
+            f"or (stored.status = 'ok' and {_passing('ours')}) as stays "
             f"from {ours} as ours join stored using (path)"
         )
         gone = _ids(sql, "select theirs as id from shared where not stays")

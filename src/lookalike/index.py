@@ -97,10 +97,9 @@ class Index:
 
     def refresh(self) -> bool:
         """Move on to the newest version; say whether there was a newer one."""
-        newest = self.collection.newest()
-        moved = newest.version != self.collection.version
+        moved = not self.collection.is_newest()
         if moved:
-            self._move_to(newest)
+            self._move_to(self.collection.newest())
         return moved
 
     def _move_to(self, collection: Collection) -> None:
@@ -154,7 +153,7 @@ class Index:
 
     def _changed(self, done: "tuple[Collection, Changed]") -> "Changed":
         collection, changed = done
-        if collection.version != self.collection.version:
+        if collection is not self.collection:
             self._move_to(collection)
         return changed
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from lookalike import changes, images
 from lookalike.build.jobs import Job, Options
-from lookalike.build.keeping import Changed, Found, Photos, Place, update, wanted_of
+from lookalike.build.keeping import Changed, Found, Photos, update, wanted_of
+from lookalike.build.place import Place
 from lookalike.build.running import Inputs
 from lookalike.changes import Settled
 from lookalike.collection import Collection
@@ -68,7 +69,7 @@ def _look_at_files(
     listing = staging / "listing.parquet"
     names = sorted(_names(files, job.source.root))
     there = images.walk(replace(job.source, names=tuple(names))) if names else iter(())
-    list_those(there, listing, place.before)
+    list_those(there, listing, place)
     unused = label_images(listing, job.labels) if job.labels is not None else 0
     plan = changes.plan(stored, [listing], (), staging, settled=settled)
     return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, unused)

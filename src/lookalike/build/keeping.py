@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING
 
 from lookalike import changes, images
 from lookalike.build.jobs import Done, Job, Options, Report, prepare
+from lookalike.build.place import (
+    Place,
+    again,
+    meant,
+    outside,
+    place_of,
+    place_of_root,
+    remembered,
+)
 from lookalike.build.running import Inputs, Wanted, embed_all
 from lookalike.changes import Plan, Say, Settled
 from lookalike.collection import (
@@ -36,6 +45,8 @@ from lookalike.spark import local_uri, progress, session
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+_HANDFUL = 64  # images, which no cluster is asked for
+
 Photos = str | Path | Sequence[str | Path]
 
 
@@ -59,18 +70,6 @@ class Changed:
     def to_dict(self) -> dict[str, int]:
         """Return it as `--json` prints it."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where images are as seen from the root of a collection.
-
-    `before` is put before the paths of a listing. `below` are the encoded paths, seen from the
-    root, of what was listed.
-    """
-
-    before: str = ""
-    below: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True)
@@ -102,44 +101,56 @@ def build_collection(
     with calibration.expected(options.precision == "int8"):
         job = prepare(photos, options)
         # Where a run like this one was killed, it is gone on with as well.
-        beside = out.absolute().with_name(f".{out.name}.next")
+        real = Path(os.path.realpath(out))
+        beside = real.with_name(f".{out.name}.next")
         if not (overwrite and (is_collection(out) or is_collection(beside))):
             return _fill(job, out, options)
         if is_collection(beside) and _misfit(Collection.open(beside), job, options):
-            shutil.rmtree(beside)
-        report = _fill(job, beside, options)[1]
-        put_in_place(beside, out)
+            with writing(beside, alone=True):
+                shutil.rmtree(beside)
+        report = _fill(job, beside, options, anew=True)[1]
+        if is_collection(out):
+            with writing(out, alone=True):
+                put_in_place(beside, out)
+        else:
+            put_in_place(beside, out)
         return Collection.open(out), report
 
 
-def _fill(job: Job, out: Path, options: Options) -> tuple[Collection, Report]:
+def _fill(
+    job: Job, out: Path, options: Options, *, anew: bool = False
+) -> tuple[Collection, Report]:
+    """Fill a collection, or go on with one. `anew` says that what it has beyond the job goes."""
     stored = Collection.open(out) if is_collection(out) else None
     if stored is None:
         with _new_place(out) as share, staging_folder(out / "work") as staging:
             found = look(job, None, staging)
             made, done = _bring_in(job, found, out, None, staging, "index", share)
-    else:
-        misfit = _misfit(stored, job, options)
-        if misfit:
-            raise LookalikeError(
-                f"{out} is there already, {misfit}: give another --out, or --overwrite it"
-            )
-        model = stored.model
-        job = replace(job, full=model, precision=model.precision, chosen=True)
-        with writing(out), staging_folder(out / "work") as staging:
-            found = look(job, stored, staging)
-            made, done = _bring_in(job, found, out, stored, staging, "index")
-    same = found.plan.same if found.plan else 0
-    report = Report.of(done, found.unused_labels, same)
-    return made, report if stored is None else replace(report, advice=None)
+            return _ready(made), Report.of(done, found.unused_labels)
+    if misfit := _misfit(stored, job, options):
+        raise LookalikeError(
+            f"{out} is there already, {misfit}: give another --out, or --overwrite it"
+        )
+    model = stored.model
+    job = replace(job, full=model, precision=model.precision, chosen=True)
+    with writing(out), staging_folder(out / "work") as staging:
+        stored = stored.newest()
+        found = look(job, stored, staging, keep_labels=not anew)
+        made, done = _bring_in(job, found, out, stored, staging, "index")
+        assert found.plan is not None
+        gone, same = found.plan.gone, found.plan.same
+        if anew and len(gone):
+            made = changes.remove(made, lambda _: gone, "index")
+        return _ready(made), Report.of(replace(done, advice=None), found.unused_labels, same)
 
 
 def _misfit(stored: Collection, job: Job, options: Options) -> str | None:
     """Say what a collection was made of, where that is not what is wanted now."""
     about, source = stored.about_model, stored.source
-    if replace(job.rooted, also=()) != replace(source, also=()):
+    wanted = remembered(job.source)
+    if replace(wanted, names=()) != replace(source, names=(), also=()):
         return f"made of {source.root}"
-    if (about["backbone"], about["weights"]) != (options.model, job.full.weights):
+    if about["backbone"] != options.model or stored.full_model != job.full.fingerprint:
         return f"made with {about['backbone']} and the weights {about['weights']}"
     if options.precision not in ("auto", about["precision"]):
         return f"in {about['precision']}"
@@ -222,21 +233,20 @@ def update(
     *,
     dry_run: bool = False,
 ) -> tuple[Collection, Changed]:
-    """Do what `find` says is to do with some images, by default those in the root."""
+    """Do what `find` says is to do with some images, by default those it was made of."""
     source = stored.source
     options = replace(
         options,
         image_column=options.image_column or source.image_column,
         label_column=options.label_column or source.label_column,
     )
-    given = photos
-    if given is None:
-        given = os.path.join(source.root, source.names[0]) if source.names else source.root
-    job = prepare(given, options, stored.model)
-    place = _place(stored, job.source)
+    job = prepare(again(stored) if photos is None else photos, options, stored.model)
+    place = place_of(stored, job.source)
     with writing(stored.path), staging_folder(stored.path / "work") as staging:
-        if not dry_run:
-            stored = _rooted(stored, job.source)
+        stored = stored.newest()
+        new = outside(stored, job.source, place)
+        if new and not dry_run:
+            stored = stored.also_below(new)
         found = find(job, stored, staging, place)
         plan = found.plan
         assert plan is not None
@@ -246,9 +256,13 @@ def update(
         )
         if dry_run:
             return stored, changed
+        if job.spark is None and plan.count <= _HANDFUL:  # a cluster at hand or not
+            job = replace(job, spark=False)
         stored, done = _bring_in(job, found, stored.path, stored, staging, what)
         if len(gone):
             stored = changes.remove(stored, lambda _: gone, what)
+        if stored.version != changed.version:
+            stored = _ready(stored)
         return stored, replace(
             changed, version=stored.version, images=done.images, skipped=done.skipped
         )
@@ -258,43 +272,6 @@ def _kept(say: Say) -> Say:
     return lambda sign, path: None if sign == "-" else say(sign, path)
 
 
-def _rooted(stored: Collection, source: images.Source) -> Collection:
-    """Let images outside the root of a collection be read, if `source` lies there."""
-    if source.kind != stored.source.kind:
-        raise LookalikeError(
-            f"{stored.path} was made of {stored.source.kind}, this is {source.kind}: "
-            "make another index of it"
-        )
-    if source.kind == "table" and source != stored.source:
-        raise LookalikeError(f"{stored.path} was made of another table: make another index of it")
-    below = source.kind != "files" or _seen_from(stored.source.root, source.root) is not None
-    if not below and source.root not in stored.source.also:
-        return stored.also_below([source.root])
-    return stored
-
-
-def _below(path: str, root: str) -> str | None:
-    """Return an absolute path as seen from a root above it; None where there it is not."""
-    return os.path.relpath(path, root) if os.path.commonpath([path, root]) == root else None
-
-
-def _seen_from(root: str, folder: str) -> str | None:
-    """The same of a folder, by its name or by where links lead."""
-    by_name = _below(folder, root)
-    return by_name or _below(os.path.realpath(folder), os.path.realpath(root))
-
-
-def _place(stored: Collection, source: images.Source) -> Place:
-    if source.kind != "files":
-        return Place()
-    below = _seen_from(stored.source.root, source.root)
-    before = images.encode_path(source.root if below is None else below).rstrip("/") + "/"
-    if before == "./":
-        before = ""
-    names = (before + images.encode_path(name) for name in source.names)
-    return Place(before, tuple(name.rstrip("/") for name in names))
-
-
 def look(
     job: Job,
     stored: Collection | None,
@@ -302,23 +279,21 @@ def look(
     place: Place | None = None,
     say: Say | None = None,
     settled: Settled | None = None,
+    *,
+    keep_labels: bool = True,
 ) -> Found:
     """List the inputs of a job; compare them with what is stored."""
-    place = place or _place_of_root(job.source)
+    place = place or place_of_root(job.source)
     if job.source.kind != "files":
-        return _look_with_spark(job, stored, staging, say, settled)
+        return _look_with_spark(job, stored, staging, say, settled, keep_labels)
     listing = staging / "listing.parquet"
-    count = list_images(job.source, listing, place.before)
+    count = list_images(job.source, listing, place)
     unused = label_images(listing, job.labels) if job.labels is not None else 0
     if stored is None:
         return Found(Inputs(count, listing), None, unused)
     with progress_line("comparing with what is there"):
-        plan = changes.plan(stored, [listing], place.below, staging, say, settled)
+        plan = changes.plan(stored, [listing], place.below, staging, say, settled, keep_labels)
     return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, unused)
-
-
-def _place_of_root(source: images.Source) -> Place:
-    return Place("", tuple(map(images.encode_path, source.names)))
 
 
 def _look_with_spark(
@@ -327,6 +302,7 @@ def _look_with_spark(
     staging: Path,
     say: Say | None,
     settled: Settled | None,
+    keep_labels: bool,
 ) -> Found:
     spark = session()
     with progress(spark, "listing images"):
@@ -337,7 +313,7 @@ def _look_with_spark(
         # Spark reads no content for that.
         frame.drop("content").write.parquet(local_uri(staging / "listing"))
         files = sorted((staging / "listing").glob("*.parquet"))
-        plan = changes.plan(stored, files, [""], staging, say, settled)
+        plan = changes.plan(stored, files, [""], staging, say, settled, keep_labels)
     if not plan.listed:  # a folder of local files says so itself
         raise images.nothing_found(job.source)
     return Found(wanted_of(frame, plan, staging), plan, unused)
@@ -367,19 +343,32 @@ def _bring_in(
     plan = found.plan
     if stored is not None and plan is not None and not plan.count:
         return stored, Done(job.full)
-    source = stored.source if stored is not None else job.rooted
+    source = stored.source if stored is not None else remembered(job.source)
     folder = new_data_folder(out)
     since = -1 if stored is None else stored.version
+    commits = 0
 
     def deliver(written: list[Written], model: Model) -> None:
-        nonlocal stored
+        nonlocal stored, commits
         if stored is None:
-            stored = Collection.create(out, source, model, written)
+            stored = Collection.create(out, source, model, written, job.full.fingerprint)
             share()
         else:
             first_id = plan.first_id if plan else 0
             replaces = bool(plan and plan.changed)
-            stored = changes.grow(stored, written, first_id, staging, what, replaces=replaces)
+            before = stored.version
+            stored = changes.grow(
+                stored,
+                written,
+                first_id,
+                staging,
+                what,
+                expected=since + commits,
+                replaces=replaces,
+            )
+            if stored.version == before:  # others had it all
+                return
+        commits += 1
 
     try:
         done = embed_all(replace(job, source=source), found.inputs, folder, deliver)
@@ -387,12 +376,17 @@ def _bring_in(
         discard(out, folder, since)
     if stored is None:
         raise images.nothing_found(job.rooted)
-    stored = changes.compact(stored)
+    return stored, done
+
+
+def _ready(stored: Collection) -> Collection:
+    """Make what follows every change; whatever goes wrong here is done by the next, or a search."""
+    with suppress(Exception):
+        stored = changes.compact(stored)
     if stored.counts()[0] > EXACT_UP_TO:
-        # Whatever goes wrong here is done again by the first search, or said by it.
         with progress_line("measuring recall"), suppress(Exception):
             Searcher(stored).get_ready()
-    return stored, done
+    return stored
 
 
 def remove(
@@ -403,27 +397,13 @@ def remove(
     A path is that of a file or folder, or is taken from the root of the collection. The files
     themselves stay. Raises `LookalikeError`, and removes nothing, where a name is of no image.
     """
-    wanted = {name: _meant(stored.source, name) for name in names}
+    wanted = {name: meant(stored.source, name) for name in names}
     with writing(stored.path), staging_folder(stored.path / "work") as staging:
+        stored = stored.newest()
         gone = changes.matching(stored, wanted, staging, say)
         if not dry_run:
             stored = changes.remove(
                 stored, lambda newest: changes.matching(newest, wanted, staging), "remove"
             )
-            stored = changes.compact(stored)
+            stored = _ready(stored)
         return stored, Changed(stored.version, removed=len(gone))
-
-
-def _meant(source: images.Source, name: str) -> str:
-    """Return a path or a glob as the collection has it: encoded, seen from its root."""
-    if source.kind == "files":
-        whole = os.path.abspath(name)
-        # A link is meant itself, not where it leads.
-        real = os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
-        below = _below(whole, source.root)
-        if below is None:
-            below = _below(real, os.path.realpath(source.root))
-        if os.path.isabs(name) or (below is not None and os.path.lexists(whole)):
-            name = whole if below is None else below
-        name = os.path.normpath(name)
-    return images.encode_path(name)

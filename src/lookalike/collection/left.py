@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -50,16 +50,19 @@ def discard(path: Path, folder: Path, since: int) -> None:
         if log.stem.isdecimal() and int(log.stem) > since:
             actions = map(json.loads, log.read_text().splitlines())
             committed.update(Path(one["add"]["path"]).name for one in actions if "add" in one)
-    for file in folder.iterdir():
-        if file.name not in committed:
-            file.unlink(missing_ok=True)
-    _close(folder)
+    _close(folder, committed)
 
 
-def _close(folder: Path) -> None:
-    with suppress(OSError):  # gone already, or not empty
-        (folder / MARK).unlink(missing_ok=True)
-        folder.rmdir()
+def _close(folder: Path, committed: Set[str]) -> None:
+    """Delete what was not committed, and the mark last of all: what is left without it stays."""
+    with suppress(OSError):  # a writer that was given up still writes: the mark stays, too
+        for name in set(os.listdir(folder)) - committed - {MARK}:
+            (folder / name).unlink(missing_ok=True)
+        kept = set(os.listdir(folder)) - {MARK}
+        if kept <= committed:
+            (folder / MARK).unlink(missing_ok=True)
+        if not kept:
+            folder.rmdir()
 
 
 def clear(path: Path) -> None:
@@ -81,9 +84,7 @@ def clear(path: Path) -> None:
             if names and MARK not in names:
                 continue
             named = _named_in_log(path) if named is None else named
-            for name in names - named - {MARK}:
-                (folder / name).unlink()
-            _close(folder)
+            _close(folder, named)
 
 
 def _named_in_log(path: Path) -> set[str]:

@@ -1,6 +1,7 @@
 """Folders that come whole or not at all, and who may write into a collection."""
 
 import contextlib
+import ctypes
 import fcntl
 import glob
 import os
@@ -67,29 +68,38 @@ def writing(path: Path, *, alone: bool = False) -> Iterator[Callable[[], None]]:
     ends. Gives a function that lets others write as well. Who comes first clears up after writers
     that were killed.
     """
-    try:
-        lock = (path / ".writers").open("a")
-    except OSError as error:
-        if is_full_disk(error):
-            raise full_disk(path) from None
-        raise LookalikeError(
-            f"{path} cannot be written to ({error.strerror}): search needs no more than reading it"
-        ) from None
-    with lock:
-        if _takes(lock, fcntl.LOCK_EX):
-            clear(path)
-        give_up = time.monotonic() + _PATIENCE
-        while not _takes(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
-            if time.monotonic() > give_up:
-                who = "something writes into it" if alone else "something has it to itself"
-                raise LookalikeError(f"{path} is busy, {who}: try again later")
-            time.sleep(0.05)
+    give_up = time.monotonic() + _PATIENCE
+    with contextlib.ExitStack() as stack:
+        while True:
+            lock = stack.enter_context(_opened(path))
+            if _takes(lock, fcntl.LOCK_EX):
+                clear(path)
+            while not _takes(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+                if time.monotonic() > give_up:
+                    who = "something writes into it" if alone else "something has it to itself"
+                    raise LookalikeError(f"{path} is busy, {who}: try again later")
+                time.sleep(0.05)
+            # Meanwhile another collection may have taken its place, with a lock of its own.
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(lock.fileno()), os.stat(path / ".writers")):
+                    break
         try:
             yield lambda: fcntl.flock(lock, fcntl.LOCK_SH)
         except Exception as error:
             if is_full_disk(error):
                 raise full_disk(path) from None
             raise
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        return (path / ".writers").open("a")
+    except OSError as error:
+        if is_full_disk(error):
+            raise full_disk(path) from None
+        raise LookalikeError(
+            f"{path} cannot be written to ({error.strerror}): search needs no more than reading it"
+        ) from None
 
 
 def _takes(lock: IO[str], how: int) -> bool:
@@ -129,15 +139,32 @@ def put_in_place(fresh: Path, path: Path) -> None:
         fresh.replace(path)
         return
     old = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    if path.exists():
-        path.rename(old)
-    try:
+    if not path.exists():
         fresh.rename(path)
-    except BaseException:
-        if old.exists():
-            old.rename(path)
-        raise
-    for left in path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 32}"):
+    elif _exchange(fresh, path):
+        old = fresh
+    else:
+        path.rename(old)
+        try:
+            fresh.rename(path)
+        except BaseException:
+            if not path.exists():
+                old.rename(path)
+            raise
+    for left in (old, *path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 32}")):
         for file in left.glob("data/*/*.parquet"):
             shutil.rmtree(Segment(file).cache, ignore_errors=True)
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step; say whether the system can.
+
+    https://man7.org/linux/man-pages/man2/rename.2.html
+    """
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.cache import new_file
-from lookalike.collection.left import describing, new_data_folder
+from lookalike.collection.left import MARK, describing, new_data_folder
 from lookalike.collection.log import Log
 from lookalike.collection.places import writing
 from lookalike.collection.segments import SEGMENT, Segment, Written, read_rows, unreadable
@@ -112,13 +112,24 @@ class Collection:
         return opened
 
     @classmethod
-    def create(cls, path: Path, source: Source, model: Model, segments: Sequence[Written]) -> Self:
-        """Commit the first version of a collection whose data files lie in `path` already."""
+    def create(
+        cls,
+        path: Path,
+        source: Source,
+        model: Model,
+        segments: Sequence[Written],
+        full_model: str | None = None,
+    ) -> Self:
+        """Commit the first version of a collection whose data files lie in `path` already.
+
+        `full_model` is the fingerprint of the model in full precision, where that is another.
+        """
         from deltalake.exceptions import DeltaError
         from deltalake.transaction import create_table_with_add_actions
 
         model.save(path / "model")
         about = {"format": FORMAT, "source": asdict(source), "model": model.about()}
+        about["full_model"] = full_model or model.fingerprint
         (path / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         rows, embedded = _sums(segments)
         try:
@@ -174,8 +185,11 @@ class Collection:
         skipped += rows - embedded - sum(skipped for _, skipped in gone)
         next_id = max(self.next_id, _after(added))
         mark = uuid.uuid4().hex
+        table = DeltaTable(self.path.absolute(), version=self.version)
+        if str(table.metadata().id) != self.identity:
+            raise LookalikeError(f"another index has taken the place of {self.path}: try again")
         try:
-            DeltaTable(self.path.absolute(), version=self.version).create_write_transaction(
+            table.create_write_transaction(
                 actions,
                 "append",
                 _delta_schema(),
@@ -205,8 +219,23 @@ class Collection:
         return new_data_folder(self.path)
 
     def newest(self) -> Self:
-        """Return this collection at its newest version, which may be this one."""
-        return self if self._table.version() == self._newest() else self._again()
+        """Return this collection at its newest version, which may be this one.
+
+        Where another has taken its place, that one.
+        """
+        return self if self.is_newest() else self._again()
+
+    def is_newest(self) -> bool:
+        """Say whether nobody has made a next version, or another collection in its place."""
+        from deltalake import DeltaTable
+
+        now = DeltaTable(self.path.absolute())
+        return (now.version(), str(now.metadata().id)) == (self.version, self.identity)
+
+    @cached_property
+    def identity(self) -> str:
+        """What no other collection has, not even one that takes its place."""
+        return str(self._table.metadata().id)
 
     def _again(self, version: int | None = None) -> Self:
         """Open the newest version, or another; the same model is not read again."""
@@ -267,6 +296,11 @@ class Collection:
     def version(self) -> int:
         """Number of the version that is open."""
         return self._table.version()
+
+    @cached_property
+    def full_model(self) -> str:
+        """The fingerprint of the model in full precision that `model` was made of."""
+        return str(_read_about(self.path).get("full_model"))
 
     @cached_property
     def model(self) -> Model:
@@ -426,8 +460,11 @@ def is_collection(path: Path) -> bool:
 
 def is_unfinished(path: Path) -> bool:
     """Say whether something began to make a collection at `path` and committed nothing yet."""
+    if _has_versions(path):
+        return False
     begun = (path / ".writers").is_file() or (path.is_dir() and not any(path.iterdir()))
-    return begun and not _has_versions(path)
+    # What was committed once, and has lost its log, is a damaged one: nothing in it may go.
+    return begun and all((one / MARK).exists() for one in (path / "data").glob("*/"))
 
 
 def _has_versions(path: Path) -> bool:
@@ -462,7 +499,11 @@ def _no_longer_kept(path: Path, version: int) -> LookalikeError:
 
 def _is_newer(error: Exception) -> bool:
     """Say whether it is for what a later version of Delta brought that something failed."""
-    return bool(re.search(r"unsupported|not supported|table features", str(error), re.IGNORECASE))
+    from deltalake.exceptions import DeltaError
+
+    return isinstance(error, DeltaError) and bool(
+        re.search(r"unsupported|not supported|table features", str(error), re.IGNORECASE)
+    )
 
 
 def _damaged(path: Path, error: Exception) -> LookalikeError:

@@ -1,7 +1,7 @@
 """Local images listed in a file: with their labels, in parts for Spark's tasks, a sample of it."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,34 +43,38 @@ LISTING_BATCH = 16_384
 _IMAGE_BATCH = 1024
 
 
-def list_images(source: Source, listing: Path, before: str = "") -> int:
+Seen = Callable[[str], str]
+"""Takes an encoded path below the root of a source; gives it as it is to be noted."""
+
+
+def list_images(source: Source, listing: Path, seen: Seen = str) -> int:
     """Write the inputs of a local source to a Parquet file, numbered from 0; return how many.
 
-    `before` is put before each path. Raises `LookalikeError` if there is no input. A batch of names
+    `seen` says how a path is noted. Raises `LookalikeError` if there is no input. A batch of names
     is in memory at a time.
     """
-    count = list_those(walk(source), listing, before)
+    count = list_those(walk(source), listing, seen)
     if count == 0:
         raise nothing_found(source)
     return count
 
 
-def list_those(found: Iterator[Found], listing: Path, before: str = "") -> int:
+def list_those(found: Iterator[Found], listing: Path, seen: Seen = str) -> int:
     """Write inputs that were found to a Parquet file, as `list_images` does."""
     count = 0
     with pq.ParquetWriter(listing, LISTING) as writer:
-        for batch in _listing(found, before):
+        for batch in _listing(found, seen):
             writer.write_batch(batch)
             count += batch.num_rows
     return count
 
 
-def _listing(found: Iterator[Found], before: str) -> Iterator[pa.RecordBatch]:
+def _listing(found: Iterator[Found], seen: Seen) -> Iterator[pa.RecordBatch]:
     start = 0
     while chunk := list(itertools.islice(found, LISTING_BATCH)):
         columns = {
             "id": range(start, start + len(chunk)),
-            "path": [before + image.path for image in chunk],
+            "path": [seen(image.path) for image in chunk],
             "label": [None] * len(chunk),
             "reason": [image.reason for image in chunk],
             "size": [image.size for image in chunk],

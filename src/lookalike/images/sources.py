@@ -5,10 +5,11 @@ import glob
 import itertools
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
 from lookalike.errors import LookalikeError
@@ -188,9 +189,9 @@ def walk(source: Source) -> Iterator[Found]:
         path = os.path.join(source.root, name) if name else source.root
         # The root is a folder, even where it has just vanished: else all in it would seem gone.
         if name and not os.path.isdir(path):
-            yield _found(path, encode_path(name))
-            continue
-        yield from _walk_folder(path, source.root, ())
+            yield _found(path, _status(path), encode_path(name))
+        else:
+            yield from _walk_folder(path, source.root, ())
 
 
 def _walk_folder(folder: str, root: str, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
@@ -204,29 +205,45 @@ def _walk_folder(folder: str, root: str, above: tuple[tuple[int, int], ...]) -> 
             yield Found(below(folder), "link back to a folder above it")
             return
         with os.scandir(folder) as scan:
-            # With the slash, folders sort where the paths of their files do.
-            visible = [entry for entry in scan if not entry.name.startswith(".")]
+            visible = [entry.path for entry in scan if not entry.name.startswith(".")]
     except OSError as error:
         if not above:  # of a folder that was named, this is no detail
             raise LookalikeError(f"cannot read {encode_path(folder)}: {error.strerror}") from None
         yield Found(below(folder), f"unreadable folder: {error.strerror}")
         return
-    for entry in sorted(visible, key=lambda entry: _order(folder, entry.name)):
-        if os.path.isdir(entry.path):
-            yield from _walk_folder(entry.path, root, (*above, identity))
-        elif _is_image(entry.name):
-            yield _found(entry, below(entry.path))
+    entries = [(path, _status(path)) for path in visible]
+    # With the slash, folders sort where the paths of their files do.
+    entries.sort(key=lambda entry: encode_path(entry[0]) + "/" * _is_folder(entry[1]))
+    for path, found in entries:
+        if _is_folder(found):
+            yield from _walk_folder(path, root, (*above, identity))
+        # What cannot be looked at may be a folder, of a disk that is away: nothing in it is gone.
+        elif _is_image(path) or isinstance(found, OSError):
+            yield _found(path, found, below(path))
 
 
-def _found(file: "str | os.DirEntry[str]", path: str) -> Found:
+Status: TypeAlias = "os.stat_result | OSError"
+
+
+def _status(path: str) -> Status:
     try:
-        status = os.stat(file)
+        return os.stat(path)
     except OSError as error:
-        reason = None  # which reading it will say
-        if os.path.islink(file):
-            reason = "link to itself" if error.errno == errno.ELOOP else "broken link"
-        return Found(path, reason)
-    return Found(path, None, status.st_size, status.st_mtime_ns)
+        return error
+
+
+def _is_folder(status: Status) -> bool:
+    return not isinstance(status, OSError) and stat.S_ISDIR(status.st_mode)
+
+
+def _found(file: str, status: Status, path: str) -> Found:
+    if not isinstance(status, OSError):
+        return Found(path, None, status.st_size, status.st_mtime_ns)
+    if os.path.islink(file) and status.errno in (errno.ENOENT, errno.ELOOP):
+        return Found(path, "link to itself" if status.errno == errno.ELOOP else "broken link")
+    if status.errno == errno.ENOENT:
+        return Found(path)  # it has just gone: reading it will say so
+    return Found(path, f"unreadable: {status.strerror}")
 
 
 def nothing_found(source: Source) -> LookalikeError:

@@ -60,7 +60,7 @@ def repair(collection: Collection) -> Repaired:
         found = inspect(stored, alone=True)
         if found.checked.ok:
             return Repaired(found.checked, found.checked, 0, 0)
-        if found.looks and not (path / "data").exists():
+        if found.looks and not any(stored_file.exists() for stored_file in stored.files()):
             raise LookalikeError(f"{path / 'data'} is missing: restore it; nothing was changed")
         inputs = 0
         if not all(look.usable and look.may_stay for look in found.looks):
