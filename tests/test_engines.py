@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -321,3 +322,26 @@ print(vector.shape, "torch" in sys.modules)
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout == "(512,) False\n"
+
+
+def test_threads_wait_for_the_first_call_of_a_process(
+    index: Index, photos: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = engine(index.collection.model, 3, streams=3)
+    at_once: list[int] = []
+    working = 0
+
+    def slow(self: OpenVinoEngine, given: Pixels) -> Vectors:
+        nonlocal working
+        working += 1
+        at_once.append(working)
+        time.sleep(0.05)
+        working -= 1
+        return np.zeros((len(given), 512), np.float32)
+
+    monkeypatch.setattr(OpenVinoEngine, "_run", slow)
+    monkeypatch.setattr(OpenVinoEngine, "_has_run", False)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, [photos[:1]] * 3))
+    assert at_once == [1, 1, 1]
+    assert OpenVinoEngine._has_run

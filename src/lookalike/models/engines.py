@@ -44,6 +44,9 @@ class Engine(Protocol):
         """Run the network on a batch of any size."""
 
 
+_FIRST_CALL = threading.Lock()
+
+
 class OpenVinoEngine:
     """One network compiled for this processor.
 
@@ -51,6 +54,7 @@ class OpenVinoEngine:
     """
 
     batch = 16  # what flows between the layers still fits into the caches
+    _has_run = False
 
     def __init__(
         self, xml: bytes, weights: bytes, precision: str, threads: int, streams: int
@@ -76,6 +80,16 @@ class OpenVinoEngine:
 
     def __call__(self, pixels: Pixels) -> Vectors:
         """Run the network on a batch of any size."""
+        if OpenVinoEngine._has_run:
+            return self._run(pixels)
+        # The first call in a process makes what all share. Two threads that make it at once can
+        # wait for each other for ever: one for the interpreter, one for what the other makes.
+        with _FIRST_CALL:
+            vectors = self._run(pixels)
+            OpenVinoEngine._has_run = True
+            return vectors
+
+    def _run(self, pixels: Pixels) -> Vectors:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._compiled.create_infer_request()
         results = self._of_thread.request.infer(pixels, share_inputs=True)
