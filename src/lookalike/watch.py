@@ -128,7 +128,7 @@ def looks(
         took = time.monotonic() - started
         if stored is not None and started - cleaned > _DAY:
             cleaned = started
-            with suppress(LookalikeError):  # others may be writing: another day
+            with suppress(Exception):  # others may be writing: another day
                 vacuum(stored)
         yield look
         if once and (again or not look.waiting):

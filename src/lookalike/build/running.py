@@ -117,7 +117,9 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Done:
             model, chosen_in = job.model(partial(_sample_of_frame, job.rooted, inputs.frame))
         frame = inputs.frame.withColumn("id", inputs.frame["id"] + inputs.first_id)
         run = partial(_on_spark, job, model, frame, inputs.wanted or iter, inputs.known)
-        return _done(model, chosen_in, folder, deliver, partial(run, count=0, wave=job.wave))
+        wave = max(job.wave, inputs.count // _WAVES)
+        run = partial(run, count=inputs.count, wave=wave)
+        return _done(model, chosen_in, folder, deliver, run)
     assert inputs.listing is not None
     if job.precision == "auto" and inputs.count < jobs.MEASURE_FROM:
         job = replace(job, precision="f32")

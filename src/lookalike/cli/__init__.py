@@ -62,6 +62,6 @@ def main() -> NoReturn:
     except SystemExit as ended:
         if ended.code != _INTERRUPTED:
             raise
-        message = "stopped; nothing was changed: run the same command to start again"
+        message = "stopped: run the same command to start again"
     notes.print(f"[bold red]error:[/] {escape(printable(' '.join(message.split())))}")
     sys.exit(1)
