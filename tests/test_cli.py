@@ -271,6 +271,7 @@ def wrong(index: Index, photo: Path, tmp_path_factory: pytest.TempPathFactory) -
         (folder / name).write_text(content)
     (folder / "no images").mkdir()
     (folder / "taken").mkdir()
+    (folder / "taken" / "notes.txt").touch()
     names = {name: str(folder / name) for name in (*contents, "no images", "taken")}
     return {
         **names,

@@ -137,6 +137,7 @@ def paths_in(index: Path) -> set[str]:
     return {path for path, *_ in all_versions(index)[Collection.open(index).version].values()}
 
 
+@pytest.mark.long
 def test_two_remove_others_of_the_same_segment(small: Small) -> None:
     before = paths_in(small.index)
     done = results([("command", "remove", small.index, f"00{n}.png") for n in range(4)])
@@ -144,6 +145,7 @@ def test_two_remove_others_of_the_same_segment(small: Small) -> None:
     assert paths_in(small.index) == before - {f"00{n}.png" for n in range(4)}
 
 
+@pytest.mark.long
 def test_two_remove_the_same(small: Small) -> None:
     before = paths_in(small.index)
     done = results([("command", "remove", small.index, "00*")] * 2)
@@ -190,6 +192,7 @@ def test_two_make_the_same_index(small: Small, tmp_path: Path) -> None:
     assert paths_in(out) == {file.name for file in small.photos.iterdir()}
 
 
+@pytest.mark.long
 def test_a_reader_stays_at_its_version(small: Small) -> None:
     held = lookalike.open(small.index)
     version, rows = held.collection.version, rows_of(held.collection)

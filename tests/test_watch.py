@@ -230,6 +230,7 @@ def test_after_a_kill_it_goes_on(place: Place, drawn: DrawnCollection) -> None:
     place.assert_current()
 
 
+@pytest.mark.long
 def test_looking_once(place: Place) -> None:
     done = once(place)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -248,6 +249,7 @@ def test_looking_once(place: Place) -> None:
     assert done.stderr == f"error: no such file or folder: {place.photos}\n"
 
 
+@pytest.mark.long
 def test_what_is_gone_may_be_kept(place: Place) -> None:
     gone = min(place.photos.glob("*.jpg"))
     gone.unlink()
