@@ -330,7 +330,7 @@ def test_an_index_without_its_model_answers_what_needs_none(
     [
         (lambda path: (path / "lookalike.json").write_text("{"), "damaged"),
         (lambda path: (path / "lookalike.json").unlink(), "not an index"),
-        (lambda path: shutil.rmtree(path / "_delta_log"), "not an index"),
+        (lambda path: shutil.rmtree(path / "_delta_log"), "damaged"),
         (lambda path: [log.write_text("?") for log in (path / "_delta_log").iterdir()], "damaged"),
         (lambda path: shutil.rmtree(path), "does not exist"),
     ],
