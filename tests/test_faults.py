@@ -34,6 +34,7 @@ BAD = ("corrupt", "lost", "not_gone_on_with", "unequal", "leftovers", "survivors
     ("kills", "photos", "spark"),
     [(3, 40, 0), pytest.param(20, 200, 2, marks=pytest.mark.long)],
 )
+@pytest.mark.long
 def test_a_killed_command_is_gone_on_with(kills: int, photos: int, spark: int) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("nothing here says which files are opened")

@@ -166,6 +166,7 @@ def one_by_one(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         pytest.param("gone.jpg,red\n", {BROKEN: "red"}, 0, id="a broken link"),
     ],
 )
+@pytest.mark.long
 def test_labels_as_with_spark(
     photos: Path, tmp_path: Path, text: str | None, wanted: dict[str, str], unused: int
 ) -> None:
@@ -231,6 +232,7 @@ def test_labels_as_with_spark(
         ),
     ],
 )
+@pytest.mark.long
 def test_errors_as_with_spark(photos: Path, tmp_path: Path, text: str, message: str) -> None:
     given = label_file(tmp_path, text)
     assert without_spark(photos, given, tmp_path) == message
