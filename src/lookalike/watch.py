@@ -107,6 +107,8 @@ def looks(
     look. With `once` there is one look, and a second one for what is still being written; what goes
     wrong is raised.
     """
+    import duckdb  # noqa: F401 - now: a signal in the middle of its import ends the process
+
     change = build.add if keep_gone else build.sync
     again = False
     waiting = Waiting()
