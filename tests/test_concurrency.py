@@ -22,6 +22,8 @@ from lookalike.images import decode_pixels
 from small import picture, pictures, results, small_network
 from worker import question
 
+pytestmark = pytest.mark.long  # real processes, disks and signals: minutes
+
 Rows = dict[int, tuple[str, str, Any]]
 """Path, hash of the content and vector of rows, by id."""
 

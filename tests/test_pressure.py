@@ -21,6 +21,8 @@ from rights import without_rights
 from small import picture, pictures, small_network
 from worker import question
 
+pytestmark = pytest.mark.long  # real processes, disks and signals: minutes
+
 Told = tuple[int, str, str]
 """Exit code, what was answered, what was said beside."""
 Run = Callable[..., Told]

@@ -25,6 +25,8 @@ from lookalike.models.engines import _engine
 from lookalike.spark import session
 from lookalike.watch import Look, Waiting
 
+pytestmark = pytest.mark.long  # real processes, disks and signals: minutes
+
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
 PATIENCE = 120.0  # seconds: other tests may run beside these
 OLD = 1_500_000_000.0  # seconds since 1970
