@@ -282,7 +282,7 @@ def try_once(case: Case, after: float, folder: Path, opened: "Opened", found: Fo
     # What was removed before the kill cannot be removed again.
     if again[0] and not (case.name == "remove" and "none was removed" in again[1]):
         found.not_gone_on_with += 1
-        problems.append(f"run again, it says {again[1].strip()}")
+        problems.append(f"run again, it ends with {again[0]} and says {again[1].strip()}")
     if not is_collection(index):
         return [*problems, *corrupt, "there is no index after it ran again"]
     end, damage = examine(index)

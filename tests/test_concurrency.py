@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,25 @@ def test_two_add_the_same_at_the_same_time(small: Small) -> None:
     rows = all_versions(small.index)[Collection.open(small.index).version]
     wanted = {str(file.relative_to(small.photos)) for file in small.photos.rglob("*.png")}
     assert {path for path, *_ in rows.values()} == wanted
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_waves_after_another_who_was_quicker(
+    small: Small, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    new = pictures(small.photos / "new", 40, seed=500)
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr("lookalike.build.keeping.embed_all", build.embed_all)
+        other, _ = build.add(Collection.open(small.index), new, small.options)
+        if removed:
+            build.remove(other, ["new"])
+        return build.embed_all(*arguments)
+
+    monkeypatch.setattr("lookalike.build.keeping.embed_all", late)
+    waves = replace(small.options, wave=8)
+    stored, _ = build.add(Collection.open(small.index), new, waves)
+    assert len(all_versions(small.index)[stored.version]) == 64
 
 
 def paths_in(index: Path) -> set[str]:

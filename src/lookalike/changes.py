@@ -339,22 +339,26 @@ def grow(
     folder: Path,
     what: str,
     *,
-    expected: int,
+    beside: bool,
     replaces: bool,
-) -> Collection:
+) -> tuple[Collection, bool]:
     """Commit new segments, in place of the rows that their paths had when they were planned.
 
     Those have ids under `first_id`. A row with a later id is another writer's, who had the same
-    path meanwhile: it stays, and ours is left out. `expected` is the version that the collection
-    has if nobody else has written since the plan: otherwise ids may have been given to others, and
-    ours become later ones. `replaces` says whether any row may be replaced; `folder` is for DuckDB.
+    path meanwhile: it stays, and ours is left out. `beside` says whether others have written
+    between the plan and `stored`; whether they have by now is returned as well. Then ids may have
+    been given to them, and ours become later ones. `replaces` says whether any row may be replaced;
+    `folder` is for DuckDB.
     """
     least = min(row["first_id"] for row in written)
+    before = stored.version
+    others = beside
 
     def work_out(newest: Collection, place: Path) -> Step:
+        nonlocal others
         ours = list(written)
         gone, lost, shift = _NONE, _NONE, 0
-        others = newest.version != expected
+        others = beside or newest.version != before
         if others or replaces:
             gone, lost = _overlap(newest, ours, first_id, folder)
         if others:
@@ -368,7 +372,7 @@ def grow(
         rest, replaced, went = without(newest, gone, place)
         return Step([*ours, *rest], replaced, _rows(ours), went)
 
-    return change(stored, what, work_out)
+    return change(stored, what, work_out), others
 
 
 def _rows(written: Iterable[Written]) -> int:

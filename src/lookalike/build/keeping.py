@@ -346,29 +346,25 @@ def _bring_in(
     source = stored.source if stored is not None else remembered(job.source)
     folder = new_data_folder(out)
     since = -1 if stored is None else stored.version
-    commits = 0
+    beside = False  # whether others write as well
 
     def deliver(written: list[Written], model: Model) -> None:
-        nonlocal stored, commits
+        nonlocal stored, beside
         if stored is None:
             stored = Collection.create(out, source, model, written, job.full.fingerprint)
             share()
         else:
             first_id = plan.first_id if plan else 0
             replaces = bool(plan and plan.changed)
-            before = stored.version
-            stored = changes.grow(
+            stored, beside = changes.grow(
                 stored,
                 written,
                 first_id,
                 staging,
                 what,
-                expected=since + commits,
+                beside=beside,
                 replaces=replaces,
             )
-            if stored.version == before:  # others had it all
-                return
-        commits += 1
 
     try:
         done = embed_all(replace(job, source=source), found.inputs, folder, deliver)
