@@ -684,7 +684,7 @@ def test_a_graph_that_is_not_ours_is_not_loaded(
     import openvino
 
     monkeypatch.setattr(openvino, "Core", lambda: pytest.fail("OpenVINO was asked"))
-    changed = replace(model, graph=graph, fingerprint="1" * 16)
+    changed = replace(model, graph=graph, network=b"", fingerprint="1" * 16)
     with pytest.raises(LookalikeError):
         quantize(graph, model.weights_data, np.zeros((1, 224, 224, 3), np.uint8))
     monkeypatch.undo()
