@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lookalike.collection import Collection, Segment
-from lookalike.neighbors.held import REGION_ROWS, regions
+from lookalike.neighbors.held import REGION_ROWS, Held, regions
 from lookalike.neighbors.queries import Queries, Source, store
 from lookalike.neighbors.tasks import (
     FOUND,
@@ -32,7 +32,7 @@ from lookalike.searcher import RECALL, Searcher, home
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["neighbors", "store"]
+__all__ = ["NEIGHBORS", "Held", "Queries", "neighbors", "store"]
 
 GROUP_ROWS = 131_072
 """Rows that a task of exact search holds at most: a quarter of a gigabyte of vectors."""
@@ -48,13 +48,14 @@ def neighbors(
     queries: Sequence[Source] | None = None,
     engine: Literal["auto", "exact", "lsh"] = "auto",
     recall: float = RECALL,
+    within: float = np.inf,
 ) -> "DataFrame":
     """Find the k nearest rows of a collection to each query: a DataFrame with a row a pair.
 
     Its columns are `query_id, rank, neighbor_id, distance`. Without `queries` the rows of the
     collection ask, each of which then leaves itself out. Distances are Euclidean, equal ones
-    ordered by id; of more equal ones than there is room for, any may be given. `auto` is exact for
-    small collections.
+    ordered by id; of more equal ones than there is room for, any may be given. Rows farther than
+    `within` are left out. `auto` is exact for small collections.
     """
     check_k(k)
     searcher = Searcher(collection)
@@ -68,7 +69,7 @@ def neighbors(
     own = queries is None
     if effort is None:
         groups = group(segments, tasks)
-        compare = comparing(groups, asked, k, own, threads)
+        compare = comparing(groups, asked, k, own, within, threads)
         found = spark.range(0, len(groups), 1, len(groups)).mapInArrow(compare, ddl(FOUND))
     else:
         cells = searcher.cells
@@ -78,7 +79,7 @@ def neighbors(
         most = min(REGION_ROWS, max(-(-len(searcher.rows) // (_REGIONS * tasks)), 1))
         plan = list(regions(counts, most))
         route = routing(cells, counts, plan, asked, effort.cells, k + own, threads)
-        look = looking(segments, cells, plan, asked, k, own, effort.candidates, threads)
+        look = looking(segments, cells, plan, asked, k, own, within, effort.candidates, threads)
         blocks = spark.range(0, len(asked.blocks), 1, _TASKS * tasks)
         parts = max(_TASKS * tasks, len(plan))
         looks = blocks.mapInArrow(route, ddl(LOOKS)).repartition(parts, "region")

@@ -34,7 +34,7 @@ FOUND = pa.schema(
         "distances": pa.binary(),
     }
 )
-"""What a task found for queries of a block (int32, by place): k ids (int64) and distances each."""
+"""Pairs that a task found: queries of a block (int32, by place), ids (int64), distances (float)."""
 NEIGHBORS = pa.schema(
     {
         "query_id": pa.int64(),
@@ -48,7 +48,12 @@ Task = Callable[[Batches], Batches]
 
 
 def comparing(
-    groups: Sequence[Sequence[Segment]], asked: Queries, k: int, own: bool, threads: int
+    groups: Sequence[Sequence[Segment]],
+    asked: Queries,
+    k: int,
+    own: bool,
+    within: float,
+    threads: int,
 ) -> Task:
     """Make the task of exact search: from numbers of groups to `FOUND`, a row a block."""
 
@@ -59,7 +64,7 @@ def comparing(
             for block in range(len(asked.blocks)):
                 ids, vectors = asked.ids(block), asked.vectors(block)
                 found = held.nearest(vectors, k, ids if own else None)
-                yield _found(block, np.arange(len(ids)), *found)
+                yield _found(block, np.arange(len(ids)), *found, within)
 
     return task
 
@@ -142,6 +147,7 @@ def looking(
     asked: Queries,
     k: int,
     own: bool,
+    within: float,
     candidates: int,
     threads: int,
 ) -> Task:
@@ -154,7 +160,7 @@ def looking(
             wanted = max(candidates, k)
             most = max(_PORTION // (16 * held.vectors.shape[1] + 40 * wanted), 1)
             for some in _portions(_asking(rows, most), most):
-                yield from _look(held, asked, some, k, own, candidates)
+                yield from _look(held, asked, some, k, own, within, candidates)
 
     return task
 
@@ -194,7 +200,13 @@ def _portions(asking: Iterable[Asking], most: int) -> Iterator[list[Asking]]:
 
 
 def _look(
-    held: HeldCells, asked: Queries, portion: Sequence[Asking], k: int, own: bool, candidates: int
+    held: HeldCells,
+    asked: Queries,
+    portion: Sequence[Asking],
+    k: int,
+    own: bool,
+    within: float,
+    candidates: int,
 ) -> Batches:
     """Answer what queries ask of a region."""
     starts = np.cumsum([0, *(len(one.places) for one in portion)])
@@ -206,7 +218,7 @@ def _look(
     found, distances = held.nearest_in(vectors, k, ids if own else None, looks, candidates)
     for one, start in zip(portion, starts, strict=False):
         here = slice(start, start + len(one.places))
-        yield _found(one.block, one.places, found[here], distances[here])
+        yield _found(one.block, one.places, found[here], distances[here], within)
 
 
 def merging(asked: Queries, k: int) -> Task:
@@ -216,15 +228,13 @@ def merging(asked: Queries, k: int) -> Task:
         for block, rows in groupby(_rows(batches), itemgetter("block")):
             parts = [
                 (
-                    np.repeat(np.frombuffer(row["queries"], np.int32), k),
+                    np.frombuffer(row["queries"], np.int32),
                     np.frombuffer(row["neighbors"], np.int64),
                     np.frombuffer(row["distances"], np.float32),
                 )
                 for row in rows
             ]
             query, neighbor, distance = map(np.concatenate, zip(*parts, strict=True))
-            there = np.isfinite(distance)
-            query, neighbor, distance = query[there], neighbor[there], distance[there]
             order = np.lexsort((neighbor, distance, query))
             query = query[order]
             rank = np.arange(1, len(query) + 1) - np.searchsorted(query, query)
@@ -240,13 +250,15 @@ def merging(asked: Queries, k: int) -> Task:
 
 
 def _found(
-    block: int, places: npt.NDArray[Any], neighbors: Numbers, distances: Vectors
+    block: int, places: npt.NDArray[Any], neighbors: Numbers, distances: Vectors, within: float
 ) -> pa.RecordBatch:
+    """Pack what was found for the queries at `places` (q,): ids and distances, (q, k)."""
+    there = np.isfinite(distances) & (distances <= within)
     row = {
         "block": block,
-        "queries": places.astype(np.int32).tobytes(),
-        "neighbors": neighbors.tobytes(),
-        "distances": distances.astype(np.float32).tobytes(),
+        "queries": places.astype(np.int32)[np.nonzero(there)[0]].tobytes(),
+        "neighbors": neighbors[there].tobytes(),
+        "distances": distances[there].astype(np.float32).tobytes(),
     }
     return pa.RecordBatch.from_pylist([row], schema=FOUND)
 

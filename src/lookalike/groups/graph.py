@@ -1,0 +1,98 @@
+"""The neighbour graph of a collection: who is how near whom, as a table of directed pairs.
+
+Joins, duplicates, clusters and outliers are all read from it. Few rows are compared exactly in this
+process; more go through Spark, as `lookalike neighbors` does.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike.collection import Collection
+from lookalike.errors import LookalikeError
+from lookalike.neighbors import NEIGHBORS, Held, Queries, neighbors
+from lookalike.progress import progress_line
+from lookalike.search import check_k
+from lookalike.searcher import RECALL
+from lookalike.spark import is_at_hand, local_uri, progress, session
+
+IN_PROCESS = 20_000
+"""Rows that are compared with each other in this process at most: some seconds."""
+Engine = Literal["auto", "exact", "lsh"]
+
+
+def write_graph(
+    collection: Collection,
+    folder: Path,
+    k: int,
+    *,
+    within: float = np.inf,
+    queries: Collection | None = None,
+    spark: bool | None = None,
+    engine: Engine = "auto",
+    recall: float = RECALL,
+) -> None:
+    """Write the k nearest neighbours of every row into a new folder of Parquet.
+
+    Its columns are those of `neighbors`: `query_id, rank, neighbor_id, distance`; rows farther than
+    `within` are left out. `queries` is another collection of the same model, whose rows then ask.
+    `spark` None means Spark for over `IN_PROCESS` rows, or where it runs already.
+    """
+    check_k(k)
+    if queries is not None:
+        check_same_model(collection, queries)
+    rows = max(sum(part.counts()[0] for part in (collection, queries) if part is not None), 1)
+    if spark is None:
+        spark = rows > IN_PROCESS or is_at_hand()
+    if spark or engine == "lsh":
+        running = session()
+        asking = None if queries is None else queries.segments
+        with progress(running, "finding neighbours"):
+            found = neighbors(running, collection, k, asking, engine, recall, within)
+            found.write.parquet(local_uri(folder))
+    else:
+        _compare(collection, folder, k, within, queries)
+
+
+def _compare(
+    collection: Collection, folder: Path, k: int, within: float, queries: Collection | None
+) -> None:
+    segments = collection.segments
+    asked = Queries.of(segments if queries is None else queries.segments)
+    folder.mkdir()
+    with (
+        progress_line("comparing images") as move,
+        pq.ParquetWriter(folder / "part-0.parquet", NEIGHBORS) as writer,
+    ):
+        held = Held.of(segments)
+        for block in range(len(asked.blocks)):
+            move(block, len(asked.blocks))
+            ids = asked.ids(block)
+            found, distances = held.nearest(
+                asked.vectors(block), k, ids if queries is None else None
+            )
+            near = distances <= within
+            near &= np.isfinite(distances)
+            who, rank = np.nonzero(near)
+            columns = [ids[who], rank + 1, found[near], distances[near]]
+            writer.write_table(
+                pa.table(
+                    [
+                        pa.array(one, kind.type)
+                        for one, kind in zip(columns, NEIGHBORS, strict=True)
+                    ],
+                    schema=NEIGHBORS,
+                )
+            )
+
+
+def check_same_model(collection: Collection, other: Collection) -> None:
+    """Raise `LookalikeError` unless the vectors of two collections can be compared."""
+    if collection.about_model["fingerprint"] != other.about_model["fingerprint"]:
+        raise LookalikeError(
+            f"{other.path} was made with another model than {collection.path}: "
+            "index its images again with the same --model, --weights and --precision"
+        )
