@@ -55,6 +55,8 @@ def _batches(vectors: Vectors, first: int) -> Iterator[pa.RecordBatch]:
             "label": pa.nulls(len(part), pa.string()),
             "width": pa.nulls(len(part), pa.int32()),
             "height": pa.nulls(len(part), pa.int32()),
+            "size": pa.nulls(len(part), pa.int64()),
+            "modified": pa.nulls(len(part), pa.int64()),
             "content_hash": paths,
             "status": pa.array(["ok"] * len(part)),
             "reason": pa.nulls(len(part), pa.string()),

@@ -16,6 +16,7 @@ import numpy as np
 from lookalike.collection import Collection, Segment
 from lookalike.neighbors.held import REGION_ROWS, Held, regions
 from lookalike.neighbors.queries import Queries, Source, store
+from lookalike.neighbors.reach import effort_within
 from lookalike.neighbors.tasks import (
     FOUND,
     LOOKS,
@@ -60,10 +61,13 @@ def neighbors(
     check_k(k)
     searcher = Searcher(collection)
     segments = searcher.rows.segments
-    effort = searcher.effort(k, engine, recall, len(searcher.rows))
+    asked = Queries.of(segments if queries is None else queries)
+    if within < np.inf:
+        effort = effort_within(searcher, asked, within, k, engine, recall, queries is None)
+    else:
+        effort = searcher.effort(k, engine, recall, len(searcher.rows))
     if engine == "auto" and effort is not None and effort.cells > _FEW * len(searcher.cells):
         effort = None  # matrix products over all rows are quicker
-    asked = Queries.of(segments if queries is None else queries)
     tasks = spark.sparkContext.defaultParallelism
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
     own = queries is None
@@ -78,7 +82,8 @@ def neighbors(
             counts += np.bincount(home(segment, cells), minlength=len(cells))
         most = min(REGION_ROWS, max(-(-len(searcher.rows) // (_REGIONS * tasks)), 1))
         plan = list(regions(counts, most))
-        route = routing(cells, counts, plan, asked, effort.cells, k + own, threads)
+        least = k + own if within == np.inf else 0
+        route = routing(cells, counts, plan, asked, effort.cells, least, threads)
         look = looking(segments, cells, plan, asked, k, own, within, effort.candidates, threads)
         blocks = spark.range(0, len(asked.blocks), 1, _TASKS * tasks)
         parts = max(_TASKS * tasks, len(plan))

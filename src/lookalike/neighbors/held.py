@@ -19,6 +19,7 @@ REGION_ROWS = 65_536
 """Rows of a region at most: an eighth of a gigabyte of vectors."""
 _LONG = 4 * CELL_ROWS  # rows of a cell that may be copies of each other
 _PRODUCT = 2**24  # distances at a time, 64 MB
+_ROUNDING = 1e-3  # of distances along directions
 _CLOSE = 4  # rows more than wanted: matrix products are too coarse to tell near ties apart
 
 
@@ -144,14 +145,19 @@ class HeldCells(Held):
         without: Numbers | None,
         looks: tuple[Numbers, Numbers],
         candidates: int,
+        within: float = np.inf,
     ) -> tuple[Numbers, Vectors]:
         """Return the k nearest rows to each query as `nearest` does, of those it looks at.
 
         `looks` are pairs of a query's number and a cell that it looks into; of the rows in them it
-        is compared with `candidates`, the nearest along the directions of the cells.
+        is compared with `candidates`, the nearest along the directions of the cells. Rows that are
+        farther than `within` along these alone are none.
         """
         wanted = min(max(candidates, k) + (without is not None) + _CLOSE, len(self.ids))
-        rotated = np.pad(-self.rotation(queries), ((0, 0), (0, 1)), constant_values=1)
+        turned = self.rotation(queries)
+        rotated = np.pad(-turned, ((0, 0), (0, 1)), constant_values=1)
+        # Directions are orthogonal: along some of them nothing is farther than along all.
+        farthest = ((within + _ROUNDING) ** 2 - (turned**2).sum(1)) / 2
         best = faiss.ResultHeap(len(queries), wanted)
         asking, cells = looks
         order = np.argsort(cells, kind="stable")
@@ -164,6 +170,8 @@ class HeldCells(Held):
             for at in range(begin, end, step):
                 some = np.ascontiguousarray(asking[at : min(at + step, end)])
                 distances = rotated[some] @ self.rotated[start:stop].T
+                if within < np.inf:
+                    distances[distances > farthest[some, None]] = np.inf
                 arrays: tuple[Any, ...] = (some, distances, rows)
                 who, how_far, which = map(faiss.swig_ptr, arrays)
                 best.heaps.addn_query_subset_with_ids(len(some), who, len(rows), how_far, which, 0)

@@ -215,7 +215,8 @@ def _look(
     numbers = [one.numbers + start for one, start in zip(portion, starts, strict=False)]
     cells = np.concatenate([one.cells for one in portion]).astype(np.int64)
     looks = np.concatenate(numbers), cells
-    found, distances = held.nearest_in(vectors, k, ids if own else None, looks, candidates)
+    alone = ids if own else None
+    found, distances = held.nearest_in(vectors, k, alone, looks, candidates, within)
     for one, start in zip(portion, starts, strict=False):
         here = slice(start, start + len(one.places))
         yield _found(one.block, one.places, found[here], distances[here], within)

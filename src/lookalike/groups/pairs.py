@@ -1,0 +1,134 @@
+"""The similarity join: pairs of images within a distance, of one collection or of two.
+
+What Spark ML calls `approxSimilarityJoin`, with the same meaning of distance. Each image brings in
+`cap` pairs at most, its nearest, so that what comes out is bounded whatever the images are; how
+many images had more is told. Each pair comes once.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lookalike import search
+from lookalike.collection import Collection
+from lookalike.errors import LookalikeError
+from lookalike.groups.graph import Engine, write_graph
+from lookalike.search import Rows
+from lookalike.searcher import RECALL
+from lookalike.spark import local_uri, progress, session
+from lookalike.sql import connect, quoted
+
+CAP = 100
+CHECKED = 300  # images whose pairs are compared with the true ones
+_SEED = 3  # of those; others are drawn to choose how hard to look
+
+# Spark and DuckDB both read these: {graph}, {a} and {b} are tables.
+_ONCE = """
+    SELECT least(query_id, neighbor_id) AS a_id, greatest(query_id, neighbor_id) AS b_id,
+        min(distance) AS distance
+    FROM {graph} WHERE rank <= CAP GROUP BY 1, 2"""
+_BETWEEN = """
+    SELECT neighbor_id AS a_id, query_id AS b_id, distance FROM {graph} WHERE rank <= CAP"""
+_NAMED = """
+SELECT pairs.a_id, pairs.b_id, a.path AS a_path, b.path AS b_path, pairs.distance
+FROM (PAIRS) AS pairs JOIN {a} AS a ON a.id = pairs.a_id JOIN {b} AS b ON b.id = pairs.b_id
+ORDER BY pairs.distance, pairs.a_id, pairs.b_id"""
+
+
+def join(
+    collection: Collection,
+    folder: Path,
+    within: float = np.inf,
+    cap: int = CAP,
+    other: Collection | None = None,
+    *,
+    engine: Engine = "auto",
+    recall: float = RECALL,
+    spark: bool | None = None,
+) -> dict[str, Any]:
+    """Write pairs within a distance into `folder/pairs`, nearest first; return figures.
+
+    The columns are `a_id, b_id, a_path, b_path, distance`; `a` is of the collection, `b` of the
+    other one, whose images then ask. Of one collection alone, `a_id` is less than `b_id`.
+    `cut` in the figures counts images that had more than `cap` within the distance, `recall` is
+    the share of the true pairs of some drawn images that were found, `recall_of` how many.
+    """
+    search.check_k(cap)
+    if not within >= 0:
+        raise LookalikeError(f"--within {within} is no distance: say 0 to 2")
+    graph, pairs = folder / "graph", folder / "pairs"
+    asking = other or collection
+    write_graph(
+        collection,
+        graph,
+        cap + 1,  # one more than wanted: it shows whose pairs were cut
+        within=within,
+        queries=other,
+        spark=spark,
+        engine=engine,
+        recall=recall,
+    )
+    named = _NAMED.replace("PAIRS", _ONCE if other is None else _BETWEEN).replace("CAP", str(cap))
+    if (graph / "_SUCCESS").exists():
+        running = session()
+        tables = {"graph": running.read.parquet(local_uri(graph))}
+        tables |= {
+            "a": collection.dataframe(running),
+            "b": (other or collection).dataframe(running),
+        }
+        with progress(running, "writing pairs"):
+            running.sql(named, None, **tables).write.parquet(local_uri(pairs))
+    else:
+        pairs.mkdir()
+        with collection.asked(folder) as sql:
+            asking.view(sql, "other")
+            named = named.format(graph=_parquet(graph), a="stored", b="other")
+            sql.execute(f"COPY ({named}) TO {quoted(pairs / 'part-0.parquet')} (FORMAT parquet)")
+    with connect(folder) as sql:
+        query = f"SELECT count(*) FROM {_parquet(graph)} WHERE rank > {cap}"
+        ((cut,),) = sql.execute(query).fetchall()
+        ((count,),) = sql.execute(f"SELECT count(*) FROM {_parquet(pairs)}").fetchall()
+    shutil.rmtree(graph)
+    found, true = _checked(collection, pairs, within, cap, other)
+    return {
+        "images": asking.counts()[0],
+        "pairs": count,
+        "within": None if within == np.inf else within,
+        "cap": cap,
+        "cut": cut,
+        "recall": round(found / true, 4) if true else None,
+        "recall_of": true,
+    }
+
+
+def _checked(
+    collection: Collection, pairs: Path, within: float, cap: int, other: Collection | None
+) -> tuple[int, int]:
+    """Count the true pairs of some drawn images: those that were found, and all."""
+    rows = Rows(collection.segments)
+    asking = Rows(other.segments) if other else rows
+    if not len(rows) or not len(asking):
+        return 0, 0
+    drawn = search.draw(len(asking), CHECKED, _SEED)
+    own = other is None
+    squared, found = search.exact_many(rows, asking.vectors(drawn), cap + own)
+    who, place = np.nonzero((found >= 0) & (squared <= within**2))
+    one, two = rows.ids[found[who, place]], asking.ids[drawn[who]]
+    if own:
+        one, two = np.minimum(one, two), np.maximum(one, two)
+    truth = pa.table(
+        {"a_id": one[one != two] if own else one, "b_id": two[one != two] if own else two}
+    )
+    with connect(pairs.parent) as sql:
+        sql.register("truth", truth)
+        ((total,),) = sql.execute("SELECT count(*) FROM (SELECT DISTINCT * FROM truth)").fetchall()
+        query = f"SELECT count(*) FROM {_parquet(pairs)} SEMI JOIN truth USING (a_id, b_id)"
+        ((there,),) = sql.execute(query).fetchall()
+    return int(there), int(total)
+
+
+def _parquet(folder: Path) -> str:
+    return f"read_parquet({quoted(folder / '*.parquet')})"
