@@ -13,9 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lookalike import images
-from lookalike.images.isolated import decoder
+from lookalike.images.isolated import Decode, decoder
+from lookalike.spark import is_second_try
 
 Thumbnail: TypeAlias = npt.NDArray[np.float32]
+Look: TypeAlias = Callable[[str], Thumbnail | None]
 
 SIDE = 64  # pixels of a thumbnail
 AGREES = 0.95
@@ -72,34 +74,54 @@ def _aligned(one: Thumbnail, other: Thumbnail) -> float:
     return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-9))
 
 
-def agreeing(
-    a: images.Source, b: images.Source, isolated: bool
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """Make the task that adds `agreement` to pairs with `a_path` and `b_path`, batch by batch.
+def looking_at(decode: Decode, source: images.Source) -> Look:
+    """Make a function from the path of an image to its thumbnail, or None; it keeps some thousand.
 
-    It is null where one of the two can be read or decoded no longer. `isolated` as in `decoder`.
+    Threads may share it, as many as `decode` serves.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)  # tasks and threads share the cores already
+
+    @lru_cache(_KEPT)
+    def look(path: str) -> Thumbnail | None:
+        try:
+            return thumbnail(decode(images.read(source, path))[0])
+        except images.BadImage:
+            return None
+
+    return look
+
+
+def with_agreement(pairs: pa.RecordBatch, look: Look) -> pa.RecordBatch:
+    """Add `agreement` to pairs with `a_path, b_path, distance`.
+
+    It is null where one of the two can be read or decoded no longer. What is at no distance agrees.
     """
 
+    def agree(a_path: str, b_path: str, distance: float) -> float | None:
+        if not distance:
+            return 1.0
+        one, other = look(a_path), look(b_path)
+        return None if one is None or other is None else agreement(one, other)
+
+    columns = (pairs[name].to_pylist() for name in ("a_path", "b_path", "distance"))
+    found = [agree(*pair) for pair in zip(*columns, strict=True)]
+    column = pa.array(found, AGREEMENT.type)
+    return pa.RecordBatch.from_arrays(
+        [*pairs.columns, column], schema=pairs.schema.append(AGREEMENT)
+    )
+
+
+def agreeing(
+    source: images.Source, isolated: bool
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """Make the task of Spark's that does so, batch by batch. `isolated` as in `decoder`."""
+
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import cv2
-
-        cv2.setNumThreads(1)  # tasks and threads share the cores already
-        with decoder(isolated, expendable=True) as decode:
-
-            @lru_cache(_KEPT)
-            def seen(source: images.Source, path: str) -> Thumbnail | None:
-                try:
-                    return thumbnail(decode(images.read(source, path))[0])
-                except images.BadImage:
-                    return None
-
+        with decoder(isolated or is_second_try(), expendable=True) as decode:
+            look = looking_at(decode, source)
             for batch in batches:
-                found: list[float | None] = []
-                paths = (batch[name].to_pylist() for name in ("a_path", "b_path"))
-                for one_path, other_path in zip(*paths, strict=True):
-                    one, other = seen(a, one_path), seen(b, other_path)
-                    found.append(None if one is None or other is None else agreement(one, other))
-                columns = [*batch.columns, pa.array(found, AGREEMENT.type)]
-                yield pa.RecordBatch.from_arrays(columns, schema=batch.schema.append(AGREEMENT))
+                yield with_agreement(batch, look)
 
     return task
