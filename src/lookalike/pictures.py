@@ -98,8 +98,8 @@ def contact_sheet(query: Tile, neighbors: Sequence[Tile], columns: int = 5) -> I
     draw = ImageDraw.Draw(sheet)
     divider = left - GUTTER // 2
     draw.line((divider, MARGIN, divider, height - MARGIN), fill=RULE, width=2)
-    _write(draw, (MARGIN, MARGIN), "query", MEDIUM, GREY)
-    _write(draw, (left, MARGIN), _heading(neighbors), MEDIUM, GREY)
+    write(draw, (MARGIN, MARGIN), "query", MEDIUM, GREY)
+    write(draw, (left, MARGIN), _heading(neighbors), MEDIUM, GREY)
     sheet.paste(large, (MARGIN, top))
     for index, card in enumerate(cards):
         row, column = divmod(index, columns)
@@ -125,8 +125,8 @@ def html_row(query: Tile, neighbors: Sequence[Tile]) -> str:
 
 def html_page(query: Tile, neighbors: Sequence[Tile], note: str = "") -> str:
     """Return the query and its neighbors as one HTML document that needs no other file."""
-    title = escape(_printable(f"Look-alikes of {query.name}"))
-    subtitle = f"<p>{escape(_printable(note))}</p>" if note else ""
+    title = escape(printable(f"Look-alikes of {query.name}"))
+    subtitle = f"<p>{escape(printable(note))}</p>" if note else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -158,12 +158,12 @@ def _distance(tile: Tile) -> str:
     return "" if tile.distance is None else f"{tile.distance:.3f}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Put text on one line, with U+FFFD for control characters and what UTF-8 cannot hold."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", " ".join(text.split()))
 
 
-def _shortened(text: str, fits: Callable[[str], bool]) -> str:
+def shortened(text: str, fits: Callable[[str], bool]) -> str:
     """Cut as little as makes the text fit out of its middle: names differ most at their ends."""
 
     def without(cut: int) -> str:
@@ -179,25 +179,25 @@ def _shortened(text: str, fits: Callable[[str], bool]) -> str:
 def _query_card(query: Tile, shared: str) -> Image.Image:
     # The query stands alone, so it needs no well to line up with others.
     width = QUERY[0]
-    photo = _fitted(query.picture, QUERY) if query.picture else _well((width, width * 3 // 4), None)
+    photo = _fitted(query.picture, QUERY) if query.picture else well((width, width * 3 // 4), None)
     card, draw = _blank(photo, width)
     end = _write_caption(draw, photo.height + PAD, query, width)
     if shared:
         _draw_check(card, (0, end + 10))
-        _write(draw, (CHECK + 10, end + 8), shared, MEDIUM, GREEN)
+        write(draw, (CHECK + 10, end + 8), shared, MEDIUM, GREEN)
         end += SHARED_LINE
     return card.crop((0, 0, width, end))
 
 
 def _neighbor_card(rank: int, tile: Tile, alike: bool) -> Image.Image:
     width, y = NEIGHBOR[0], NEIGHBOR[1] + PAD
-    card, draw = _blank(_well(NEIGHBOR, tile.picture), width)
-    _write(draw, (0, y), str(rank), BIG, INK, bold=True)
+    card, draw = _blank(well(NEIGHBOR, tile.picture), width)
+    write(draw, (0, y), str(rank), BIG, INK, bold=True)
     if alike:
-        _draw_check(card, (round(_font(BIG).getlength(str(rank))) + 12, y + 5))
+        _draw_check(card, (round(font(BIG).getlength(str(rank))) + 12, y + 5))
     distance = _distance(tile)
-    right = width - round(_font(MEDIUM).getlength(distance))
-    _write(draw, (right, y + BIG - MEDIUM), distance, MEDIUM, INK)
+    right = width - round(font(MEDIUM).getlength(distance))
+    write(draw, (right, y + BIG - MEDIUM), distance, MEDIUM, INK)
     return card.crop((0, 0, width, _write_caption(draw, y + RANK_LINE, tile, width)))
 
 
@@ -208,12 +208,12 @@ def _blank(photo: Image.Image, width: int) -> tuple[Image.Image, ImageDraw.Image
     return card, ImageDraw.Draw(card)
 
 
-def _well(size: Size, picture: Image.Image | None) -> Image.Image:
+def well(size: Size, picture: Image.Image | None) -> Image.Image:
     """Centre a picture in a well of the given size, or say there that it is gone."""
     well = Image.new("RGB", size, WELL)
     if picture is None:
-        left = (size[0] - round(_font(SMALL).getlength(GONE))) // 2
-        _write(ImageDraw.Draw(well), (left, (size[1] - SMALL) // 2), GONE, SMALL, GREY)
+        left = (size[0] - round(font(SMALL).getlength(GONE))) // 2
+        write(ImageDraw.Draw(well), (left, (size[1] - SMALL) // 2), GONE, SMALL, GREY)
     else:
         fitted = _fitted(picture, size)
         well.paste(fitted, ((size[0] - fitted.width) // 2, (size[1] - fitted.height) // 2))
@@ -231,44 +231,46 @@ def _fitted(picture: Image.Image, size: Size) -> Image.Image:
 def _write_caption(draw: ImageDraw.ImageDraw, y: int, tile: Tile, width: int) -> int:
     """Write label and name one under the other, from `y` on, and return where they end."""
     for line in _label_lines(tile, width):
-        _write(draw, (0, y), line, BIG, INK, bold=True)
+        write(draw, (0, y), line, BIG, INK, bold=True)
         y += LABEL_LINE
-    _write(draw, (0, y), _shortened(_drawable(tile.name), _fits(SMALL, width)), SMALL, GREY)
+    write(draw, (0, y), shortened(drawable(tile.name), fits(SMALL, width)), SMALL, GREY)
     return y + NAME_LINE
 
 
 def _label_lines(tile: Tile, width: int) -> list[str]:
     """Break a label into at most two lines: as many words as fit, then the shortened rest."""
-    fits = _fits(BIG, width)
-    rest = _drawable(tile.label or "").split()
+    short = fits(BIG, width)
+    rest = drawable(tile.label or "").split()
     first = [rest.pop(0)] if rest else []
-    while rest and fits(" ".join([*first, rest[0]])):
+    while rest and short(" ".join([*first, rest[0]])):
         first.append(rest.pop(0))
-    return [_shortened(" ".join(words), fits) for words in (first, rest) if words]
+    return [shortened(" ".join(words), short) for words in (first, rest) if words]
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """Drop the accents of Latin letters, which the built-in font lacks: Citroën, Škoda."""
-    composed = unicodedata.normalize("NFC", _printable(text))
+    composed = unicodedata.normalize("NFC", printable(text))
     bases = ((char, unicodedata.normalize("NFD", char)[0]) for char in composed)
     return "".join(base if base.isascii() else char for char, base in bases)
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the built-in font; `size` in pixels."""
     return ImageFont.load_default(size)
 
 
-def _fits(size: int, width: int) -> Callable[[str], bool]:
-    return lambda text: _font(size).getlength(text) < width
+def fits(size: int, width: int) -> Callable[[str], bool]:
+    """Return what says whether a text of that size has room, both in pixels."""
+    return lambda text: font(size).getlength(text) < width
 
 
-def _write(
+def write(
     draw: ImageDraw.ImageDraw, corner: Point, text: str, size: int, ink: Color, bold: bool = False
 ) -> None:
     """Write one line. The built-in font has one weight: bold is the text twice, a pixel apart."""
     for shift in range(1 + bold):
-        draw.text((corner[0] + shift, corner[1]), text, font=_font(size), fill=ink)
+        draw.text((corner[0] + shift, corner[1]), text, font=font(size), fill=ink)
 
 
 def _draw_check(card: Image.Image, corner: Point) -> None:
@@ -288,7 +290,7 @@ def _draw_check(card: Image.Image, corner: Point) -> None:
 
 def _figure(tile: Tile, role: str, pixels: int, heading: str = "") -> str:
     """Return a picture of at most `pixels` a side, with its caption."""
-    label, name = _printable(tile.label or ""), _printable(tile.name)
+    label, name = printable(tile.label or ""), printable(tile.name)
     described = escape(f"{role}: {label or name}")
     if tile.picture is None:
         shown = f'<div class="well" role="img" aria-label="{described}, {GONE}">{GONE}</div>'
@@ -301,7 +303,7 @@ def _figure(tile: Tile, role: str, pixels: int, heading: str = "") -> str:
             f' src="data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}">'
         )
     strong = f"<strong>{escape(label)}</strong>" if label else ""
-    short = escape(_shortened(name, lambda text: len(text) <= 24))
+    short = escape(shortened(name, lambda text: len(text) <= 24))
     return (
         f"<figure>{shown}<figcaption>{heading}{strong}"
         f'<small title="{escape(name)}">{short}</small></figcaption></figure>'

@@ -1,0 +1,175 @@
+"""Galleries of groups and sheets of pairs: what they show, and that they are whole and safe."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike import LookalikeError, images
+from lookalike.drawing import DrawnCollection
+from lookalike.galleries import Card, Group, Pairs, pair_sheet, write_gallery
+from lookalike.pictures import GONE, NEIGHBOR, RULE, WELL, Tile
+from rights import without_rights
+from test_pictures import Page, extent, pixels
+
+PURPLE, ORANGE = (120, 40, 200), (250, 140, 20)
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def source(drawn: DrawnCollection) -> images.Source:
+    return images.locate(drawn.photos)
+
+
+def page_of(folder: Path) -> Page:
+    return Page((folder / "index.html").read_text(encoding="utf-8"))
+
+
+def attributes(page: Page, tag: str, name: str) -> list[str | None]:
+    return [found[name] for kind, found in page.found if kind == tag and name in found]
+
+
+def test_a_gallery_shows_groups_with_their_pictures(source: images.Source, tmp_path: Path) -> None:
+    groups = [
+        Group(
+            "Group 1",
+            "0.12 apart at most",
+            [Card("00001.jpg", mark="keep", label="red sedan"), Card("00002.jpg", "0.120", "drop")],
+        ),
+        Group("Group 2", "", [Card("00001.jpg"), Card("00003.jpg", "0.300", "same bytes")], 1234),
+    ]
+    folder = tmp_path / "new" / "gallery"
+    assert write_gallery(folder, "Duplicates", "4 images", iter(groups), source) == 2
+    page = page_of(folder)
+    for text in ("Duplicates", "4 images", "Group 1", "0.12 apart at most", "✓ keep", "drop"):
+        assert text in page.texts
+    for text in ("red sedan", "0.120", "Group 2", "same bytes", "0.300", "and 1,234 more"):
+        assert text in page.texts
+    # An image with two cards has one picture.
+    shown = attributes(page, "img", "src")
+    assert len(shown) == 4 and shown[0] == shown[2]
+    assert sorted(set(map(str, shown))) == [f"pictures/{path.name}" for path in thumbnails(folder)]
+    for path in thumbnails(folder):
+        with Image.open(path) as picture:
+            assert picture.format == "JPEG" and picture.height <= 240
+    assert attributes(page, "img", "loading") == ["lazy"] * 4
+    assert attributes(page, "img", "alt")[:2] == ["keep: red sedan", "drop: 00002.jpg"]
+
+
+def thumbnails(folder: Path) -> list[Path]:
+    return sorted((folder / "pictures").iterdir())
+
+
+def test_a_gallery_needs_nothing_but_its_folder(source: images.Source, tmp_path: Path) -> None:
+    write_gallery(tmp_path / "out", "T", "", [Group("G", "", [Card("00001.jpg")])], source)
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert not re.search(r"https?:|<script|<link|@import|url\(|file:", text)
+    assert "prefers-color-scheme: dark" in text
+    page = page_of(tmp_path / "out")
+    assert [tag for tag, _ in page.found if tag in ("h1", "h2", "main", "header")] == [
+        "header",
+        "h1",
+        "main",
+        "h2",
+    ]
+    # Each group is named by its heading, and each heading by an anchor that leads there.
+    (named,) = attributes(page, "section", "aria-labelledby")
+    assert named in attributes(page, "h2", "id")
+    assert attributes(page, "a", "href") == [f"#{attributes(page, 'section', 'id')[0]}"]
+
+
+def test_names_and_texts_stay_texts(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = [f"a {EVIL[:8]}.jpg".encode(), b"q\"u'o&te.png", b"new\nline.png", b"\xff\xfe.png"]
+    for name in names:
+        Image.new("RGB", (40, 30), ORANGE).save(tmp_path / "one.png")
+        os.rename(tmp_path / "one.png", os.fsencode(photos) + b"/" + name)
+    source = images.locate(photos)
+    paths = [found.path for found in images.walk(source)]
+    assert len(paths) == 4
+    cards = [Card(path, EVIL, f'"{EVIL}', "Citroën \u202e & \ud800\n<b>") for path in paths]
+    folder = tmp_path / "gallery"
+    write_gallery(folder, EVIL, EVIL, [Group(EVIL, "\x00" + EVIL, cards)], source)
+    page = page_of(folder)  # insists that all tags close in turn
+    assert not {tag for tag, _ in page.found} & {"script", "b"}
+    assert len(thumbnails(folder)) == 4  # all of them were read
+    assert all(re.fullmatch(r"\d+\.jpg", path.name) for path in thumbnails(folder))
+    assert "\x00" not in (folder / "index.html").read_text()
+    assert "new%0Aline.png" in page.texts and "%FF%FE.png" in page.texts
+
+
+def test_what_is_gone_or_no_picture_has_a_well(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "text.jpg").write_text("no picture")
+    Image.new("RGB", (40, 30)).save(tmp_path / "secret.png")
+    cards = [Card("gone.jpg"), Card("text.jpg"), Card("../secret.png"), Card("a/../../secret.png")]
+    source = images.locate(photos)
+    write_gallery(tmp_path / "out", "T", "", [Group("G", "", cards)], source)
+    page = page_of(tmp_path / "out")
+    assert page.texts.count(GONE) == 4
+    assert "gone.jpg, file is gone" in attributes(page, "div", "aria-label")
+    assert "no such file" in attributes(page, "div", "title")
+    assert thumbnails(tmp_path / "out") == []
+
+
+def test_groups_are_taken_one_by_one(
+    source: images.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = images.read
+
+    def counted(source: images.Source, path: str) -> bytes:
+        read.append(path)
+        return real(source, path)
+
+    monkeypatch.setattr("lookalike.images.read", counted)
+
+    def groups() -> Iterator[Group]:
+        for number in range(3):
+            assert len(read) == number
+            yield Group("G", "", [Card(f"0000{number + 1}.jpg"), Card(f"0000{number + 1}.jpg")])
+
+    assert write_gallery(tmp_path / "out", "T", "", groups(), source) == 3
+
+
+def test_no_groups_are_said_to_be_none(source: images.Source, tmp_path: Path) -> None:
+    assert write_gallery(tmp_path / "out", "T", "", [], source) == 0
+    assert "There is nothing to show." in page_of(tmp_path / "out").texts
+
+
+def test_a_folder_that_is_read_only_is_one_line(source: images.Source, folder_of_all: Path) -> None:
+    with without_rights(), pytest.raises(LookalikeError, match="cannot be written to"):
+        write_gallery(folder_of_all / "out", "T", "", [], source)
+
+
+def test_a_sheet_shows_pairs_side_by_side() -> None:
+    def tile(color: tuple[int, int, int], distance: float | None = None) -> Tile:
+        return Tile(Image.new("RGB", (320, 240), color), "red sedan", "1.jpg", distance)
+
+    pair = (tile(PURPLE), tile(ORANGE, 0.25))
+    one = pair_sheet([Pairs("within 0.30", [pair])])
+    left, right = extent(one, PURPLE), extent(one, ORANGE)
+    assert left[2] - left[0] == right[2] - right[0] == NEIGHBOR[0]
+    assert left[1] == right[1] and 0 < right[0] - left[2] < 20
+    four = pair_sheet([Pairs("within 0.30", [pair] * 3), Pairs("within 0.40", [pair])])
+    assert pixels(four, PURPLE) == 4 * pixels(one, PURPLE)
+    # A rule under each heading, as wide as the sheet; the texts change with the captions.
+    assert len(np.unique(np.nonzero((np.asarray(four) == RULE).all(axis=2))[0])) == 2 * 2
+    other = pair_sheet([Pairs("within 0.30", [pair], ["0.999"])])
+    assert other.size == one.size and other.tobytes() != one.tobytes()
+
+
+def test_a_sheet_takes_what_is_gone_long_or_nothing() -> None:
+    gone = Tile(None, None, "a very long name " * 20)
+    sheet = pair_sheet([Pairs("head " * 100, [(gone, gone)], ["caption " * 100], "note " * 100)])
+    assert pixels(sheet, WELL) > NEIGHBOR[0] * NEIGHBOR[1]
+    assert pair_sheet([]).size > (0, 0)
+    assert pair_sheet([Pairs("nothing", [])]).width > 100
+    with pytest.raises(ValueError, match="columns"):
+        pair_sheet([], columns=0)
