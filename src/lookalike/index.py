@@ -18,6 +18,7 @@ from lookalike import embedding, evaluate, fidelity, images, on_spark, search
 from lookalike.collection import Collection, Segment
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.errors import LookalikeError
+from lookalike.groupings import Groupings
 from lookalike.hits import Hits, Query
 from lookalike.images.decoding import read as read_file
 from lookalike.progress import progress_line
@@ -39,7 +40,7 @@ _FEW = 5  # neighbours, where nobody says how many
 _LOOKED_FOR = 20  # images, before it is believed that all have moved
 
 
-class Index:
+class Index(Groupings):
     """An index on disk, opened at one version. Searching it starts neither a JVM nor torch.
 
     It stays at that version, whatever others write, until it changes the index itself or is told to

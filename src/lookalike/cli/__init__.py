@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from lookalike.cli import asking, keeping, making, upkeep
+from lookalike.cli import asking, grouping, keeping, making, upkeep
 from lookalike.cli.printing import last_words, notes, printable
 from lookalike.errors import LookalikeError
 
@@ -36,6 +36,9 @@ commands: dict[str, Callable[..., None]] = {
     "info": asking.info,
     "search": asking.search,
     "neighbors": asking.neighbors,
+    "join": grouping.join,
+    "duplicates": grouping.duplicates,
+    "undo": grouping.undo,
     "hash": making.hash_,
     "tune": asking.tune,
     "evaluate": asking.evaluate,

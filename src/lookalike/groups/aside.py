@@ -18,7 +18,7 @@ from lookalike.errors import LookalikeError, full_disk, is_full_disk
 from lookalike.groups.journal import JOURNAL, Entry, entries, journal
 from lookalike.groups.moving import PART, copy, is_copy, is_empty, is_moved, is_reserved, move
 from lookalike.images import Source, encode_path, full_path
-from lookalike.images.sources import _is_inside
+from lookalike.images.sources import is_inside
 
 How = Literal["copy", "move", "link", "list"]
 
@@ -133,7 +133,7 @@ def _reason_not_to(source: Source, drop: str, kept: str) -> str | None:
     """Return why an image may not be dropped for another, as the field of `Aside`, if so."""
     if source.kind == "table":  # the row is no part of the name
         drop, kept = drop.rpartition("#")[0], kept.rpartition("#")[0]
-    if not (_is_inside(source, drop) and _is_inside(source, kept)):
+    if not (is_inside(source, drop) and is_inside(source, kept)):
         return "outside"
     if source.kind != "files":
         return None

@@ -97,3 +97,28 @@ def _moved(collection: Collection, rows: Rows, seed: int) -> Vectors:
             "they are now with `lookalike root`"
         )
     return np.concatenate(distances)
+
+
+Around = list[tuple[str, str, float]]
+
+
+def around(collection: Collection, within: float, count: int) -> tuple[Around, Around]:
+    """Return pairs of images as far apart as a distance: paths and distances of `count` or fewer.
+
+    Those just within it and those just beyond, of drawn images with their nearest neighbours.
+    """
+    rows = Rows(collection.segments)
+    drawn = search.draw(len(rows), _ASKED)
+    squared, found = search.exact_many(rows, rows.vectors(drawn), _CROWD + 2)
+    distances = np.sqrt(np.maximum(squared, 0))
+    who, place = np.nonzero((squared > _COPY) & (found >= 0) & (drawn[:, None] < found))
+    pairs = distances[who, place]
+    order = np.argsort(np.abs(pairs - within))
+
+    def some(chosen: npt.NDArray[np.bool_]) -> Around:
+        at = order[chosen[order]][:count]
+        ends = (drawn[who[at]], found[who[at], place[at]])
+        paths = (rows.paths.take(end).to_pylist() for end in ends)
+        return list(zip(*paths, map(float, pairs[at]), strict=True))
+
+    return some(pairs <= within), some(pairs > within)

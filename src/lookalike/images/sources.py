@@ -285,7 +285,7 @@ def read(source: Source, path: str) -> bytes:
     So it is, and nothing is opened, where the path leads out of the folders of the source.
     """
     name, _, row = path.rpartition("#") if source.kind == "table" else (path, "", "")
-    if not _is_inside(source, name):
+    if not is_inside(source, name):
         raise decoding.BadImage("outside the folders of this index")
     place = full_path(source, name)
     if source.kind == "files":
@@ -299,7 +299,7 @@ def read(source: Source, path: str) -> bytes:
         raise decoding.BadImage(f"unreadable: {' '.join(str(error).split())[:200]}") from None
 
 
-def _is_inside(source: Source, path: str) -> bool:
+def is_inside(source: Source, path: str) -> bool:
     """Tell whether a path leads to the root of its source, or below it or one of `also`.
 
     Anybody may have written the path, but a link that it meets there is the work of whoever owns

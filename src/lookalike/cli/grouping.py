@@ -1,0 +1,206 @@
+"""The commands that look at a collection as a whole: what is in it twice, what belongs together."""
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from lookalike.cli.arguments import AsJson, IndexArgument, Overwrite, Recall, UseSpark
+from lookalike.cli.printing import answers, notes, show_json
+from lookalike.groups.alignment import AGREES
+from lookalike.groups.aside import Aside, How
+from lookalike.groups.duplicates import KEEP
+from lookalike.groups.pairs import CAP
+from lookalike.groups.results import Found
+from lookalike.searcher import RECALL
+
+OutFolder = Annotated[Path, typer.Option(help="The folder to write: tables and pictures.")]
+Within = Annotated[
+    float | None,
+    typer.Option(help="The largest distance, 0 to 2. [default: suggested from the images]"),
+]
+Cap = Annotated[int, typer.Option(help="Pairs that an image brings in at most, its nearest.")]
+Gallery = Annotated[bool, typer.Option("--gallery/--no-gallery", help="With pictures, or not.")]
+_ASIDE = {
+    "already": "set aside before",
+    "gone": "gone",
+    "alone": "kept, for the one to keep is gone",
+    "same": "the very file that is kept",
+    "outside": "outside the folders of the index",
+}
+
+
+def join(
+    index: IndexArgument,
+    out: OutFolder,
+    other: Annotated[
+        Path | None, typer.Argument(metavar="OTHER", help="Another index. [default: none]")
+    ] = None,
+    within: Within = None,
+    k: Annotated[int | None, typer.Option("-k", help="So many nearest of each image.")] = None,
+    cap: Cap = CAP,
+    engine: Annotated[
+        str, typer.Option(help="auto, exact, lsh, or spark: Spark ML's own.")
+    ] = "auto",
+    recall: Recall = RECALL,
+    spark: UseSpark = None,
+    gallery: Gallery = True,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find pairs of images within a distance: of one index, or of one and another.
+
+    Example: `lookalike join train.index test.index --within 0.4 --out leaks`
+    """
+    from lookalike.index import open as open_index
+
+    if engine not in ("auto", "exact", "lsh", "spark"):
+        raise typer.BadParameter(f"no engine {engine!r}: say auto, exact, lsh or spark")
+    found = open_index(index).join(
+        out,
+        other,
+        within=within,
+        k=k,
+        cap=cap,
+        engine=engine,  # type: ignore[arg-type]
+        recall=recall,
+        spark=spark,
+        gallery=gallery,
+        overwrite=overwrite,
+    )
+    _show(found, as_json, _pairs)
+
+
+def _pairs(figures: dict[str, Any]) -> list[str]:
+    within = figures["within"]
+    return [
+        f"{figures['pairs']:,} pairs" + ("" if within is None else f" within {within:g}"),
+        *_of_pairs(figures),
+    ]
+
+
+def _of_pairs(figures: dict[str, Any]) -> list[str]:
+    """Say what may be missing among the pairs."""
+    lines = []
+    if figures["cut"]:
+        lines.append(
+            f"{figures['cut']:,} of {figures['images']:,} images have more than {figures['cap']} "
+            "others so near, and the farther of them are left out: --cap"
+        )
+    if figures["recall"] is not None and figures["recall"] < 1:
+        lines.append(
+            f"{figures['recall']:.1%} of the true pairs were found (of {figures['recall_of']:,} "
+            "that were checked)"
+        )
+    return lines
+
+
+def duplicates(
+    index: IndexArgument,
+    out: OutFolder,
+    within: Within = None,
+    keep: Annotated[
+        str, typer.Option(help=f"Which one of a group to keep: {', '.join(KEEP)} (by path).")
+    ] = "largest",
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare pixels, or trust distances.")
+    ] = True,
+    agrees: Annotated[float, typer.Option(help="How well pixels have to agree, 0 to 1.")] = AGREES,
+    cap: Cap = CAP,
+    recall: Recall = RECALL,
+    spark: UseSpark = None,
+    gallery: Gallery = True,
+    apply: Annotated[
+        str | None,
+        typer.Option(
+            help="What to do with images to drop: copy, move, link or list.", metavar="HOW"
+        ),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Where to. [default: OUT.aside]")] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find what is in an index more than once, and which of it to keep.
+
+    Nothing happens to the images unless --apply says so; `lookalike undo` takes that back.
+    Example: `lookalike duplicates cars.index --out twice --apply move`
+    """
+    from lookalike.index import open as open_index
+
+    if apply is not None and apply not in get_args(How):
+        raise typer.BadParameter(f"no way {apply!r} to apply it: say {', '.join(get_args(How))}")
+    opened = open_index(index)
+    found = opened.duplicates(
+        out,
+        within=within,
+        keep=keep,  # type: ignore[arg-type]
+        verify=verify,
+        agrees=agrees,
+        cap=cap,
+        recall=recall,
+        spark=spark,
+        gallery=gallery,
+        overwrite=overwrite,
+    )
+    _show(found, as_json, _groups)
+    if apply is not None:
+        folder = to or out.with_name(f"{out.name}.aside")
+        aside = opened.set_aside(found, apply, folder)  # type: ignore[arg-type]
+        _show_aside(aside, apply, folder, index)
+
+
+def _groups(figures: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{figures['groups']:,} groups: {figures['drop']:,} images to drop, "
+        f"{figures['same_bytes']:,} of them the same to the byte, {figures['bytes'] / 1e6:,.1f} MB",
+        f"{figures['pairs']:,} pairs within {figures['within']:g}"
+        + (", those kept whose pixels agree" if figures["verified"] else ""),
+    ]
+    if "copies_within" in figures:
+        lines.append(
+            f"that distance is suggested: {figures['copies_within']:.0%} of copies lie within it, "
+            f"and {figures['images_with_another_within']:.0%} of images have another image there"
+        )
+    if figures["unreadable_pairs"]:
+        lines.append(
+            f"{figures['unreadable_pairs']:,} pairs could not be compared: their photos are gone"
+        )
+    return lines + _of_pairs(figures)
+
+
+def _show_aside(aside: Aside, how: str, folder: Path, index: Path) -> None:
+    done = {"move": "moved into", "copy": "copied into", "link": "linked in", "list": "listed in"}
+    notes.print(f"{aside.done:,} images {done[how]} {folder}", markup=False)
+    for name, what in _ASIDE.items():
+        if count := getattr(aside, name):
+            notes.print(f"{count:,} {what}", markup=False)
+    if how == "move":
+        notes.print(
+            f"`lookalike sync {index}` takes them out of the index, `lookalike undo {folder}` "
+            "puts them back",
+            markup=False,
+        )
+
+
+def undo(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What --apply wrote.")],
+) -> None:
+    """Put back what `duplicates --apply` moved, and remove its copies and links.
+
+    Example: `lookalike undo twice.aside`
+    """
+    from lookalike.groups.aside import undo as undo_aside
+
+    count = undo_aside(folder, lambda line: notes.print(line, markup=False))
+    notes.print(f"{count:,} images are back as they were", markup=False)
+
+
+def _show(found: Found, as_json: bool, lines: Any) -> None:
+    if as_json:
+        show_json(found.figures)
+    else:
+        for line in lines(found.figures):
+            answers.print(line, markup=False)
+        page = found.folder / "index.html"
+        where = page if page.is_file() else found.folder / found.table
+        notes.print(f"wrote {where}", markup=False)

@@ -1,0 +1,240 @@
+"""What is found in a collection as a whole, each in a folder with tables, figures and pictures."""
+
+import os
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike import images
+from lookalike.collection import Collection
+from lookalike.galleries import Card, Group, Pairs, pair_sheet, write_gallery
+from lookalike.groups import alignment, pairs, threshold
+from lookalike.groups.aside import Aside, How, set_aside
+from lookalike.groups.duplicates import TABLE, Keep, duplicates
+from lookalike.groups.graph import Engine
+from lookalike.groups.results import Found, finding
+from lookalike.pictures import Tile
+from lookalike.searcher import RECALL
+from lookalike.sql import connect, quoted
+
+SHOWN = 200  # groups in a gallery
+_CARDS = 12  # of a group
+_AROUND = 6  # pairs of a kind on a sheet
+
+
+class Groupings:
+    """What an index can say of its images as a whole.
+
+    Each answer is a folder of its own that comes whole or not at all: tables of Parquet, figures in
+    `found.json`, and, unless `gallery` is false, pictures in `index.html`.
+    """
+
+    collection: Collection
+
+    def join(
+        self,
+        out: str | Path,
+        other: "Groupings | str | Path | None" = None,
+        *,
+        within: float | None = None,
+        k: int | None = None,
+        cap: int = pairs.CAP,
+        engine: Engine = "auto",
+        recall: float = RECALL,
+        spark: bool | None = None,
+        gallery: bool = True,
+        overwrite: bool = False,
+    ) -> Found:
+        """Find pairs of images within a distance: of this index, or of this one and another.
+
+        The table has `a_id, b_id, a_path, b_path, distance`, nearest first, each pair once; `b` is
+        of the other index, whose images ask. An image brings in its `cap` nearest at most, or its
+        `k` nearest; the figures say how many had more (`cut`), and what share of the true pairs
+        of some drawn images was found (`recall`). With neither `within` nor `k` a distance is
+        suggested. It is Spark ML's `approxSimilarityJoin`, with the same meaning of distance.
+        """
+        opened = Collection.open(other) if isinstance(other, str | Path) else other
+        second = opened.collection if isinstance(opened, Groupings) else opened
+        with finding(Path(out), "pairs", overwrite) as (folder, figures):
+            if within is None and k is None:
+                within = threshold.suggest(self.collection, verified=False).within
+            figures |= pairs.join(
+                self.collection,
+                folder,
+                np.inf if within is None else within,
+                cap if k is None else k,
+                second,
+                engine=engine,
+                recall=recall,
+                spark=spark,
+            )
+            if gallery:
+                _show_pairs(folder, self.collection, second or self.collection, figures)
+        return Found.open(out)
+
+    def duplicates(
+        self,
+        out: str | Path,
+        *,
+        within: float | None = None,
+        keep: Keep = "largest",
+        verify: bool = True,
+        agrees: float = alignment.AGREES,
+        cap: int = pairs.CAP,
+        recall: float = RECALL,
+        spark: bool | None = None,
+        gallery: bool = True,
+        overwrite: bool = False,
+    ) -> Found:
+        """Find what is there more than once: tight groups, with one image of each to keep.
+
+        Every member is within the distance of the one to keep, and, with `verify`, its pixels agree
+        with that one's by `agrees` or more once laid over it (`groups.alignment`): it shows the
+        same, cropped, scaled, mirrored or compressed again. Without `within` a distance is
+        suggested from the images. The table has `group, action` (keep or drop)`, id, path, label,
+        agreement, distance, same_bytes, width, height, size, kept_path`. `keep` is `largest`,
+        `oldest`, `sharpest` or `first` (by path). `threshold.png` shows pairs from around what
+        decided. Nothing happens to the images: `set_aside` does that.
+        """
+        with finding(Path(out), TABLE, overwrite) as (folder, figures):
+            figures |= duplicates(
+                self.collection,
+                folder,
+                within,
+                keep=keep,
+                verify=verify,
+                agrees=agrees,
+                cap=cap,
+                recall=recall,
+                spark=spark,
+            )
+            if gallery:
+                _show_duplicates(folder, self.collection, figures)
+                _sheet(folder, self.collection, figures["within"], agrees if verify else None)
+        return Found.open(out)
+
+    def set_aside(self, found: Found, how: How, to: str | Path) -> Aside:
+        """Move, copy, link or list the images to drop; `groups.aside.undo(to)` takes that back.
+
+        Images that have changed since they were indexed, or whose one to keep has, stay.
+        """
+        return _set_aside(self.collection, found, how, Path(to))
+
+
+def _show_pairs(folder: Path, a: Collection, b: Collection, figures: dict[str, Any]) -> None:
+    # Of two collections each picture is read by its own: a gallery shows those of one root alone.
+    if a.source != b.source:
+        return
+    with connect(folder) as sql:
+        nearest = sql.execute(
+            f"SELECT a_path, b_path, distance FROM read_parquet({_glob(folder / 'pairs')}) "
+            f"ORDER BY distance, a_id, b_id LIMIT {SHOWN}"
+        ).fetchall()
+    groups = (
+        Group(f"{distance:.3f}", "", (Card(one), Card(other))) for one, other, distance in nearest
+    )
+    note = f"{figures['pairs']:,} pairs; the nearest {len(nearest)} are shown"
+    write_gallery(folder, "Pairs", note, groups, a.source)
+
+
+def _show_duplicates(folder: Path, collection: Collection, figures: dict[str, Any]) -> None:
+    def group(number: int, rows: list[tuple[Any, ...]]) -> Group:
+        cards = [
+            Card(path, "" if action == "keep" else f"{distance:.3f}", action, label)
+            for _, path, label, action, distance, _ in rows
+        ]
+        return Group(f"group {number + 1}", "", cards, rows[0][-1] - len(rows))
+
+    note = (
+        f"{figures['groups']:,} groups, {figures['drop']:,} images to drop "
+        f"({figures['same_bytes']:,} the same to the byte) within {figures['within']:g} of the one "
+        "to keep"
+    )
+    rows = _first(folder, TABLE, "group", "path, label, action, distance", "keep")
+    write_gallery(folder, "Near-duplicates", note, (group(*one) for one in rows), collection.source)
+
+
+def _first(
+    folder: Path, table: str, column: str, shown: str, order: str
+) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+    """Give the first rows of the first groups of a table, each with the size of its group last."""
+    orders = {"keep": "action DESC, distance, id", "representative": "representative DESC, id"}
+    first = orders[order]
+    query = f"""
+        SELECT "{column}", {shown}, members FROM (
+            SELECT *, row_number() OVER (PARTITION BY "{column}" ORDER BY {first}) AS place,
+                count(*) OVER (PARTITION BY "{column}") AS members
+            FROM read_parquet({quoted(folder / table)}) WHERE "{column}" < {SHOWN})
+        WHERE place <= {_CARDS} ORDER BY "{column}", place"""
+    with connect(folder) as sql:
+        rows = sql.execute(query).fetchall()
+    for number, some in groupby(rows, itemgetter(0)):
+        yield number, list(some)
+
+
+def _sheet(folder: Path, collection: Collection, within: float, agrees: float | None) -> None:
+    """Draw pairs from around what decides: the distance, and how well pixels agree."""
+
+    def row(title: str, some: list[tuple[str, str, float]], what: str = "") -> Pairs:
+        tiles = [(_tile(collection, one), _tile(collection, two)) for one, two, _ in some]
+        return Pairs(title, tiles, [f"{figure:.3f}{what}" for *_, figure in some])
+
+    near, far = threshold.around(collection, within, _AROUND)
+    rows = [row(f"just within {within:g}", near), row(f"just beyond {within:g}", far)]
+    if agrees is not None:
+        table = f"FROM read_parquet({_glob(folder / 'pairs')})"
+        select = f"SELECT a_path, b_path, agreement {table}"
+        with connect(folder) as sql:
+            least = sql.execute(
+                f"{select} WHERE agreement >= {agrees} ORDER BY agreement LIMIT {_AROUND}"
+            ).fetchall()
+            most = sql.execute(
+                f"{select} WHERE agreement < {agrees} ORDER BY agreement DESC LIMIT {_AROUND}"
+            ).fetchall()
+        rows.append(row(f"pixels agree by {agrees:g} or little more: the same", least))
+        rows.append(row("pixels agree by less: not the same", most))
+    pair_sheet([one for one in rows if one.pairs]).save(folder / "threshold.png")
+
+
+def _tile(collection: Collection, path: str) -> Tile:
+    try:
+        picture = images.decode(images.read(collection.source, path))
+    except images.BadImage:
+        picture = None
+    return Tile(picture, None, os.path.basename(path))
+
+
+def _set_aside(collection: Collection, found: Found, how: How, to: Path) -> Aside:
+    def unchanged(path: str, size: int | None, modified: int | None) -> bool:
+        if collection.source.kind != "files":
+            return True
+        try:
+            status = os.stat(images.full_path(collection.source, path))
+        except (OSError, ValueError):
+            return True  # which setting aside tells of
+        return (size, modified) == (status.st_size, status.st_mtime_ns)
+
+    with collection.asked(found.folder) as sql:
+        rows = sql.execute(
+            f"""
+            SELECT one.path, one.size, one.modified, kept.path, kept.size, kept.modified
+            FROM read_parquet({quoted(found.folder / TABLE)}) AS found
+                JOIN stored AS one USING (id) JOIN stored AS kept ON kept.path = kept_path
+            WHERE action = 'drop' ORDER BY found."group", one.path"""
+        )
+        parts = iter(lambda: rows.fetchmany(1024), [])
+        drops = (
+            (row[0], row[3])
+            for part in parts
+            for row in part
+            if unchanged(*row[:3]) and unchanged(*row[3:])
+        )
+        return set_aside(how, collection.source, drops, to)
+
+
+def _glob(folder: Path) -> str:
+    return quoted(folder / "*.parquet")
