@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Groupings:
         within: float | None = None,
         k: int | None = None,
         cap: int = pairs.CAP,
-        engine: Engine = "auto",
+        engine: Engine | Literal["spark"] = "auto",
         recall: float = RECALL,
         spark: bool | None = None,
         gallery: bool = True,
@@ -55,7 +55,8 @@ class Groupings:
         of the other index, whose images ask. An image brings in its `cap` nearest at most, or its
         `k` nearest; the figures say how many had more (`cut`), and what share of the true pairs
         of some drawn images was found (`recall`). With neither `within` nor `k` a distance is
-        suggested. It is Spark ML's `approxSimilarityJoin`, with the same meaning of distance.
+        suggested. It is Spark ML's `approxSimilarityJoin`, with the same meaning of distance;
+        `engine="spark"` asks that itself, where what it shuffles fits on the disk.
         """
         opened = Collection.open(other) if isinstance(other, str | Path) else other
         second = opened.collection if isinstance(opened, Groupings) else opened

@@ -7,15 +7,15 @@ many images had more is told. Each pair comes once.
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from lookalike import search
+from lookalike import hashing, search
 from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
-from lookalike.groups.graph import Engine, write_graph
+from lookalike.groups.graph import Engine, check_same_model, write_graph
 from lookalike.search import Rows
 from lookalike.searcher import RECALL
 from lookalike.spark import local_uri, progress, session
@@ -45,7 +45,7 @@ def join(
     cap: int = CAP,
     other: Collection | None = None,
     *,
-    engine: Engine = "auto",
+    engine: Engine | Literal["spark"] = "auto",
     recall: float = RECALL,
     spark: bool | None = None,
 ) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def join(
 
     The columns are `a_id, b_id, a_path, b_path, distance`; `a` is of the collection, `b` of the
     other one, whose images then ask. Of one collection alone, `a_id` is less than `b_id`.
+    `engine` is `spark` for Spark ML's own join, which takes hash tables and knows no cap.
     `cut` in the figures counts images that had more than `cap` within the distance, `recall` is
     the share of the true pairs of some drawn images that were found, `recall_of` how many.
     """
@@ -61,6 +62,9 @@ def join(
         raise LookalikeError(f"--within {within} is no distance: say 0 to 2")
     graph, pairs = folder / "graph", folder / "pairs"
     asking = other or collection
+    if engine == "spark":
+        _by_spark_ml(collection, asking, pairs, within, other)
+        return _figures(collection, pairs, within, None, 0, other)
     write_graph(
         collection,
         graph,
@@ -74,11 +78,8 @@ def join(
     named = _NAMED.replace("PAIRS", _ONCE if other is None else _BETWEEN).replace("CAP", str(cap))
     if (graph / "_SUCCESS").exists():
         running = session()
-        tables = {"graph": running.read.parquet(local_uri(graph))}
-        tables |= {
-            "a": collection.dataframe(running),
-            "b": (other or collection).dataframe(running),
-        }
+        tables: dict[str, Any] = {"graph": running.read.parquet(local_uri(graph))}
+        tables["a"], tables["b"] = (one.dataframe(running) for one in (collection, asking))
         with progress(running, "writing pairs"):
             running.sql(named, None, **tables).write.parquet(local_uri(pairs))
     else:
@@ -90,11 +91,47 @@ def join(
     with connect(folder) as sql:
         query = f"SELECT count(*) FROM {_parquet(graph)} WHERE rank > {cap}"
         ((cut,),) = sql.execute(query).fetchall()
-        ((count,),) = sql.execute(f"SELECT count(*) FROM {_parquet(pairs)}").fetchall()
     shutil.rmtree(graph)
-    found, true = _checked(collection, pairs, within, cap, other)
+    return _figures(collection, pairs, within, cap, cut, other)
+
+
+def _by_spark_ml(
+    collection: Collection, asking: Collection, pairs: Path, within: float, other: Collection | None
+) -> None:
+    """Write pairs as Spark ML finds them: every one that shares a bucket, no cap."""
+    if within == np.inf:
+        raise LookalikeError("Spark ML joins within a distance: say --within")
+    if other is not None:
+        check_same_model(collection, other)
+    running = session()
+    frames = [hashing.with_vectors(one.dataframe(running)) for one in (collection, asking)]
+    try:
+        hasher = hashing.Hasher.load(collection.hash_folder)
+    except LookalikeError:  # none yet, or a damaged one
+        hasher = hashing.fit(frames[0])
+    with progress(running, "joining by hashes"):
+        found = hashing.similarity_join(hasher, frames[0], within, frames[1] if other else None)
+        for name, frame in zip("ab", frames, strict=True):
+            paths = frame.selectExpr(f"id AS {name}_id", f"path AS {name}_path")
+            found = found.join(paths, f"{name}_id")
+        columns = "a_id", "b_id", "a_path", "b_path", "CAST(distance AS float) AS distance"
+        ordered = found.selectExpr(*columns).orderBy("distance", "a_id", "b_id")
+        ordered.write.parquet(local_uri(pairs))
+
+
+def _figures(
+    collection: Collection,
+    pairs: Path,
+    within: float,
+    cap: int | None,
+    cut: int,
+    other: Collection | None,
+) -> dict[str, Any]:
+    with connect(pairs.parent) as sql:
+        ((count,),) = sql.execute(f"SELECT count(*) FROM {_parquet(pairs)}").fetchall()
+    found, true = _checked(collection, pairs, within, cap or CAP, other)
     return {
-        "images": asking.counts()[0],
+        "images": (other or collection).counts()[0],
         "pairs": count,
         "within": None if within == np.inf else within,
         "cap": cap,

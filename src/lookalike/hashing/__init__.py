@@ -15,6 +15,7 @@ from lookalike.hashing.frames import (
     read_embeddings,
     with_vectors,
 )
+from lookalike.hashing.joining import candidate_pairs, similarity_join
 from lookalike.hashing.parameters import Parameters, choose_parameters, collision_probability
 from lookalike.hashing.projection import Hasher, directions, fit
 from lookalike.hashing.sample import Sample, draw_sample
@@ -34,6 +35,7 @@ __all__ = [
     "Tuned",
     "assemble",
     "bucket_columns",
+    "candidate_pairs",
     "choose_parameters",
     "collision_probability",
     "describe",
@@ -43,6 +45,7 @@ __all__ = [
     "fit_sets",
     "numbered",
     "read_embeddings",
+    "similarity_join",
     "tune",
     "with_sets",
     "with_vectors",

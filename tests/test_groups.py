@@ -1,0 +1,414 @@
+"""Pairs, tight groups, and what is in a collection twice."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import lookalike
+from conftest import UNSEEN, needs_photos
+from lookalike import Index, LookalikeError
+from lookalike.cli import app
+from lookalike.drawing import DrawnCollection
+from lookalike.embedding import normalize
+from lookalike.groups import pairs
+from lookalike.groups.alignment import AGREES, agreement, thumbnail
+from lookalike.groups.results import Found
+from lookalike.groups.stars import stars
+from lookalike.groups.variants import CHANGES, variant
+from lookalike.images import decode_pixels
+from segments import collection_of
+
+
+def run(*arguments: object) -> str:
+    """Run a command that ends well; return what it said on stdout."""
+    done = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+# Stars.
+
+
+def greedy(count: int, edges: dict[tuple[int, int], float]) -> list[int]:
+    """The same, one node after the other."""
+    near: list[dict[int, float]] = [{} for _ in range(count)]
+    for (one, other), distance in edges.items():
+        near[max(one, other)][min(one, other)] = distance
+    of: list[int] = []
+    for node in range(count):
+        before = [(length, rep) for rep, length in near[node].items() if of[rep] == rep]
+        of.append(min(before)[1] if before else node)
+    return of
+
+
+def test_stars_are_those_of_the_greedy_algorithm() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        count = int(rng.integers(1, 40))
+        ends = rng.integers(0, count, (int(rng.integers(0, 80)), 2))
+        edges = {(min(a, b), max(a, b)): float(rng.integers(5)) for a, b in ends.tolist() if a != b}
+        one, other = np.array(list(edges), np.int64).reshape(-1, 2).T
+        flipped = rng.random(len(one)) < 0.5
+        found = stars(
+            count,
+            np.where(flipped, one, other),
+            np.where(flipped, other, one),
+            np.array(list(edges.values()), np.float32),
+        )
+        assert found.tolist() == greedy(count, edges)
+
+
+def test_a_chain_is_not_one_star() -> None:
+    one = np.arange(999)
+    found = stars(1000, one, one + 1, np.ones(999, np.float32))
+    assert np.bincount(found).max() == 2
+
+
+# Pixels.
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_pixels_of_a_copy_agree_and_those_of_another_car_do_not(
+    change: str, drawn: DrawnCollection
+) -> None:
+    photos = sorted(drawn.photos.rglob("*.jpg"))[:6]
+    seen = [thumbnail(decode_pixels(photo.read_bytes())[0]) for photo in photos]
+    for photo, own, other in zip(photos, seen, seen[1:] + seen[:1], strict=True):
+        copy = thumbnail(decode_pixels(variant(Image.open(photo), change))[0])
+        assert agreement(own, copy) >= AGREES
+        assert agreement(other, copy) < AGREES
+
+
+def test_a_picture_in_other_colours_is_another_picture(drawn: DrawnCollection) -> None:
+    picture = Image.open(min(drawn.photos.rglob("*.jpg"))).convert("RGB")
+    swapped = Image.merge("RGB", picture.split()[::-1])
+    one, other = (thumbnail(np.asarray(p.resize((224, 224)))) for p in (picture, swapped))
+    assert agreement(one, other) < AGREES <= agreement(one, one)
+
+
+def test_flat_pictures_agree_where_they_are_equal() -> None:
+    white, black = (np.full((64, 64, 3), level, np.float32) for level in (255, 0))
+    assert agreement(white, white) == 1
+    assert agreement(white, black) < AGREES
+
+
+# The join.
+
+
+def true_pairs(vectors: Any, within: float) -> set[tuple[int, int]]:
+    """All pairs of rows within a distance."""
+    distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+    one, other = np.nonzero(np.triu(distances <= within, 1))
+    return set(zip(one.tolist(), other.tolist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Any:
+    """Heaps of vectors around 40 centres."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((40, 32))
+    heaps = centres[rng.integers(40, size=400)] + 0.1 * rng.standard_normal((400, 32))
+    return normalize(heaps.astype(np.float32))
+
+
+@pytest.mark.parametrize("how", [{"spark": False}, {"spark": True}, {"engine": "lsh"}], ids=str)
+def test_a_join_finds_each_pair_once(how: Any, vectors: Any, tmp_path: Path) -> None:
+    collection = collection_of(vectors, tmp_path / "index")
+    (tmp_path / "out").mkdir()
+    figures = pairs.join(collection, tmp_path / "out", 0.15, 60, recall=0.999, **how)
+    table = pd.read_parquet(tmp_path / "out" / "pairs")
+    found = list(zip(table.a_id, table.b_id, strict=True))
+    true = true_pairs(vectors, 0.15)
+    assert len(found) == len(set(found)) == figures["pairs"]
+    assert set(found) <= true
+    assert len(found) >= (0.98 if "engine" in how else 1) * len(true) > 0
+    assert figures["cut"] == 0 and figures["recall"] > 0.98
+    assert table.distance.is_monotonic_increasing
+    expected = np.linalg.norm(vectors[table.a_id] - vectors[table.b_id], axis=1)
+    assert np.allclose(table.distance, expected, atol=1e-5)
+
+
+def test_what_is_cut_is_counted(vectors: Any, tmp_path: Path) -> None:
+    collection = collection_of(vectors, tmp_path / "index")
+    (tmp_path / "out").mkdir()
+    figures = pairs.join(collection, tmp_path / "out", 2, 3, spark=False)
+    assert figures["cut"] == 400
+    assert 400 * 3 / 2 <= figures["pairs"] <= 400 * 3
+
+
+def test_equal_vectors_fill_nothing(tmp_path: Path) -> None:
+    equal = np.tile(normalize(np.ones((1, 32), np.float32)), (3000, 1))
+    collection = collection_of(equal, tmp_path / "index")
+    for spark in (False, True):
+        out = tmp_path / str(spark)
+        out.mkdir()
+        figures = pairs.join(collection, out, 0.1, 5, spark=spark)
+        assert figures["cut"] == 3000
+        assert 3000 <= figures["pairs"] <= 5 * 3000
+
+
+def test_two_collections_are_joined(vectors: Any, tmp_path: Path) -> None:
+    one = collection_of(vectors, tmp_path / "one")
+    other = collection_of(vectors[::10], tmp_path / "other")
+    for spark in (False, True):
+        out = tmp_path / str(spark)
+        out.mkdir()
+        pairs.join(one, out, 1e-3, 5, other, spark=spark)
+        table = pd.read_parquet(out / "pairs").sort_values("b_id")
+        assert table.a_id.tolist() == list(range(0, 400, 10))
+        assert table.b_id.tolist() == list(range(40))
+
+
+def test_spark_ml_joins_where_it_fits_and_is_refused_where_not(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = index.join(tmp_path / "ours", within=0.4).to_pandas()
+    stock = index.join(tmp_path / "stock", within=0.4, engine="spark", gallery=False).to_pandas()
+    known = set(zip(ours.a_id, ours.b_id, strict=True))
+    found = set(zip(stock.a_id, stock.b_id, strict=True))
+    assert found <= known and len(found) > 0.5 * len(known)
+    monkeypatch.setattr("lookalike.hashing.joining._SHARE", 1e-9)
+    with pytest.raises(LookalikeError, match=r"would write [\d,]+ pairs, about .* GB"):
+        index.join(tmp_path / "refused", within=0.4, engine="spark")
+    assert not (tmp_path / "refused").exists()
+
+
+# Duplicates.
+
+
+@pytest.fixture(scope="module")
+def planted(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 drawn cars, of every second one three copies, one of them to the byte."""
+    folder = tmp_path_factory.mktemp("planted") / "photos"
+    folder.mkdir()
+    for number, photo in enumerate(sorted(drawn.photos.rglob("*.jpg"))[:24]):
+        (folder / f"{number:02}.jpg").write_bytes(photo.read_bytes())
+        if number % 2 == 0:
+            (folder / f"{number:02}-again.jpg").write_bytes(photo.read_bytes())
+            for change in list(CHANGES)[number % 8 : number % 8 + 2]:
+                copy = variant(Image.open(photo), change, number)
+                (folder / f"{number:02}-{change.split(' %')[0]}.jpg").write_bytes(copy)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def twice(planted: Path) -> Index:
+    """An index of them."""
+    return lookalike.index(planted, out=planted.parent / "twice.index", spark=False)
+
+
+def bases(paths: Any) -> set[str]:
+    """The cars that paths are copies of."""
+    return {path[:2] for path in paths}
+
+
+def test_groups_are_the_copies_of_one_picture(twice: Index, tmp_path: Path) -> None:
+    found = twice.duplicates(tmp_path / "out", within=0.5, spark=False)
+    table = found.to_pandas()
+    assert found.figures["groups"] == table.group.nunique() == 12
+    for _, group in table.groupby("group"):
+        assert len(bases(group.path)) == 1 and len(group) == 4
+        assert group.action.tolist() == ["keep", "drop", "drop", "drop"]
+        assert group.kept_path.unique().tolist() == [group.path.iloc[0]]
+        area = group.width * group.height
+        assert area.iloc[0] == area.max()
+        assert (group.distance <= 0.5).all() and (group.agreement >= AGREES).all()
+    same = table[(table.action == "drop") & table.same_bytes]
+    assert len(same) == found.figures["same_bytes"]
+    assert (tmp_path / "out" / "index.html").is_file()
+    assert (tmp_path / "out" / "threshold.png").is_file()
+    assert Found.open(tmp_path / "out").figures == found.figures
+
+
+@pytest.mark.parametrize("keep", ["first", "oldest", "sharpest"])
+def test_the_rule_says_which_to_keep(keep: Any, twice: Index, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = twice.duplicates(out, within=0.5, keep=keep, spark=False, gallery=False)
+    table = found.to_pandas()
+    with twice.collection.asked(tmp_path) as sql:
+        rows = sql.execute("SELECT path, modified FROM stored").fetchall()
+    modified = dict(rows)
+    for _, group in table.groupby("group"):
+        kept = group.path.iloc[0]
+        if keep == "first":
+            assert kept == group.path.min()
+        if keep == "oldest":
+            assert modified[kept] == min(modified[path] for path in group.path)
+        if keep == "sharpest":
+            assert not {"recompressed", "resized"} & set(kept[3:-4].split())
+
+
+def test_a_distance_is_suggested(twice: Index, tmp_path: Path) -> None:
+    found = twice.duplicates(tmp_path / "out", spark=False, gallery=False)
+    assert 0.05 < found.figures["within"] < 1
+    assert found.figures["copies_within"] > 0.5
+    assert found.figures["groups"] == 12
+
+
+def test_through_spark_it_is_the_same(twice: Index, tmp_path: Path) -> None:
+    tables = [
+        twice.duplicates(tmp_path / str(spark), within=0.5, spark=spark, gallery=False).to_pandas()
+        for spark in (False, True)
+    ]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_without_pixels_distances_decide(twice: Index, tmp_path: Path) -> None:
+    found = twice.duplicates(tmp_path / "out", within=0, verify=False, spark=False, gallery=False)
+    table = found.to_pandas()
+    assert all(len(bases(group.path)) == 1 for _, group in table.groupby("group"))
+    assert {path for path in table.path if "again" in path} == {
+        f"{number:02}-again.jpg" for number in range(0, 24, 2)
+    }
+
+
+def test_copies_to_the_byte_are_one_group_however_many(
+    drawn: DrawnCollection, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, photo in enumerate(sorted(drawn.photos.rglob("*.jpg"))[:3]):
+        for copy in range(30):
+            (photos / f"{number}-{copy:02}.jpg").write_bytes(photo.read_bytes())
+    index = lookalike.index(photos, out=tmp_path / "x.index", spark=False)
+    found = index.duplicates(tmp_path / "out", within=0.1, cap=2, keep="oldest", spark=False)
+    table = found.to_pandas()
+    assert found.figures["cut"] == 90
+    assert [len(group) for _, group in table.groupby("group")] == [30, 30, 30]
+    assert table.same_bytes.all()
+
+
+def test_a_chain_of_morphing_pictures_is_not_one_group(
+    drawn: DrawnCollection, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    ends = [
+        Image.open(photo).convert("RGB").resize((256, 192))
+        for photo in sorted(drawn.photos.rglob("*.jpg"))[:2]
+    ]
+    for step in range(41):
+        Image.blend(*ends, step / 40).save(photos / f"{step:02}.png")
+    index = lookalike.index(photos, out=tmp_path / "x.index", spark=False)
+    for verify in (True, False):
+        found = index.duplicates(
+            tmp_path / str(verify), within=0.3, verify=verify, spark=False, gallery=False
+        )
+        table = found.to_pandas()
+        assert table.group.nunique() > 1
+        rows = index.searcher.rows
+        for _, group in table.groupby("group"):
+            vectors = rows.vectors(np.sort(np.searchsorted(rows.ids, group.id)))
+            widest = np.linalg.norm(vectors[:, None] - vectors[None], axis=2).max()
+            assert widest <= 2 * 0.3 + 1e-5
+
+
+def test_an_index_without_doubles_gives_an_empty_table(index: Index, tmp_path: Path) -> None:
+    found = index.duplicates(tmp_path / "out", within=0, spark=False)
+    assert found.figures["groups"] == found.figures["drop"] == 0
+    assert found.to_pandas().empty
+
+
+def test_photos_that_are_gone_are_told(twice: Index, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.index"
+    import shutil
+
+    shutil.copytree(twice.path, moved)
+    about = json.loads((moved / "lookalike.json").read_text())
+    about["source"]["root"] = str(tmp_path / "nowhere")
+    (moved / "lookalike.json").write_text(json.dumps(about))
+    opened = lookalike.open(moved)
+    with pytest.raises(LookalikeError, match="cannot be read: say --within"):
+        opened.duplicates(tmp_path / "out")
+    found = opened.duplicates(tmp_path / "out", within=0.5, spark=False)
+    assert found.figures["unreadable_pairs"] > 0
+    assert found.figures["drop"] == found.figures["same_bytes"] == 12  # those need no look
+
+
+def test_what_is_in_the_way_stays(twice: Index, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("x")
+    with pytest.raises(LookalikeError, match="is there already"):
+        twice.duplicates(out)
+    with pytest.raises(LookalikeError, match="is something else"):
+        twice.duplicates(out, overwrite=True)
+    with pytest.raises(LookalikeError, match="no rule 'best'"):
+        twice.duplicates(tmp_path / "new", keep="best")  # type: ignore[arg-type]
+    assert (out / "mine.txt").is_file() and not (tmp_path / "new").exists()
+
+
+# The commands.
+
+
+@pytest.fixture
+def copied(twice: Index, planted: Path, tmp_path: Path) -> Iterator[Path]:
+    """The photos and the index, where they may be changed."""
+    import shutil
+
+    shutil.copytree(planted, tmp_path / "photos")
+    lookalike.index(tmp_path / "photos", out=tmp_path / "x.index", spark=False)
+    yield tmp_path
+
+
+def test_duplicates_are_moved_aside_and_back(copied: Path) -> None:
+    photos = copied / "photos"
+    before = {file.name: file.read_bytes() for file in photos.iterdir()}
+    arguments = ("duplicates", copied / "x.index", "--out", copied / "out", "--within", 0.5)
+    said = run(*arguments, "--no-spark", "--apply", "move", "--to", copied / "aside")
+    assert "12 groups: 36 images to drop" in said
+    assert len(list(photos.iterdir())) == 24
+    synced = json.loads(run("sync", copied / "x.index", "--json"))
+    assert synced["removed"] == 36
+    run("undo", copied / "aside")
+    assert {file.name: file.read_bytes() for file in photos.iterdir()} == before
+
+
+def test_an_image_that_has_changed_is_not_set_aside(copied: Path) -> None:
+    index = lookalike.open(copied / "x.index")
+    found = index.duplicates(copied / "out", within=0.5, spark=False, gallery=False)
+    drop = found.to_pandas().query("action == 'drop'").path.iloc[0]
+    with (copied / "photos" / drop).open("ab") as file:
+        file.write(b"more")
+    aside = index.set_aside(found, "move", copied / "aside")
+    assert aside.done == 35 and (copied / "photos" / drop).is_file()
+
+
+def test_the_commands_print_figures(twice: Index, tmp_path: Path) -> None:
+    arguments = (twice.path, "--within", 0.2, "--no-spark", "--json")
+    pairs_found = json.loads(run("join", *arguments, "--out", tmp_path / "pairs"))
+    assert pairs_found["pairs"] > 12 and pairs_found["recall"] == 1
+    twins = json.loads(run("duplicates", *arguments, "--out", tmp_path / "twice", "--no-gallery"))
+    assert twins["same_bytes"] == 12
+    assert (tmp_path / "pairs" / "index.html").is_file()
+    assert not (tmp_path / "twice" / "index.html").exists()
+
+
+@needs_photos
+def test_leaks_between_two_collections_are_found(tmp_path: Path) -> None:
+    photos = sorted((UNSEEN / "cars_train").glob("*.jpg"))
+    train, test = tmp_path / "train", tmp_path / "test"
+    for folder in (train, test):
+        folder.mkdir()
+    for number, photo in enumerate(photos[:160]):
+        (train / photo.name).write_bytes(photo.read_bytes())
+        if number < 60:
+            change = ("recompressed", "resized", "brightness")[number % 3]
+            (test / f"{number}.jpg").write_bytes(variant(Image.open(photo), change, number))
+    for photo in photos[160:260]:
+        (test / photo.name).write_bytes(photo.read_bytes())
+    one, other = (lookalike.index(part, out=f"{part}.index", spark=False) for part in (train, test))
+    table = one.join(tmp_path / "leaks", other, within=0.5, verify=True).to_pandas()
+    right = [
+        (photo.name, f"{number}.jpg") for number, photo in enumerate(photos[:60])
+    ]
+    found = set(zip(table.a_path, table.b_path, strict=True))
+    assert len(found & set(right)) >= 0.97 * len(right)
+    assert len(found - set(right)) <= 3
