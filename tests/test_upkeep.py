@@ -757,6 +757,19 @@ def test_a_long_log_is_checkpointed(tmp_path: Path) -> None:
     assert_whole(stored.path, rows)
 
 
+def test_a_checkpoint_that_was_never_finished_is_none(stored: Collection) -> None:
+    stored.checkpoint()
+    log = stored.path / "_delta_log"
+    for commit in log.glob("*.json"):
+        commit.unlink()
+    before = stored.log()
+    assert [version.number for version in before.versions] == [stored.version]
+    for number in (0, stored.version + 1):
+        for end in ("parquet.part", "parquet#1", "0000000001.parquet", "parquet.crc", "json"):
+            (log / f"{number:020}.checkpoint.{end}").touch()
+    assert stored.log() == before
+
+
 # --- the faces -----------------------------------------------------------------------------------
 
 
