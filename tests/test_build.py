@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from PIL import Image
 from bad_inputs import write_bad_inputs, write_odd_but_good
 from conftest import UNSEEN, calibrating, needs_photos
 from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images, models
-from lookalike.build import Options, Report, build_collection
+from lookalike.build import Options, Report, build_collection, running
 from lookalike.build.running import _sample_of_frame
 from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
@@ -30,6 +31,7 @@ from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images
 from lookalike.index import Engine
 from lookalike.models import SAMPLE, calibration
+from lookalike.progress import Move
 from lookalike.spark import session
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
@@ -112,6 +114,22 @@ def test_every_input_is_embedded_or_has_its_reason(mixed: Mixed, tmp_path: Path,
     skipped = list(stored.skipped())
     assert sorted(path for path, _ in skipped) == sorted(mixed.bad)
     assert {path: reason for path, reason in skipped if mixed.bad[path] not in reason} == {}
+
+
+@pytest.mark.parametrize("spark", [False, True], ids=["loop", "spark"])
+def test_progress_says_how_many_were_skipped(
+    mixed: Mixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spark: bool
+) -> None:
+    shown: list[tuple[int, int | None, str]] = []
+
+    @contextmanager
+    def line(text: str, unit: str = "") -> Iterator[Move]:
+        yield lambda done, total, note="": shown.append((done, total, note))
+
+    monkeypatch.setattr(running, "progress_line", line)
+    build_collection(mixed.folder, tmp_path / "cars.index", Options(spark=spark))
+    total = GOOD + len(mixed.bad)
+    assert shown[-1] == (total, total, f"{len(mixed.bad)} skipped")
 
 
 # Steps 3 and 4: tables.

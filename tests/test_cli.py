@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -442,6 +443,17 @@ def test_the_help_of_every_command_has_an_example(command: str) -> None:
     told = CliRunner().invoke(app, [command, "--help"])
     assert told.exit_code == 0
     assert f"Example: lookalike {command} " in " ".join(told.output.replace("│", " ").split())
+
+
+def test_add_and_sync_take_the_same_options_and_images_of_their_own() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    one, other = ({p.name: p for p in commands[name].params} for name in ("add", "sync"))
+    assert list(one) == list(other)
+    assert one["images"].required and not other["images"].required
+    del one["images"], other["images"]
+    assert [(p.opts, p.help, p.default) for p in one.values()] == [
+        (p.opts, p.help, p.default) for p in other.values()
+    ]
 
 
 # Precisions.

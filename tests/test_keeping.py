@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lookalike import Index, LookalikeError, build, changes
 from lookalike.build import Options, build_collection
 from lookalike.collection import Collection
 from lookalike.images.isolated import IsolatedDecoder
+from rights import without_rights
 from test_cli import run, told
 
 
@@ -390,6 +392,33 @@ def test_other_readers_follow(living: Index, photos: Path) -> None:
     living.remove("0/*")
     paths = DeltaTable(living.path).to_pyarrow_table()["path"].to_pylist()
     assert sorted(paths) == sorted(rows_of(living))
+
+
+@pytest.mark.parametrize("shut", ["all", "folder"])
+def test_a_dry_run_needs_no_more_than_reading(
+    photos: Path, folder_of_all: Path, monkeypatch: pytest.MonkeyPatch, shut: str
+) -> None:
+    shutil.copytree(photos, folder_of_all / "photos")
+    photos, temporary = folder_of_all / "photos", folder_of_all / "temporary"
+    living = lookalike.index(photos, folder_of_all / "x.index", spark=False)
+    temporary.mkdir()
+    temporary.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    if shut == "folder":
+        (living.path / ".writers").chmod(0o666)
+    paint(photos / "new.png", 100)
+    (photos / "0" / "00.png").unlink()
+    before = {file: file.stat().st_mtime_ns for file in living.path.rglob("*")}
+    with without_rights():
+        opened = lookalike.open(living.path)
+        done = opened.sync(dry_run=True)
+        assert (done.new, done.removed, done.same) == (1, 1, 11)
+        assert opened.add(photos, dry_run=True).new == 1
+        assert opened.remove("1", dry_run=True).removed == 4
+        with pytest.raises((LookalikeError, PermissionError)):
+            opened.sync()
+    assert {file: file.stat().st_mtime_ns for file in living.path.rglob("*")} == before
+    assert list(temporary.iterdir()) == []
 
 
 # The command line.

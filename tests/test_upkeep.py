@@ -658,6 +658,37 @@ def test_readers_go_on(stored: Collection) -> None:
     assert [hit.id for hit in opened.search(query)] == wanted
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda old: [one.vectors for one in old.segments],
+        lambda old: list(old.skipped()),
+        lambda old: changes.matching(old, {".": "."}, old.path),
+        lambda old: old.dataframe(None),
+    ],
+    ids=["vectors", "skipped", "names", "spark"],
+)
+def test_a_reader_is_told_that_its_version_is_gone(
+    ask: Callable[[Collection], object], stored: Collection
+) -> None:
+    old = Collection.open(stored.path, 0)
+    vacuum(stored, 0)
+    with pytest.raises(LookalikeError, match=r"no longer kept: open the newest .*refresh") as told:
+        ask(old)
+    assert "repair" not in str(told.value) and "\n" not in str(told.value)
+    reader = lookalike.Index(old)
+    assert reader.refresh()
+    assert len(reader.search(unit((1, WIDTH), 3)[0])) == 5
+
+
+def test_a_reader_is_told_so_where_nothing_is_left(stored: Collection) -> None:
+    old = Collection.open(stored.path)
+    empty = changes.remove(old, lambda newest: changes.matching(newest, {"": "."}, stored.path), "")
+    vacuum(empty, 0)
+    with pytest.raises(LookalikeError, match="no longer kept: open the newest"):
+        list(old.skipped())
+
+
 def test_versions_of_the_last_days_stay(stored: Collection) -> None:
     log = stored.path / "_delta_log"
     for version, days in ((0, 30), (1, 9)):  # 0 was the newest until nine days ago
@@ -755,6 +786,19 @@ def test_a_long_log_is_checkpointed(tmp_path: Path) -> None:
     done = vacuum(opened, 0)
     assert (done.files, done.versions) == (123, 102)
     assert_whole(stored.path, rows)
+
+
+def test_a_checkpoint_that_was_never_finished_is_none(stored: Collection) -> None:
+    stored.checkpoint()
+    log = stored.path / "_delta_log"
+    for commit in log.glob("*.json"):
+        commit.unlink()
+    before = stored.log()
+    assert [version.number for version in before.versions] == [stored.version]
+    for number in (0, stored.version + 1):
+        for end in ("parquet.part", "parquet#1", "0000000001.parquet", "parquet.crc", "json"):
+            (log / f"{number:020}.checkpoint.{end}").touch()
+    assert stored.log() == before
 
 
 # --- the faces -----------------------------------------------------------------------------------

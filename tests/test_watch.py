@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from lookalike import LookalikeError, build, images, models, watch
-from lookalike.build import Options, build_collection
+from lookalike.build import Options, batches, build_collection
 from lookalike.cli.printing import last_words
 from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
@@ -550,6 +550,35 @@ def test_a_stream_over_a_uri(place: Place, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="PATH_NOT_FOUND") as caught:
         streamed(place)
     assert str(place.photos) in last_words(caught.value)
+
+
+@pytest.mark.long
+def test_files_that_vanish_during_a_batch_are_left_out(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the stream has seen it, others in each step of the batch that is to read them."""
+    index = tmp_path / "uri.index"
+    build_collection(f"file://{place.photos}", index, Options())
+    place = Place(place.photos, index, place.others)
+    there = place.paths().keys() | {f"file:{place.put(0, modified=OLD)}"}
+
+    def lose(photo: Path, module: Any, name: str) -> None:
+        step = getattr(module, name)
+
+        def late(*arguments: Any) -> Any:
+            photo.unlink(missing_ok=True)
+            return step(*arguments)
+
+        monkeypatch.setattr(module, name, late)
+
+    lose(place.put(1, modified=OLD), build, "add_batch")
+    for at, name in enumerate(("list_found", "image_frame", "wanted_of"), 2):
+        lose(place.put(at, modified=OLD), batches, name)
+    assert not any(look.trouble for look in streamed(place))
+    assert place.paths() == dict.fromkeys(there, "ok")
+    monkeypatch.undo()
+    place.put(5, modified=OLD)
+    assert added(streamed(place)) == 1, "the stream goes on"
 
 
 def test_what_cannot_be_streamed_is_said(place: Place) -> None:

@@ -16,11 +16,13 @@ from lookalike.build.place import Place
 from lookalike.build.running import Inputs
 from lookalike.changes import Settled
 from lookalike.collection import Collection
-from lookalike.images.frame import image_frame, list_found
+from lookalike.images.frame import Vanished, image_frame, list_found
 from lookalike.images.listing import label_images, list_those
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+_LOOKS = 5  # at a batch of which files vanish while it is looked at
 
 
 def add_batch(
@@ -48,13 +50,20 @@ def _look_at(
 ) -> Found:
     if job.source.kind == "files":
         return _look_at_files(files, settled, job, stored, staging, place)
-    listing = list_found(files, staging / "listing")
-    plan = changes.plan(stored, listing, (), staging, settled=settled)
-    if not plan.count:
-        return Found(Inputs(), plan, 0)
-    wanted = pq.read_table(plan.wanted, columns=["path"])["path"].to_pylist()
-    frame, unused = image_frame(files.sparkSession, job.source, staging, job.labels, wanted)
-    return Found(wanted_of(frame, plan, staging), plan, unused)
+    looks = 0
+    while True:
+        looks += 1
+        listing = list_found(files, staging / f"listing-{looks}")
+        plan = changes.plan(stored, listing, (), staging, settled=settled)
+        if not plan.count:
+            return Found(Inputs(), plan, 0)
+        wanted = pq.read_table(plan.wanted, columns=["path"])["path"].to_pylist()
+        try:
+            frame, unused = image_frame(files.sparkSession, job.source, staging, job.labels, wanted)
+            return Found(wanted_of(frame, plan, staging), plan, unused)
+        except Vanished:  # which the next look does not find
+            if looks == _LOOKS:
+                raise
 
 
 def _look_at_files(

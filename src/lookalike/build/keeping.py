@@ -32,6 +32,7 @@ from lookalike.collection import (
     new_data_folder,
     put_in_place,
     staging_folder,
+    working,
     writing,
 )
 from lookalike.errors import LookalikeError
@@ -242,7 +243,7 @@ def update(
     )
     job = prepare(again(stored) if photos is None else photos, options, stored.model)
     place = place_of(stored, job.source)
-    with writing(stored.path), staging_folder(stored.path / "work") as staging:
+    with working(stored.path, only_looks=dry_run) as staging:
         stored = stored.newest()
         new = outside(stored, job.source, place)
         if new and not dry_run:
@@ -394,7 +395,7 @@ def remove(
     themselves stay. Raises `LookalikeError`, and removes nothing, where a name is of no image.
     """
     wanted = {name: meant(stored.source, name) for name in names}
-    with writing(stored.path), staging_folder(stored.path / "work") as staging:
+    with working(stored.path, only_looks=dry_run) as staging:
         stored = stored.newest()
         gone = changes.matching(stored, wanted, staging, say)
         if not dry_run:

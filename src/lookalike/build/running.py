@@ -248,10 +248,14 @@ def _in_a_loop(
                 yield batch
                 done += batch.num_rows
                 skipped += batch["embedding"].null_count
-                move(done, inputs.count, f"{skipped:,} skipped" if skipped else "")
+                move(done, inputs.count, _note(skipped))
 
         for wave in waves(counted(), together):
             deliver([row for batch in write_segment(wave, folder) for row in batch.to_pylist()])
+
+
+def _note(skipped: int) -> str:
+    return f"{skipped:,} skipped" if skipped else ""
 
 
 def _share(wave: int, threads: int, run: models.Engine) -> tuple[int, int]:
@@ -335,7 +339,7 @@ def _on_spark(
 
     seen: set[str] = set()
     pending: list[Written] = []
-    before = 0  # rows that were delivered
+    before = skipped = 0  # rows that were delivered, and those of all without an embedding
     try:
         with progress_line("embedding", "images") as move, ThreadPoolExecutor(1) as pool:
             running = pool.submit(run)
@@ -343,12 +347,14 @@ def _on_spark(
                 finished = False
                 while not finished:
                     finished = not wait([running], _LOOK_EVERY).not_done
-                    pending += _receipts(folder, seen)
+                    fresh = _receipts(folder, seen)
+                    pending += fresh
+                    skipped += sum(row["rows"] - row["embedded"] for row in fresh)
                     done = before + sum(row["rows"] for row in pending)
                     if pending and (finished or done - before >= wave // 2):
                         deliver(pending)
                         before, pending = done, []
-                    move(done, count or None)
+                    move(done, count or None, _note(skipped))
                 running.result()
             except BaseException:
                 spark.sparkContext.cancelAllJobs()  # or the pool would wait for them

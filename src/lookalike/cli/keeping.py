@@ -1,11 +1,12 @@
 """The commands that keep an index as its images are: add, remove, sync, watch."""
 
 import contextlib
+import inspect
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,63 +28,68 @@ from lookalike.cli.arguments import (
 from lookalike.cli.printing import answers, last_words, notes, printable, show_json, stopped_well
 from lookalike.collection import Collection
 
+if TYPE_CHECKING:
+    from lookalike.index import Index
 
-def add(
-    index: IndexArgument,
-    images: ImagesArgument,
-    labels: Labels = None,
-    image_name: ImageName = "image",
-    label_name: LabelName = "Class",
-    device: Device = "auto",
-    spark: UseSpark = None,
-    wave: Wave = WAVE,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+
+def _brings_in(command: Callable[..., Changed]) -> Callable[..., None]:
+    """Give a command the arguments that say which images an index is to have, and how.
+
+    It gets the index, the images as it describes them itself, and the options of `Index.add`.
+    """
+
+    def with_arguments(  # type: ignore[no-untyped-def]
+        index: IndexArgument,
+        images,  # as the command has it
+        labels: Labels = None,
+        image_name: ImageName = "image",
+        label_name: LabelName = "Class",
+        device: Device = "auto",
+        spark: UseSpark = None,
+        wave: Wave = WAVE,
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+    ) -> None:
+        from lookalike.index import open as open_index
+
+        options = Options(labels, image_name, label_name, device=device, spark=spark, wave=wave)
+        say = _say if dry_run and not as_json else None
+        with stopped_well(index, "nothing was changed"):
+            done = command(open_index(index), images, dry_run=dry_run, say=say, **vars(options))
+        _show(done, index, dry_run, as_json)
+
+    own = inspect.signature(command).parameters["images"]
+    common = inspect.signature(with_arguments).parameters
+    with_arguments.__doc__ = command.__doc__
+    with_arguments.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        list((common | {"images": own}).values())
+    )
+    return with_arguments
+
+
+@_brings_in
+def add(index: "Index", images: ImagesArgument, **options: Any) -> Changed:
     """Add images to an index: what is new or changed is embedded, the rest left alone.
 
     Example: `lookalike add cars.index new_photos/`
     """
-    from lookalike.index import open as open_index
-
-    options = Options(labels, image_name, label_name, device=device, spark=spark, wave=wave)
-    with stopped_well(index, "nothing was changed"):
-        done = open_index(index).add(
-            images, dry_run=dry_run, say=_say if dry_run and not as_json else None, **vars(options)
-        )
-    _show(done, index, dry_run, as_json)
+    return index.add(images, **options)
 
 
+@_brings_in
 def sync(
-    index: IndexArgument,
+    index: "Index",
     images: Annotated[
         list[str] | None,
         typer.Argument(metavar="[IMAGES]", help="The folder. [default: the index's own]"),
     ] = None,
-    labels: Labels = None,
-    image_name: ImageName = "image",
-    label_name: LabelName = "Class",
-    device: Device = "auto",
-    spark: UseSpark = None,
-    wave: Wave = WAVE,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+    **options: Any,
+) -> Changed:
     """Make an index equal to its folder: add what is new or changed, remove what is gone.
 
     Example: `lookalike sync cars.index --dry-run`
     """
-    from lookalike.index import open as open_index
-
-    options = Options(labels, image_name, label_name, device=device, spark=spark, wave=wave)
-    with stopped_well(index, "nothing was changed"):
-        done = open_index(index).sync(
-            images or None,
-            dry_run=dry_run,
-            say=_say if dry_run and not as_json else None,
-            **vars(options),
-        )
-    _show(done, index, dry_run, as_json)
+    return index.sync(images or None, **options)
 
 
 def watch(

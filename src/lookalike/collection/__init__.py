@@ -23,6 +23,7 @@ from lookalike.collection.places import (
     make_free,
     put_in_place,
     staging_folder,
+    working,
     writing,
 )
 from lookalike.collection.segments import (
@@ -62,6 +63,7 @@ __all__ = [
     "put_in_place",
     "rewrite_segment",
     "staging_folder",
+    "working",
     "write_segment",
     "writing",
 ]

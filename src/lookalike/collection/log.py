@@ -15,6 +15,11 @@ import pyarrow as pa
 
 from lookalike.collection.left import MARK
 
+# https://github.com/delta-io/delta/blob/master/PROTOCOL.md#checkpoints: in one file, in several, or
+# named by a UUID. Whoever is killed while writing one leaves a longer name.
+_CHECKPOINT = re.compile(
+    r"\d{20}\.checkpoint(\.parquet|\.\d{10}\.\d{10}\.parquet|\.[0-9a-f-]{36}\.(parquet|json))"
+)
 _LEFT = 3600  # seconds after which nobody who lives still writes to a nameless file
 
 
@@ -51,7 +56,7 @@ class Log:
         folder = path / "_delta_log"
         names = sorted(os.listdir(folder))
         commits = {int(name[:20]) for name in names if re.fullmatch(r"\d{20}\.json", name)}
-        checkpoints = {int(name[:20]) for name in names if re.match(r"\d{20}\.checkpoint", name)}
+        checkpoints = {int(name[:20]) for name in names if _CHECKPOINT.fullmatch(name)}
         newest = max(commits | checkpoints)
         first = newest + 1
         while first - 1 in commits:

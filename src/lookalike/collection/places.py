@@ -23,6 +23,10 @@ _OWNER = ".owner"  # locked while the process that made a staging folder lives
 _PATIENCE = 2.0  # seconds, with who has a collection to itself: mostly to clear up in it
 
 
+class ReadOnly(LookalikeError):
+    """A collection that this process may not write into."""
+
+
 @contextmanager
 def staging_folder(beside: Path) -> Iterator[Path]:
     """Give a folder beside `beside`, on the same disk and gone afterwards.
@@ -63,7 +67,7 @@ def _is_left(folder: Path) -> bool:
 def writing(path: Path, *, alone: bool = False) -> Iterator[Callable[[], None]]:
     """Say that this process writes into the collection at `path`, beside others or `alone`.
 
-    Raises `LookalikeError` where it must be alone and is not, the collection is read-only, or the
+    Raises `LookalikeError` where it must be alone and is not, the collection is `ReadOnly`, or the
     disk is full, which may turn out only in the block. The lock goes with the process, however it
     ends. Gives a function that lets others write as well. Who comes first clears up after writers
     that were killed.
@@ -91,13 +95,32 @@ def writing(path: Path, *, alone: bool = False) -> Iterator[Callable[[], None]]:
             raise
 
 
+@contextmanager
+def working(path: Path, *, only_looks: bool = False) -> Iterator[Path]:
+    """Say that this process writes into the collection at `path`, as `writing`; give a folder.
+
+    It is a staging folder in the collection. Where the process `only_looks` and may not write
+    there, it is a temporary one of the system's.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(writing(path))
+            folder = stack.enter_context(staging_folder(path / "work"))
+        except (ReadOnly, PermissionError):
+            if not only_looks:
+                raise
+            temporary = tempfile.TemporaryDirectory(prefix="lookalike-")
+            folder = Path(stack.enter_context(temporary))
+        yield folder
+
+
 def _opened(path: Path) -> IO[str]:
     try:
         return (path / ".writers").open("a")
     except OSError as error:
         if is_full_disk(error):
             raise full_disk(path) from None
-        raise LookalikeError(
+        raise ReadOnly(
             f"{path} cannot be written to ({error.strerror}): search needs no more than reading it"
         ) from None
 

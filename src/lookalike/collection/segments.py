@@ -247,12 +247,35 @@ def _readable(file: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise unreadable(file, "is missing") from None
+        raise _missing(file) from None
     except (pa.ArrowException, OSError, ValueError) as error:
         if is_forbidden(error):
             raise forbidden(file) from None
         detail = (str(error).splitlines() or [type(error).__name__])[0]
         raise unreadable(file, f"is damaged ({detail})") from None
+
+
+def is_history(path: Path, name: str) -> bool:
+    """Say whether a data file is none of the newest version of the collection at `path`."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    with contextlib.suppress(OSError, DeltaError):  # damaged: it says nothing
+        actions = pa.table(DeltaTable(path.absolute()).get_add_actions())
+        return not len(actions) or name not in actions["path"].to_pylist()
+    return False
+
+
+def _missing(file: Path) -> LookalikeError:
+    """Return the error for a data file that is lost, or went with the last version that had it."""
+    whole = file.absolute()
+    for path in whole.parents:
+        if (path / "_delta_log").is_dir() and is_history(path, whole.relative_to(path).as_posix()):
+            return LookalikeError(
+                f"the data file {file} is of a version that is no longer kept: open the newest one "
+                "(`Index.refresh`)"
+            )
+    return unreadable(file, "is missing")
 
 
 def unreadable(file: Path, problem: str) -> LookalikeError:

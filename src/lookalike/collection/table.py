@@ -20,7 +20,14 @@ from lookalike.cache import new_file
 from lookalike.collection.left import MARK, describing, new_data_folder
 from lookalike.collection.log import Log
 from lookalike.collection.places import writing
-from lookalike.collection.segments import SEGMENT, Segment, Written, read_rows, unreadable
+from lookalike.collection.segments import (
+    SEGMENT,
+    Segment,
+    Written,
+    is_history,
+    read_rows,
+    unreadable,
+)
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError, forbidden, is_forbidden
 from lookalike.images import Source
@@ -273,20 +280,11 @@ class Collection:
             try:
                 problem = None if file.stat().st_size == sizes[name] else "is cut short or grown"
             except FileNotFoundError:
-                if self._is_history(name):
+                if is_history(self.path, name):
                     raise _no_longer_kept(self.path, self.version) from None
                 problem = "is missing"
             if problem:
                 raise unreadable(file, problem)
-
-    def _is_history(self, name: str) -> bool:
-        """Say whether a data file is of this version and no longer of the newest."""
-        from deltalake import DeltaTable
-
-        newest = DeltaTable(self.path.absolute())
-        if newest.version() == self.version:
-            return False
-        return name not in pa.table(newest.get_add_actions())["path"].to_pylist()
 
     def _sizes(self) -> list[int]:
         sizes: list[int] = self._actions["size_bytes"].to_pylist()
@@ -432,7 +430,11 @@ class Collection:
         return int(pc.sum(actions["size_bytes"]).as_py() or 0)
 
     def dataframe(self, spark: "SparkSession") -> "DataFrame":
-        """Return the collection as a Spark DataFrame with the columns of `ROW`."""
+        """Return the collection as a Spark DataFrame with the columns of `ROW`.
+
+        Raises `LookalikeError` for a data file that is gone by now.
+        """
+        self._look()
         # Spark has no Delta jar here: the log says which files make up the version. Of what a file
         # itself says of its columns nothing is asked: it might name types that run code.
         return spark.read.schema(_ROW_DDL).parquet(*map(local_uri, self.files()))
@@ -493,7 +495,8 @@ def _read_about(path: Path) -> dict[str, Any]:
 
 def _no_longer_kept(path: Path, version: int) -> LookalikeError:
     return LookalikeError(
-        f"version {version} of {path} is no longer kept: `lookalike info {path} --history`"
+        f"version {version} of {path} is no longer kept: open the newest one (`Index.refresh`), or "
+        f"one that `lookalike info {path} --history` shows"
     )
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 
+class Vanished(LookalikeError):
+    """A file that was asked for by its name is there no longer."""
+
+
 def image_frame(
     spark: "SparkSession",
     source: Source,
@@ -35,7 +39,8 @@ def image_frame(
 
     For what only Spark can read: URIs and tables of bytes. `id` is unique, and rises within a task.
     The labels pass through the folder `staging`, which all workers must see. With `paths`, encoded
-    ones, no more than these files of a URI are read.
+    ones, no more than these files of a URI are read: one that is gone is `Vanished`, one that goes
+    later is left out.
     """
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
@@ -48,7 +53,9 @@ def image_frame(
             frame = _read_uri(spark, source.root if paths is None else list(map(literal, paths)))
     except (PySparkException, Py4JError) as error:
         detail = " ".join(str(error).split())[:300]
-        raise LookalikeError(f"Spark cannot read {source.root}: {detail}") from None
+        gone = paths is not None and "PATH_NOT_FOUND" in detail
+        kind = Vanished if gone else LookalikeError
+        raise kind(f"Spark cannot read {source.root}: {detail}") from None
     unused = 0
     if labels is not None:
         write_labels(labels, staging / "labels.parquet")
@@ -117,6 +124,8 @@ def _read_uri(spark: "SparkSession", paths: str | list[str]) -> "DataFrame":
     from pyspark.sql import functions as F
 
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
+    if not isinstance(paths, str):  # of an earlier listing: some may be gone
+        reader = reader.option("ignoreMissingFiles", "true")
     files = reader.load(paths).filter(_is_image())
     # Asked of the listing alone: Spark fails the whole job on a file of over two gigabytes.
     large = files.filter(F.col("length") > MAX_BYTES).select(
