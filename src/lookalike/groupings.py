@@ -17,6 +17,7 @@ from lookalike.groups.aside import Aside, How, set_aside
 from lookalike.groups.duplicates import TABLE, Keep, duplicates
 from lookalike.groups.graph import Engine
 from lookalike.groups.results import Found, finding
+from lookalike.groups.verifying import verify as looked_at
 from lookalike.pictures import Tile
 from lookalike.searcher import RECALL
 from lookalike.sql import connect, quoted
@@ -43,6 +44,7 @@ class Groupings:
         within: float | None = None,
         k: int | None = None,
         cap: int = pairs.CAP,
+        verify: bool = False,
         engine: Engine | Literal["spark"] = "auto",
         recall: float = RECALL,
         spark: bool | None = None,
@@ -55,14 +57,17 @@ class Groupings:
         of the other index, whose images ask. An image brings in its `cap` nearest at most, or its
         `k` nearest; the figures say how many had more (`cut`), and what share of the true pairs
         of some drawn images was found (`recall`). With neither `within` nor `k` a distance is
-        suggested. It is Spark ML's `approxSimilarityJoin`, with the same meaning of distance;
-        `engine="spark"` asks that itself, where what it shuffles fits on the disk.
+        suggested. With `verify` a column `agreement` says how well the pixels of both agree, from
+        `groups.alignment.AGREES` on they show the same; `agreeing` in the figures counts those.
+        It is Spark ML's `approxSimilarityJoin`, with the same meaning of distance; `engine="spark"`
+        asks that itself, where what it shuffles fits on the disk.
         """
         opened = Collection.open(other) if isinstance(other, str | Path) else other
         second = opened.collection if isinstance(opened, Groupings) else opened
+        asking = second or self.collection
         with finding(Path(out), "pairs", overwrite) as (folder, figures):
             if within is None and k is None:
-                within = threshold.suggest(self.collection, verified=False).within
+                within = threshold.suggest(self.collection, verify).within
             figures |= pairs.join(
                 self.collection,
                 folder,
@@ -73,8 +78,11 @@ class Groupings:
                 recall=recall,
                 spark=spark,
             )
+            if verify:
+                looked_at(folder / "pairs", self.collection.source, asking.source)
+                figures["agreeing"] = _count_agreeing(folder)
             if gallery:
-                _show_pairs(folder, self.collection, second or self.collection, figures)
+                _show_pairs(folder, self.collection, asking, figures)
         return Found.open(out)
 
     def duplicates(
@@ -126,19 +134,26 @@ class Groupings:
         return _set_aside(self.collection, found, how, Path(to))
 
 
+def _count_agreeing(folder: Path) -> int:
+    with connect(folder) as sql:
+        query = f"SELECT count(*) FROM read_parquet({_glob(folder / 'pairs')})"
+        ((count,),) = sql.execute(f"{query} WHERE agreement >= {alignment.AGREES}").fetchall()
+    return int(count)
+
+
 def _show_pairs(folder: Path, a: Collection, b: Collection, figures: dict[str, Any]) -> None:
-    # Of two collections each picture is read by its own: a gallery shows those of one root alone.
-    if a.source != b.source:
-        return
+    chosen = f"WHERE agreement >= {alignment.AGREES}" if "agreeing" in figures else ""
     with connect(folder) as sql:
         nearest = sql.execute(
-            f"SELECT a_path, b_path, distance FROM read_parquet({_glob(folder / 'pairs')}) "
-            f"ORDER BY distance, a_id, b_id LIMIT {SHOWN}"
+            f"SELECT a_path, b_path, distance FROM read_parquet({_glob(folder / 'pairs')}) {chosen}"
+            f" ORDER BY distance, a_id, b_id LIMIT {SHOWN}"
         ).fetchall()
     groups = (
-        Group(f"{distance:.3f}", "", (Card(one), Card(other))) for one, other, distance in nearest
+        Group(f"{distance:.3f}", "", (Card(one), Card(other, source=b.source)))
+        for one, other, distance in nearest
     )
-    note = f"{figures['pairs']:,} pairs; the nearest {len(nearest)} are shown"
+    count, what = figures.get("agreeing", figures["pairs"]), " that agree" if chosen else ""
+    note = f"{count:,} pairs{what}; the nearest {len(nearest)} are shown"
     write_gallery(folder, "Pairs", note, groups, a.source)
 
 

@@ -39,6 +39,9 @@ def join(
     within: Within = None,
     k: Annotated[int | None, typer.Option("-k", help="So many nearest of each image.")] = None,
     cap: Cap = CAP,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare the pixels of each pair too.")
+    ] = False,
     engine: Annotated[
         str, typer.Option(help="auto, exact, lsh, or spark: Spark ML's own.")
     ] = "auto",
@@ -62,6 +65,7 @@ def join(
         within=within,
         k=k,
         cap=cap,
+        verify=verify,
         engine=engine,  # type: ignore[arg-type]
         recall=recall,
         spark=spark,
@@ -75,6 +79,7 @@ def _pairs(figures: dict[str, Any]) -> list[str]:
     within = figures["within"]
     return [
         f"{figures['pairs']:,} pairs" + ("" if within is None else f" within {within:g}"),
+        *([f"{figures['agreeing']:,} of them show the same"] if "agreeing" in figures else []),
         *_of_pairs(figures),
     ]
 

@@ -67,6 +67,8 @@ class Card:
     mark: str = ""
     """What is to become of it, or what it is: "keep", "drop", "same bytes"."""
     label: str | None = None
+    source: images.Source | None = None
+    """Where it lies, if not where the others do."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def write_gallery(
     an image however often it has a card. Groups are taken one by one; who gives them decides how
     many there are. Raises `LookalikeError` where the disk is full or the folder read-only.
     """
-    made: dict[str, _Thumbnail] = {}
+    made: dict[tuple[str, str], _Thumbnail] = {}
     number = 0
     with _one_line(folder):
         (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True)
@@ -108,10 +110,12 @@ def write_gallery(
             for number, group in enumerate(groups, 1):
                 page.write(_head(number, group))
                 for card in group.cards:
-                    if card.path not in made:
+                    place = card.source or source
+                    key = (place.root, card.path)
+                    if key not in made:
                         name = f"{len(made) + 1:06}.jpg"
-                        made[card.path] = _thumbnail(source, card.path, folder, name)
-                    page.write(_card(card, made[card.path]))
+                        made[key] = _thumbnail(place, card.path, folder, name)
+                    page.write(_card(card, made[key]))
                 more = f'<p class="more">and {group.more:,} more</p>\n' if group.more else ""
                 page.write(f"</ul>\n{more}</section>\n")
             empty = "" if number else "<p>There is nothing to show.</p>\n"

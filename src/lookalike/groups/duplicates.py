@@ -1,17 +1,12 @@
 """What is in a collection more than once: tight groups, with one image of each to keep."""
 
 import itertools
-import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from PIL import ImageOps
 
 from lookalike import images
 from lookalike.collection import Collection
@@ -20,10 +15,10 @@ from lookalike.groups import alignment
 from lookalike.groups.pairs import CAP, join
 from lookalike.groups.stars import stars
 from lookalike.groups.threshold import suggest
-from lookalike.images.isolated import decoder
+from lookalike.groups.verifying import in_threads
+from lookalike.groups.verifying import verify as looked_at
 from lookalike.progress import progress_line
 from lookalike.searcher import RECALL
-from lookalike.spark import cores, local_uri, progress, session, tries_again
 from lookalike.sql import quoted
 
 if TYPE_CHECKING:
@@ -127,7 +122,7 @@ def duplicates(
     assert within is not None
     joined = join(collection, folder, within, cap, recall=recall, spark=spark)
     if verify:
-        _verify(collection, folder)
+        looked_at(folder / "pairs", collection.source, collection.source)
     with collection.asked(folder) as sql:
         pairs = f"FROM read_parquet({quoted(folder / 'pairs' / '*.parquet')})"
         unreadable = 0
@@ -174,62 +169,13 @@ def _group(sql: "DuckDBPyConnection") -> None:
     sql.execute(_GROUPS)
 
 
-def _verify(collection: Collection, folder: Path) -> None:
-    """Add to the pairs how well their pixels agree."""
-    pairs, checked = folder / "pairs", folder / "checked"
-    if (pairs / "_SUCCESS").exists():
-        running = session()
-        rows = running.read.parquet(local_uri(pairs))
-        task = alignment.agreeing(collection.source, not tries_again(running))
-        with progress(running, "comparing pixels"):
-            schema = f"{_ddl(rows.schema)}, agreement float"
-            rows.mapInArrow(task, schema).write.parquet(local_uri(checked))
-    else:
-        checked.mkdir()
-        _verify_here(collection.source, pairs / "part-0.parquet", checked / "part-0.parquet")
-    shutil.rmtree(pairs)
-    checked.rename(pairs)
-
-
-def _ddl(schema: Any) -> str:
-    return ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in schema)
-
-
-def _verify_here(source: images.Source, pairs: Path, checked: Path) -> None:
-    with (
-        decoder(isolated=True) as decode,
-        pq.ParquetFile(pairs) as file,
-        pq.ParquetWriter(checked, file.schema_arrow.append(alignment.AGREEMENT)) as writer,
-        progress_line("comparing pixels", "pairs") as move,
-    ):
-        look = alignment.looking_at(decode, source)
-        done, total = 0, file.metadata.num_rows
-        for batch in _in_threads(
-            partial(alignment.with_agreement, look=look), file.iter_batches(_BATCH)
-        ):
-            writer.write_batch(batch)
-            done += len(batch)
-            move(done, total)
-
-
-def _in_threads(act: Callable[[_Given], _Made], given: Iterable[_Given]) -> Iterator[_Made]:
-    """Give what `act` makes of each, in their order; few wait at a time."""
-    waiting: deque[Future[_Made]] = deque()
-    with ThreadPoolExecutor(cores()) as pool:
-        for one in given:
-            waiting.append(pool.submit(act, one))
-            if len(waiting) > 2 * cores():
-                yield waiting.popleft().result()
-        yield from (one.result() for one in waiting)
-
-
 def _see_how_sharp(sql: "DuckDBPyConnection", source: images.Source) -> pa.Table:
     """Return `_SHARP` of all images that have a double."""
     query = sql.execute("SELECT id, path FROM doubled JOIN stored USING (id)")
     rows = itertools.chain.from_iterable(iter(lambda: query.fetchmany(_BATCH), []))
     found = []
     with progress_line("seeing how sharp images are", "images") as move:
-        for row in _in_threads(lambda row: (row[0], _sharpness(source, row[1])), rows):
+        for row in in_threads(lambda row: (row[0], _sharpness(source, row[1])), rows):
             found.append(row)
             move(len(found), None)
     return pa.Table.from_pylist(
@@ -240,6 +186,7 @@ def _see_how_sharp(sql: "DuckDBPyConnection", source: images.Source) -> pa.Table
 def _sharpness(source: images.Source, path: str) -> float | None:
     """Return the variance of the Laplacian, which blur lowers; None where there is no picture.
 
+    All at one size, or small copies would seem the sharpest.
     Pech-Pacheco and others, 2000, "Diatom autofocusing in brightfield microscopy".
     """
     import cv2
@@ -248,5 +195,5 @@ def _sharpness(source: images.Source, path: str) -> float | None:
         picture = images.decode(images.read(source, path)).convert("L")
     except images.BadImage:
         return None
-    picture.thumbnail((_LONGEST, _LONGEST))
-    return float(cv2.Laplacian(np.asarray(picture), cv2.CV_64F).var())
+    same_size = ImageOps.contain(picture, (_LONGEST, _LONGEST))
+    return float(cv2.Laplacian(np.asarray(same_size), cv2.CV_64F).var())
