@@ -153,6 +153,16 @@ def test_what_cannot_be_done_is_said_in_a_line(planted: Planted, tmp_path: Path)
             look(collection, graph, out, 0)
         with pytest.raises(LookalikeError, match="no neighbour graph"):
             look(collection, tmp_path, out, 5)
+    (tmp_path / "moved").mkdir()
+    for name in ("query_id", "neighbor_id"):
+        table = pq.read_table(graph)
+        moved = table.set_column(
+            table.schema.get_field_index(name), name, pa.compute.add(table[name], 1000)
+        )
+        pq.write_table(moved, tmp_path / "moved" / "part-0.parquet")
+        for look in (outliers, suspects):
+            with pytest.raises(LookalikeError, match="another version"):
+                look(collection, tmp_path / "moved", out, 5)
 
 
 @pytest.mark.long

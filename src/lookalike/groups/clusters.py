@@ -4,7 +4,8 @@ The objective is the constant Potts model (Traag, Van Dooren and Nesterov, "Narr
 resolution-limit-free community detection", 2011): the weight of the links within clusters, less a
 price for every pair within. The price does not depend on how large the graph is, as that of
 modularity does, so that clusters of a million images are not larger than those of a thousand. An
-image stays alone where its links are not worth the pairs that it would bring.
+image stays alone where its links are not worth the pairs that it would bring. Some thousand copies
+of one picture become several clusters, for each of them names its few neighbours alone.
 """
 
 from pathlib import Path
@@ -29,8 +30,8 @@ SIZE = 300
 """A pair costs, at resolution 1, this part of the weight that an image has in links. Two clusters
 of n images, with the share f of their links between them, become one while n is below f * SIZE.
 
-Of 1,029 photos of unseen cars and of 4,052 others, 42 a class, the adjusted mutual information is
-within 0.01 of the best from 200 to 600 and from 300 to 600.
+At half of it and at twice, clusters of photos of 24 unseen and of 98 other kinds of car, some 42 a
+kind, agree with the labels about as well (adjusted mutual information 0.45 to 0.49, 0.85 to 0.91).
 """
 _ROUNDS = 3  # of Leiden; ten come to an objective that is better by 0.01 %
 _BATCH = 2**20  # rows of the graph at a time
@@ -50,8 +51,8 @@ def cluster(
     largest, `id, path, label, representative` (true of one in each cluster, the first of its rows)
     and `weight`, the sum of an image's links to the others in its cluster. A `resolution` above 1
     makes clusters smaller, below 1 larger; those of fewer than `least` images are left out. The
-    same graph gives the same clusters. A million images with 15 neighbours take
-    2 GB and two minutes.
+    same graph gives the same clusters. A million images with 15 neighbours take 2 GB, and two
+    minutes on one core.
 
     Raises `LookalikeError` where the graph is none, or is of another version of the collection.
     """
@@ -97,6 +98,11 @@ def pairs(graph: Path) -> str:
     return parquet(*files)
 
 
+def other_version(graph: Path) -> LookalikeError:
+    """Return the error for a graph that names images which the collection does not have."""
+    return LookalikeError(f"{graph} is of another version of the index: write it again")
+
+
 def links(sql: "DuckDBPyConnection", graph: Path, ids: Places) -> "csr_array":
     """Return what binds each two of the rows with these `ids` (n,), rising: symmetric, (n, n).
 
@@ -126,7 +132,7 @@ def _places(numbers: Places, ids: Places, graph: Path) -> Places:
     found = np.searchsorted(ids, numbers)
     found[found == len(ids)] = 0
     if not len(ids) or (ids[found] != numbers).any():
-        raise LookalikeError(f"{graph} is of another version of the index: write it again")
+        raise other_version(graph)
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike.collection import Collection
-from lookalike.groups.clusters import pairs
+from lookalike.groups.clusters import other_version, pairs
 from lookalike.search import Rows, check_k, draw
 from lookalike.sql import parquet, quoted
 
@@ -39,7 +39,8 @@ def outliers(collection: Collection, graph: Path, folder: Path, k: int) -> dict[
     mean of the image's and its neighbours' own, and a fifth of `distance`, for which the largest
     stands where it is null. Distances are Euclidean, between vectors of length 1.
 
-    Returns figures. Raises `LookalikeError` for a k below 1, or where the graph is none.
+    Returns figures. Raises `LookalikeError` for a k below 1, or where the graph is none or is of
+    another version of the collection.
     """
     check_k(k)
     out = folder / "outliers.parquet"
@@ -107,7 +108,8 @@ def suspects(collection: Collection, graph: Path, folder: Path, k: int) -> dict[
     to each; only images that score above 1 are written. Who has no label neither votes nor is
     asked.
 
-    Returns figures. Raises `LookalikeError` for a k below 1, or where the graph is none.
+    Returns figures. Raises `LookalikeError` for a k below 1, or where the graph is none or is of
+    another version of the collection.
     """
     check_k(k)
     out = folder / "suspects.parquet"
@@ -150,3 +152,7 @@ def suspects(collection: Collection, graph: Path, folder: Path, k: int) -> dict[
 def _near(sql: "DuckDBPyConnection", graph: Path, k: int) -> None:
     """Make the first k neighbours of each image in a graph the table `near`."""
     sql.execute(f"create temp view near as from {pairs(graph)} where rank <= {k}")
+    unknown = """select exists(from near anti join stored on id = query_id)
+        or exists(from near anti join stored on id = neighbor_id)"""
+    if sql.execute(unknown).fetchall()[0][0]:
+        raise other_version(graph)
