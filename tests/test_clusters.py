@@ -14,10 +14,13 @@ from conftest import UNSEEN, needs_photos
 from lookalike import Index
 from lookalike.build import Options, build_collection
 from lookalike.collection import Collection
+from lookalike.collection.segments import read_rows
 from lookalike.drawing import DrawnCollection
+from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.groups.clusters import by_size, cluster, communities
 from lookalike.groups.graph import write_graph
+from strangers import made
 
 STEPS = 60
 
@@ -161,6 +164,20 @@ def test_copies_are_one_cluster(index: Index, tmp_path: Path) -> None:
     table = {"query_id": ids, "neighbor_id": others, "distance": pa.array([0.0] * 6, pa.float32())}
     pq.write_table(pa.table(table), graph / "part-0.parquet")
     assert clusters(index.collection, graph, tmp_path)["id"].to_pylist() == [0, 1, 2]
+
+
+def test_more_copies_than_neighbors_are_one_cluster(index: Index, tmp_path: Path) -> None:
+    """A thousand times the same picture, as a shop has for what it has no picture of."""
+    rows = pa.concat_tables([read_rows(file, ROW.names) for file in index.collection.files()])
+    table = pa.concat_tables([rows, *[rows.slice(0, 1)] * 1000])
+    collection, graph, out = made(index.collection, table, tmp_path, 10)
+    found = clusters(collection, graph, out, resolution=10).to_pylist()
+    largest = {row["id"] for row in found if row["cluster"] == 0}
+    assert {0, *range(96, 1096)} <= largest
+    assert len(largest) < 1050
+    # The others are put together as they are without the copies.
+    alone = made(index.collection, rows, tmp_path, 10)
+    assert abs(len(clusters(*alone, resolution=10)) - len(found) + 1000) < 20
 
 
 def test_what_cannot_be_clustered_is_said_in_a_line(
