@@ -116,7 +116,7 @@ def links(sql: "DuckDBPyConnection", graph: Path, ids: Places) -> tuple["csr_arr
     from scipy import sparse  # type: ignore[import-untyped]
 
     table = pairs(graph)
-    count, widest = sql.execute(f"select count(*), median(distance) from {table}").fetchall()[0]
+    count, middle = sql.execute(f"select count(*), median(distance) from {table}").fetchall()[0]
     ends = np.empty((2, count), np.int32)
     weights = np.empty(count, np.float32)
     same = np.empty(count, bool)
@@ -127,7 +127,7 @@ def links(sql: "DuckDBPyConnection", graph: Path, ids: Places) -> tuple["csr_arr
         for row, name in enumerate(("query_id", "neighbor_id")):
             ends[row, at:to] = _places(batch[name].to_numpy(), ids, graph)
         distances = batch["distance"].to_numpy()
-        weights[at:to] = np.exp(-((distances / (widest or 1)) ** 2))
+        weights[at:to] = np.exp(-((distances / (middle or 1)) ** 2))
         same[at:to] = distances < SAME
         at = to
     copies = sparse.coo_array((same[same], tuple(ends[:, same])), (len(ids), len(ids)))
