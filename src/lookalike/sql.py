@@ -31,6 +31,7 @@ def connect(folder: Path) -> Iterator["DuckDBPyConnection"]:
         "threads": cores(),
         "autoinstall_known_extensions": False,  # nothing is ever downloaded
         "enable_external_file_cache": False,
+        "enable_progress_bar": False,
     }
     try:
         with duckdb.connect(config=settings) as connection:
