@@ -1,7 +1,9 @@
 """What is found in a collection as a whole, each in a folder with tables, figures and pictures."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -12,10 +14,10 @@ import numpy as np
 from lookalike import images
 from lookalike.collection import Collection
 from lookalike.galleries import Card, Group, Pairs, pair_sheet, write_gallery
-from lookalike.groups import alignment, pairs, threshold
+from lookalike.groups import alignment, clusters, outliers, pairs, threshold
 from lookalike.groups.aside import Aside, How, set_aside
 from lookalike.groups.duplicates import TABLE, Keep, duplicates
-from lookalike.groups.graph import Engine
+from lookalike.groups.graph import Engine, write_graph
 from lookalike.groups.results import Found, finding
 from lookalike.groups.verifying import verify as looked_at
 from lookalike.pictures import Tile
@@ -24,6 +26,8 @@ from lookalike.sql import connect, quoted
 
 SHOWN = 200  # groups in a gallery
 _CARDS = 12  # of a group
+_RANKED = 60  # outliers, and labels to look at
+_VOTERS = 20  # neighbours that are asked for their labels
 _AROUND = 6  # pairs of a kind on a sheet
 
 
@@ -133,6 +137,69 @@ class Groupings:
         """
         return _set_aside(self.collection, found, how, Path(to))
 
+    def clusters(
+        self,
+        out: str | Path,
+        *,
+        resolution: float = 1.0,
+        least: int = 2,
+        k: int = 15,
+        recall: float = RECALL,
+        spark: bool | None = None,
+        gallery: bool = True,
+        overwrite: bool = False,
+    ) -> Found:
+        """Find images that belong together, by Leiden's algorithm on the graph of `k` neighbours.
+
+        Unlike connected components clusters do not chain (`groups.clusters`). The table has
+        `cluster` (0 the largest)`, id, path, label, representative, weight`; images in no cluster of
+        `least` are not in it. A `resolution` above 1 makes more and smaller clusters.
+        """
+        with finding(Path(out), clusters.TABLE, overwrite) as (folder, figures):
+            with _graph(self.collection, folder, k, recall, spark) as graph:
+                figures |= clusters.cluster(
+                    self.collection, graph, folder, resolution=resolution, least=least
+                )
+            if gallery:
+                _show_clusters(folder, self.collection, figures)
+        return Found.open(out)
+
+    def outliers(
+        self,
+        out: str | Path,
+        *,
+        k: int = 15,
+        recall: float = RECALL,
+        spark: bool | None = None,
+        gallery: bool = True,
+        overwrite: bool = False,
+    ) -> Found:
+        """Rank images by how unlike the rest of the collection they are (`groups.outliers`).
+
+        The table has all of them, the most isolated first: `rank, id, path, label, distance` (to
+        the k-th neighbour)`, density` (local)`, score`. Where images have labels, `suspects.parquet`
+        beside it has those whose neighbours carry another one: `rank, id, path, label, suggested,
+        score`.
+        """
+        with finding(Path(out), outliers.TABLE, overwrite) as (folder, figures):
+            voters = max(k, _VOTERS)
+            with _graph(self.collection, folder, voters, recall, spark) as graph:
+                figures |= outliers.outliers(self.collection, graph, folder, k)
+                figures |= outliers.suspects(self.collection, graph, folder, voters) | {"k": k}
+            if gallery:
+                _show_outliers(folder, self.collection, figures)
+        return Found.open(out)
+
+
+@contextmanager
+def _graph(
+    collection: Collection, folder: Path, k: int, recall: float, spark: bool | None
+) -> Iterator[Path]:
+    graph = folder / "graph"
+    write_graph(collection, graph, k, recall=recall, spark=spark)
+    yield graph
+    shutil.rmtree(graph)
+
 
 def _count_agreeing(folder: Path) -> int:
     with connect(folder) as sql:
@@ -170,7 +237,9 @@ def _show_duplicates(folder: Path, collection: Collection, figures: dict[str, An
         f"({figures['same_bytes']:,} the same to the byte) within {figures['within']:g} of the one "
         "to keep"
     )
-    rows = _first(folder, TABLE, "group", "path, label, action, distance", "keep")
+    rows = _first(
+        folder, TABLE, "group", "path, label, action, distance", "action DESC, distance, id"
+    )
     write_gallery(folder, "Near-duplicates", note, (group(*one) for one in rows), collection.source)
 
 
@@ -178,11 +247,9 @@ def _first(
     folder: Path, table: str, column: str, shown: str, order: str
 ) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
     """Give the first rows of the first groups of a table, each with the size of its group last."""
-    orders = {"keep": "action DESC, distance, id", "representative": "representative DESC, id"}
-    first = orders[order]
     query = f"""
         SELECT "{column}", {shown}, members FROM (
-            SELECT *, row_number() OVER (PARTITION BY "{column}" ORDER BY {first}) AS place,
+            SELECT *, row_number() OVER (PARTITION BY "{column}" ORDER BY {order}) AS place,
                 count(*) OVER (PARTITION BY "{column}") AS members
             FROM read_parquet({quoted(folder / table)}) WHERE "{column}" < {SHOWN})
         WHERE place <= {_CARDS} ORDER BY "{column}", place"""
@@ -190,6 +257,45 @@ def _first(
         rows = sql.execute(query).fetchall()
     for number, some in groupby(rows, itemgetter(0)):
         yield number, list(some)
+
+
+def _show_clusters(folder: Path, collection: Collection, figures: dict[str, Any]) -> None:
+    def group(number: int, rows: list[tuple[Any, ...]]) -> Group:
+        cards = [
+            Card(path, "", "typical" if first else "", label) for _, path, label, first, _ in rows
+        ]
+        return Group(
+            f"cluster {number + 1}", f"{rows[0][-1]:,} images", cards, rows[0][-1] - len(rows)
+        )
+
+    note = (
+        f"{figures['clusters']:,} clusters of {figures['in_clusters']:,} images, "
+        f"{figures['alone']:,} in none"
+    )
+    shown = "path, label, representative"
+    rows = _first(folder, clusters.TABLE, "cluster", shown, "representative DESC, weight DESC, id")
+    write_gallery(folder, "Clusters", note, (group(*one) for one in rows), collection.source)
+
+
+def _show_outliers(folder: Path, collection: Collection, figures: dict[str, Any]) -> None:
+    def first(table: str, columns: str) -> list[tuple[Any, ...]]:
+        query = f"SELECT {columns} FROM read_parquet({quoted(folder / table)})"
+        with connect(folder) as sql:
+            return sql.execute(f"{query} ORDER BY rank LIMIT {_RANKED}").fetchall()
+
+    far = [
+        Card(path, f"{score:.3f}", "", label)
+        for path, label, score in first(outliers.TABLE, "path, label, score")
+    ]
+    doubted = [
+        Card(path, f"{suggested}?", "", label)
+        for path, label, suggested in first(outliers.SUSPECTS, "path, label, suggested")
+    ]
+    groups = [Group("unlike all others", "the most isolated first", far)]
+    if doubted:
+        note = f"{figures['suspects']:,} images whose neighbours carry another label"
+        groups.append(Group("labels to look at", note, doubted))
+    write_gallery(folder, "Outliers", f"{figures['images']:,} images", groups, collection.source)
 
 
 def _sheet(folder: Path, collection: Collection, within: float, agrees: float | None) -> None:

@@ -39,6 +39,8 @@ commands: dict[str, Callable[..., None]] = {
     "join": grouping.join,
     "duplicates": grouping.duplicates,
     "undo": grouping.undo,
+    "clusters": grouping.clusters,
+    "outliers": grouping.outliers,
     "hash": making.hash_,
     "tune": asking.tune,
     "evaluate": asking.evaluate,

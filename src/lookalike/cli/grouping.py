@@ -200,6 +200,78 @@ def undo(
     notes.print(f"{count:,} images are back as they were", markup=False)
 
 
+def clusters(
+    index: IndexArgument,
+    out: OutFolder,
+    resolution: Annotated[
+        float, typer.Option(help="Above 1 makes more and smaller clusters, below 1 fewer.")
+    ] = 1.0,
+    least: Annotated[int, typer.Option(help="Images in a cluster at least.")] = 2,
+    k: Annotated[int, typer.Option("-k", help="Neighbours of each image in the graph.")] = 15,
+    recall: Recall = RECALL,
+    spark: UseSpark = None,
+    gallery: Gallery = True,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find what belongs together: clusters of look-alikes, with one typical image of each.
+
+    Example: `lookalike clusters cars.index --out clusters`
+    """
+    from lookalike.index import open as open_index
+
+    found = open_index(index).clusters(
+        out,
+        resolution=resolution,
+        least=least,
+        k=k,
+        recall=recall,
+        spark=spark,
+        gallery=gallery,
+        overwrite=overwrite,
+    )
+    _show(found, as_json, _clusters)
+
+
+def _clusters(figures: dict[str, Any]) -> list[str]:
+    return [
+        f"{figures['clusters']:,} clusters of {figures['in_clusters']:,} images, the largest of "
+        f"{figures['largest']:,}, half of them of {figures['median']:g} or fewer",
+        f"{figures['alone']:,} images are in none",
+    ]
+
+
+def outliers(
+    index: IndexArgument,
+    out: OutFolder,
+    k: Annotated[int, typer.Option("-k", help="Neighbours of each image that count.")] = 15,
+    recall: Recall = RECALL,
+    spark: UseSpark = None,
+    gallery: Gallery = True,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find what does not belong: images unlike all others, and labels unlike those around them.
+
+    Example: `lookalike outliers cars.index --out outliers`
+    """
+    from lookalike.index import open as open_index
+
+    found = open_index(index).outliers(
+        out, k=k, recall=recall, spark=spark, gallery=gallery, overwrite=overwrite
+    )
+    _show(found, as_json, _outliers)
+
+
+def _outliers(figures: dict[str, Any]) -> list[str]:
+    return [
+        f"{figures['images']:,} images ranked, the most isolated first",
+        f"{figures['suspects']:,} of {figures['labelled']:,} labels to look at"
+        if figures["labelled"]
+        else "no labels to look at",
+    ]
+
+
 def _show(found: Found, as_json: bool, lines: Any) -> None:
     if as_json:
         show_json(found.figures)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Places: TypeAlias = npt.NDArray[np.int64]
 Weights: TypeAlias = npt.NDArray[np.float64]
 
+TABLE = "clusters.parquet"
 SIZE = 300
 """A pair costs, at resolution 1, this part of the weight that an image has in links. Two clusters
 of n images, with the share f of their links between them, become one while n is below f * SIZE.
@@ -79,7 +80,7 @@ def cluster(
                 select c::int as cluster, id, path, label, representative, w::float as weight
                 from found join stored using (id) where c < {kept}
                 order by c, representative desc, w desc, id
-            ) to {quoted(folder / "clusters.parquet")} (format parquet)"""
+            ) to {quoted(folder / TABLE)} (format parquet)"""
         )
     inside = int(sizes[:kept].sum())
     return {

@@ -24,6 +24,8 @@ car is to a network that was made for cars, are told from the rest while they ar
 NEARNESS = 0.2
 """What the distance to the k-th neighbour counts beside. 0 finds groups of strangers best, 1 single
 ones in collections of many topics, where everything is far from most."""
+TABLE = "outliers.parquet"
+SUSPECTS = "suspects.parquet"
 _BLOCK = 4096  # images at a time
 _FAR = pa.schema({"id": pa.int64(), "far": pa.float32()})
 
@@ -43,7 +45,7 @@ def outliers(collection: Collection, graph: Path, folder: Path, k: int) -> dict[
     another version of the collection.
     """
     check_k(k)
-    out = folder / "outliers.parquet"
+    out = folder / TABLE
     with collection.asked(folder) as sql:
         _near(sql, graph, k)
         sql.register(
@@ -112,7 +114,7 @@ def suspects(collection: Collection, graph: Path, folder: Path, k: int) -> dict[
     another version of the collection.
     """
     check_k(k)
-    out = folder / "suspects.parquet"
+    out = folder / SUSPECTS
     with collection.asked(folder) as sql:
         _near(sql, graph, k)
         sql.execute(
