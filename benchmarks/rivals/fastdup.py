@@ -9,20 +9,18 @@ of the machine hits all. README.md beside this file says what the figures compar
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
 import lookalike
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from environments import ENVIRONMENTS, environment
 
 from measure import Run, machine, timed
 
@@ -54,7 +52,7 @@ def main() -> None:
     parser.add_argument(
         "--venv",
         type=Path,
-        default=user_cache_path("lookalike-benchmarks") / "fastdup",
+        default=ENVIRONMENTS / "fastdup",
         help="virtual environment of fastdup, made if need be",
     )
     parser.add_argument("--warm-cache", action="store_true", help="one cache for all lookalikes")
@@ -99,29 +97,8 @@ def linked(images: Path, sizes: list[int], folder: Path) -> dict[int, Path]:
 
 def environment_with_fastdup(folder: Path) -> Path:
     """Return the Python of a virtual environment that has this fastdup; make it if need be."""
-    python = folder / "bin" / "python"
-    if not has_fastdup(python):
-        tell(f"installing fastdup {FASTDUP} into {folder}")
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        for command in (
-            [sys.executable, "-m", "venv", str(folder)],
-            [str(python), *install, f"fastdup=={FASTDUP}"],
-        ):
-            if subprocess.run(command, stdout=sys.stderr).returncode:
-                raise SystemExit(f"{' '.join(command)} failed")
-        if not has_fastdup(python):
-            raise SystemExit(f"fastdup {FASTDUP} does not start in {folder}")
-    return python
-
-
-def has_fastdup(python: Path) -> bool:
-    """Tell whether a Python can import this version of fastdup."""
-    code = f"import fastdup, sys; sys.exit(fastdup.__version__ != {FASTDUP!r})"
-    if not python.exists():
-        return False
-    environment = {**os.environ, **SILENT}
-    tried = subprocess.run([python, "-I", "-c", code], capture_output=True, env=environment)
-    return not tried.returncode
+    check = f"import fastdup; assert fastdup.__version__ == {FASTDUP!r}"
+    return environment(folder, [f"fastdup=={FASTDUP}"], check, SILENT)
 
 
 def fastdup(python: Path) -> Tool:
