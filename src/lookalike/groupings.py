@@ -152,8 +152,8 @@ class Groupings:
         """Find images that belong together, by Leiden's algorithm on the graph of `k` neighbours.
 
         Unlike connected components clusters do not chain (`groups.clusters`). The table has
-        `cluster` (0 the largest)`, id, path, label, representative, weight`; images in no cluster of
-        `least` are not in it. A `resolution` above 1 makes more and smaller clusters.
+        `cluster` (0 the largest)`, id, path, label, representative, weight`; images in no cluster
+        of `least` are not in it. A `resolution` above 1 makes more and smaller clusters.
         """
         with finding(Path(out), clusters.TABLE, overwrite) as (folder, figures):
             with _graph(self.collection, folder, k, recall, spark) as graph:
@@ -177,9 +177,8 @@ class Groupings:
         """Rank images by how unlike the rest of the collection they are (`groups.outliers`).
 
         The table has all of them, the most isolated first: `rank, id, path, label, distance` (to
-        the k-th neighbour)`, density` (local)`, score`. Where images have labels, `suspects.parquet`
-        beside it has those whose neighbours carry another one: `rank, id, path, label, suggested,
-        score`.
+        the k-th neighbour)`, density` (local)`, score`. `suspects.parquet` beside it has images
+        whose neighbours carry another label: `rank, id, path, label, suggested, score`.
         """
         with finding(Path(out), outliers.TABLE, overwrite) as (folder, figures):
             voters = max(k, _VOTERS)

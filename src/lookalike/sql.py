@@ -31,10 +31,10 @@ def connect(folder: Path) -> Iterator["DuckDBPyConnection"]:
         "threads": cores(),
         "autoinstall_known_extensions": False,  # nothing is ever downloaded
         "enable_external_file_cache": False,
-        "enable_progress_bar": False,
     }
     try:
         with duckdb.connect(config=settings) as connection:
+            connection.execute("SET enable_progress_bar = false")  # it goes to stdout
             yield connection
     except duckdb.Error as error:
         raise LookalikeError(str(error).splitlines()[0]) from None
