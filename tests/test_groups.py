@@ -420,3 +420,25 @@ def test_leaks_between_two_collections_are_found(tmp_path: Path) -> None:
     found = set(zip(same.a_path, same.b_path, strict=True))
     assert len(found & set(right)) >= 0.97 * len(right)
     assert len(found - set(right)) <= 3
+
+
+# Clusters and outliers, through the commands; what they find has tests of its own.
+
+
+def test_clusters_and_outliers_are_written_with_their_pictures(
+    index: Index, tmp_path: Path
+) -> None:
+    out = tmp_path / "clusters"
+    arguments = ("--no-spark", "--resolution", 10, "--json")
+    figures = json.loads(run("clusters", index.path, "--out", out, *arguments))
+    table = Found.open(out).to_pandas()
+    assert figures["in_clusters"] == len(table) and figures["clusters"] == table.cluster.nunique()
+    assert (table.groupby("cluster").representative.sum() == 1).all()
+    assert "cluster 1" in (out / "index.html").read_text()
+    out = tmp_path / "outliers"
+    figures = json.loads(run("outliers", index.path, "--out", out, "-k", 5, "--no-spark", "--json"))
+    assert Found.open(out).to_pandas()["rank"].tolist() == list(range(1, 97))
+    assert figures["images"] == figures["labelled"] == 96
+    assert figures["suspects"] == len(pd.read_parquet(out / "suspects.parquet"))
+    assert "unlike all others" in (out / "index.html").read_text()
+    assert not (out / "graph").exists()
