@@ -353,6 +353,10 @@ def test_what_is_in_the_way_stays(twice: Index, tmp_path: Path) -> None:
         twice.duplicates(out, overwrite=True)
     with pytest.raises(LookalikeError, match="no rule 'best'"):
         twice.duplicates(tmp_path / "new", keep="best")  # type: ignore[arg-type]
+    with pytest.raises(
+        LookalikeError, match="would be taken for images: choose an --out elsewhere"
+    ):
+        twice.duplicates(Path(twice.collection.source.root) / "out")
     assert (out / "mine.txt").is_file() and not (tmp_path / "new").exists()
 
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -69,7 +69,7 @@ class Groupings:
         opened = Collection.open(other) if isinstance(other, str | Path) else other
         second = opened.collection if isinstance(opened, Groupings) else opened
         asking = second or self.collection
-        with finding(Path(out), "pairs", overwrite) as (folder, figures):
+        with self._finding(out, "pairs", overwrite) as (folder, figures):
             if within is None and k is None:
                 within = threshold.suggest(self.collection, verify).within
             figures |= pairs.join(
@@ -113,7 +113,7 @@ class Groupings:
         `oldest`, `sharpest` or `first` (by path). `threshold.png` shows pairs from around what
         decided. Nothing happens to the images: `set_aside` does that.
         """
-        with finding(Path(out), TABLE, overwrite) as (folder, figures):
+        with self._finding(out, TABLE, overwrite) as (folder, figures):
             figures |= duplicates(
                 self.collection,
                 folder,
@@ -155,7 +155,7 @@ class Groupings:
         `cluster` (0 the largest)`, id, path, label, representative, weight`; images in no cluster
         of `least` are not in it. A `resolution` above 1 makes more and smaller clusters.
         """
-        with finding(Path(out), clusters.TABLE, overwrite) as (folder, figures):
+        with self._finding(out, clusters.TABLE, overwrite) as (folder, figures):
             with _graph(self.collection, folder, k, recall, spark) as graph:
                 figures |= clusters.cluster(
                     self.collection, graph, folder, resolution=resolution, least=least
@@ -180,7 +180,7 @@ class Groupings:
         the k-th neighbour)`, density` (local)`, score`. `suspects.parquet` beside it has images
         whose neighbours carry another label: `rank, id, path, label, suggested, score`.
         """
-        with finding(Path(out), outliers.TABLE, overwrite) as (folder, figures):
+        with self._finding(out, outliers.TABLE, overwrite) as (folder, figures):
             voters = max(k, _VOTERS)
             with _graph(self.collection, folder, voters, recall, spark) as graph:
                 figures |= outliers.outliers(self.collection, graph, folder, k)
@@ -188,6 +188,11 @@ class Groupings:
             if gallery:
                 _show_outliers(folder, self.collection, figures)
         return Found.open(out)
+
+    def _finding(
+        self, out: str | Path, table: str, overwrite: bool
+    ) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
+        return finding(Path(out), table, self.collection.source, overwrite)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from lookalike.errors import LookalikeError, full_disk, is_full_disk
 from lookalike.groups.journal import JOURNAL, Entry, entries, journal
 from lookalike.groups.moving import PART, copy, is_copy, is_empty, is_moved, is_reserved, move
 from lookalike.images import Source, encode_path, full_path
-from lookalike.images.sources import is_inside
+from lookalike.images.sources import is_inside, looked_at
 
 How = Literal["copy", "move", "link", "list"]
 
@@ -113,16 +113,11 @@ def undo(folder: Path, say: Callable[[str], None] = lambda line: None) -> int:
 
 def _make_folder(folder: Path, source: Source, how: How) -> None:
     """Make the folder; refuse one with other things in it, or where images are looked for."""
-    place = os.path.realpath(folder)
-    looked_at = [*(os.path.join(source.root, name) for name in source.names), *source.also]
-    for found in looked_at if source.kind == "files" and how != "list" else ():
-        below = os.path.relpath(place, os.path.realpath(found))
-        # Not above or beside it, nor hidden, where nobody looks.
-        if not any(part.startswith(".") and part != "." for part in below.split("/")):
-            raise LookalikeError(
-                f"{folder} lies in {encode_path(found)}, where its images would be found again: "
-                "choose a folder elsewhere"
-            )
+    if how != "list" and (found := looked_at(source, folder)) is not None:
+        raise LookalikeError(
+            f"{folder} lies in {encode_path(found)}, where its images would be found again: "
+            "choose a folder elsewhere"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     names = set(os.listdir(folder))
     if JOURNAL not in names and names - {LIST, PART}:

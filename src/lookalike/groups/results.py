@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lookalike.collection import make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
+from lookalike.images import Source, encode_path
+from lookalike.images.sources import looked_at
 from lookalike.spark import local_uri, session
 from lookalike.untrusted import read_json
 
@@ -51,11 +53,19 @@ class Found:
 
 
 @contextmanager
-def finding(out: Path, table: str, overwrite: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
+def finding(
+    out: Path, table: str, source: Source, overwrite: bool
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Give an empty folder and a dict of figures, which become `out` when the block ends well.
 
-    Raises `LookalikeError` where `out` is taken and may not be replaced.
+    Raises `LookalikeError` where `out` is taken and may not be replaced, and where its pictures
+    would be found as images of the source.
     """
+    if (found := looked_at(source, out)) is not None:
+        raise LookalikeError(
+            f"{out} lies in {encode_path(found)}, where its pictures would be taken for images: "
+            "choose an --out elsewhere"
+        )
     make_free(out, overwrite)
     if out.exists() and not (out / _ABOUT).is_file():
         raise LookalikeError(f"{out} is something else: give another --out")

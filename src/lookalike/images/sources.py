@@ -322,6 +322,21 @@ def is_inside(source: Source, path: str) -> bool:
     return any(f"{place}/".startswith(f"{folder}/") for folder in absolute)
 
 
+def looked_at(source: Source, folder: str | os.PathLike[str]) -> str | None:
+    """Return which of the folders of a source holds a folder, so that its images would be found.
+
+    None where none does, and for a hidden folder, where nobody looks.
+    """
+    place = os.path.realpath(folder)
+    given = [*(os.path.join(source.root, name) for name in source.names), *source.also]
+    for one in given if source.kind == "files" else ():
+        below = os.path.relpath(place, os.path.realpath(one))
+        # Not above or beside it, which begins with two dots, nor hidden.
+        if not any(part.startswith(".") and part != "." for part in below.split("/")):
+            return one
+    return None
+
+
 def _is_below_uri(root: str, uri: str) -> bool:
     """Tell whether a URI, as Spark gave it, lies below the root, as far as that is no glob."""
     scheme, host, parts = _parts_of_uri(uri)
