@@ -40,7 +40,7 @@ def collection_of(vectors: Vectors, path: Path) -> Collection:
     model = Model(
         "none", "none", "f32", vectors.shape[1], "none", "0" * 16, graph=b"", weights_data=b""
     )
-    return Collection.create(path, Source("files", "/"), model, segments)
+    return Collection.create(path, Source("files", "/nowhere"), model, segments)
 
 
 def _batches(vectors: Vectors, first: int) -> Iterator[pa.RecordBatch]:

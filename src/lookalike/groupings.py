@@ -83,7 +83,7 @@ class Groupings:
                 spark=spark,
             )
             if verify:
-                looked_at(folder / "pairs", self.collection.source, asking.source)
+                looked_at(folder / "pairs", self.collection.source, asking.source, figures["spark"])
                 figures["agreeing"] = _count_agreeing(folder)
             if gallery:
                 _show_pairs(folder, self.collection, asking, figures)

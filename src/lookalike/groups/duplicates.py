@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Keep = Literal["largest", "oldest", "sharpest", "first"]
 KEEP: tuple[str, ...] = get_args(Keep)
 TABLE = "duplicates.parquet"
+_OF_PAIRS = ("within", "pairs", "cap", "cut", "recall", "recall_of", "spark")
 _SHARP = pa.schema({"id": pa.int64(), "sharpness": pa.float64()})
 _BATCH = 256  # pairs, or images, that a thread takes at a time
 _LONGEST = 1024  # pixels on a side, to see how sharp a picture is
@@ -122,7 +123,7 @@ def duplicates(
     assert within is not None
     joined = join(collection, folder, within, cap, recall=recall, spark=spark)
     if verify:
-        looked_at(folder / "pairs", collection.source, collection.source)
+        looked_at(folder / "pairs", collection.source, collection.source, joined["spark"])
     with collection.asked(folder) as sql:
         pairs = f"FROM read_parquet({quoted(folder / 'pairs' / '*.parquet')})"
         unreadable = 0
@@ -151,7 +152,10 @@ def duplicates(
         "verified": verify,
         "unreadable_pairs": unreadable,
         **(suggested.to_dict() if suggested else {}),
-        **{name: joined[name] for name in ("within", "pairs", "cap", "cut", "recall", "recall_of")},
+        **{
+            name: joined[name]
+            for name in ("within", "pairs", "cap", "cut", "recall", "recall_of", "spark")
+        },
     }
 
 

@@ -34,12 +34,13 @@ def write_graph(
     spark: bool | None = None,
     engine: Engine = "auto",
     recall: float = RECALL,
-) -> None:
+) -> bool:
     """Write the k nearest neighbours of every row into a new folder of Parquet.
 
     Its columns are those of `neighbors`: `query_id, rank, neighbor_id, distance`; rows farther than
     `within` are left out. `queries` is another collection of the same model, whose rows then ask.
-    `spark` None means Spark for over `IN_PROCESS` rows, or where it runs already.
+    `spark` None means Spark for over `IN_PROCESS` rows, or where it runs already. Returns whether
+    Spark it was.
     """
     check_k(k)
     if queries is not None:
@@ -47,7 +48,8 @@ def write_graph(
     rows = max(sum(part.counts()[0] for part in (collection, queries) if part is not None), 1)
     if spark is None:
         spark = rows > IN_PROCESS or is_at_hand()
-    if spark or engine == "lsh":
+    spark = spark or engine == "lsh"
+    if spark:
         running = session()
         asking = None if queries is None else queries.segments
         with progress(running, "finding neighbours"):
@@ -55,6 +57,7 @@ def write_graph(
             found.write.parquet(local_uri(folder))
     else:
         _compare(collection, folder, k, within, queries)
+    return spark
 
 
 def _compare(

@@ -23,6 +23,7 @@ from lookalike.sql import connect, quoted
 
 CAP = 100
 CHECKED = 300  # images whose pairs are compared with the true ones
+_MANY = 50_000_000  # pairs that DuckDB does not name quicker, on one machine, than Spark
 _SEED = 3  # of those; others are drawn to choose how hard to look
 
 # Spark and DuckDB both read these: {graph}, {a} and {b} are tables.
@@ -55,7 +56,8 @@ def join(
     other one, whose images then ask. Of one collection alone, `a_id` is less than `b_id`.
     `engine` is `spark` for Spark ML's own join, which takes hash tables and knows no cap.
     `cut` in the figures counts images that had more than `cap` within the distance, `recall` is
-    the share of the true pairs of some drawn images that were found, `recall_of` how many.
+    the share of the true pairs of some drawn images that were found, `recall_of` how many; `spark`
+    says whether they came through Spark.
     """
     search.check_k(cap)
     if not within >= 0:
@@ -64,8 +66,8 @@ def join(
     asking = other or collection
     if engine == "spark":
         _by_spark_ml(collection, asking, pairs, within, other)
-        return _figures(collection, pairs, within, None, 0, other)
-    write_graph(
+        return {**_figures(collection, pairs, within, None, 0, other), "spark": True}
+    by_spark = write_graph(
         collection,
         graph,
         cap + 1,  # one more than wanted: it shows whose pairs were cut
@@ -76,7 +78,10 @@ def join(
         recall=recall,
     )
     named = _NAMED.replace("PAIRS", _ONCE if other is None else _BETWEEN).replace("CAP", str(cap))
-    if (graph / "_SUCCESS").exists():
+    with connect(folder) as sql:
+        query = f"SELECT count(*), count(*) FILTER (rank > {cap}) FROM {_parquet(graph)}"
+        ((total, cut),) = sql.execute(query).fetchall()
+    if by_spark and total > _MANY:
         running = session()
         tables: dict[str, Any] = {"graph": running.read.parquet(local_uri(graph))}
         tables["a"], tables["b"] = (one.dataframe(running) for one in (collection, asking))
@@ -88,11 +93,8 @@ def join(
             asking.view(sql, "other")
             named = named.format(graph=_parquet(graph), a="stored", b="other")
             sql.execute(f"COPY ({named}) TO {quoted(pairs / 'part-0.parquet')} (FORMAT parquet)")
-    with connect(folder) as sql:
-        query = f"SELECT count(*) FROM {_parquet(graph)} WHERE rank > {cap}"
-        ((cut,),) = sql.execute(query).fetchall()
     shutil.rmtree(graph)
-    return _figures(collection, pairs, within, cap, cut, other)
+    return {**_figures(collection, pairs, within, cap, cut, other), "spark": by_spark}
 
 
 def _by_spark_ml(

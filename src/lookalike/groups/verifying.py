@@ -17,21 +17,23 @@ from lookalike.images.isolated import decoder
 from lookalike.progress import progress_line
 from lookalike.spark import cores, is_second_try, local_uri, progress, session, tries_again
 
+_TASKS = 4  # a core
 _BATCH = 256  # pairs that a thread takes at a time
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 
 
-def verify(pairs: Path, a: images.Source, b: images.Source) -> None:
+def verify(pairs: Path, a: images.Source, b: images.Source, spark: bool) -> None:
     """Add to a folder of pairs how well their pixels agree: a column `agreement`.
 
-    On Spark where Spark wrote them, else in threads; either way a decoder that crashes costs one
-    image.
+    On Spark or in threads; either way a decoder that crashes costs one image.
     """
     checked = pairs.with_name("checked")
-    if (pairs / "_SUCCESS").exists():
+    if spark:
         running = session()
         rows = running.read.parquet(local_uri(pairs))
+        # However few they are, looking at them takes longer than moving them.
+        rows = rows.repartition(_TASKS * running.sparkContext.defaultParallelism, "a_id")
         columns = ", ".join(f"{one.name} {one.dataType.simpleString()}" for one in rows.schema)
         isolated = not tries_again(running)
 
@@ -42,7 +44,7 @@ def verify(pairs: Path, a: images.Source, b: images.Source) -> None:
 
         with progress(running, "comparing pixels"):
             compared = rows.mapInArrow(task, f"{columns}, agreement float")
-            compared.write.parquet(local_uri(checked))
+            compared.orderBy("distance", "a_id", "b_id").write.parquet(local_uri(checked))
     else:
         checked.mkdir()
         _in_process(pairs / "part-0.parquet", checked / "part-0.parquet", a, b)
