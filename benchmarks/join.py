@@ -112,7 +112,7 @@ def contestant(given: argparse.Namespace) -> Answer:
         "recall": given.recall,
         "engine": "exact" if name == "exact" else "lsh",
         "spark": True,
-        "gallery": False,
+        "shown": 0,
         "overwrite": True,
     }
     Index(Collection.open(work / "small")).join(work / "warm", **options)

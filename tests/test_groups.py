@@ -95,7 +95,7 @@ def test_a_picture_in_other_colours_is_another_picture(drawn: DrawnCollection) -
 
 
 def test_flat_pictures_agree_where_they_are_equal() -> None:
-    white, black = (np.full((64, 64, 3), level, np.float32) for level in (255, 0))
+    white, black = (np.full((64, 64, 3), level, np.uint8) for level in (255, 0))
     assert agreement(white, white) == 1
     assert agreement(white, black) < AGREES
 
@@ -171,7 +171,7 @@ def test_spark_ml_joins_where_it_fits_and_is_refused_where_not(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = index.join(tmp_path / "ours", within=0.4).to_pandas()
-    stock = index.join(tmp_path / "stock", within=0.4, engine="spark", gallery=False).to_pandas()
+    stock = index.join(tmp_path / "stock", within=0.4, engine="spark", shown=0).to_pandas()
     known = set(zip(ours.a_id, ours.b_id, strict=True))
     found = set(zip(stock.a_id, stock.b_id, strict=True))
     assert found <= known and len(found) > 0.5 * len(known)
@@ -243,7 +243,7 @@ def test_groups_are_the_copies_of_one_picture(twice: Index, tmp_path: Path) -> N
 @pytest.mark.parametrize("keep", ["first", "oldest", "sharpest"])
 def test_the_rule_says_which_to_keep(keep: Any, twice: Index, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    found = twice.duplicates(out, within=0.8, keep=keep, spark=False, gallery=False)
+    found = twice.duplicates(out, within=0.8, keep=keep, spark=False, shown=0)
     table = found.to_pandas()
     with twice.collection.asked(tmp_path) as sql:
         rows = sql.execute("SELECT path, modified FROM stored").fetchall()
@@ -259,7 +259,7 @@ def test_the_rule_says_which_to_keep(keep: Any, twice: Index, tmp_path: Path) ->
 
 
 def test_a_distance_is_suggested(twice: Index, tmp_path: Path) -> None:
-    found = twice.duplicates(tmp_path / "out", spark=False, gallery=False)
+    found = twice.duplicates(tmp_path / "out", spark=False, shown=0)
     assert 0.05 < found.figures["within"] < 1
     assert found.figures["copies_within"] > 0.5
     assert found.figures["groups"] == 12
@@ -267,14 +267,14 @@ def test_a_distance_is_suggested(twice: Index, tmp_path: Path) -> None:
 
 def test_through_spark_it_is_the_same(twice: Index, tmp_path: Path) -> None:
     one, other = (
-        twice.duplicates(tmp_path / str(spark), within=0.8, spark=spark, gallery=False).to_pandas()
+        twice.duplicates(tmp_path / str(spark), within=0.8, spark=spark, shown=0).to_pandas()
         for spark in (False, True)
     )
     pd.testing.assert_frame_equal(one, other)
 
 
 def test_without_pixels_distances_decide(twice: Index, tmp_path: Path) -> None:
-    found = twice.duplicates(tmp_path / "out", within=0, verify=False, spark=False, gallery=False)
+    found = twice.duplicates(tmp_path / "out", within=0, verify=False, spark=False, shown=0)
     table = found.to_pandas()
     assert all(len(bases(group.path)) == 1 for _, group in table.groupby("group"))
     assert {path for path in table.path if "again" in path} == {
@@ -312,7 +312,7 @@ def test_a_chain_of_morphing_pictures_is_not_one_group(
     index = lookalike.index(photos, out=tmp_path / "x.index", spark=False)
     for verify in (True, False):
         found = index.duplicates(
-            tmp_path / str(verify), within=0.3, verify=verify, spark=False, gallery=False
+            tmp_path / str(verify), within=0.3, verify=verify, spark=False, shown=0
         )
         table = found.to_pandas()
         assert table.group.nunique() > 1
@@ -386,7 +386,7 @@ def test_duplicates_are_moved_aside_and_back(copied: Path) -> None:
 
 def test_an_image_that_has_changed_is_not_set_aside(copied: Path) -> None:
     index = lookalike.open(copied / "x.index")
-    found = index.duplicates(copied / "out", within=0.8, spark=False, gallery=False)
+    found = index.duplicates(copied / "out", within=0.8, spark=False, shown=0)
     drop = found.to_pandas().query("action == 'drop'").path.iloc[0]
     with (copied / "photos" / drop).open("ab") as file:
         file.write(b"more")
@@ -398,10 +398,98 @@ def test_the_commands_print_figures(twice: Index, tmp_path: Path) -> None:
     arguments = (twice.path, "--within", 0.2, "--no-spark", "--json")
     pairs_found = json.loads(run("join", *arguments, "--out", tmp_path / "pairs"))
     assert pairs_found["pairs"] > 12 and pairs_found["recall"] == 1
-    twins = json.loads(run("duplicates", *arguments, "--out", tmp_path / "twice", "--no-gallery"))
+    twins = json.loads(run("duplicates", *arguments, "--out", tmp_path / "twice", "--shown", 0))
     assert twins["groups"] >= 12 and twins["drop"] >= 12
     assert (tmp_path / "pairs" / "index.html").is_file()
     assert not (tmp_path / "twice" / "index.html").exists()
+
+
+def test_what_was_looked_at_can_be_applied_later(copied: Path) -> None:
+    arguments = ("duplicates", copied / "x.index", "--out", copied / "out", "--within", 0.8)
+    run(*arguments, "--no-spark", "--csv")
+    table = pd.read_csv(copied / "out" / "duplicates.csv")
+    assert (table.action == "drop").sum() == 36
+    written = (copied / "out" / "found.json").stat().st_mtime_ns
+    run(*arguments, "--apply", "move", "--to", copied / "aside")
+    assert (copied / "out" / "found.json").stat().st_mtime_ns == written
+    assert len(list((copied / "photos").iterdir())) == 24
+
+
+def test_an_old_result_moves_no_image_that_has_become_another(copied: Path) -> None:
+    photos, index = copied / "photos", lookalike.open(copied / "x.index")
+    found = index.duplicates(copied / "out", within=0.8, spark=False, shown=0)
+    drops = found.to_pandas().query("action == 'drop'").path.tolist()
+    new = Image.effect_noise((200, 200), 90).convert("RGB")
+    new.save(photos / drops[0])  # another picture by the same name, and indexed as such
+    (photos / "000.jpg").write_bytes((photos / drops[0]).read_bytes())
+    index = lookalike.index(photos, out=copied / "x.index", overwrite=True, spark=False)
+    aside = index.set_aside(found, "move", copied / "aside")
+    assert (aside.done, aside.changed) == (35, 1)
+    assert (photos / drops[0]).is_file() and (photos / "000.jpg").is_file()
+
+
+def test_a_file_that_was_only_touched_is_the_same(copied: Path) -> None:
+    index = lookalike.open(copied / "x.index")
+    found = index.duplicates(copied / "out", within=0.8, spark=False, shown=0)
+    for photo in (copied / "photos").iterdir():
+        photo.touch()
+    assert index.set_aside(found, "move", copied / "aside").done == 36
+
+
+def test_nothing_is_set_aside_where_it_would_be_replaced(copied: Path) -> None:
+    index = lookalike.open(copied / "x.index")
+    found = index.duplicates(copied / "out", within=0.8, spark=False, shown=0)
+    for place in (copied / "out" / "aside", copied / "x.index" / "aside"):
+        with pytest.raises(LookalikeError, match="is replaced when it is made again"):
+            index.set_aside(found, "move", place)
+    assert len(list((copied / "photos").iterdir())) == 60
+
+
+def test_broken_photos_and_empty_indexes_are_no_hindrance(copied: Path) -> None:
+    (copied / "photos" / "broken.jpg").write_bytes(b"no picture")
+    index = lookalike.open(copied / "x.index")
+    index.sync(spark=False)
+    options: dict[str, Any] = {"spark": False, "shown": 0}
+    assert index.duplicates(copied / "a", within=0.8, **options).figures["drop"] == 36
+    assert index.join(copied / "b", within=0.2, **options).figures["pairs"] > 0
+    assert index.clusters(copied / "c", **options).figures["images"] == 60
+    index.remove("*.jpg")
+    assert index.duplicates(copied / "d", within=0.8, **options).figures["groups"] == 0
+    assert index.join(copied / "e", within=0.2, **options).figures["pairs"] == 0
+    assert index.clusters(copied / "f", **options).figures["clusters"] == 0
+    assert index.outliers(copied / "g", **options).figures["images"] == 0
+
+
+def test_an_index_joined_with_itself_by_another_path_is_one_index(
+    copied: Path, twice: Index
+) -> None:
+    options: dict[str, Any] = {"within": 0.2, "spark": False, "shown": 0}
+    alone = twice.join(copied / "alone", **options)
+    both = twice.join(copied / "both", twice.path, **options)
+    assert both.figures == alone.figures
+
+
+def test_a_folder_named_like_a_column_changes_nothing(twice: Index, tmp_path: Path) -> None:
+    (tmp_path / "distance=7").mkdir()
+    found = twice.duplicates(tmp_path / "distance=7" / "out", within=0.8, spark=False)
+    assert found.to_pandas().distance.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"within": float("inf")}, "is no distance"),
+        ({"within": -1}, "is no distance"),
+        ({"within": 0.1, "agrees": 2}, "is no share"),
+        ({"within": 0.1, "cap": 10**6}, "pairs an image are too many"),
+        ({"within": 0.1, "cap": 0}, "k is 0"),
+    ],
+    ids=str,
+)
+def test_impossible_wishes_are_told(options: Any, error: str, twice: Index, tmp_path: Path) -> None:
+    with pytest.raises(LookalikeError, match=error):
+        twice.duplicates(tmp_path / "out", spark=False, **options)
+    assert not (tmp_path / "out").exists()
 
 
 @needs_photos

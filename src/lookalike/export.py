@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
@@ -16,6 +15,7 @@ from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.models import calibration
 from lookalike.spark import is_at_hand, local_uri, session
+from lookalike.untrusted import without_formulas
 
 _SKIPPED = "skipped.csv"
 
@@ -117,10 +117,4 @@ def _write_skipped(files: Sequence[Path], out: Path, no_formulas: bool) -> None:
 
 
 def _text(column: pa.Array, no_formulas: bool) -> pa.Array:
-    """Return a column of text as it is, or so that a spreadsheet finds no formula in it.
-
-    https://owasp.org/www-community/attacks/CSV_Injection
-    """
-    if not no_formulas:
-        return column
-    return pc.replace_substring_regex(column, r"\A([=+\-@\t\r])", r"'\1")
+    return without_formulas(column) if no_formulas else column

@@ -51,6 +51,11 @@ def parquet(*files: Path) -> str:
     return f"read_parquet([{names}], hive_partitioning = false)"
 
 
+def parquet_in(folder: Path) -> str:
+    """Return the SQL that reads the Parquet files of a folder."""
+    return parquet(*sorted(folder.glob("*.parquet")))
+
+
 def plain(file: Path) -> str:
     """Name a file so that DuckDB, which takes names for globs, finds it alone."""
     special = str.maketrans({sign: f"[{sign}]" for sign in "*?["})

@@ -1,14 +1,24 @@
 """The commands that look at a collection as a whole: what is in it twice, what belongs together."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
-from lookalike.cli.arguments import AsJson, IndexArgument, Overwrite, Recall, UseSpark
+from lookalike.cli.arguments import (
+    AsJson,
+    IndexArgument,
+    NoFormulas,
+    Overwrite,
+    Recall,
+    UseSpark,
+)
 from lookalike.cli.printing import answers, notes, show_json
+from lookalike.groupings.showing import SHOWN
 from lookalike.groups.alignment import AGREES
 from lookalike.groups.aside import Aside, How
+from lookalike.groups.aside import check as check_aside
 from lookalike.groups.duplicates import KEEP
 from lookalike.groups.pairs import CAP
 from lookalike.groups.results import Found
@@ -20,13 +30,15 @@ Within = Annotated[
     typer.Option(help="The largest distance, 0 to 2. [default: suggested from the images]"),
 ]
 Cap = Annotated[int, typer.Option(help="Pairs that an image brings in at most, its nearest.")]
-Gallery = Annotated[bool, typer.Option("--gallery/--no-gallery", help="With pictures, or not.")]
+Shown = Annotated[int, typer.Option(help="Groups in the gallery; 0 for none.", metavar="N")]
+Csv = Annotated[bool, typer.Option("--csv", help="Write the table as CSV too.")]
 _ASIDE = {
     "already": "set aside before",
     "gone": "gone",
     "alone": "kept, for the one to keep is gone",
     "same": "the very file that is kept",
     "outside": "outside the folders of the index",
+    "changed": "changed, or what is kept has, since they were compared: find them again",
 }
 
 
@@ -47,7 +59,9 @@ def join(
     ] = "auto",
     recall: Recall = RECALL,
     spark: UseSpark = None,
-    gallery: Gallery = True,
+    shown: Shown = SHOWN,
+    as_csv: Csv = False,
+    no_formulas: NoFormulas = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,10 +83,10 @@ def join(
         engine=engine,  # type: ignore[arg-type]
         recall=recall,
         spark=spark,
-        gallery=gallery,
+        shown=shown,
         overwrite=overwrite,
     )
-    _show(found, as_json, _pairs)
+    _show(found, as_json, _pairs, as_csv or no_formulas, no_formulas)
 
 
 def _pairs(figures: dict[str, Any]) -> list[str]:
@@ -114,7 +128,7 @@ def duplicates(
     cap: Cap = CAP,
     recall: Recall = RECALL,
     spark: UseSpark = None,
-    gallery: Gallery = True,
+    shown: Shown = SHOWN,
     apply: Annotated[
         str | None,
         typer.Option(
@@ -122,12 +136,15 @@ def duplicates(
         ),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Where to. [default: OUT.aside]")] = None,
+    as_csv: Csv = False,
+    no_formulas: NoFormulas = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Find what is in an index more than once, and which of it to keep.
 
-    Nothing happens to the images unless --apply says so; `lookalike undo` takes that back.
+    Nothing happens to the images unless --apply says so; `lookalike undo` takes that back. With
+    --apply, what OUT holds already is applied as it is.
     Example: `lookalike duplicates cars.index --out twice --apply move`
     """
     from lookalike.index import open as open_index
@@ -135,21 +152,26 @@ def duplicates(
     if apply is not None and apply not in get_args(How):
         raise typer.BadParameter(f"no way {apply!r} to apply it: say {', '.join(get_args(How))}")
     opened = open_index(index)
-    found = opened.duplicates(
-        out,
-        within=within,
-        keep=keep,  # type: ignore[arg-type]
-        verify=verify,
-        agrees=agrees,
-        cap=cap,
-        recall=recall,
-        spark=spark,
-        gallery=gallery,
-        overwrite=overwrite,
-    )
-    _show(found, as_json, _groups)
+    folder = to or out.with_name(f"{out.name}.aside")
     if apply is not None:
-        folder = to or out.with_name(f"{out.name}.aside")
+        check_aside(apply, opened.collection.source, folder)  # type: ignore[arg-type]
+    if apply is not None and out.exists() and not overwrite:
+        found = Found.open(out)  # which somebody has looked at
+    else:
+        found = opened.duplicates(
+            out,
+            within=within,
+            keep=keep,  # type: ignore[arg-type]
+            verify=verify,
+            agrees=agrees,
+            cap=cap,
+            recall=recall,
+            spark=spark,
+            shown=shown,
+            overwrite=overwrite,
+        )
+    _show(found, as_json, _groups, as_csv or no_formulas, no_formulas)
+    if apply is not None:
         aside = opened.set_aside(found, apply, folder)  # type: ignore[arg-type]
         _show_aside(aside, apply, folder, index)
 
@@ -179,7 +201,7 @@ def _show_aside(aside: Aside, how: str, folder: Path, index: Path) -> None:
     for name, what in _ASIDE.items():
         if count := getattr(aside, name):
             notes.print(f"{count:,} {what}", markup=False)
-    if how == "move":
+    if how == "move" and aside.done:
         notes.print(
             f"`lookalike sync {index}` takes them out of the index, `lookalike undo {folder}` "
             "puts them back",
@@ -210,7 +232,9 @@ def clusters(
     k: Annotated[int, typer.Option("-k", help="Neighbours of each image in the graph.")] = 15,
     recall: Recall = RECALL,
     spark: UseSpark = None,
-    gallery: Gallery = True,
+    shown: Shown = SHOWN,
+    as_csv: Csv = False,
+    no_formulas: NoFormulas = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -227,10 +251,10 @@ def clusters(
         k=k,
         recall=recall,
         spark=spark,
-        gallery=gallery,
+        shown=shown,
         overwrite=overwrite,
     )
-    _show(found, as_json, _clusters)
+    _show(found, as_json, _clusters, as_csv or no_formulas, no_formulas)
 
 
 def _clusters(figures: dict[str, Any]) -> list[str]:
@@ -247,7 +271,9 @@ def outliers(
     k: Annotated[int, typer.Option("-k", help="Neighbours of each image that count.")] = 15,
     recall: Recall = RECALL,
     spark: UseSpark = None,
-    gallery: Gallery = True,
+    shown: Shown = SHOWN,
+    as_csv: Csv = False,
+    no_formulas: NoFormulas = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -258,9 +284,9 @@ def outliers(
     from lookalike.index import open as open_index
 
     found = open_index(index).outliers(
-        out, k=k, recall=recall, spark=spark, gallery=gallery, overwrite=overwrite
+        out, k=k, recall=recall, spark=spark, shown=shown, overwrite=overwrite
     )
-    _show(found, as_json, _outliers)
+    _show(found, as_json, _outliers, as_csv or no_formulas, no_formulas)
 
 
 def _outliers(figures: dict[str, Any]) -> list[str]:
@@ -272,12 +298,22 @@ def _outliers(figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def _show(found: Found, as_json: bool, lines: Any) -> None:
+def _show(
+    found: Found,
+    as_json: bool,
+    lines: Callable[[dict[str, Any]], list[str]],
+    as_csv: bool,
+    no_formulas: bool,
+) -> None:
+    """Print what was found; write its table as CSV beside it where that is wanted."""
+    if as_csv:
+        file = found.folder / f"{Path(found.table).stem}.csv"
+        found.to_csv(file, no_formulas=no_formulas)
+        notes.print(f"wrote {file}", markup=False)
     if as_json:
         show_json(found.figures)
-    else:
-        for line in lines(found.figures):
-            answers.print(line, markup=False)
-        page = found.folder / "index.html"
-        where = page if page.is_file() else found.folder / found.table
-        notes.print(f"wrote {where}", markup=False)
+        return
+    for line in lines(found.figures):
+        answers.print(line, markup=False)
+    page = found.folder / "index.html"
+    notes.print(f"wrote {page if page.is_file() else found.folder / found.table}", markup=False)

@@ -6,7 +6,7 @@ mirrored, turned a little or compressed again is the same picture, and pixels kn
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ import pyarrow as pa
 from lookalike import images
 from lookalike.images.isolated import Decode
 
-Thumbnail: TypeAlias = npt.NDArray[np.float32]
+Thumbnail: TypeAlias = npt.NDArray[np.uint8]
+_Levels: TypeAlias = npt.NDArray[np.float32]
 Look: TypeAlias = Callable[[str], Thumbnail | None]
 
 SIDE = 64  # pixels of a thumbnail
@@ -28,30 +29,32 @@ _MARKED = 0.05  # of the pixels may show something else
 _NOTHING = 1e-9  # instead of a division by zero
 _WHOLE = 0.99  # of a pixel
 _SAME = 8  # levels that no pixel differs by
-_KEPT = 20_000  # thumbnails in memory, 48 KB each
+_KEPT = 20_000  # thumbnails in memory, 12 KB each
 
 AGREEMENT = pa.field("agreement", pa.float32())
 
 
 def thumbnail(pixels: npt.NDArray[np.uint8]) -> Thumbnail:
-    """Shrink pixels (224, 224, 3) to float32 (64, 64, 3), levels of 0 to 255."""
+    """Shrink pixels (224, 224, 3) to uint8 (64, 64, 3)."""
     import cv2
 
-    return cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small: Any = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return cast("Thumbnail", small)
 
 
 def agreement(one: Thumbnail, other: Thumbnail) -> float:
     """Return how well two pictures agree, -1 to 1: as they are, or with one of them mirrored."""
     best = -1.0
+    first, second = one.astype(np.float32), other.astype(np.float32)
     for zoom in _ZOOMS:
-        for turned in (other, other[:, ::-1]):
-            best = max(best, _aligned(one, np.ascontiguousarray(turned), zoom))
+        for turned in (second, np.ascontiguousarray(second[:, ::-1])):
+            best = max(best, _aligned(first, turned, zoom))
             if best >= AGREES:
                 return best
     return best
 
 
-def _aligned(one: Thumbnail, other: Thumbnail, zoom: float) -> float:
+def _aligned(one: _Levels, other: _Levels, zoom: float) -> float:
     """Lay the other upon the one by an affine map; return the correlation of what overlaps.
 
     The map is the one near a zoom that maximises the enhanced correlation coefficient of their

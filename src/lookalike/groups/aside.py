@@ -23,6 +23,7 @@ from lookalike.images.sources import is_inside, looked_at
 How = Literal["copy", "move", "link", "list"]
 
 LIST = "drop.txt"
+_REPLACED = ("found.json", "lookalike.json")  # which a result has, and an index
 _ELSEWHERE = "elsewhere"  # below the folder, for images that lie outside the root
 
 
@@ -41,6 +42,8 @@ class Aside:
     """By a link it is the very file that stands for it."""
     outside: int = 0
     """Its path leads out of the folders of the index."""
+    changed: int = 0
+    """It, or the image that stands for it, is no longer what it was when they were compared."""
 
 
 def set_aside(how: How, source: Source, drops: Iterable[tuple[str, str]], folder: Path) -> Aside:
@@ -53,11 +56,10 @@ def set_aside(how: How, source: Source, drops: Iterable[tuple[str, str]], folder
     the disk is full, and where a file may not be written or moved.
     """
     folder = folder.absolute()
-    if how != "list" and source.kind != "files":
-        raise LookalikeError(f"these images are no local files, no way to {how} them: use list")
+    check(how, source, folder)
     counts: Counter[str] = Counter()
     with _one_line(folder):
-        _make_folder(folder, source, how)
+        _make_folder(folder)
         if how == "list":
             _list(source, drops, folder, counts)
             return Aside(**counts)
@@ -111,13 +113,32 @@ def undo(folder: Path, say: Callable[[str], None] = lambda line: None) -> int:
 # Before anything is touched.
 
 
-def _make_folder(folder: Path, source: Source, how: How) -> None:
-    """Make the folder; refuse one with other things in it, or where images are looked for."""
-    if how != "list" and (found := looked_at(source, folder)) is not None:
+def check(how: How, source: Source, folder: Path) -> None:
+    """Raise `LookalikeError` where images of a source cannot be set aside so, or not there.
+
+    Not among the images, where they would be found again, and not in what lookalike wrote, which is
+    replaced as a whole.
+    """
+    if how == "list":
+        return
+    if source.kind != "files":
+        raise LookalikeError(f"these images are no local files, no way to {how} them: use list")
+    if (found := looked_at(source, folder)) is not None:
         raise LookalikeError(
             f"{folder} lies in {encode_path(found)}, where its images would be found again: "
             "choose a folder elsewhere"
         )
+    place = Path(os.path.realpath(folder))
+    for above in (place, *place.parents):
+        if any((above / name).is_file() for name in _REPLACED):
+            raise LookalikeError(
+                f"{folder} lies in {above}, which is replaced when it is made again: choose a "
+                "folder elsewhere"
+            )
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder; refuse one with other things in it."""
     folder.mkdir(parents=True, exist_ok=True)
     names = set(os.listdir(folder))
     if JOURNAL not in names and names - {LIST, PART}:

@@ -112,12 +112,15 @@ def links(sql: "DuckDBPyConnection", graph: Path, ids: Places) -> tuple["csr_arr
 
     A node is a row, of those with these `ids` (n,), rising, or all copies of one. A link weighs
     exp(-(distance / median distance)^2), half as much where only one is a neighbour of the other,
-    and as the mean where copies bring several. The median is that of all pairs in the graph.
+    and as the mean where copies bring several. The median is that of all pairs in the graph but
+    copies.
     """
     from scipy import sparse
 
     table = pairs(graph)
-    count, middle = sql.execute(f"select count(*), median(distance) from {table}").fetchall()[0]
+    # Copies, of which there may be more than of all else, say nothing of how far images lie apart.
+    scale = f"select count(*), median(distance) filter (distance >= {SAME}) from {table}"
+    count, middle = sql.execute(scale).fetchall()[0]
     ends = np.empty((2, count), np.int32)
     weights = np.empty(count, np.float32)
     same = np.empty(count, bool)

@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from lookalike.groups.verifying import in_threads
 from lookalike.groups.verifying import verify as looked_at
 from lookalike.progress import progress_line
 from lookalike.searcher import RECALL
-from lookalike.sql import quoted
+from lookalike.sql import parquet, parquet_in, quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -29,10 +29,8 @@ KEEP: tuple[str, ...] = get_args(Keep)
 TABLE = "duplicates.parquet"
 _OF_PAIRS = ("within", "pairs", "cap", "cut", "recall", "recall_of", "spark")
 _SHARP = pa.schema({"id": pa.int64(), "sharpness": pa.float64()})
-_BATCH = 256  # pairs, or images, that a thread takes at a time
+_BATCH = 256  # images that are asked for at a time
 _LONGEST = 1024  # pixels on a side, to see how sharp a picture is
-_Given = TypeVar("_Given")
-_Made = TypeVar("_Made")
 
 # Images that are the same to the byte, or to the last digit of their vectors, are of one class,
 # named by an id, however many they are: pairs were cut off, classes are not.
@@ -82,7 +80,8 @@ CREATE TEMP TABLE groups AS
 _NAMED = """
 SELECT "group", CASE WHEN keep THEN 'keep' ELSE 'drop' END AS action, groups.id, one.path,
     one.label, {agreement}, distance, one.content_hash = kept.content_hash AS same_bytes,
-    one.width, one.height, one.size, kept.path AS kept_path
+    one.width, one.height, one.size, kept.path AS kept_path, one.content_hash,
+    kept.content_hash AS kept_hash
 FROM groups JOIN stored AS one USING (id) JOIN stored AS kept ON kept.id = best
 ORDER BY "group", keep DESC, distance, groups.id"""
 _FIGURES = """
@@ -91,7 +90,7 @@ SELECT count(DISTINCT "group") AS groups, count(*) AS images,
     count(*) FILTER (action = 'drop' AND same_bytes) AS same_bytes,
     coalesce(sum(size) FILTER (action = 'drop'), 0)::bigint AS bytes,
     coalesce(max(distance), 0) AS widest
-FROM read_parquet({table})"""
+FROM {table}"""
 
 
 def duplicates(
@@ -118,6 +117,10 @@ def duplicates(
     """
     if keep not in KEEP:
         raise LookalikeError(f"no rule {keep!r}: keep {', '.join(KEEP)}")
+    if not 0 <= agrees <= 1:
+        raise LookalikeError(f"--agrees {agrees} is no share: say 0 to 1")
+    if within is not None and not 0 <= within <= 2:
+        raise LookalikeError(f"--within {within} is no distance: say 0 to 2")
     suggested = suggest(collection, verify) if within is None else None
     within = suggested.within if suggested else within
     assert within is not None
@@ -125,14 +128,14 @@ def duplicates(
     if verify:
         looked_at(folder / "pairs", collection.source, collection.source, joined["spark"])
     with collection.asked(folder) as sql:
-        pairs = f"FROM read_parquet({quoted(folder / 'pairs' / '*.parquet')})"
+        pairs = f"FROM {parquet_in(folder / 'pairs')}"
         unreadable = 0
         if verify:
             query = f"SELECT count(*) {pairs} WHERE agreement IS NULL"
             ((unreadable,),) = sql.execute(query).fetchall()
-            pairs = f"{pairs} WHERE agreement >= {agrees}"
+            pairs = f"SELECT a_id, b_id, distance, agreement {pairs} WHERE agreement >= {agrees}"
         else:
-            pairs = f"SELECT *, 1::float AS agreement {pairs}"
+            pairs = f"SELECT a_id, b_id, distance, 1::float AS agreement {pairs}"
         sql.execute(f"CREATE TEMP TABLE pairs AS {pairs}; {_CLASSES}")
         seen = (
             _see_how_sharp(sql, collection.source) if keep == "sharpest" else _SHARP.empty_table()
@@ -143,7 +146,7 @@ def duplicates(
         table = folder / TABLE
         named = _NAMED.format(agreement="agreement" if verify else "NULL::float AS agreement")
         sql.execute(f"COPY ({named}) TO {quoted(table)} (FORMAT parquet)")
-        answer = sql.execute(_FIGURES.format(table=quoted(table)))
+        answer = sql.execute(_FIGURES.format(table=parquet(table)))
         names = [column[0] for column in answer.description or ()]
         (figures,) = answer.fetchall()
     return {

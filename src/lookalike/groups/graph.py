@@ -15,7 +15,7 @@ from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 from lookalike.neighbors import NEIGHBORS, Held, Queries, neighbors
 from lookalike.progress import progress_line
-from lookalike.search import check_k
+from lookalike.search import Rows, check_k
 from lookalike.searcher import RECALL
 from lookalike.spark import is_at_hand, local_uri, progress, session
 
@@ -45,10 +45,12 @@ def write_graph(
     check_k(k)
     if queries is not None:
         check_same_model(collection, queries)
-    rows = max(sum(part.counts()[0] for part in (collection, queries) if part is not None), 1)
+    if engine == "lsh" and spark is False:
+        raise LookalikeError("--engine lsh goes through Spark: leave --no-spark out")
+    counts = [part.counts()[0] for part in (collection, queries or collection)]
     if spark is None:
-        spark = rows > IN_PROCESS or is_at_hand()
-    spark = spark or engine == "lsh"
+        spark = engine == "lsh" or max(counts) > IN_PROCESS or is_at_hand()
+    spark = spark and min(counts) > 0
     if spark:
         running = session()
         asking = None if queries is None else queries.segments
@@ -63,14 +65,16 @@ def write_graph(
 def _compare(
     collection: Collection, folder: Path, k: int, within: float, queries: Collection | None
 ) -> None:
-    segments = collection.segments
-    asked = Queries.of(segments if queries is None else queries.segments)
+    rows = Rows(collection.segments)  # a segment of nothing but skipped images has no vectors
+    asked = Queries.of(Rows((queries or collection).segments).segments)
     folder.mkdir()
     with (
         progress_line("comparing images") as move,
         pq.ParquetWriter(folder / "part-0.parquet", NEIGHBORS) as writer,
     ):
-        held = Held.of(segments)
+        if not len(rows):
+            return
+        held = Held.of(rows.segments)
         for block in range(len(asked.blocks)):
             move(block, len(asked.blocks))
             ids = asked.ids(block)

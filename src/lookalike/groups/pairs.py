@@ -19,9 +19,11 @@ from lookalike.groups.graph import Engine, check_same_model, write_graph
 from lookalike.search import Rows
 from lookalike.searcher import RECALL
 from lookalike.spark import local_uri, progress, session
-from lookalike.sql import connect, quoted
+from lookalike.sql import connect, parquet_in, quoted
 
 CAP = 100
+MOST = 1000
+"""Pairs that an image may bring in; a task holds so many for thousands of images at a time."""
 CHECKED = 300  # images whose pairs are compared with the true ones
 _MANY = 50_000_000  # pairs that DuckDB does not name quicker, on one machine, than Spark
 _SEED = 3  # of those; others are drawn to choose how hard to look
@@ -60,6 +62,13 @@ def join(
     says whether they came through Spark.
     """
     search.check_k(cap)
+    if cap > MOST:
+        raise LookalikeError(f"{cap:,} pairs an image are too many: {MOST:,} at most")
+    if other is not None and (other.identity, other.version) == (
+        collection.identity,
+        collection.version,
+    ):
+        other = None
     if not within >= 0:
         raise LookalikeError(f"--within {within} is no distance: say 0 to 2")
     graph, pairs = folder / "graph", folder / "pairs"
@@ -79,7 +88,7 @@ def join(
     )
     named = _NAMED.replace("PAIRS", _ONCE if other is None else _BETWEEN).replace("CAP", str(cap))
     with connect(folder) as sql:
-        query = f"SELECT count(*), count(*) FILTER (rank > {cap}) FROM {_parquet(graph)}"
+        query = f"SELECT count(*), count(*) FILTER (rank > {cap}) FROM {parquet_in(graph)}"
         ((total, cut),) = sql.execute(query).fetchall()
     if by_spark and total > _MANY:
         running = session()
@@ -91,7 +100,7 @@ def join(
         pairs.mkdir()
         with collection.asked(folder) as sql:
             asking.view(sql, "other")
-            named = named.format(graph=_parquet(graph), a="stored", b="other")
+            named = named.format(graph=parquet_in(graph), a="stored", b="other")
             sql.execute(f"COPY ({named}) TO {quoted(pairs / 'part-0.parquet')} (FORMAT parquet)")
     shutil.rmtree(graph)
     return {**_figures(collection, pairs, within, cap, cut, other), "spark": by_spark}
@@ -130,7 +139,7 @@ def _figures(
     other: Collection | None,
 ) -> dict[str, Any]:
     with connect(pairs.parent) as sql:
-        ((count,),) = sql.execute(f"SELECT count(*) FROM {_parquet(pairs)}").fetchall()
+        ((count,),) = sql.execute(f"SELECT count(*) FROM {parquet_in(pairs)}").fetchall()
     found, true = _checked(collection, pairs, within, cap or CAP, other)
     return {
         "images": (other or collection).counts()[0],
@@ -164,10 +173,6 @@ def _checked(
     with connect(pairs.parent) as sql:
         sql.register("truth", truth)
         ((total,),) = sql.execute("SELECT count(*) FROM (SELECT DISTINCT * FROM truth)").fetchall()
-        query = f"SELECT count(*) FROM {_parquet(pairs)} SEMI JOIN truth USING (a_id, b_id)"
+        query = f"SELECT count(*) FROM {parquet_in(pairs)} SEMI JOIN truth USING (a_id, b_id)"
         ((there,),) = sql.execute(query).fetchall()
     return int(there), int(total)
-
-
-def _parquet(folder: Path) -> str:
-    return f"read_parquet({quoted(folder / '*.parquet')})"

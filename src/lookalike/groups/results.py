@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import pyarrow as pa
+import pyarrow.dataset as pds
+from pyarrow import csv
+
+from lookalike.cache import new_file
 from lookalike.collection import make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
 from lookalike.images import Source, encode_path
 from lookalike.images.sources import looked_at
 from lookalike.spark import local_uri, session
-from lookalike.untrusted import read_json
+from lookalike.untrusted import read_json, without_formulas
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +51,22 @@ class Found:
         import pandas as pd
 
         return pd.read_parquet(self.folder / self.table)
+
+    def to_csv(self, file: str | Path, *, no_formulas: bool = False) -> None:
+        """Write the table as CSV, whole or not at all.
+
+        With `no_formulas` a spreadsheet takes no text for a formula (`untrusted.without_formulas`).
+        """
+        table = pds.dataset(self.folder / self.table, format="parquet")
+        with new_file(Path(file)) as part, csv.CSVWriter(str(part), table.schema) as writer:
+            for batch in table.to_batches():
+                columns = [
+                    without_formulas(column)
+                    if no_formulas and pa.types.is_string(column.type)
+                    else column
+                    for column in batch.columns
+                ]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=table.schema))
 
     def dataframe(self, spark: "SparkSession | None" = None) -> "DataFrame":
         """Return the table as a Spark DataFrame."""

@@ -25,6 +25,7 @@ def stars(count: int, one: Numbers, other: Numbers, distances: npt.NDArray[np.fl
     first, second = np.minimum(one, other), np.maximum(one, other)
     order = np.lexsort((distances, second, first))
     starts = np.searchsorted(first[order], np.arange(count + 1))  # of the edges to later nodes
+    sizes = np.diff(starts)
     later, lengths = second[order], distances[order]
     waits_for = np.bincount(second, minlength=count)  # edges to earlier ones that are undecided
     of = np.full(count, -1)
@@ -32,9 +33,9 @@ def stars(count: int, one: Numbers, other: Numbers, distances: npt.NDArray[np.fl
     front = np.flatnonzero(waits_for == 0)
     while len(front):
         of[front] = front
-        edges = _edges(starts, front)
+        edges = _edges(starts, sizes, front)
         near, length = later[edges], lengths[edges]
-        whose = np.repeat(front, np.diff(starts)[front])
+        whose = np.repeat(front, sizes[front])
         # A member may already be known; a nearer representative still takes it.
         best = np.lexsort((whose, length, near))
         near, length, whose = near[best], length[best], whose[best]
@@ -45,16 +46,16 @@ def stars(count: int, one: Numbers, other: Numbers, distances: npt.NDArray[np.fl
         of[near[closer]] = whose[closer]
         how_far[near[closer]] = length[closer]
         # Who waited for those that are members now need not any longer.
-        np.subtract.at(waits_for, later[_edges(starts, fresh)], 1)
-        np.subtract.at(waits_for, later[edges], 1)
-        reached = np.unique(later[np.concatenate([_edges(starts, fresh), edges])])
+        decided = later[np.concatenate([_edges(starts, sizes, fresh), edges])]
+        np.subtract.at(waits_for, decided, 1)
+        reached = np.unique(decided)
         front = reached[(waits_for[reached] == 0) & (of[reached] < 0)]
     return of
 
 
-def _edges(starts: Numbers, nodes: Numbers) -> Numbers:
+def _edges(starts: Numbers, sizes: Numbers, nodes: Numbers) -> Numbers:
     """Return the numbers of all edges of some nodes, those of the first node first."""
-    sizes = np.diff(starts)[nodes]
+    sizes = sizes[nodes]
     offsets = np.repeat(starts[:-1][nodes] - np.cumsum(sizes) + sizes, sizes)
     found: Numbers = offsets + np.arange(sizes.sum())
     return found

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike import images
-from lookalike.groups.alignment import AGREEMENT, looking_at, with_agreement
-from lookalike.images.isolated import decoder
+from lookalike.groups.alignment import AGREEMENT, AGREES, Look, looking_at, with_agreement
+from lookalike.images.isolated import Decode, decoder
 from lookalike.progress import progress_line
 from lookalike.spark import cores, is_second_try, local_uri, progress, session, tries_again
+from lookalike.sql import connect, parquet_in
 
 _TASKS = 4  # a core
-_BATCH = 256  # pairs that a thread takes at a time
+_BATCH = 64  # pairs that a thread takes at a time
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 
@@ -39,8 +40,7 @@ def verify(pairs: Path, a: images.Source, b: images.Source, spark: bool) -> None
 
         def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             with decoder(isolated or is_second_try(), expendable=True) as decode:
-                looks = looking_at(decode, a), looking_at(decode, b)
-                yield from (with_agreement(batch, *looks) for batch in batches)
+                yield from map(partial(with_agreement, **_looks(decode, a, b)), batches)
 
         with progress(running, "comparing pixels"):
             compared = rows.mapInArrow(task, f"{columns}, agreement float")
@@ -52,6 +52,20 @@ def verify(pairs: Path, a: images.Source, b: images.Source, spark: bool) -> None
     checked.rename(pairs)
 
 
+def count_agreeing(pairs: Path) -> int:
+    """Return how many pairs show the same."""
+    with connect(pairs.parent) as sql:
+        query = f"SELECT count(*) FROM {parquet_in(pairs)} WHERE agreement >= {AGREES}"
+        ((count,),) = sql.execute(query).fetchall()
+    return int(count)
+
+
+def _looks(decode: Decode, a: images.Source, b: images.Source) -> dict[str, Look]:
+    """Return how to look at either end of a pair; what both may show is decoded once."""
+    look = looking_at(decode, a)
+    return {"a": look, "b": look if a == b else looking_at(decode, b)}
+
+
 def _in_process(pairs: Path, checked: Path, a: images.Source, b: images.Source) -> None:
     with (
         decoder(isolated=True) as decode,
@@ -59,7 +73,7 @@ def _in_process(pairs: Path, checked: Path, a: images.Source, b: images.Source) 
         pq.ParquetWriter(checked, file.schema_arrow.append(AGREEMENT)) as writer,
         progress_line("comparing pixels", "pairs") as move,
     ):
-        compare = partial(with_agreement, a=looking_at(decode, a), b=looking_at(decode, b))
+        compare = partial(with_agreement, **_looks(decode, a, b))
         done, total = 0, file.metadata.num_rows
         for batch in in_threads(compare, file.iter_batches(_BATCH)):
             writer.write_batch(batch)
@@ -71,8 +85,11 @@ def in_threads(act: Callable[[_Given], _Made], given: Iterable[_Given]) -> Itera
     """Give what `act` makes of each, in their order; few wait at a time."""
     waiting: deque[Future[_Made]] = deque()
     with ThreadPoolExecutor(cores()) as pool:
-        for one in given:
-            waiting.append(pool.submit(act, one))
-            if len(waiting) > 2 * cores():
-                yield waiting.popleft().result()
-        yield from (one.result() for one in waiting)
+        try:
+            for one in given:
+                waiting.append(pool.submit(act, one))
+                if len(waiting) > 2 * cores():
+                    yield waiting.popleft().result()
+            yield from (one.result() for one in waiting)
+        finally:
+            pool.shutdown(cancel_futures=True)

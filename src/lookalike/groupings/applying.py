@@ -1,0 +1,64 @@
+"""What becomes of the images that a look at a collection found to drop."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from lookalike import images
+from lookalike.collection import Collection
+from lookalike.embedding import content_hash
+from lookalike.groups.aside import Aside, How, check, set_aside
+from lookalike.groups.duplicates import TABLE
+from lookalike.groups.results import Found
+from lookalike.sql import parquet
+
+_ROWS = 1024  # at a time
+_UNCHANGED = """
+SELECT one.path, one.size, one.modified, one.content_hash,
+    kept.path, kept.size, kept.modified, kept.content_hash
+FROM {found} AS found
+    JOIN stored AS one ON one.path = found.path AND one.content_hash = found.content_hash
+    JOIN stored AS kept ON kept.path = kept_path AND kept.content_hash = kept_hash
+WHERE action = 'drop' ORDER BY found."group", one.path"""
+
+
+def set_aside_found(collection: Collection, found: Found, how: How, to: Path) -> Aside:
+    """Set aside what duplicates there are to drop, as `Index.set_aside` says.
+
+    What was found may be old: an image counts that is still in the index with the same bytes, and
+    whose file has them.
+    """
+    check(how, collection.source, to)
+    table = parquet(found.folder / TABLE)
+    given = 0
+
+    def drops() -> Iterator[tuple[str, str]]:
+        nonlocal given
+        for rows in iter(lambda: query.fetchmany(_ROWS), []):
+            for row in rows:
+                if _is_same(collection, *row[:4]) and _is_same(collection, *row[4:]):
+                    given += 1
+                    yield row[0], row[4]
+
+    with collection.asked(found.folder) as sql:
+        count = f"SELECT count(*) FROM {table} WHERE action = 'drop'"
+        ((total,),) = sql.execute(count).fetchall()
+        query = sql.execute(_UNCHANGED.format(found=table))
+        aside = set_aside(how, collection.source, drops(), to)
+    return replace(aside, changed=total - given)
+
+
+def _is_same(
+    collection: Collection, path: str, size: int | None, modified: int | None, known: str
+) -> bool:
+    """Say whether a file is the one that was indexed. One that is gone is: others tell of that."""
+    if collection.source.kind != "files":
+        return True
+    try:
+        status = os.stat(images.full_path(collection.source, path))
+        if (size, modified) == (status.st_size, status.st_mtime_ns):
+            return True
+        return content_hash(images.read(collection.source, path)) == known
+    except (OSError, ValueError, images.BadImage):
+        return True

@@ -1,0 +1,164 @@
+"""What was found, as a gallery to look through; what decided, as a sheet of pairs."""
+
+import os
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from lookalike import images
+from lookalike.collection import Collection
+from lookalike.galleries import Card, Group, Pairs, pair_sheet, write_gallery
+from lookalike.groups.alignment import AGREES
+from lookalike.groups.clusters import TABLE as CLUSTERS
+from lookalike.groups.duplicates import TABLE as DUPLICATES
+from lookalike.groups.outliers import SUSPECTS
+from lookalike.groups.outliers import TABLE as OUTLIERS
+from lookalike.groups.threshold import around
+from lookalike.pictures import Tile
+from lookalike.sql import connect, parquet, parquet_in
+
+SHOWN = 200  # groups in a gallery
+_CARDS = 12  # of a group
+_AROUND = 6  # pairs of a kind on a sheet
+
+
+def pairs(folder: Path, a: Collection, b: Collection, figures: dict[str, Any], shown: int) -> None:
+    """Show the nearest pairs of a join."""
+    chosen = f"WHERE agreement >= {AGREES}" if "agreeing" in figures else ""
+    with connect(folder) as sql:
+        nearest = sql.execute(
+            f"SELECT a_path, b_path, distance FROM {parquet_in(folder / 'pairs')} {chosen}"
+            f" ORDER BY distance, a_id, b_id LIMIT {shown}"
+        ).fetchall()
+    groups = (
+        Group(f"{distance:.3f}", "", (Card(one), Card(other, source=b.source)))
+        for one, other, distance in nearest
+    )
+    count, what = figures.get("agreeing", figures["pairs"]), " that agree" if chosen else ""
+    note = f"{count:,} pairs{what}; the nearest {len(nearest)} are shown"
+    write_gallery(folder, "Pairs", note, groups, a.source)
+
+
+def duplicates(folder: Path, collection: Collection, figures: dict[str, Any], shown: int) -> None:
+    """Show the largest groups, with what to keep and what to drop."""
+
+    def group(number: int, rows: list[tuple[Any, ...]]) -> Group:
+        cards = [
+            Card(path, "" if action == "keep" else f"{distance:.3f}", action, label)
+            for _, path, label, action, distance, _ in rows
+        ]
+        return Group(f"group {number + 1}", "", cards, rows[0][-1] - len(rows))
+
+    note = (
+        f"{figures['groups']:,} groups, {figures['drop']:,} images to drop "
+        f"({figures['same_bytes']:,} the same to the byte) within {figures['within']:g} of the one "
+        f"to keep{_cut(figures['groups'], shown)}"
+    )
+    rows = _first(
+        folder,
+        DUPLICATES,
+        "group",
+        "path, label, action, distance",
+        "action DESC, distance, id",
+        shown,
+    )
+    write_gallery(folder, "Near-duplicates", note, (group(*one) for one in rows), collection.source)
+
+
+def _first(
+    folder: Path, table: str, column: str, columns: str, order: str, count: int
+) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+    """Give the first rows of the first groups of a table, each with the size of its group last."""
+    query = f"""
+        SELECT "{column}", {columns}, members FROM (
+            SELECT *, row_number() OVER (PARTITION BY "{column}" ORDER BY {order}) AS place,
+                count(*) OVER (PARTITION BY "{column}") AS members
+            FROM {parquet(folder / table)} WHERE "{column}" < {count})
+        WHERE place <= {_CARDS} ORDER BY "{column}", place"""
+    with connect(folder) as sql:
+        rows = sql.execute(query).fetchall()
+    for number, some in groupby(rows, itemgetter(0)):
+        yield number, list(some)
+
+
+def clusters(folder: Path, collection: Collection, figures: dict[str, Any], shown: int) -> None:
+    """Show the largest clusters."""
+
+    def group(number: int, rows: list[tuple[Any, ...]]) -> Group:
+        cards = [
+            Card(path, "", "typical" if first else "", label) for _, path, label, first, _ in rows
+        ]
+        return Group(
+            f"cluster {number + 1}", f"{rows[0][-1]:,} images", cards, rows[0][-1] - len(rows)
+        )
+
+    note = (
+        f"{figures['clusters']:,} clusters of {figures['in_clusters']:,} images, "
+        f"{figures['alone']:,} in none{_cut(figures['clusters'], shown)}"
+    )
+    columns, order = "path, label, representative", "representative DESC, weight DESC, id"
+    rows = _first(folder, CLUSTERS, "cluster", columns, order, shown)
+    write_gallery(folder, "Clusters", note, (group(*one) for one in rows), collection.source)
+
+
+def outliers(folder: Path, collection: Collection, figures: dict[str, Any], shown: int) -> None:
+    """Show the most isolated images, and labels to look at."""
+
+    def first(table: str, columns: str) -> list[tuple[Any, ...]]:
+        query = f"SELECT {columns} FROM {parquet(folder / table)}"
+        with connect(folder) as sql:
+            return sql.execute(f"{query} ORDER BY rank LIMIT {shown}").fetchall()
+
+    far = [
+        Card(path, f"{score:.3f}", "", label)
+        for path, label, score in first(OUTLIERS, "path, label, score")
+    ]
+    doubted = [
+        Card(path, f"{suggested}?", "", label)
+        for path, label, suggested in first(SUSPECTS, "path, label, suggested")
+    ]
+    groups = [Group("unlike all others", "the most isolated first", far)]
+    if doubted:
+        note = f"{figures['suspects']:,} images whose neighbours carry another label"
+        groups.append(Group("labels to look at", note, doubted))
+    write_gallery(folder, "Outliers", f"{figures['images']:,} images", groups, collection.source)
+
+
+def threshold_sheet(
+    folder: Path, collection: Collection, within: float, agrees: float | None
+) -> None:
+    """Draw pairs from around what decides: the distance, and how well pixels agree."""
+
+    def row(title: str, some: list[tuple[str, str, float]], what: str = "") -> Pairs:
+        tiles = [(_tile(collection, one), _tile(collection, two)) for one, two, _ in some]
+        return Pairs(title, tiles, [f"{figure:.3f}{what}" for *_, figure in some])
+
+    near, far = around(collection, within, _AROUND)
+    rows = [row(f"just within {within:g}", near), row(f"just beyond {within:g}", far)]
+    if agrees is not None:
+        table = f"FROM {parquet_in(folder / 'pairs')}"
+        select = f"SELECT a_path, b_path, agreement {table}"
+        with connect(folder) as sql:
+            least = sql.execute(
+                f"{select} WHERE agreement >= {agrees} ORDER BY agreement LIMIT {_AROUND}"
+            ).fetchall()
+            most = sql.execute(
+                f"{select} WHERE agreement < {agrees} ORDER BY agreement DESC LIMIT {_AROUND}"
+            ).fetchall()
+        rows.append(row(f"pixels agree by {agrees:g} or little more: the same", least))
+        rows.append(row("pixels agree by less: not the same", most))
+    pair_sheet([one for one in rows if one.pairs]).save(folder / "threshold.png")
+
+
+def _tile(collection: Collection, path: str) -> Tile:
+    try:
+        picture = images.decode(images.read(collection.source, path))
+    except images.BadImage:
+        picture = None
+    return Tile(picture, None, os.path.basename(path))
+
+
+def _cut(found: int, shown: int) -> str:
+    return f"; the largest {shown:,} are shown" if found > shown else ""
