@@ -22,8 +22,8 @@ DRAWN = 32  # images that are changed
 _LOOKED_AT = 4 * DRAWN  # of which some may be gone
 _ASKED = 256  # images whose neighbours are looked at
 _FEW = 8  # images that have to be readable
-_FOUND = 0.98  # of the copies, where pixels decide afterwards
-_CROWD = 10  # neighbours an image that are then compared by their pixels, at most
+_FOUND = 0.99  # of the copies, where pixels decide afterwards
+_CROWD = 32  # neighbours an image that are then compared by their pixels, at most
 _COPY = 1e-5  # squared distances of a vector to itself, as matrix products round them
 
 
