@@ -83,7 +83,7 @@ def _zoomed(zoom: float) -> _Levels:
 
 
 def _aligned(one: Any, other: Any, start: _Levels, steps: int, blur: int) -> tuple[float, _Levels]:
-    """Lay the other upon the one by an affine map; return how what overlaps correlates, and the map.
+    """Lay the other upon the one by an affine map; return how the two correlate, and the map.
 
     The map is the one near `start` that maximises the enhanced correlation coefficient of their
     greys (Evangelidis and Psarakis, 2008; `cv2.findTransformECC`). The correlation is of all three
