@@ -46,11 +46,11 @@ class Found:
                 f"{folder} holds nothing that lookalike found ({error}): make it again"
             ) from None
 
-    def to_pandas(self) -> "pd.DataFrame":
-        """Return the table as a pandas DataFrame, which holds all of it in memory."""
+    def to_pandas(self, table: str | None = None) -> "pd.DataFrame":
+        """Return the table, or another one beside it, in memory as a pandas DataFrame."""
         import pandas as pd
 
-        return pd.read_parquet(self.folder / self.table)
+        return pd.read_parquet(self.folder / (table or self.table))
 
     def to_csv(self, file: str | Path, *, no_formulas: bool = False) -> None:
         """Write the table as CSV, whole or not at all.
@@ -68,9 +68,11 @@ class Found:
                 ]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=table.schema))
 
-    def dataframe(self, spark: "SparkSession | None" = None) -> "DataFrame":
-        """Return the table as a Spark DataFrame."""
-        return (spark or session()).read.parquet(local_uri(self.folder / self.table))
+    def dataframe(
+        self, spark: "SparkSession | None" = None, table: str | None = None
+    ) -> "DataFrame":
+        """Return the table, or another one beside it, as a Spark DataFrame."""
+        return (spark or session()).read.parquet(local_uri(self.folder / (table or self.table)))
 
 
 @contextmanager
