@@ -1,8 +1,10 @@
 """The commands that look at a collection as a whole: what is in it twice, what belongs together."""
 
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -24,6 +26,9 @@ from lookalike.groups.pairs import CAP
 from lookalike.groups.results import Found
 from lookalike.searcher import RECALL
 
+if TYPE_CHECKING:
+    from lookalike.index import Index
+
 OutFolder = Annotated[Path, typer.Option(help="The folder to write: tables and pictures.")]
 Within = Annotated[
     float | None,
@@ -42,9 +47,69 @@ _ASIDE = {
 }
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of any of these commands: an index, where to write, how."""
+
+    index: Path
+    out: Path
+    how: dict[str, Any]
+    """Options of the method that does it."""
+    as_csv: bool
+    no_formulas: bool
+    as_json: bool
+
+    def opened(self) -> "Index":
+        """Open the index."""
+        from lookalike.index import open as open_index
+
+        return open_index(self.index)
+
+    def show(self, found: Found, lines: Callable[[dict[str, Any]], list[str]]) -> None:
+        """Print what was found; write its table as CSV beside it where that is wanted."""
+        if self.as_csv or self.no_formulas:
+            file = found.folder / f"{Path(found.table).stem}.csv"
+            found.to_csv(file, no_formulas=self.no_formulas)
+            notes.print(f"wrote {file}", markup=False)
+        if self.as_json:
+            show_json(found.figures)
+            return
+        for line in lines(found.figures):
+            answers.print(line, markup=False)
+        page = found.folder / "index.html"
+        notes.print(f"wrote {page if page.is_file() else found.folder / found.table}", markup=False)
+
+
+def _finds(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments that all have; it gets them as `Asked`, then its own."""
+
+    def with_arguments(
+        index: IndexArgument,
+        out: OutFolder,
+        recall: Recall = RECALL,
+        spark: UseSpark = None,
+        shown: Shown = SHOWN,
+        as_csv: Csv = False,
+        no_formulas: NoFormulas = False,
+        overwrite: Overwrite = False,
+        as_json: AsJson = False,
+        **own: Any,
+    ) -> None:
+        how = {"recall": recall, "spark": spark, "shown": shown, "overwrite": overwrite}
+        command(Asked(index, out, how, as_csv, no_formulas, as_json), **own)
+
+    index, out, *common = list(inspect.signature(with_arguments).parameters.values())[:-1]
+    own = list(inspect.signature(command).parameters.values())[1:]
+    with_arguments.__doc__ = command.__doc__
+    with_arguments.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [index, out, *own, *common]
+    )
+    return with_arguments
+
+
+@_finds
 def join(
-    index: IndexArgument,
-    out: OutFolder,
+    asked: Asked,
     other: Annotated[
         Path | None, typer.Argument(metavar="OTHER", help="Another index. [default: none]")
     ] = None,
@@ -57,36 +122,24 @@ def join(
     engine: Annotated[
         str, typer.Option(help="auto, exact, lsh, or spark: Spark ML's own.")
     ] = "auto",
-    recall: Recall = RECALL,
-    spark: UseSpark = None,
-    shown: Shown = SHOWN,
-    as_csv: Csv = False,
-    no_formulas: NoFormulas = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
 ) -> None:
     """Find pairs of images within a distance: of one index, or of one and another.
 
     Example: `lookalike join train.index test.index --within 0.4 --out leaks`
     """
-    from lookalike.index import open as open_index
-
     if engine not in ("auto", "exact", "lsh", "spark"):
         raise typer.BadParameter(f"no engine {engine!r}: say auto, exact, lsh or spark")
-    found = open_index(index).join(
-        out,
+    found = asked.opened().join(
+        asked.out,
         other,
         within=within,
         k=k,
         cap=cap,
         verify=verify,
         engine=engine,  # type: ignore[arg-type]
-        recall=recall,
-        spark=spark,
-        shown=shown,
-        overwrite=overwrite,
+        **asked.how,
     )
-    _show(found, as_json, _pairs, as_csv or no_formulas, no_formulas)
+    asked.show(found, _pairs)
 
 
 def _pairs(figures: dict[str, Any]) -> list[str]:
@@ -114,9 +167,9 @@ def _of_pairs(figures: dict[str, Any]) -> list[str]:
     return lines
 
 
+@_finds
 def duplicates(
-    index: IndexArgument,
-    out: OutFolder,
+    asked: Asked,
     within: Within = None,
     keep: Annotated[
         str, typer.Option(help=f"Which one of a group to keep: {', '.join(KEEP)} (by path).")
@@ -126,20 +179,11 @@ def duplicates(
     ] = True,
     agrees: Annotated[float, typer.Option(help="How well pixels have to agree, 0 to 1.")] = AGREES,
     cap: Cap = CAP,
-    recall: Recall = RECALL,
-    spark: UseSpark = None,
-    shown: Shown = SHOWN,
     apply: Annotated[
         str | None,
-        typer.Option(
-            help="What to do with images to drop: copy, move, link or list.", metavar="HOW"
-        ),
+        typer.Option(metavar="HOW", help="With images to drop: copy, move, link or list them."),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Where to. [default: OUT.aside]")] = None,
-    as_csv: Csv = False,
-    no_formulas: NoFormulas = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
 ) -> None:
     """Find what is in an index more than once, and which of it to keep.
 
@@ -147,15 +191,13 @@ def duplicates(
     --apply, what OUT holds already is applied as it is.
     Example: `lookalike duplicates cars.index --out twice --apply move`
     """
-    from lookalike.index import open as open_index
-
     if apply is not None and apply not in get_args(How):
         raise typer.BadParameter(f"no way {apply!r} to apply it: say {', '.join(get_args(How))}")
-    opened = open_index(index)
+    opened, out = asked.opened(), asked.out
     folder = to or out.with_name(f"{out.name}.aside")
     if apply is not None:
         check_aside(apply, opened.collection.source, folder)  # type: ignore[arg-type]
-    if apply is not None and out.exists() and not overwrite:
+    if apply is not None and out.exists() and not asked.how["overwrite"]:
         found = Found.open(out)  # which somebody has looked at
     else:
         found = opened.duplicates(
@@ -165,15 +207,12 @@ def duplicates(
             verify=verify,
             agrees=agrees,
             cap=cap,
-            recall=recall,
-            spark=spark,
-            shown=shown,
-            overwrite=overwrite,
+            **asked.how,
         )
-    _show(found, as_json, _groups, as_csv or no_formulas, no_formulas)
+    asked.show(found, _groups)
     if apply is not None:
         aside = opened.set_aside(found, apply, folder)  # type: ignore[arg-type]
-        _show_aside(aside, apply, folder, index)
+        _show_aside(aside, apply, folder, asked.index)
 
 
 def _groups(figures: dict[str, Any]) -> list[str]:
@@ -222,39 +261,21 @@ def undo(
     notes.print(f"{count:,} images are back as they were", markup=False)
 
 
+@_finds
 def clusters(
-    index: IndexArgument,
-    out: OutFolder,
+    asked: Asked,
     resolution: Annotated[
         float, typer.Option(help="Above 1 makes more and smaller clusters, below 1 fewer.")
     ] = 1.0,
     least: Annotated[int, typer.Option(help="Images in a cluster at least.")] = 2,
     k: Annotated[int, typer.Option("-k", help="Neighbours of each image in the graph.")] = 15,
-    recall: Recall = RECALL,
-    spark: UseSpark = None,
-    shown: Shown = SHOWN,
-    as_csv: Csv = False,
-    no_formulas: NoFormulas = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
 ) -> None:
     """Find what belongs together: clusters of look-alikes, with one typical image of each.
 
     Example: `lookalike clusters cars.index --out clusters`
     """
-    from lookalike.index import open as open_index
-
-    found = open_index(index).clusters(
-        out,
-        resolution=resolution,
-        least=least,
-        k=k,
-        recall=recall,
-        spark=spark,
-        shown=shown,
-        overwrite=overwrite,
-    )
-    _show(found, as_json, _clusters, as_csv or no_formulas, no_formulas)
+    found = asked.opened().clusters(asked.out, resolution=resolution, least=least, k=k, **asked.how)
+    asked.show(found, _clusters)
 
 
 def _clusters(figures: dict[str, Any]) -> list[str]:
@@ -265,28 +286,16 @@ def _clusters(figures: dict[str, Any]) -> list[str]:
     ]
 
 
+@_finds
 def outliers(
-    index: IndexArgument,
-    out: OutFolder,
+    asked: Asked,
     k: Annotated[int, typer.Option("-k", help="Neighbours of each image that count.")] = 15,
-    recall: Recall = RECALL,
-    spark: UseSpark = None,
-    shown: Shown = SHOWN,
-    as_csv: Csv = False,
-    no_formulas: NoFormulas = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
 ) -> None:
     """Find what does not belong: images unlike all others, and labels unlike those around them.
 
     Example: `lookalike outliers cars.index --out outliers`
     """
-    from lookalike.index import open as open_index
-
-    found = open_index(index).outliers(
-        out, k=k, recall=recall, spark=spark, shown=shown, overwrite=overwrite
-    )
-    _show(found, as_json, _outliers, as_csv or no_formulas, no_formulas)
+    asked.show(asked.opened().outliers(asked.out, k=k, **asked.how), _outliers)
 
 
 def _outliers(figures: dict[str, Any]) -> list[str]:
@@ -296,24 +305,3 @@ def _outliers(figures: dict[str, Any]) -> list[str]:
         if figures["labelled"]
         else "no labels to look at",
     ]
-
-
-def _show(
-    found: Found,
-    as_json: bool,
-    lines: Callable[[dict[str, Any]], list[str]],
-    as_csv: bool,
-    no_formulas: bool,
-) -> None:
-    """Print what was found; write its table as CSV beside it where that is wanted."""
-    if as_csv:
-        file = found.folder / f"{Path(found.table).stem}.csv"
-        found.to_csv(file, no_formulas=no_formulas)
-        notes.print(f"wrote {file}", markup=False)
-    if as_json:
-        show_json(found.figures)
-        return
-    for line in lines(found.figures):
-        answers.print(line, markup=False)
-    page = found.folder / "index.html"
-    notes.print(f"wrote {page if page.is_file() else found.folder / found.table}", markup=False)
