@@ -454,7 +454,7 @@ def test_broken_photos_and_empty_indexes_are_no_hindrance(copied: Path) -> None:
     assert index.join(copied / "b", within=0.2, **options).figures["pairs"] > 0
     assert index.clusters(copied / "c", **options).figures["images"] == 60
     index.remove("*.jpg")
-    assert index.duplicates(copied / "d", within=0.8, **options).figures["groups"] == 0
+    assert index.duplicates(copied / "d", **options).figures["groups"] == 0
     assert index.join(copied / "e", within=0.2, **options).figures["pairs"] == 0
     assert index.clusters(copied / "f", **options).figures["clusters"] == 0
     assert index.outliers(copied / "g", **options).figures["images"] == 0

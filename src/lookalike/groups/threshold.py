@@ -48,6 +48,8 @@ def suggest(collection: Collection, verified: bool, seed: int = 0) -> Suggested:
     `LookalikeError` where the photos cannot be read.
     """
     rows = Rows(collection.segments)
+    if not len(rows):
+        return Suggested(0.0, 1.0, 0.0)
     copies = _moved(collection, rows, seed)
     drawn = search.draw(len(rows), _ASKED, seed)
     squared, _ = search.exact_many(rows, rows.vectors(drawn), _CROWD + 2)
