@@ -95,15 +95,23 @@ def made(like: Collection, rows: pa.Table, work: Path, k: int) -> tuple[Collecti
 
 def found_strangers(
     like: Collection, rows: pa.Table, strange: pa.Table, count: int, seed: int, work: Path
-) -> float:
-    """Plant some strangers; return the average precision of what `outliers` says."""
+) -> dict[str, float]:
+    """Plant some strangers; return the average precision of what `outliers` says.
+
+    Beside its score that of the distance to the k-th neighbour alone.
+    """
     drawn = np.random.default_rng(seed).choice(len(strange), count, replace=False)
     table = pa.concat_tables([rows, strange.take(drawn)])
     index, graph, out = made(like, table, work, K["outliers"])
     outliers(index, graph, out, K["outliers"])
-    ids = pq.read_table(out / "outliers.parquet", columns=["id"])["id"].to_numpy()
-    places = np.flatnonzero(ids >= len(rows))
-    return round(float((np.arange(1, count + 1) / (places + 1)).mean()), 4)
+    table = pq.read_table(out / "outliers.parquet", columns=["id", "score", "distance"])
+    is_strange = table["id"].to_numpy() >= len(rows)
+    told = {}
+    for name in ("score", "distance"):
+        order = np.argsort(-table[name].to_numpy(), kind="stable")
+        places = np.flatnonzero(is_strange[order])
+        told[name] = round(float((np.arange(1, count + 1) / (places + 1)).mean()), 4)
+    return told
 
 
 def found_errors(like: Collection, rows: pa.Table, seed: int, work: Path) -> float:

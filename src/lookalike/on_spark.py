@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from lookalike import hashing, search
 from lookalike.collection import Collection, make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
+from lookalike.groups.graph import check_same_model
 from lookalike.hashing.parameters import check_recall
 from lookalike.hits import Hits, Query
 from lookalike.neighbors import neighbors, store
@@ -118,7 +119,7 @@ def write_neighbors(
         raise LookalikeError(f"{out} is a folder of something else: give another --out")
     asking = Collection.open(queries) if isinstance(queries, str | Path) else queries
     if asking is not None:
-        _check_same_model(collection, asking)
+        check_same_model(collection, asking)
     spark = session()
     with progress(spark, "finding neighbours"), staging_folder(out) as staging:
         found = neighbors(
@@ -130,14 +131,6 @@ def write_neighbors(
         found.write.parquet(local_uri(staging / "out"))
         put_in_place(staging / "out", out)
     return spark.read.parquet(local_uri(out))
-
-
-def _check_same_model(collection: Collection, other: Collection) -> None:
-    if collection.about_model["fingerprint"] != other.about_model["fingerprint"]:
-        raise LookalikeError(
-            f"{other.path} was made with another model than {collection.path}: "
-            "index its images again with the same --model, --weights and --precision"
-        )
 
 
 def _with_paths(found: "DataFrame", queries: "DataFrame", rows: "DataFrame") -> "DataFrame":

@@ -16,7 +16,15 @@ from lookalike.cli.arguments import (
     Recall,
     UseSpark,
 )
-from lookalike.cli.printing import answers, notes, show_json
+from lookalike.cli.printing import (
+    answers,
+    notes,
+    show_json,
+    words_of_clusters,
+    words_of_groups,
+    words_of_outliers,
+    words_of_pairs,
+)
 from lookalike.groupings.showing import SHOWN
 from lookalike.groups.alignment import AGREES
 from lookalike.groups.aside import Aside, How
@@ -139,32 +147,7 @@ def join(
         engine=engine,  # type: ignore[arg-type]
         **asked.how,
     )
-    asked.show(found, _pairs)
-
-
-def _pairs(figures: dict[str, Any]) -> list[str]:
-    within = figures["within"]
-    return [
-        f"{figures['pairs']:,} pairs" + ("" if within is None else f" within {within:g}"),
-        *([f"{figures['agreeing']:,} of them show the same"] if "agreeing" in figures else []),
-        *_of_pairs(figures),
-    ]
-
-
-def _of_pairs(figures: dict[str, Any]) -> list[str]:
-    """Say what may be missing among the pairs."""
-    lines = []
-    if figures["cut"]:
-        lines.append(
-            f"{figures['cut']:,} of {figures['images']:,} images have more than {figures['cap']} "
-            "others so near, and the farther of them are left out: --cap"
-        )
-    if figures["recall"] is not None and figures["recall"] < 1:
-        lines.append(
-            f"{figures['recall']:.1%} of the true pairs were found (of {figures['recall_of']:,} "
-            "that were checked)"
-        )
-    return lines
+    asked.show(found, words_of_pairs)
 
 
 @_finds
@@ -209,29 +192,10 @@ def duplicates(
             cap=cap,
             **asked.how,
         )
-    asked.show(found, _groups)
+    asked.show(found, words_of_groups)
     if apply is not None:
         aside = opened.set_aside(found, apply, folder)  # type: ignore[arg-type]
         _show_aside(aside, apply, folder, asked.index)
-
-
-def _groups(figures: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{figures['groups']:,} groups: {figures['drop']:,} images to drop, "
-        f"{figures['same_bytes']:,} of them the same to the byte, {figures['bytes'] / 1e6:,.1f} MB",
-        f"{figures['pairs']:,} pairs within {figures['within']:g}"
-        + (", those kept whose pixels agree" if figures["verified"] else ""),
-    ]
-    if "copies_within" in figures:
-        lines.append(
-            f"that distance is suggested: {figures['copies_within']:.0%} of copies lie within it, "
-            f"and {figures['images_with_another_within']:.0%} of images have another image there"
-        )
-    if figures["unreadable_pairs"]:
-        lines.append(
-            f"{figures['unreadable_pairs']:,} pairs could not be compared: their photos are gone"
-        )
-    return lines + _of_pairs(figures)
 
 
 def _show_aside(aside: Aside, how: str, folder: Path, index: Path) -> None:
@@ -275,15 +239,7 @@ def clusters(
     Example: `lookalike clusters cars.index --out clusters`
     """
     found = asked.opened().clusters(asked.out, resolution=resolution, least=least, k=k, **asked.how)
-    asked.show(found, _clusters)
-
-
-def _clusters(figures: dict[str, Any]) -> list[str]:
-    return [
-        f"{figures['clusters']:,} clusters of {figures['in_clusters']:,} images, the largest of "
-        f"{figures['largest']:,}, half of them of {figures['median']:g} or fewer",
-        f"{figures['alone']:,} images are in none",
-    ]
+    asked.show(found, words_of_clusters)
 
 
 @_finds
@@ -295,13 +251,4 @@ def outliers(
 
     Example: `lookalike outliers cars.index --out outliers`
     """
-    asked.show(asked.opened().outliers(asked.out, k=k, **asked.how), _outliers)
-
-
-def _outliers(figures: dict[str, Any]) -> list[str]:
-    return [
-        f"{figures['images']:,} images ranked, the most isolated first",
-        f"{figures['suspects']:,} of {figures['labelled']:,} labels to look at"
-        if figures["labelled"]
-        else "no labels to look at",
-    ]
+    asked.show(asked.opened().outliers(asked.out, k=k, **asked.how), words_of_outliers)

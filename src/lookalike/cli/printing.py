@@ -160,3 +160,68 @@ def show_parameters(parameters: Parameters) -> None:
         f"recall {parameters.measured_recall:.3f} (predicted {parameters.predicted_recall:.3f}), "
         f"a query is compared with {parameters.measured_candidates:.0%} of all rows"
     )
+
+
+def words_of_pairs(figures: dict[str, Any]) -> list[str]:
+    """Say what a join found, a line each."""
+    within = figures["within"]
+    return [
+        f"{figures['pairs']:,} pairs" + ("" if within is None else f" within {within:g}"),
+        *([f"{figures['agreeing']:,} of them show the same"] if "agreeing" in figures else []),
+        *_words_of_missing(figures),
+    ]
+
+
+def _words_of_missing(figures: dict[str, Any]) -> list[str]:
+    """Say what may be missing among the pairs."""
+    lines = []
+    if figures["cut"]:
+        lines.append(
+            f"{figures['cut']:,} of {figures['images']:,} images have more than {figures['cap']} "
+            "others so near, and the farther of them are left out: --cap"
+        )
+    if figures["recall"] is not None and figures["recall"] < 1:
+        lines.append(
+            f"{figures['recall']:.1%} of the true pairs were found (of {figures['recall_of']:,} "
+            "that were checked)"
+        )
+    return lines
+
+
+def words_of_groups(figures: dict[str, Any]) -> list[str]:
+    """Say what is in a collection twice."""
+    lines = [
+        f"{figures['groups']:,} groups: {figures['drop']:,} images to drop, "
+        f"{figures['same_bytes']:,} of them the same to the byte, {figures['bytes'] / 1e6:,.1f} MB",
+        f"{figures['pairs']:,} pairs within {figures['within']:g}"
+        + (", those kept whose pixels agree" if figures["verified"] else ""),
+    ]
+    if "copies_within" in figures:
+        lines.append(
+            f"that distance is suggested: {figures['copies_within']:.0%} of copies lie within it, "
+            f"and {figures['images_with_another_within']:.0%} of images have another image there"
+        )
+    if figures["unreadable_pairs"]:
+        lines.append(
+            f"{figures['unreadable_pairs']:,} pairs could not be compared: their photos are gone"
+        )
+    return lines + _words_of_missing(figures)
+
+
+def words_of_clusters(figures: dict[str, Any]) -> list[str]:
+    """Say what belongs together."""
+    return [
+        f"{figures['clusters']:,} clusters of {figures['in_clusters']:,} images, the largest of "
+        f"{figures['largest']:,}, half of them of {figures['median']:g} or fewer",
+        f"{figures['alone']:,} images are in none",
+    ]
+
+
+def words_of_outliers(figures: dict[str, Any]) -> list[str]:
+    """Say what does not belong."""
+    return [
+        f"{figures['images']:,} images ranked, the most isolated first",
+        f"{figures['suspects']:,} of {figures['labelled']:,} labels to look at"
+        if figures["labelled"]
+        else "no labels to look at",
+    ]

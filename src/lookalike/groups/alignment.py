@@ -23,8 +23,9 @@ SIDE = 64  # pixels of a thumbnail
 AGREES = 0.965
 """From here on two pictures are taken for the same.
 
-Of copies of 150 photos, cropped by 15 %, marked, scaled down or rotated, all but one in a hundred
-agree so well; of 600 pairs of other photos, those nearest by their embeddings, none by over 0.95.
+With 818 copies planted among 1,229 photos, the threshold with the best F1 on the one half is 0.959
+(`benchmarks/rivals/duplicates.py`). A little more is asked for: who goes for a copy may be dropped,
+and is the last of its kind if that is wrong.
 """
 _ROUGH = SIDE // 2  # pixels, at which most pairs turn out to be none
 _WORTH = 0.85  # agreement there, from which on a closer look is worth it
