@@ -184,7 +184,7 @@ function searchWith(file) {
   });
 }
 
-async function surprise() {
+function surprise() {
   const state = { ...now(), image: -1, upload: null, view: "pictures", seed: null };
   go(state, {
     task: async (signal) => {

@@ -90,7 +90,9 @@ async function offer() {
 }
 
 function draw({ labels: found, total }, text, problem) {
-  const free = found.filter(({ label }) => !chosen.includes(label));
+  // The one that was typed first, then those that begin so; the frequent ones first within each.
+  const far = ({ label }) => (label === text ? 0 : label.toLowerCase().startsWith(text.toLowerCase()) ? 1 : 2);
+  const free = found.filter(({ label }) => !chosen.includes(label)).sort((a, b) => far(a) - far(b));
   const option = ({ label, images }, number) =>
     h("li", { role: "option", id: `label-${number}`, "data-label": label, "aria-selected": "false" },
       h("span", {}, label), h("span", { class: "images" }, count(images)));

@@ -173,14 +173,17 @@ function draw() {
   if (few?.length) surface.clear();
   else surface.draw({ ...view, perUnit: perUnit() * fine }, colours, SIZES, fine * dot());
   showPictures(few ?? []);
-  if (marked >= 0) at(marker, onScreen(marked));
+  if (marked >= 0) at(marker, onScreen(marked), MIDDLE);
   if (target >= 0) placeTip();
 }
 
 // Points grow as they get fewer, more slowly than the map does.
 const dot = () => Math.max(2.5, Math.min(14, (2.2 * Math.min(width, height) ** 0.5 * view.zoom ** 0.4) / data.ids.length ** 0.25));
 
-const at = (element, [x, y]) => (element.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px)`);
+const at = (element, [x, y], by = "0, 0") => {
+  element.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px) translate(${by})`;
+};
+const MIDDLE = "-50%, -50%";
 
 function showPictures(few) {
   const stay = new Set(few);
@@ -189,7 +192,7 @@ function showPictures(few) {
     img.remove();
     pictures.delete(i);
   }
-  const side = Math.max(44, Math.min(112, 0.7 * Math.sqrt((width * height) / FEW)));
+  const side = Math.max(56, Math.min(120, 0.85 * Math.sqrt((width * height) / FEW)));
   for (const i of few) {
     let img = pictures.get(i);
     if (!img) {
@@ -200,13 +203,13 @@ function showPictures(few) {
       pictures.set(i, img);
       $("#map-over").prepend(img);
     }
-    img.style.width = img.style.height = `${side}px`;
-    img.style.margin = `${-side / 2}px 0 0 ${-side / 2}px`;
+    img.style.maxWidth = img.style.maxHeight = `${side}px`;
     img.style.borderColor = `var(--kind-${data.kinds[i]})`;
     img.style.opacity = data.kinds[i] === DIM ? 0.4 : 1;
-    at(img, onScreen(i));
+    at(img, onScreen(i), MIDDLE);
   }
   frame.classList.toggle("few", few.length > 0);
+  marker.style.width = marker.style.height = few.length ? `${side + 12}px` : "";
 }
 
 function nearestTo(place, reach) {
