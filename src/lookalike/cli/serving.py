@@ -1,5 +1,6 @@
 """The command that shows an index in a browser."""
 
+import contextlib
 import webbrowser
 from typing import Annotated
 
@@ -52,7 +53,7 @@ def serve(
             webbrowser.open(address)
 
     limits = Limits(round(upload_mb * 1e6), round(upload_mpixels * 1e6))
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         serve_index(
             opened,
             host,
@@ -63,5 +64,4 @@ def serve(
             access_log=access_log,
             began=began,
         )
-    except KeyboardInterrupt:
-        notes.print("stopped")
+    notes.print("stopped")
