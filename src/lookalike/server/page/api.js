@@ -13,18 +13,21 @@ export class Failure extends Error {
   }
 }
 
+export const gone = () =>
+  new Failure("The server does not answer. See whether it still runs, then try again.", 0);
+
 async function ask(url, options) {
   let response;
   try {
     response = await fetch(url, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Failure("The server does not answer. See whether it still runs, then try again.", 0);
+    throw gone();
   }
   const body = await response.json().catch(() => null);
   if (!response.ok) {
     const said = body?.error ?? `The server answered ${response.status}: try again, or look at its log.`;
-    throw new Failure(said, response.status);
+    throw new Failure(said.charAt(0).toUpperCase() + said.slice(1), response.status);
   }
   if (body === null) throw new Failure("The answer cannot be read: reload the page.", response.status);
   return { body, status: response.status };

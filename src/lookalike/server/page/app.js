@@ -6,7 +6,6 @@ import * as compare from "./compare.js";
 import { $, count, counted, h } from "./dom.js";
 import * as filter from "./filter.js";
 import * as keys from "./keys.js";
-import * as map from "./map.js";
 import * as results from "./results.js";
 import { hasQuery, href, read, USUAL_K } from "./state.js";
 import { remember } from "./trail.js";
@@ -17,7 +16,16 @@ const PATIENCE = 60; // ms that an answer may take before anything says so
 let shown = null; // {state, answer, draw}: what is on the screen
 let flight = new AbortController();
 let info = null;
+let map = null; // comes when it is first looked at
 const photos = new Map(); // keys of uploads to the photos as they lie in this browser
+
+async function getMap() {
+  const found = await import("./map.js").catch(() => {
+    throw api.gone();
+  });
+  found.listen((id) => go({ ...now(), image: id, upload: null, view: "pictures", seed: null }), change);
+  return found;
+}
 
 const viewOf = (state) => (state.view === "map" ? "map" : hasQuery(state) ? "results" : "start");
 
@@ -31,6 +39,7 @@ async function load(state, signal) {
   info = found;
   if (answer) answer.query.thumbnail = photos.get(answer.query.upload) ?? answer.query.thumbnail;
   const view = viewOf(state);
+  if (view === "map") map ??= await getMap();
   if (view === "map") return { state, answer, draw: () => map.show(state, answer, info) };
   if (view === "results") {
     return { state, answer, draw: () => results.showAnswer(answer, state, info) };
@@ -106,7 +115,7 @@ function frame(state) {
   $(view === "map" ? "#to-map" : "#to-pictures").setAttribute("aria-current", "page");
   $(view === "map" ? "#to-pictures" : "#to-map").removeAttribute("aria-current");
   if (info) $("#collection").textContent = `${info.name} · ${counted(info.images, "image")}`;
-  if (view !== "map") map.leave();
+  if (view !== "map") map?.leave();
 }
 
 const busy = (on) => $("#main").setAttribute("aria-busy", String(on));
@@ -148,8 +157,7 @@ function settle() {
 }
 
 function complain(message, again) {
-  const text = message.charAt(0).toUpperCase() + message.slice(1);
-  const box = h("div", {}, h("p", {}, text));
+  const box = h("div", {}, h("p", {}, message));
   if (again) box.append(h("button", { type: "button", "data-do": "again" }, "Try again"));
   box.append(h("button", { type: "button", "data-do": "quiet", class: "bare", "aria-label": "Close the message" }, "×"));
   $("#alert").replaceChildren(box);
@@ -256,7 +264,6 @@ addEventListener("popstate", () => {
 $("#k").addEventListener("change", (event) => change({ k: Number(event.target.value) || USUAL_K }));
 filter.listen(change);
 ask.listen(searchWith, complain);
-map.listen((id) => go({ ...now(), image: id, upload: null, view: "pictures", seed: null }), change);
 keys.listen({
   "/": () => !$("#filter").hidden && filter.focus(),
   r: surprise,

@@ -1,6 +1,6 @@
 // Asking with a photo: dropped, pasted, picked or taken.
 
-import { $, count } from "./dom.js";
+import { $ } from "./dom.js";
 
 const LARGEST = 1024; // pixels of a side that are sent: the network looks at 224
 const SMALL = 300_000; // bytes that are sent as they are
@@ -10,9 +10,8 @@ const SMALL = 300_000; // bytes that are sent as they are
 export async function prepare(file, limit) {
   const ready = file.size > SMALL ? ((await smaller(file)) ?? file) : file;
   if (limit && ready.size > limit) {
-    const size = (ready.size / 2 ** 20).toFixed(0);
-    const most = (limit / 2 ** 20).toFixed(0);
-    throw new Error(`${file.name || "The file"} is ${count(size)} MB, at most ${most} MB can be sent: choose a smaller one.`);
+    const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+    throw new Error(`${file.name || "The file"} is ${megabytes(ready.size)}, at most ${megabytes(limit)} can be sent: choose a smaller one.`);
   }
   return ready;
 }
