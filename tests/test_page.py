@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from lookalike import Index
 from lookalike.drawing import DrawnCollection
@@ -256,6 +256,7 @@ def test_what_is_no_photo_is_answered_and_the_results_stay(visit: Visit) -> None
     give(page, "drop", b"no picture", "notes.jpg", "image/jpeg")
     expect(alert).to_contain_text("No picture to search with")
     neighbors(page, "00006.jpg")
+    expect(page.locator("#query-link")).not_to_have_class(re.compile("gone"))
     assert query_of(page) == "image=5"
     give(page, "drop", bytes(3_000_000), "film.raw", "")
     expect(alert).to_contain_text("film.raw is 3.0 MB, at most 2.0 MB can be sent")
@@ -370,9 +371,33 @@ def test_all_of_it_by_keyboard(visit: Visit) -> None:
     page.keyboard.press("Escape")
     page.locator("#results-title").focus()
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog")).to_be_visible()
+    page.get_by_label("Keys of one letter are on").press("Space")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
+    page.keyboard.press("/")
+    expect(page.get_by_role("combobox", name="Only with label")).not_to_be_focused()
+
+
+def test_it_says_what_a_search_may_have_missed(visit: Visit) -> None:
+    page = visit()
+    wall(page)
+
+    def estimated(route: Route) -> None:
+        answer = route.fetch().json()
+        told = {"engine": "lsh", "compared": 2310, "images": 1_000_000, "recall": recall}
+        route.fulfill(json={**answer, **told})
+
+    page.route("**/api/search?*", estimated)
+    recall: float | None = 0.984
+    wall(page).first.click()
+    neighbors(page)
+    expect(page.locator("#how")).to_contain_text(
+        "Compared with 2,310 of 1,000,000 images, those whose signatures are near; "
+        "finds 98.4 % of the ten nearest, measured on this collection"
+    )
+    recall = None
+    page.locator("#neighbors a.card").first.click()
+    expect(page.locator("#how")).to_contain_text("has not been measured yet")
 
 
 def test_the_map(visit: Visit, screenshots: Path) -> None:

@@ -37,7 +37,7 @@ async function load(state, signal) {
     api.info().catch(() => info),
   ]);
   info = found;
-  if (answer) answer.query.thumbnail = photos.get(answer.query.upload) ?? answer.query.thumbnail;
+  if (answer) answer.query.local = photos.get(answer.query.upload);
   const view = viewOf(state);
   if (view === "map") map ??= await getMap();
   if (view === "map") return { state, answer, draw: () => map.show(state, answer, info) };
@@ -231,18 +231,18 @@ addEventListener("click", (event) => {
 });
 
 // A picture whose file is gone says so in its place.
-addEventListener("error", ({ target }) => {
-  if (target instanceof HTMLImageElement) target.closest(".well")?.classList.add("gone");
-}, true);
-addEventListener("load", ({ target }) => {
-  if (target instanceof HTMLImageElement) target.closest(".well")?.classList.remove("gone");
-}, true);
+for (const what of ["error", "load"]) {
+  document.addEventListener(what, ({ target }) => {
+    if (target instanceof HTMLImageElement) target.closest(".well")?.classList.toggle("gone", what === "error");
+  }, true);
+}
 
 // Where each entry of the history was scrolled to.
 history.scrollRestoration = "manual";
 const places = new Map();
-let entry = history.state?.at ?? 0;
-addEventListener("scroll", () => places.set(history.state?.at ?? 0, scrollY), { passive: true });
+if (!history.state?.at) history.replaceState({ at: Date.now() }, "");
+const place = () => places.get(history.state?.at) ?? 0;
+addEventListener("scroll", () => places.set(history.state?.at, scrollY), { passive: true });
 addEventListener("pagehide", () => {
   try {
     sessionStorage.setItem("lookalike.places", JSON.stringify([...places].slice(-50)));
@@ -256,9 +256,8 @@ try {
   // none, or something else
 }
 addEventListener("popstate", () => {
-  entry = history.state?.at ?? 0;
   compare.close();
-  go(read(location.search), { push: false, scroll: places.get(entry) ?? 0 });
+  go(read(location.search), { push: false, scroll: place() });
 });
 
 $("#k").addEventListener("change", (event) => change({ k: Number(event.target.value) || USUAL_K }));
@@ -272,4 +271,4 @@ keys.listen({
   "?": keys.showHelp,
 });
 
-go(read(location.search), { push: false, focus: false, scroll: places.get(entry) ?? 0 });
+go(read(location.search), { push: false, focus: false, scroll: place() });

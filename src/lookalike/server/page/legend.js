@@ -42,7 +42,7 @@ export function palette() {
   return colours;
 }
 
-export const SIZES = new Float32Array(KINDS).fill(1).fill(0.8, DIM, OTHER + 1).fill(1.2, CHOSEN).fill(1.9, NEAR);
+export const SIZES = new Float32Array(KINDS).fill(1).fill(0.8, DIM, OTHER + 1).fill(1.2, CHOSEN).fill(1.6, NEAR);
 
 export function showLegend(top, chosen, neighbors, change) {
   const legend = $("#legend");

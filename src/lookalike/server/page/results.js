@@ -49,15 +49,17 @@ export function skeleton(list, number) {
 export function showQuery(query, state) {
   const img = $("#query-picture");
   const name = nameOf(query);
-  if (img.dataset.of !== query.thumbnail) {
-    img.dataset.of = query.thumbnail;
+  // What is in this browser already; unless only the server can decode it.
+  const first = (!img.parentElement.classList.contains("gone") && query.local) || query.thumbnail;
+  if (img.dataset.of !== first) {
+    img.dataset.of = first;
     img.removeAttribute("srcset");
-    img.src = query.thumbnail; // known from the grid already, so it is there at once
+    img.src = first;
     if (query.picture) {
       const large = new Image();
       large.srcset = `${sized(query.picture, 640)} 1x, ${query.picture} 2x`;
       large.decode().then(
-        () => img.dataset.of === query.thumbnail && (img.srcset = large.srcset),
+        () => img.dataset.of === first && (img.srcset = large.srcset),
         () => {},
       );
     }
