@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fastapi import HTTPException, Request
 from PIL import Image
 from prometheus_client import Histogram
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException as AnyHTTPException
 
 from lookalike.embedding import ImageEmbedder, Vectors
 from lookalike.images import BadImage, IsolatedDecoder
@@ -193,7 +193,6 @@ async def _file_of_form(request: Request, data: bytes) -> bytes:
             for value in form.values():
                 if not isinstance(value, str):
                     return await value.read()
-    except (MultiPartException, HTTPException) as error:
-        reason = getattr(error, "detail", None) or getattr(error, "message", "")
-        raise HTTPException(400, f"no form that can be read ({reason}): send one file") from None
+    except AnyHTTPException as error:
+        raise HTTPException(400, f"no form that can be read ({error.detail})") from None
     return b""
