@@ -26,7 +26,7 @@ async function ask(url, options) {
   }
   const body = await response.json().catch(() => null);
   if (!response.ok) {
-    const said = body?.error ?? `The server answered ${response.status}: try again, or look at its log.`;
+    const said = body?.error ?? `The server answered ${response.status}: see its log, or try again.`;
     throw new Failure(said.charAt(0).toUpperCase() + said.slice(1), response.status);
   }
   if (body === null) throw new Failure("The answer cannot be read: reload the page.", response.status);

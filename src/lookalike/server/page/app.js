@@ -11,6 +11,7 @@ import { hasQuery, href, read, USUAL_K } from "./state.js";
 import { remember } from "./trail.js";
 
 const WALL = 48; // random pictures to begin with
+const STEPS = [12, 24, 48, 96]; // neighbours that can be chosen
 const PATIENCE = 60; // ms that an answer may take before anything says so
 
 let shown = null; // {state, answer, draw}: what is on the screen
@@ -70,7 +71,8 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
     clearTimeout(soon);
     if (signal.aborted) return;
     settle();
-    complain(error.message, error.status === 0 && (() => go(state, { push, scroll, focus, preview, task })));
+    const again = () => go(state, { push, scroll, focus, preview, task });
+    complain(error.message, error.status === 0 ? again : null);
     return;
   }
   clearTimeout(soon);
@@ -102,14 +104,16 @@ function draw() {
 function frame(state) {
   const view = viewOf(state);
   document.body.dataset.view = view;
-  for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== view;
+  for (const section of document.querySelectorAll("main > section")) {
+    section.hidden = section.id !== view;
+  }
   const slot = $(`#${view} .slot`);
   if ($("#toolbar").parentElement !== slot) slot.append($("#toolbar"));
   filter.show(state);
   $("#filter").hidden = info?.labels === 0 && state.labels.length === 0;
-  const many = $("#k");
-  const steps = new Set([12, 24, 48, 96, state.k].filter((k) => k <= (info?.limits.k ?? 96)));
-  many.replaceChildren(...[...steps].sort((a, b) => a - b).map((k) => h("option", { selected: k === state.k }, String(k))));
+  const steps = [...new Set([...STEPS, state.k])].filter((k) => k <= (info?.limits.k ?? 96));
+  const step = (k) => h("option", { selected: k === state.k }, String(k));
+  $("#k").replaceChildren(...steps.sort((a, b) => a - b).map(step));
   $("#to-pictures").href = href({ ...state, view: "pictures" });
   $("#to-map").href = href({ ...state, view: "map" });
   $(view === "map" ? "#to-map" : "#to-pictures").setAttribute("aria-current", "page");
@@ -157,10 +161,10 @@ function settle() {
 }
 
 function complain(message, again) {
-  const box = h("div", {}, h("p", {}, message));
-  if (again) box.append(h("button", { type: "button", "data-do": "again" }, "Try again"));
-  box.append(h("button", { type: "button", "data-do": "quiet", class: "bare", "aria-label": "Close the message" }, "×"));
-  $("#alert").replaceChildren(box);
+  const button = (deed, text, more) => h("button", { type: "button", "data-do": deed, ...more }, text);
+  const close = button("quiet", "×", { class: "bare", "aria-label": "Close the message" });
+  const retry = again ? button("again", "Try again") : null;
+  $("#alert").replaceChildren(h("div", {}, h("p", {}, message), retry ?? "", close));
   deeds.again = again;
 }
 
@@ -214,7 +218,8 @@ const deeds = {
 };
 
 function compareAt(at, opener) {
-  if (shown?.answer && viewOf(shown.state) === "results") compare.open(shown.answer, shown.state, at, opener);
+  if (!shown?.answer || viewOf(shown.state) !== "results") return;
+  compare.open(shown.answer, shown.state, at, opener);
 }
 
 addEventListener("click", (event) => {
@@ -223,8 +228,8 @@ addEventListener("click", (event) => {
   const beside = event.target.closest("[data-compare]");
   if (beside) return compareAt(Number(beside.dataset.compare), beside);
   const link = event.target.closest("a[data-go]");
-  const plain = event.button === 0 && !event.ctrlKey && !event.metaKey && !event.shiftKey && !event.altKey;
-  if (!link || !plain) return; // a new tab is a new tab
+  const { ctrlKey, metaKey, shiftKey, altKey } = event;
+  if (!link || ctrlKey || metaKey || shiftKey || altKey) return; // a new tab is a new tab
   event.preventDefault();
   compare.close();
   go(read(new URL(link.href).search), { preview: results.imageOf(link) });
@@ -233,25 +238,28 @@ addEventListener("click", (event) => {
 // A picture whose file is gone says so in its place.
 for (const what of ["error", "load"]) {
   document.addEventListener(what, ({ target }) => {
-    if (target instanceof HTMLImageElement) target.closest(".well")?.classList.toggle("gone", what === "error");
+    const well = target instanceof HTMLImageElement && target.closest(".well");
+    if (well) well.classList.toggle("gone", what === "error");
   }, true);
 }
 
 // Where each entry of the history was scrolled to.
 history.scrollRestoration = "manual";
+const PLACES = "lookalike.places";
 const places = new Map();
 if (!history.state?.at) history.replaceState({ at: Date.now() }, "");
 const place = () => places.get(history.state?.at) ?? 0;
 addEventListener("scroll", () => places.set(history.state?.at, scrollY), { passive: true });
 addEventListener("pagehide", () => {
   try {
-    sessionStorage.setItem("lookalike.places", JSON.stringify([...places].slice(-50)));
+    sessionStorage.setItem(PLACES, JSON.stringify([...places].slice(-50)));
   } catch {
     // not kept, then
   }
 });
 try {
-  for (const [at, y] of JSON.parse(sessionStorage.getItem("lookalike.places") ?? "[]")) places.set(at, y);
+  const kept = JSON.parse(sessionStorage.getItem(PLACES) ?? "[]");
+  for (const [at, y] of kept) places.set(at, y);
 } catch {
   // none, or something else
 }

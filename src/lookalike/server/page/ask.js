@@ -11,7 +11,9 @@ export async function prepare(file, limit) {
   const ready = file.size > SMALL ? ((await smaller(file)) ?? file) : file;
   if (limit && ready.size > limit) {
     const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
-    throw new Error(`${file.name || "The file"} is ${megabytes(ready.size)}, at most ${megabytes(limit)} can be sent: choose a smaller one.`);
+    const [size, most] = [megabytes(ready.size), megabytes(limit)];
+    const name = file.name || "The file";
+    throw new Error(`${name} is ${size}, at most ${most} can be sent: choose a smaller one.`);
   }
   return ready;
 }

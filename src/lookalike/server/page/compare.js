@@ -40,7 +40,8 @@ function put(figure, image, what, label) {
     () => img.dataset.of === image.picture && (img.src = image.picture),
     () => {},
   );
-  const caption = [h("span", { class: "what" }, what), h("span", { class: "name", title: image.path ?? "" }, nameOf(image))];
+  const name = h("span", { class: "name", title: image.path ?? "" }, nameOf(image));
+  const caption = [h("span", { class: "what" }, what), name];
   if (image.label !== null) {
     const same = label !== null && image.label === label;
     caption.push(h("span", { class: same ? "label same" : "label" }, image.label));

@@ -17,7 +17,7 @@ export const unseen = (text) => h("span", { class: "unseen" }, text);
 // Words of the page are English, so its numbers are too: 4,053 and 0.231.
 const whole = new Intl.NumberFormat("en-GB");
 export const count = (number) => whole.format(number);
-export const counted = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
+export const counted = (number, one) => `${count(number)} ${one}${number === 1 ? "" : "s"}`;
 export const distance = (number) => number.toFixed(3);
 
 // Every picture is asked for at 320; screens with finer pixels get 640.

@@ -67,8 +67,10 @@ export const focus = () => input.focus();
 
 export function show(state) {
   chosen = state.labels;
-  const chip = (name, value, text) =>
-    h("li", {}, h("button", { type: "button", name, value, "aria-label": `Take away the filter ${text}` }, text, h("span", { "aria-hidden": "true" }, "×")));
+  const chip = (name, value, text) => {
+    const says = { type: "button", name, value, "aria-label": `Take away the filter ${text}` };
+    return h("li", {}, h("button", says, text, h("span", { "aria-hidden": "true" }, "×")));
+  };
   const chips = chosen.map((label) => chip("label", label, label));
   if (state.paths.length) chips.push(chip("path", "", `path ${state.paths.join(", ")}`));
   if (state.within !== null) chips.push(chip("within", "", `within ${state.within}`));
@@ -91,15 +93,19 @@ async function offer() {
 
 function draw({ labels: found, total }, text, problem) {
   // The one that was typed first, then those that begin so; the frequent ones first within each.
-  const far = ({ label }) => (label === text ? 0 : label.toLowerCase().startsWith(text.toLowerCase()) ? 1 : 2);
-  const free = found.filter(({ label }) => !chosen.includes(label)).sort((a, b) => far(a) - far(b));
+  const begins = (label) => label.toLowerCase().startsWith(text.toLowerCase());
+  const far = ({ label }) => (label === text ? 0 : begins(label) ? 1 : 2);
+  const free = found.filter(({ label }) => !chosen.includes(label));
+  free.sort((a, b) => far(a) - far(b));
   const option = ({ label, images }, number) =>
     h("li", { role: "option", id: `label-${number}`, "data-label": label, "aria-selected": "false" },
       h("span", {}, label), h("span", { class: "images" }, count(images)));
   list.replaceChildren(...free.map(option));
   list.hidden = free.length === 0;
   const more = total - found.length;
-  note.textContent = problem ?? (free.length === 0 ? (text ? `No label contains “${text}”.` : "No other label.") : more > 0 ? `and ${count(more)} more: type to narrow` : "");
+  const none = text ? `No other label contains “${text}”.` : "No other label.";
+  const rest = more > 0 ? `and ${count(more)} more: type to narrow` : "";
+  note.textContent = problem ?? (free.length === 0 ? none : rest);
   note.hidden = !note.textContent;
   popup.hidden = false;
   input.setAttribute("aria-expanded", String(free.length > 0));

@@ -2,7 +2,13 @@
 
 const STILL = 4; // pixels a pointer may move and still click
 const STEP = 80; // pixels an arrow key moves the map
-const ZOOM = 1.5; // by a key or a button
+export const ZOOM = 1.5; // by a key or a button
+const ARROWS = {
+  ArrowLeft: [1, 0],
+  ArrowRight: [-1, 0],
+  ArrowUp: [0, 1],
+  ArrowDown: [0, -1],
+};
 
 export function gestures(canvas, { pan, zoom, whole, hover, tap, take, leave }) {
   const down = new Map(); // pointers that touch, to where they last were
@@ -12,12 +18,11 @@ export function gestures(canvas, { pan, zoom, whole, hover, tap, take, leave }) 
     const box = canvas.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
   };
-  // Middle and spread of all pointers that touch.
+  // Middle and spread of the one or two pointers that touch.
   const pose = () => {
-    const places = [...down.values()];
-    const middle = [0, 1].map((axis) => places.reduce((sum, one) => sum + one[axis], 0) / places.length);
-    const spread = places.length < 2 ? 0 : Math.hypot(places[0][0] - places[1][0], places[0][1] - places[1][1]);
-    return [middle, spread];
+    const [one, other = one] = down.values();
+    const middle = [(one[0] + other[0]) / 2, (one[1] + other[1]) / 2];
+    return [middle, Math.hypot(one[0] - other[0], one[1] - other[1])];
   };
 
   canvas.addEventListener("pointerdown", (event) => {
@@ -56,8 +61,8 @@ export function gestures(canvas, { pan, zoom, whole, hover, tap, take, leave }) 
 
   canvas.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const arrow = { ArrowLeft: [STEP, 0], ArrowRight: [-STEP, 0], ArrowUp: [0, STEP], ArrowDown: [0, -STEP] }[event.key];
-    if (arrow) pan(...arrow, true);
+    const arrow = ARROWS[event.key];
+    if (arrow) pan(STEP * arrow[0], STEP * arrow[1], true);
     else if (event.key === "+" || event.key === "=") zoom(ZOOM, null, true);
     else if (event.key === "-") zoom(1 / ZOOM, null, true);
     else if (event.key === "0" || event.key === "Home") whole(true);
@@ -67,5 +72,3 @@ export function gestures(canvas, { pan, zoom, whole, hover, tap, take, leave }) 
     event.preventDefault();
   });
 }
-
-export { ZOOM };

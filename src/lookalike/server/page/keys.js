@@ -44,11 +44,15 @@ function move(card, key) {
   const cards = [...card.parentElement.children];
   const at = cards.indexOf(card);
   const row = cards.filter((other) => other.offsetTop === cards[0].offsetTop).length;
-  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - row, ArrowDown: at + row, Home: 0, End: cards.length - 1 }[key];
+  const last = cards.length - 1;
+  const [left, right, up, down] = [at - 1, at + 1, at - row, at + row];
+  const to = {
+    ArrowLeft: left, ArrowRight: right, ArrowUp: up, ArrowDown: down, Home: 0, End: last,
+  }[key];
   if (to === undefined) return false;
   // Down from the last but one row goes to the last card where the last row is shorter.
-  const below = key === "ArrowDown" && to >= cards.length && Math.floor(at / row) < Math.floor((cards.length - 1) / row);
-  const link = $("a", cards[below ? cards.length - 1 : to] ?? card);
+  const below = to > last && key === "ArrowDown" && Math.floor(at / row) < Math.floor(last / row);
+  const link = $("a", cards[below ? last : to] ?? card);
   link.focus({ preventScroll: true });
   link.scrollIntoView({ block: "nearest" });
   return true;

@@ -26,7 +26,8 @@ export function kinds({ label, labels, ids }, top, chosen, near) {
     if (index >= 0 && ofLabel[index] === DIM) ofLabel[index] = CHOSEN;
   }
   const rest = chosen.length ? DIM : OTHER;
-  return Uint8Array.from(ids, (id, i) => (near.has(id) ? NEAR : label[i] < 0 ? rest : ofLabel[label[i]]));
+  const own = (one) => (one < 0 ? rest : ofLabel[one]);
+  return Uint8Array.from(ids, (id, i) => (near.has(id) ? NEAR : own(label[i])));
 }
 
 // The colours of kinds as the style sheet has them for light and dark.
@@ -42,7 +43,8 @@ export function palette() {
   return colours;
 }
 
-export const SIZES = new Float32Array(KINDS).fill(1).fill(0.8, DIM, OTHER + 1).fill(1.2, CHOSEN).fill(1.6, NEAR);
+export const SIZES = new Float32Array(KINDS).fill(1);
+SIZES.fill(0.8, DIM, OTHER + 1).fill(1.2, CHOSEN).fill(1.6, NEAR);
 
 export function showLegend(top, chosen, neighbors, change) {
   const legend = $("#legend");
@@ -51,13 +53,15 @@ export function showLegend(top, chosen, neighbors, change) {
     dot.style.background = `var(--kind-${kind})`;
     return dot;
   };
-  const names = [...top, ...chosen.filter((name) => !top.some(({ label }) => label === name)).map((label) => ({ label }))];
+  const others = chosen.filter((name) => !top.some(({ label }) => label === name));
+  const names = [...top, ...others.map((label) => ({ label }))];
   const buttons = names.map(({ label, images }, rank) => {
     const on = chosen.includes(label);
     const button = h("button", { type: "button", "aria-pressed": String(on) },
       swatch(rank < top.length ? FIRST + rank : CHOSEN), h("span", { class: "name" }, label),
       images === undefined ? null : h("span", { class: "images" }, count(images)));
-    button.addEventListener("click", () => change({ labels: on ? chosen.filter((name) => name !== label) : [...chosen, label] }));
+    const labels = on ? chosen.filter((name) => name !== label) : [...chosen, label];
+    button.addEventListener("click", () => change({ labels }));
     return button;
   });
   const focused = [...legend.children].indexOf(document.activeElement);

@@ -1,61 +1,70 @@
 // The map: every picture a point, or itself where few are in view.
 
 import * as api from "./api.js";
-import { $, count, counted } from "./dom.js";
+import { camera, lookAt, MIDDLE, onCanvas, onMap, perUnit, put, zoomBy } from "./camera.js";
+import { FEW, forget, isClose, showPictures, side, small } from "./closeup.js";
+import { $, count, counted, h } from "./dom.js";
 import { gestures, ZOOM } from "./gestures.js";
-import { DIM, frequent, kinds, palette, showLegend, SIZES } from "./legend.js";
+import { frequent, kinds, palette, showLegend, SIZES } from "./legend.js";
 import { grid } from "./nearby.js";
 import { plot } from "./plot.js";
 
-const FEW = 80; // points in view that are shown as pictures
 const REACH = 14; // pixels from the pointer to a point that it means
+const NEAR_CROSS = 100; // pixels from the cross to a point that the keys mean
+const WHOLE = { x: 0, y: 0, zoom: 1 };
+const NO_WEBGL =
+  "The map is drawn with WebGL2, which this browser lacks or has turned off. " +
+  "Everything else works without it.";
+
 const canvas = $("#map-canvas");
 const frame = $("#map-frame");
 const tip = $("#map-tip");
+const marker = h("div", { class: "marker" });
 
-let surface; // null where there is no WebGL2
-let data = null; // the points, with their grid and what they are of
-let view = { x: 0, y: 0, zoom: 1 };
-let state, answer, marked, colours;
-let [width, height, fine] = [1, 1, 1]; // of the canvas in pixels of CSS; device pixels to one of them
-let [pick, change] = [];
-let [flight, due, idle, target, hovering] = [null, 0, 0, -1, 0];
-const pictures = new Map(); // points to their pictures in view
-const marker = document.createElement("div");
-marker.className = "marker";
-
-const perUnit = () => view.zoom * 0.46 * Math.min(width, height);
-const onScreen = (i) => [width / 2 + (data.x[i] - view.x) * perUnit(), height / 2 - (data.y[i] - view.y) * perUnit()];
-const onMap = ([px, py]) => [view.x + (px - width / 2) / perUnit(), view.y - (py - height / 2) / perUnit()];
-const small = (id) => `api/images/${id}/picture?size=160`;
+let surface = null; // what draws; null where there is no WebGL2
+let data = null; // the points, with their grid and kinds
+let state, answer, colours;
+let marked = -1; // the point of the query
+let target = -1; // the point that is pointed at
+let hovered = false; // by a pointer, which points elsewhere once the map moves
+let fine = 1; // device pixels to one of CSS
+let pick, change; // what to tell of a picture taken, of labels chosen
+let [flight, due, idle] = [null, 0, 0];
 
 export function listen(picked, changed) {
   [pick, change] = [picked, changed];
   gestures(canvas, {
-    pan: (dx, dy, byKey) => { move({ x: view.x - dx / perUnit(), y: view.y + dy / perUnit() }); settle(byKey); },
-    zoom: (factor, at, byKey) => { zoomAbout(factor, at); settle(byKey); },
-    whole: (byKey) => { move({ x: 0, y: 0, zoom: 1 }); settle(byKey); },
-    hover: (at) => point(data ? nearestTo(at, REACH) : -1),
-    tap: (at, type, event) => {
-      const i = data ? nearestTo(at, type === "mouse" ? REACH : 2 * REACH) : -1;
-      if (i < 0) return point(-1);
-      if (type === "mouse") return event.ctrlKey || event.metaKey ? open(`?image=${data.ids[i]}`) : pick(data.ids[i]);
-      point(i, true); // a finger hovers nowhere: the first tap shows, a tap on what is shown takes
+    pan: (dx, dy, byKey) =>
+      look({ x: camera.x - dx / perUnit(), y: camera.y + dy / perUnit() }, byKey),
+    zoom: (factor, place, byKey) => zoom(factor, place, byKey),
+    whole: (byKey) => look(WHOLE, byKey),
+    hover: (place) => point(nearestTo(place, REACH)),
+    tap,
+    take: () => {
+      const i = atCross();
+      if (i >= 0) pick(data.ids[i]);
     },
-    take: () => target >= 0 && pick(data.ids[target]),
     leave: () => point(-1),
   });
   frame.addEventListener("click", (event) => {
     const deed = event.target.closest("[data-map]")?.dataset.map;
-    if (deed === "in" || deed === "out") zoomAbout(deed === "in" ? ZOOM : 1 / ZOOM, null);
-    else if (deed === "all") move({ x: 0, y: 0, zoom: 1 });
-    else if (deed === "query" && marked >= 0) move({ x: data.x[marked], y: data.y[marked], zoom: Math.max(view.zoom, 8) });
-    if (deed) settle();
+    if (deed === "in") zoom(ZOOM);
+    else if (deed === "out") zoom(1 / ZOOM);
+    else if (deed === "all") look(WHOLE);
+    else if (deed === "query" && marked >= 0) {
+      look({ x: data.x[marked], y: data.y[marked], zoom: Math.max(camera.zoom, 8) });
+    }
   });
   new ResizeObserver(resize).observe(frame);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { colours = palette(); soon(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    colours = palette();
+    soon();
+  });
   canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
-  canvas.addEventListener("webglcontextrestored", () => { surface = plot(canvas); if (data) colour(); });
+  canvas.addEventListener("webglcontextrestored", () => {
+    surface = plot(canvas);
+    if (data) colour();
+  });
 }
 
 export function show(newState, newAnswer, info) {
@@ -63,12 +72,10 @@ export function show(newState, newAnswer, info) {
   $("#map-title").textContent = info ? `Map of ${info.name}` : "Map";
   canvas.ariaLabel = $("#map-title").textContent;
   surface ??= plot(canvas);
-  if (!surface) {
-    return waiting("The map is drawn with WebGL2, which this browser lacks or has turned off. Everything else works without it.");
-  }
+  if (!surface) return waiting(NO_WEBGL);
   resize();
-  if (data && (!info || data.version === info.version)) return colour();
-  fetchPoints();
+  if (data && (!info || data.version === info.version)) colour();
+  else getPoints();
 }
 
 export function leave() {
@@ -77,7 +84,7 @@ export function leave() {
   point(-1);
 }
 
-async function fetchPoints() {
+async function getPoints() {
   flight?.abort();
   const { signal } = (flight = new AbortController());
   waiting("Getting the map");
@@ -98,16 +105,17 @@ async function fetchPoints() {
 
 function take(body) {
   const [x, y] = [Float32Array.from(body.x), Float32Array.from(body.y)];
-  data = { ...body, x, y, near: grid(x, y), top: frequent(body), rows: new Map(body.ids.map((id, i) => [id, i])) };
-  for (const img of pictures.values()) img.remove();
-  pictures.clear();
+  const rows = new Map(body.ids.map((id, i) => [id, i]));
+  data = { ...body, x, y, rows, near: grid(x, y), top: frequent(body) };
+  forget();
 }
 
 function waiting(text, progress) {
   const wait = $("#map-wait");
   wait.hidden = text === null;
   if (text === null) return;
-  $("#map-doing").textContent = progress === undefined ? text : `${text}: ${Math.round(100 * progress)} %`;
+  const far = progress === undefined ? "" : `: ${Math.round(100 * progress)} %`;
+  $("#map-doing").textContent = text + far;
   $("#map-progress").hidden = progress === undefined;
   if (progress !== undefined) $("#map-progress").value = progress;
   $("#map-state").textContent = "";
@@ -116,44 +124,45 @@ function waiting(text, progress) {
 function colour() {
   waiting(null);
   const near = new Set(answer?.neighbors.map(({ id }) => id));
-  const there = [...near].filter((id) => data.rows.has(id)).length;
   data.kinds = kinds(data, data.top, state.labels, near);
   surface.put(data.x, data.y, data.kinds);
   colours = palette();
   marked = data.rows.get(answer?.query.id) ?? -1;
   $("[data-map=query]").hidden = marked < 0;
-  marker.remove();
-  if (marked >= 0) $("#map-over").append(marker);
-  const total = near.size;
-  const theirs = there === total ? counted(total, "neighbour") : `${count(there)} of ${counted(total, "neighbour")}`;
-  showLegend(data.top, state.labels, answer && `${theirs}${marked < 0 ? "" : " of ◎"}`, change);
+  if (marked < 0) marker.remove();
+  else $("#map-over").append(marker);
+  const there = [...near].filter((id) => data.rows.has(id)).length;
+  const some = there === near.size ? "" : `${count(there)} of `;
+  const words = `${some}${counted(near.size, "neighbour")}${marked < 0 ? "" : " of ◎"}`;
+  showLegend(data.top, state.labels, answer ? words : null, change);
   soon();
   settle();
 }
 
 function resize() {
-  const box = frame.getBoundingClientRect();
-  if (!box.width) return;
-  [width, height, fine] = [box.width, box.height, Math.min(devicePixelRatio || 1, 2)];
-  [canvas.width, canvas.height] = [Math.round(width * fine), Math.round(height * fine)];
+  const { width, height } = frame.getBoundingClientRect();
+  if (!width) return;
+  Object.assign(camera, { width, height });
+  fine = Math.min(devicePixelRatio || 1, 2);
+  canvas.width = Math.round(width * fine);
+  canvas.height = Math.round(height * fine);
   soon();
 }
 
-function move(to) {
-  const held = (value) => Math.max(-1, Math.min(1, value));
-  view = { ...view, ...to };
-  view = { x: held(view.x), y: held(view.y), zoom: Math.max(0.7, Math.min(3000, view.zoom)) };
-  if (hovering) point(-1);
-  soon();
+function look(to, byKey = false) {
+  lookAt(to);
+  moved(byKey);
 }
 
-// What lies under the pointer stays there.
-function zoomAbout(factor, at) {
-  const [px, py] = at ?? [width / 2, height / 2];
-  const [x, y] = onMap([px, py]);
-  const zoom = Math.max(0.7, Math.min(3000, view.zoom * factor));
-  const unit = (zoom * perUnit()) / view.zoom;
-  move({ zoom, x: x - (px - width / 2) / unit, y: y + (py - height / 2) / unit });
+function zoom(factor, place, byKey = false) {
+  zoomBy(factor, place ?? undefined);
+  moved(byKey);
+}
+
+function moved(byKey) {
+  if (hovered) point(-1);
+  soon();
+  settle(byKey);
 }
 
 function soon() {
@@ -162,64 +171,48 @@ function soon() {
 
 function inView(most) {
   const [left, top] = onMap([0, 0]);
-  const [right, bottom] = onMap([width, height]);
+  const [right, bottom] = onMap([camera.width, camera.height]);
   return data.near.inside(left, bottom, right, top, most);
 }
 
 function draw() {
   due = 0;
   if (!data || !surface) return;
-  const few = inView(FEW);
-  if (few?.length) surface.clear();
-  else surface.draw({ ...view, perUnit: perUnit() * fine }, colours, SIZES, fine * dot());
-  showPictures(few ?? []);
-  if (marked >= 0) at(marker, onScreen(marked), MIDDLE);
+  const few = inView(FEW) ?? [];
+  if (few.length) surface.clear();
+  else surface.draw({ ...camera, perUnit: perUnit() * fine }, colours, SIZES, fine * dot());
+  showPictures(few, data);
+  frame.classList.toggle("few", few.length > 0);
+  marker.style.width = marker.style.height = few.length ? `${side() + 12}px` : "";
+  if (marked >= 0) put(marker, onCanvas(data.x[marked], data.y[marked]), MIDDLE);
   if (target >= 0) placeTip();
 }
 
-// Points grow as they get fewer, more slowly than the map does.
-const dot = () => Math.max(2.5, Math.min(14, (2.2 * Math.min(width, height) ** 0.5 * view.zoom ** 0.4) / data.ids.length ** 0.25));
-
-const at = (element, [x, y], by = "0, 0") => {
-  element.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px) translate(${by})`;
-};
-const MIDDLE = "-50%, -50%";
-
-function showPictures(few) {
-  const stay = new Set(few);
-  for (const [i, img] of pictures) {
-    if (stay.has(i)) continue;
-    img.remove();
-    pictures.delete(i);
-  }
-  const side = Math.max(56, Math.min(120, 0.85 * Math.sqrt((width * height) / FEW)));
-  for (const i of few) {
-    let img = pictures.get(i);
-    if (!img) {
-      img = new Image();
-      img.alt = "";
-      img.decoding = "async";
-      img.src = small(data.ids[i]);
-      pictures.set(i, img);
-      $("#map-over").prepend(img);
-    }
-    img.style.maxWidth = img.style.maxHeight = `${side}px`;
-    img.style.borderColor = `var(--kind-${data.kinds[i]})`;
-    img.style.opacity = data.kinds[i] === DIM ? 0.4 : 1;
-    at(img, onScreen(i), MIDDLE);
-  }
-  frame.classList.toggle("few", few.length > 0);
-  marker.style.width = marker.style.height = few.length ? `${side + 12}px` : "";
+// The width of a point: the fewer there are the wider, and wider as the map grows, but less so.
+function dot() {
+  const room = 2.2 * Math.sqrt(Math.min(camera.width, camera.height)) * camera.zoom ** 0.4;
+  return Math.max(2.5, Math.min(14, room / data.ids.length ** 0.25));
 }
 
 function nearestTo(place, reach) {
-  const wide = pictures.size ? 3 * reach : reach;
-  return data.near.nearest(...onMap(place), wide / perUnit());
+  if (!data) return -1;
+  return data.near.nearest(...onMap(place), (isClose() ? 3 * reach : reach) / perUnit());
+}
+
+const atCross = () => nearestTo([camera.width / 2, camera.height / 2], NEAR_CROSS);
+
+// A finger hovers nowhere: its first tap shows a picture, a tap on what is shown takes it.
+function tap(place, type, event) {
+  if (type !== "mouse") return point(nearestTo(place, 2 * REACH), true);
+  const i = nearestTo(place, REACH);
+  if (i < 0) return point(-1);
+  if (event.ctrlKey || event.metaKey) return open(`?image=${data.ids[i]}`);
+  return pick(data.ids[i]);
 }
 
 // Show what a point is.
 function point(i, byTouch = false) {
-  hovering = i >= 0 ? 1 : 0;
+  hovered = i >= 0;
   canvas.style.cursor = i >= 0 ? "pointer" : "";
   if (i === target && !byTouch) return;
   target = i;
@@ -229,40 +222,42 @@ function point(i, byTouch = false) {
   tip.href = `?image=${data.ids[i]}`;
   const [img, words] = tip.children;
   img.removeAttribute("src");
-  const label = data.labels[data.label[i]] ?? "";
-  words.textContent = label;
+  words.textContent = labelOf(i);
   placeTip();
   setTimeout(async () => {
     if (target !== i) return; // the pointer has gone on already
     img.src = small(data.ids[i]);
-    const found = await api.image(data.ids[i]).catch(() => null);
-    if (target === i && found) words.textContent = [label, found.name].filter(Boolean).join(" · ");
+    const name = await nameOf(i);
+    if (target === i) words.textContent = [labelOf(i), name].filter(Boolean).join(" · ");
   }, 30);
 }
 
+const labelOf = (i) => data.labels[data.label[i]] ?? "";
+const nameOf = async (i) => (await api.image(data.ids[i]).catch(() => null))?.name ?? "";
+
 function placeTip() {
-  const [x, y] = onScreen(target);
+  const [x, y] = onCanvas(data.x[target], data.y[target]);
   const [wide, high] = [tip.offsetWidth, tip.offsetHeight];
-  const left = Math.max(8, Math.min(x - wide / 2, width - wide - 8));
-  at(tip, [left, y - high - 14 > 8 ? y - high - 14 : Math.min(y + 14, height - high - 8)]);
+  const left = Math.max(8, Math.min(x - wide / 2, camera.width - wide - 8));
+  const above = y - high - 14;
+  put(tip, [left, above > 8 ? above : Math.min(y + 14, camera.height - high - 8)]);
 }
 
-// Once the map stands still, say what is in view; to whoever has no mouse, what is at the cross.
+// Once the map stands still, say what is in view; to whoever uses keys, what is at the cross.
 function settle(byKey = false) {
   clearTimeout(idle);
-  frame.classList.toggle("by-key", byKey);
   idle = setTimeout(async () => {
     if (!data || frame.closest("section").hidden) return;
     const all = data.ids.length;
-    const seen = inView(Infinity).length;
     const drawn = data.images > all ? `, drawn at random from ${count(data.images)}` : "";
-    const text = `${count(seen)} of ${counted(all, "picture")} in view${drawn}`;
-    if (!byKey) return void ($("#map-state").textContent = text);
-    point(data.near.nearest(view.x, view.y, 100 / perUnit()));
-    hovering = 0; // it stays while the keys move the map
-    const label = target < 0 ? null : data.labels[data.label[target]];
-    const name = target < 0 ? null : (await api.image(data.ids[target]).catch(() => null))?.name;
-    const cross = target < 0 ? "none near the cross" : `at the cross ${name ?? "a picture"}${label ? `, label ${label}` : ""}`;
-    $("#map-state").textContent = `${text}; ${cross}`;
+    let text = `${count(inView(Infinity).length)} of ${counted(all, "picture")} in view${drawn}`;
+    if (byKey) {
+      const i = atCross();
+      point(i);
+      hovered = false; // it stays while the keys move the map
+      const what = i < 0 ? "" : [await nameOf(i), labelOf(i)].filter(Boolean).join(", label ");
+      text += i < 0 ? "; no picture near the cross" : `; at the cross ${what}`;
+    }
+    $("#map-state").textContent = text;
   }, 250);
 }

@@ -32,7 +32,7 @@ export const KINDS = 16;
 
 // null where there is no WebGL2.
 export function plot(canvas) {
-  const gl = canvas.getContext("webgl2", { antialias: false, alpha: true, powerPreference: "low-power" });
+  const gl = canvas.getContext("webgl2", { antialias: false });
   if (!gl) return null;
   const program = gl.createProgram();
   for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
@@ -46,8 +46,8 @@ export function plot(canvas) {
   gl.useProgram(program);
   gl.enable(gl.BLEND);
   gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-  const at = (name) => gl.getUniformLocation(program, name);
-  const uniforms = { centre: at("centre"), scale: at("scale"), size: at("size"), colours: at("colours"), sizes: at("sizes") };
+  const names = ["centre", "scale", "size", "colours", "sizes"];
+  const uniforms = Object.fromEntries(names.map((name) => [name, gl.getUniformLocation(program, name)]));
   const buffers = { place: gl.createBuffer(), kind: gl.createBuffer() };
   let number = 0;
 

@@ -15,7 +15,8 @@ function card(image, state, query) {
   known.set(link, image);
   if (image.rank !== undefined) {
     const far = h("span", { class: "far" }, unseen("distance "), distance(image.distance));
-    link.append(h("span", { class: "line" }, h("span", { class: "rank" }, unseen("number "), String(image.rank)), far));
+    const rank = h("span", { class: "rank" }, unseen("number "), String(image.rank));
+    link.append(h("span", { class: "line" }, rank, far));
   }
   if (image.label !== null) {
     const same = query?.label != null && query.label === image.label;
@@ -38,7 +39,9 @@ export function showWall(images, state) {
   $("#wall").replaceChildren(...images.map((image) => card(image, state)));
   const note = $("#wall-note");
   note.hidden = images.length > 0;
-  note.textContent = state.labels.length ? "No picture has such a label: take one filter away." : "This collection holds no picture yet.";
+  note.textContent = state.labels.length
+    ? "No picture has such a label: take a filter away."
+    : "This collection holds no picture yet.";
 }
 
 export function skeleton(list, number) {
@@ -84,8 +87,8 @@ export function showAnswer(answer, state, info) {
   $("#results-title").textContent = `Look-alikes of ${nameOf(query)}`;
   $("#neighbors").replaceChildren(...neighbors.map((image) => card(image, state, query)));
   const same = neighbors.filter((image) => image.label === query.label).length;
-  $("#summary").textContent =
-    query.label !== null && neighbors.length ? `${count(same)} of ${count(neighbors.length)} with this label` : "";
+  const summary = `${count(same)} of ${count(neighbors.length)} with this label`;
+  $("#summary").textContent = query.label !== null && neighbors.length ? summary : "";
   const none = $("#none");
   none.hidden = neighbors.length > 0;
   none.textContent = "Nothing is left to show: take a filter away.";
@@ -93,10 +96,11 @@ export function showAnswer(answer, state, info) {
   $("#about-model").textContent = about(info);
 }
 
-export const summed = ({ query, neighbors }) =>
-  neighbors.length
-    ? `${counted(neighbors.length, "look-alike")} of ${nameOf(query)}, nearest ${distance(neighbors[0].distance)}`
-    : `No look-alikes of ${nameOf(query)}`;
+export function summed({ query, neighbors }) {
+  if (!neighbors.length) return `No look-alikes of ${nameOf(query)}`;
+  const nearest = distance(neighbors[0].distance);
+  return `${counted(neighbors.length, "look-alike")} of ${nameOf(query)}, nearest ${nearest}`;
+}
 
 // How the search was done, and what it may have missed.
 function how({ engine, compared, images, recall, took_ms: took }, state, info) {
@@ -116,12 +120,13 @@ function how({ engine, compared, images, recall, took_ms: took }, state, info) {
     recall === null
       ? "how many of the nearest this finds has not been measured yet"
       : `finds ${(100 * recall).toFixed(1)} % of the ${k} nearest, measured on this collection${with_}`;
-  return `Compared with ${count(compared)} of ${counted(images, "image")}, those whose signatures are near; ${worth}. ${time} ms.`;
+  const of = `${count(compared)} of ${counted(images, "image")}`;
+  return `Compared with ${of}, those whose signatures are near; ${worth}. ${time} ms.`;
 }
 
 function about(info) {
   const model = info?.model;
   if (!model) return "";
-  const width = model.width ? `, ${count(model.width)} numbers a picture` : "";
-  return `The network is ${model.backbone}${model.precision ? ` in ${model.precision}` : ""}${width}; version ${info.version} of the collection.`;
+  const network = `${model.backbone} in ${model.precision}, ${count(model.width)} numbers a picture`;
+  return `The network is ${network}; version ${info.version} of the collection.`;
 }

@@ -1,6 +1,7 @@
 // The last queries of this tab, to wander back to.
 
-import { $, h } from "./dom.js";
+import { $, h, picture } from "./dom.js";
+import { nameOf } from "./results.js";
 import { hasQuery, href, read } from "./state.js";
 
 const KEY = "lookalike.trail";
@@ -20,7 +21,8 @@ const mark = (state) => `${state.image ?? ""} ${state.upload ?? ""}`;
 export function remember(query, state) {
   if (!hasQuery(state)) return;
   const past = load().filter((step) => mark(read(step.href)) !== mark(state));
-  const here = { href: href({ ...state, view: "pictures" }), thumbnail: query.thumbnail, name: query.name ?? "your photo" };
+  const { thumbnail } = query;
+  const here = { href: href({ ...state, view: "pictures" }), thumbnail, name: nameOf(query) };
   const trail = [...past, here].slice(-MOST);
   try {
     sessionStorage.setItem(KEY, JSON.stringify(trail));
@@ -33,8 +35,9 @@ export function remember(query, state) {
 function show(trail) {
   const nav = $("#trail");
   nav.hidden = trail.length === 0;
-  const step = ({ href: to, thumbnail, name }) =>
-    h("li", {}, h("a", { href: to, "data-go": true, title: name },
-      h("img", { src: thumbnail, alt: `Back to ${name}`, loading: "lazy", decoding: "async", draggable: "false" })));
+  const step = ({ href: to, thumbnail, name }) => {
+    const img = picture({ thumbnail }, { alt: `Back to ${name}` });
+    return h("li", {}, h("a", { href: to, "data-go": true, title: name }, img));
+  };
   $("ol", nav).replaceChildren(...trail.map(step));
 }
