@@ -18,7 +18,7 @@ from lookalike.index import Index
 from lookalike.index import open as open_index
 from lookalike.server import answers
 from lookalike.server.asking import add_searches
-from lookalike.server.browsing import add_images, add_pictures
+from lookalike.server.browsing import add_images, add_map, add_pictures
 from lookalike.server.guard import LOOPBACK, Guard
 from lookalike.server.metrics import Counted
 from lookalike.server.parameters import MOST, problems
@@ -63,6 +63,7 @@ def create_app(
     add_searches(app, service)
     add_images(app, service)
     add_pictures(app, service)
+    add_map(app, service)
     _add_upkeep(app, service)
     app.add_middleware(Counted, metrics=service.metrics)
     app.add_middleware(Guard, token=token, hosts=hosts)  # outermost: it is asked first

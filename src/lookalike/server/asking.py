@@ -77,8 +77,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
         within: Within = None,
     ) -> Any:
         """Find the look-alikes of a picture, sent as the body or as the one file of a form."""
-        with service.uploads.turn():
-            data = await service.uploads.body(request)
+        async with service.uploads.received(request) as data:
             shelf = service.shelf
             vector = await service.uploads.embed(data, shelf.index.embedder)
             fingerprint = shelf.index.collection.about_model["fingerprint"]

@@ -4,6 +4,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from lookalike.images import BadImage
 from lookalike.server import answers
@@ -19,6 +20,11 @@ from lookalike.server.parameters import (
 )
 from lookalike.server.service import Service
 
+_MAP: dict[int | str, dict[str, Any]] = {
+    200: {"model": answers.Map},
+    202: {"model": answers.Underway},
+    **problems(503),
+}
 _FOREVER = "private, max-age=31536000, immutable"
 _JPEG: dict[str, Any] = {"content": {"image/jpeg": {"schema": {"type": "string"}}}}
 
@@ -119,3 +125,16 @@ def add_pictures(app: FastAPI, service: Service) -> None:
 def _check_size(size: int) -> None:
     if size not in SIZES:
         raise HTTPException(422, f"size: say one of {', '.join(map(str, SIZES))}")
+
+
+def add_map(app: FastAPI, service: Service) -> None:
+    """Add the route to the map of the whole index."""
+
+    @app.get("/api/map", response_class=Response, responses=_MAP)
+    async def whole_map() -> Response:
+        """Return the index in two dimensions; 202 and how far it is while it is being made."""
+        found = await service.draw(service.maps.get, service.shelf)
+        if isinstance(found, bytes):
+            return Response(found, media_type="application/json")
+        progress, doing = found
+        return JSONResponse({"progress": progress, "doing": doing}, 202)

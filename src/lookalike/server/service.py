@@ -11,6 +11,7 @@ from fastapi import HTTPException
 from lookalike.images import IsolatedDecoder
 from lookalike.index import Index
 from lookalike.server.library import Library
+from lookalike.server.maps import Maps
 from lookalike.server.metrics import Metrics
 from lookalike.server.shelf import Shelf
 from lookalike.server.thumbnails import Thumbnails
@@ -30,6 +31,7 @@ class Service:
         self.uploads = Uploads(limits, cores(), self.metrics.batches)
         self._decoder = IsolatedDecoder(_THUMBNAIL_SECONDS)
         self.thumbnails = Thumbnails(self._decoder, cap)
+        self.maps = Maps()
         self._searching = ThreadPoolExecutor(cores(), "search")
         self._drawing = ThreadPoolExecutor(cores(), "thumbnails")
         gauge = self.metrics.gauge
@@ -72,6 +74,7 @@ class Service:
         finally:
             warm.cancel()
             self.uploads.close()
+            self.maps.close()
             self._decoder.close()
             for pool in (self._searching, self._drawing):
                 pool.shutdown(wait=False, cancel_futures=True)
