@@ -19,7 +19,8 @@ export function forget() {
   shown.clear();
 }
 
-export function showPictures(points, data) {
+// `marked` is the point whose picture lies over the others.
+export function showPictures(points, data, marked) {
   const stay = new Set(points);
   for (const [i, img] of shown) {
     if (stay.has(i)) continue;
@@ -31,6 +32,7 @@ export function showPictures(points, data) {
     const img = shown.get(i);
     img.style.maxWidth = img.style.maxHeight = `${side()}px`;
     img.style.borderColor = `var(--kind-${data.kinds[i]})`;
+    img.style.zIndex = i === marked ? 1 : 0;
     img.style.opacity = data.kinds[i] === DIM ? 0.4 : 1;
     put(img, onCanvas(data.x[i], data.y[i]), MIDDLE);
   }

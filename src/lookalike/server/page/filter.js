@@ -76,7 +76,7 @@ export function show(state) {
   if (state.within !== null) chips.push(chip("within", "", `within ${state.within}`));
   $("#chips").replaceChildren(...chips);
   $("#chips").hidden = chips.length === 0;
-  input.placeholder = chosen.length ? "or …" : "Only with label …";
+  input.placeholder = chosen.length ? "or …" : "Any label";
 }
 
 async function offer() {

@@ -181,7 +181,7 @@ function draw() {
   const few = inView(FEW) ?? [];
   if (few.length) surface.clear();
   else surface.draw({ ...camera, perUnit: perUnit() * fine }, colours, SIZES, fine * dot());
-  showPictures(few, data);
+  showPictures(few, data, marked);
   frame.classList.toggle("few", few.length > 0);
   marker.style.width = marker.style.height = few.length ? `${side() + 12}px` : "";
   if (marked >= 0) put(marker, onCanvas(data.x[marked], data.y[marked]), MIDDLE);

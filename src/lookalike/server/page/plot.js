@@ -46,8 +46,8 @@ export function plot(canvas) {
   gl.useProgram(program);
   gl.enable(gl.BLEND);
   gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-  const names = ["centre", "scale", "size", "colours", "sizes"];
-  const uniforms = Object.fromEntries(names.map((name) => [name, gl.getUniformLocation(program, name)]));
+  const at = (name) => [name, gl.getUniformLocation(program, name)];
+  const uniforms = Object.fromEntries(["centre", "scale", "size", "colours", "sizes"].map(at));
   const buffers = { place: gl.createBuffer(), kind: gl.createBuffer() };
   let number = 0;
 
