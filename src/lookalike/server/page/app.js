@@ -139,6 +139,7 @@ function wait(state, preview) {
   $("#results-title").textContent = "Looking for look-alikes …";
   $("#summary").textContent = "";
   if (fresh) {
+    if (!preview) results.clearQuery();
     results.skeleton($("#neighbors"), state.k);
     scrollTo(0, 0);
   }

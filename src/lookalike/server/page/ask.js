@@ -44,26 +44,19 @@ export function listen(onFile, complain) {
   const first = (found) => found.find((file) => file.type.startsWith("image/")) ?? found[0];
 
   let own = false; // a picture of this very page is being dragged
-  let depth = 0;
   const over = (on) => ($("#drop").hidden = !on);
-  const carries = (event) => !own && event.dataTransfer?.types.includes("Files");
   addEventListener("dragstart", () => (own = true));
   addEventListener("dragend", () => (own = false));
-  addEventListener("dragenter", (event) => {
-    depth += 1;
-    if (carries(event)) over(true);
-  });
-  addEventListener("dragleave", () => {
-    depth = Math.max(0, depth - 1);
-    if (depth === 0) over(false);
-  });
   addEventListener("dragover", (event) => {
     event.preventDefault();
-    if (event.dataTransfer) event.dataTransfer.dropEffect = own ? "none" : "copy";
+    event.dataTransfer.dropEffect = own ? "none" : "copy";
+    over(!own && event.dataTransfer.types.includes("Files"));
+  });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) over(false); // out of the window
   });
   addEventListener("drop", (event) => {
     event.preventDefault(); // or the browser would leave the page for the file
-    depth = 0;
     over(false);
     if (own) return;
     const file = first(files(event.dataTransfer));

@@ -46,7 +46,8 @@ export function palette() {
 export const SIZES = new Float32Array(KINDS).fill(1);
 SIZES.fill(0.8, DIM, OTHER + 1).fill(1.2, CHOSEN).fill(1.6, NEAR);
 
-export function showLegend(top, chosen, neighbors, change) {
+// `neighbors` is what to say of them, or null; `marked`, whether the query is on the map.
+export function showLegend(top, chosen, neighbors, marked, change) {
   const legend = $("#legend");
   const swatch = (kind) => {
     const dot = h("span", { class: "swatch" });
@@ -65,8 +66,11 @@ export function showLegend(top, chosen, neighbors, change) {
     return button;
   });
   const focused = [...legend.children].indexOf(document.activeElement);
-  if (neighbors) legend.replaceChildren(h("p", {}, swatch(NEAR), neighbors), ...buttons);
-  else legend.replaceChildren(...buttons);
+  const lines = [
+    marked && h("p", {}, h("span", { class: "swatch ring" }), "The query"),
+    neighbors !== null && h("p", {}, swatch(NEAR), neighbors),
+  ];
+  legend.replaceChildren(...lines.filter(Boolean), ...buttons);
   legend.hidden = legend.children.length === 0;
   if (focused >= 0) legend.children[Math.min(focused, legend.children.length - 1)]?.focus();
 }

@@ -70,7 +70,7 @@ export function listen(picked, changed) {
 export function show(newState, newAnswer, info) {
   [state, answer] = [newState, newAnswer];
   $("#map-title").textContent = info ? `Map of ${info.name}` : "Map";
-  canvas.ariaLabel = $("#map-title").textContent;
+  canvas.setAttribute("aria-label", $("#map-title").textContent);
   surface ??= plot(canvas);
   if (!surface) return waiting(NO_WEBGL);
   resize();
@@ -133,8 +133,8 @@ function colour() {
   else $("#map-over").append(marker);
   const there = [...near].filter((id) => data.rows.has(id)).length;
   const some = there === near.size ? "" : `${count(there)} of `;
-  const words = `${some}${counted(near.size, "neighbour")}${marked < 0 ? "" : " of ◎"}`;
-  showLegend(data.top, state.labels, answer ? words : null, change);
+  const words = answer ? some + counted(near.size, "neighbour") : null;
+  showLegend(data.top, state.labels, words, marked >= 0, change);
   soon();
   settle();
 }

@@ -71,7 +71,7 @@ export function showQuery(query, state) {
   const link = $("#query-link");
   if (query.picture) link.href = query.picture;
   else link.removeAttribute("href");
-  link.ariaLabel = `${name}, large, in a new tab`;
+  link.setAttribute("aria-label", `${name}, large, in a new tab`);
   $("#query-name").textContent = name;
   $("#query-name").title = query.path ?? "";
   $("#query-label").textContent = query.label ?? "";
@@ -79,6 +79,15 @@ export function showQuery(query, state) {
   const onMap = $("#query-on-map");
   onMap.href = href({ ...state, view: "map" });
   onMap.parentElement.hidden = !hasQuery(state);
+}
+
+export function clearQuery() {
+  const img = $("#query-picture");
+  img.removeAttribute("src");
+  img.removeAttribute("srcset");
+  img.dataset.of = img.alt = "";
+  $("#query-name").textContent = "";
+  $("#query-label").hidden = $("#query-on-map").parentElement.hidden = true;
 }
 
 export function showAnswer(answer, state, info) {
