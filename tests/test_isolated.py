@@ -523,6 +523,34 @@ def test_a_signal_from_the_terminal_is_for_the_caller(decoder: IsolatedDecoder) 
     assert only_process() == pid
 
 
+def test_thumbnails_are_upright_small_and_without_what_the_file_says(
+    decoder: IsolatedDecoder,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a place"
+    whole = io.BytesIO()
+    photo = Image.linear_gradient("L").convert("RGB").resize((900, 600))
+    photo.save(whole, "JPEG", exif=exif, comment=b"a secret")
+    jpeg = decoder.thumbnail(whole.getvalue(), 300)
+    with Image.open(io.BytesIO(jpeg)) as small:
+        assert (small.format, small.size) == ("JPEG", (200, 300))
+        assert not dict(small.getexif()) and "comment" not in small.info
+        dark, light = small.getpixel((190, 150)), small.getpixel((10, 150))
+        assert isinstance(dark, tuple) and isinstance(light, tuple) and dark[0] < light[0]
+    with Image.open(io.BytesIO(decoder.thumbnail(GOOD, 1280))) as kept:
+        assert kept.size == (256, 256)  # never enlarged
+    noise = Image.effect_noise((2500, 2500), 100)
+    assert len(decoder.thumbnail(encoded(noise), 2500)) > 300_000  # more than pixels take
+    with pytest.raises(BadImage, match="empty file"):
+        decoder.thumbnail(b"", 300)
+
+
+def test_a_decoder_of_lower_limits() -> None:
+    with IsolatedDecoder(most=1000 * 1000) as decoder:
+        assert decoder.decode_pixels(encoded(Image.new("RGB", (1000, 1000))))[1] == (1000, 1000)
+        assert "too many pixels" in reason_of(decoder, encoded(Image.new("RGB", (1001, 1000))))
+
+
 def test_two_decoders_have_a_process_each() -> None:
     with IsolatedDecoder() as one, IsolatedDecoder() as other:
         assert_is_good(one)

@@ -115,6 +115,25 @@ def decode_pixels(data: bytes) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
             return pixels(image), image.size
 
 
+def thumbnail(data: bytes, side: int) -> bytes:
+    """Decode to an upright JPEG of at most `side` pixels a side, never enlarged.
+
+    Nothing of the file comes along but its picture and, of an RGB one, its colour profile: no place
+    where it was taken. Raises `BadImage` as `decode` does.
+    """
+    with _reasons():
+        image = _open(data)
+        image.draft("RGB", (2 * side, 2 * side))  # what libjpeg-turbo leaves out need not be scaled
+        profile = image.info.get("icc_profile") if image.mode == "RGB" else None
+        with large if image.width * image.height > LARGE else contextlib.nullcontext():
+            image = upright(image)
+            image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        image.info = {}  # else the comment would be written again
+        jpeg = io.BytesIO()
+        image.save(jpeg, "JPEG", quality=85, icc_profile=profile)
+        return jpeg.getvalue()
+
+
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("empty file")

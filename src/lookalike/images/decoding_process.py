@@ -2,25 +2,28 @@
 
 `isolated.IsolatedDecoder` starts it and is its only caller. Its standard input is one end of a
 socket, and the answers go back through it, so that nothing a library prints gets among them. An
-image comes as a `LENGTH` and its bytes. The answer is a `HEADER`, then the pixels or the text of
-the reason. Of this package only `decoding` is imported: the process starts in a tenth of a second.
+image comes as a `REQUEST` and its bytes. The answer is a `HEADER`, then the pixels, a JPEG or the
+text of the reason. Of this package only `decoding` is imported: the process starts in a tenth of a
+second.
 """
 
 import os
 import signal
 from contextlib import suppress
 from struct import Struct
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
 from lookalike.images import decoding
 
-LENGTH = Struct("=Q")
+REQUEST = Struct("=QI")
+"""Bytes of the image; pixels a side of the JPEG that is wanted, 0 for pixels to embed."""
 HEADER = Struct("=cII")
-"""What comes, and two numbers: width and height, or the bytes of the reason and 0."""
-READY, PIXELS, REASON, LARGE = b"r", b"p", b"b", b"l"
-"""Started; decoded; not decoded; a large one, to be decoded once the caller sends a byte."""
+"""What comes, and two numbers: width and height, or the bytes of the rest and 0."""
+READY, PIXELS, JPEG, REASON, LARGE = b"r", b"p", b"j", b"b", b"l"
+"""Started; decoded, in one way or the other; not decoded; a large one, to be decoded once the
+caller sends a byte."""
 
 ROOM = decoding.SIDE**2 * 3
 """Bytes of the pixels, which is more than any reason takes."""
@@ -29,8 +32,10 @@ MAX_MEMORY = 4 * 2**30
 """Bytes of addresses: the largest picture there may be takes 2 GB, its file half of one."""
 
 
-def serve(seconds: float) -> None:
+def serve(seconds: float, most: int) -> None:
     """Answer until the other end of the socket closes. A decode ends after `seconds`, by SIGALRM.
+
+    Images of over `most` pixels are not decoded.
 
     The caller has an eye on the time as well; but if it was killed, nobody else ends a decode that
     hangs.
@@ -38,19 +43,33 @@ def serve(seconds: float) -> None:
     _confine()
     with suppress(BrokenPipeError, ConnectionResetError), open(0, "rb", closefd=False) as requests:
         decoding.large = turn = _Turn(requests, seconds)
+        decoding.MAX_PIXELS = most
         _tell(READY)
-        while length := requests.read(LENGTH.size):
-            data = requests.read(LENGTH.unpack(length)[0])
+        while request := requests.read(REQUEST.size):
+            size, side = REQUEST.unpack(request)
+            data = requests.read(size)
             turn.budget(seconds)
             try:
-                pixels, size = decoding.decode_pixels(data)
-                answer = (PIXELS, *size, np.ascontiguousarray(pixels).data.cast("B"))
+                answer = _jpeg(data, side) if side else _pixels(data)
             except decoding.BadImage as error:
                 reason = str(error).encode(errors="surrogatepass")
                 answer = (REASON, len(reason), 0, memoryview(reason))
             turn.budget(0)
             del data
             _tell(*answer)
+
+
+Answer: TypeAlias = tuple[bytes, int, int, memoryview]
+
+
+def _pixels(data: bytes) -> Answer:
+    pixels, size = decoding.decode_pixels(data)
+    return PIXELS, *size, np.ascontiguousarray(pixels).data.cast("B")
+
+
+def _jpeg(data: bytes, side: int) -> Answer:
+    jpeg = decoding.thumbnail(data, side)
+    return JPEG, len(jpeg), 0, memoryview(jpeg)
 
 
 def _tell(kind: bytes, one: int = 0, two: int = 0, rest: bytes | memoryview = b"") -> None:

@@ -2,7 +2,7 @@
 
 Decoders are written in C, and a file that was made to, or is damaged in the right place, can end
 the process they run in or keep it for ever. `IsolatedDecoder` gives what
-`decoding.decode_pixels` gives, with two more reasons.
+`decoding.decode_pixels` and `decoding.thumbnail` give, with two more reasons.
 """
 
 import json
@@ -25,7 +25,16 @@ import numpy.typing as npt
 from lookalike.errors import LookalikeError
 from lookalike.images import decoding
 from lookalike.images.decoding import SIDE, BadImage
-from lookalike.images.decoding_process import HEADER, LARGE, LENGTH, PIXELS, READY, REASON, ROOM
+from lookalike.images.decoding_process import (
+    HEADER,
+    JPEG,
+    LARGE,
+    PIXELS,
+    READY,
+    REASON,
+    REQUEST,
+    ROOM,
+)
 
 MAX_SECONDS = 60.0
 """Of wall time, for one image. A photo takes some thousandths, the largest pictures seconds."""
@@ -33,6 +42,7 @@ START_SECONDS = 60.0
 """For a process to start: an overloaded machine and a network file system can be slow."""
 STOPPED_SECONDS = 5.0
 """Past its time, from which on it is not the image that is to blame."""
+_LONGEST = 64 * 2**20  # bytes of an answer: of a process that an image has taken over, no more
 
 Decoded: TypeAlias = tuple[npt.NDArray[np.uint8], tuple[int, int]]
 Decode: TypeAlias = Callable[[bytes], Decoded]
@@ -41,12 +51,12 @@ Decode: TypeAlias = Callable[[bytes], Decoded]
 # take the place of the real ones, whose imports the process does not need and would wait for.
 _START = """
 import json, sys, types
-sys.path[:], packages, seconds = json.loads(sys.argv[1])
+sys.path[:], packages, limits = json.loads(sys.argv[1])
 for name, folder in packages.items():
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [folder]
 from lookalike.images.decoding_process import serve
-serve(seconds)
+serve(*limits)
 """
 
 
@@ -84,10 +94,12 @@ class IsolatedDecoder:
     ...     pixels, (width, height) = decoder.decode_pixels(Path("photo.jpg").read_bytes())
 
     Processes start when they are needed and end with `close`, or when this process ends in
-    whatever way: they read from a socket, and that closes.
+    whatever way: they read from a socket, and that closes. An image may take `seconds`
+    (`MAX_SECONDS`) and have `most` pixels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float | None = None, most: int = decoding.MAX_PIXELS) -> None:
+        self._limits = (MAX_SECONDS if seconds is None else seconds, most)
         self._lock = threading.Lock()
         self._all: set[_Process] = set()
         self._idle: list[_Process] = []
@@ -97,12 +109,20 @@ class IsolatedDecoder:
         """Decode and resize: uint8 (224, 224, 3), and width and height of the upright image.
 
         Raises `BadImage` with the reasons of `decoding.decode_pixels`, if the process was ended by
-        a signal, or if it took over `MAX_SECONDS`; `LookalikeError` if no process can be started.
+        a signal, or if it took too long; `LookalikeError` if no process can be started.
         """
+        (width, height), rest = self._decode(data, 0)
+        return np.frombuffer(rest, np.uint8).reshape(SIDE, SIDE, 3), (width, height)
+
+    def thumbnail(self, data: bytes, side: int) -> bytes:
+        """Decode to a small JPEG as `decoding.thumbnail` does; raises what `decode_pixels` does."""
+        return bytes(self._decode(data, side)[1])
+
+    def _decode(self, data: bytes, side: int) -> tuple[tuple[int, int], memoryview]:
         while True:
             process = self._take()
             try:
-                decoded = process.decode(data)
+                decoded = process.decode(data, side)
             except _Ended as ended:
                 self._discard(process)
                 # Who has decoded others before may have been ended by what they left behind, or
@@ -113,7 +133,7 @@ class IsolatedDecoder:
                 self._discard(process)
                 # Long past the time, this very process did not run: Ctrl-Z, and later `fg`.
                 if process.overdue() < STOPPED_SECONDS:
-                    raise BadImage(f"decoding took over {MAX_SECONDS:g} s") from None
+                    raise BadImage(f"decoding took over {self._limits[0]:g} s") from None
             except BadImage:
                 self._put_back(process)
                 raise
@@ -130,7 +150,7 @@ class IsolatedDecoder:
                 raise LookalikeError("this decoder is closed: make another")
             if self._idle:
                 return self._idle.pop()
-            self._all.add(process := _Process())
+            self._all.add(process := _Process(*self._limits))
         try:
             process.get_ready()
         except BaseException:
@@ -175,12 +195,13 @@ class _Ended(Exception):
 class _Process:
     """One process that decodes, and the socket to it. One thread at a time talks to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float, most: int) -> None:
         """Start it, without waiting until it has; `LookalikeError` if there is no way to."""
         self.is_new = True
+        self._seconds = seconds
         package = Path(__file__).parent
         packages = {"lookalike": str(package.parent), "lookalike.images": str(package)}
-        given = json.dumps([[*map(str, sys.path)], packages, MAX_SECONDS])
+        given = json.dumps([[*map(str, sys.path)], packages, [seconds, most]])
         # What reserves memory for threads that will never be.
         alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
         self._until = 0.0
@@ -214,24 +235,24 @@ class _Process:
                 why = said.splitlines()[-1] if said else str(error)
         raise LookalikeError(f"no process to decode images starts ({why})")
 
-    def decode(self, data: bytes) -> Decoded:
-        """Hand an image over and wait for the answer.
+    def decode(self, data: bytes, side: int) -> tuple[tuple[int, int], memoryview]:
+        """Hand an image over and wait for the answer: two numbers and bytes.
 
         Raises `BadImage`, or `TimeoutError` or `_Ended`, after which the process is of no use.
         """
-        self._allow(MAX_SECONDS)
-        self._send(LENGTH.pack(len(data)), data)
+        self._allow(self._seconds)
+        self._send(REQUEST.pack(len(data), side), data)
         kind, one, two, rest = self._answer()
         # Large ones decode one at a time in all threads and processes of this one. The lock is
         # taken here: if the process that it is taken for ends, so does this block.
         with decoding.large if kind == LARGE else nullcontext():
             if kind == LARGE:
-                self._allow(MAX_SECONDS)
+                self._allow(self._seconds)
                 self._send(b"!")
                 kind, one, two, rest = self._answer()
         if kind == REASON:
             raise BadImage(str(rest, errors="surrogatepass"))
-        return np.frombuffer(rest, np.uint8).reshape(SIDE, SIDE, 3), (one, two)
+        return (one, two), rest
 
     def overdue(self) -> float:
         """Return the seconds since it should have answered."""
@@ -269,7 +290,13 @@ class _Process:
         buffer = memoryview(bytearray(HEADER.size + ROOM))
         got = self._receive(buffer, HEADER.size)
         kind, one, two = HEADER.unpack(buffer[: HEADER.size])
-        size = HEADER.size + {PIXELS: ROOM, REASON: one}.get(kind, 0)
+        size = HEADER.size + {PIXELS: ROOM, JPEG: one, REASON: one}.get(kind, 0)
+        if size > _LONGEST:
+            self.kill()
+            raise _Ended("an endless answer")
+        if size > len(buffer):
+            buffer, begun = memoryview(bytearray(size)), buffer
+            buffer[:got] = begun[:got]
         self._receive(buffer[got:], size - got)
         return kind, one, two, buffer[HEADER.size : size]
 
