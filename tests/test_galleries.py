@@ -11,7 +11,18 @@ from PIL import Image
 
 from lookalike import LookalikeError, images
 from lookalike.drawing import DrawnCollection
-from lookalike.galleries import Card, Group, Pairs, pair_sheet, write_gallery
+from lookalike.galleries import (
+    SAME_LABEL,
+    Card,
+    Group,
+    Pairs,
+    Part,
+    pair_sheet,
+    write_gallery,
+    write_parts,
+)
+from lookalike.galleries.page import AHEAD
+from lookalike.galleries.thumbnails import SIDE
 from lookalike.pictures import GONE, NEIGHBOR, RULE, WELL, Tile
 from rights import without_rights
 from test_pictures import Page, extent, pixels
@@ -55,7 +66,7 @@ def test_a_gallery_shows_groups_with_their_pictures(source: images.Source, tmp_p
     assert sorted(set(map(str, shown))) == [f"pictures/{path.name}" for path in thumbnails(folder)]
     for path in thumbnails(folder):
         with Image.open(path) as picture:
-            assert picture.format == "JPEG" and picture.height <= 240
+            assert picture.format == "JPEG" and max(picture.size) <= SIDE
     assert attributes(page, "img", "loading") == ["lazy"] * 4
     assert attributes(page, "img", "alt")[:2] == ["keep: red sedan", "drop: 00002.jpg"]
 
@@ -118,24 +129,41 @@ def test_what_is_gone_or_no_picture_has_a_well(tmp_path: Path) -> None:
     assert thumbnails(tmp_path / "out") == []
 
 
-def test_groups_are_taken_one_by_one(
-    source: images.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-    real = images.read
-
-    def counted(source: images.Source, path: str) -> bytes:
-        read.append(path)
-        return real(source, path)
-
-    monkeypatch.setattr("lookalike.images.read", counted)
+def test_groups_are_taken_as_they_are_written(source: images.Source, tmp_path: Path) -> None:
+    asked: list[Card] = []
 
     def groups() -> Iterator[Group]:
         for number in range(3):
-            assert len(read) == number
-            yield Group("G", "", [Card(f"0000{number + 1}.jpg"), Card(f"0000{number + 1}.jpg")])
+            written = (tmp_path / "out" / "index.html").read_text()
+            assert len(asked) - written.count("<li>") <= 2 * AHEAD
+            cards = [Card(f"{number + 1:05}.jpg")] * 1000
+            asked.extend(cards)
+            yield Group("G", "", cards)
 
     assert write_gallery(tmp_path / "out", "T", "", groups(), source) == 3
+    assert len(thumbnails(tmp_path / "out")) == 3
+
+
+def test_parts_have_links_to_them_and_what_is_in_them_belongs_to_it(
+    source: images.Source, tmp_path: Path
+) -> None:
+    line = Group("like 1", "", [Card("00001.jpg"), Card("00002.jpg", "0.123", SAME_LABEL, "sedan")])
+    parts = [
+        Part("lines", "Some lines", "a note", [line, line], "lines"),
+        Part("heap", "A heap", "", [Group("", "", [Card("00001.jpg")])], "heap"),
+    ]
+    assert write_parts(tmp_path / "out", "T", "N", parts, source) == 3
+    page = page_of(tmp_path / "out")
+    assert attributes(page, "a", "href")[:2] == ["#lines", "#heap"]
+    assert attributes(page, "section", "id") == ["lines", "group-1", "group-2", "heap"]
+    assert set(attributes(page, "section", "aria-labelledby")) <= {
+        *attributes(page, "h2", "id"),
+        *attributes(page, "h3", "id"),
+    }
+    for text in ("Lines", "Heap", "Some lines", "A heap", "a note", "like 1", "✓", "0.123"):
+        assert text in page.texts
+    assert "same label: sedan" in attributes(page, "img", "alt")
+    assert len(thumbnails(tmp_path / "out")) == 2
 
 
 def test_no_groups_are_said_to_be_none(source: images.Source, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from lookalike.pictures import GONE, printable, shortened
 PAGE = "index.html"
 SAME_LABEL = "same label"
 """A mark, for which a tick stands."""
-_AHEAD = 64  # cards whose pictures are made while others are written
+AHEAD = 64  # cards whose pictures are made while others are written
 _NAME = 44  # letters of a path that are shown, two lines of a card
 _TINTS = {"keep": "keep", "drop": "drop", SAME_LABEL: "same"}  # classes of marks with a colour
 _TICKED = {"keep": "✓ keep", SAME_LABEL: "✓"}
@@ -60,8 +60,8 @@ class Part:
     title: str
     note: str
     groups: Iterable[Group]
-    layout: Literal["groups", "lines", "heap"] = "groups"
-    """`lines` for groups of one image and those like it, `heap` for images without headings."""
+    layout: Literal["boxes", "lines", "heap"] = "boxes"
+    """`boxes` for pairs, `lines` for an image and those like it, `heap` for cards alone."""
 
 
 Made = Iterator[tuple[Group, list[Future[Thumbnail]]]]
@@ -81,7 +81,7 @@ def write_gallery(
     with _one_line(folder), thumbnails(folder) as ask, _page(folder) as page:
         page.write(_beginning(title, note))
         page.write('<div class="groups">\n')
-        for number, (group, made) in enumerate(_ahead(groups, ask, source), 1):  # noqa: B007
+        for number, (group, made) in enumerate(_ahead(groups, ask, source), 1):
             page.writelines(_group(number, group, made, "h2"))
         empty = "" if number else "<p>There is nothing to show.</p>\n"
         page.write(f"</div>\n{empty}</main>\n</body>\n</html>\n")
@@ -111,7 +111,7 @@ def _ahead(groups: Iterable[Group], ask: Ask, source: images.Source) -> Made:
     waiting: deque[tuple[Group, list[Future[Thumbnail]]]] = deque()
     for group in groups:
         waiting.append((group, [ask(card.source or source, card.path) for card in group.cards]))
-        while sum(len(made) for _, made in waiting) > _AHEAD:
+        while sum(len(made) for _, made in waiting) > AHEAD:
             yield waiting.popleft()
     yield from waiting
 
@@ -204,8 +204,8 @@ def _card(card: Card, thumbnail: Thumbnail) -> str:
     strong = f"<strong>{escape(label)}</strong>" if label else ""
     short = escape(shortened(path, lambda text: len(text) <= _NAME))
     # A name may hold letters that turn the direction of what follows.
-    name = f'<small><bdi>{short}</bdi></small>'
+    name = f"<small><bdi>{short}</bdi></small>"
     return (
-        f'<li><figure class="{tint}" title="{escape(path)}">{shown}<figcaption>{line}{strong}{name}</figcaption>'
-        "</figure></li>\n"
+        f'<li><figure class="{tint}" title="{escape(path)}">{shown}'
+        f"<figcaption>{line}{strong}{name}</figcaption></figure></li>\n"
     )

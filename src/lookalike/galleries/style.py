@@ -39,13 +39,13 @@ mark.drop { background: rgb(220 38 38 / .18); }
 @media print { .group { break-inside: avoid; } nav { display: none; } }
 """
 
-# Parts of a page, with a line of links to them that stays in sight. Where a part is `heap`, its
-# cards fill the lines. Where it is `lines`, a group is one: its first picture is larger than those
-# after it, eight of which stand beside it, or, where there is less room, beside and below it.
+# Parts of a page, with links to them that stay in sight. Of `lines` the first picture is larger
+# than those after it: eight stand beside it, or, where there is less room, beside and below it.
 _PARTS = """
 nav { position: sticky; top: 0; z-index: 1; margin: -1rem 0 1.5rem; background: var(--paper);
   border-bottom: 1px solid rgb(128 128 128 / .3); overflow-x: auto; }
-nav ul { display: flex; gap: clamp(.75rem, 2.5vw, 1.5rem); margin: 0; padding: 0; list-style: none; }
+nav ul { display: flex; gap: clamp(.75rem, 2.5vw, 1.5rem); margin: 0; padding: 0;
+  list-style: none; }
 nav a { display: block; padding: .75rem 0; font-size: clamp(.875rem, .8rem + .4vw, 1rem);
   white-space: nowrap; }
 .part { margin-bottom: 3.5rem; scroll-margin-top: 4rem; }
@@ -53,7 +53,10 @@ nav a { display: block; padding: .75rem 0; font-size: clamp(.875rem, .8rem + .4v
 .part > p { max-width: 46rem; margin-bottom: 1.25rem; }
 .part .group { scroll-margin-top: 4rem; }
 .part h3 { font-size: 1rem; }
-.part .group { --card: min(9rem, calc((100cqi - 2 * var(--pad) - var(--gap) - 2px) / 2)); }
+.part .head p { font-size: .875rem; }
+.boxes .groups { display: grid;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
+.boxes .group { --card: calc((100% - var(--gap)) / 2); }
 .part figcaption { font-size: .875rem; }
 .heap .group, .lines .group { width: 100%; padding: 0; border: 0; border-radius: 0; }
 .heap .cards { display: grid;

@@ -9,7 +9,16 @@ from typing import Any
 
 from lookalike import images
 from lookalike.collection import Collection
-from lookalike.galleries import SAME_LABEL, Card, Group, Pairs, Part, pair_sheet, write_gallery, write_parts
+from lookalike.galleries import (
+    SAME_LABEL,
+    Card,
+    Group,
+    Pairs,
+    Part,
+    pair_sheet,
+    write_gallery,
+    write_parts,
+)
 from lookalike.groups.alignment import AGREES
 from lookalike.groups.clusters import TABLE as CLUSTERS
 from lookalike.groups.duplicates import TABLE as DUPLICATES
@@ -183,8 +192,8 @@ def gallery(folder: Path, collection: Collection, figures: dict[str, Any]) -> No
             "labels",
             "Labels to look at",
             f"{figures['suspects']:,} images of {figures['labelled']:,} have neighbours with "
-            "another label, which is in brackets; the likeliest to be wrong first.",
-            heap("suspects", lambda _, suggested: f"({suggested})"),
+            "another label than their own; the likeliest to be wrong first.",
+            heap("suspects", lambda _, suggested: f"rather {suggested}?"),
             "heap",
         ),
     ]
@@ -205,7 +214,7 @@ def _alike(line: list[Any]) -> Group:
         Card(other, f"{distance:.3f}", SAME_LABEL if alike else "", None if alike else its)
         for (other, its, distance, *_), alike in zip(others, same, strict=True)
     ]
-    note = f"{sum(same)} of the {len(others)} nearest with this label; {path}"
+    note = f"{sum(same)} of {len(others)} nearest with this label · {path}"
     return Group(label or path, note if label else "", [Card(path), *cards])
 
 

@@ -1,4 +1,4 @@
-"""What to see of a collection that nobody knows yet: what is typical, what is not, who is like whom.
+"""What to see first of a collection: what is typical, what is not, what is like what.
 
 Five short lists, whatever the size of the collection; `groupings.showing` makes a gallery of them.
 """
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.collection import Collection
+from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.groups.clusters import pairs
 from lookalike.groups.outliers import SUSPECTS
@@ -63,7 +63,7 @@ def overview(
     Returns figures. Raises `LookalikeError` for a count below 1.
     """
     if count < 1:
-        raise LookalikeError(f"shown is {count}: a gallery has 1 image a section or more")
+        raise LookalikeError(f"shown is {count}: a gallery shows 1 image in each part, or more")
     rows = Rows(collection.segments)
     labels = _labels(rows)
     with collection.asked(folder) as sql:
@@ -77,9 +77,7 @@ def overview(
             *_first(sql, "suspects", folder / SUSPECTS, count),
         ]
         columns = list(zip(*chosen, strict=True)) or [()] * len(_CHOSEN)
-        arrays = [
-            pa.array(one, kind.type) for one, kind in zip(columns, _CHOSEN, strict=True)
-        ]
+        arrays = [pa.array(one, kind.type) for one, kind in zip(columns, _CHOSEN, strict=True)]
         sql.register("chosen", pa.table(arrays, schema=_CHOSEN))
         sql.execute(
             f"""copy (
@@ -155,52 +153,45 @@ def _pairs(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
             return
 
 
-def _first(
-    sql: "DuckDBPyConnection", section: str, table: Path, count: int
-) -> Iterator[Line]:
+def _first(sql: "DuckDBPyConnection", section: str, table: Path, count: int) -> Iterator[Line]:
     found = sql.execute(
         f"select id, score from {parquet(table)} order by rank limit {count}"
     ).fetchall()
     return ((section, line, 0, *row) for line, row in enumerate(found))
 
 
-def drawn_apart(rows: Rows, labels: npt.NDArray[np.int32], count: int, seed: int) -> Numbers:
+def drawn_apart(rows: Rows, labels: Numbers, count: int, seed: int) -> Numbers:
     """Draw ids so that one of each label comes before a second of any: int64 (count or fewer,).
 
-    `labels` int32 (rows,) are numbers, below 0 for none. Where there are fewer than two, one of
+    `labels` int64 (rows,) are numbers, below 0 for none. Where there are fewer than two, one of
     each region comes first: of `count` cells, by k-means, of some rows drawn at random.
     """
-    rng = np.random.default_rng(seed)
-    if len(np.unique(labels)) > 1:
-        some, kinds = np.arange(len(rows)), labels
-    else:
+    some, kinds = np.arange(len(rows)), labels
+    if len(np.unique(labels)) < 2:
         some = draw(len(rows), _SAMPLE, seed)
         kinds = _regions(rows.vectors(some), count, seed) if len(some) > count else some
-    order = rng.permutation(len(some))
-    kinds = kinds[order]
-    grouped = np.argsort(kinds, kind="stable")
-    starts = np.flatnonzero(np.diff(kinds[grouped], prepend=-2))  # no kind is -2
-    turns = np.empty(len(order), np.int64)  # the how manieth of its kind each is
-    sizes = np.diff([*starts, len(order)])
-    turns[grouped] = np.arange(len(order)) - np.repeat(starts, sizes)
-    first = order[np.argsort(turns, kind="stable")[:count]]
-    by_kind = np.empty(len(order), kinds.dtype)
-    by_kind[order] = kinds
-    return rows.ids[some[first[np.lexsort((first, by_kind[first]))]]]
+    order = np.random.default_rng(seed).permutation(len(some))
+    by_kind = order[np.argsort(kinds[order], kind="stable")]
+    starts = np.flatnonzero(np.diff(kinds[by_kind], prepend=-2))  # which is no kind
+    sizes = np.diff([*starts, len(some)])
+    turns = np.empty(len(some), np.int64)  # 0 for the first that was drawn of a kind
+    turns[by_kind] = np.arange(len(some)) - np.repeat(starts, sizes)
+    drawn = order[np.argsort(turns[order], kind="stable")[:count]]
+    return rows.ids[some[drawn[np.lexsort((drawn, kinds[drawn]))]]]
 
 
-def _regions(vectors: npt.NDArray[np.float32], count: int, seed: int) -> Numbers:
+def _regions(vectors: Vectors, count: int, seed: int) -> Numbers:
     """Return the cell, of so many, that each vector (n, width) is in: int64 (n,)."""
     cells = faiss.Kmeans(vectors.shape[1], count, niter=10, seed=seed, min_points_per_centroid=1)
     cells.train(vectors)
-    return np.asarray(cells.index.search(vectors, 1)[1][:, 0], np.int64)
+    return np.asarray(cells.assign(vectors)[1], np.int64)
 
 
-def _labels(rows: Rows) -> npt.NDArray[np.int32]:
+def _labels(rows: Rows) -> Numbers:
     """Return the label of each row as a number, in the order of the alphabet; -1 for none."""
     if not len(rows):
-        return np.empty(0, np.int32)
+        return np.empty(0, np.int64)
     coded = rows.labels.dictionary_encode().combine_chunks()
-    rank = pc.rank(coded.dictionary, tiebreaker="dense").to_numpy().astype(np.int32)
-    numbers = coded.indices.fill_null(-1).to_numpy()
-    return np.append(rank, -1)[numbers].astype(np.int32)
+    places = pc.rank(coded.dictionary, tiebreaker="dense").to_numpy().astype(np.int64)
+    numbers: Numbers = np.append(places, -1)[coded.indices.fill_null(-1).to_numpy()]
+    return numbers
