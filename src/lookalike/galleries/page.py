@@ -167,14 +167,14 @@ def _group(
     yield "</ul>\n"
     if group.more:
         yield f'<p class="more">and {group.more:,} more</p>\n'
-    yield "</section>\n" if group.title else "</div>\n"
+    yield "</div>\n"
 
 
 def _head(number: int, group: Group, heading: str) -> str:
     anchor = f"group-{number}"
     note = f"<p>{escape(printable(group.note))}</p>" if group.note else ""
     return (
-        f'<section class="group" id="{anchor}" aria-labelledby="{anchor}-title">\n'
+        f'<div class="group" role="group" id="{anchor}" aria-labelledby="{anchor}-title">\n'
         f'<div class="head"><{heading} id="{anchor}-title"><a href="#{anchor}">'
         f"{escape(printable(group.title))}</a></{heading}>{note}</div>\n"
     )
@@ -184,7 +184,7 @@ def _card(card: Card, thumbnail: Thumbnail) -> str:
     label, path, mark, caption = (
         printable(text or "") for text in (card.label, card.path, card.mark, card.caption)
     )
-    described = escape(": ".join(text for text in (mark, label or path) if text))
+    described = escape(f"{mark or 'image'}: {label or path}")
     if thumbnail.name:
         shown = (
             f'<img class="well" src="{THUMBNAILS}/{thumbnail.name}" alt="{described}"'

@@ -156,7 +156,7 @@ def gallery(folder: Path, collection: Collection, figures: dict[str, Any]) -> No
         return [Group("", "", cards)] if cards else []
 
     labelled = figures["labels"] > 1
-    drawn = "each label once before any twice" if labelled else "one of each region before another"
+    drawn = f"each {'label' if labelled else 'region'} once before any twice"
     parts = [
         Part(
             "typical",
