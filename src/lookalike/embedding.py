@@ -111,13 +111,22 @@ class ImageEmbedder:
         vector: Vectors = self._embed([cast("ImageLike", image)])[0]
         return vector
 
-    def _embed(self, batch: Sequence[ImageLike]) -> Vectors:
-        run = models.engine(self.model, self._threads)
-        vectors = np.empty((len(batch), self.width), np.float32)
-        for start in range(0, len(batch), run.batch):
-            pixels = np.stack([to_pixels(image) for image in batch[start : start + run.batch]])
-            vectors[start : start + run.batch] = run(pixels)
+    @property
+    def batch(self) -> int:
+        """Images at a time at which the network is quickest."""
+        return models.engine(self.model, self._threads).batch
+
+    def of_pixels(self, pixels: npt.NDArray[np.uint8]) -> Vectors:
+        """Return the vectors, float32 (n, width), of pixels as decoded, uint8 (n, 224, 224, 3)."""
+        vectors = models.engine(self.model, self._threads)(pixels)
         return normalize(vectors) if self.normalize else vectors
+
+    def _embed(self, batch: Sequence[ImageLike]) -> Vectors:
+        vectors = np.empty((len(batch), self.width), np.float32)
+        for start in range(0, len(batch), self.batch):
+            some = batch[start : start + self.batch]
+            vectors[start : start + self.batch] = self.of_pixels(np.stack([*map(to_pixels, some)]))
+        return vectors
 
     def __repr__(self) -> str:
         return f"ImageEmbedder({self.model.backbone!r}, {self.model.weights!r}, width={self.width})"

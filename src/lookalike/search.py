@@ -57,6 +57,20 @@ class Rows:
         parts = [segment.ids for segment in self.segments]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
+    def find(self, number: int) -> int | None:
+        """Return which row has an id, None where none has."""
+        place = int(np.searchsorted(self.ids, number, sorter=self._by_id))
+        if place == len(self):
+            return None
+        row = place if self._by_id is None else int(self._by_id[place])
+        return row if self.ids[row] == number else None
+
+    @cached_property
+    def _by_id(self) -> Numbers | None:
+        """The rows in the order of their ids; None where that is the order they stand in."""
+        rising = bool((self.ids[1:] > self.ids[:-1]).all())
+        return None if rising else np.argsort(self.ids)
+
     def squared_distances(self, query: Vectors, rows: Numbers | None = None) -> Vectors:
         """Squared Euclidean distances of a query (width,) to all rows, or to some, rising.
 
@@ -120,6 +134,11 @@ class Rows:
     def labels(self) -> pa.ChunkedArray:
         """Their labels."""
         return self._named("label")
+
+    @cached_property
+    def hashes(self) -> pa.ChunkedArray:
+        """The hashes of their files' contents."""
+        return self._named("content_hash")
 
     def _named(self, column: str) -> pa.ChunkedArray:
         columns = [segment.rows[column] for segment in self.segments]

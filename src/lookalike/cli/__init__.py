@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from lookalike.cli import asking, grouping, keeping, making, upkeep
+from lookalike.cli import asking, grouping, keeping, making, serving, upkeep
 from lookalike.cli.printing import last_words, notes, printable
 from lookalike.errors import LookalikeError
 
@@ -35,6 +35,7 @@ commands: dict[str, Callable[..., None]] = {
     "vacuum": upkeep.vacuum,
     "info": asking.info,
     "search": asking.search,
+    "serve": serving.serve,
     "neighbors": asking.neighbors,
     "join": grouping.join,
     "duplicates": grouping.duplicates,

@@ -1,0 +1,67 @@
+"""The command that shows an index in a browser."""
+
+import contextlib
+import webbrowser
+from typing import Annotated
+
+import typer
+
+from lookalike.cli.arguments import IndexArgument
+from lookalike.cli.printing import notes, printable
+
+
+def serve(
+    index: IndexArgument,
+    port: Annotated[int, typer.Option(help="0 takes one that is free.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="0.0.0.0 for other machines too, which then need the token.")
+    ] = "127.0.0.1",
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LOOKALIKE_TOKEN",
+            help="Who asks has to bring it. [default: made where other machines can ask]",
+        ),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    upload_mb: Annotated[float, typer.Option(help="The largest upload, in megabytes.")] = 20,
+    upload_mpixels: Annotated[float, typer.Option(help="The same, in megapixels.")] = 100,
+    cache_mb: Annotated[
+        float, typer.Option(help="Disk that small pictures may take, in megabytes.")
+    ] = 2000,
+    access_log: Annotated[bool, typer.Option("--access-log", help="A line a request.")] = False,
+) -> None:
+    """Open an index as a web page, until Ctrl-C: drop a photo, see what looks like it.
+
+    Programs ask the same server: `api/openapi.json` says what. What others add to the index shows
+    within a second or two.
+
+    Example: `lookalike serve cars.index`
+    """
+    from lookalike.index import open as open_index
+    from lookalike.server import Limits
+    from lookalike.server import serve as serve_index
+
+    if not min(upload_mb, upload_mpixels) > 0 or cache_mb < 0:
+        raise typer.BadParameter("limits are numbers above 0")
+    opened = open_index(index)
+
+    def began(address: str) -> None:
+        what = f"{len(opened):,} images of {printable(index.resolve().name)}"
+        notes.print(f"{address}  {what}, Ctrl-C ends it", markup=False)
+        if open_page:
+            webbrowser.open(address)
+
+    limits = Limits(round(upload_mb * 1e6), round(upload_mpixels * 1e6))
+    with contextlib.suppress(KeyboardInterrupt):
+        serve_index(
+            opened,
+            host,
+            port,
+            token=token,
+            limits=limits,
+            cap=round(cache_mb * 1e6),
+            access_log=access_log,
+            began=began,
+        )
+    notes.print("stopped")

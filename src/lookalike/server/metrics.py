@@ -1,0 +1,74 @@
+"""What the server counts, for Prometheus."""
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_TIMES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class Metrics:
+    """The counters of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "lookalike_requests",
+            "Requests that were answered.",
+            ("route", "method", "status"),
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "lookalike_request_seconds",
+            "From a request's head to the end of its answer.",
+            ("route",),
+            buckets=_TIMES,
+            registry=self.registry,
+        )
+        self.searches = Histogram(
+            "lookalike_search_seconds",
+            "The search itself.",
+            ("engine",),
+            buckets=_TIMES,
+            registry=self.registry,
+        )
+        self.batches = Histogram(
+            "lookalike_embedding_batch",
+            "Uploads that were embedded together.",
+            buckets=(1, 2, 4, 8, 16, 32),
+            registry=self.registry,
+        )
+
+    def gauge(self, name: str, text: str) -> Gauge:
+        """Return a figure that is asked for when somebody looks."""
+        return Gauge(f"lookalike_{name}", text, registry=self.registry)
+
+
+class Counted:
+    """Counts what an application answers, by the route that it took."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on, and count its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        started = time.perf_counter()
+
+        async def send_counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_counted)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
+            self._metrics.requests.labels(route, method, status).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)

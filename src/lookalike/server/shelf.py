@@ -1,0 +1,159 @@
+"""One version of an index as the server shows it: found by id, label and chance, and searched."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lookalike import images
+from lookalike.embedding import Vectors
+from lookalike.hits import Query
+from lookalike.index import Index
+from lookalike.search import Mask, Neighbor, Numbers
+from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALL, RECALLS
+
+SIDES = {"thumbnail": 320, "picture": 1280}
+_MASKS = 8  # filters whose rows are kept
+_HASH = 8  # digits of a content's hash that an address carries
+
+
+class Shelf:
+    """One version of an index, which stays what it is while others are made."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.rows = index.searcher.rows
+        self.version = index.collection.version
+        self.is_ready = len(self.rows) <= EXACT_UP_TO
+        self.chosen = lru_cache(_MASKS)(self._chosen)
+
+    def get_ready(self) -> None:
+        """Make or read what quick searches need; until then all rows are compared."""
+        if not self.is_ready:
+            self.index.searcher.get_ready()
+            self.is_ready = True
+
+    def image(self, row: int) -> dict[str, Any]:
+        """Return what `answers.Image` says of a row."""
+        number, path = int(self.rows.ids[row]), self.rows.paths[row].as_py()
+        address = f"api/images/{number}/picture"
+        seen = self.content_hash(row)[:_HASH]
+        return {
+            "id": number,
+            "path": path,
+            "name": os.path.basename(path),
+            "label": self.rows.labels[row].as_py(),
+            **{name: f"{address}?size={side}&v={seen}" for name, side in SIDES.items()},
+        }
+
+    def content_hash(self, row: int) -> str:
+        """Return the hash of the content that a row was made of."""
+        return self.rows.hashes[row].as_py() or ""
+
+    def query(self, row: int) -> Query:
+        """Return the query that an image of the index is."""
+        vector: Vectors = self.rows.vectors(np.array([row]))[0]
+        return Query(vector, id=int(self.rows.ids[row]))
+
+    def search(
+        self,
+        query: Query,
+        k: int,
+        labels: Sequence[str] = (),
+        paths: Sequence[str] = (),
+        within: float | None = None,
+    ) -> dict[str, Any]:
+        """Return what `answers.Found` says, but for the query. `LookalikeError` as `nearest`."""
+        hits = self.index.nearest(
+            query,
+            k,
+            engine="auto" if self.is_ready else "exact",
+            within=within,
+            label=list(labels) or None,
+            path=list(paths) or None,
+        )
+        compared = hits.candidates
+        if compared is None:
+            chosen = self.chosen(tuple(labels), tuple(paths))
+            compared = len(self.rows) if chosen is None else int(np.count_nonzero(chosen))
+        return {
+            "engine": hits.engine,
+            "compared": compared,
+            "images": len(self.rows),
+            "took_ms": round(hits.took_ms, 3),
+            "recall": 1.0 if hits.engine == "exact" else self.recall["measured"],
+            "version": self.version,
+            "neighbors": [self._neighbor(one) for one in hits.neighbors],
+        }
+
+    def _neighbor(self, one: Neighbor) -> dict[str, Any]:
+        row = self.rows.find(one.id)
+        assert row is not None
+        return {"rank": one.rank, "distance": one.distance, **self.image(row)}
+
+    def _chosen(self, labels: tuple[str, ...], paths: tuple[str, ...]) -> Mask | None:
+        return self.rows.chosen(list(labels) or None, list(paths) or None)
+
+    def draw(self, count: int, seed: int | None, labels: tuple[str, ...] = ()) -> Numbers:
+        """Draw rows at random, each once: int64 (count or fewer,)."""
+        chosen = self.chosen(labels, ())
+        rng = np.random.default_rng(seed)
+        if chosen is not None:
+            some = np.flatnonzero(chosen)
+            return rng.choice(some, min(count, len(some)), replace=False)
+        return rng.choice(len(self.rows), min(count, len(self.rows)), replace=False)
+
+    def page(
+        self, after: int | None, limit: int, labels: tuple[str, ...], paths: tuple[str, ...]
+    ) -> tuple[Numbers, int | None, int]:
+        """Return the next rows by id, after which id more come, and how many there are in all."""
+        chosen = self.chosen(labels, paths)
+        ids = self.rows.ids
+        all_ = np.arange(len(ids)) if chosen is None else np.flatnonzero(chosen)
+        left = all_ if after is None else all_[ids[all_] > after]
+        if limit < len(left):
+            left = left[np.argpartition(ids[left], limit)[: limit + 1]]
+        left = left[np.argsort(ids[left])]
+        page = left[:limit]
+        return page, int(ids[page[-1]]) if len(left) > limit else None, len(all_)
+
+    @cached_property
+    def labels(self) -> pa.Table:
+        """All labels, `label, images`, the most frequent first."""
+        counts = pc.value_counts(self.rows.labels.drop_null())
+        table = pa.table({"label": counts.field("values"), "images": counts.field("counts")})
+        return table.sort_by([("images", "descending"), ("label", "ascending")])
+
+    def labels_with(self, text: str, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """Return the most frequent labels that hold a text, whatever its case, and their number."""
+        found = self.labels
+        if text:
+            fits = pc.match_substring(found["label"], text, ignore_case=True)
+            found = found.filter(fits)
+        return found.slice(0, limit).to_pylist(), len(found)
+
+    @cached_property
+    def _known(self) -> Any:
+        return self.index.searcher.known()
+
+    @property
+    def recall(self) -> dict[str, Any]:
+        """What `answers.Recall` says."""
+        about = {"asked": RECALL, "k": NEIGHBORS}
+        if len(self.rows) <= EXACT_UP_TO:
+            return {**about, "engine": "exact", "measured": 1.0, "queries": 0}
+        known = self._known if self.is_ready else None
+        return {
+            **about,
+            "engine": "lsh",
+            "measured": known and known.recall[RECALLS.index(RECALL)],
+            "queries": known.queries if known else 0,
+        }
+
+    def read(self, row: int) -> bytes:
+        """Return the bytes of an image, as they are now; `BadImage` if it is gone."""
+        return images.read(self.index.collection.source, self.rows.paths[row].as_py())

@@ -1,0 +1,198 @@
+"""Pictures that people send: taken within limits, embedded together, remembered for a while."""
+
+import asyncio
+import io
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import HTTPException, Request
+from PIL import Image
+from prometheus_client import Histogram
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from lookalike.embedding import ImageEmbedder, Vectors
+from lookalike.images import BadImage, IsolatedDecoder
+
+REMEMBERED = 500
+"""Uploads whose vectors and small pictures are kept in memory, some 50 MB."""
+PICTURE = 640  # pixels a side of those
+_AT_ONCE = 64  # uploads on their way; who comes later is asked to try again
+_HELD = 256 * 2**20  # bytes of them
+_BUSY = HTTPException(503, "too many uploads at once: try again in a second", {"Retry-After": "1"})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an upload may be."""
+
+    bytes: int = 20 * 2**20
+    pixels: int = 100_000_000
+    seconds: float = 20.0
+    """For it to arrive, and again for it to be decoded."""
+
+
+_Waiting: TypeAlias = tuple[ImageEmbedder, npt.NDArray[np.uint8], "asyncio.Future[Vectors]"]
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """An upload: its vector (width,), of which model, and its small picture, soon to be there."""
+
+    vector: Vectors
+    fingerprint: str
+    picture: "asyncio.Future[bytes]"
+
+
+class Uploads:
+    """Turns uploads into vectors. Those that wait at the same time share a batch."""
+
+    def __init__(self, limits: Limits, threads: int, batches: Histogram) -> None:
+        self.limits = limits
+        self._decoder = IsolatedDecoder(limits.seconds, limits.pixels)
+        self._decoding = ThreadPoolExecutor(threads, "uploads")
+        self._engine = ThreadPoolExecutor(1, "engine")
+        self._waiting: deque[_Waiting] = deque()
+        self._batches = batches
+        self._worker: asyncio.Task[None] | None = None
+        self._remembered: OrderedDict[str, Remembered] = OrderedDict()
+        self.on_their_way = self._held = 0  # uploads, and their bytes
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Count an upload while the block runs; `HTTPException` where there are too many."""
+        if self.on_their_way >= _AT_ONCE:
+            raise _BUSY
+        self.on_their_way += 1
+        try:
+            yield
+        finally:
+            self.on_their_way -= 1
+            if not self.on_their_way:
+                self._held = 0
+
+    async def warm(self, embedder: ImageEmbedder) -> None:
+        """Have the network compiled and a process ready before somebody waits for them."""
+        blank = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(blank, "PNG")
+        await self.embed(blank.getvalue(), embedder)
+
+    async def body(self, request: Request) -> bytes:
+        """Return the picture in a request: its body, or the first file of a form.
+
+        Raises `HTTPException` for what is too large, too slow, or none.
+        """
+        too_large = HTTPException(
+            413, f"larger than {self.limits.bytes:,} bytes: send the picture smaller"
+        )
+        said = request.headers.get("content-length", "")
+        if said.isdecimal() and int(said) > self.limits.bytes:
+            raise too_large
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    self._held += len(part)
+                    if size > self.limits.bytes:
+                        raise too_large
+                    if self._held > _HELD:
+                        raise _BUSY
+                    parts.append(part)
+        except TimeoutError:
+            raise HTTPException(
+                408, f"did not arrive within {self.limits.seconds:g} s: send it smaller"
+            ) from None
+        data = b"".join(parts)
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            data = await _file_of_form(request, data)
+        if not data:
+            raise HTTPException(415, "no picture: send its bytes, or one file in a form")
+        return data
+
+    async def embed(self, data: bytes, embedder: ImageEmbedder) -> Vectors:
+        """Return the vector (width,) of a picture; `HTTPException` for what is none."""
+        loop = asyncio.get_running_loop()
+        try:
+            pixels, _ = await loop.run_in_executor(
+                self._decoding, self._decoder.decode_pixels, data
+            )
+        except BadImage as error:
+            raise HTTPException(415, f"no picture to search with: {error}") from None
+        mine: asyncio.Future[Vectors] = loop.create_future()
+        self._waiting.append((embedder, pixels, mine))
+        if self._worker is None or self._worker.done():
+            self._worker = loop.create_task(self._work())
+        return await mine
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            embedder = self._waiting[0][0]
+            batch: list[_Waiting] = []
+            # An index may be made again with another model while uploads wait.
+            while self._waiting and len(batch) < embedder.batch:
+                if self._waiting[0][0].model != embedder.model:
+                    break
+                batch.append(self._waiting.popleft())
+            self._batches.observe(len(batch))
+            pixels = np.stack([pixels for _, pixels, _ in batch])
+            try:
+                vectors = await loop.run_in_executor(self._engine, embedder.of_pixels, pixels)
+            except Exception as error:
+                for *_, waiting in batch:
+                    waiting.set_exception(error)
+            else:
+                for (*_, waiting), vector in zip(batch, vectors, strict=True):
+                    if not waiting.done():
+                        waiting.set_result(vector)
+
+    def remember(self, data: bytes, vector: Vectors, fingerprint: str) -> str:
+        """Keep a vector and a small picture of an upload; return the key to them."""
+        key = secrets.token_urlsafe(16)
+        picture = asyncio.get_running_loop().run_in_executor(
+            self._decoding, self._decoder.thumbnail, data, PICTURE
+        )
+        picture.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._remembered[key] = Remembered(vector, fingerprint, picture)
+        while len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
+        return key
+
+    def recall(self, key: str) -> Remembered:
+        """Return what is kept of an upload; `HTTPException` where it no longer is."""
+        found = self._remembered.get(key)
+        if found is None:
+            raise HTTPException(404, "this upload is no longer remembered: send the picture again")
+        self._remembered.move_to_end(key)
+        return found
+
+    def close(self) -> None:
+        """End the processes that decode, and what waits for them."""
+        self._decoder.close()
+        for pool in (self._decoding, self._engine):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _file_of_form(request: Request, data: bytes) -> bytes:
+    """Return the first file of a form that has arrived as a whole."""
+    whole = iter([{"type": "http.request", "body": data, "more_body": False}])
+
+    async def receive() -> dict[str, object]:
+        return next(whole)
+
+    try:
+        async with Request(request.scope, receive).form(max_files=1, max_fields=8) as form:
+            for value in form.values():
+                if not isinstance(value, str):
+                    return await value.read()
+    except AnyHTTPException as error:
+        raise HTTPException(400, f"no form that can be read ({error.detail})") from None
+    return b""
