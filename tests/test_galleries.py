@@ -2,14 +2,18 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
-from lookalike import LookalikeError, images
+from lookalike import Index, LookalikeError, images
 from lookalike.drawing import DrawnCollection
 from lookalike.galleries import (
     SAME_LABEL,
@@ -34,6 +38,17 @@ EVIL = "<script>alert(1)</script>"
 @pytest.fixture
 def source(drawn: DrawnCollection) -> images.Source:
     return images.locate(drawn.photos)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no browser is at hand: install chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 def page_of(folder: Path) -> Page:
@@ -162,6 +177,38 @@ def test_parts_have_links_to_them_and_what_is_in_them_belongs_to_it(
         assert text in page.texts
     assert "same label: sedan" in attributes(page, "img", "alt")
     assert len(thumbnails(tmp_path / "out")) == 2
+
+
+@pytest.fixture(scope="module")
+def gallery(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("gallery") / "out"
+    return index.gallery(out, shown=8, spark=False).folder
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_browser_shows_a_gallery_from_the_disk(
+    width: int, scheme: Literal["light", "dark"], browser: Browser, gallery: Path
+) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
+    )
+    page = context.new_page()
+    failed: list[str] = []
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    page.goto((gallery / "index.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    links = page.locator("nav a")
+    assert links.count() == 5
+    for at in range(5):
+        links.nth(at).click()
+        name = links.nth(at).get_attribute("href")
+        assert page.locator(f"{name} h2").bounding_box()["y"] > 0  # type: ignore[index]
+    assert failed == []
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 22, 24)"}[scheme]
+    assert [one["id"] for one in Axe().run(page).response["violations"]] == []
+    context.close()
 
 
 def test_no_groups_are_said_to_be_none(source: images.Source, tmp_path: Path) -> None:
