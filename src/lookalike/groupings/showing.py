@@ -127,14 +127,25 @@ def outliers(folder: Path, collection: Collection, figures: dict[str, Any], show
         for path, label, score in first(OUTLIERS, "path, label, score")
     ]
     doubted = [
-        Card(path, f"{suggested}?", "", label)
+        Card(path, f"rather {suggested}?", "", label)
         for path, label, suggested in first(SUSPECTS, "path, label, suggested")
     ]
-    groups = [Group("unlike all others", "the most isolated first", far)]
-    if doubted:
-        note = f"{figures['suspects']:,} images whose neighbours carry another label"
-        groups.append(Group("labels to look at", note, doubted))
-    write_gallery(folder, "Outliers", f"{figures['images']:,} images", groups, collection.source)
+    note = f"{figures['suspects']:,} images whose neighbours carry another label"
+    parts = [
+        Part("isolated", "Unlike all others", "The most isolated first.", _heap(far), "heap"),
+        Part("labels", "Labels to look at", note, _heap(doubted), "heap"),
+    ]
+    _write_parts(folder, "Outliers", f"{figures['images']:,} images", parts, collection)
+
+
+def _heap(cards: list[Card]) -> list[Group]:
+    return [Group("", "", cards)] if cards else []
+
+
+def _write_parts(
+    folder: Path, title: str, note: str, parts: list[Part], collection: Collection
+) -> None:
+    write_parts(folder, title, note, [part for part in parts if part.groups], collection.source)
 
 
 def gallery(folder: Path, collection: Collection, figures: dict[str, Any]) -> None:
@@ -149,11 +160,12 @@ def gallery(folder: Path, collection: Collection, figures: dict[str, Any]) -> No
         lines[name].append([row[2:] for row in some])
 
     def heap(name: str, what: Callable[[float, str | None], str]) -> list[Group]:
-        cards = [
-            Card(path, what(figure, suggested), "", label)
-            for ((path, label, figure, suggested, _),) in lines[name]
-        ]
-        return [Group("", "", cards)] if cards else []
+        return _heap(
+            [
+                Card(path, what(figure, suggested), "", label)
+                for ((path, label, figure, suggested, _),) in lines[name]
+            ]
+        )
 
     labelled = figures["labels"] > 1
     drawn = f"each {'label' if labelled else 'region'} once before any twice"
@@ -201,9 +213,7 @@ def gallery(folder: Path, collection: Collection, figures: dict[str, Any]) -> No
     counts += [f"{figures['labels']:,} labels"] if figures["labels"] else []
     counts += [f"{figures['skipped']:,} inputs skipped"] if figures["skipped"] else []
     name = collection.path.absolute().name
-    write_parts(
-        folder, name, ", ".join(counts), [part for part in parts if part.groups], collection.source
-    )
+    _write_parts(folder, name, ", ".join(counts), parts, collection)
 
 
 def _alike(line: list[Any]) -> Group:
