@@ -116,7 +116,7 @@ def add_pictures(app: FastAPI, service: Service) -> None:
         """Return an upload as a JPEG of at most 640 pixels a side, while it is remembered."""
         _check_size(size)
         try:
-            jpeg = await asyncio.shield(service.uploads.recall(key).picture)
+            jpeg = await asyncio.shield(service.uploads.get(key).picture)
         except BadImage as error:
             raise HTTPException(404, f"this upload cannot be shown: {error}") from None
         return Response(jpeg, media_type="image/jpeg", headers={"cache-control": _FOREVER})

@@ -159,7 +159,7 @@ class Uploads:
             self._remembered.popitem(last=False)
         return key
 
-    def recall(self, key: str) -> Remembered:
+    def get(self, key: str) -> Remembered:
         """Return what is kept of an upload; `HTTPException` where it no longer is."""
         found = self._remembered.get(key)
         if found is None:
