@@ -274,6 +274,8 @@ def test_draws(client: TestClient) -> None:
     label = client.get("/api/labels").json()["labels"][1]
     some = client.get("/api/random", params={"count": 200, "label": label["label"]}).json()
     assert [one["label"] for one in some["images"]] == [label["label"]] * label["images"]
+    ones = client.get("/api/random?count=3&path=*1.jpg").json()["images"]
+    assert len(ones) == 3 and all(one["name"].endswith("1.jpg") for one in ones)
     assert client.get("/api/random?label=none").json() == {"images": []}
 
 

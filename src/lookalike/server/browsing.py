@@ -50,11 +50,12 @@ def add_images(app: FastAPI, service: Service) -> None:
     async def random(
         count: Annotated[int, Query(ge=1, le=MOST)] = 24,
         labels: LabelFilter = [],  # noqa: B006
+        paths: PathFilter = [],  # noqa: B006
         seed: Seed = None,
     ) -> Any:
         """Draw images at random."""
         shelf = service.shelf
-        rows = await service.run(shelf.draw, count, seed, labels)
+        rows = await service.run(shelf.draw, count, seed, labels, paths)
         return {"images": [*map(shelf.image, rows)]}
 
     @app.get("/api/labels", response_model=answers.Labels, responses=problems())
