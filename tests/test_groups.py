@@ -1,6 +1,7 @@
 """Pairs, tight groups, and what is in a collection twice."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.cluster import hierarchy
 from typer.testing import CliRunner
 
 import lookalike
@@ -20,10 +22,12 @@ from lookalike.drawing import DrawnCollection
 from lookalike.embedding import normalize
 from lookalike.groups import pairs
 from lookalike.groups.alignment import AGREES, agreement, thumbnail
+from lookalike.groups.overview import SECTIONS, drawn_apart
 from lookalike.groups.results import Found
 from lookalike.groups.stars import stars
 from lookalike.groups.variants import CHANGES, variant
 from lookalike.images import decode_pixels
+from lookalike.search import Rows, draw
 from segments import collection_of
 
 
@@ -532,5 +536,98 @@ def test_clusters_and_outliers_are_written_with_their_pictures(
     assert Found.open(out).to_pandas()["rank"].tolist() == list(range(1, 97))
     assert figures["images"] == figures["labelled"] == 96
     assert figures["suspects"] == len(Found.open(out).to_pandas("suspects.parquet"))
-    assert "unlike all others" in (out / "index.html").read_text()
+    assert "Unlike all others" in (out / "index.html").read_text()
     assert not (out / "graph").exists()
+
+
+# The gallery.
+
+
+def test_a_gallery_is_a_folder_that_opens_anywhere(index: Index, tmp_path: Path) -> None:
+    out = tmp_path / "gallery"
+    figures = json.loads(run("gallery", index.path, "--out", out, "--shown", 10, "-k", 5, "--json"))
+    assert figures["images"] == 96 and set(figures["shown"]) == set(SECTIONS)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "found.json",
+        "gallery.parquet",
+        "index.html",
+        "pictures",
+    ]
+    page = (out / "index.html").read_text()
+    shown = set(re.findall(r'src="(.*?)"', page))
+    assert shown == {f"pictures/{path.name}" for path in (out / "pictures").iterdir()}
+    assert "http" not in page and "<script" not in page
+    table = Found.open(out).to_pandas()
+    assert len(shown) == table.id.nunique()  # one picture an image, however often it is shown
+    assert page.count("<li><figure") == len(table)
+    for name, title in (("typical", "Most typical"), ("pairs", "Nearest pairs")):
+        assert f'href="#{name}"' in page and title in page
+    assert dict(table.groupby("section").line.nunique()) == {
+        name: count for name, count in figures["shown"].items() if count
+    }
+
+
+def test_what_a_gallery_shows_is_so(index: Index, tmp_path: Path) -> None:
+    table = index.gallery(tmp_path / "gallery", shown=8, k=5, spark=False).to_pandas()
+    rows = Rows(index.collection.segments)
+    apart = np.linalg.norm(
+        rows.vectors(np.arange(96))[:, None] - rows.vectors(np.arange(96)), axis=2
+    )
+    np.fill_diagonal(apart, np.inf)
+    nearest = {int(rows.ids[row]): set(rows.ids[np.argsort(apart[row])[:5]]) for row in range(96)}
+    typical = table[table.section == "typical"]
+    named = [sum(one in others for others in nearest.values()) for one in typical.id]
+    assert typical.figure.tolist() == named == sorted(named, reverse=True)
+    assert not any(one in nearest[other] for one in typical.id for other in typical.id)
+    lines = table[table.section == "neighbors"]
+    for _, line in lines.groupby("line"):
+        assert set(line.id[1:]) == nearest[line.id.iloc[0]]
+        assert line.figure.is_monotonic_increasing
+    drawn = lines[lines.place == 0]
+    assert drawn.label.nunique() == min(8, len(set(rows.labels.to_pylist())))
+    pair = table[table.section == "pairs"]
+    assert pair.figure.iloc[0] == pytest.approx(apart.min(), abs=1e-5)
+    assert pair.id.is_unique
+    other = index.gallery(tmp_path / "other", shown=8, k=5, spark=False, seed=1).to_pandas()
+    assert set(other[other.section == "neighbors"].id) != set(lines.id)
+
+
+def test_images_are_drawn_from_every_region(vectors: Any, tmp_path: Path) -> None:
+    collection = collection_of(vectors, tmp_path / "index", [150, 250])
+    rows = Rows(collection.segments)
+    unlabelled = np.full(len(rows), -1)
+    few = drawn_apart(rows, unlabelled, 40, 0)
+    heaps = hierarchy.fcluster(hierarchy.linkage(vectors, "single"), 0.5, "distance")
+    by_chance = np.mean([len(set(heaps[draw(400, 40, seed)])) for seed in range(20)])
+    assert len(set(few)) == 40 and len(set(heaps[few])) > by_chance + 2
+    assert sorted(drawn_apart(rows, unlabelled, 1000, 0)) == list(range(400))
+    # Of a label with one image and one with all others each has its turn.
+    assert 399 in drawn_apart(rows, np.arange(400) // 399, 2, 0)
+
+
+def test_copies_do_not_fill_a_gallery(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    some = normalize(rng.standard_normal((300, 32)).astype(np.float32))
+    collection = collection_of(np.concatenate([some, some[[7] * 700]]), tmp_path / "index", [1000])
+    table = Index(collection).gallery(tmp_path / "out", shown=20, spark=False).to_pandas()
+    copies = {7, *range(300, 1000)}
+    for section, most in (("typical", 1), ("pairs", 2)):
+        ids = table[table.section == section].id
+        assert len(ids) >= 20 and len(copies & set(ids)) <= most
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_gallery_of_little_or_nothing(count: int, vectors: Any, tmp_path: Path) -> None:
+    index = Index(collection_of(vectors[:count], tmp_path / "index", [0, *[count] * (count > 0)]))
+    with pytest.raises(LookalikeError, match="1 image in each part"):
+        index.gallery(tmp_path / "out", shown=0, spark=False)
+    assert not (tmp_path / "out").exists()
+    figures = index.gallery(tmp_path / "out", spark=False).figures
+    assert (figures["images"], figures["skipped"]) == (count, 1)
+    assert [figures["shown"][name] for name in ("neighbors", "isolated", "pairs")] == [
+        count,
+        count,
+        count // 2,
+    ]
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert ("There is nothing to show." in page) == (count == 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -17,7 +18,10 @@ from lookalike import Hits, Index, LookalikeError, hashing, images
 from lookalike.build import Options, build_collection
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import Vectors
+from lookalike.hits import Answers, draw_shown
+from lookalike.search import Rows
 from lookalike.spark import session
+from segments import in_pieces, unit
 
 
 def stored_vectors(index: Index) -> tuple[list[str], Vectors]:
@@ -50,6 +54,56 @@ def photos(drawn: DrawnCollection) -> list[Path]:
 @pytest.fixture(scope="module")
 def new(drawn: DrawnCollection) -> Path:
     return min(drawn.new.rglob("*.jpg"))
+
+
+# Images that are drawn to be looked at.
+
+
+def test_images_of_an_index_show_themselves(index: Index, photos: list[Path]) -> None:
+    shown = index.show(3, seed=5)
+    assert len(shown) == 3 == len({query.id for query in shown})
+    assert shown._repr_html_().count("data:image/jpeg") == 3
+    assert shown.picture().width > 3 * 228
+    assert all(os.path.basename(query.path or "") in repr(shown) for query in shown)
+    assert [query.id for query in index.show(3, 5)] == [query.id for query in shown]
+    assert {query.id for query in index.show(3, 6)} != {query.id for query in shown}
+    assert len(index.show(1000)) == 96
+    # Each is a query: its own row is left out, its own picture is at hand.
+    hits = index.nearest(shown[0], 4)
+    assert_are(hits, nearest_by_hand(index, shown[0].vector, 5)[1:])
+    assert hits.query.picture() is not None
+
+
+def test_images_with_a_label_are_shown(index: Index) -> None:
+    label = index.show(1, 0)[0].label
+    assert label is not None
+    assert {query.label for query in index.show(5, label=label)} == {label}
+    with pytest.raises(LookalikeError, match="no image has the label 'a spaceship'"):
+        index.show(label="a spaceship")
+    with pytest.raises(LookalikeError, match="at least 1"):
+        index.show(0)
+
+
+def test_an_image_that_is_gone_or_elsewhere_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "secret.png")
+    rows = Rows(in_pieces(unit((2, 8), 0), [2]))
+    paths = pa.array(["../secret.png", "gone.png"])
+    table = pa.table({"path": paths, "label": pa.nulls(2, pa.string())})
+    rows.segments[0].__dict__["rows"] = table
+    shown = draw_shown(rows, images.locate(tmp_path / "photos"), 2, 0, None)
+    assert [query.picture() for query in shown] == [None, None]
+    assert shown._repr_html_().count("file is gone") == 4  # said, and described
+
+
+def test_several_answers_show_themselves(index: Index, photos: list[Path]) -> None:
+    answers = index.search([photos[0], Image.open(photos[1])], k=2)
+    assert isinstance(answers, list) and len(answers) == 2
+    assert answers._repr_html_().count("data:image/jpeg") == 6  # type: ignore[attr-defined]
+    assert repr(answers[0]).startswith(f"Hits(2 neighbours of {photos[0].name}, the nearest 0.")
+    many = Answers(answers[:1] * 50)
+    assert many._repr_html_().count("data:image/jpeg") == 20 * 3
+    assert "and 30 more answers" in many._repr_html_()
 
 
 def copy_of(index: Index, folder: Path) -> Index:

@@ -275,7 +275,7 @@ def gone(pid: int) -> bool:
 
 
 def wait_for(job: Job) -> None:
-    job.wait(60)
+    job.wait(180)
     assert job.ended()
 
 
@@ -343,9 +343,22 @@ def test_a_process_says_in_a_line_why_there_is_no_map(collection: Collection) ->
         file.unlink()
     job = Job(collection)
     wait_for(job)
+    assert job.result() is None
     failed = str(job.failed())
-    assert "is missing" in failed
+    assert failed.startswith("the data file ")
+    assert "is missing: restore it" in failed
     assert "\n" not in failed
+
+
+def test_a_process_that_fails_says_so(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "openTSNE.py").write_text("print('hello')\nraise MemoryError('no room')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    job = Job(collection)
+    wait_for(job)
+    assert job.result() is None
+    assert job.failed() == "no map (MemoryError: no room): ask again to try again"
 
 
 def test_a_process_ends_with_who_started_it(collection: Collection, slow: None) -> None:

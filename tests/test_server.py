@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -272,6 +274,8 @@ def test_draws(client: TestClient) -> None:
     label = client.get("/api/labels").json()["labels"][1]
     some = client.get("/api/random", params={"count": 200, "label": label["label"]}).json()
     assert [one["label"] for one in some["images"]] == [label["label"]] * label["images"]
+    ones = client.get("/api/random?count=3&path=*1.jpg").json()["images"]
+    assert len(ones) == 3 and all(one["name"].endswith("1.jpg") for one in ones)
     assert client.get("/api/random?label=none").json() == {"images": []}
 
 
@@ -353,6 +357,31 @@ def test_small_pictures_stay_within_their_cap(index: Index, tmp_path: Path) -> N
         tmp_path.write_text("in the way")  # nothing can be kept: it costs only time
         assert Thumbnails(decoder, cap, tmp_path).get(shelf, 3, 160)[1]
         tmp_path.unlink()
+
+
+@pytest.mark.long
+def test_ten_thousand_ids(index: Index) -> None:
+    rng = random.Random(0)
+    kinds: list[Callable[[], object]] = [
+        lambda: rng.randrange(-(2**70), 2**70),
+        lambda: rng.randrange(2**63),
+        lambda: rng.randrange(1000),
+        lambda: rng.random(),
+        lambda: "".join(chr(rng.randrange(1, 0xD800)) for _ in range(rng.randrange(1, 60))),
+    ]
+    known = set(index.searcher.rows.ids.tolist())
+    with served(index.path) as (_, address), httpx2.Client(base_url=address) as client:
+        for number in range(10_000):
+            asked = kinds[number % len(kinds)]()
+            found = client.get("api/search", params={"image": str(asked), "k": 1})
+            if asked in known:
+                assert found.status_code == 200
+            else:
+                assert error_of(found, found.status_code) and found.status_code in (404, 422)
+            if number % 10 == 0:
+                path = f"api/images/{quote(str(asked), safe='')}/picture"
+                assert (client.get(path).status_code == 200) == (asked in known)
+        assert client.get("healthz").json()["status"] == "ok"
 
 
 # Who may ask.
@@ -541,6 +570,8 @@ def test_slow_and_endless_clients(
         assert b" 431 " in said(b"GET /healthz HTTP/1.1\r\n", *[b"x: " + b"y" * 9000 + b"\r\n"] * 9)
         assert b" 431 " in said(b"GET /", *[b"y" * 9000] * 9)
         assert b" 400 " in said(b"nonsense\r\n\r\n")
+        huge = head.replace(b"1000", b"1000000000000")
+        assert b" 413 " in said(huge + b"connection: close\r\n\r\n")
         assert b" 408 " in said(head + b"connection: close\r\n\r\nonly this")
         ask = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
         twice = said(ask + b"\r\n", ask + b"connection: close\r\n\r\n")

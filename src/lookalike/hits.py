@@ -1,18 +1,27 @@
-"""What a search gives back: a query, its neighbours, and how to look at them."""
+"""What a search gives back: a query, its neighbours, and how to look at them.
+
+The same for images that were drawn from an index, each of which is a query too.
+"""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lookalike import images, pictures
 from lookalike.embedding import Vectors
+from lookalike.errors import LookalikeError
 from lookalike.images.decoding import read as read_file
-from lookalike.search import Neighbor
+from lookalike.images.sources import is_inside
+from lookalike.search import Neighbor, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
+
+_ROWS = 20  # answers that are shown as pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +73,11 @@ class Hits(Sequence[Neighbor]):
     def __getitem__(self, at: Any) -> Any:
         return self.neighbors[at]
 
+    def __repr__(self) -> str:
+        of = f" of {os.path.basename(self.query.path)}" if self.query.path else ""
+        nearest = f", the nearest {self.neighbors[0].distance:.3f} away" if self.neighbors else ""
+        return f"Hits({len(self)} neighbours{of}{nearest})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as `search --json` prints it."""
         path = self.query.path and images.decode_path(self.query.path)
@@ -114,6 +128,84 @@ class Hits(Sequence[Neighbor]):
             for n in self.neighbors
         ]
         return first, rest
+
+
+class Answers(list[Hits]):
+    """The answers to several queries, which show themselves as pictures in a notebook."""
+
+    def _repr_html_(self) -> str:
+        rows = "<hr>\n".join(hits._repr_html_() for hits in self[:_ROWS])
+        more = f"<p>and {len(self) - _ROWS:,} more answers</p>\n" if len(self) > _ROWS else ""
+        return rows + more
+
+
+@dataclass(frozen=True, eq=False)
+class Shown(Sequence[Query]):
+    """Images of an index, which show themselves as pictures in a notebook.
+
+    Each is a query with its own vector: `index.nearest(shown[0])` finds what is like the first.
+    """
+
+    queries: tuple[Query, ...]
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.queries[at]
+
+    def __repr__(self) -> str:
+        return f"Shown({', '.join(os.path.basename(query.path or '') for query in self)})"
+
+    def picture(self) -> "Image.Image":
+        """Return a contact sheet."""
+        return pictures.tile_sheet(self._tiles())
+
+    def _repr_html_(self) -> str:
+        return pictures.html_tiles(self._tiles())
+
+    def _tiles(self) -> list[pictures.Tile]:
+        return [
+            pictures.Tile(query.picture(), query.label, os.path.basename(query.path or ""))
+            for query in self
+        ]
+
+
+def draw_shown(
+    rows: Rows, source: images.Source, count: int, seed: int | None, labels: list[str] | None
+) -> Shown:
+    """Draw images at random, of some labels or of all, each once: `count` of them or fewer.
+
+    Raises `LookalikeError` for a count below 1, and where no image has one of the labels.
+    """
+    if count < 1:
+        raise LookalikeError(f"n is {count}: show at least 1 image")
+    allowed = rows.chosen(labels, None)
+    places = np.arange(len(rows)) if allowed is None else np.flatnonzero(allowed)
+    if not len(places):
+        said = f"no image has the label {' or '.join(map(repr, labels))}" if labels else "no images"
+        raise LookalikeError(f"there is nothing to show: {said}")
+    rng = np.random.default_rng(seed)
+    drawn = np.sort(rng.choice(places, min(count, len(places)), replace=False))
+    queries = []
+    for row, vector in zip(drawn.tolist(), rows.vectors(drawn), strict=True):
+        path = rows.paths[row].as_py()
+        whole = images.encode_path(images.full_path(source, path))
+        content = None if _is_file(source, path) else _read(source, path)
+        queries.append(Query(vector, whole, rows.labels[row].as_py(), int(rows.ids[row]), content))
+    return Shown(tuple(rng.permutation(np.array(queries, object)).tolist()))
+
+
+def _is_file(source: images.Source, path: str) -> bool:
+    """Say whether an image can be read by its path alone, whoever wrote that."""
+    return source.kind == "files" and is_inside(source, path)
+
+
+def _read(source: images.Source, path: str) -> bytes:
+    try:
+        return images.read(source, path)
+    except images.BadImage:
+        return b""  # which is no picture
 
 
 def _picture(source: images.Source, path: str) -> "Image.Image | None":

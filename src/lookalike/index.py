@@ -19,7 +19,7 @@ from lookalike.collection import Collection, Segment
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.errors import LookalikeError
 from lookalike.groupings import Groupings
-from lookalike.hits import Hits, Query
+from lookalike.hits import Answers, Hits, Query, Shown, draw_shown
 from lookalike.images.decoding import read as read_file
 from lookalike.progress import progress_line
 from lookalike.searcher import NEIGHBORS, RECALL, RECALLS, Searcher
@@ -229,7 +229,7 @@ class Index(Groupings):
         if self._are_vectors(image):
             image = list(cast("Vectors", image))
         if isinstance(image, list | tuple):
-            return [self.nearest(self.query(one), k, **options) for one in image]
+            return Answers(self.nearest(self.query(one), k, **options) for one in image)
         return self.nearest(self.query(image), k, **options)
 
     def nearest(
@@ -334,6 +334,17 @@ class Index(Groupings):
         path = images.encode_path(images.full_path(source, row["path"]))
         content = None if source.kind == "files" else data
         return Query(self.embedder(data), path, row["label"], row["id"], content)
+
+    def show(
+        self, n: int = 10, seed: int | None = None, label: str | Sequence[str] | None = None
+    ) -> Shown:
+        """Draw n images at random, or n of some labels; in a notebook they show as pictures.
+
+        Each is a query: `index.nearest(index.show()[0])`. Raises `LookalikeError` for n < 1 and
+        where there is no such image.
+        """
+        source = self.collection.source
+        return draw_shown(self.searcher.rows, source, n, seed, _listed(label))
 
     def evaluate(
         self, k: int = 5, queries: int = 50, seed: int = 0, *, spark: bool = True

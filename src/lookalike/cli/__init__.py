@@ -42,6 +42,7 @@ commands: dict[str, Callable[..., None]] = {
     "undo": grouping.undo,
     "clusters": grouping.clusters,
     "outliers": grouping.outliers,
+    "gallery": grouping.gallery,
     "hash": making.hash_,
     "tune": asking.tune,
     "evaluate": asking.evaluate,

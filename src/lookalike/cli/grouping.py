@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -21,11 +22,12 @@ from lookalike.cli.printing import (
     notes,
     show_json,
     words_of_clusters,
+    words_of_gallery,
     words_of_groups,
     words_of_outliers,
     words_of_pairs,
 )
-from lookalike.groupings.showing import SHOWN
+from lookalike.groupings.showing import IN_GALLERY, SHOWN
 from lookalike.groups.alignment import AGREES
 from lookalike.groups.aside import Aside, How
 from lookalike.groups.aside import check as check_aside
@@ -43,7 +45,6 @@ Within = Annotated[
     typer.Option(help="The largest distance, 0 to 2. [default: suggested from the images]"),
 ]
 Cap = Annotated[int, typer.Option(help="Pairs that an image brings in at most, its nearest.")]
-Shown = Annotated[int, typer.Option(help="Groups in the gallery; 0 for none.", metavar="N")]
 Csv = Annotated[bool, typer.Option("--csv", help="Write the table as CSV too.")]
 _ASIDE = {
     "already": "set aside before",
@@ -88,7 +89,11 @@ class Asked:
         notes.print(f"wrote {page if page.is_file() else found.folder / found.table}", markup=False)
 
 
-def _finds(command: Callable[..., None]) -> Callable[..., None]:
+def _finds(
+    command: Callable[..., None],
+    shown: int = SHOWN,
+    of_what: str = "Groups in the gallery; 0 for none.",
+) -> Callable[..., None]:
     """Give a command the arguments that all have; it gets them as `Asked`, then its own."""
 
     def with_arguments(
@@ -96,7 +101,7 @@ def _finds(command: Callable[..., None]) -> Callable[..., None]:
         out: OutFolder,
         recall: Recall = RECALL,
         spark: UseSpark = None,
-        shown: Shown = SHOWN,
+        shown: Annotated[int, typer.Option(help=of_what, metavar="N")] = shown,
         as_csv: Csv = False,
         no_formulas: NoFormulas = False,
         overwrite: Overwrite = False,
@@ -252,3 +257,18 @@ def outliers(
     Example: `lookalike outliers cars.index --out outliers`
     """
     asked.show(asked.opened().outliers(asked.out, k=k, **asked.how), words_of_outliers)
+
+
+@partial(_finds, shown=IN_GALLERY, of_what="Images in each part of the gallery.")
+def gallery(
+    asked: Asked,
+    k: Annotated[int, typer.Option("-k", help="Neighbours of each image that count.")] = 15,
+    seed: Annotated[int, typer.Option(help="Says which images are drawn.")] = 0,
+) -> None:
+    """Make a folder to look through: what is typical of an index, what is not, what is like what.
+
+    OUT/index.html opens in any browser, without a server; the folder can be zipped and sent.
+    Example: `lookalike gallery cars.index --out cars.gallery`
+    """
+    found = asked.opened().gallery(asked.out, k=k, seed=seed, **asked.how)
+    asked.show(found, words_of_gallery)

@@ -225,3 +225,13 @@ def words_of_outliers(figures: dict[str, Any]) -> list[str]:
         if figures["labelled"]
         else "no labels to look at",
     ]
+
+
+def words_of_gallery(figures: dict[str, Any]) -> list[str]:
+    """Say what there is to look at."""
+    shown = figures["shown"]
+    return [
+        f"of {figures['images']:,} images: {shown['typical']:,} typical, {shown['isolated']:,} "
+        f"isolated, {shown['pairs']:,} pairs, {shown['neighbors']:,} with their neighbours, "
+        f"{shown['suspects']:,} with labels to look at"
+    ]

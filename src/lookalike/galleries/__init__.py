@@ -1,6 +1,15 @@
 """Groups of images to look at: a page with their pictures, a sheet of pairs."""
 
-from lookalike.galleries.page import Card, Group, write_gallery
+from lookalike.galleries.page import SAME_LABEL, Card, Group, Part, write_gallery, write_parts
 from lookalike.galleries.sheet import Pairs, pair_sheet
 
-__all__ = ["Card", "Group", "Pairs", "pair_sheet", "write_gallery"]
+__all__ = [
+    "SAME_LABEL",
+    "Card",
+    "Group",
+    "Pairs",
+    "Part",
+    "pair_sheet",
+    "write_gallery",
+    "write_parts",
+]

@@ -12,8 +12,8 @@ from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 from lookalike.groupings import showing
 from lookalike.groupings.applying import set_aside_found
-from lookalike.groupings.showing import SHOWN
-from lookalike.groups import alignment, clusters, outliers, pairs, threshold
+from lookalike.groupings.showing import IN_GALLERY, SHOWN
+from lookalike.groups import alignment, clusters, outliers, overview, pairs, threshold
 from lookalike.groups.aside import Aside, How
 from lookalike.groups.duplicates import TABLE, Keep, duplicates
 from lookalike.groups.graph import Engine, write_graph
@@ -189,6 +189,35 @@ class Groupings:
                 figures |= outliers.suspects(self.collection, graph, folder, voters) | {"k": k}
             if shown:
                 showing.outliers(folder, self.collection, figures, shown)
+        return Found.open(out)
+
+    def gallery(
+        self,
+        out: str | Path,
+        *,
+        k: int = 15,
+        seed: int = 0,
+        recall: float = RECALL,
+        spark: bool | None = None,
+        shown: int = IN_GALLERY,
+        overwrite: bool = False,
+    ) -> Found:
+        """Make a folder to look through first: what is in a collection that nobody knows yet.
+
+        `index.html` shows `shown` each of the most typical images, of images drawn with `seed` and
+        their nearest neighbours, of the most isolated images, of the nearest pairs, and of labels
+        that may be wrong. It needs nothing but its folder, which can be zipped and sent. The table
+        has what is shown (`groups.overview`). `k` neighbours of each image count.
+        """
+        with self._finding(out, overview.TABLE, overwrite) as (folder, figures):
+            voters = max(k, _VOTERS)
+            with _graph(self.collection, folder, voters, recall, spark) as graph:
+                figures |= outliers.outliers(self.collection, graph, folder, k)
+                figures |= outliers.suspects(self.collection, graph, folder, voters)
+                figures |= overview.overview(self.collection, graph, folder, shown, k, seed)
+            for table in (outliers.TABLE, outliers.SUSPECTS):  # of all images: not to be sent
+                (folder / table).unlink()
+            showing.gallery(folder, self.collection, figures)
         return Found.open(out)
 
     def _finding(

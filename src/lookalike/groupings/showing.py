@@ -1,7 +1,7 @@
 """What was found, as a gallery to look through; what decided, as a sheet of pairs."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -9,17 +9,28 @@ from typing import Any
 
 from lookalike import images
 from lookalike.collection import Collection
-from lookalike.galleries import Card, Group, Pairs, pair_sheet, write_gallery
+from lookalike.galleries import (
+    SAME_LABEL,
+    Card,
+    Group,
+    Pairs,
+    Part,
+    pair_sheet,
+    write_gallery,
+    write_parts,
+)
 from lookalike.groups.alignment import AGREES
 from lookalike.groups.clusters import TABLE as CLUSTERS
 from lookalike.groups.duplicates import TABLE as DUPLICATES
 from lookalike.groups.outliers import SUSPECTS
 from lookalike.groups.outliers import TABLE as OUTLIERS
+from lookalike.groups.overview import TABLE as OVERVIEW
 from lookalike.groups.threshold import around
 from lookalike.pictures import Tile
 from lookalike.sql import connect, parquet, parquet_in
 
 SHOWN = 200  # groups in a gallery
+IN_GALLERY = 60  # images a part, in that of a collection as a whole
 _CARDS = 12  # of a group
 _AROUND = 6  # pairs of a kind on a sheet
 
@@ -116,14 +127,119 @@ def outliers(folder: Path, collection: Collection, figures: dict[str, Any], show
         for path, label, score in first(OUTLIERS, "path, label, score")
     ]
     doubted = [
-        Card(path, f"{suggested}?", "", label)
+        Card(path, f"rather {suggested}?", "", label)
         for path, label, suggested in first(SUSPECTS, "path, label, suggested")
     ]
-    groups = [Group("unlike all others", "the most isolated first", far)]
-    if doubted:
-        note = f"{figures['suspects']:,} images whose neighbours carry another label"
-        groups.append(Group("labels to look at", note, doubted))
-    write_gallery(folder, "Outliers", f"{figures['images']:,} images", groups, collection.source)
+    note = f"{figures['suspects']:,} images whose neighbours carry another label"
+    parts = [
+        Part("isolated", "Unlike all others", "The most isolated first.", _heap(far), "heap"),
+        Part("labels", "Labels to look at", note, _heap(doubted), "heap"),
+    ]
+    _write_parts(folder, "Outliers", f"{figures['images']:,} images", parts, collection)
+
+
+def _heap(cards: list[Card]) -> list[Group]:
+    return [Group("", "", cards)] if cards else []
+
+
+def _write_parts(
+    folder: Path, title: str, note: str, parts: list[Part], collection: Collection
+) -> None:
+    write_parts(folder, title, note, [part for part in parts if part.groups], collection.source)
+
+
+def gallery(folder: Path, collection: Collection, figures: dict[str, Any]) -> None:
+    """Show what there is to see of a collection first, in five parts."""
+    with connect(folder) as sql:
+        rows = sql.execute(
+            "SELECT section, line, path, label, figure, suggested, same_bytes"
+            f" FROM {parquet(folder / OVERVIEW)}"
+        ).fetchall()
+    lines: dict[str, list[list[Any]]] = {name: [] for name in figures["shown"]}
+    for (name, _), some in groupby(rows, itemgetter(0, 1)):
+        lines[name].append([row[2:] for row in some])
+
+    def heap(name: str, what: Callable[[float, str | None], str]) -> list[Group]:
+        return _heap(
+            [
+                Card(path, what(figure, suggested), "", label)
+                for ((path, label, figure, suggested, _),) in lines[name]
+            ]
+        )
+
+    labelled = figures["labels"] > 1
+    drawn = f"each {'label' if labelled else 'region'} once before any twice"
+    parts = [
+        Part(
+            "typical",
+            "Most typical",
+            f"Images that are near the most others: among the {figures['k']} nearest of so many. "
+            "One of each kind, for no two of these are so near each other.",
+            heap("typical", lambda figure, _: f"near {figure:,.0f}"),
+            "heap",
+        ),
+        Part(
+            "neighbours",
+            "Neighbours of some images",
+            f"Images drawn at random, {drawn}, and the nearest of each with their "
+            "distances, from 0 (the same) to 2.",
+            [_alike(line) for line in lines["neighbors"]],
+            "lines",
+        ),
+        Part(
+            "isolated",
+            "Most isolated",
+            "What is farthest from the rest of the collection; the figure says how far.",
+            heap("isolated", lambda figure, _: f"{figure:.3f}"),
+            "heap",
+        ),
+        Part(
+            "pairs",
+            "Nearest pairs",
+            "The two most alike first, with their distance; each image in one pair at most. "
+            "lookalike duplicates finds all that is there more than once.",
+            [_pair(*line) for line in lines["pairs"]],
+        ),
+        Part(
+            "labels",
+            "Labels to look at",
+            f"{figures['suspects']:,} images of {figures['labelled']:,} have neighbours with "
+            "another label than their own; the likeliest to be wrong first.",
+            heap("suspects", lambda _, suggested: f"rather {suggested}?"),
+            "heap",
+        ),
+    ]
+    counts = [f"{figures['images']:,} images"]
+    counts += [f"{figures['labels']:,} labels"] if figures["labels"] else []
+    counts += [f"{figures['skipped']:,} inputs skipped"] if figures["skipped"] else []
+    name = collection.path.absolute().name
+    _write_parts(folder, name, ", ".join(counts), parts, collection)
+
+
+def _alike(line: list[Any]) -> Group:
+    """Make a line of an image and those nearest to it; a label is said where it is another."""
+    (path, label, *_), *others = line
+    same = [label is not None and its == label for _, its, *_ in others]
+    cards = [
+        Card(other, f"{distance:.3f}", SAME_LABEL if alike else "", None if alike else its)
+        for (other, its, distance, *_), alike in zip(others, same, strict=True)
+    ]
+    note = f"{sum(same)} of {len(others)} nearest with this label · {path}"
+    return Group(label or path, note if label else "", [Card(path), *cards])
+
+
+def _pair(one: list[Any], other: list[Any]) -> Group:
+    same_bytes, labels = other[-1], {one[1], other[1]}
+    note = ", ".join(
+        text
+        for text, is_so in (
+            ("the same bytes", same_bytes),
+            ("different labels", len(labels - {None}) == 2),
+        )
+        if is_so
+    )
+    cards = [Card(path, "", "", label) for path, label, *_ in (one, other)]
+    return Group(f"{other[2]:.3f}", note, cards)
 
 
 def threshold_sheet(

@@ -1,7 +1,8 @@
 """A process that lays out a collection: `python -m lookalike.layout INDEX VERSION`.
 
 `job.Job` starts it and is its only caller. What it says goes to standard output: lines with how far
-it is and with what, then `DONE` and the arrays of the layout. It ends when its standard input does.
+it is and with what, then `DONE` and the arrays of the layout, or `FAILED`
+and why. It ends when its standard input does.
 """
 
 import io
@@ -18,7 +19,7 @@ import numpy as np
 
 from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
-from lookalike.layout.job import DONE
+from lookalike.layout.job import DONE, FAILED
 from lookalike.layout.keeping import kept_before, packed
 from lookalike.layout.placing import lay_out, with_changes
 from lookalike.search import Rows
@@ -39,7 +40,7 @@ def main() -> None:
         try:
             _answer(out, Path(sys.argv[1]), int(sys.argv[2]))
         except LookalikeError as error:
-            sys.exit(str(error))
+            out.write(f"{FAILED} {error}\n".encode(errors="replace"))
 
 
 def _answer(out: BinaryIO, path: Path, version: int) -> None:

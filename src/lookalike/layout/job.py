@@ -8,7 +8,6 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from pathlib import Path
 
 from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
@@ -16,8 +15,8 @@ from lookalike.layout.keeping import keep, unpacked
 from lookalike.layout.placing import Layout
 from lookalike.untrusted import read_arrays
 
-DONE = "done"
-"""What a process says once the layout follows."""
+DONE, FAILED = "done", "failed"
+"""What a process says once the layout follows, or why there is none."""
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
 """Threads sleep while they wait for each other: beside a busy server it takes half the CPU time."""
 
@@ -38,9 +37,9 @@ class Job:
         self._layout: Layout | None = None
         self._failed: str | None = None
         self._stopped = False
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - until the process has ended
-        arguments = [str(Path(collection.path).absolute()), str(collection.version)]
+        arguments = [str(collection.path.absolute()), str(collection.version)]
         try:
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - until the process has ended
             self._process = subprocess.Popen(
                 [sys.executable or "python3", "-P", "-m", "lookalike.layout", *arguments],
                 stdin=subprocess.PIPE,
@@ -49,7 +48,6 @@ class Job:
                 env=os.environ | _ENVIRONMENT | {"PYTHONPATH": _path()},
             )
         except OSError as error:
-            self._said.close()
             raise LookalikeError(f"no map: no process starts to make it ({error})") from None
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
@@ -87,32 +85,34 @@ class Job:
 
     def _listen(self) -> None:
         """Hear what the process says until it ends."""
+        layout = None
         with self._said, self._process as process:
-            assert process.stdout is not None
-            try:
-                for line in process.stdout:
-                    share, _, doing = line.decode(errors="replace").strip().partition(" ")
-                    if share == DONE:
-                        stored = io.BytesIO(process.stdout.read())
-                        self._layout = unpacked(read_arrays(stored))
-                        break
-                    self._progress = (float(share), doing)
-            except (OSError, ValueError):
-                pass  # it has ended in between, and says why
-            if self._layout is None and not self._stopped:
+            with suppress(ValueError):  # it ended in the middle of a word
+                layout = self._heard(process)
+            if layout is None:
                 with suppress(subprocess.TimeoutExpired):  # its output ends before it does
                     process.wait(5)
             process.kill()
-            code = process.wait()
-            if self._layout is None and not self._stopped:
+            if layout is None and not (self._stopped or self._failed):
                 self._said.seek(0)
-                lines = self._said.read().decode(errors="replace").split("\n")
-                told = [line.strip() for line in lines if line.strip()]
-                why = told[-1] if told else _ended(code)
+                said = self._said.read().decode(errors="replace").strip()
+                why = said.splitlines()[-1] if said else _ended(process.wait())
                 self._failed = f"no map ({why}): ask again to try again"
-        if self._layout is not None:
-            keep(self._collection, self._layout)
-            self._progress = (1.0, self._progress[1])
+        if layout is not None:
+            keep(self._collection, layout)
+            self._progress, self._layout = (1.0, self._progress[1]), layout
+
+    def _heard(self, process: "subprocess.Popen[bytes]") -> Layout | None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            word, _, rest = line.decode(errors="replace").strip().partition(" ")
+            if word == DONE:
+                return unpacked(read_arrays(io.BytesIO(process.stdout.read())))
+            if word == FAILED:
+                self._failed = rest
+            else:
+                self._progress = (float(word), rest)
+        return None
 
 
 def _path() -> str:

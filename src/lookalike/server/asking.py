@@ -91,7 +91,7 @@ def _upload(key: str) -> dict[str, Any]:
 
 
 def _remembered(service: Service, shelf: Shelf, key: str) -> tuple[dict[str, Any], Query]:
-    kept = service.uploads.recall(key)
+    kept = service.uploads.get(key)
     if kept.fingerprint != shelf.index.collection.about_model["fingerprint"]:
         raise HTTPException(404, "the index has another model since this upload: send it again")
     return _upload(key), Query(kept.vector)

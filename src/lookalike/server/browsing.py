@@ -50,11 +50,12 @@ def add_images(app: FastAPI, service: Service) -> None:
     async def random(
         count: Annotated[int, Query(ge=1, le=MOST)] = 24,
         labels: LabelFilter = [],  # noqa: B006
+        paths: PathFilter = [],  # noqa: B006
         seed: Seed = None,
     ) -> Any:
         """Draw images at random."""
         shelf = service.shelf
-        rows = await service.run(shelf.draw, count, seed, labels)
+        rows = await service.run(shelf.draw, count, seed, labels, paths)
         return {"images": [*map(shelf.image, rows)]}
 
     @app.get("/api/labels", response_model=answers.Labels, responses=problems())
@@ -116,7 +117,7 @@ def add_pictures(app: FastAPI, service: Service) -> None:
         """Return an upload as a JPEG of at most 640 pixels a side, while it is remembered."""
         _check_size(size)
         try:
-            jpeg = await asyncio.shield(service.uploads.recall(key).picture)
+            jpeg = await asyncio.shield(service.uploads.get(key).picture)
         except BadImage as error:
             raise HTTPException(404, f"this upload cannot be shown: {error}") from None
         return Response(jpeg, media_type="image/jpeg", headers={"cache-control": _FOREVER})

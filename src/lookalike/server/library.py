@@ -1,16 +1,14 @@
 """The index that is served, at its newest version: others may write into it meanwhile."""
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator
+import threading
 
 from lookalike.index import Index
 from lookalike.server.shelf import Shelf
 
 LOOK_SECONDS = 1.0
 """From one look for a newer version to the next."""
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("uvicorn.error")  # which shows what the server has to say
 
 
 class Library:
@@ -20,18 +18,28 @@ class Library:
         self.shelf = Shelf(index)
         self.trouble = ""
         """Why the newest version cannot be opened, if it cannot."""
+        self._stopped = threading.Event()
 
-    async def follow(self) -> None:
-        """Get the first version ready, then move on whenever there is a newer one. Never ends."""
+    def start(self) -> None:
+        """Get the first version ready, then move on whenever there is a newer one, until `stop`."""
+        # Signatures of a large index take half a minute, which nobody waits for at the end.
+        threading.Thread(target=self._follow, name="library", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped.set()
+
+    def _follow(self) -> None:
         while True:
             try:
-                await asyncio.to_thread(self._look)
+                self._look()
                 self.trouble = ""
             except Exception as error:  # whatever is wrong with it, the version at hand is good
                 said, self.trouble = self.trouble, " ".join(str(error).split())
                 if self.trouble != said:
                     _log.warning("no newer version: %s", self.trouble)
-            await asyncio.sleep(LOOK_SECONDS)
+            if self._stopped.wait(LOOK_SECONDS):
+                return
 
     def _look(self) -> None:
         self.shelf.get_ready()
@@ -40,12 +48,3 @@ class Library:
             shelf = Shelf(Index(newest))
             shelf.get_ready()
             self.shelf = shelf
-
-    @contextlib.asynccontextmanager
-    async def followed(self) -> AsyncIterator[None]:
-        """Follow the index while the block runs."""
-        following = asyncio.create_task(self.follow())
-        try:
-            yield
-        finally:
-            following.cancel()

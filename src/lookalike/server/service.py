@@ -1,12 +1,14 @@
 """What all routes share while the server runs: the index, pools of threads, processes, counts."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from fastapi import HTTPException
+from PIL import Image
 
 from lookalike.images import IsolatedDecoder
 from lookalike.index import Index
@@ -66,15 +68,22 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep what runs beside the requests while the block does."""
-        # Compiled and started before the first person waits for it.
-        warm = asyncio.create_task(self.uploads.warm(self.shelf.index.embedder))
+        warm = asyncio.create_task(self._warm())
+        self.library.start()
         try:
-            async with self.library.followed():
-                yield
+            yield
         finally:
+            self.library.stop()
             warm.cancel()
             self.uploads.close()
             self.maps.close()
             self._decoder.close()
             for pool in (self._searching, self._drawing):
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _warm(self) -> None:
+        """Have the network compiled and processes started before somebody waits for them."""
+        blank = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(blank, "PNG")
+        with suppress(Exception):  # whoever uploads something is told
+            await self.uploads.embed(blank.getvalue(), self.shelf.index.embedder)

@@ -102,28 +102,29 @@ class Shelf:
         except LookalikeError as error:
             raise HTTPException(422, str(error)) from None
 
-    def draw(self, count: int, seed: int | None, labels: Sequence[str] = ()) -> Numbers:
+    def draw(
+        self, count: int, seed: int | None, labels: Sequence[str], paths: Sequence[str]
+    ) -> Numbers:
         """Draw rows at random, each once: int64 (count or fewer,)."""
-        chosen = self.chosen(labels, ())
-        rng = np.random.default_rng(seed)
-        if chosen is not None:
-            some = np.flatnonzero(chosen)
-            return rng.choice(some, min(count, len(some)), replace=False)
-        return rng.choice(len(self.rows), min(count, len(self.rows)), replace=False)
+        some = self._left(labels, paths)
+        return np.random.default_rng(seed).choice(some, min(count, len(some)), replace=False)
 
     def page(
         self, after: int | None, limit: int, labels: Sequence[str], paths: Sequence[str]
     ) -> tuple[Numbers, int | None, int]:
         """Return the next rows by id, after which id more come, and how many there are in all."""
-        chosen = self.chosen(labels, paths)
         ids = self.rows.ids
-        all_ = np.arange(len(ids)) if chosen is None else np.flatnonzero(chosen)
+        all_ = self._left(labels, paths)
         left = all_ if after is None else all_[ids[all_] > after]
         if limit < len(left):
             left = left[np.argpartition(ids[left], limit)[: limit + 1]]
         left = left[np.argsort(ids[left])]
         page = left[:limit]
         return page, int(ids[page[-1]]) if len(left) > limit else None, len(all_)
+
+    def _left(self, labels: Sequence[str], paths: Sequence[str]) -> Numbers:
+        chosen = self.chosen(labels, paths)
+        return np.arange(len(self.rows)) if chosen is None else np.flatnonzero(chosen)
 
     @cached_property
     def labels(self) -> pa.Table:

@@ -1,19 +1,17 @@
 """Pictures that people send: taken within limits, embedded together, remembered for a while."""
 
 import asyncio
-import io
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from fastapi import HTTPException, Request
-from PIL import Image
 from prometheus_client import Histogram
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
@@ -63,13 +61,6 @@ class Uploads:
         self._worker: asyncio.Task[None] | None = None
         self._remembered: OrderedDict[str, Remembered] = OrderedDict()
         self.on_their_way = self._held = 0  # uploads, and their bytes
-
-    async def warm(self, embedder: ImageEmbedder) -> None:
-        """Have the network compiled and a process ready before somebody waits for them."""
-        blank = io.BytesIO()
-        Image.new("RGB", (64, 64)).save(blank, "PNG")
-        with suppress(Exception):  # whoever uploads something is told
-            await self.embed(blank.getvalue(), embedder)
 
     @asynccontextmanager
     async def received(self, request: Request) -> AsyncIterator[bytes]:
@@ -159,7 +150,7 @@ class Uploads:
             self._remembered.popitem(last=False)
         return key
 
-    def recall(self, key: str) -> Remembered:
+    def get(self, key: str) -> Remembered:
         """Return what is kept of an upload; `HTTPException` where it no longer is."""
         found = self._remembered.get(key)
         if found is None:

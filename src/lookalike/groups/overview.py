@@ -1,0 +1,197 @@
+"""What to see first of a collection: what is typical, what is not, what is like what.
+
+Five short lists, whatever the size of the collection; `groupings.showing` makes a gallery of them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lookalike.collection import Collection
+from lookalike.embedding import Vectors
+from lookalike.errors import LookalikeError
+from lookalike.groups.clusters import pairs
+from lookalike.groups.outliers import SUSPECTS
+from lookalike.groups.outliers import TABLE as OUTLIERS
+from lookalike.search import Numbers, Rows, draw
+from lookalike.sql import parquet, quoted
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+TABLE = "gallery.parquet"
+SECTIONS = ("typical", "neighbors", "isolated", "pairs", "suspects")
+NEAREST = 8
+"""Neighbours of a drawn image that are listed."""
+_TRIED = 50  # images that may be typical, or pairs, for each that is wanted
+_SAMPLE = 10_000  # images whose regions are looked for, where there are no labels
+_CHOSEN = pa.schema(
+    {
+        "section": pa.string(),
+        "line": pa.int32(),
+        "place": pa.int32(),
+        "id": pa.int64(),
+        "figure": pa.float64(),
+    }
+)
+Line = tuple[str, int, int, int, float]
+
+
+def overview(
+    collection: Collection, graph: Path, folder: Path, count: int, k: int, seed: int = 0
+) -> dict[str, Any]:
+    """Write `gallery.parquet` into a folder: `count` images, pairs or drawn images a section.
+
+    The folder has `outliers.parquet` and `suspects.parquet` of the same graph. Columns: `section`,
+    `line` and `place` in it, from 0; `id, path, label`; `figure`; `suggested`, another label;
+    `same_bytes`, whether it is the first of its line to the byte. Sections are
+
+    - `typical`: the images that are among the k nearest of the most others (`figure`), but none
+      that is itself among those of one before it, or has it among its own: one of each kind;
+    - `neighbors`: a line for each drawn image, itself first, then its 8 nearest with the distance.
+      Drawn with `seed`, so that every label comes once before any comes twice; without labels every
+      region of the space of vectors;
+    - `isolated`: what `outliers` has first, with its score;
+    - `pairs`: the two nearest to each other, with their distance, each image in one pair at most;
+    - `suspects`: what `suspects` has first, with its score.
+
+    Returns figures. Raises `LookalikeError` for a count below 1.
+    """
+    if count < 1:
+        raise LookalikeError(f"shown is {count}: a gallery shows 1 image in each part, or more")
+    rows = Rows(collection.segments)
+    labels = _labels(rows)
+    with collection.asked(folder) as sql:
+        sql.execute(f"create temp view near as from {pairs(graph)} where rank <= {k}")
+        drawn = drawn_apart(rows, labels, count, seed)
+        chosen = [
+            *_typical(sql, count),
+            *_neighbors(sql, drawn),
+            *_first(sql, "isolated", folder / OUTLIERS, count),
+            *_pairs(sql, count),
+            *_first(sql, "suspects", folder / SUSPECTS, count),
+        ]
+        columns = list(zip(*chosen, strict=True)) or [()] * len(_CHOSEN)
+        arrays = [pa.array(one, kind.type) for one, kind in zip(columns, _CHOSEN, strict=True)]
+        sql.register("chosen", pa.table(arrays, schema=_CHOSEN))
+        sql.execute(
+            f"""copy (
+                select section, line, place, id, stored.path, stored.label,
+                    figure::float as figure,
+                    case when section = 'suspects' then suspects.suggested end as suggested,
+                    place > 0 and content_hash = first_value(content_hash) over (
+                        partition by section, line order by place) as same_bytes
+                from chosen join stored using (id)
+                left join {parquet(folder / SUSPECTS)} as suspects using (id)
+                order by list_position({list(SECTIONS)}, section), line, place
+            ) to {quoted(folder / TABLE)} (format parquet)"""
+        )
+        lines = sql.execute(
+            f"select section, count(distinct line) from {parquet(folder / TABLE)} group by all"
+        ).fetchall()
+    known = labels[labels >= 0]
+    return {
+        "images": len(rows),
+        "skipped": collection.counts()[1],
+        "labels": len(np.unique(known)),
+        "k": k,
+        "seed": seed,
+        "shown": {name: dict(lines).get(name, 0) for name in SECTIONS},
+    }
+
+
+def _typical(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
+    found = sql.execute(
+        f"""with popular as (
+            select neighbor_id as id, count(*) as times from near
+            group by all order by times desc, id limit {_TRIED * count}
+        )
+        select id, times, list(near.neighbor_id) from popular join near on query_id = id
+        group by all order by times desc, id"""
+    ).fetchall()
+    chosen: set[int] = set()
+    like_them: set[int] = set()
+    for one, times, nearest in found:
+        if one not in like_them and chosen.isdisjoint(nearest):
+            yield "typical", len(chosen), 0, one, times
+            chosen.add(one)
+            like_them.update(nearest)
+        if len(chosen) == count:
+            return
+
+
+def _neighbors(sql: "DuckDBPyConnection", drawn: Numbers) -> Iterator[Line]:
+    sql.register("drawn", pa.table({"line": np.arange(len(drawn)), "id": drawn}))
+    found = sql.execute(
+        f"""select line, 0 as place, id, 0.0 from drawn
+        union all select line, rank, neighbor_id, distance
+        from drawn join near on query_id = id where rank <= {NEAREST}
+        order by line, place"""
+    ).fetchall()
+    return (("neighbors", *row) for row in found)
+
+
+def _pairs(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
+    # Of all whose nearest is the same image, as that of many copies is, one is enough.
+    found = sql.execute(
+        f"""select neighbor_id, min((distance, query_id)) as nearest from near where rank = 1
+        group by all order by nearest, neighbor_id limit {_TRIED * count}"""
+    ).fetchall()
+    paired: set[int] = set()
+    for one, (distance, other) in found:
+        if paired.isdisjoint((one, other)):
+            line = len(paired) // 2
+            paired |= {one, other}
+            yield "pairs", line, 0, min(one, other), distance
+            yield "pairs", line, 1, max(one, other), distance
+        if len(paired) == 2 * count:
+            return
+
+
+def _first(sql: "DuckDBPyConnection", section: str, table: Path, count: int) -> Iterator[Line]:
+    found = sql.execute(
+        f"select id, score from {parquet(table)} order by rank limit {count}"
+    ).fetchall()
+    return ((section, line, 0, *row) for line, row in enumerate(found))
+
+
+def drawn_apart(rows: Rows, labels: Numbers, count: int, seed: int) -> Numbers:
+    """Draw ids so that one of each label comes before a second of any: int64 (count or fewer,).
+
+    `labels` int64 (rows,) are numbers, below 0 for none. Where there are fewer than two, one of
+    each region comes first: of `count` cells, by k-means, of some rows drawn at random.
+    """
+    some, kinds = np.arange(len(rows)), labels
+    if len(np.unique(labels)) < 2:
+        some = draw(len(rows), _SAMPLE, seed)
+        kinds = _regions(rows.vectors(some), count, seed) if len(some) > count else some
+    order = np.random.default_rng(seed).permutation(len(some))
+    by_kind = order[np.argsort(kinds[order], kind="stable")]
+    starts = np.flatnonzero(np.diff(kinds[by_kind], prepend=-2))  # which is no kind
+    sizes = np.diff([*starts, len(some)])
+    turns = np.empty(len(some), np.int64)  # 0 for the first that was drawn of a kind
+    turns[by_kind] = np.arange(len(some)) - np.repeat(starts, sizes)
+    drawn = order[np.argsort(turns[order], kind="stable")[:count]]
+    return rows.ids[some[drawn[np.lexsort((drawn, kinds[drawn]))]]]
+
+
+def _regions(vectors: Vectors, count: int, seed: int) -> Numbers:
+    """Return the cell, of so many, that each vector (n, width) is in: int64 (n,)."""
+    cells = faiss.Kmeans(vectors.shape[1], count, niter=10, seed=seed, min_points_per_centroid=1)
+    cells.train(vectors)
+    return np.asarray(cells.assign(vectors)[1], np.int64)
+
+
+def _labels(rows: Rows) -> Numbers:
+    """Return the label of each row as a number, in the order of the alphabet; -1 for none."""
+    if not len(rows):
+        return np.empty(0, np.int64)
+    coded = rows.labels.dictionary_encode().combine_chunks()
+    places = pc.rank(coded.dictionary, tiebreaker="dense").to_numpy().astype(np.int64)
+    numbers: Numbers = np.append(places, -1)[coded.indices.fill_null(-1).to_numpy()]
+    return numbers
