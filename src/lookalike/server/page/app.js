@@ -72,7 +72,7 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
     if (signal.aborted) return;
     settle();
     const again = () => go(state, { push, scroll, focus, preview, task });
-    complain(error.message, error.status === 0 ? again : null);
+    complain(error.message, [0, 408, 503].includes(error.status) ? again : null);
     return;
   }
   clearTimeout(soon);

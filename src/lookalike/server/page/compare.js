@@ -67,6 +67,7 @@ dialog.addEventListener("keydown", (event) => {
 });
 
 dialog.addEventListener("close", () => {
+  if (document.activeElement.matches("input, select")) return; // somebody types already
   // Back to the card of the neighbour that was looked at last.
   const card = $("#neighbors").children[at]?.querySelector("a");
   (card ?? opener)?.focus();

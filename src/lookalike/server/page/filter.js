@@ -44,7 +44,10 @@ export function listen(change) {
     } else return;
     event.preventDefault();
   });
-  input.addEventListener("blur", hide);
+  input.addEventListener("blur", () => {
+    input.value = ""; // what was typed and not chosen filters nothing, and must not seem to
+    hide();
+  });
 
   list.addEventListener("pointerdown", (event) => event.preventDefault()); // the input keeps the focus
   list.addEventListener("click", (event) => {
