@@ -164,6 +164,12 @@ def test_a_wall_of_the_collection_invites(visit: Visit, screenshots: Path) -> No
     assert wall(page).evaluate_all("links => links.map((link) => link.href)") != before
     page.go_back()
     expect(wall(page).first).to_have_attribute("href", before[0].replace(page.url, ""))
+    wall(page).first.click()
+    neighbors(page)
+    page.locator(".brand").click()
+    after = wall(page).evaluate_all("links => links.map((link) => link.href)")
+    page.reload()
+    assert wall(page).evaluate_all("links => links.map((link) => link.href)") == after
     page.screenshot(path=screenshots / "start.png")
 
 

@@ -45,16 +45,10 @@ async function load(state, signal) {
   if (view === "results") {
     return { state, answer, draw: () => results.showAnswer(answer, state, info) };
   }
-  const wall = await api.random(state, WALL, seed(state), signal);
-  return { state, draw: () => results.showWall(wall.images, state) };
-}
-
-// A wall without a number in its address keeps the one it was given, through back and reload.
-function seed(state) {
-  if (state.seed !== null) return state.seed;
-  const given = history.state?.seed ?? newSeed();
-  if (!hasQuery(read(location.search))) history.replaceState({ ...history.state, seed: given }, "");
-  return given;
+  // A wall without a number in its address keeps the one it was given, through back and reload.
+  const seed = state.seed ?? history.state?.seed ?? newSeed();
+  const wall = await api.random(state, WALL, seed, signal);
+  return { state, seed, draw: () => results.showWall(wall.images, state) };
 }
 const newSeed = () => Math.floor(Math.random() * 1e6);
 
@@ -77,7 +71,8 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
   }
   clearTimeout(soon);
   if (signal.aborted) return;
-  if (push) history.pushState({ at: Date.now() }, "", href(state));
+  if (push) history.pushState({ at: Date.now(), seed: next.seed }, "", href(state));
+  else history.replaceState({ ...history.state, seed: next.seed }, "");
   const stays = shown && viewOf(shown.state) === viewOf(state) && sameQuery(shown.state, state);
   shown = next;
   quiet();
