@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import faiss
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
+_MASKS = 8  # filters whose rows are kept
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Rows:
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = [segment for segment in segments if len(segment.ids)]
         self.starts = np.cumsum([0, *(len(segment.ids) for segment in self.segments)])
+        self._masks = lru_cache(_MASKS)(self._mask)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -101,6 +103,9 @@ class Rows:
         """
         if labels is None and globs is None:
             return None
+        return self._masks(*(None if one is None else tuple(one) for one in (labels, globs)))
+
+    def _mask(self, labels: tuple[str, ...] | None, globs: tuple[str, ...] | None) -> Mask:
         parts = []
         for segment in self.segments:
             mask = np.ones(len(segment.ids), bool)
@@ -112,7 +117,7 @@ class Rows:
                 try:
                     fits = pc.match_substring_regex(segment.rows["path"], f"(?s)^(?:{patterns})$")
                 except pa.ArrowInvalid as error:
-                    raise LookalikeError(f"no glob for paths: {globs} ({error})") from None
+                    raise LookalikeError(f"no glob for paths: {[*globs]} ({error})") from None
                 mask &= fits.to_numpy()
             parts.append(mask)
         return np.concatenate(parts) if parts else np.empty(0, bool)

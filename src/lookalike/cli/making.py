@@ -149,6 +149,6 @@ def demo(
         images, labels, out, partial(answers.print, markup=False), seed=seed, options=options
     )
     show_hits(done.hits, done.images)
-    answers.print(f"next: lookalike search {done.index} --random --picture found.png")
+    answers.print(f"next: lookalike serve {done.index}, a page to drop photos on")
     if images is None:
         answers.print("yours: lookalike demo --images FOLDER [--labels CSV], or lookalike index")

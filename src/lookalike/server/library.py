@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncIterator
 
 from lookalike.index import Index
 from lookalike.server.shelf import Shelf
@@ -41,7 +42,7 @@ class Library:
             self.shelf = shelf
 
     @contextlib.asynccontextmanager
-    async def followed(self):  # type: ignore[no-untyped-def]
+    async def followed(self) -> AsyncIterator[None]:
         """Follow the index while the block runs."""
         following = asyncio.create_task(self.follow())
         try:

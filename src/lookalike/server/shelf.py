@@ -2,22 +2,23 @@
 
 import os
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from fastapi import HTTPException
 
 from lookalike import images
 from lookalike.embedding import Vectors
+from lookalike.errors import LookalikeError
 from lookalike.hits import Query
 from lookalike.index import Index
 from lookalike.search import Mask, Neighbor, Numbers
 from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALL, RECALLS
 
 SIDES = {"thumbnail": 320, "picture": 1280}
-_MASKS = 8  # filters whose rows are kept
 _HASH = 8  # digits of a content's hash that an address carries
 
 
@@ -29,7 +30,6 @@ class Shelf:
         self.rows = index.searcher.rows
         self.version = index.collection.version
         self.is_ready = len(self.rows) <= EXACT_UP_TO
-        self.chosen = lru_cache(_MASKS)(self._chosen)
 
     def get_ready(self) -> None:
         """Make or read what quick searches need; until then all rows are compared."""
@@ -67,7 +67,8 @@ class Shelf:
         paths: Sequence[str] = (),
         within: float | None = None,
     ) -> dict[str, Any]:
-        """Return what `answers.Found` says, but for the query. `LookalikeError` as `nearest`."""
+        """Return what `answers.Found` says, but for the query; `HTTPException` as `chosen`."""
+        chosen = self.chosen(labels, paths)
         hits = self.index.nearest(
             query,
             k,
@@ -78,7 +79,6 @@ class Shelf:
         )
         compared = hits.candidates
         if compared is None:
-            chosen = self.chosen(tuple(labels), tuple(paths))
             compared = len(self.rows) if chosen is None else int(np.count_nonzero(chosen))
         return {
             "engine": hits.engine,
@@ -95,10 +95,14 @@ class Shelf:
         assert row is not None
         return {"rank": one.rank, "distance": one.distance, **self.image(row)}
 
-    def _chosen(self, labels: tuple[str, ...], paths: tuple[str, ...]) -> Mask | None:
-        return self.rows.chosen(list(labels) or None, list(paths) or None)
+    def chosen(self, labels: Sequence[str], paths: Sequence[str]) -> Mask | None:
+        """Say of each row whether a filter leaves it in; `HTTPException` for what is no glob."""
+        try:
+            return self.rows.chosen(list(labels) or None, list(paths) or None)
+        except LookalikeError as error:
+            raise HTTPException(422, str(error)) from None
 
-    def draw(self, count: int, seed: int | None, labels: tuple[str, ...] = ()) -> Numbers:
+    def draw(self, count: int, seed: int | None, labels: Sequence[str] = ()) -> Numbers:
         """Draw rows at random, each once: int64 (count or fewer,)."""
         chosen = self.chosen(labels, ())
         rng = np.random.default_rng(seed)
@@ -108,7 +112,7 @@ class Shelf:
         return rng.choice(len(self.rows), min(count, len(self.rows)), replace=False)
 
     def page(
-        self, after: int | None, limit: int, labels: tuple[str, ...], paths: tuple[str, ...]
+        self, after: int | None, limit: int, labels: Sequence[str], paths: Sequence[str]
     ) -> tuple[Numbers, int | None, int]:
         """Return the next rows by id, after which id more come, and how many there are in all."""
         chosen = self.chosen(labels, paths)

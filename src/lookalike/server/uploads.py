@@ -4,9 +4,9 @@ import asyncio
 import io
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from fastapi import HTTPException, Request
 from PIL import Image
 from prometheus_client import Histogram
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
 
 from lookalike.embedding import ImageEmbedder, Vectors
 from lookalike.images import BadImage, IsolatedDecoder
@@ -25,7 +26,6 @@ REMEMBERED = 500
 PICTURE = 640  # pixels a side of those
 _AT_ONCE = 64  # uploads on their way; who comes later is asked to try again
 _HELD = 256 * 2**20  # bytes of them
-_BUSY = HTTPException(503, "too many uploads at once: try again in a second", {"Retry-After": "1"})
 
 
 @dataclass(frozen=True)
@@ -64,58 +64,50 @@ class Uploads:
         self._remembered: OrderedDict[str, Remembered] = OrderedDict()
         self.on_their_way = self._held = 0  # uploads, and their bytes
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Count an upload while the block runs; `HTTPException` where there are too many."""
-        if self.on_their_way >= _AT_ONCE:
-            raise _BUSY
-        self.on_their_way += 1
-        try:
-            yield
-        finally:
-            self.on_their_way -= 1
-            if not self.on_their_way:
-                self._held = 0
-
     async def warm(self, embedder: ImageEmbedder) -> None:
         """Have the network compiled and a process ready before somebody waits for them."""
         blank = io.BytesIO()
         Image.new("RGB", (64, 64)).save(blank, "PNG")
-        await self.embed(blank.getvalue(), embedder)
+        with suppress(Exception):  # whoever uploads something is told
+            await self.embed(blank.getvalue(), embedder)
 
-    async def body(self, request: Request) -> bytes:
-        """Return the picture in a request: its body, or the first file of a form.
+    @asynccontextmanager
+    async def received(self, request: Request) -> AsyncIterator[bytes]:
+        """Give the picture in a request: its body, or the one file of a form.
 
-        Raises `HTTPException` for what is too large, too slow, or none.
+        Raises `HTTPException` for what is too large, too slow, or none, and where too many come at
+        once.
         """
-        too_large = HTTPException(
-            413, f"larger than {self.limits.bytes:,} bytes: send the picture smaller"
-        )
-        said = request.headers.get("content-length", "")
-        if said.isdecimal() and int(said) > self.limits.bytes:
-            raise too_large
-        parts: list[bytes] = []
-        size = 0
+        if self.on_their_way >= _AT_ONCE:
+            raise _busy()
+        self.on_their_way += 1
+        data = bytearray()
         try:
             async with asyncio.timeout(self.limits.seconds):
+                said = request.headers.get("content-length", "")
+                self._check(int(said) if said.isdecimal() else 0)
                 async for part in request.stream():
-                    size += len(part)
+                    data += part
                     self._held += len(part)
-                    if size > self.limits.bytes:
-                        raise too_large
-                    if self._held > _HELD:
-                        raise _BUSY
-                    parts.append(part)
+                    self._check(len(data))
+            yield await _picture(request, bytes(data))
         except TimeoutError:
             raise HTTPException(
                 408, f"did not arrive within {self.limits.seconds:g} s: send it smaller"
             ) from None
-        data = b"".join(parts)
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            data = await _file_of_form(request, data)
-        if not data:
-            raise HTTPException(415, "no picture: send its bytes, or one file in a form")
-        return data
+        except ClientDisconnect:
+            raise HTTPException(400, "the sender has gone") from None
+        finally:
+            self.on_their_way -= 1
+            self._held -= len(data)
+
+    def _check(self, size: int) -> None:
+        if size > self.limits.bytes:
+            raise HTTPException(
+                413, f"larger than {self.limits.bytes:,} bytes: send the picture smaller"
+            )
+        if self._held > _HELD:
+            raise _busy()
 
     async def embed(self, data: bytes, embedder: ImageEmbedder) -> Vectors:
         """Return the vector (width,) of a picture; `HTTPException` for what is none."""
@@ -148,7 +140,8 @@ class Uploads:
                 vectors = await loop.run_in_executor(self._engine, embedder.of_pixels, pixels)
             except Exception as error:
                 for *_, waiting in batch:
-                    waiting.set_exception(error)
+                    if not waiting.done():
+                        waiting.set_exception(error)
             else:
                 for (*_, waiting), vector in zip(batch, vectors, strict=True):
                     if not waiting.done():
@@ -166,7 +159,7 @@ class Uploads:
             self._remembered.popitem(last=False)
         return key
 
-    def recall(self, key: str) -> Remembered:
+    def get(self, key: str) -> Remembered:
         """Return what is kept of an upload; `HTTPException` where it no longer is."""
         found = self._remembered.get(key)
         if found is None:
@@ -181,18 +174,30 @@ class Uploads:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-async def _file_of_form(request: Request, data: bytes) -> bytes:
-    """Return the first file of a form that has arrived as a whole."""
-    whole = iter([{"type": "http.request", "body": data, "more_body": False}])
+def _busy() -> HTTPException:
+    return HTTPException(
+        503, "too many uploads at once: try again in a second", {"Retry-After": "1"}
+    )
+
+
+async def _picture(request: Request, body: bytes) -> bytes:
+    """Return the first file of a form that has arrived as a whole, or a body as it is."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return _some(body)
+    whole = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive() -> dict[str, object]:
         return next(whole)
 
     try:
         async with Request(request.scope, receive).form(max_files=1, max_fields=8) as form:
-            for value in form.values():
-                if not isinstance(value, str):
-                    return await value.read()
+            files = [value for value in form.values() if not isinstance(value, str)]
+            return _some(await files[0].read() if files else b"")
     except AnyHTTPException as error:
-        raise HTTPException(400, f"no form that can be read ({error.detail})") from None
-    return b""
+        raise HTTPException(error.status_code, f"no form with a picture: {error.detail}") from None
+
+
+def _some(data: bytes) -> bytes:
+    if not data:
+        raise HTTPException(415, "no picture: send its bytes, or one file in a form")
+    return data

@@ -1,0 +1,274 @@
+// What is shown, and how one thing leads to the next.
+
+import * as api from "./api.js";
+import * as ask from "./ask.js";
+import * as compare from "./compare.js";
+import { $, count, counted, h } from "./dom.js";
+import * as filter from "./filter.js";
+import * as keys from "./keys.js";
+import * as results from "./results.js";
+import { hasQuery, href, read, USUAL_K } from "./state.js";
+import { remember } from "./trail.js";
+
+const WALL = 48; // random pictures to begin with
+const PATIENCE = 60; // ms that an answer may take before anything says so
+
+let shown = null; // {state, answer, draw}: what is on the screen
+let flight = new AbortController();
+let info = null;
+let map = null; // comes when it is first looked at
+const photos = new Map(); // keys of uploads to the photos as they lie in this browser
+
+async function getMap() {
+  const found = await import("./map.js").catch(() => {
+    throw api.gone();
+  });
+  found.listen((id) => go({ ...now(), image: id, upload: null, view: "pictures", seed: null }), change);
+  return found;
+}
+
+const viewOf = (state) => (state.view === "map" ? "map" : hasQuery(state) ? "results" : "start");
+
+// Loads what a state shows and returns how to draw it. Nothing is drawn before all is there, so
+// that what was there stays where something goes wrong.
+async function load(state, signal) {
+  const [answer, found] = await Promise.all([
+    hasQuery(state) ? api.search(state, signal) : null,
+    api.info().catch(() => info),
+  ]);
+  info = found;
+  if (answer) answer.query.local = photos.get(answer.query.upload);
+  const view = viewOf(state);
+  if (view === "map") map ??= await getMap();
+  if (view === "map") return { state, answer, draw: () => map.show(state, answer, info) };
+  if (view === "results") {
+    return { state, answer, draw: () => results.showAnswer(answer, state, info) };
+  }
+  const wall = await api.random(state, WALL, seed(state), signal);
+  return { state, draw: () => results.showWall(wall.images, state) };
+}
+
+// A wall without a number in its address keeps the one it was given, through back and reload.
+function seed(state) {
+  if (state.seed !== null) return state.seed;
+  const given = history.state?.seed ?? newSeed();
+  if (!hasQuery(read(location.search))) history.replaceState({ ...history.state, seed: given }, "");
+  return given;
+}
+const newSeed = () => Math.floor(Math.random() * 1e6);
+
+async function go(state, { push = true, scroll = 0, focus = true, preview = null, task = null } = {}) {
+  flight.abort();
+  flight = new AbortController();
+  const { signal } = flight;
+  const soon = setTimeout(() => wait(state, preview), task ? 0 : PATIENCE);
+  let next;
+  try {
+    if (task) state = await task(signal);
+    next = await load(state, signal);
+  } catch (error) {
+    clearTimeout(soon);
+    if (signal.aborted) return;
+    settle();
+    complain(error.message, error.status === 0 && (() => go(state, { push, scroll, focus, preview, task })));
+    return;
+  }
+  clearTimeout(soon);
+  if (signal.aborted) return;
+  if (push) history.pushState({ at: Date.now() }, "", href(state));
+  const stays = shown && viewOf(shown.state) === viewOf(state) && sameQuery(shown.state, state);
+  shown = next;
+  quiet();
+  draw();
+  if (next.answer) remember(next.answer.query, state);
+  if (push && stays) return say(next); // a filter, a number: whoever changed it stays there
+  if (focus) $(`#${viewOf(state)} h1`).focus({ preventScroll: true });
+  scrollTo(0, scroll);
+  say(next);
+}
+
+const sameQuery = (a, b) => a.image === b.image && a.upload === b.upload && a.seed === b.seed;
+
+function draw() {
+  const { state } = shown;
+  frame(state);
+  busy(false);
+  shown.draw();
+  const what = shown.answer ? results.nameOf(shown.answer.query) : info?.name;
+  document.title = [state.view === "map" && "Map", what, "lookalike"].filter(Boolean).join(" – ");
+}
+
+// What stands around every view.
+function frame(state) {
+  const view = viewOf(state);
+  document.body.dataset.view = view;
+  for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== view;
+  const slot = $(`#${view} .slot`);
+  if ($("#toolbar").parentElement !== slot) slot.append($("#toolbar"));
+  filter.show(state);
+  $("#filter").hidden = info?.labels === 0 && state.labels.length === 0;
+  const many = $("#k");
+  const steps = new Set([12, 24, 48, 96, state.k].filter((k) => k <= (info?.limits.k ?? 96)));
+  many.replaceChildren(...[...steps].sort((a, b) => a - b).map((k) => h("option", { selected: k === state.k }, String(k))));
+  $("#to-pictures").href = href({ ...state, view: "pictures" });
+  $("#to-map").href = href({ ...state, view: "map" });
+  $(view === "map" ? "#to-map" : "#to-pictures").setAttribute("aria-current", "page");
+  $(view === "map" ? "#to-pictures" : "#to-map").removeAttribute("aria-current");
+  if (info) $("#collection").textContent = `${info.name} · ${counted(info.images, "image")}`;
+  if (view !== "map") map?.leave();
+}
+
+const busy = (on) => $("#main").setAttribute("aria-busy", String(on));
+
+// What is clicked or dropped is the query at once; its neighbours follow.
+function wait(state, preview) {
+  busy(true);
+  if (viewOf(state) === "start" && !shown) {
+    frame(state);
+    results.skeleton($("#wall"), 24);
+  }
+  if (viewOf(state) !== "results" && !preview) return;
+  const fresh = document.body.dataset.view !== "results";
+  if (!preview && !fresh) return;
+  frame({ ...state, view: "pictures", image: state.image ?? -1 });
+  if (preview) results.showQuery(preview, state);
+  $("#results-title").textContent = "Looking for look-alikes …";
+  $("#summary").textContent = "";
+  if (fresh) {
+    results.skeleton($("#neighbors"), state.k);
+    scrollTo(0, 0);
+  }
+  $("#said").textContent = "Searching";
+}
+
+// After something went wrong, what was there is there again.
+function settle() {
+  busy(false);
+  const top = scrollY;
+  if (shown) draw();
+  else frame({ ...read(""), view: "pictures" });
+  if (shown) return scrollTo(0, top);
+  results.skeleton($("#wall"), 0);
+  const start = read("");
+  load(start, flight.signal).then((next) => {
+    shown = next;
+    draw();
+  }, () => {});
+}
+
+function complain(message, again) {
+  const box = h("div", {}, h("p", {}, message));
+  if (again) box.append(h("button", { type: "button", "data-do": "again" }, "Try again"));
+  box.append(h("button", { type: "button", "data-do": "quiet", class: "bare", "aria-label": "Close the message" }, "×"));
+  $("#alert").replaceChildren(box);
+  deeds.again = again;
+}
+
+const quiet = () => $("#alert").replaceChildren();
+
+function say({ state, answer }) {
+  if (state.view === "map") return;
+  $("#said").textContent = answer
+    ? results.summed(answer)
+    : `${counted($("#wall").children.length, "random picture")}`;
+}
+
+const now = () => shown?.state ?? read(location.search);
+const change = (some) => go({ ...now(), ...some });
+
+function searchWith(file) {
+  const preview = { name: file.name || null, label: null, thumbnail: URL.createObjectURL(file) };
+  const state = { ...now(), image: null, upload: null, view: "pictures", seed: null };
+  compare.close();
+  go(state, {
+    preview,
+    task: async (signal) => {
+      info ??= await api.info().catch(() => null);
+      const ready = await ask.prepare(file, info?.limits.upload_bytes);
+      const answer = await api.upload(ready, state, signal);
+      photos.set(answer.query.upload, preview.thumbnail);
+      return { ...state, upload: answer.query.upload };
+    },
+  });
+}
+
+function surprise() {
+  const state = { ...now(), image: -1, upload: null, view: "pictures", seed: null };
+  go(state, {
+    task: async (signal) => {
+      const { images } = await api.random({ ...state, paths: [], within: null }, 1, newSeed(), signal);
+      if (!images.length) throw new Error("There is no picture to choose: take a filter away.");
+      return { ...state, image: images[0].id };
+    },
+  });
+}
+
+const deeds = {
+  choose: () => $("#file").click(),
+  camera: () => $("#shot").click(),
+  surprise,
+  another: () => change({ seed: newSeed() }),
+  help: keys.showHelp,
+  "close-help": keys.closeHelp,
+  quiet,
+};
+
+function compareAt(at, opener) {
+  if (shown?.answer && viewOf(shown.state) === "results") compare.open(shown.answer, shown.state, at, opener);
+}
+
+addEventListener("click", (event) => {
+  const deed = event.target.closest("[data-do]");
+  if (deed) return deeds[deed.dataset.do]?.();
+  const beside = event.target.closest("[data-compare]");
+  if (beside) return compareAt(Number(beside.dataset.compare), beside);
+  const link = event.target.closest("a[data-go]");
+  const plain = event.button === 0 && !event.ctrlKey && !event.metaKey && !event.shiftKey && !event.altKey;
+  if (!link || !plain) return; // a new tab is a new tab
+  event.preventDefault();
+  compare.close();
+  go(read(new URL(link.href).search), { preview: results.imageOf(link) });
+});
+
+// A picture whose file is gone says so in its place.
+for (const what of ["error", "load"]) {
+  document.addEventListener(what, ({ target }) => {
+    if (target instanceof HTMLImageElement) target.closest(".well")?.classList.toggle("gone", what === "error");
+  }, true);
+}
+
+// Where each entry of the history was scrolled to.
+history.scrollRestoration = "manual";
+const places = new Map();
+if (!history.state?.at) history.replaceState({ at: Date.now() }, "");
+const place = () => places.get(history.state?.at) ?? 0;
+addEventListener("scroll", () => places.set(history.state?.at, scrollY), { passive: true });
+addEventListener("pagehide", () => {
+  try {
+    sessionStorage.setItem("lookalike.places", JSON.stringify([...places].slice(-50)));
+  } catch {
+    // not kept, then
+  }
+});
+try {
+  for (const [at, y] of JSON.parse(sessionStorage.getItem("lookalike.places") ?? "[]")) places.set(at, y);
+} catch {
+  // none, or something else
+}
+addEventListener("popstate", () => {
+  compare.close();
+  go(read(location.search), { push: false, scroll: place() });
+});
+
+$("#k").addEventListener("change", (event) => change({ k: Number(event.target.value) || USUAL_K }));
+filter.listen(change);
+ask.listen(searchWith, complain);
+keys.listen({
+  "/": () => !$("#filter").hidden && filter.focus(),
+  r: surprise,
+  c: (target) => compareAt([...$("#neighbors").children].indexOf(target.closest(".grid > li")), target),
+  m: () => change({ view: now().view === "map" ? "pictures" : "map" }),
+  "?": keys.showHelp,
+});
+
+go(read(location.search), { push: false, focus: false, scroll: place() });

@@ -1,0 +1,89 @@
+// Asking with a photo: dropped, pasted, picked or taken.
+
+import { $ } from "./dom.js";
+
+const LARGEST = 1024; // pixels of a side that are sent: the network looks at 224
+const SMALL = 300_000; // bytes that are sent as they are
+
+// Large photos are made small here, so that sending them takes no time. What the browser cannot
+// decode, the server may.
+export async function prepare(file, limit) {
+  const ready = file.size > SMALL ? ((await smaller(file)) ?? file) : file;
+  if (limit && ready.size > limit) {
+    const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+    throw new Error(`${file.name || "The file"} is ${megabytes(ready.size)}, at most ${megabytes(limit)} can be sent: choose a smaller one.`);
+  }
+  return ready;
+}
+
+async function smaller(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
+    const scale = Math.min(1, LARGEST / Math.max(bitmap.width, bitmap.height));
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+    canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+    const context = canvas.getContext("2d", { alpha: false });
+    context.fillStyle = "#fff"; // as the index takes what is transparent
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    return await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+  } catch {
+    return null;
+  } finally {
+    bitmap?.close();
+  }
+}
+
+export function listen(onFile, complain) {
+  const files = (data) => [...(data?.files ?? [])];
+  const first = (found) => found.find((file) => file.type.startsWith("image/")) ?? found[0];
+
+  let own = false; // a picture of this very page is being dragged
+  let depth = 0;
+  const over = (on) => ($("#drop").hidden = !on);
+  const carries = (event) => !own && event.dataTransfer?.types.includes("Files");
+  addEventListener("dragstart", () => (own = true));
+  addEventListener("dragend", () => (own = false));
+  addEventListener("dragenter", (event) => {
+    depth += 1;
+    if (carries(event)) over(true);
+  });
+  addEventListener("dragleave", () => {
+    depth = Math.max(0, depth - 1);
+    if (depth === 0) over(false);
+  });
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    if (event.dataTransfer) event.dataTransfer.dropEffect = own ? "none" : "copy";
+  });
+  addEventListener("drop", (event) => {
+    event.preventDefault(); // or the browser would leave the page for the file
+    depth = 0;
+    over(false);
+    if (own) return;
+    const file = first(files(event.dataTransfer));
+    if (file) onFile(file);
+    else complain("That was a link, not a picture: save the picture, or copy it and paste it here.");
+  });
+
+  addEventListener("paste", (event) => {
+    const file = first(files(event.clipboardData));
+    if (file) {
+      event.preventDefault();
+      onFile(file);
+    } else if (!event.target.closest?.("input")) {
+      complain("There is no picture on the clipboard: copy one, not its address.");
+    }
+  });
+
+  for (const input of [$("#file"), $("#shot")]) {
+    input.addEventListener("change", () => {
+      const file = input.files[0];
+      if (file) onFile(file);
+      input.value = ""; // so that the same file can be chosen again
+    });
+  }
+}

@@ -1,0 +1,72 @@
+// The query and one neighbour, side by side.
+
+import { $, distance, h } from "./dom.js";
+import { href } from "./state.js";
+import { nameOf } from "./results.js";
+
+const dialog = $("#compare");
+let answer, state, at, opener;
+
+export function open(newAnswer, newState, newAt, newOpener) {
+  if (!newAnswer.neighbors.length) return;
+  [answer, state, opener] = [newAnswer, newState, newOpener];
+  const [query] = dialog.querySelectorAll("figure");
+  put(query, answer.query, "Query", null);
+  step(newAt);
+  if (!dialog.open) dialog.showModal();
+}
+
+export const close = () => dialog.open && dialog.close();
+
+function step(to) {
+  at = Math.max(0, Math.min(to, answer.neighbors.length - 1));
+  const image = answer.neighbors[at];
+  $("#compare-title").textContent =
+    `Number ${image.rank} of ${answer.neighbors.length}, distance ${distance(image.distance)}`;
+  put(dialog.querySelectorAll("figure")[1], image, `Number ${image.rank}`, answer.query.label);
+  const [back, on] = dialog.querySelectorAll("[data-step]");
+  back.disabled = at === 0;
+  on.disabled = at === answer.neighbors.length - 1;
+}
+
+function put(figure, image, what, label) {
+  const img = $("img", figure);
+  img.alt = `${what}: ${nameOf(image)}`;
+  img.dataset.of = image.picture;
+  img.src = image.thumbnail; // is there already; the large one follows
+  const large = new Image();
+  large.src = image.picture;
+  large.decode().then(
+    () => img.dataset.of === image.picture && (img.src = image.picture),
+    () => {},
+  );
+  const caption = [h("span", { class: "what" }, what), h("span", { class: "name", title: image.path ?? "" }, nameOf(image))];
+  if (image.label !== null) {
+    const same = label !== null && image.label === label;
+    caption.push(h("span", { class: same ? "label same" : "label" }, image.label));
+  }
+  if (image.rank !== undefined) {
+    const to = href({ ...state, image: image.id, upload: null, view: "pictures" });
+    caption.push(h("a", { href: to, "data-go": true }, "Search with this one"));
+  }
+  $("figcaption", figure).replaceChildren(...caption);
+}
+
+dialog.addEventListener("click", (event) => {
+  const to = event.target.closest("[data-step]")?.dataset.step;
+  if (to === "close" || event.target === dialog) dialog.close();
+  else if (to) step(at + Number(to));
+});
+
+dialog.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowLeft") step(at - 1);
+  else if (event.key === "ArrowRight") step(at + 1);
+  else return;
+  event.preventDefault();
+});
+
+dialog.addEventListener("close", () => {
+  // Back to the card of the neighbour that was looked at last.
+  const card = $("#neighbors").children[at]?.querySelector("a");
+  (card ?? opener)?.focus();
+});

@@ -1,0 +1,127 @@
+// The pictures: the wall to begin with, a query and its neighbours.
+
+import { $, count, counted, distance, h, picture, sized, unseen } from "./dom.js";
+import { hasQuery, href } from "./state.js";
+
+const known = new WeakMap(); // links to the images they show
+export const imageOf = (link) => known.get(link);
+
+export const nameOf = (query) => query.name ?? "your photo";
+
+function card(image, state, query) {
+  const well = h("span", { class: "well" }, picture(image));
+  const next = { ...state, image: image.id, upload: null, view: "pictures", seed: null };
+  const link = h("a", { href: href(next), class: "card", "data-go": true, title: image.path }, well);
+  known.set(link, image);
+  if (image.rank !== undefined) {
+    const far = h("span", { class: "far" }, unseen("distance "), distance(image.distance));
+    link.append(h("span", { class: "line" }, h("span", { class: "rank" }, unseen("number "), String(image.rank)), far));
+  }
+  if (image.label !== null) {
+    const same = query?.label != null && query.label === image.label;
+    const label = h("span", { class: same ? "label same" : "label" }, unseen("label "), image.label);
+    if (same) label.append(unseen(", that of the query"));
+    link.append(label);
+  }
+  const item = h("li", {}, link);
+  if (image.rank !== undefined) {
+    const at = String(image.rank - 1);
+    item.append(
+      h("button", { type: "button", class: "beside", "data-compare": at, title: "Compare (c)",
+        "aria-label": `Compare with number ${image.rank}` }, "⇆"),
+    );
+  }
+  return item;
+}
+
+export function showWall(images, state) {
+  $("#wall").replaceChildren(...images.map((image) => card(image, state)));
+  const note = $("#wall-note");
+  note.hidden = images.length > 0;
+  note.textContent = state.labels.length ? "No picture has such a label: take one filter away." : "This collection holds no picture yet.";
+}
+
+export function skeleton(list, number) {
+  const blank = () => h("li", { class: "blank", "aria-hidden": "true" }, h("span", { class: "well" }));
+  list.replaceChildren(...Array.from({ length: number }, blank));
+}
+
+export function showQuery(query, state) {
+  const img = $("#query-picture");
+  const name = nameOf(query);
+  // What is in this browser already; unless only the server can decode it.
+  const first = (!img.parentElement.classList.contains("gone") && query.local) || query.thumbnail;
+  if (img.dataset.of !== first) {
+    img.dataset.of = first;
+    img.removeAttribute("srcset");
+    img.src = first;
+    if (query.picture) {
+      const large = new Image();
+      large.srcset = `${sized(query.picture, 640)} 1x, ${query.picture} 2x`;
+      large.decode().then(
+        () => img.dataset.of === first && (img.srcset = large.srcset),
+        () => {},
+      );
+    }
+  }
+  img.alt = `The query: ${name}`;
+  const link = $("#query-link");
+  if (query.picture) link.href = query.picture;
+  else link.removeAttribute("href");
+  link.ariaLabel = `${name}, large, in a new tab`;
+  $("#query-name").textContent = name;
+  $("#query-name").title = query.path ?? "";
+  $("#query-label").textContent = query.label ?? "";
+  $("#query-label").hidden = query.label === null;
+  const onMap = $("#query-on-map");
+  onMap.href = href({ ...state, view: "map" });
+  onMap.parentElement.hidden = !hasQuery(state);
+}
+
+export function showAnswer(answer, state, info) {
+  const { query, neighbors } = answer;
+  showQuery(query, state);
+  $("#results-title").textContent = `Look-alikes of ${nameOf(query)}`;
+  $("#neighbors").replaceChildren(...neighbors.map((image) => card(image, state, query)));
+  const same = neighbors.filter((image) => image.label === query.label).length;
+  $("#summary").textContent =
+    query.label !== null && neighbors.length ? `${count(same)} of ${count(neighbors.length)} with this label` : "";
+  const none = $("#none");
+  none.hidden = neighbors.length > 0;
+  none.textContent = "Nothing is left to show: take a filter away.";
+  $("#how").textContent = how(answer, state, info);
+  $("#about-model").textContent = about(info);
+}
+
+export const summed = ({ query, neighbors }) =>
+  neighbors.length
+    ? `${counted(neighbors.length, "look-alike")} of ${nameOf(query)}, nearest ${distance(neighbors[0].distance)}`
+    : `No look-alikes of ${nameOf(query)}`;
+
+// How the search was done, and what it may have missed.
+function how({ engine, compared, images, recall, took_ms: took }, state, info) {
+  const time = took < 10 ? took.toFixed(1) : count(Math.round(took));
+  if (engine === "exact") {
+    const filtered = state.labels.length || state.paths.length;
+    const which = filtered
+      ? `${counted(compared, "image")} that the filters leave in`
+      : compared === images
+        ? `all ${counted(images, "image")}`
+        : `all ${count(compared)} other images`;
+    return `Compared with ${which}: nothing is missed. ${time} ms.`;
+  }
+  const k = info?.recall.k === 10 ? "ten" : count(info?.recall.k ?? 10);
+  const with_ = info?.recall.queries ? ` with ${count(info.recall.queries)} of its images` : "";
+  const worth =
+    recall === null
+      ? "how many of the nearest this finds has not been measured yet"
+      : `finds ${(100 * recall).toFixed(1)} % of the ${k} nearest, measured on this collection${with_}`;
+  return `Compared with ${count(compared)} of ${counted(images, "image")}, those whose signatures are near; ${worth}. ${time} ms.`;
+}
+
+function about(info) {
+  const model = info?.model;
+  if (!model) return "";
+  const width = model.width ? `, ${count(model.width)} numbers a picture` : "";
+  return `The network is ${model.backbone}${model.precision ? ` in ${model.precision}` : ""}${width}; version ${info.version} of the collection.`;
+}

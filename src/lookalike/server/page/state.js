@@ -1,0 +1,46 @@
+// What is shown, as the address says it: a link or a reload shows the same again.
+
+export const USUAL_K = 24;
+
+export function read(search) {
+  const given = new URLSearchParams(search);
+  const number = (name) => (/^\d{1,15}$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
+  return {
+    image: number("image"),
+    upload: number("image") === null ? given.get("upload") : null,
+    k: number("k") || USUAL_K,
+    labels: [...new Set(given.getAll("label"))],
+    paths: given.getAll("path"),
+    within: given.get("within"),
+    view: given.get("view") === "map" ? "map" : "pictures",
+    seed: number("seed"),
+  };
+}
+
+export const hasQuery = (state) => state.image !== null || Boolean(state.upload);
+
+export function filters(state) {
+  const query = new URLSearchParams();
+  for (const label of state.labels) query.append("label", label);
+  for (const path of state.paths) query.append("path", path);
+  if (state.within !== null) query.set("within", state.within);
+  return query;
+}
+
+export function asked(state) {
+  const query = new URLSearchParams();
+  if (state.image !== null) query.set("image", state.image);
+  else if (state.upload) query.set("upload", state.upload);
+  query.set("k", state.k);
+  for (const [name, value] of filters(state)) query.append(name, value);
+  return query;
+}
+
+export function href(state) {
+  const query = asked(state);
+  if (state.k === USUAL_K) query.delete("k");
+  if (state.view === "map") query.set("view", "map");
+  if (state.seed !== null && !hasQuery(state)) query.set("seed", state.seed);
+  const text = query.toString();
+  return text ? `?${text}` : "./";
+}

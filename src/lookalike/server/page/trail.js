@@ -1,0 +1,40 @@
+// The last queries of this tab, to wander back to.
+
+import { $, h } from "./dom.js";
+import { hasQuery, href, read } from "./state.js";
+
+const KEY = "lookalike.trail";
+const MOST = 12;
+
+function load() {
+  try {
+    const trail = JSON.parse(sessionStorage.getItem(KEY) ?? "[]");
+    return Array.isArray(trail) ? trail : [];
+  } catch {
+    return []; // storage is off, or holds something else
+  }
+}
+
+const mark = (state) => `${state.image ?? ""} ${state.upload ?? ""}`;
+
+export function remember(query, state) {
+  if (!hasQuery(state)) return;
+  const past = load().filter((step) => mark(read(step.href)) !== mark(state));
+  const here = { href: href({ ...state, view: "pictures" }), thumbnail: query.thumbnail, name: query.name ?? "your photo" };
+  const trail = [...past, here].slice(-MOST);
+  try {
+    sessionStorage.setItem(KEY, JSON.stringify(trail));
+  } catch {
+    // not kept, then
+  }
+  show(trail.slice(0, -1).reverse());
+}
+
+function show(trail) {
+  const nav = $("#trail");
+  nav.hidden = trail.length === 0;
+  const step = ({ href: to, thumbnail, name }) =>
+    h("li", {}, h("a", { href: to, "data-go": true, title: name },
+      h("img", { src: thumbnail, alt: `Back to ${name}`, loading: "lazy", decoding: "async", draggable: "false" })));
+  $("ol", nav).replaceChildren(...trail.map(step));
+}

@@ -1,0 +1,80 @@
+"""What all routes share while the server runs: the index, pools of threads, processes, counts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import HTTPException
+
+from lookalike.images import IsolatedDecoder
+from lookalike.index import Index
+from lookalike.server.library import Library
+from lookalike.server.maps import Maps
+from lookalike.server.metrics import Metrics
+from lookalike.server.shelf import Shelf
+from lookalike.server.thumbnails import Thumbnails
+from lookalike.server.uploads import Limits, Uploads
+from lookalike.spark import cores
+
+_THUMBNAIL_SECONDS = 20.0
+T = TypeVar("T")
+
+
+class Service:
+    """A served index with all that its answers need."""
+
+    def __init__(self, index: Index, limits: Limits, cap: int) -> None:
+        self.library = Library(index)
+        self.metrics = Metrics()
+        self.uploads = Uploads(limits, cores(), self.metrics.batches)
+        self._decoder = IsolatedDecoder(_THUMBNAIL_SECONDS)
+        self.thumbnails = Thumbnails(self._decoder, cap)
+        self.maps = Maps()
+        self._searching = ThreadPoolExecutor(cores(), "search")
+        self._drawing = ThreadPoolExecutor(cores(), "thumbnails")
+        gauge = self.metrics.gauge
+        gauge("images", "Images in the index.").set_function(lambda: len(self.shelf.rows))
+        gauge("version", "Version of the index.").set_function(lambda: self.shelf.version)
+        gauge("uploads", "Uploads on their way.").set_function(lambda: self.uploads.on_their_way)
+        gauge("thumbnails_made", "Small pictures made.").set_function(lambda: self.thumbnails.made)
+        gauge("thumbnails_kept", "Small pictures at hand.").set_function(
+            lambda: self.thumbnails.kept
+        )
+
+    @property
+    def shelf(self) -> Shelf:
+        """The version that is newest now."""
+        return self.library.shelf
+
+    def row(self, shelf: Shelf, number: int) -> int:
+        """Return the row of an id; `HTTPException` where no image has it."""
+        found = shelf.rows.find(number)
+        if found is None:
+            raise HTTPException(404, f"no image {number} in this index: it may have been removed")
+        return found
+
+    async def run(self, work: Callable[..., T], *given: Any) -> T:
+        """Search, or do what takes as long, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._searching, work, *given)
+
+    async def draw(self, work: Callable[..., T], *given: Any) -> T:
+        """Make a small picture in a thread; searches do not wait for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._drawing, work, *given)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep what runs beside the requests while the block does."""
+        # Compiled and started before the first person waits for it.
+        warm = asyncio.create_task(self.uploads.warm(self.shelf.index.embedder))
+        try:
+            async with self.library.followed():
+                yield
+        finally:
+            warm.cancel()
+            self.uploads.close()
+            self.maps.close()
+            self._decoder.close()
+            for pool in (self._searching, self._drawing):
+                pool.shutdown(wait=False, cancel_futures=True)

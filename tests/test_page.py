@@ -1,0 +1,497 @@
+"""The page of `lookalike serve`, in a real browser."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+
+from lookalike import Index
+from lookalike.drawing import DrawnCollection
+from lookalike.server import Limits, create_app
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+DESK = {"width": 1280, "height": 800}
+PHONE = {"width": 360, "height": 740}
+LIMITS = Limits(bytes=2_000_000)
+Visit = Callable[..., Page]
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here to look at the page with")
+expect.set_options(timeout=10_000)
+
+
+@pytest.fixture(scope="module")
+def address(index: Index) -> Iterator[str]:
+    """Where the server listens."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(index, limits=LIMITS), log_level="warning")
+        )
+        running = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        running.start()
+        deadline = time.monotonic() + 20
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        server.should_exit = True
+        running.join(20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Visit]:
+    """Open the page; afterwards nothing may have gone wrong in it, and nothing left its origin.
+
+    `wrong` is a pattern of what is to go wrong. Options are those of a browser context.
+    """
+    contexts = []
+    problems: list[str] = []
+
+    def open_page(asked: str = "", *, wrong: str = "^$", **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": DESK, **options})
+        contexts.append(context)
+        page = context.new_page()
+
+        def note(what: str) -> None:
+            if not re.search(wrong, what):
+                problems.append(what)
+
+        page.on("pageerror", lambda error: note(str(error)))
+        page.on("console", lambda said: note(said.text) if said.type == "error" else None)
+        context.on(
+            "request",
+            lambda sent: (
+                None if sent.url.startswith((address, "blob:")) else note(f"left: {sent.url}")
+            ),
+        )
+        page.goto(address + asked)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("LOOKALIKE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def new_photo(drawn: DrawnCollection) -> Path:
+    return sorted(drawn.new.iterdir())[0]
+
+
+def wall(page: Page) -> Locator:
+    cards = page.locator("#wall a.card")
+    expect(cards.first).to_be_visible()
+    return cards
+
+
+def neighbors(page: Page, of: str = "", number: int = 24) -> Locator:
+    """The cards of the neighbours, once they are those of this query."""
+    expect(page.locator("#results-title")).to_have_text(re.compile(f"Look-alikes of .*{of}"))
+    expect(page.locator("#main")).to_have_attribute("aria-busy", "false")
+    cards = page.locator("#neighbors a.card")
+    expect(cards).to_have_count(number)
+    return cards
+
+
+def map_of(page: Page) -> Locator:
+    """The canvas, once the map is on it."""
+    expect(page.locator("#map-state")).to_contain_text("in view", timeout=30_000)
+    return page.locator("#map-canvas")
+
+
+def give(page: Page, how: str, data: bytes, name: str, kind: str) -> None:
+    """Drop or paste a file as a browser would say that a person did."""
+    page.evaluate(
+        """([how, data, name, type]) => {
+            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, {type}));
+            const options = {bubbles: true, cancelable: true};
+            const event = how === "paste"
+              ? new ClipboardEvent("paste", {...options, clipboardData: transfer})
+              : new DragEvent(how, {...options, dataTransfer: transfer});
+            document.body.dispatchEvent(event);
+        }""",
+        [how, base64.b64encode(data).decode(), name, kind],
+    )
+
+
+def query_of(page: Page) -> str:
+    return page.url.partition("?")[2]
+
+
+def test_a_wall_of_the_collection_invites(visit: Visit, screenshots: Path) -> None:
+    page = visit()
+    first = wall(page)
+    assert first.count() == 48
+    expect(page.locator("h1:visible")).to_have_text("Find pictures that look alike")
+    expect(page.locator("#collection")).to_have_text("cars.index · 96 images")
+    before = first.evaluate_all("links => links.map((link) => link.href)")
+    page.reload()
+    assert wall(page).evaluate_all("links => links.map((link) => link.href)") == before
+    page.get_by_role("button", name="Another look").click()
+    expect(page).to_have_url(re.compile("seed="))
+    assert wall(page).evaluate_all("links => links.map((link) => link.href)") != before
+    page.go_back()
+    expect(wall(page).first).to_have_attribute("href", before[0].replace(page.url, ""))
+    page.screenshot(path=screenshots / "start.png")
+
+
+def test_a_click_leads_on_and_back_leads_back(visit: Visit, screenshots: Path) -> None:
+    page = visit("?image=5")
+    cards = neighbors(page, "00006.jpg")
+    expect(page.locator("#how")).to_contain_text("Compared with all 96 images: nothing is missed")
+    expect(page.locator("#summary")).to_have_text(re.compile(r"^\d+ of 24 with this label$"))
+    expect(page.locator("#said")).to_have_text(
+        re.compile(r"^24 look-alikes of 00006\.jpg, nearest 0\.\d{3}$")
+    )
+    same = page.locator("#neighbors .same").count()
+    assert page.locator("#summary").text_content() == f"{same} of 24 with this label"
+    far = [text.split()[-1] for text in page.locator("#neighbors .far").all_text_contents()]
+    assert len(far) == 24 and far == sorted(far)
+    page.screenshot(path=screenshots / "results.png")
+
+    page.evaluate("window.same = true")
+    last = cards.nth(23)
+    last.scroll_into_view_if_needed()
+    down = page.evaluate("scrollY")
+    name = last.locator("img").get_attribute("alt")
+    assert down > 100 and name
+    last.click()
+    neighbors(page, name)
+    assert page.evaluate("[scrollY, document.activeElement.id]") == [0, "results-title"]
+    expect(page.locator("#trail img")).to_have_attribute("alt", "Back to 00006.jpg")
+    page.go_back()
+    neighbors(page, "00006.jpg")
+    assert query_of(page) == "image=5" and page.evaluate("scrollY") == down
+    page.go_forward()
+    neighbors(page, name)
+    assert page.evaluate("window.same")  # the page was never loaded anew
+
+    with page.context.expect_page() as opened:
+        cards.first.click(modifiers=["Control"])
+    neighbors(opened.value)
+
+
+def test_a_photo_dropped_pasted_or_picked(visit: Visit, drawn: DrawnCollection) -> None:
+    photo = new_photo(drawn)
+    page = visit()
+    wall(page)
+    give(page, "dragenter", photo.read_bytes(), photo.name, "image/jpeg")
+    expect(page.locator("#drop")).to_be_visible()
+    give(page, "drop", photo.read_bytes(), photo.name, "image/jpeg")
+    expect(page.locator("#drop")).to_be_hidden()
+    dropped = neighbors(page, "your photo").evaluate_all("links => links.map((link) => link.title)")
+    key = query_of(page)
+    assert key.startswith("upload=")
+
+    page.reload()  # the server remembers it
+    found = neighbors(page, "your photo").evaluate_all("links => links.map((link) => link.title)")
+    assert found == dropped and query_of(page) == key
+    page.locator("#k").select_option("12")
+    neighbors(page, "your photo", 12)
+    assert query_of(page) == f"{key}&k=12"
+
+    give(page, "paste", photo.read_bytes(), "image.png", "image/png")
+    expect(page).not_to_have_url(re.compile(key))
+    neighbors(page, "your photo", 12)
+    pasted = query_of(page)
+    page.locator("#file").set_input_files(photo)
+    expect(page).not_to_have_url(re.compile(re.escape(pasted)))
+    neighbors(page, "your photo", 12)
+
+
+def test_large_photos_are_made_small_before_they_are_sent(visit: Visit, address: str) -> None:
+    noise = Image.frombytes("RGB", (2000, 1000), os.urandom(6_000_000))
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    large = io.BytesIO()
+    noise.save(large, "JPEG", exif=sideways)
+    page = visit()
+    wall(page)
+    with page.expect_request(lambda sent: sent.method == "POST") as sent:
+        give(page, "drop", large.getvalue(), "large.jpg", "image/jpeg")
+    assert int(sent.value.all_headers()["content-length"]) < len(large.getvalue()) / 2
+    neighbors(page, "your photo")
+    key = query_of(page).removeprefix("upload=")
+    kept = page.request.get(f"{address}api/uploads/{key}/picture?size=640").body()
+    with Image.open(io.BytesIO(kept)) as small:
+        assert small.size == (320, 640)  # upright
+
+
+def test_what_is_no_photo_is_answered_and_the_results_stay(visit: Visit) -> None:
+    page = visit("?image=5", wrong="415")
+    neighbors(page, "00006.jpg")
+    alert = page.get_by_role("alert")
+    give(page, "drop", b"no picture", "notes.jpg", "image/jpeg")
+    expect(alert).to_contain_text("No picture to search with")
+    neighbors(page, "00006.jpg")
+    expect(page.locator("#query-link")).not_to_have_class(re.compile("gone"))
+    assert query_of(page) == "image=5"
+    give(page, "drop", bytes(3_000_000), "film.raw", "")
+    expect(alert).to_contain_text("film.raw is 3.0 MB, at most 2.0 MB can be sent")
+    neighbors(page, "00006.jpg")
+    page.get_by_role("button", name="Close the message").click()
+    expect(alert).to_be_empty()
+
+
+def test_an_upload_that_is_forgotten_is_asked_for_again(visit: Visit) -> None:
+    page = visit("?upload=long-ago", wrong="404")
+    expect(page.get_by_role("alert")).to_contain_text("send the picture again")
+    wall(page).first.click()
+    neighbors(page)
+    expect(page.get_by_role("alert")).to_be_empty()
+
+
+def test_a_server_that_is_gone_is_said_and_tried_again(visit: Visit) -> None:
+    page = visit("?image=5", wrong="ERR_INTERNET_DISCONNECTED")
+    cards = neighbors(page, "00006.jpg")
+    page.context.set_offline(True)
+    cards.first.click()
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
+    neighbors(page, "00006.jpg")
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    expect(page).not_to_have_url(re.compile("image=5$"))
+    neighbors(page)
+
+
+def test_filters_and_numbers(visit: Visit, screenshots: Path) -> None:
+    page = visit("?image=5")
+    neighbors(page, "00006.jpg")
+    box = page.get_by_role("combobox", name="Only with label")
+    box.click()
+    options = page.get_by_role("option")
+    expect(options.first).to_be_visible()
+    label = options.nth(1).get_attribute("data-label")
+    assert label
+    box.fill(label[1:].upper())
+    expect(options.filter(has_text=label)).to_have_count(1)
+    box.fill(label)
+    expect(options.first).to_have_attribute("aria-selected", "true")
+    page.screenshot(path=screenshots / "filter.png")
+    box.press("Enter")
+    chip = page.get_by_role("button", name=f"Take away the filter {label}")
+    expect(chip).to_be_visible()
+    expect(page.locator("#how")).to_contain_text("that the filters leave in: nothing is missed")
+    labels = page.locator("#neighbors .label").all_text_contents()
+    assert labels and all(text.startswith(f"label {label}") for text in labels)
+    assert "label=" in query_of(page)
+    expect(box).to_be_focused()
+    box.press("Backspace")
+    expect(chip).to_be_hidden()
+    neighbors(page, "00006.jpg")
+    page.locator("#k").select_option("48")
+    neighbors(page, "00006.jpg", 48)
+    page.goto(page.url.partition("?")[0] + f"?label={label}")
+    shown = wall(page).count()
+    labels = page.locator("#wall .label").all_text_contents()
+    assert 0 < shown < 48 and set(labels) == {f"label {label}"}
+
+
+def test_two_pictures_side_by_side(visit: Visit, screenshots: Path) -> None:
+    page = visit("?image=5")
+    cards = neighbors(page, "00006.jpg")
+    cards.nth(2).hover()
+    page.get_by_role("button", name="Compare with number 3").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading")).to_have_text(
+        re.compile(r"Number 3 of 24, distance \d\.\d{3}")
+    )
+    page.keyboard.press("ArrowRight")
+    expect(dialog.get_by_role("heading")).to_contain_text("Number 4 of 24")
+    page.screenshot(path=screenshots / "compare.png")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(cards.nth(3)).to_be_focused()
+    page.keyboard.press("c")
+    expect(dialog.get_by_role("heading")).to_contain_text("Number 4 of 24")
+    name = cards.nth(3).locator("img").get_attribute("alt")
+    dialog.get_by_role("link", name="Search with this one").click()
+    neighbors(page, name or "none")
+
+
+def test_all_of_it_by_keyboard(visit: Visit) -> None:
+    page = visit()
+    wall(page)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('#wall a')"):
+            break
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    name = page.evaluate("document.activeElement.querySelector('img').alt")
+    page.keyboard.press("Enter")
+    neighbors(page, name)
+    expect(page.locator("#results-title")).to_be_focused()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('#neighbors a')"):
+            break
+    page.keyboard.press("ArrowRight")
+    second = page.evaluate("document.activeElement.querySelector('img').alt")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    neighbors(page, second)
+    page.keyboard.press("r")
+    expect(page.locator("#results-title")).not_to_contain_text(second)
+    neighbors(page)
+    page.keyboard.press("/")
+    expect(page.get_by_role("combobox", name="Only with label")).to_be_focused()
+    page.keyboard.press("Escape")
+    page.locator("#results-title").focus()
+    page.keyboard.press("?")
+    page.get_by_label("Keys of one letter are on").press("Space")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.keyboard.press("/")
+    expect(page.get_by_role("combobox", name="Only with label")).not_to_be_focused()
+
+
+def test_it_says_what_a_search_may_have_missed(visit: Visit) -> None:
+    page = visit()
+    wall(page)
+
+    def estimated(route: Route) -> None:
+        answer = route.fetch().json()
+        told = {"engine": "lsh", "compared": 2310, "images": 1_000_000, "recall": recall}
+        route.fulfill(json={**answer, **told})
+
+    page.route("**/api/search?*", estimated)
+    recall: float | None = 0.984
+    wall(page).first.click()
+    neighbors(page)
+    expect(page.locator("#how")).to_contain_text(
+        "Compared with 2,310 of 1,000,000 images, those whose signatures are near; "
+        "finds 98.4 % of the ten nearest, measured on this collection"
+    )
+    recall = None
+    page.locator("#neighbors a.card").first.click()
+    expect(page.locator("#how")).to_contain_text("has not been measured yet")
+
+
+def test_the_map(visit: Visit, screenshots: Path) -> None:
+    page = visit("?image=5")
+    neighbors(page, "00006.jpg")
+    page.get_by_role("link", name="Show on map").click()
+    canvas = map_of(page)
+    expect(page.locator("#map-state")).to_have_text("96 of 96 pictures in view")
+    expect(page.locator("#legend")).to_contain_text("24 neighbours of ◎")
+    box = canvas.bounding_box()
+    assert box
+    drawn = canvas.screenshot()
+    assert len(Image.open(io.BytesIO(drawn)).convert("RGB").getcolors(1_000_000) or []) > 20
+    page.screenshot(path=screenshots / "map.png")
+
+    # The query is marked: the pointer there finds it.
+    ring = page.locator("#map-over .marker").bounding_box()
+    assert ring
+    page.mouse.move(ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2)
+    expect(page.locator("#map-tip")).to_contain_text("00006.jpg")
+    assert page.locator("#map-tip img").evaluate("img => img.decode().then(() => img.naturalWidth)")
+
+    page.locator("#legend button").first.click()
+    expect(page.locator("#legend button").first).to_have_attribute("aria-pressed", "true")
+    assert "label=" in query_of(page)
+    page.locator("#legend button").first.click()
+    for _ in range(4):
+        page.get_by_role("button", name="Zoom in").click()
+    expect(page.locator("#map-over img").first).to_be_visible()
+    page.screenshot(path=screenshots / "map-near.png")
+    page.get_by_role("button", name="Whole map").click()
+
+    canvas.focus()
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#map-state")).to_contain_text("the cross")
+    page.keyboard.press("0")
+    page.mouse.wheel(0, -300)
+    page.get_by_role("button", name="Go to the query").click()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator("#map-tip")).to_contain_text("00006.jpg")
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    neighbors(page, "00006.jpg")
+    assert query_of(page) == "image=5"
+
+
+def test_light_dark_and_narrow(visit: Visit, screenshots: Path) -> None:
+    back = "getComputedStyle(document.documentElement).backgroundColor"
+    assert visit("?image=5", color_scheme="light").evaluate(back) == "rgb(250, 250, 248)"
+    page = visit("?image=5", color_scheme="dark", viewport=PHONE, is_mobile=True, has_touch=True)
+    assert page.evaluate(back) == "rgb(19, 19, 18)"
+    neighbors(page, "00006.jpg")
+    wide = "document.documentElement.scrollWidth"
+    assert page.evaluate(wide) == 360
+    page.screenshot(path=screenshots / "phone.png")
+    expect(page.get_by_role("button", name="Take a photo").first).to_be_visible()
+    page.get_by_role("button", name="Compare with number 1", exact=True).tap()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.screenshot(path=screenshots / "phone-compare.png")
+    assert page.evaluate(wide) == 360
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Map", exact=True).tap()
+    map_of(page)
+    assert page.evaluate(wide) == 360
+    page.screenshot(path=screenshots / "phone-map.png")
+    page.locator(".brand").tap()
+    wall(page)
+    assert page.evaluate(wide) == 360
+    page.screenshot(path=screenshots / "phone-start.png")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_is_kept_out(visit: Visit, scheme: str) -> None:
+    page = visit("", color_scheme=scheme)
+    wall(page)
+    assert violations(page) == []
+    page.goto(page.url + "?image=5")
+    cards = neighbors(page, "00006.jpg")
+    page.locator(".honest summary").click()
+    assert violations(page) == []
+    page.get_by_role("combobox", name="Only with label").click()
+    expect(page.get_by_role("option").first).to_be_visible()
+    assert violations(page) == []
+    cards.first.focus()
+    page.keyboard.press("c")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("m")
+    map_of(page)
+    assert violations(page) == []
+
+
+def violations(page: Page) -> list[str]:
+    """What axe finds, whatever its impact."""
+    found = Axe().run(page)
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found.response["violations"]]
