@@ -209,6 +209,7 @@ class Groupings:
         that may be wrong. It needs nothing but its folder, which can be zipped and sent. The table
         has what is shown (`groups.overview`). `k` neighbours of each image count.
         """
+        overview.check_count(shown)  # before the work that the graph is
         with self._finding(out, overview.TABLE, overwrite) as (folder, figures):
             voters = max(k, _VOTERS)
             with _graph(self.collection, folder, voters, recall, spark) as graph:

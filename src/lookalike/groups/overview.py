@@ -62,8 +62,7 @@ def overview(
 
     Returns figures. Raises `LookalikeError` for a count below 1.
     """
-    if count < 1:
-        raise LookalikeError(f"shown is {count}: a gallery shows 1 image in each part, or more")
+    check_count(count)
     rows = Rows(collection.segments)
     labels = _labels(rows)
     with collection.asked(folder) as sql:
@@ -103,6 +102,12 @@ def overview(
         "seed": seed,
         "shown": {name: dict(lines).get(name, 0) for name in SECTIONS},
     }
+
+
+def check_count(count: int) -> None:
+    """Raise `LookalikeError` for a number of images in each part that is below 1."""
+    if count < 1:
+        raise LookalikeError(f"shown is {count}: a gallery shows 1 image in each part, or more")
 
 
 def _typical(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
