@@ -288,6 +288,9 @@ def test_labels(client: TestClient, index: Index) -> None:
     some = client.get("/api/labels", params={"containing": word.upper(), "limit": 1}).json()
     assert len(some["labels"]) == 1 <= some["total"]
     assert word in some["labels"][0]["label"]
+    for one in every["labels"]:
+        exact = client.get("/api/labels", params={"containing": one["label"]}).json()
+        assert exact["labels"][0] == one
 
 
 def test_info(client: TestClient, index: Index) -> None:

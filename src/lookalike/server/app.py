@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -27,6 +28,7 @@ from lookalike.server.thumbnails import CAP
 from lookalike.server.uploads import Limits
 
 PAGE = Path(__file__).parent / "page"
+_WORTH_PACKING = 16 * 2**10  # bytes: the map is, the look-alikes of one image are there sooner
 
 
 def create_app(
@@ -65,6 +67,7 @@ def create_app(
     add_pictures(app, service)
     add_map(app, service)
     _add_upkeep(app, service)
+    app.add_middleware(GZipMiddleware, minimum_size=_WORTH_PACKING, compresslevel=4)
     app.add_middleware(Counted, metrics=service.metrics)
     app.add_middleware(Guard, token=token, hosts=hosts)  # outermost: it is asked first
     return app

@@ -134,11 +134,16 @@ class Shelf:
         return table.sort_by([("images", "descending"), ("label", "ascending")])
 
     def labels_with(self, text: str, limit: int) -> tuple[list[dict[str, Any]], int]:
-        """Return the most frequent labels that hold a text, whatever its case, and their number."""
+        """Return labels that hold a text, whatever its case, and how many do.
+
+        The text itself comes first, then those that begin with it, the most frequent first.
+        """
         found = self.labels
         if text:
-            fits = pc.match_substring(found["label"], text, ignore_case=True)
-            found = found.filter(fits)
+            found = found.filter(pc.match_substring(found["label"], text, ignore_case=True))
+            begins = pc.starts_with(found["label"], text, ignore_case=True)
+            place = pc.add(pc.equal(found["label"], text).cast("int8"), begins.cast("int8"))
+            found = found.take(pc.array_sort_indices(place, "descending"))
         return found.slice(0, limit).to_pylist(), len(found)
 
     @cached_property

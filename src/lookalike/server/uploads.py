@@ -30,7 +30,7 @@ _HELD = 256 * 2**20  # bytes of them
 class Limits:
     """What an upload may be."""
 
-    bytes: int = 20 * 2**20
+    bytes: int = 20_000_000
     pixels: int = 100_000_000
     seconds: float = 20.0
     """For it to arrive, and again for it to be decoded."""
