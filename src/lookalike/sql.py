@@ -4,7 +4,7 @@ https://duckdb.org/docs/stable/guides/performance/how_to_tune_workloads
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,8 @@ def connect(folder: Path) -> Iterator["DuckDBPyConnection"]:
     }
     try:
         with duckdb.connect(config=settings) as connection:
-            connection.execute("SET enable_progress_bar = false")  # it goes to stdout
+            with suppress(duckdb.Error):  # in a notebook without ipywidgets, where there is none
+                connection.execute("SET enable_progress_bar = false")  # it goes to stdout
             yield connection
     except duckdb.Error as error:
         raise LookalikeError(str(error).splitlines()[0]) from None
