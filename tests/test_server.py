@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx2
+import numpy as np
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
@@ -32,7 +33,8 @@ from schemathesis.specs.openapi.checks import (
 
 import lookalike
 from hostile import CRASH, let_decoders_be_hostile
-from lookalike import Index
+from lookalike import Index, LookalikeError
+from lookalike.cli import main
 from lookalike.drawing import DrawnCollection
 from lookalike.server import Limits, create_app
 from lookalike.server.thumbnails import Thumbnails
@@ -196,8 +198,7 @@ def test_uploads_that_arrive_together_share_batches(
 def test_bad_uploads(client: TestClient, content: bytes, status: int, said: str) -> None:
     assert said in error_of(client.post("/api/search", content=content), status)
     if len(content) < 200_000:
-        form = client.post("/api/search", files={"image": content})
-        assert said in error_of(form, status) or "no picture" in form.text
+        assert said in error_of(client.post("/api/search", files={"image": content}), status)
 
 
 def test_an_upload_without_a_length_is_cut_off(client: TestClient) -> None:
@@ -261,8 +262,8 @@ def test_ids_that_do_not_rise_through_the_segments(copy: Index, drawn: DrawnColl
     copy.sync()  # comes back, with an id of its own
     rows = copy.searcher.rows
     rows.ids[:] = rows.ids[::-1].copy()
-    assert [rows.find(int(number)) for number in rows.ids] == list(range(len(rows)))
-    assert rows.find(10**6) is None and rows.find(-1) is None
+    assert rows.find(rows.ids).tolist() == list(range(len(rows)))
+    assert rows.find(np.array([10**6, -1])).tolist() == [-1, -1]
 
 
 def test_draws(client: TestClient) -> None:
@@ -343,22 +344,27 @@ def test_small_pictures_stay_within_their_cap(index: Index, tmp_path: Path) -> N
     shelf = Shelf(index)
     with IsolatedDecoder() as decoder:
         first = Thumbnails(decoder, 10**9, tmp_path)
-        sizes = [len(first.get(shelf, row, 160)[0]) for row in range(12)]
+        assert first.find(shelf, 0, 160) is None
+        sizes = [len(first.make(shelf, row, 160)[0]) for row in range(12)]
         assert (first.made, first.kept, first.size) == (12, 0, sum(sizes))
         old = [*tmp_path.glob("*/*.jpg")]
         for at, file in enumerate(old):
             os.utime(file, (at, at))
         cap = sum(sizes) // 2
         second = Thumbnails(decoder, cap, tmp_path)
-        second.get(shelf, 20, 160)
+        jpeg, _ = second.make(shelf, 20, 160)
         left = [*tmp_path.glob("*/*.jpg")]
         assert 0 < second.size == sum(file.stat().st_size for file in left) <= cap
         assert old[0] not in left and old[-1] in left
-        second.get(shelf, 20, 160)
+        assert second.find(shelf, 20, 160) == jpeg
         assert (second.made, second.kept) == (1, 1)
+        (file,) = (file for file in left if file.read_bytes() == jpeg)
+        file.write_bytes(b"")  # as after a loss of power
+        assert second.find(shelf, 20, 160) is None
         shutil.rmtree(tmp_path)
         tmp_path.write_text("in the way")  # nothing can be kept: it costs only time
-        assert Thumbnails(decoder, cap, tmp_path).get(shelf, 3, 160)[1]
+        third = Thumbnails(decoder, cap, tmp_path)
+        assert third.find(shelf, 3, 160) is None and third.make(shelf, 3, 160)[1]
         tmp_path.unlink()
 
 
@@ -399,6 +405,8 @@ TRICKS = (
     "/api/images/../../etc/passwd",
     "/api/images/..%2f..%2f..%2fetc%2fpasswd/picture",
     "/api/images/1%00/picture",
+    "/page/\xff",
+    "*",
     "/api/images/1.5",
     "/api/images/99999999999999999999999999",
     "/api/uploads/..%2f..%2fx/picture",
@@ -409,11 +417,18 @@ TRICKS = (
 )
 
 
-@pytest.mark.parametrize("path", TRICKS)
-def test_nothing_but_the_index_is_served(client: TestClient, path: str) -> None:
-    answer = client.get(path)
-    assert 400 <= answer.status_code < 500
-    assert "root:" not in answer.text and "import" not in answer.text
+def test_nothing_but_the_index_is_served(index: Index) -> None:
+    with served(index.path) as (_, address):
+        place = ("127.0.0.1", httpx2.URL(address).port or 0)
+        for path in TRICKS:
+            # As it stands: what programs send is tidied up before.
+            ask = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+            with socket.create_connection(place) as one:
+                one.sendall(ask.encode("latin-1"))
+                with one.makefile("rb") as answer:
+                    status, text = int(answer.readline().split()[1]), answer.read()
+            assert 400 <= status < 500, path
+            assert b"root:" not in text and b"import" not in text, path
 
 
 def test_every_answer_says_what_a_page_may_do(client: TestClient) -> None:
@@ -422,6 +437,37 @@ def test_every_answer_says_what_a_page_may_do(client: TestClient) -> None:
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
     assert client.post("/healthz").status_code == 405
+    assert client.head("/healthz").status_code == client.head("/").status_code == 200
+    assert client.get("/api/info/").status_code == 404  # not led away, to whatever host was named
+
+
+def test_a_fault_of_the_server_is_an_answer_too(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("where things are")
+
+    monkeypatch.setattr("lookalike.server.shelf.Shelf.labels_with", fails)
+    failed = client.get("/api/labels")
+    assert "log" in error_of(failed, 500) and "things" not in failed.text
+    assert "default-src 'none'" in failed.headers["content-security-policy"]
+
+    def refuses(*_: object) -> None:
+        raise LookalikeError("/a/secret/place is damaged")
+
+    monkeypatch.setattr("lookalike.server.shelf.Shelf.labels_with", refuses)
+    assert "secret" not in error_of(client.get("/api/labels"), 503)
+
+
+def test_paths_outside_the_root_do_not_say_where_it_is(
+    copy: Index, drawn: DrawnCollection, tmp_path: Path
+) -> None:
+    shutil.copytree(drawn.new, tmp_path / "elsewhere" / "inner")
+    copy.add(tmp_path / "elsewhere")
+    with client_of(copy) as client:
+        found = client.get("/api/images?limit=200&after=95").json()["images"]
+    assert len(found) == 4
+    assert {Path(one["path"]).parts[0] for one in found} == {"inner"}
 
 
 def test_names_and_pages_of_others_are_refused(client: TestClient) -> None:
@@ -448,10 +494,14 @@ def test_a_token_is_asked_for(index: Index) -> None:
         right = {"authorization": "Bearer s3cret", "host": "any.example"}
         assert client.get("/api/info", headers=right).status_code == 200
         moved = client.get("/?image=5&token=s3cret", follow_redirects=False)
-        assert moved.status_code == 303 and moved.headers["location"] == "?image=5"
+        assert moved.status_code == 303 and moved.headers["location"] == "./?image=5"
         cookie = moved.headers["set-cookie"]
-        assert "HttpOnly" in cookie and "SameSite=strict" in cookie
+        assert "HttpOnly" in cookie and "SameSite=lax" in cookie
         assert client.get("/api/info").status_code == 200  # by the cookie
+        again = client.get("/api/info?token=s3cret", follow_redirects=False)
+        assert again.headers["location"] == "./info"
+        refused = client.get("/metrics").text
+        assert 'status="401"' in refused and "process_resident_memory_bytes" in refused
 
 
 # What others do meanwhile.
@@ -484,6 +534,23 @@ def test_the_newest_version_is_served(copy: Index, drawn: DrawnCollection, tmp_p
         shutil.rmtree(copy.path)
         until(lambda: client.get("/healthz").json()["status"] != "ok")
         assert client.get("/api/info").status_code == 200
+
+
+def test_a_map_is_of_the_newest_version(copy: Index, drawn: DrawnCollection) -> None:
+    with client_of(copy) as client:
+        copy.remove("00005.jpg")
+        until(lambda: client.get("/api/info").json()["images"] == 95)
+        assert client.get("/api/map").status_code == 202
+        copy.add(min(drawn.new.iterdir()))  # while it is being made
+        until(lambda: client.get("/api/info").json()["images"] == 96)
+        newest = client.get("/api/info").json()["version"]
+        until(lambda: client.get("/api/map").json().get("version") == newest, 60)
+        found = client.get("/api/map").json()
+        rows = client.get("/api/images?limit=200").json()["images"]
+        labels = {one["id"]: one["label"] for one in rows}
+        names = [found["labels"][at] if at >= 0 else None for at in found["label"]]
+        assert dict(zip(found["ids"], names, strict=True)) == labels
+        assert max(map(abs, found["x"] + found["y"])) <= 1
 
 
 def test_an_index_without_labels(drawn: DrawnCollection, tmp_path: Path) -> None:
@@ -528,8 +595,14 @@ def test_ctrl_c_leaves_nothing_behind(
         assert len(group_of(process)) > 1
         with httpx2.Client() as waiting:
             waiting.get(f"{address}healthz")  # stays connected
+            half = socket.create_connection(("127.0.0.1", httpx2.URL(address).port or 0))
+            half.sendall(
+                b"POST /api/search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9000\r\n\r\nhalf"
+            )
+            time.sleep(0.2)  # until that has arrived
             process.send_signal(how)
             assert process.wait(10) == (0 if how == signal.SIGINT else -signal.SIGTERM)
+        half.close()
         until(lambda: not group_of(process))
         assert process.stderr is not None
         said = process.stderr.read().split("\n")
@@ -546,6 +619,7 @@ def test_slow_and_endless_clients(
     from lookalike.server import running
 
     monkeypatch.setattr(running, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(running, "READ_SECONDS", 0.5)
     listening = running._listen("127.0.0.1", 0)
     limits = Limits(bytes=200_000, pixels=10**6, seconds=0.5)
     app = create_app(index, limits=limits)
@@ -576,6 +650,21 @@ def test_slow_and_endless_clients(
         huge = head.replace(b"1000", b"1000000000000")
         assert b" 413 " in said(huge + b"connection: close\r\n\r\n")
         assert b" 408 " in said(head + b"connection: close\r\n\r\nonly this")
+        refused = b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        with socket.create_connection(place) as late:
+            late.sendall(refused + b"1\r\n")
+            with late.makefile("rb") as answer:
+                while b"Not Found" not in (line := answer.read1()):
+                    assert line
+                late.sendall(b"x")  # after the answer
+                assert b" 408 " in answer.read()
+        trailers = [b"a: b\r\n" * 2000] * 20
+        assert said(refused + b"0\r\n", *trailers).count(b"HTTP/1.1") <= 2
+        page = b"GET /page/style.css HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        with socket.create_connection(place) as deaf, pytest.raises(ConnectionError):
+            for _ in range(2000):  # who takes no answer is cut off
+                deaf.sendall(page * 10)
+                time.sleep(0.005)
         ask = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
         twice = said(ask + b"\r\n", ask + b"connection: close\r\n\r\n")
         assert twice.count(b" 200 OK") == 2
@@ -613,10 +702,24 @@ def test_other_machines_need_the_token(index: Index) -> None:
         assert httpx2.get(f"{local}api/info", headers=bearer).status_code == 200
 
 
-@pytest.mark.parametrize("options", [["--upload-mb", "0"], ["--cache-mb", "-1"]])
-def test_options_that_are_none(index: Index, options: list[str]) -> None:
-    done = subprocess.run([COMMAND, "serve", str(index.path), *options], capture_output=True)
-    assert done.returncode == 2
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--upload-mb", "0"], 2),
+        (["--upload-mpixels", "nan"], 2),
+        (["--cache-mb", "-1"], 2),
+        (["--port", "99999"], 2),
+        (["--token", "two words"], 1),
+    ],
+)
+def test_options_that_are_none(
+    index: Index, options: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["lookalike", "serve", str(index.path), *options])
+        main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err
 
 
 # Everything that the description allows.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import faiss
@@ -48,7 +48,7 @@ class Rows:
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = [segment for segment in segments if len(segment.ids)]
         self.starts = np.cumsum([0, *(len(segment.ids) for segment in self.segments)])
-        self._masks = lru_cache(_MASKS)(self._mask)
+        self._masks: dict[object, Mask] = {}
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -59,13 +59,13 @@ class Rows:
         parts = [segment.ids for segment in self.segments]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def find(self, number: int) -> int | None:
-        """Return which row has an id, None where none has."""
-        place = int(np.searchsorted(self.ids, number, sorter=self._by_id))
-        if place == len(self):
-            return None
-        row = place if self._by_id is None else int(self._by_id[place])
-        return row if self.ids[row] == number else None
+    def find(self, numbers: Numbers) -> Numbers:
+        """Return which row has each id, both int64 (n,); -1 where none has."""
+        if not len(self):
+            return np.full(len(numbers), -1)
+        place = np.searchsorted(self.ids, numbers, sorter=self._by_id).clip(max=len(self) - 1)
+        rows = place if self._by_id is None else self._by_id[place]
+        return np.where(self.ids[rows] == numbers, rows, -1)
 
     @cached_property
     def _by_id(self) -> Numbers | None:
@@ -103,9 +103,15 @@ class Rows:
         """
         if labels is None and globs is None:
             return None
-        return self._masks(*(None if one is None else tuple(one) for one in (labels, globs)))
+        asked = tuple(None if one is None else tuple(one) for one in (labels, globs))
+        found = self._masks.get(asked)
+        if found is None:
+            while len(self._masks) >= _MASKS:
+                self._masks.pop(next(iter(self._masks), None), None)
+            found = self._masks[asked] = self._mask(labels, globs)
+        return found
 
-    def _mask(self, labels: tuple[str, ...] | None, globs: tuple[str, ...] | None) -> Mask:
+    def _mask(self, labels: list[str] | None, globs: list[str] | None) -> Mask:
         parts = []
         for segment in self.segments:
             mask = np.ones(len(segment.ids), bool)
@@ -117,7 +123,7 @@ class Rows:
                 try:
                     fits = pc.match_substring_regex(segment.rows["path"], f"(?s)^(?:{patterns})$")
                 except pa.ArrowInvalid as error:
-                    raise LookalikeError(f"no glob for paths: {[*globs]} ({error})") from None
+                    raise LookalikeError(f"no glob for paths: {globs} ({error})") from None
                 mask &= fits.to_numpy()
             parts.append(mask)
         return np.concatenate(parts) if parts else np.empty(0, bool)

@@ -1,6 +1,7 @@
 """The command that shows an index in a browser."""
 
 import contextlib
+import threading
 import webbrowser
 from typing import Annotated
 
@@ -9,10 +10,12 @@ import typer
 from lookalike.cli.arguments import IndexArgument
 from lookalike.cli.printing import notes, printable
 
+_MOST = 10_000_000
+
 
 def serve(
     index: IndexArgument,
-    port: Annotated[int, typer.Option(help="0 takes one that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8000,
     host: Annotated[
         str, typer.Option(help="0.0.0.0 for other machines too, which then need the token.")
     ] = "127.0.0.1",
@@ -42,15 +45,17 @@ def serve(
     from lookalike.server import Limits
     from lookalike.server import serve as serve_index
 
-    if not min(upload_mb, upload_mpixels) > 0 or cache_mb < 0:
-        raise typer.BadParameter("limits are numbers above 0")
+    if not all(0 < limit < _MOST for limit in (upload_mb, upload_mpixels, cache_mb + 1)):
+        raise typer.BadParameter(f"limits are numbers above 0 and below {_MOST:,}")
     opened = open_index(index)
 
-    def began(address: str) -> None:
+    def began(addresses: list[str]) -> None:
         what = f"{len(opened):,} images of {printable(index.resolve().name)}"
-        notes.print(f"{address}  {what}, Ctrl-C ends it", markup=False)
-        if open_page:
-            webbrowser.open(address)
+        notes.print(f"{addresses[0]}  {what}, Ctrl-C ends it", markup=False)
+        for address in addresses[1:]:
+            notes.print(f"{address}  from elsewhere", markup=False)
+        if open_page:  # a browser in the terminal waits for the page
+            threading.Thread(target=webbrowser.open, args=addresses[:1], daemon=True).start()
 
     limits = Limits(round(upload_mb * 1e6), round(upload_mpixels * 1e6))
     with contextlib.suppress(KeyboardInterrupt):

@@ -12,6 +12,8 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lookalike import __version__
 from lookalike.errors import LookalikeError
@@ -21,6 +23,7 @@ from lookalike.server import answers
 from lookalike.server.asking import add_searches
 from lookalike.server.browsing import add_images, add_map, add_pictures
 from lookalike.server.guard import LOOPBACK, Guard
+from lookalike.server.library import log
 from lookalike.server.metrics import Counted
 from lookalike.server.parameters import MOST, problems
 from lookalike.server.service import Service
@@ -38,13 +41,14 @@ def create_app(
     hosts: frozenset[str] = LOOPBACK,
     limits: Limits = Limits(),  # noqa: B008 - it cannot change
     cap: int = CAP,
-) -> FastAPI:
+) -> ASGIApp:
     """Make the ASGI application that serves an index, at its newest version.
 
     Without a `token` it answers whoever can reach it and calls it by one of `hosts`. `cap` bounds
     the bytes of small pictures that are kept on the disk. `lookalike.server.serve` runs it.
     """
-    opened = index if isinstance(index, Index) else open_index(index)
+    # One of its own: whoever gave it may move on with theirs.
+    opened = Index(index.collection) if isinstance(index, Index) else open_index(index)
     service = Service(opened, limits, cap)
 
     @asynccontextmanager
@@ -60,6 +64,7 @@ def create_app(
         docs_url=None,  # it would load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,
     )
     _answer_problems(app)
     add_searches(app, service)
@@ -67,10 +72,15 @@ def create_app(
     add_pictures(app, service)
     add_map(app, service)
     _add_upkeep(app, service)
-    app.add_middleware(GZipMiddleware, minimum_size=_WORTH_PACKING, compresslevel=4)
-    app.add_middleware(Counted, metrics=service.metrics)
-    app.add_middleware(Guard, token=token, hosts=hosts)  # outermost: it is asked first
-    return app
+    packed = GZipMiddleware(app, minimum_size=_WORTH_PACKING, compresslevel=4)
+    counted = Counted(Guard(packed, token, hosts), service.metrics)
+
+    async def whole(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # uvicorn leaves out what a HEAD may not have
+        await counted(scope, receive, send)
+
+    return whole
 
 
 def _answer_problems(app: FastAPI) -> None:
@@ -84,9 +94,14 @@ def _answer_problems(app: FastAPI) -> None:
         name = ".".join(str(part) for part in first["loc"][1:]) or "the request"
         return JSONResponse({"error": f"{name}: {first['msg']}"}, 422)
 
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> Response:
+        return JSONResponse({"error": "you have gone"}, 400)
+
     @app.exception_handler(LookalikeError)
     async def wrong(_: Request, error: LookalikeError) -> Response:
-        return JSONResponse({"error": str(error)}, 503)
+        log.error("%s", error)  # which names files
+        return JSONResponse({"error": "not now: the log of the server says why"}, 503)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from lookalike.server.parameters import (
     problems,
 )
 from lookalike.server.service import Service
+from lookalike.server.shelf import HASH
 
 _MAP: dict[int | str, dict[str, Any]] = {
     200: {"model": answers.Map},
@@ -94,12 +95,15 @@ def add_pictures(app: FastAPI, service: Service) -> None:
         row = service.row(shelf, number)
         named = shelf.content_hash(row)
         headers = {"etag": f'"{named}-{size}"', "cache-control": "private, no-cache"}
-        if v and named.startswith(v):
+        if len(v) >= HASH and named.startswith(v):
             headers["cache-control"] = _FOREVER
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=304, headers=headers)
+        jpeg = await service.run(service.thumbnails.find, shelf, row, size)
+        if jpeg is not None:
+            return Response(jpeg, media_type="image/jpeg", headers=headers)
         try:
-            jpeg, same = await service.draw(service.thumbnails.get, shelf, row, size)
+            jpeg, same = await service.draw(request, service.thumbnails.make, shelf, row, size)
         except BadImage as error:
             raise HTTPException(404, f"this photo cannot be shown any more: {error}") from None
         if not same:  # the file has changed since it was indexed
@@ -132,9 +136,9 @@ def add_map(app: FastAPI, service: Service) -> None:
     """Add the route to the map of the whole index."""
 
     @app.get("/api/map", response_class=Response, responses=_MAP)
-    async def whole_map() -> Response:
+    async def whole_map(request: Request) -> Response:
         """Return the index in two dimensions; 202 and how far it is while it is being made."""
-        found = await service.draw(service.maps.get, service.shelf)
+        found = await service.draw(request, service.maps.get, service.shelf)
         if isinstance(found, bytes):
             return Response(found, media_type="application/json")
         progress, doing = found

@@ -5,7 +5,7 @@ import ipaddress
 import secrets
 from collections.abc import Collection
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -82,25 +82,27 @@ class Guard:
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
             if name not in self._hosts:
                 return _problem(
-                    403, "not the name of this server: open the address that it printed"
+                    403, "not this server's name: open the address it printed, or give it a --token"
                 )
             return None
         return None if scope["path"] == OPEN else self._without_token(scope, headers)
 
     def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
+        asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if scope["method"] == "GET" and self._is_token(dict(asked).get("token", "")):
+            # The token leaves the address, and with it the history and what is passed on.
+            rest = urlencode([(name, value) for name, value in asked if name != "token"])
+            last = scope["path"].rpartition("/")[2]
+            answer = RedirectResponse(f"./{quote(last)}{'?' if rest else ''}{rest}", 303)
+            assert self._token is not None  # it was found equal
+            # Lax, or a link in a letter would lead to nothing.
+            answer.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
+            return answer
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._is_token(bearer.strip()):
             return None
         if self._is_token(_cookies(headers).get(self._cookie, "")):
             return None
-        asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        if scope["method"] == "GET" and self._is_token(dict(asked).get("token", "")):
-            # The token leaves the address, and with it the history and what is passed on.
-            rest = urlencode([(name, value) for name, value in asked if name != "token"])
-            answer = RedirectResponse(f"?{rest}" if rest else ".", 303)
-            assert self._token is not None
-            answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
-            return answer
         return _problem(
             401,
             "open the address that `lookalike serve` printed, or send its token "

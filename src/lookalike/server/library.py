@@ -8,7 +8,8 @@ from lookalike.server.shelf import Shelf
 
 LOOK_SECONDS = 1.0
 """From one look for a newer version to the next."""
-_log = logging.getLogger("uvicorn.error")  # which shows what the server has to say
+log = logging.getLogger("uvicorn.error")
+"""Which shows what the server has to say."""
 
 
 class Library:
@@ -37,14 +38,15 @@ class Library:
             except Exception as error:  # whatever is wrong with it, the version at hand is good
                 said, self.trouble = self.trouble, " ".join(str(error).split())
                 if self.trouble != said:
-                    _log.warning("no newer version: %s", self.trouble)
+                    log.warning("no newer version: %s", self.trouble)
             if self._stopped.wait(LOOK_SECONDS):
                 return
 
     def _look(self) -> None:
-        self.shelf.get_ready()
         newest = self.shelf.index.collection.newest()
-        if newest is not self.shelf.index.collection:
-            shelf = Shelf(Index(newest))
-            shelf.get_ready()
-            self.shelf = shelf
+        if newest is self.shelf.index.collection:
+            self.shelf.get_ready()
+            return
+        shelf = Shelf(Index(newest))
+        shelf.get_ready()
+        self.shelf = shelf

@@ -1,13 +1,11 @@
 """The server as a process: its port, its connections, its end."""
 
 import asyncio
-import ipaddress
+import re
 import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,42 +20,71 @@ from lookalike.server.uploads import Limits
 HEAD_SECONDS = 10.0
 """For the head of a request to arrive."""
 HEAD_BYTES = 64 * 2**10
+READ_SECONDS = 30.0
+"""For somebody to take some of an answer."""
 _CONNECTIONS = 1000  # at a time; whoever comes later is told to try again
 _GRACE = 3  # seconds that answers under way get when the server ends
 
 
 class Patient(HttpToolsProtocol):
-    """Closes connections whose request does not begin, or does not end; uvicorn would wait."""
+    """Closes connections that bring no request, or take no answer; uvicorn would wait for ever."""
 
     _timer: asyncio.TimerHandle | None = None
-    _in_head = True
-    _head_bytes = 0
+    _reading: asyncio.TimerHandle | None = None
+    _loose = 0  # bytes that were neither the end of a head nor of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
         super().connection_made(transport)
         self._wait()
 
+    def data_received(self, data: bytes) -> None:
+        """Take what arrives, but no endless head, nor endless lines after a body."""
+        if self.transport.is_closing():
+            return
+        self._loose += len(data)
+        super().data_received(data)
+        if self._loose > HEAD_BYTES:
+            self._end(b"431 Request Header Fields Too Large")
+        elif self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait()  # uvicorn has just stopped to
+
     def on_message_begin(self) -> None:
-        """Wait for the rest of a head, or of one that follows on the same connection."""
+        """Wait for the rest of a head."""
         super().on_message_begin()
-        self._in_head = True
         self._wait()
 
     def on_headers_complete(self) -> None:
         """Wait no longer: what comes now has limits of its own."""
-        self._in_head, self._head_bytes = False, 0
+        self._loose = 0
         self._stop_waiting()
         super().on_headers_complete()
 
-    def data_received(self, data: bytes) -> None:
-        """Take what arrives; of a head no more than there is room for."""
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES and b"\r\n\r\n" not in data[:HEAD_BYTES]:
-                self._end(b"431 Request Header Fields Too Large")
-                return
-        super().data_received(data)
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._loose = 0
+        super().on_body(body)
+
+    def pause_writing(self) -> None:
+        """Give up on who takes no answer."""
+        super().pause_writing()
+        self._reading = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on with who takes it after all."""
+        super().resume_writing()
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def shutdown(self) -> None:
+        """Let answers under way finish, but wait for nobody."""
+        if self._reading is not None:
+            self.transport.abort()
+        elif self.cycle is not None and self.cycle.more_body:
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -75,7 +102,8 @@ class Patient(HttpToolsProtocol):
 
     def _end(self, status: bytes) -> None:
         if not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\n\r\n")
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\n\r\n")
             self.transport.close()
 
 
@@ -88,18 +116,19 @@ def serve(
     limits: Limits = Limits(),  # noqa: B008 - it cannot change
     cap: int = CAP,
     access_log: bool = False,
-    began: Callable[[str], object] = lambda address: None,
+    began: Callable[[list[str]], object] = lambda addresses: None,
 ) -> None:
     """Serve an index until Ctrl-C or SIGTERM.
 
     Where other machines can reach `host`, a token is made unless one is given. Port 0 takes one
-    that is free. `began` is told the address to open. Raises `LookalikeError` where the port is
-    not to be had.
+    that is free. `began` is told the addresses to open, that for this machine first. Raises
+    `LookalikeError` where the port is not to be had, or the token cannot be part of an address.
     """
+    if token and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
+        raise LookalikeError("a token is made of letters, digits, and - . _ ~: choose another")
     listening = _listen(host, port)
     try:
-        if not is_loopback(host):
-            token = token or secrets.token_urlsafe(16)
+        token = token or (None if is_loopback(host) else secrets.token_urlsafe(16))
         hosts = LOOPBACK | {f"[{host}]" if ":" in host else host.lower()}
         app = create_app(index, token=token, hosts=hosts, limits=limits, cap=cap)
         config = uvicorn.Config(
@@ -113,7 +142,7 @@ def serve(
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_GRACE,
         )
-        began(_address(listening, host, token))
+        began(_addresses(listening, host, token))
         uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
@@ -140,11 +169,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _address(listening: socket.socket, host: str, token: str | None) -> str:
-    port: Any = listening.getsockname()[1]
-    shown = host
-    if host in ("0.0.0.0", "::"):
-        shown = socket.gethostname()
-    elif ":" in host and ipaddress.ip_address(host):
-        shown = f"[{host}]"
-    return f"http://{shown}:{port}/" + (f"?token={quote(token)}" if token else "")
+def _addresses(listening: socket.socket, host: str, token: str | None) -> list[str]:
+    port = listening.getsockname()[1]
+    names = ["127.0.0.1", socket.gethostname()] if host in ("0.0.0.0", "::") else [host]
+    rest = f"?token={token}" if token else ""
+    return [f"http://{f'[{name}]' if ':' in name else name}:{port}/{rest}" for name in names]

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 from PIL import Image
+from starlette.requests import ClientDisconnect
 
 from lookalike.images import IsolatedDecoder
 from lookalike.index import Index
@@ -36,6 +37,7 @@ class Service:
         self.maps = Maps()
         self._searching = ThreadPoolExecutor(cores(), "search")
         self._drawing = ThreadPoolExecutor(cores(), "thumbnails")
+        self._turns = asyncio.Semaphore(cores())
         gauge = self.metrics.gauge
         gauge("images", "Images in the index.").set_function(lambda: len(self.shelf.rows))
         gauge("version", "Version of the index.").set_function(lambda: self.shelf.version)
@@ -52,7 +54,7 @@ class Service:
 
     def row(self, shelf: Shelf, number: int) -> int:
         """Return the row of an id; `HTTPException` where no image has it."""
-        found = shelf.rows.find(number)
+        found = shelf.find(number)
         if found is None:
             raise HTTPException(404, f"no image {number} in this index: it may have been removed")
         return found
@@ -61,9 +63,15 @@ class Service:
         """Search, or do what takes as long, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._searching, work, *given)
 
-    async def draw(self, work: Callable[..., T], *given: Any) -> T:
-        """Make a small picture in a thread; searches do not wait for it."""
-        return await asyncio.get_running_loop().run_in_executor(self._drawing, work, *given)
+    async def draw(self, request: Request, work: Callable[..., T], *given: Any) -> T:
+        """Make a small picture in a thread; searches do not wait for it.
+
+        Whoever has scrolled past and gone keeps nobody waiting: `ClientDisconnect`.
+        """
+        async with self._turns:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            return await asyncio.get_running_loop().run_in_executor(self._drawing, work, *given)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

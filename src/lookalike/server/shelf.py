@@ -19,7 +19,8 @@ from lookalike.search import Mask, Neighbor, Numbers
 from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALL, RECALLS
 
 SIDES = {"thumbnail": 320, "picture": 1280}
-_HASH = 8  # digits of a content's hash that an address carries
+HASH = 8
+"""Digits of a content's hash that the address of a picture carries."""
 
 
 class Shelf:
@@ -39,9 +40,9 @@ class Shelf:
 
     def image(self, row: int) -> dict[str, Any]:
         """Return what `answers.Image` says of a row."""
-        number, path = int(self.rows.ids[row]), self.rows.paths[row].as_py()
+        number, path = int(self.rows.ids[row]), self._shown(self.rows.paths[row].as_py())
         address = f"api/images/{number}/picture"
-        seen = self.content_hash(row)[:_HASH]
+        seen = self.content_hash(row)[:HASH]
         return {
             "id": number,
             "path": path,
@@ -49,6 +50,21 @@ class Shelf:
             "label": self.rows.labels[row].as_py(),
             **{name: f"{address}?size={side}&v={seen}" for name, side in SIDES.items()},
         }
+
+    def _shown(self, path: str) -> str:
+        """Return a path below the folder that was indexed; where that lies is nobody's business."""
+        source = self.index.collection.source
+        if not (os.path.isabs(path) or "://" in path):
+            return path
+        for folder in (source.root, *source.also):
+            if path.startswith(f"{folder.rstrip('/')}/"):
+                return os.path.relpath(path, folder)
+        return os.path.basename(path)
+
+    def find(self, number: int) -> int | None:
+        """Return which row has an id, None where none has."""
+        row = int(self.rows.find(np.array([number]))[0])
+        return None if row < 0 else row
 
     def content_hash(self, row: int) -> str:
         """Return the hash of the content that a row was made of."""
@@ -87,13 +103,15 @@ class Shelf:
             "took_ms": round(hits.took_ms, 3),
             "recall": 1.0 if hits.engine == "exact" else self.recall["measured"],
             "version": self.version,
-            "neighbors": [self._neighbor(one) for one in hits.neighbors],
+            "neighbors": self._neighbors(hits.neighbors),
         }
 
-    def _neighbor(self, one: Neighbor) -> dict[str, Any]:
-        row = self.rows.find(one.id)
-        assert row is not None
-        return {"rank": one.rank, "distance": one.distance, **self.image(row)}
+    def _neighbors(self, found: Sequence[Neighbor]) -> list[dict[str, Any]]:
+        rows = self.rows.find(np.array([one.id for one in found], np.int64)).tolist()
+        return [
+            {"rank": one.rank, "distance": one.distance, **self.image(row)}
+            for one, row in zip(found, rows, strict=True)
+        ]
 
     def chosen(self, labels: Sequence[str], paths: Sequence[str]) -> Mask | None:
         """Say of each row whether a filter leaves it in; `HTTPException` for what is no glob."""
@@ -146,17 +164,13 @@ class Shelf:
             found = found.take(pc.array_sort_indices(place, "descending"))
         return found.slice(0, limit).to_pylist(), len(found)
 
-    @cached_property
-    def _known(self) -> Any:
-        return self.index.searcher.known()
-
     @property
     def recall(self) -> dict[str, Any]:
         """What `answers.Recall` says."""
         about = {"asked": RECALL, "k": NEIGHBORS}
         if len(self.rows) <= EXACT_UP_TO:
             return {**about, "engine": "exact", "measured": 1.0, "queries": 0}
-        known = self._known if self.is_ready else None
+        known = self.index.searcher.measured if self.is_ready else None
         return {
             **about,
             "engine": "lsh",
@@ -166,4 +180,11 @@ class Shelf:
 
     def read(self, row: int) -> bytes:
         """Return the bytes of an image, as they are now; `BadImage` if it is gone."""
-        return images.read(self.index.collection.source, self.rows.paths[row].as_py())
+        source = self.index.collection.source
+        try:
+            return images.read(source, self.rows.paths[row].as_py())
+        except images.BadImage:
+            if source.kind == "files":
+                raise
+            # What remote file systems say names places.
+            raise images.BadImage("its table or its place cannot be read") from None

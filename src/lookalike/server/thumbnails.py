@@ -34,19 +34,28 @@ class Thumbnails:
         self.kept = self.made = 0
         """Pictures that were found in the folder, and that were made."""
 
-    def get(self, shelf: Shelf, row: int, side: int) -> tuple[bytes, bool]:
+    def find(self, shelf: Shelf, row: int, side: int) -> bytes | None:
+        """Return a JPEG that was made before, if it is still kept."""
+        file = self._file(shelf.content_hash(row), side)
+        try:
+            jpeg = file.read_bytes()
+        except OSError:
+            return None
+        if not jpeg:  # the power was cut before it was on the disk
+            return None
+        self.kept += 1
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > _RECENT:
+                os.utime(file)
+        return jpeg
+
+    def make(self, shelf: Shelf, row: int, side: int) -> tuple[bytes, bool]:
         """Return a JPEG of at most `side` pixels, and whether it shows what was indexed.
 
         Raises `lookalike.images.BadImage` where the image is gone or is none any more.
         """
         named = shelf.content_hash(row)
-        file = self._folder / named[:2] / f"{named}-{side}.jpg"
-        with contextlib.suppress(OSError):
-            jpeg = file.read_bytes()
-            self.kept += 1
-            if time.time() - file.stat().st_mtime > _RECENT:
-                os.utime(file)
-            return jpeg, True
+        file = self._file(named, side)
         data = shelf.read(row)
         jpeg = self._decoder.thumbnail(data, side)
         self.made += 1
@@ -58,6 +67,9 @@ class Thumbnails:
                     part.write_bytes(jpeg)
                 self._count(len(jpeg))
         return jpeg, same
+
+    def _file(self, named: str, side: int) -> Path:
+        return self._folder / named[:2] / f"{named}-{side}.jpg"
 
     @property
     def size(self) -> int:

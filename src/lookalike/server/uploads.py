@@ -72,16 +72,20 @@ class Uploads:
         if self.on_their_way >= _AT_ONCE:
             raise _busy()
         self.on_their_way += 1
-        data = bytearray()
+        parts: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(self.limits.seconds):
                 said = request.headers.get("content-length", "")
                 self._check(int(said) if said.isdecimal() else 0)
                 async for part in request.stream():
-                    data += part
+                    parts.append(part)
+                    size += len(part)
                     self._held += len(part)
-                    self._check(len(data))
-            yield await _picture(request, bytes(data))
+                    self._check(size)
+            data = b"".join(parts)
+            parts.clear()
+            yield await _picture(request, data)
         except TimeoutError:
             raise HTTPException(
                 408, f"did not arrive within {self.limits.seconds:g} s: send it smaller"
@@ -90,7 +94,7 @@ class Uploads:
             raise HTTPException(400, "the sender has gone") from None
         finally:
             self.on_their_way -= 1
-            self._held -= len(data)
+            self._held -= size
 
     def _check(self, size: int) -> None:
         if size > self.limits.bytes:
@@ -126,8 +130,8 @@ class Uploads:
                     break
                 batch.append(self._waiting.popleft())
             self._batches.observe(len(batch))
-            pixels = np.stack([pixels for _, pixels, _ in batch])
             try:
+                pixels = np.stack([pixels for _, pixels, _ in batch])
                 vectors = await loop.run_in_executor(self._engine, embedder.of_pixels, pixels)
             except Exception as error:
                 for *_, waiting in batch:
@@ -173,7 +177,7 @@ def _busy() -> HTTPException:
 
 async def _picture(request: Request, body: bytes) -> bytes:
     """Return the first file of a form that has arrived as a whole, or a body as it is."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return _some(body)
     whole = iter([{"type": "http.request", "body": body, "more_body": False}])
 
