@@ -321,10 +321,13 @@ def test_pictures_are_small_and_kept_by_browsers(client: TestClient) -> None:
     error_of(client.get("/api/images/99999/picture"), 404)
 
 
-def test_a_photo_that_has_changed_or_gone(copy: Index, cache: Path, tmp_path: Path) -> None:
+def test_a_photo_that_has_changed_or_gone(
+    copy: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))  # no other test's pictures
     with client_of(copy, cap=0) as client:
         file = tmp_path / "photos" / client.get("/api/images/5").json()["path"]
-        address = "/api/images/5/picture?size=640"  # which no other test has asked for
+        address = "/api/images/5/picture"
         file.write_bytes(encoded(Image.new("RGB", (90, 90), "red"), "JPEG"))
         changed = client.get(address)
         assert changed.headers["cache-control"] == "no-store"
