@@ -1,14 +1,18 @@
 """The server under load, by wrk (https://github.com/wg/wrk). Prints one line of JSON.
 
     python benchmarks/serve.py --index cars.index --photos elsewhere/ --json
+    python benchmarks/serve.py --vectors drawn.npy --json      # see vectors.py
 
-One client at a time says how long people wait: for look-alikes of an indexed image, of an upload,
-and for a small picture. Many at a time say what the server bears: milliseconds at the median and
-the 99th of 100, answers that were no 2xx, memory before and after. Debian's package is `wrk`.
+One client at a time says how long people wait: for look-alikes of an indexed image, within a
+distance as well, of an upload, and for a small picture. Many at a time say what the server bears:
+milliseconds at the median and the 99th of 100, as wrk corrects them for what a stall would have
+delayed, answers that were no 2xx, memory before and after. Of vectors, with no images behind them,
+searches alone are asked, also while their signatures are being made. Debian's package is `wrk`.
 """
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +24,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from measure import machine, memory_of_tree
+from stored import collection_of
 
 IDS = 2000  # images that ask
 PHOTOS = 100  # that are uploaded, over and over
@@ -44,8 +51,10 @@ NAMES = ("requests", "us", "p50", "p99", "max", "status", "timeout", "connect", 
 def main() -> None:
     """Start the server, load it, say what it bore."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--index", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, required=True, help="a folder of JPEGs to upload")
+    given_by = parser.add_mutually_exclusive_group(required=True)
+    given_by.add_argument("--index", type=Path, help="an index of photos that are at hand")
+    given_by.add_argument("--vectors", type=Path, help="float32 (n, width), .npy")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs to upload")
     parser.add_argument("--seconds", type=int, default=30, help="that each load lasts")
     parser.add_argument("--searches", type=int, default=200, help="at once")
     parser.add_argument("--uploads", type=int, default=20, help="at once")
@@ -53,29 +62,50 @@ def main() -> None:
     given = parser.parse_args()
     if not shutil.which("wrk"):
         raise SystemExit("this needs wrk (https://github.com/wg/wrk): apt install wrk")
-    command = [str(Path(sys.executable).with_name("lookalike")), "serve", str(given.index)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = given.index
+        if path is None:
+            os.environ["LOOKALIKE_CACHE"] = str(Path(folder) / "cache")
+            path = Path(folder) / "index"
+            for segment in collection_of(np.load(given.vectors, mmap_mode="r"), path).segments:
+                len(segment.ids)  # opened once, as an index is that somebody has searched
+        print(json.dumps({"machine": machine(), **measured(given, path, Path(folder))}))  # noqa: T201
+
+
+def measured(given: argparse.Namespace, path: Path, folder: Path) -> dict[str, Any]:
+    """Serve an index and load the server; return what it bore."""
+    command = [str(Path(sys.executable).with_name("lookalike")), "serve", str(path)]
     started = time.perf_counter()
     server = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True)
+    short, long, many, some = given.seconds // 3, given.seconds, given.searches, given.uploads
     try:
         assert server.stderr is not None
         address = re.findall(r"http://\S+", server.stderr.readline())[0]
-        told: dict[str, Any] = {"machine": machine(), "index": info(address)}
-        told["ready_s"] = round(time.perf_counter() - started, 2)
-        photos = sorted(given.photos.rglob("*.jpg"))[:PHOTOS]
-        with tempfile.TemporaryDirectory() as folder:
-            search, upload, picture = scripts(Path(folder), ids(address), photos)
-            short = max(given.seconds // 3, 5)
-            told["picture"] = load(server.pid, address, picture, 1, short)
-            told["search"] = load(server.pid, address, search, 1, short)
-            told["upload"] = load(server.pid, address, upload, 1, short)
-            many, some = given.searches, given.uploads
-            told[f"{many} searches"] = load(server.pid, address, search, many, given.seconds)
-            told[f"{some} uploads"] = load(server.pid, address, upload, some, given.seconds)
-            told["upload, after"] = load(server.pid, address, upload, 1, short)
+        about = info(address)
+        told: dict[str, Any] = {"ready_s": round(time.perf_counter() - started, 2)}
+        photos = sorted(given.photos.rglob("*.jpg"))[:PHOTOS] if given.photos else []
+        search, near, picture, upload = scripts(folder, ids(address), photos)
+
+        def loaded(script: Path, at_once: int, seconds: int) -> dict[str, Any]:
+            return load(server.pid, address, script, at_once, seconds)
+
+        if about["recall"]["measured"] is None:
+            told["search, meanwhile"] = loaded(search, 1, short)
+            while (about := info(address))["recall"]["measured"] is None:
+                time.sleep(1)
+        time.sleep(2)  # until the network is compiled, which happens beside the first answers
+        told["index"] = about
+        told["search"] = loaded(search, 1, short)
+        told["search within 0.4"] = loaded(near, 1, short)
+        told[f"{many} searches"] = loaded(search, many, long)
+        if photos:
+            told["picture"] = loaded(picture, 1, short)
+            told["upload"] = loaded(upload, 1, short)
+            told[f"{some} uploads"] = loaded(upload, some, long)
     finally:
         server.terminate()
         server.wait()
-    print(json.dumps(told))  # noqa: T201
+    return told
 
 
 def info(address: str) -> dict[str, Any]:
@@ -95,8 +125,9 @@ def ids(address: str) -> list[int]:
 
 
 def scripts(folder: Path, numbers: list[int], photos: list[Path]) -> list[Path]:
-    """Write what wrk is to ask for: searches, uploads, small pictures."""
+    """Write what wrk is to ask for: searches, those within a distance, pictures, uploads."""
     searches = [get(f"/api/search?image={number}&k=24") for number in numbers]
+    near = [get(f"/api/search?image={number}&k=24&within=0.4") for number in numbers]
     pictures = [get(f"/api/images/{number}/picture?size=320") for number in numbers]
     uploads = []
     for at, photo in enumerate(photos):
@@ -108,7 +139,8 @@ def scripts(folder: Path, numbers: list[int], photos: list[Path]) -> list[Path]:
             '{["Content-Type"] = "image/jpeg"}, b) end end)()'
         )
     written = []
-    for name, asked in (("search", searches), ("upload", uploads), ("picture", pictures)):
+    named = {"search": searches, "near": near, "picture": pictures, "upload": uploads}
+    for name, asked in named.items():
         written.append(folder / f"{name}.lua")
         written[-1].write_text(SCRIPT.format(requests=",\n".join(asked)))
     return written
