@@ -116,7 +116,9 @@ def test_every_input_is_embedded_or_has_its_reason(mixed: Mixed, tmp_path: Path,
     assert {path: reason for path, reason in skipped if mixed.bad[path] not in reason} == {}
 
 
-@pytest.mark.parametrize("spark", [False, True], ids=["loop", "spark"])
+@pytest.mark.parametrize(
+    "spark", [False, pytest.param(True, marks=pytest.mark.long)], ids=["loop", "spark"]
+)
 def test_progress_says_how_many_were_skipped(
     mixed: Mixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spark: bool
 ) -> None:
@@ -556,7 +558,9 @@ def labels_of_mixed(mixed: Mixed, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-@pytest.mark.parametrize("labelled", [True, False], ids=["labels", "no labels"])
+@pytest.mark.parametrize(
+    "labelled", [True, pytest.param(False, marks=pytest.mark.long)], ids=["labels", "no labels"]
+)
 def test_a_loop_and_spark_make_the_same_collection(
     mixed: Mixed, labels_of_mixed: Path, tmp_path: Path, labelled: bool
 ) -> None:

@@ -321,6 +321,7 @@ def test_batches_are_asked_for_one_by_one(photos: Source, embed: ImageEmbedder) 
 THREADS = 4
 
 
+@pytest.mark.long
 def test_threads_change_nothing(photos: Source, embed: ImageEmbedder) -> None:
     numbers = [n for _ in range(5) for n in range(40)]
     batches = [

@@ -75,7 +75,9 @@ def cosine(one: Vectors, other: Vectors) -> Vectors:
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-@pytest.mark.parametrize("threads", [2, 5], ids="{} threads".format)
+@pytest.mark.parametrize(
+    "threads", [2, pytest.param(5, marks=pytest.mark.long)], ids="{} threads".format
+)
 def test_threads_share_an_engine(
     precision: str, threads: int, model: Model, photos: Pixels, wanted: Vectors
 ) -> None:

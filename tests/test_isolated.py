@@ -432,7 +432,7 @@ def photos_with(drawn: DrawnCollection, folder: Path, marks: dict[str, bytes]) -
     return folder
 
 
-@pytest.mark.parametrize("road", ["--no-spark", "--spark"])
+@pytest.mark.parametrize("road", ["--no-spark", pytest.param("--spark", marks=pytest.mark.long)])
 def test_an_index_of_hostile_images(
     road: str, hostile: None, short: None, drawn: DrawnCollection, tmp_path: Path
 ) -> None:

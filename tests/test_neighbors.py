@@ -349,6 +349,7 @@ def test_tasks_travel_light(index: Index, cells: Cells) -> None:
         )
 
 
+@pytest.mark.long
 def test_cells_in_several_regions(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

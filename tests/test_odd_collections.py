@@ -37,10 +37,12 @@ def nine_tenths_copies() -> Floats:
     return vectors
 
 
-_LONG = [pytest.param(make, marks=pytest.mark.long) for make in (zeros, one_huge)]
+_LONG = [
+    pytest.param(make, marks=pytest.mark.long) for make in (nine_tenths_copies, zeros, one_huge)
+]
 
 
-@pytest.mark.parametrize("make", [copies, nine_tenths_copies, *_LONG])
+@pytest.mark.parametrize("make", [copies, *_LONG])
 def test_a_hundred_thousand(
     make: Callable[[], Floats], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ LIMITS = Limits(bytes=2_000_000)
 Visit = Callable[..., Page]
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here to look at the page with")
-expect.set_options(timeout=10_000)
+expect.set_options(timeout=30_000)  # of a machine with much else to do
 
 
 @pytest.fixture(scope="module")

@@ -467,7 +467,10 @@ def test_a_note_is_followed(
 @pytest.mark.parametrize(
     "texts",
     [
-        ["", "null", "[]", '{"precision": "f32"', '{"precision": "f32"}', '{"agreement": 0.5}'],
+        pytest.param(
+            ["", "null", "[]", '{"precision": "f32"', '{"precision": "f32"}', '{"agreement": 0.5}'],
+            marks=pytest.mark.long,
+        ),
         ['{"precision": "f64", "agreement": 0.5}'],  # as another version may have it
     ],
     ids=["damaged", "of another precision"],

@@ -737,7 +737,7 @@ def test_the_description_is_kept(index: Index, mode: GenerationMode) -> None:
         for operation in operations:
             with suppress(Unsatisfiable):  # nothing is wrong for what takes anything
 
-                @settings(max_examples=25, deadline=None, database=None, derandomize=True)
+                @settings(max_examples=12, deadline=None, database=None, derandomize=True)
                 @given(operation.as_strategy(generation_mode=mode))
                 def is_kept(case: Any) -> None:
                     # A picture is more than its schema says, and `label=false` is a label.

@@ -123,6 +123,7 @@ def test_directions_of_few_tables_are_the_first_of_many() -> None:
     np.testing.assert_array_equal(spark_directions(session(), 8, 2, 7), many[:2])
 
 
+@pytest.mark.long
 def test_the_same_seed_finds_the_same(table: DataFrame, tuned: Tuned) -> None:
     assert hashing.tune(table, 0.9) == tuned
 
@@ -180,7 +181,15 @@ def degenerate(kind: str, mixture: Vectors) -> Vectors:
     return rows
 
 
-@pytest.mark.parametrize("kind", ["equal", "zeros", "three", "mostly zeros", "outlier", "tiny"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "equal",
+        "three",
+        "outlier",
+        *(pytest.param(one, marks=pytest.mark.long) for one in ("zeros", "mostly zeros", "tiny")),
+    ],
+)
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_degenerate_collections(kind: str, mixture: Vectors) -> None:
     vectors = degenerate(kind, mixture)
