@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _ROWS = 20  # answers that are shown as pictures
+_TILES = 100  # images of a draw that are
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,12 +163,13 @@ class Shown(Sequence[Query]):
         return pictures.tile_sheet(self._tiles())
 
     def _repr_html_(self) -> str:
-        return pictures.html_tiles(self._tiles())
+        more = f"<p>and {len(self) - _TILES:,} more</p>\n" if len(self) > _TILES else ""
+        return pictures.html_tiles(self._tiles(_TILES)) + more
 
-    def _tiles(self) -> list[pictures.Tile]:
+    def _tiles(self, most: int | None = None) -> list[pictures.Tile]:
         return [
             pictures.Tile(query.picture(), query.label, os.path.basename(query.path or ""))
-            for query in self
+            for query in self.queries[:most]
         ]
 
 

@@ -11,6 +11,7 @@ from lookalike.server import answers
 from lookalike.server.parameters import (
     MOST,
     SIZES,
+    After,
     Id,
     LabelFilter,
     PathFilter,
@@ -37,9 +38,7 @@ def add_images(app: FastAPI, service: Service) -> None:
     async def images(
         labels: LabelFilter = [],  # noqa: B006
         paths: PathFilter = [],  # noqa: B006
-        after: Annotated[
-            int | None, Query(ge=0, lt=2**63, description="`next` of the last")
-        ] = None,
+        after: After = None,
         limit: Annotated[int, Query(ge=1, le=MOST)] = 60,
     ) -> Any:
         """List images, in the order of their ids."""

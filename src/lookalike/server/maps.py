@@ -42,7 +42,8 @@ class Maps:
         self._job = None
         if (reason := job.failed()) is not None:
             log.error("%s", reason)
-            raise HTTPException(503, "no map could be made: the log of the server says why")
+            if self._made is None:
+                raise HTTPException(503, "no map could be made: the log of the server says why")
         if (layout := job.result()) is not None:
             self._made = _answer(shelf, layout), shelf.version
 

@@ -71,30 +71,40 @@ class Uploads:
         """
         if self.on_their_way >= _AT_ONCE:
             raise _busy()
-        self.on_their_way += 1
-        parts: list[bytes] = []
         size = 0
+        parts: list[bytes] = []
+        self.on_their_way += 1
         try:
-            async with asyncio.timeout(self.limits.seconds):
-                said = request.headers.get("content-length", "")
-                self._check(int(said) if said.isdecimal() else 0)
-                async for part in request.stream():
-                    parts.append(part)
-                    size += len(part)
-                    self._held += len(part)
-                    self._check(size)
+            async for part in self._arriving(request):
+                size += len(part)
+                self._held += len(part)
+                self._check(size)
+                parts.append(part)
             data = b"".join(parts)
-            parts.clear()
+            parts.clear()  # which are as much again
             yield await _picture(request, data)
+        finally:
+            self.on_their_way -= 1
+            self._held -= size
+
+    async def _arriving(self, request: Request) -> AsyncIterator[bytes]:
+        said = request.headers.get("content-length", "")
+        self._check(int(said) if said.isdecimal() else 0)
+        until = asyncio.get_running_loop().time() + self.limits.seconds
+        parts = request.stream()
+        try:
+            while True:
+                async with asyncio.timeout_at(until):
+                    part = await anext(parts, None)
+                if part is None:
+                    return
+                yield part
         except TimeoutError:
             raise HTTPException(
                 408, f"did not arrive within {self.limits.seconds:g} s: send it smaller"
             ) from None
         except ClientDisconnect:
             raise HTTPException(400, "the sender has gone") from None
-        finally:
-            self.on_their_way -= 1
-            self._held -= size
 
     def _check(self, size: int) -> None:
         if size > self.limits.bytes:

@@ -49,6 +49,7 @@ function keep(url, body) {
     if (newest !== null) answers.clear(); // the collection has changed
     newest = body.version;
   }
+  if (body.recall === null) return body; // not measured yet, which does not last
   answers.set(url, body);
   if (answers.size > KEPT) answers.delete(answers.keys().next().value);
   return body;
@@ -57,8 +58,10 @@ function keep(url, body) {
 const searchUrl = (state) => `api/search?${asked(state)}`;
 
 export const search = (state, signal) => kept(searchUrl(state), signal);
-export const isKept = (state) => answers.has(searchUrl(state));
-export const info = () => kept("api/info");
+export function info(anew = false) {
+  if (anew) answers.delete("api/info");
+  return kept("api/info");
+}
 export const image = (id, signal) => kept(`api/images/${id}`, signal);
 export const labels = (containing, signal) =>
   kept(`api/labels?${new URLSearchParams({ containing, limit: 60 })}`, signal);

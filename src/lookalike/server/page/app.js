@@ -19,6 +19,7 @@ let flight = new AbortController();
 let info = null;
 let map = null; // comes when it is first looked at
 const photos = new Map(); // keys of uploads to the photos as they lie in this browser
+const PHOTOS = 30; // that are kept so
 
 async function getMap() {
   const found = await import("./map.js").catch(() => {
@@ -38,6 +39,9 @@ async function load(state, signal) {
     api.info().catch(() => info),
   ]);
   info = found;
+  if (answer && info && answer.version !== info.version) {
+    info = await api.info(true).catch(() => info); // somebody has changed the collection
+  }
   if (answer) answer.query.local = photos.get(answer.query.upload);
   const view = viewOf(state);
   if (view === "map") map ??= await getMap();
@@ -56,6 +60,8 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
   flight.abort();
   flight = new AbortController();
   const { signal } = flight;
+  if (push && steady) keepPlace();
+  steady = false;
   const soon = setTimeout(() => wait(state, preview), task ? 0 : PATIENCE);
   let next;
   try {
@@ -65,12 +71,14 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
     clearTimeout(soon);
     if (signal.aborted) return;
     settle();
+    steady = true;
     const again = () => go(state, { push, scroll, focus, preview, task });
     complain(error.message, [0, 408, 503].includes(error.status) ? again : null);
     return;
   }
   clearTimeout(soon);
   if (signal.aborted) return;
+  push &&= href(state) !== href(read(location.search)); // what is there already is no step
   if (push) history.pushState({ at: Date.now(), seed: next.seed }, "", href(state));
   else history.replaceState({ ...history.state, seed: next.seed }, "");
   const stays = shown && viewOf(shown.state) === viewOf(state) && sameQuery(shown.state, state);
@@ -78,6 +86,7 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
   quiet();
   draw();
   if (next.answer) remember(next.answer.query, state);
+  steady = true;
   if (push && stays) return say(next); // a filter, a number: whoever changed it stays there
   if (focus) $(`#${viewOf(state)} h1`).focus({ preventScroll: true });
   scrollTo(0, scroll);
@@ -144,10 +153,9 @@ function wait(state, preview) {
 // After something went wrong, what was there is there again.
 function settle() {
   busy(false);
-  const top = scrollY;
   if (shown) draw();
   else frame({ ...read(""), view: "pictures" });
-  if (shown) return scrollTo(0, top);
+  if (shown) return scrollTo(0, place());
   results.skeleton($("#wall"), 0);
   const start = read("");
   load(start, flight.signal).then((next) => {
@@ -185,11 +193,30 @@ function searchWith(file) {
     task: async (signal) => {
       info ??= await api.info().catch(() => null);
       const ready = await ask.prepare(file, info?.limits.upload_bytes);
-      const answer = await api.upload(ready, state, signal);
+      const answer = await send(file, ready, state, signal);
       photos.set(answer.query.upload, preview.thumbnail);
+      if (photos.size > PHOTOS) forget(...photos.entries().next().value);
       return { ...state, upload: answer.query.upload };
     },
   });
+}
+
+// What the server cannot read this browser may, and hand on.
+async function send(file, ready, state, signal) {
+  try {
+    return await api.upload(ready, state, signal);
+  } catch (error) {
+    if (error.status !== 415) throw error;
+    const jpeg = ready === file ? await ask.smaller(file) : null;
+    if (jpeg) return api.upload(jpeg, state, signal);
+    const called = file.name ? `${file.name}: ` : "";
+    throw new api.Failure(`${called}${error.message}. Save it as a JPEG and try that.`, 415);
+  }
+}
+
+function forget(key, url) {
+  photos.delete(key);
+  URL.revokeObjectURL(url);
 }
 
 function surprise() {
@@ -219,6 +246,10 @@ function compareAt(at, opener) {
 }
 
 addEventListener("click", (event) => {
+  // The second click of two would hit what the first one has brought there.
+  if (event.detail > 1 && event.target.closest("a[data-go], [data-do=surprise], [data-compare]")) {
+    return event.preventDefault();
+  }
   const deed = event.target.closest("[data-do]");
   if (deed) return deeds[deed.dataset.do]?.();
   const beside = event.target.closest("[data-compare]");
@@ -245,7 +276,9 @@ const PLACES = "lookalike.places";
 const places = new Map();
 if (!history.state?.at) history.replaceState({ at: Date.now() }, "");
 const place = () => places.get(history.state?.at) ?? 0;
-addEventListener("scroll", () => places.set(history.state?.at, scrollY), { passive: true });
+const keepPlace = () => places.set(history.state?.at, scrollY);
+let steady = true; // nothing moves by itself on its way to what is shown next
+addEventListener("scroll", () => steady && keepPlace(), { passive: true });
 addEventListener("pagehide", () => {
   try {
     sessionStorage.setItem(PLACES, JSON.stringify([...places].slice(-50)));

@@ -8,17 +8,22 @@ const SMALL = 300_000; // bytes that are sent as they are
 // Large photos are made small here, so that sending them takes no time. What the browser cannot
 // decode, the server may.
 export async function prepare(file, limit) {
+  const called = file.name || "The picture";
+  await file.slice(0, 1).arrayBuffer().catch(() => {
+    throw new Error(`${called} cannot be read: choose a file, not a folder, that is still there.`);
+  });
+  if (file.size === 0) throw new Error(`${called} is empty: choose another.`);
   const ready = file.size > SMALL ? ((await smaller(file)) ?? file) : file;
   if (limit && ready.size > limit) {
     const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
     const [size, most] = [megabytes(ready.size), megabytes(limit)];
-    const name = file.name || "The file";
-    throw new Error(`${name} is ${size}, at most ${most} can be sent: choose a smaller one.`);
+    throw new Error(`${called} is ${size}, at most ${most} can be sent: choose a smaller one.`);
   }
   return ready;
 }
 
-async function smaller(file) {
+// As a JPEG, which the server can read as well; null where this browser cannot.
+export async function smaller(file) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });

@@ -6,17 +6,22 @@ import { nameOf } from "./results.js";
 
 const dialog = $("#compare");
 let answer, state, at, opener;
+let returns = true; // the focus, to where it came from
 
 export function open(newAnswer, newState, newAt, newOpener) {
   if (!newAnswer.neighbors.length) return;
-  [answer, state, opener] = [newAnswer, newState, newOpener];
+  [answer, state, opener, returns] = [newAnswer, newState, newOpener, true];
   const [query] = dialog.querySelectorAll("figure");
   put(query, answer.query, "Query", null);
   step(newAt);
   if (!dialog.open) dialog.showModal();
 }
 
-export const close = () => dialog.open && dialog.close();
+// For what is to be shown next, which has the focus then.
+export function close() {
+  returns = false;
+  if (dialog.open) dialog.close();
+}
 
 function step(to) {
   at = Math.max(0, Math.min(to, answer.neighbors.length - 1));
@@ -25,8 +30,9 @@ function step(to) {
     `Number ${image.rank} of ${answer.neighbors.length}, distance ${distance(image.distance)}`;
   put(dialog.querySelectorAll("figure")[1], image, `Number ${image.rank}`, answer.query.label);
   const [back, on] = dialog.querySelectorAll("[data-step]");
-  back.disabled = at === 0;
-  on.disabled = at === answer.neighbors.length - 1;
+  // Not disabled in earnest, or the keys would be lost with the focus.
+  back.setAttribute("aria-disabled", String(at === 0));
+  on.setAttribute("aria-disabled", String(at === answer.neighbors.length - 1));
 }
 
 function put(figure, image, what, label) {
@@ -67,7 +73,7 @@ dialog.addEventListener("keydown", (event) => {
 });
 
 dialog.addEventListener("close", () => {
-  if (document.activeElement.matches("input, select")) return; // somebody types already
+  if (!returns || document.activeElement.matches("input, select")) return; // somebody types already
   // Back to the card of the neighbour that was looked at last.
   const card = $("#neighbors").children[at]?.querySelector("a");
   (card ?? opener)?.focus();

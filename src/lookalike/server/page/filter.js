@@ -11,6 +11,7 @@ const note = $("#filter-note");
 
 let chosen = []; // labels
 let active = -1;
+let listed = null; // the text that the list is of
 let asking = null;
 let timer = 0;
 
@@ -33,8 +34,10 @@ export function listen(change) {
       else if (event.key === "ArrowDown") activate(active === last ? 0 : active + 1);
       else activate(active <= 0 ? last : active - 1);
     } else if (event.key === "Enter") {
-      if (popup.hidden || !list.children[active]) return;
-      choose(list.children[active].dataset.label);
+      const take = () => list.children[active] && choose(list.children[active].dataset.label);
+      if (!popup.hidden && listed === input.value.trim()) take();
+      else if (input.value.trim()) offer().then(take); // who types fast is ahead of the list
+      else return;
     } else if (event.key === "Escape" && !popup.hidden) {
       hide();
     } else if (event.key === "Escape" && input.value) {
@@ -83,6 +86,7 @@ export function show(state) {
 }
 
 async function offer() {
+  clearTimeout(timer);
   asking?.abort();
   const flight = (asking = new AbortController());
   const text = input.value.trim();
@@ -111,6 +115,7 @@ function draw({ labels: found, total }, text, problem) {
   note.textContent = problem ?? (free.length === 0 ? none : rest);
   note.hidden = !note.textContent;
   popup.hidden = false;
+  listed = text;
   input.setAttribute("aria-expanded", String(free.length > 0));
   activate(text && free.length ? 0 : -1);
 }

@@ -55,11 +55,14 @@ export function showLegend(top, chosen, neighbors, marked, change) {
     return dot;
   };
   const others = chosen.filter((name) => !top.some(({ label }) => label === name));
-  const names = [...top, ...others.map((label) => ({ label }))];
-  const buttons = names.map(({ label, images }, rank) => {
+  const names = [
+    ...others.map((label) => ({ label, kind: CHOSEN })),
+    ...top.map((one, rank) => ({ ...one, kind: FIRST + rank })),
+  ];
+  const buttons = names.map(({ label, images, kind }) => {
     const on = chosen.includes(label);
     const button = h("button", { type: "button", "aria-pressed": String(on) },
-      swatch(rank < top.length ? FIRST + rank : CHOSEN), h("span", { class: "name" }, label),
+      swatch(kind), h("span", { class: "name" }, label),
       images === undefined ? null : h("span", { class: "images" }, count(images)));
     const labels = on ? chosen.filter((name) => name !== label) : [...chosen, label];
     button.addEventListener("click", () => change({ labels }));

@@ -7,6 +7,7 @@ import { $, count, counted, h } from "./dom.js";
 import { gestures, ZOOM } from "./gestures.js";
 import { frequent, kinds, palette, showLegend, SIZES } from "./legend.js";
 import { grid } from "./nearby.js";
+import { href } from "./state.js";
 import { plot } from "./plot.js";
 
 const REACH = 14; // pixels from the pointer to a point that it means
@@ -24,6 +25,7 @@ const marker = h("div", { class: "marker" });
 let surface = null; // what draws; null where there is no WebGL2
 let data = null; // the points, with their grid and kinds
 let state, answer, colours;
+let wanted = 0; // the version of the collection
 let marked = -1; // the point of the query
 let target = -1; // the point that is pointed at
 let hovered = false; // by a pointer, which points elsewhere once the map moves
@@ -74,9 +76,12 @@ export function show(newState, newAnswer, info) {
   surface ??= plot(canvas);
   if (!surface) return waiting(NO_WEBGL);
   resize();
-  if (data && (!info || data.version === info.version)) colour();
-  else getPoints();
+  wanted = info?.version ?? 0;
+  if (data) colour();
+  if (!flight && !isCurrent()) getPoints();
 }
+
+const isCurrent = () => data !== null && data.version >= wanted;
 
 export function leave() {
   flight?.abort();
@@ -84,23 +89,25 @@ export function leave() {
   point(-1);
 }
 
+// Until the map of the version that is wanted is there; that of an older one is shown meanwhile.
 async function getPoints() {
-  flight?.abort();
   const { signal } = (flight = new AbortController());
-  waiting("Getting the map");
-  while (!signal.aborted) {
+  const wait = (...what) => data || waiting(...what);
+  wait("Getting the map");
+  while (!signal.aborted && !isCurrent()) {
     try {
-      const body = await api.map(({ progress, doing }) => waiting(doing, progress), signal);
-      if (body) {
+      const body = await api.map(({ progress, doing }) => wait(doing, progress), signal);
+      if (body && body.version !== data?.version) {
         take(body);
-        return colour();
+        colour();
       }
     } catch (error) {
-      if (error.name !== "AbortError") waiting(error.message);
-      return;
+      if (signal.aborted) return;
+      wait(`${error.message} Trying again.`);
     }
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    if (!isCurrent()) await new Promise((resolve) => setTimeout(resolve, 1000));
   }
+  if (!signal.aborted) flight = null;
 }
 
 function take(body) {
@@ -206,7 +213,7 @@ function tap(place, type, event) {
   if (type !== "mouse") return point(nearestTo(place, 2 * REACH), true);
   const i = nearestTo(place, REACH);
   if (i < 0) return point(-1);
-  if (event.ctrlKey || event.metaKey) return open(`?image=${data.ids[i]}`);
+  if (event.ctrlKey || event.metaKey) return open(hrefOf(i));
   return pick(data.ids[i]);
 }
 
@@ -219,7 +226,7 @@ function point(i, byTouch = false) {
   tip.hidden = i < 0;
   if (i < 0) return;
   tip.classList.toggle("touch", byTouch);
-  tip.href = `?image=${data.ids[i]}`;
+  tip.href = hrefOf(i);
   const [img, words] = tip.children;
   img.removeAttribute("src");
   words.textContent = labelOf(i);
@@ -232,6 +239,8 @@ function point(i, byTouch = false) {
   }, 30);
 }
 
+const hrefOf = (i) =>
+  href({ ...state, image: data.ids[i], upload: null, view: "pictures", seed: null });
 const labelOf = (i) => data.labels[data.label[i]] ?? "";
 const nameOf = async (i) => (await api.image(data.ids[i]).catch(() => null))?.name ?? "";
 
@@ -249,8 +258,9 @@ function settle(byKey = false) {
   idle = setTimeout(async () => {
     if (!data || frame.closest("section").hidden) return;
     const all = data.ids.length;
+    const before = isCurrent() ? "" : ", as it was before the last change";
     const drawn = data.images > all ? `, drawn at random from ${count(data.images)}` : "";
-    let text = `${count(inView(Infinity).length)} of ${counted(all, "picture")} in view${drawn}`;
+    let text = `${count(inView(Infinity).length)} of ${counted(all, "picture")} in view${drawn}${before}`;
     if (byKey) {
       const i = atCross();
       point(i);

@@ -15,12 +15,14 @@ function card(image, state, query) {
   known.set(link, image);
   if (image.rank !== undefined) {
     const far = h("span", { class: "far" }, unseen("distance "), distance(image.distance));
-    const rank = h("span", { class: "rank" }, unseen("number "), String(image.rank));
+    const rank = h("span", { class: "rank" }, unseen("number "), `#${image.rank}`);
     link.append(h("span", { class: "line" }, rank, far));
   }
   if (image.label !== null) {
     const same = query?.label != null && query.label === image.label;
-    const label = h("span", { class: same ? "label same" : "label" }, unseen("label "), image.label);
+    // A number alone would look like another rank.
+    const says = /^\d+$/.test(image.label) ? "label " : unseen("label ");
+    const label = h("span", { class: same ? "label same" : "label" }, says, image.label);
     if (same) label.append(unseen(", that of the query"));
     link.append(label);
   }
