@@ -325,6 +325,51 @@ def test_filters_and_numbers(visit: Visit, screenshots: Path) -> None:
     assert 0 < shown < 48 and set(labels) == {f"label {label}"}
 
 
+def slowly(route: Route) -> None:
+    time.sleep(0.3)
+    route.continue_()
+
+
+def test_the_second_of_two_clicks_is_for_nothing(visit: Visit) -> None:
+    page = visit()
+    wanted = wall(page).nth(7).get_attribute("href")
+    wall(page).nth(7).dblclick(delay=120)
+    neighbors(page)
+    assert wanted == f"?{query_of(page)}"
+
+
+def test_places_are_kept_and_messages_seen_wherever_one_is(visit: Visit) -> None:
+    page = visit("", wrong="415|ERR_FAILED")
+    last = wall(page).nth(47)
+    last.scroll_into_view_if_needed()
+    down = page.evaluate("scrollY")
+    give(page, "drop", b"no picture", "notes.jpg", "image/jpeg")
+    expect(page.get_by_role("alert")).to_contain_text("notes.jpg: No picture to search with")
+    expect(page.get_by_role("alert").locator("p")).to_be_in_viewport()
+    assert page.evaluate("scrollY") == pytest.approx(down, abs=100)  # the message takes its room
+    page.get_by_role("button", name="Close the message").click()
+    down = page.evaluate("scrollY")
+    page.route("**/api/search?*", slowly)
+    last.click()
+    neighbors(page)
+    page.go_back()
+    wall(page)
+    assert page.evaluate("scrollY") == down
+
+
+def test_who_types_fast_gets_what_was_typed(visit: Visit) -> None:
+    page = visit("?image=5")
+    neighbors(page, "00006.jpg")
+    page.route("**/api/labels?*", slowly)
+    box = page.get_by_role("combobox", name="Only with label")
+    box.click()
+    label = page.locator("#filter-list li").nth(2).get_attribute("data-label")
+    assert label
+    box.fill(label)
+    box.press("Enter")  # before the list is there
+    expect(page.get_by_role("button", name=f"Take away the filter {label}")).to_be_visible()
+
+
 def test_two_pictures_side_by_side(visit: Visit, screenshots: Path) -> None:
     page = visit("?image=5")
     cards = neighbors(page, "00006.jpg")
