@@ -33,7 +33,8 @@ ModelName = Annotated[
     ),
 ]
 Weights = Annotated[
-    str, typer.Option(help="`cars` (bundled), `imagenet`, or a file.", metavar="NAME|FILE")
+    str,
+    typer.Option(help="`cars` (bundled, of resnet18), `imagenet`, or a file.", metavar="NAME|FILE"),
 ]
 Precision = Annotated[str, typer.Option(help="auto, f32, bf16 or int8.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
