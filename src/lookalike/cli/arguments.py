@@ -26,9 +26,15 @@ ImageColumn = Annotated[
     str | None, typer.Option(help="Column of a table that holds image bytes. [default: image]")
 ]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of a table that holds labels.")]
-ModelName = Annotated[str, typer.Option("--model", help="A torchvision classification network.")]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", help="A torchvision classification network, or `efficientnet-lite0` (ImageNet)."
+    ),
+]
 Weights = Annotated[
-    str, typer.Option(help="`cars` (bundled), `imagenet`, or a file.", metavar="NAME|FILE")
+    str,
+    typer.Option(help="`cars` (bundled, of resnet18), `imagenet`, or a file.", metavar="NAME|FILE"),
 ]
 Precision = Annotated[str, typer.Option(help="auto, f32, bf16 or int8.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]

@@ -114,7 +114,8 @@ class TorchEngine:
         self._device = device
         self._of_thread = threading.local()
         self._type = torch.bfloat16 if model.precision == "bf16" else torch.float32
-        network = FromPixels(restore(model.backbone, model.weights, model.network)).eval()
+        pure = restore(model.backbone, model.weights, model.network)
+        network = FromPixels(pure, model.backbone).eval()
         self._network = network.to(device).to(memory_format=torch.channels_last)
         if device == "cpu" and threads:
             torch.set_num_threads(threads)

@@ -16,6 +16,7 @@ from typing import Any, Self
 from lookalike.cache import cache_folder, new_folder
 from lookalike.errors import LookalikeError
 from lookalike.images import PREPROCESSING
+from lookalike.models import lite0
 from lookalike.untrusted import read_json
 from lookalike.weights import CARS
 
@@ -113,8 +114,11 @@ def resolve(backbone: str = "resnet18", weights: str = "cars", device: str = "cp
 
     The converted network is kept in the cache folder: with the same file of weights, or the
     bundled ones, only the first call needs torch. For CUDA the model carries its tensors too.
+    `cars`, the default, of `efficientnet-lite0` is `imagenet`: it has no other of its own.
     Raises `LookalikeError` for a network or weights that are not to be had.
     """
+    if (backbone, weights) == (lite0.NAME, "cars"):
+        weights = "imagenet"
     identity = fingerprint([backbone, _weights_identity(backbone, weights), PREPROCESSING, "f32"])
     name = weights if weights in ("cars", "imagenet") else Path(weights).name
     folder = cache_folder() / "models" / identity
@@ -145,7 +149,7 @@ def _converted(backbone: str, weights: str, device: str) -> tuple[int, bytes, by
     from lookalike.models.engines import convert
 
     pure = networks.backbone(backbone, weights)
-    network = networks.FromPixels(pure).eval()
+    network = networks.FromPixels(pure, backbone).eval()
     graph = data = tensors = b""
     with contextlib.suppress(Exception):  # whatever it cannot convert, PyTorch can run
         graph, data = convert(network)
@@ -156,6 +160,8 @@ def _converted(backbone: str, weights: str, device: str) -> tuple[int, bytes, by
 
 def _weights_identity(backbone: str, weights: str) -> str:
     """Name weights by their content where they are a file, by their release otherwise."""
+    if weights == "imagenet" and backbone == lite0.NAME:
+        weights = str(lite0.packaged())
     if weights == "imagenet":
         from torchvision.models import get_model_weights, list_models
 

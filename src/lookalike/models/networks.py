@@ -1,4 +1,4 @@
-"""Networks of torchvision without their last layer, and the weights they carry.
+"""Networks without their last layer, and the weights they carry.
 
 It runs where a model is made, not where it is used.
 """
@@ -14,14 +14,16 @@ from torch import nn
 from lookalike.errors import LookalikeError
 from lookalike.images import SIDE
 from lookalike.images.decoding import DEVIATION, MEAN
+from lookalike.models import lite0
 from lookalike.weights import CARS
 
 
 def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
-    """Step 2: a torchvision classification network without its last layer, in eval mode.
+    """Step 2: a classification network without its last layer, in eval mode.
 
-    `weights` is `cars` (bundled), `imagenet` (torchvision's own) or a file. The module maps
-    normalised float32 images (n, 3, 224, 224) to features (n, width); resnet18 gives 512.
+    `name` is one of torchvision's, or `efficientnet-lite0`. `weights` is `cars` (bundled),
+    `imagenet` (torchvision's own, or the package's) or a file. The module maps normalised float32
+    images (n, 3, 224, 224) to features (n, width); resnet18 gives 512.
     https://docs.pytorch.org/vision/stable/models.html
     """
     network = _untrained(name, weights)
@@ -71,10 +73,12 @@ def restore(name: str, weights: str, data: bytes) -> nn.Module:
 
 
 def _untrained(name: str, weights: str) -> nn.Module:
+    if name == lite0.NAME:
+        return lite0.untrained()
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise LookalikeError(
             f"torchvision has no classification network {name!r}: "
-            "see torchvision.models.list_models(module=torchvision.models)"
+            f"see torchvision.models.list_models(module=torchvision.models), or say {lite0.NAME}"
         )
     options: dict[str, bool] = {}
     if name in ("googlenet", "inception_v3"):
@@ -113,6 +117,8 @@ def _file(name: str, weights: str) -> Path:
 
 
 def _imagenet(name: str) -> dict[str, torch.Tensor]:
+    if name == lite0.NAME:
+        return _from_file(lite0.packaged())
     choice = torchvision.models.get_model_weights(name).DEFAULT
     try:
         state = torch.hub.load_state_dict_from_url(
@@ -164,14 +170,17 @@ def _cleaned(checkpoint: Any) -> dict[str, torch.Tensor]:
 class FromPixels(nn.Module):
     """A network that takes pixels as they are decoded and normalises them itself.
 
-    uint8 (n, 224, 224, 3) in, float32 (n, width) out.
+    uint8 (n, 224, 224, 3) in, float32 (n, width) out. `name`, as in `backbone`, says which mean
+    and deviation it was trained with.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, name: str = "resnet18") -> None:
         super().__init__()
+        scale = (lite0.MEAN, lite0.DEVIATION) if name == lite0.NAME else (MEAN, DEVIATION)
+        mean, deviation = (torch.tensor(part).view(1, 3, 1, 1) * 255 for part in scale)
         self.network = network
-        self.mean = nn.Buffer(torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
-        self.deviation = nn.Buffer(torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255)
+        self.mean = nn.Buffer(mean)
+        self.deviation = nn.Buffer(deviation)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalise a batch and run the network."""

