@@ -1,16 +1,17 @@
 """How near every engine and precision comes to PyTorch in full precision. One line of JSON.
 
     python benchmarks/fidelity.py --images cars_train --labels cardatasettrain.csv --json
+    python benchmarks/fidelity.py --images photos --model efficientnet-lite0 --json
 
-The reference is Pillow, `lookalike.images.transform()` and eager PyTorch in f32. Compared are the
-vectors (cosine), the five nearest neighbours of every image among all others (the share in common)
-and, with labels, how often the nearest one has the same label (R@1). Quality counts only on photos
-that the weights were not trained on.
+The reference is Pillow's resize, as `lookalike.images.transform()` has it, and eager PyTorch in f32.
+Compared are the vectors (cosine), the five nearest neighbours of every image among all others (the
+share in common) and, with labels, how often the nearest one has the same label (R@1). Quality
+counts only on photos that the weights were not trained on.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,22 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--model", default="resnet18")
     parser.add_argument("--json", action="store_true", help="the only form there is")
     given = parser.parse_args()
     photos = sorted(given.images.rglob("*.jpg"))[: given.limit]
     labels = labels_of(photos, given.labels) if given.labels else None
-    print(json.dumps(run(photos, labels)))  # noqa: T201
+    print(json.dumps(run(photos, labels, given.model)))  # noqa: T201
 
 
-def run(photos: list[Path], labels: list[str] | None) -> dict[str, Any]:
+def run(photos: list[Path], labels: list[str] | None, model: str) -> dict[str, Any]:
     """Embed the photos in every way, and compare each with the reference."""
     exact = np.stack([images.pixels(images.decode(photo.read_bytes())) for photo in photos])
     quick = np.stack([images.decode_pixels(photo.read_bytes())[0] for photo in photos])
     # As lookalike draws it: evenly, from the very images.
     drawn = np.random.default_rng(0).choice(len(quick), min(models.SAMPLE, len(quick)), False)
-    full = models.resolve(device="cuda")  # which carries the tensors for PyTorch too
-    reference = eager(photos)
+    full = models.resolve(model, device="cuda")  # which carries the tensors for PyTorch too
+    reference = eager(exact, model)
     ways: dict[str, Callable[[], Vectors]] = {
         "decode_alone": lambda: embedded(TorchEngine(full, "cpu", 0), quick),
         "engine_alone": lambda: embedded(models.engine(full), exact),
@@ -62,6 +64,7 @@ def run(photos: list[Path], labels: list[str] | None) -> dict[str, Any]:
     }
     return {
         "machine": machine(),
+        "model": model,
         "images": len(photos),
         "reference": figures(reference, reference, labels),
         **{name: figures(way(), reference, labels) for name, way in ways.items()},
@@ -84,21 +87,20 @@ def figures(vectors: Vectors, reference: Vectors, labels: list[str] | None) -> d
     return found
 
 
-def eager(photos: list[Path]) -> Vectors:
-    """Embed as the definition says: `transform()`, and the network in eager PyTorch."""
+def eager(pixels: Pixels, model: str) -> Vectors:
+    """Embed pixels, uint8 (n, 224, 224, 3), by the network in eager PyTorch, in f32."""
     import torch
 
-    from lookalike.models.networks import backbone
+    from lookalike.models.networks import FromPixels, backbone
 
-    network, transform = backbone(), images.transform()
-
-    def batches() -> Iterator[Vectors]:
-        for at in range(0, len(photos), BATCH):
-            some = [images.decode(photo.read_bytes()) for photo in photos[at : at + BATCH]]
-            yield network(torch.stack([transform(one) for one in some])).numpy()
-
+    weights = "cars" if model == "resnet18" else "imagenet"
+    network = FromPixels(backbone(model, weights), model).eval()
     with torch.no_grad():
-        return normalize(np.concatenate(list(batches())))
+        parts = [
+            network(torch.from_numpy(pixels[at : at + BATCH])).numpy()
+            for at in range(0, len(pixels), BATCH)
+        ]
+    return normalize(np.concatenate(parts))
 
 
 def embedded(run: models.Engine, pixels: Pixels) -> Vectors:

@@ -439,7 +439,7 @@ def _advice(model: Model, written: Sequence[Written]) -> str | None:
         return ""
     return (
         "most of these photos do not look like cars, for which the bundled weights were made; "
-        "they work, but `--weights imagenet` or weights of your own will find better look-alikes"
+        "they work, but `--model efficientnet-lite0` or weights of your own find better look-alikes"
     )
 
 
