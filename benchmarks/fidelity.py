@@ -3,7 +3,7 @@
     python benchmarks/fidelity.py --images cars_train --labels cardatasettrain.csv --json
     python benchmarks/fidelity.py --images photos --model efficientnet-lite0 --json
 
-The reference is Pillow's resize, as `lookalike.images.transform()` has it, and eager PyTorch in f32.
+The reference is Pillow's resize, as `lookalike.images.transform()` has it, and PyTorch in f32.
 Compared are the vectors (cosine), the five nearest neighbours of every image among all others (the
 share in common) and, with labels, how often the nearest one has the same label (R@1). Quality
 counts only on photos that the weights were not trained on.
