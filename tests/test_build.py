@@ -797,7 +797,7 @@ def test_pictures_of_no_cars_bring_advice(tmp_path: Path) -> None:
         Image.fromarray(noise).save(tmp_path / "noise" / f"{seed}.bmp")
     advice = build_collection(tmp_path / "noise", tmp_path / "x.index", Options())[1].advice
     assert advice is not None
-    assert "--weights imagenet" in advice
+    assert "--model efficientnet-lite0" in advice
 
 
 @needs_photos

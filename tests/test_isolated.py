@@ -474,6 +474,7 @@ def test_whether_spark_tries_again(master: str, failures: str, again: bool) -> N
     assert tries_again(given) is again
 
 
+@pytest.mark.long
 def test_spark_that_tries_once_isolates_at_once(
     hostile: None,
     drawn: DrawnCollection,
