@@ -140,6 +140,7 @@ def test_search_by_signatures_and_with_filters(index: Index, photo: Path) -> Non
     assert told("search", index.path, photo, "--path", "nowhere/*")["neighbors"] == []
 
 
+@pytest.mark.long
 def test_neighbors_of_all(index: Index, tmp_path: Path) -> None:
     done = run("neighbors", index.path, "-k", "3", "--out", tmp_path / "out", "--paths")
     assert done.code == 0
@@ -357,6 +358,7 @@ def run_here(
     return Done(stopped.value.code, said.out, said.err)
 
 
+@pytest.mark.long
 def test_tuning(
     index: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

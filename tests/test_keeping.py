@@ -288,6 +288,7 @@ def stop_after(waves: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, living: Index, overwrite: bool) -> None:
     photos = tmp_path / "many"
     for number in range(70):

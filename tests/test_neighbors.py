@@ -150,6 +150,7 @@ def test_wrong_options(index: Index, tmp_path: Path, options: dict[str, Any], me
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_what_is_refused(index: Index, vectors: Floats, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(LookalikeError, match="is there already"):

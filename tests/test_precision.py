@@ -415,6 +415,7 @@ def choose(
 ANY_TIME, NO_TIME = 1e9, 0.0
 
 
+@pytest.mark.long
 def test_auto_goes_by_agreement_and_time(
     full: Model,
     exact: Vectors,
