@@ -179,7 +179,7 @@ def test_who_was_stopped_itself_blames_no_image(
     assert_is_good(decoder)
     os.kill(only_process(), signal.SIGSTOP)
     overdue = iter([100.0])
-    monkeypatch.setattr("lookalike.images.isolated._Process.overdue", lambda _: next(overdue))
+    monkeypatch.setattr("lookalike.images.remote.Process.overdue", lambda _: next(overdue))
     assert_is_good(decoder)
 
 

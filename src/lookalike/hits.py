@@ -182,8 +182,7 @@ def draw_shown(
     """
     if count < 1:
         raise LookalikeError(f"n is {count}: show at least 1 image")
-    allowed = rows.chosen(labels, None)
-    places = np.arange(len(rows)) if allowed is None else np.flatnonzero(allowed)
+    places = rows.left(rows.chosen(labels, None))
     if not len(places):
         said = f"no image has the label {' or '.join(map(repr, labels))}" if labels else "no images"
         raise LookalikeError(f"there is nothing to show: {said}")

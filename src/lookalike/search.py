@@ -111,6 +111,10 @@ class Rows:
             found = self._masks[asked] = self._mask(labels, globs)
         return found
 
+    def left(self, mask: Mask | None) -> Numbers:
+        """Return the rows that `chosen` leaves in, rising; all for None."""
+        return np.arange(len(self)) if mask is None else np.flatnonzero(mask)
+
     def _mask(self, labels: list[str] | None, globs: list[str] | None) -> Mask:
         parts = []
         for segment in self.segments:

@@ -124,7 +124,7 @@ class Shelf:
         self, count: int, seed: int | None, labels: Sequence[str], paths: Sequence[str]
     ) -> Numbers:
         """Draw rows at random, each once: int64 (count or fewer,)."""
-        some = self._left(labels, paths)
+        some = self.rows.left(self.chosen(labels, paths))
         return np.random.default_rng(seed).choice(some, min(count, len(some)), replace=False)
 
     def page(
@@ -132,17 +132,13 @@ class Shelf:
     ) -> tuple[Numbers, int | None, int]:
         """Return the next rows by id, after which id more come, and how many there are in all."""
         ids = self.rows.ids
-        all_ = self._left(labels, paths)
+        all_ = self.rows.left(self.chosen(labels, paths))
         left = all_ if after is None else all_[ids[all_] > after]
         if limit < len(left):
             left = left[np.argpartition(ids[left], limit)[: limit + 1]]
         left = left[np.argsort(ids[left])]
         page = left[:limit]
         return page, int(ids[page[-1]]) if len(left) > limit else None, len(all_)
-
-    def _left(self, labels: Sequence[str], paths: Sequence[str]) -> Numbers:
-        chosen = self.chosen(labels, paths)
-        return np.arange(len(self.rows)) if chosen is None else np.flatnonzero(chosen)
 
     @cached_property
     def labels(self) -> pa.Table:

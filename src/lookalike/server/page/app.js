@@ -6,6 +6,7 @@ import * as compare from "./compare.js";
 import { $, count, counted, h } from "./dom.js";
 import * as filter from "./filter.js";
 import * as keys from "./keys.js";
+import * as places from "./places.js";
 import * as results from "./results.js";
 import { hasQuery, href, read, USUAL_K } from "./state.js";
 import { remember } from "./trail.js";
@@ -60,8 +61,7 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
   flight.abort();
   flight = new AbortController();
   const { signal } = flight;
-  if (push && steady) keepPlace();
-  steady = false;
+  places.begin(push);
   const soon = setTimeout(() => wait(state, preview), task ? 0 : PATIENCE);
   let next;
   try {
@@ -71,7 +71,7 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
     clearTimeout(soon);
     if (signal.aborted) return;
     settle();
-    steady = true;
+    places.end();
     const again = () => go(state, { push, scroll, focus, preview, task });
     complain(error.message, [0, 408, 503].includes(error.status) ? again : null);
     return;
@@ -86,7 +86,7 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
   quiet();
   draw();
   if (next.answer) remember(next.answer.query, state);
-  steady = true;
+  places.end();
   if (push && stays) return say(next); // a filter, a number: whoever changed it stays there
   if (focus) $(`#${viewOf(state)} h1`).focus({ preventScroll: true });
   scrollTo(0, scroll);
@@ -155,7 +155,7 @@ function settle() {
   busy(false);
   if (shown) draw();
   else frame({ ...read(""), view: "pictures" });
-  if (shown) return scrollTo(0, place());
+  if (shown) return scrollTo(0, places.here());
   results.skeleton($("#wall"), 0);
   const start = read("");
   load(start, flight.signal).then((next) => {
@@ -270,31 +270,9 @@ for (const what of ["error", "load"]) {
   }, true);
 }
 
-// Where each entry of the history was scrolled to.
-history.scrollRestoration = "manual";
-const PLACES = "lookalike.places";
-const places = new Map();
-if (!history.state?.at) history.replaceState({ at: Date.now() }, "");
-const place = () => places.get(history.state?.at) ?? 0;
-const keepPlace = () => places.set(history.state?.at, scrollY);
-let steady = true; // nothing moves by itself on its way to what is shown next
-addEventListener("scroll", () => steady && keepPlace(), { passive: true });
-addEventListener("pagehide", () => {
-  try {
-    sessionStorage.setItem(PLACES, JSON.stringify([...places].slice(-50)));
-  } catch {
-    // not kept, then
-  }
-});
-try {
-  const kept = JSON.parse(sessionStorage.getItem(PLACES) ?? "[]");
-  for (const [at, y] of kept) places.set(at, y);
-} catch {
-  // none, or something else
-}
 addEventListener("popstate", () => {
   compare.close();
-  go(read(location.search), { push: false, scroll: place() });
+  go(read(location.search), { push: false, scroll: places.here() });
 });
 
 $("#k").addEventListener("change", (event) => change({ k: Number(event.target.value) || USUAL_K }));
@@ -308,4 +286,4 @@ keys.listen({
   "?": keys.showHelp,
 });
 
-go(read(location.search), { push: false, focus: false, scroll: place() });
+go(read(location.search), { push: false, focus: false, scroll: places.here() });
