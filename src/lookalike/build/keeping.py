@@ -152,7 +152,9 @@ def _misfit(stored: Collection, job: Job, options: Options) -> str | None:
     if replace(wanted, names=()) != replace(source, names=(), also=()):
         return f"made of {source.root}"
     if about["backbone"] != options.model or stored.full_model != job.full.fingerprint:
-        return f"made with {about['backbone']} and the weights {about['weights']}"
+        same = (about["backbone"], about["weights"]) == (options.model, job.full.weights)
+        others = "other weights named" if same else "the weights"
+        return f"made with {about['backbone']} and {others} {about['weights']}"
     if options.precision not in ("auto", about["precision"]):
         return f"in {about['precision']}"
     return None

@@ -191,7 +191,7 @@ def _done(
         nonlocal rows, embedded, advice
         rows += sum(row["rows"] for row in written)
         embedded += sum(row["embedded"] for row in written)
-        if advice is None and model.weights == "cars":
+        if advice is None and models.is_bundled(model):
             advice = _advice(model, written)
         deliver(written, model)
 

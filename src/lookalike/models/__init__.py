@@ -8,6 +8,7 @@ from lookalike.models.precision import (
     at_precision,
     check_precision,
     in_f32,
+    is_bundled,
     overlap,
     overlaps,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "find_device",
     "in_f32",
     "in_words",
+    "is_bundled",
     "overlap",
     "overlaps",
     "resolve",

@@ -184,7 +184,10 @@ class FromPixels(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalise a batch and run the network."""
-        images = pixels.permute(0, 3, 1, 2).float()
+        return self.of_images(pixels.permute(0, 3, 1, 2).float())
+
+    def of_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Do so with float32 (n, 3, side, side) in 0..255, of any side the network can take."""
         features: torch.Tensor = self.network((images - self.mean) / self.deviation)
         return features.flatten(1)
 

@@ -81,6 +81,14 @@ def in_f32(model: Model) -> Model | None:
     return None
 
 
+def is_bundled(model: Model) -> bool:
+    """Say whether a model was made of the weights that come with this version of lookalike."""
+    if (model.backbone, model.weights) != ("resnet18", "cars"):
+        return False
+    full = in_f32(model)
+    return full is not None and full.fingerprint == resolve().fingerprint
+
+
 def overlap(one: Vectors, other: Vectors, k: int = 5) -> float:
     """Return the mean share of the k nearest neighbours that two embeddings have in common.
 

@@ -1,0 +1,1 @@
+"""To train: photos and labels in, the weights of a network out."""

@@ -1,0 +1,211 @@
+"""The loop that trains: a schedule of sides and rates, an average of the weights, checkpoints."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lookalike.cache import new_file
+from lookalike.models.networks import FromPixels
+from lookalike.training.photos import Pixels
+from lookalike.training.views import Variety, Views, recoloured
+
+SAVED_EVERY = 60.0
+"""Seconds of training that a killed run loses at most."""
+
+Report = Callable[[int, int, dict[str, float]], None]
+"""Takes the steps done, of how many, and the mean of each term since it was last called."""
+
+
+_USUAL = Variety()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, at what resolutions, how fast.
+
+    `stages` are pairs of a side in pixels and how many views are looked at with it, `rate` is the
+    learning rate at its highest, `new_rate` that of what is trained besides the network. `average`
+    is the share of all steps that the averaged weights reach back. `still` keeps the statistics of
+    batch normalisation as they are, which suits a network that is trained already.
+    """
+
+    stages: Sequence[tuple[int, int]]
+    batch: int = 256
+    rate: float = 2e-3
+    new_rate: float = 2e-3
+    decay: float = 0.05
+    average: float = 0.03
+    warm: float = 0.05
+    still: bool = False
+    variety: Variety = _USUAL
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return sum(views // self.batch for _, views in self.stages)
+
+    def sides(self) -> Iterator[int]:
+        """Give the side of each step."""
+        for side, views in self.stages:
+            yield from [side] * (views // self.batch)
+
+    def share(self, step: int) -> float:
+        """Return the share of the learning rate at a step: up in a line, down in another."""
+        done = (step + 1) / self.steps
+        return min(done / self.warm, (1 - done) / (1 - self.warm))
+
+
+def train(
+    network: FromPixels,
+    objective: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]] | nn.Module,
+    views: Views,
+    pixels: Pixels,
+    plan: Plan,
+    checkpoint: Path,
+    report: Report = lambda done, steps, terms: None,
+) -> FromPixels:
+    """Train a network on views, drawn again and again; return the average of its weights.
+
+    What each step looks at follows from the plan's seed and the number of the step. A run that was
+    stopped goes on from `checkpoint`, which stays for whoever asks again.
+    """
+    device = pixels.device
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained = objective.to(device) if isinstance(objective, nn.Module) else None
+    groups = _groups(network, trained, plan)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    keep = 1 - 1 / max(plan.average * plan.steps, 1)
+    averaged = AveragedModel(
+        network,
+        multi_avg_fn=get_ema_multi_avg_fn(keep),  # type: ignore[no-untyped-call]
+        use_buffers=True,
+    )
+    parts = {"network": network, "averaged": averaged, "optimizer": optimizer}
+    if trained is not None:
+        parts["objective"] = trained
+    asked = repr((plan, len(views)))
+    done = _resume(checkpoint, parts, asked, device)
+    views = views.to(device)
+    network.train(not plan.still)
+    sums: dict[str, torch.Tensor] = {}
+    saved = reported = time.monotonic()
+    since = 0
+    for step, side in enumerate(plan.sides()):
+        if step < done:
+            continue
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * plan.share(step)
+        which, colours = _drawn(step, len(views), plan)
+        some = views[which.to(device)].in_colours(colours.to(device))
+        images = some.render(pixels[some.photos], side)
+        with torch.autocast(device.type, torch.bfloat16):
+            features = network.of_images(images.contiguous(memory_format=torch.channels_last))
+        terms = objective(features.float(), which.to(device))
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        averaged.update_parameters(network)
+        since += 1
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0) + term.detach()
+        now = time.monotonic()
+        if now - reported > 5 or step + 1 == plan.steps:
+            report(step + 1, plan.steps, {name: float(of) / since for name, of in sums.items()})
+            reported, sums, since = now, {}, 0
+        if now - saved > SAVED_EVERY or step + 1 == plan.steps:
+            _save(checkpoint, parts, asked, step + 1)
+            saved = now
+    return cast(FromPixels, averaged.module).eval()
+
+
+@torch.no_grad()
+def features(network: FromPixels, views: Views, pixels: Pixels, side: int) -> torch.Tensor:
+    """Return what a network makes of views, float16 (n, width)."""
+    device = pixels.device
+    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    views = views.to(device)
+    made = []
+    for start in range(0, len(views), 256):
+        some = views[start : start + 256]
+        images = some.render(pixels[some.photos], side).contiguous(
+            memory_format=torch.channels_last
+        )
+        with torch.autocast(device.type, torch.bfloat16):
+            made.append(network.of_images(images).half())
+    return torch.cat(made)
+
+
+@torch.no_grad()
+def embed(
+    network: FromPixels, photos: torch.Tensor, pixels: Pixels, side: int = 224
+) -> torch.Tensor:
+    """Return the embeddings of photos as they are, float32 (n, width), of length 1."""
+    network = network.to(pixels.device).eval()
+    made = []
+    for some in photos.split(128):  # type: ignore[no-untyped-call]
+        images = pixels[some].permute(0, 3, 1, 2)
+        small = functional.interpolate(
+            images.float(), (side, side), mode="bilinear", antialias=True, align_corners=False
+        )
+        made.append(functional.normalize(network.of_images(small.round()).float(), dim=1))
+    return torch.cat(made)
+
+
+def _drawn(step: int, views: int, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which views a step looks at, and in which colours."""
+    generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+    which = torch.randint(views, (plan.batch,), generator=generator)
+    return which, recoloured(plan.batch, plan.variety, generator)
+
+
+def _groups(network: nn.Module, objective: nn.Module | None, plan: Plan) -> list[dict[str, Any]]:
+    """Share the parameters out: what is a bias or of one dimension has no weight decay."""
+    own = list(network.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in own if p.ndim > 1], "lr": plan.rate, "weight_decay": plan.decay},
+        {"params": [p for p in own if p.ndim <= 1], "lr": plan.rate, "weight_decay": 0.0},
+    ]
+    if objective is not None:
+        new = list(objective.parameters())
+        groups.append({"params": new, "lr": plan.new_rate, "weight_decay": 0.01})
+    return groups
+
+
+def _resume(checkpoint: Path, parts: dict[str, Any], asked: str, device: torch.device) -> int:
+    """Return how many steps are done; none where something else was asked for."""
+    if not checkpoint.is_file():
+        return 0
+    kept = torch.load(checkpoint, map_location=device, weights_only=True)
+    if kept["asked"] != asked:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(kept[name])
+    return int(kept["done"])
+
+
+def _save(checkpoint: Path, parts: dict[str, Any], asked: str, done: int) -> None:
+    with new_file(checkpoint) as file:
+        states = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({**states, "asked": asked, "done": done}, file)
+
+
+def retrieval(embeddings: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Return R@1 and P@5, as `evaluate.by_label`, of embeddings of length 1 among each other."""
+    right = torch.zeros(2, dtype=torch.float64)
+    for start in range(0, len(embeddings), 1024):
+        near = embeddings[start : start + 1024] @ embeddings.T
+        rows = torch.arange(len(near))
+        near[rows, rows + start] = -2
+        same = labels[near.topk(5).indices.cpu()] == labels[start : start + 1024, None]
+        right += torch.stack([same[:, 0].sum(), same.double().mean(1).sum()])
+    return dict(zip(("R@1", "P@5"), (right / len(embeddings)).tolist(), strict=True))
