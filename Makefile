@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench weights clean
 
 # Everything below waits for this once; afterwards it costs nothing.
 $(READY): pyproject.toml constraints.txt
@@ -29,6 +29,10 @@ test-all: lint  ## the long ones too
 
 bench: $(READY)  ## figures of the README, on drawn cars; IMAGES=folder for others
 	$(BIN)/python benchmarks/road.py $(if $(IMAGES),--images $(IMAGES)) $(if $(LABELS),--labels $(LABELS)) --json
+
+weights: $(READY)  ## the bundled weights once more: PHOTOS, LABELS; OTHERS, JUDGE, JUDGE_LABELS if there are
+	$(BIN)/python training/recipe.py --photos $(PHOTOS) --labels $(LABELS) $(if $(OTHERS),--others $(OTHERS)) \
+		$(if $(JUDGE),--judge $(JUDGE) --judge-labels $(JUDGE_LABELS)) $(RECIPE)
 
 clean:
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache

@@ -15,12 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import lookalike
-from lookalike import Index, LookalikeError, build, changes
+from lookalike import Index, LookalikeError, build, changes, models
 from lookalike.build import Options, build_collection
 from lookalike.collection import Collection
 from lookalike.images.isolated import IsolatedDecoder
+from lookalike.weights import CARS
 from rights import without_rights
 from test_cli import run, told
 
@@ -442,3 +444,23 @@ def test_commands(living: Index, photos: Path, tmp_path: Path) -> None:
     assert "nothing is new or changed: 12 inputs" in again.err
     assert len(json.loads(run("info", living.path, "--history", "--json").out)["versions"]) == 4
     assert build.Changed(3).to_dict()["version"] == 3
+
+
+def test_weights_of_the_same_name_are_told_apart(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = load_file(CARS)
+    earlier["conv1.weight"] *= 1.01
+    save_file(earlier, tmp_path / "earlier.safetensors")
+    with monkeypatch.context() as before:
+        before.setattr("lookalike.models.model.CARS", tmp_path / "earlier.safetensors")
+        old = lookalike.index(photos, tmp_path / "x.index")
+    assert not models.is_bundled(old.collection.model)
+
+    with pytest.raises(LookalikeError, match="resnet18 and other weights named cars: give another"):
+        lookalike.index(photos, tmp_path / "x.index")
+    shutil.copy(next(photos.rglob("*.png")), photos / "again.png")
+    assert old.sync().images == 1  # it goes on with the weights that it has
+    assert not models.is_bundled(lookalike.open(tmp_path / "x.index").collection.model)
+    anew = lookalike.index(photos, tmp_path / "x.index", overwrite=True)
+    assert models.is_bundled(anew.collection.model)

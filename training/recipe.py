@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import torchvision
@@ -98,12 +99,23 @@ def make(
     def report(done: int, steps: int, terms: dict[str, float]) -> None:
         say(f"  {done}/{steps} " + " ".join(f"{name} {term:.3f}" for name, term in terms.items()))
 
+    def look(network: FromPixels, name: str) -> torch.Tensor:
+        file, asked = work / f"{name}.pt", repr(recipe)
+        if file.is_file():
+            kept = torch.load(file, map_location=device, weights_only=True)
+            if kept["asked"] == asked and len(kept["features"]) == len(views):
+                return cast(torch.Tensor, kept["features"])
+        made = features(network, views, pixels, SIDE)
+        with new_file(file) as part:
+            torch.save({"asked": asked, "features": made}, part)
+        return made
+
     teacher = FromPixels(backbone(TEACHER, "imagenet"), TEACHER)
-    before = features(teacher, views, pixels, SIDE)
+    before = look(teacher, "before")
     say("the teacher has looked at every view")
     objective = Objective(before.shape[1], shown, [], recipe.teacher_weights, recipe.seed)
     teacher = train(teacher, objective, views, pixels, recipe.teacher, work / "teacher.pt", report)
-    now = features(teacher, views, pixels, SIDE)
+    now = look(teacher, "now")
     say("the teacher has learned")
 
     torch.manual_seed(recipe.seed)
