@@ -179,7 +179,9 @@ def main() -> None:
         for name, network in networks.items():
             found[name] = retrieval(embed(network, which, pixels, SIDE), known[which])
     if given.judge:
-        found["judged"] = judge(out, given.judge, given.judge_labels, given.work)
+        from judge import judge  # it needs all of lookalike, which training itself does not
+
+        found["judged"] = judge(given.judge, given.judge_labels, str(out))
     found["seconds"] = round(time.monotonic() - started)
     print(json.dumps(found, indent=1))  # noqa: T201
 
@@ -202,16 +204,6 @@ def save(network: FromPixels, file: Path) -> None:
     }
     with new_file(file) as part:
         save_file(tensors, part, ABOUT)
-
-
-def judge(weights: Path, photos: Path, labels: Path, work: Path) -> dict[str, object]:
-    """Index photos with the weights and evaluate that, as `lookalike evaluate` does."""
-    import lookalike
-    from lookalike import evaluate
-
-    options = {"labels": labels, "weights": str(weights), "precision": "f32"}
-    index = lookalike.index(photos, work / "judged.index", overwrite=True, **options)
-    return evaluate.by_label(index.searcher.rows)
 
 
 if __name__ == "__main__":
