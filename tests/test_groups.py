@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 from scipy.cluster import hierarchy
+from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
 
 import lookalike
@@ -174,14 +177,17 @@ def test_two_collections_are_joined(vectors: Any, tmp_path: Path) -> None:
 def test_spark_ml_joins_where_it_fits_and_is_refused_where_not(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = index.join(tmp_path / "ours", within=0.4).to_pandas()
-    stock = index.join(tmp_path / "stock", within=0.4, engine="spark", shown=0).to_pandas()
+    rows = Rows(index.collection.segments)
+    apart = np.sort(pdist(rows.vectors(np.arange(len(rows)))))
+    within = float(apart[10:12].mean())  # eleven pairs
+    ours = index.join(tmp_path / "ours", within=within).to_pandas()
+    stock = index.join(tmp_path / "stock", within=within, engine="spark", shown=0).to_pandas()
     known = set(zip(ours.a_id, ours.b_id, strict=True))
     found = set(zip(stock.a_id, stock.b_id, strict=True))
     assert found <= known and len(found) > 0.5 * len(known)
     monkeypatch.setattr("lookalike.hashing.joining._SHARE", 1e-9)
     with pytest.raises(LookalikeError, match=r"would write [\d,]+ pairs, about .* GB"):
-        index.join(tmp_path / "refused", within=0.4, engine="spark")
+        index.join(tmp_path / "refused", within=within, engine="spark")
     assert not (tmp_path / "refused").exists()
 
 
@@ -221,13 +227,36 @@ def twice(planted: Path) -> Index:
     return lookalike.index(planted, out=planted.parent / "twice.index", spark=False)
 
 
+@pytest.fixture(scope="module")
+def between_copies(twice: Index) -> npt.NDArray[np.float64]:
+    """Distances between copies of one picture; their scale is that of the weights."""
+    rows = Rows(twice.collection.segments)
+    cars = pa.compute.utf8_slice_codeunits(rows.paths, 0, 2).to_numpy(zero_copy_only=False)
+    one, other = np.triu_indices(len(rows), 1)
+    same: npt.NDArray[np.bool_] = cars[one] == cars[other]
+    apart: npt.NDArray[np.float64] = pdist(rows.vectors(np.arange(len(rows))))
+    return apart[same]
+
+
+@pytest.fixture(scope="module")
+def wide(between_copies: npt.NDArray[np.float64]) -> float:
+    """A distance within which all copies are."""
+    return float(between_copies.max()) * 1.1
+
+
+@pytest.fixture(scope="module")
+def narrow(between_copies: npt.NDArray[np.float64]) -> float:
+    """A distance within which some copies are, besides those to the byte."""
+    return float(np.median(between_copies))
+
+
 def bases(paths: Any) -> set[str]:
     """The cars that paths are copies of."""
     return {path[:2] for path in paths}
 
 
-def test_groups_are_the_copies_of_one_picture(twice: Index, tmp_path: Path) -> None:
-    found = twice.duplicates(tmp_path / "out", within=0.8, spark=False)
+def test_groups_are_the_copies_of_one_picture(twice: Index, tmp_path: Path, wide: float) -> None:
+    found = twice.duplicates(tmp_path / "out", within=wide, spark=False)
     table = found.to_pandas()
     assert found.figures["groups"] == table.group.nunique() == 12
     for _, group in table.groupby("group"):
@@ -236,7 +265,7 @@ def test_groups_are_the_copies_of_one_picture(twice: Index, tmp_path: Path) -> N
         assert group.kept_path.unique().tolist() == [group.path.iloc[0]]
         area = group.width * group.height
         assert area.iloc[0] == area.max()
-        assert (group.distance <= 0.8).all() and (group.agreement >= AGREES).all()
+        assert (group.distance <= wide).all() and (group.agreement >= AGREES).all()
     same = table[(table.action == "drop") & table.same_bytes]
     assert len(same) == found.figures["same_bytes"]
     assert (tmp_path / "out" / "index.html").is_file()
@@ -245,9 +274,9 @@ def test_groups_are_the_copies_of_one_picture(twice: Index, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("keep", ["first", "oldest", "sharpest"])
-def test_the_rule_says_which_to_keep(keep: Any, twice: Index, tmp_path: Path) -> None:
+def test_the_rule_says_which_to_keep(keep: Any, twice: Index, tmp_path: Path, wide: float) -> None:
     out = tmp_path / "out"
-    found = twice.duplicates(out, within=0.8, keep=keep, spark=False, shown=0)
+    found = twice.duplicates(out, within=wide, keep=keep, spark=False, shown=0)
     table = found.to_pandas()
     with twice.collection.asked(tmp_path) as sql:
         rows = sql.execute("SELECT path, modified FROM stored").fetchall()
@@ -269,9 +298,9 @@ def test_a_distance_is_suggested(twice: Index, tmp_path: Path) -> None:
     assert found.figures["groups"] == 12
 
 
-def test_through_spark_it_is_the_same(twice: Index, tmp_path: Path) -> None:
+def test_through_spark_it_is_the_same(twice: Index, tmp_path: Path, wide: float) -> None:
     one, other = (
-        twice.duplicates(tmp_path / str(spark), within=0.8, spark=spark, shown=0).to_pandas()
+        twice.duplicates(tmp_path / str(spark), within=wide, spark=spark, shown=0).to_pandas()
         for spark in (False, True)
     )
     pd.testing.assert_frame_equal(one, other)
@@ -333,7 +362,7 @@ def test_an_index_without_doubles_gives_an_empty_table(index: Index, tmp_path: P
     assert found.to_pandas().empty
 
 
-def test_photos_that_are_gone_are_told(twice: Index, tmp_path: Path) -> None:
+def test_photos_that_are_gone_are_told(twice: Index, tmp_path: Path, wide: float) -> None:
     moved = tmp_path / "moved.index"
     shutil.copytree(twice.path, moved)
     about = json.loads((moved / "lookalike.json").read_text())
@@ -342,7 +371,7 @@ def test_photos_that_are_gone_are_told(twice: Index, tmp_path: Path) -> None:
     opened = lookalike.open(moved)
     with pytest.raises(LookalikeError, match="cannot be read: say --within"):
         opened.duplicates(tmp_path / "out")
-    found = opened.duplicates(tmp_path / "out", within=0.8, spark=False)
+    found = opened.duplicates(tmp_path / "out", within=wide, spark=False)
     assert found.figures["unreadable_pairs"] > 0
     assert found.figures["drop"] == found.figures["same_bytes"] == 12  # those need no look
 
@@ -375,10 +404,10 @@ def copied(twice: Index, planted: Path, tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
 
 
-def test_duplicates_are_moved_aside_and_back(copied: Path) -> None:
+def test_duplicates_are_moved_aside_and_back(copied: Path, wide: float) -> None:
     photos = copied / "photos"
     before = {file.name: file.read_bytes() for file in photos.iterdir()}
-    arguments = ("duplicates", copied / "x.index", "--out", copied / "out", "--within", 0.8)
+    arguments = ("duplicates", copied / "x.index", "--out", copied / "out", "--within", wide)
     said = run(*arguments, "--no-spark", "--apply", "move", "--to", copied / "aside")
     assert "12 groups: 36 images to drop" in said
     assert len(list(photos.iterdir())) == 24
@@ -388,9 +417,9 @@ def test_duplicates_are_moved_aside_and_back(copied: Path) -> None:
     assert {file.name: file.read_bytes() for file in photos.iterdir()} == before
 
 
-def test_an_image_that_has_changed_is_not_set_aside(copied: Path) -> None:
+def test_an_image_that_has_changed_is_not_set_aside(copied: Path, wide: float) -> None:
     index = lookalike.open(copied / "x.index")
-    found = index.duplicates(copied / "out", within=0.8, spark=False, shown=0)
+    found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
     drop = found.to_pandas().query("action == 'drop'").path.iloc[0]
     with (copied / "photos" / drop).open("ab") as file:
         file.write(b"more")
@@ -398,8 +427,8 @@ def test_an_image_that_has_changed_is_not_set_aside(copied: Path) -> None:
     assert aside.done == 35 and (copied / "photos" / drop).is_file()
 
 
-def test_the_commands_print_figures(twice: Index, tmp_path: Path) -> None:
-    arguments = (twice.path, "--within", 0.2, "--no-spark", "--json")
+def test_the_commands_print_figures(twice: Index, tmp_path: Path, narrow: float) -> None:
+    arguments = (twice.path, "--within", narrow, "--no-spark", "--json")
     pairs_found = json.loads(run("join", *arguments, "--out", tmp_path / "pairs"))
     assert pairs_found["pairs"] > 12 and pairs_found["recall"] == 1
     twins = json.loads(run("duplicates", *arguments, "--out", tmp_path / "twice", "--shown", 0))
@@ -408,8 +437,8 @@ def test_the_commands_print_figures(twice: Index, tmp_path: Path) -> None:
     assert not (tmp_path / "twice" / "index.html").exists()
 
 
-def test_what_was_looked_at_can_be_applied_later(copied: Path) -> None:
-    arguments = ("duplicates", copied / "x.index", "--out", copied / "out", "--within", 0.8)
+def test_what_was_looked_at_can_be_applied_later(copied: Path, wide: float) -> None:
+    arguments = ("duplicates", copied / "x.index", "--out", copied / "out", "--within", wide)
     run(*arguments, "--no-spark", "--csv")
     table = pd.read_csv(copied / "out" / "duplicates.csv")
     assert (table.action == "drop").sum() == 36
@@ -419,9 +448,9 @@ def test_what_was_looked_at_can_be_applied_later(copied: Path) -> None:
     assert len(list((copied / "photos").iterdir())) == 24
 
 
-def test_an_old_result_moves_no_image_that_has_become_another(copied: Path) -> None:
+def test_an_old_result_moves_no_image_that_has_become_another(copied: Path, wide: float) -> None:
     photos, index = copied / "photos", lookalike.open(copied / "x.index")
-    found = index.duplicates(copied / "out", within=0.8, spark=False, shown=0)
+    found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
     drops = found.to_pandas().query("action == 'drop'").path.tolist()
     new = Image.effect_noise((200, 200), 90).convert("RGB")
     new.save(photos / drops[0])  # another picture by the same name, and indexed as such
@@ -432,51 +461,55 @@ def test_an_old_result_moves_no_image_that_has_become_another(copied: Path) -> N
     assert (photos / drops[0]).is_file() and (photos / "000.jpg").is_file()
 
 
-def test_a_file_that_was_only_touched_is_the_same(copied: Path) -> None:
+def test_a_file_that_was_only_touched_is_the_same(copied: Path, wide: float) -> None:
     index = lookalike.open(copied / "x.index")
-    found = index.duplicates(copied / "out", within=0.8, spark=False, shown=0)
+    found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
     for photo in (copied / "photos").iterdir():
         photo.touch()
     assert index.set_aside(found, "move", copied / "aside").done == 36
 
 
-def test_nothing_is_set_aside_where_it_would_be_replaced(copied: Path) -> None:
+def test_nothing_is_set_aside_where_it_would_be_replaced(copied: Path, wide: float) -> None:
     index = lookalike.open(copied / "x.index")
-    found = index.duplicates(copied / "out", within=0.8, spark=False, shown=0)
+    found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
     for place in (copied / "out" / "aside", copied / "x.index" / "aside"):
         with pytest.raises(LookalikeError, match="is replaced when it is made again"):
             index.set_aside(found, "move", place)
     assert len(list((copied / "photos").iterdir())) == 60
 
 
-def test_broken_photos_and_empty_indexes_are_no_hindrance(copied: Path) -> None:
+def test_broken_photos_and_empty_indexes_are_no_hindrance(
+    copied: Path, wide: float, narrow: float
+) -> None:
     (copied / "photos" / "broken.jpg").write_bytes(b"no picture")
     index = lookalike.open(copied / "x.index")
     index.sync(spark=False)
     options: dict[str, Any] = {"spark": False, "shown": 0}
-    assert index.duplicates(copied / "a", within=0.8, **options).figures["drop"] == 36
-    assert index.join(copied / "b", within=0.2, **options).figures["pairs"] > 0
+    assert index.duplicates(copied / "a", within=wide, **options).figures["drop"] == 36
+    assert index.join(copied / "b", within=narrow, **options).figures["pairs"] > 0
     assert index.clusters(copied / "c", **options).figures["images"] == 60
     index.remove("*.jpg")
     assert index.duplicates(copied / "d", **options).figures["groups"] == 0
-    assert index.join(copied / "e", within=0.2, **options).figures["pairs"] == 0
+    assert index.join(copied / "e", within=narrow, **options).figures["pairs"] == 0
     assert index.clusters(copied / "f", **options).figures["clusters"] == 0
     assert index.outliers(copied / "g", **options).figures["images"] == 0
 
 
 def test_an_index_joined_with_itself_by_another_path_is_one_index(
-    copied: Path, twice: Index
+    copied: Path, twice: Index, narrow: float
 ) -> None:
-    options: dict[str, Any] = {"within": 0.2, "spark": False, "shown": 0}
+    options: dict[str, Any] = {"within": narrow, "spark": False, "shown": 0}
     alone = twice.join(copied / "alone", **options)
     both = twice.join(copied / "both", twice.path, **options)
     assert both.figures == alone.figures
 
 
-def test_a_folder_named_like_a_column_changes_nothing(twice: Index, tmp_path: Path) -> None:
+def test_a_folder_named_like_a_column_changes_nothing(
+    twice: Index, tmp_path: Path, wide: float
+) -> None:
     (tmp_path / "distance=7").mkdir()
-    found = twice.duplicates(tmp_path / "distance=7" / "out", within=0.8, spark=False)
-    assert found.to_pandas().distance.max() < 1
+    found = twice.duplicates(tmp_path / "distance=7" / "out", within=wide, spark=False)
+    assert found.to_pandas().distance.max() <= wide
 
 
 @pytest.mark.parametrize(

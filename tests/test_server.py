@@ -107,9 +107,11 @@ def test_filters(client: TestClient) -> None:
     assert {one["label"] for one in found["neighbors"]} == {label["label"]}
     assert len(found["neighbors"]) == label["images"] - own
     assert found["compared"] == label["images"]
-    near = client.get("/api/search", params={"image": 0, "k": 200, "within": 0.7}).json()
-    assert 0 < len(near["neighbors"]) < 95
-    assert max(one["distance"] for one in near["neighbors"]) <= 0.7
+    others = client.get("/api/search", params={"image": 0, "k": 200}).json()["neighbors"]
+    within = (others[9]["distance"] + others[10]["distance"]) / 2
+    near = client.get("/api/search", params={"image": 0, "k": 200, "within": within}).json()
+    assert [one["id"] for one in near["neighbors"]] == [one["id"] for one in others[:10]]
+    assert max(one["distance"] for one in near["neighbors"]) <= within
     glob = client.get("/api/search", params={"image": 0, "k": 200, "path": "*1.jpg"}).json()
     assert glob["neighbors"] and all(one["path"].endswith("1.jpg") for one in glob["neighbors"])
     none = client.get("/api/search", params={"image": 0, "label": "no such label"}).json()

@@ -20,7 +20,7 @@ SAMPLE = 1000
 """Images, drawn at random, that stand for the collection."""
 NEAREST = 0.2
 """The share of them that an image should be near to. Strangers that are alike, as all that is no
-car is to a network that was made for cars, are told from the rest while they are fewer."""
+car was to the first bundled weights, are told from the rest while they are fewer."""
 NEARNESS = 0.2
 """What the distance to the k-th neighbour counts beside. 0 finds groups of strangers best, 1 single
 ones in collections of many topics, where everything is far from most."""

@@ -93,8 +93,8 @@ def _main() -> None:
         openvino.Core().read_model(folder / "network.xml"),
         nncf.Dataset([image[None] for image in sample]),
         subset_size=len(sample),
-        # Measured: with weights scaled by channel, neither a correction of biases nor weights
-        # of 7 bits (for processors that overflow) bring neighbours nearer to those of f32.
+        # Measured with cars-1: with weights scaled by channel, neither a correction of biases nor
+        # weights of 7 bits (for processors that overflow) bring neighbours nearer to those of f32.
         advanced_parameters=AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.DISABLE, disable_bias_correction=True
         ),
