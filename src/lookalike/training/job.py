@@ -6,7 +6,6 @@ import hashlib
 import math
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from lookalike.models.networks import FromPixels, backbone, dump
 from lookalike.progress import progress_line, say
 from lookalike.training.loop import Plan, embed, retrieval, train
 from lookalike.training.objective import Objective, Weights
-from lookalike.training.photos import UNLABELLED, Images, Photos, Pixels, check_labels, gather
+from lookalike.training.photos import UNLABELLED, Images, Photos, Pixels, gather
 from lookalike.training.views import Variety, Views, draw
 
 _LOOKS = 12  # at each photo, where nobody says how many
@@ -131,11 +130,12 @@ def fine_tune(
             label_name=label_name,
             labelled=True,
         )
-        check_labels(Counter(photos.classes[number] for number in photos.labels))
         kept, whole = hold_out(photos.labels, held_out, seed)
         if held_out and not len(kept):
             tell("of so few photos none are held out: some labels need four or more for that")
         taught = np.setdiff1d(np.arange(len(photos)), kept)
+        if len(kept) > _MOST_HELD_OUT:  # of two classes that are very large
+            kept = np.sort(np.random.default_rng(seed).choice(kept, _MOST_HELD_OUT, replace=False))
         plan = _plan(len(taught), epochs, batch, seed)
         pixels = Pixels(photos, where)
         before = _measure(network, photos, kept, pixels)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 from PIL import Image
 
 from lookalike import images
@@ -110,6 +109,8 @@ def gather(
         fresh = staging / "photos"
         fresh.mkdir()
         names, skipped = _decode(listings, fresh / _PIXELS)
+        if labelled:
+            check_labels(Counter(names))
         classes = sorted({name for name in names if name is not None})
         numbers = {name: number for number, name in enumerate(classes)}
         about = {
@@ -125,7 +126,7 @@ def gather(
     return Photos.load(folder)
 
 
-def check_labels(photos: Mapping[str, int]) -> None:
+def check_labels(photos: Mapping[str | None, int]) -> None:
     """Raise `LookalikeError` where so many photos of each label leave nothing to be learned."""
     if len(photos) < 2:
         known = "".join(f", {name!r}," for name in photos)
@@ -184,14 +185,9 @@ def _list(
     return _Listing(located, known, kept, count - kept, unused)
 
 
-def _count_labels(listings: Sequence[_Listing]) -> Counter[str]:
-    """Count the inputs of each label that look like photos from outside."""
-    counts: Counter[str] = Counter()
-    for one in listings:
-        for batch in listed(one.file):
-            fine = batch.filter(pc.is_null(batch["reason"]))
-            counts.update(name for name in fine["label"].to_pylist() if name is not None)
-    return counts
+def _count_labels(listings: Sequence[_Listing]) -> Counter[str | None]:
+    batches = (batch for one in listings for batch in listed(one.file))
+    return Counter(name for batch in batches for name in batch["label"].to_pylist())
 
 
 def _identity(listings: Sequence[_Listing]) -> str:
