@@ -16,11 +16,11 @@ from typing import cast
 
 import torch
 import torchvision
-from safetensors.torch import save_file
 
 from lookalike.cache import new_file
 from lookalike.models import find_device
 from lookalike.models.networks import FromPixels, backbone
+from lookalike.training.job import save
 from lookalike.training.loop import Plan, embed, features, retrieval, train
 from lookalike.training.objective import Objective, Weights
 from lookalike.training.photos import Photos, Pixels, gather
@@ -151,10 +151,8 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)  # noqa: T201
 
-    if not (given.work / "photos").is_dir():
-        others = [(given.others, None)] if given.others else []
-        gather([(given.photos, given.labels), *others], given.work / "photos")
-    photos = Photos.load(given.work / "photos")
+    others = [(given.others, None)] if given.others else []
+    photos = gather([(given.photos, given.labels), *others], given.work / "photos")
     device = torch.device(find_device(given.device))
     torch.backends.cudnn.benchmark = True  # each shape comes thousands of times
     torch.backends.cudnn.benchmark_limit = 4  # of what the heuristics find best
@@ -169,7 +167,7 @@ def main() -> None:
     recipe = scaled(replace(RECIPE, seed=given.seed), given.scale)
     teacher, student = make(recipe, photos, torch.nonzero(~is_kept)[:, 0], given.work, device, say)
     out = given.out or given.work / "student.safetensors"
-    save(student, out)
+    save(student, out, ABOUT)
     found: dict[str, object] = {"weights": str(out), "device": str(device)}
     if given.held_out:
         which = torch.nonzero(is_kept)[:, 0]
@@ -194,16 +192,6 @@ def scaled(recipe: Recipe, scale: float) -> Recipe:
         return replace(plan, stages=stages, seed=recipe.seed)
 
     return replace(recipe, teacher=less(recipe.teacher), student=less(recipe.student))
-
-
-def save(network: FromPixels, file: Path) -> None:
-    """Write the weights in half precision, with the keys of torchvision."""
-    tensors = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()
-        for name, tensor in network.network.state_dict().items()
-    }
-    with new_file(file) as part:
-        save_file(tensors, part, ABOUT)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from lookalike.cli import asking, grouping, keeping, making, serving, upkeep
+from lookalike.cli import asking, grouping, keeping, making, serving, training, upkeep
 from lookalike.cli.printing import last_words, notes, printable
 from lookalike.errors import LookalikeError
 
@@ -46,6 +46,7 @@ commands: dict[str, Callable[..., None]] = {
     "hash": making.hash_,
     "tune": asking.tune,
     "evaluate": asking.evaluate,
+    "train": training.train,
     "demo": making.demo,
 }
 for name, command in commands.items():  # which is their order in the help

@@ -1,1 +1,5 @@
 """To train: photos and labels in, the weights of a network out."""
+
+from lookalike.training.job import HeldOut, Trained, fine_tune
+
+__all__ = ["HeldOut", "Trained", "fine_tune"]

@@ -1,8 +1,10 @@
 """The loop that trains: a schedule of sides and rates, an average of the weights, checkpoints."""
 
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lookalike.cache import new_file
+from lookalike.errors import full_disk
 from lookalike.models.networks import FromPixels
 from lookalike.training.photos import Pixels
 from lookalike.training.views import Variety, Views, recoloured
@@ -107,7 +110,7 @@ def train(
         which, colours = _drawn(step, len(views), plan)
         some = views[which.to(device)].in_colours(colours.to(device))
         images = some.render(pixels[some.photos], side)
-        with torch.autocast(device.type, torch.bfloat16):
+        with _mixed(device):
             features = network.of_images(images.contiguous(memory_format=torch.channels_last))
         terms = objective(features.float(), which.to(device))
         optimizer.zero_grad(set_to_none=True)
@@ -140,7 +143,7 @@ def features(network: FromPixels, views: Views, pixels: Pixels, side: int) -> to
         images = some.render(pixels[some.photos], side).contiguous(
             memory_format=torch.channels_last
         )
-        with torch.autocast(device.type, torch.bfloat16):
+        with _mixed(device):
             made.append(network.of_images(images).half())
     return torch.cat(made)
 
@@ -159,6 +162,18 @@ def embed(
         )
         made.append(functional.normalize(network.of_images(small.round()).float(), dim=1))
     return torch.cat(made)
+
+
+def _mixed(device: torch.device) -> torch.autocast:
+    """Return what makes a network compute in bf16, on GPUs and on processors that have it."""
+    return torch.autocast(device.type, torch.bfloat16, device.type != "cpu" or _has_bf16())
+
+
+@cache
+def _has_bf16() -> bool:
+    import openvino  # PyTorch tells only of what it can emulate, slowly
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _drawn(step: int, views: int, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,7 +200,10 @@ def _resume(checkpoint: Path, parts: dict[str, Any], asked: str, device: torch.d
     """Return how many steps are done; none where something else was asked for."""
     if not checkpoint.is_file():
         return 0
-    kept = torch.load(checkpoint, map_location=device, weights_only=True)
+    try:
+        kept = torch.load(checkpoint, map_location=device, weights_only=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):  # damaged
+        return 0
     if kept["asked"] != asked:
         return 0
     for name, part in parts.items():
@@ -194,9 +212,12 @@ def _resume(checkpoint: Path, parts: dict[str, Any], asked: str, device: torch.d
 
 
 def _save(checkpoint: Path, parts: dict[str, Any], asked: str, done: int) -> None:
-    with new_file(checkpoint) as file:
-        states = {name: part.state_dict() for name, part in parts.items()}
-        torch.save({**states, "asked": asked, "done": done}, file)
+    states = {name: part.state_dict() for name, part in parts.items()}
+    try:
+        with new_file(checkpoint) as file:
+            torch.save({**states, "asked": asked, "done": done}, file)
+    except RuntimeError:  # of a file that got shorter than what was written
+        raise full_disk(checkpoint) from None
 
 
 def retrieval(embeddings: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
@@ -206,6 +227,7 @@ def retrieval(embeddings: torch.Tensor, labels: torch.Tensor) -> dict[str, float
         near = embeddings[start : start + 1024] @ embeddings.T
         rows = torch.arange(len(near))
         near[rows, rows + start] = -2
-        same = labels[near.topk(5).indices.cpu()] == labels[start : start + 1024, None]
+        nearest = near.topk(min(5, len(embeddings) - 1)).indices.cpu()
+        same = labels[nearest] == labels[start : start + 1024, None]
         right += torch.stack([same[:, 0].sum(), same.double().mean(1).sum()])
     return dict(zip(("R@1", "P@5"), (right / len(embeddings)).tolist(), strict=True))

@@ -1,12 +1,14 @@
 """The photos to learn from, decoded once: their pixels in one file, and their labels."""
 
+import contextlib
+import hashlib
 import io
 import json
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +17,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from lookalike import images
-from lookalike.cache import new_folder
+from lookalike.collection.places import staging_folder
 from lookalike.errors import LookalikeError
 from lookalike.images import BadImage, IsolatedDecoder, Source
 from lookalike.images.labels import open_labels
-from lookalike.images.listing import label_images, list_images, listed
+from lookalike.images.listing import label_images, list_images, listed, write_listing
 from lookalike.progress import progress_line
 from lookalike.spark import cores
+from lookalike.sql import connect, parquet
 
 if TYPE_CHECKING:
     import torch
@@ -38,71 +41,180 @@ _PIXELS, _ABOUT = "pixels", "photos.json"
 class Photos:
     """n photos kept in a folder: `labels`, int64 (n,), count `classes`; `UNLABELLED` for none.
 
-    `skipped` counts the reasons why others are not among them.
+    `skipped` counts the reasons why others are not among them, `unlabelled` those left out for
+    want of a label, `unused_labels` the labels of no photo. Equal photos with equal labels have
+    the same `identity`.
     """
 
     folder: Path
     labels: npt.NDArray[np.int64]
     classes: Sequence[str]
     skipped: dict[str, int]
+    unlabelled: int
+    unused_labels: int
+    identity: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @classmethod
     def load(cls, folder: Path) -> "Photos":
-        """Read what `gather` wrote; `OSError` where it did not."""
+        """Read what `gather` wrote; `OSError`, `ValueError` or `KeyError` where it did not."""
         about = json.loads((folder / _ABOUT).read_text())
-        labels = np.array(about["labels"], np.int64)
-        return cls(folder, labels, about["classes"], about["skipped"])
+        labels = np.array(about.pop("labels"), np.int64)
+        names = [field.name for field in fields(cls) if field.name not in ("folder", "labels")]
+        return cls(folder, labels, **{name: about[name] for name in names})
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """Return uint8 (n, 288, 288, 3), squashed to a square; mapped, not read."""
         return np.memmap(self.folder / _PIXELS, np.uint8, "r", shape=(len(self), SIDE, SIDE, 3))
 
 
+Images = str | Path | Sequence[str | Path]
+
+
 def gather(
-    sources: Sequence[tuple[str | Path, Path | None]],
+    sources: Sequence[tuple[Images, Path | None]],
     folder: Path,
     *,
     image_name: str = "image",
     label_name: str = "Class",
+    labelled: bool = False,
 ) -> Photos:
     """Decode photos and keep them in `folder`, which comes whole or not at all.
 
     `sources` are folders, files or globs, each with its label file or None. Photos without a label
-    are kept too. What does not decode is left out and counted by reason. A quarter of a megabyte of
-    disk a photo is taken. Raises `LookalikeError` where nothing is left or the disk is too small.
+    are kept too, unless only those `labelled` are asked for. What does not decode is left out and
+    counted by reason. What `folder` holds already of the same photos with the same labels is taken
+    as it is, what it holds of others is replaced. A quarter of a megabyte of disk a photo is taken.
+    Raises `LookalikeError` where nothing is left, the labels tell nothing apart, or the disk is too
+    small.
     """
-    with new_folder(folder) as staging:
-        names: list[str | None] = []
-        skipped: Counter[str] = Counter()
-        for number, (place, labels) in enumerate(sources):
-            source = images.locate(place)
-            if source.kind != "files":
-                raise LookalikeError(f"to train takes files: copy the photos of {place} to a disk")
-            listing = staging / f"listing-{number}.parquet"
-            count = list_images(source, listing)
-            _check_room(staging, count)
-            if labels is not None:
-                label_images(listing, open_labels(labels, image_name, label_name))
-            with (staging / _PIXELS).open("ab") as file:
-                for label, pixels in _decoded(source, listing, count):
-                    if isinstance(pixels, str):
-                        skipped[pixels] += 1
-                    else:
-                        file.write(pixels.tobytes())
-                        names.append(label)
-            listing.unlink()
-        if not names:
-            reason = skipped.most_common(1)[0][0]
-            raise LookalikeError(f"none of these can be read ({reason}): give other images")
+    if folder.exists() and not (folder / _ABOUT).is_file():
+        raise LookalikeError(f"{folder} holds something else: name another folder with --work")
+    with staging_folder(folder) as staging:
+        listings = [
+            _list(number, source, staging, image_name, label_name, labelled)
+            for number, source in enumerate(sources)
+        ]
+        if labelled:
+            check_labels(_count_labels(listings))
+        identity = _identity(listings)
+        with contextlib.suppress(OSError, ValueError, KeyError):  # none there yet, or damaged
+            there = Photos.load(folder)
+            if there.identity == identity and len(there.pixels()):
+                return there
+        shutil.rmtree(folder, ignore_errors=True)  # now: else the disk has to hold both
+        _check_room(folder.parent, sum(one.count for one in listings))
+        fresh = staging / "photos"
+        fresh.mkdir()
+        names, skipped = _decode(listings, fresh / _PIXELS)
+        if labelled:
+            check_labels(Counter(names))
         classes = sorted({name for name in names if name is not None})
         numbers = {name: number for number, name in enumerate(classes)}
-        known = [UNLABELLED if name is None else numbers[name] for name in names]
-        about = {"labels": known, "classes": classes, "skipped": dict(skipped)}
-        (staging / _ABOUT).write_text(json.dumps(about))
+        about = {
+            "labels": [UNLABELLED if name is None else numbers[name] for name in names],
+            "classes": classes,
+            "skipped": dict(skipped),
+            "unlabelled": sum(one.unlabelled for one in listings),
+            "unused_labels": sum(one.unused_labels for one in listings),
+            "identity": identity,
+        }
+        (fresh / _ABOUT).write_text(json.dumps(about))
+        fresh.rename(folder)
     return Photos.load(folder)
+
+
+def check_labels(photos: Mapping[str | None, int]) -> None:
+    """Raise `LookalikeError` where so many photos of each label leave nothing to be learned."""
+    if len(photos) < 2:
+        known = "".join(f", {name!r}," for name in photos)
+        raise LookalikeError(
+            f"the {sum(photos.values()):,} labelled photos have one label{known} so that there is "
+            "nothing to tell apart: label photos of two kinds or more"
+        )
+    if max(photos.values()) < 2:
+        raise LookalikeError(
+            f"each of the {len(photos):,} labels has one photo, which shows nothing of what photos "
+            "of a kind have in common: give several photos the same label, or name another column "
+            "with --label-name"
+        )
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The inputs of a source in a file, `count` of them."""
+
+    source: Source
+    file: Path
+    count: int
+    unlabelled: int = 0
+    unused_labels: int = 0
+
+
+def _list(
+    number: int,
+    source: tuple[Images, Path | None],
+    staging: Path,
+    image_name: str,
+    label_name: str,
+    labelled: bool,
+) -> _Listing:
+    place, labels = source
+    located = images.locate(place)
+    if located.kind != "files":
+        raise LookalikeError(f"to train takes files: copy the photos of {located.root} to a disk")
+    offered = None if labels is None else open_labels(labels, image_name, label_name)
+    file = staging / f"listing-{number}.parquet"
+    count = list_images(located, file)
+    unused = 0 if offered is None else label_images(file, offered)
+    if not labelled:
+        return _Listing(located, file, count, 0, unused)
+    known = staging / f"labelled-{number}.parquet"
+    with connect(staging) as sql:
+        chosen = f"from {parquet(file)} where label is not null"
+        (kept,) = sql.execute(f"select count() {chosen}").fetchall()[0]
+        write_listing(f"select * {chosen} order by id", known, sql)
+    if not kept:
+        first = next(listed(file))["path"][0]
+        raise LookalikeError(
+            f"none of the {unused:,} labels in {labels} is of a photo found here: its column "
+            f"{image_name!r} has to name them, as in {str(first)!r}"
+        )
+    return _Listing(located, known, kept, count - kept, unused)
+
+
+def _count_labels(listings: Sequence[_Listing]) -> Counter[str | None]:
+    batches = (batch for one in listings for batch in listed(one.file))
+    return Counter(name for batch in batches for name in batch["label"].to_pylist())
+
+
+def _identity(listings: Sequence[_Listing]) -> str:
+    """Name what is listed by paths, sizes, times of change and labels."""
+    digest = hashlib.blake2b(f"{SIDE} {_THUMBNAIL}".encode(), digest_size=16)
+    for one in listings:
+        for batch in listed(one.file):
+            digest.update(json.dumps(batch.drop_columns(["id", "content"]).to_pydict()).encode())
+    return digest.hexdigest()
+
+
+def _decode(listings: Sequence[_Listing], file: Path) -> tuple[list[str | None], Counter[str]]:
+    """Write the pixels of all that can be decoded; return the label of each, and why not others."""
+    names: list[str | None] = []
+    skipped: Counter[str] = Counter()
+    with file.open("wb") as pixels:
+        for one in listings:
+            for label, decoded in _decoded(one.source, one.file, one.count):
+                if isinstance(decoded, str):
+                    skipped[decoded] += 1
+                else:
+                    pixels.write(decoded.tobytes())
+                    names.append(label)
+    if not names:
+        reason = skipped.most_common(1)[0][0]
+        raise LookalikeError(f"none of these can be read ({reason}): give other images")
+    return names, skipped
 
 
 def _check_room(folder: Path, count: int) -> None:
@@ -110,7 +222,7 @@ def _check_room(folder: Path, count: int) -> None:
     if needed > 0.9 * free:
         raise LookalikeError(
             f"{count:,} photos need {needed / 1e9:.1f} GB while they are learned from, and "
-            f"{folder.parent} has {free / 1e9:.1f}: make room, or name another folder with --work"
+            f"{folder} has {free / 1e9:.1f}: make room, or name another folder with --work"
         )
 
 
@@ -144,13 +256,14 @@ def _decoded(
                         move(done := done + 1, count)
             for label, future in waiting:
                 yield label, future.result()
+                move(done := done + 1, count)
 
 
 class Pixels:
     """The pixels of photos, by number, on the device that trains.
 
     They lie there as a whole where that takes less than 40 % of a GPU's memory, else they come
-    from the mapped file. `which` are the photos to take part, all without it.
+    from the mapped file.
     """
 
     def __init__(self, photos: Photos, device: "torch.device") -> None:

@@ -1,0 +1,133 @@
+"""The command that lets a network learn labels."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lookalike.cli.arguments import (
+    AsJson,
+    Device,
+    ImageName,
+    ImagesArgument,
+    LabelName,
+    ModelName,
+    Overwrite,
+    Weights,
+)
+from lookalike.cli.printing import answers, notes, show_json
+from lookalike.errors import LookalikeError
+
+if TYPE_CHECKING:
+    from lookalike.training import Trained
+
+_FEW = 100  # photos held out, of which each is a per cent or more
+
+
+def train(
+    images: ImagesArgument,
+    labels: Annotated[
+        Path, typer.Option(help="CSV file with the columns `image` and `Class`.", metavar="CSV")
+    ],
+    out: Annotated[Path, typer.Option(help="The weights to write, .safetensors.")],
+    image_name: ImageName = "image",
+    label_name: LabelName = "Class",
+    model: ModelName = "resnet18",
+    weights: Weights = "cars",
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="How often each photo is looked at. [default: 12; few photos more often]"
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Views at a time, which memory limits. [default: up to 128]"),
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(help="Share to measure with, not to learn from; 0 measures nothing.")
+    ] = 0.2,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Which photos are held out, which views drawn.")] = 0,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="A folder for decoded photos, kept. [default: beside --out, not kept]"),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let a network learn your labels, and measure on photos held out what that gains.
+
+    Needs no GPU, but uses one. The same command goes on where it was stopped.
+
+    Example: `lookalike train cars_train --labels cardatasettrain.csv --out cars.safetensors`
+    """
+    from lookalike.training.job import fine_tune, work_folder
+
+    try:
+        done = fine_tune(
+            images,
+            labels,
+            out,
+            image_name=image_name,
+            label_name=label_name,
+            model=model,
+            weights=weights,
+            epochs=epochs,
+            batch=batch,
+            held_out=held_out,
+            device=device,
+            seed=seed,
+            work=work,
+            overwrite=overwrite,
+            tell=(lambda text: None) if as_json else (lambda text: notes.print(text, markup=False)),
+        )
+    except KeyboardInterrupt:
+        raise LookalikeError(
+            f"stopped; what is done is in {work_folder(out, work)}: run the same command to go on"
+        ) from None
+    if as_json:
+        show_json(done.to_dict())
+        return
+    _say_what_was_done(done)
+    _show_what_it_gained(done)
+    searched = f"{Path(images[0]).name or 'photos'}.index"
+    command = ["lookalike", "index", *images, "--model", model, "--weights", str(out)]
+    answers.print(f"next: {shlex.join([*command, '--out', searched])}", markup=False)
+
+
+def _say_what_was_done(done: "Trained") -> None:
+    notes.print(
+        f"{done.out}: {done.model} has learned from {done.photos:,} photos of {done.classes:,} "
+        f"labels, {done.views:,} views, in {done.seconds / 60:.1f} minutes on {done.device}",
+        markup=False,
+    )
+    if done.skipped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in done.skipped.items())
+        notes.print(f"{sum(done.skipped.values()):,} skipped: {reasons}", markup=False)
+    if done.unlabelled:
+        notes.print(f"{done.unlabelled:,} photos have no label and took no part")
+    if done.unused_labels:
+        notes.print(f"{done.unused_labels:,} labels are of no photo found here")
+
+
+def _show_what_it_gained(done: "Trained") -> None:
+    held = done.held_out
+    if held is None:
+        answers.print("nothing was measured: no photos were held out")
+        return
+    figures = (f"{name} {held.before[name]:.3f} -> {held.after[name]:.3f}" for name in held.before)
+    which = "labels held out" if held.whole else "labels, these photos held out,"
+    answers.print(
+        f"{', '.join(figures)}: before -> after, {held.photos:,} photos of {held.classes:,} "
+        f"{which} searched among each other"
+    )
+    if held.photos < _FEW:
+        notes.print("of so few photos these figures are rough: other --seed hold out others")
+    if held.after["R@1"] < held.before["R@1"]:
+        notes.print(
+            f"it got worse: stay with --weights {done.weights}, or try more photos of each label, "
+            "or fewer --epochs",
+            markup=False,
+        )

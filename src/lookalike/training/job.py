@@ -1,0 +1,389 @@
+"""Weights that have learned labels of one's own, and what they gained by it."""
+
+import contextlib
+import fcntl
+import hashlib
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lookalike.cache import new_file
+from lookalike.errors import LookalikeError
+from lookalike.images import PREPROCESSING
+from lookalike.images import SIDE as SEEN
+from lookalike.models import find_device, lite0
+from lookalike.models.model import fingerprint
+from lookalike.models.networks import FromPixels, backbone, dump
+from lookalike.progress import progress_line, say
+from lookalike.training.loop import Plan, embed, retrieval, train
+from lookalike.training.objective import Objective, Weights
+from lookalike.training.photos import UNLABELLED, Images, Photos, Pixels, gather
+from lookalike.training.views import Variety, Views, draw
+
+_LOOKS = 12  # at each photo, where nobody says how many
+_LEAST_STEPS = 100  # for few photos, which are looked at more often then
+_MOST_VIEWS = 4_000_000  # drawn, 80 bytes each; they come again where more are looked at
+_MOST_HELD_OUT = 10_000  # photos, each compared with all others
+_WHOLE = 10  # classes from which on whole ones are held out
+_LONG = 120.0  # seconds that are worth a warning
+_LARGEST = 65_504  # in half precision
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What weights are worth on photos that they did not learn from.
+
+    Each of these `photos`, of so many `classes`, is searched among the others: R@1 and P@5
+    `before` and `after`. Where the classes are `whole`, no photo of theirs was learned from.
+    """
+
+    photos: int
+    classes: int
+    whole: bool
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `fine_tune` did: the file it wrote, from what, and what came of it.
+
+    It learned from `photos` of so many `classes`, looking at `views` of them. `skipped` counts the
+    reasons why photos could not be read, `unlabelled` those without a label, `unused_labels` the
+    labels of no photo. `held_out` is None where nothing was measured.
+    """
+
+    out: Path
+    model: str
+    weights: str
+    device: str
+    photos: int
+    classes: int
+    views: int
+    seconds: float
+    skipped: dict[str, int]
+    unlabelled: int
+    unused_labels: int
+    held_out: HeldOut | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {**asdict(self), "out": str(self.out)}
+
+
+def work_folder(out: Path, work: Path | None) -> Path:
+    """Return where decoded photos and what is learned are kept meanwhile."""
+    return out.with_name(f".{out.name}.work") if work is None else work
+
+
+def fine_tune(
+    images: Images,
+    labels: str | Path,
+    out: str | Path,
+    *,
+    image_name: str = "image",
+    label_name: str = "Class",
+    model: str = "resnet18",
+    weights: str = "cars",
+    epochs: int | None = None,
+    batch: int | None = None,
+    held_out: float = 0.2,
+    device: str = "auto",
+    seed: int = 0,
+    work: str | Path | None = None,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = say,
+) -> Trained:
+    """Let a network learn labels, beginning with its weights; write the new ones to `out`.
+
+    What is written, as safetensors in half precision, `backbone(model, out)` loads. Each photo is
+    looked at `epochs` times, in other parts and colours each time. The share `held_out` takes no
+    part in that: whole classes where there are ten or more of several photos, else photos of each
+    class. So the figures are of the very weights that are written; with 0 nothing is measured.
+
+    Decoded photos and checkpoints are kept in `work`, or beside `out` until that is written: the
+    same call goes on from there. `tell` takes lines for whoever waits. Raises `LookalikeError`
+    where the images are no local files, too few labels fit, or what is asked for is not to be had.
+    """
+    started = time.monotonic()
+    out = Path(out)
+    _check(out, epochs, batch, held_out, overwrite)
+    where = torch.device(find_device(device))
+    weights = "imagenet" if (model, weights) == (lite0.NAME, "cars") else weights
+    network = _network(model, weights)
+    place = work_folder(out, None if work is None else Path(work))
+    with _alone(place):
+        photos = gather(
+            [(images, Path(labels))],
+            place / "photos",
+            image_name=image_name,
+            label_name=label_name,
+            labelled=True,
+        )
+        kept, whole = hold_out(photos.labels, held_out, seed)
+        if held_out and not len(kept):
+            tell("of so few photos none are held out: some labels need four or more for that")
+        taught = np.setdiff1d(np.arange(len(photos)), kept)
+        if len(kept) > _MOST_HELD_OUT:  # of two classes that are very large
+            kept = np.sort(np.random.default_rng(seed).choice(kept, _MOST_HELD_OUT, replace=False))
+        plan = _plan(len(taught), epochs, batch, seed)
+        pixels = Pixels(photos, where)
+        before = _measure(network, photos, kept, pixels)
+        checkpoint = place / f"{_name_of_run(photos, taught, network, model, plan)}.pt"
+        with _within_memory(plan.batch):
+            network = _learn(network, photos, taught, pixels, plan, checkpoint, tell)
+        network.network.half().float()  # as it is written, so that the figures are of the file
+        after = _measure(network, photos, kept, pixels)
+        shown = len(np.unique(photos.labels[taught]))
+        measured = None
+        if before and after:
+            count = len(np.unique(photos.labels[kept]))
+            measured = HeldOut(len(kept), count, whole, before, after)
+        about = {
+            "arch": model,
+            "dim": str(network.to("cpu").width()),
+            "preprocessing": PREPROCESSING,
+            "began_with": weights,
+            "learned_from": f"{len(taught)} photos of {shown} classes",
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save(network, out, about)
+        checkpoint.unlink(missing_ok=True)
+    if work is None:
+        shutil.rmtree(place, ignore_errors=True)
+    return Trained(
+        out=out,
+        model=model,
+        weights=weights,
+        device=str(where),
+        photos=len(taught),
+        classes=shown,
+        views=plan.steps * plan.batch,
+        seconds=round(time.monotonic() - started, 1),
+        skipped=photos.skipped,
+        unlabelled=photos.unlabelled,
+        unused_labels=photos.unused_labels,
+        held_out=measured,
+    )
+
+
+def hold_out(
+    labels: npt.NDArray[np.int64], share: float, seed: int
+) -> tuple[npt.NDArray[np.int64], bool]:
+    """Draw the photos to measure with, by their labels (n,); say whether they are whole classes.
+
+    Two photos each of two classes or more are left to learn from, and as many are held out: else
+    none are.
+    """
+    numbers, counts = np.unique(labels[labels != UNLABELLED], return_counts=True)
+    rng = np.random.default_rng(seed)
+    none = np.zeros(0, np.int64)
+    if not share:
+        return none, False
+    several = np.flatnonzero(counts >= 2)
+    if len(several) >= _WHOLE:
+        wanted = min(max(2, round(share * len(several))), len(several) - 2)
+        drawn = rng.permutation(several)[:wanted]
+        fits = np.cumsum(counts[drawn]) <= _MOST_HELD_OUT
+        fits[:2] = True
+        return np.flatnonzero(np.isin(labels, numbers[drawn[fits]])), True
+    some = []
+    for number, count in zip(numbers, counts, strict=True):
+        if count >= 4:
+            wanted = min(max(2, round(share * count)), count - 2, _MOST_HELD_OUT // len(numbers))
+            some.append(rng.choice(np.flatnonzero(labels == number), wanted, replace=False))
+    return (np.sort(np.concatenate(some)), False) if len(some) >= 2 else (none, False)
+
+
+def save(network: FromPixels, file: Path, about: Mapping[str, str]) -> None:
+    """Write the weights in half precision, with the keys of the network's own state dict.
+
+    Raises `LookalikeError` where half precision cannot hold them, `OSError` where the disk cannot.
+    """
+    from safetensors.torch import save as packed
+
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()
+        for name, tensor in network.network.state_dict().items()
+    }
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise LookalikeError(
+            f"the weights have grown beyond what {_LARGEST:,} can hold: begin with other --weights"
+        )
+    with new_file(file) as part:
+        part.write_bytes(packed(tensors, dict(about)))
+
+
+def _check(
+    out: Path, epochs: int | None, batch: int | None, held_out: float, overwrite: bool
+) -> None:
+    if out.suffix != ".safetensors":
+        raise LookalikeError(f"--out is {str(out)!r}: choose a name that ends in .safetensors")
+    if out.is_dir():
+        raise LookalikeError(f"{out} is a folder: choose another --out")
+    if out.exists() and not overwrite:
+        raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
+    for name, number in (("epochs", epochs), ("batch", batch)):
+        if number is not None and number < 1:
+            raise LookalikeError(f"--{name} is {number}: give 1 or more, or leave it out")
+    if not 0 <= held_out < 1:
+        raise LookalikeError(
+            f"--held-out is {held_out:g}: give the share to measure with, such as 0.2, or 0"
+        )
+
+
+def _network(model: str, weights: str) -> FromPixels:
+    network = FromPixels(backbone(model, weights), model)
+    try:
+        network.width()
+    except RuntimeError as error:
+        detail = str(error).splitlines()[0][:200]
+        raise LookalikeError(
+            f"{model} takes no images of {SEEN} pixels ({detail}): name another --model"
+        ) from None
+    return network
+
+
+def _plan(photos: int, epochs: int | None, batch: int | None, seed: int) -> Plan:
+    """Choose how so many photos are learned from: what few steps there are need be the smaller."""
+    size = batch or min(max(2 ** round(math.log2(photos / 16)), 8), 128)
+    views = epochs * photos if epochs else max(_LOOKS * photos, _LEAST_STEPS * size)
+    slower = min(math.sqrt(size / 128), 1)
+    return Plan(
+        [(SEEN, max(views, size))],
+        batch=size,
+        rate=3e-4 * slower,
+        new_rate=3e-3 * slower,
+        decay=1e-4,
+        average=0.1,
+        still=True,
+        variety=Variety(colour=0.15),
+        seed=seed,
+    )
+
+
+def _views(taught: npt.NDArray[np.int64], plan: Plan) -> Views:
+    """Draw views of each photo: as many as are looked at, where they fit into memory."""
+    looks = math.ceil(plan.steps * plan.batch / len(taught))
+    rounds = max(1, min(looks, _MOST_VIEWS // len(taught)))
+    generator = torch.Generator().manual_seed(plan.seed)
+    drawn = [draw(torch.from_numpy(taught), Variety(), generator) for _ in range(rounds)]
+    return Views(
+        torch.cat([some.photos for some in drawn]),
+        torch.cat([some.parts for some in drawn]),
+        torch.cat([some.colours for some in drawn]),
+    )
+
+
+def _learn(
+    network: FromPixels,
+    photos: Photos,
+    taught: npt.NDArray[np.int64],
+    pixels: Pixels,
+    plan: Plan,
+    checkpoint: Path,
+    tell: Callable[[str], None],
+) -> FromPixels:
+    views = _views(taught, plan)
+    own = torch.from_numpy(np.unique(photos.labels[taught], return_inverse=True)[1])
+    shown = own.repeat(len(views) // len(taught)).to(pixels.device)
+    only_labels = Weights(imitation=0, relations=0)
+    objective = Objective(network.width(), shown, [], only_labels, plan.seed)
+    first: list[tuple[int, float]] = []  # the step, and the time, of the first report
+    told = False
+
+    with progress_line("learning", "steps") as move:
+
+        def report(done: int, steps: int, terms: dict[str, float]) -> None:
+            nonlocal told
+            loss = sum(terms.values())
+            move(done, steps, f"loss {loss:.3f}")
+            if not math.isfinite(loss):
+                checkpoint.unlink(missing_ok=True)
+                raise LookalikeError(
+                    f"learning went astray after {done} steps: begin with other --weights, or try "
+                    "a larger --batch"
+                )
+            now = time.monotonic()
+            if first and not told and pixels.device.type == "cpu":
+                left = (now - first[0][1]) / (done - first[0][0]) * (steps - done)
+                told = True
+                if left > _LONG:
+                    tell(
+                        f"some {left / 60:.0f} minutes more on this processor: fewer --epochs take "
+                        "less; Ctrl-C and the same command go on later"
+                    )
+            first.append((done, now))
+
+        return train(network, objective, views, pixels, plan, checkpoint, report)
+
+
+def _measure(
+    network: FromPixels, photos: Photos, kept: npt.NDArray[np.int64], pixels: Pixels
+) -> dict[str, float] | None:
+    """Return R@1 and P@5 of the photos held out among each other, None where there are none."""
+    if not len(kept):
+        return None
+    which = torch.from_numpy(kept)
+    made = []
+    with progress_line("measuring", "photos") as move:
+        for start in range(0, len(which), _BLOCK):
+            made.append(embed(network, which[start : start + _BLOCK], pixels, SEEN))
+            move(min(start + _BLOCK, len(which)), len(which))
+    figures = retrieval(torch.cat(made), torch.from_numpy(photos.labels[kept]))
+    return {name: round(figure, 4) for name, figure in figures.items()}
+
+
+def _name_of_run(
+    photos: Photos, taught: npt.NDArray[np.int64], network: FromPixels, model: str, plan: Plan
+) -> str:
+    """Name all that the outcome follows from, so that no other run goes on from its checkpoint."""
+    taken, began = (
+        hashlib.blake2b(data, digest_size=16).hexdigest()
+        for data in (taught.tobytes(), dump(network.network))
+    )
+    return fingerprint([photos.identity, taken, model, began, repr(plan)])
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Keep other runs out of a work folder."""
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LookalikeError(
+                f"another run is at work in {place}: wait for it, or give another --work"
+            ) from None
+        try:
+            yield
+        except LookalikeError:
+            with contextlib.suppress(OSError):  # of what was refused at once nothing is left
+                if not any(one.name != ".lock" for one in place.iterdir()):
+                    (place / ".lock").unlink()
+                    place.rmdir()
+            raise
+
+
+@contextmanager
+def _within_memory(batch: int) -> Iterator[None]:
+    """Say what to do where so many views at a time are too many."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise LookalikeError(
+            f"the memory is too small to learn from {batch} views at a time: give a smaller --batch"
+        ) from None

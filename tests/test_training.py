@@ -1,0 +1,675 @@
+"""To train: views, what is to be learned, the loop, the photos, and the command around them."""
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from lookalike import Index, LookalikeError, evaluate
+from lookalike import open as open_index
+from lookalike.cli import main
+from lookalike.cli.training import _show_what_it_gained
+from lookalike.drawing import DrawnCollection
+from lookalike.models.networks import FromPixels, backbone
+from lookalike.training import HeldOut, Trained, fine_tune, job, loop
+from lookalike.training.loop import Plan, embed, features, retrieval, train
+from lookalike.training.objective import Objective, Proxies, Weights, relations
+from lookalike.training.photos import SIDE, UNLABELLED, Photos, Pixels, gather
+from lookalike.training.views import Variety, Views, draw, recoloured
+
+CPU = torch.device("cpu")
+SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's to train
+AS_IT_IS = Variety(least=1, stretch=1, whole=1, colour=0, grey=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are quickest in one thread where other tests run beside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def photos(few: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Photos:
+    return gather([few], tmp_path_factory.mktemp("gathered") / "photos")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that know nothing, of a network that is quick to train."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "untrained.pt"
+    torch.save(torchvision.models.get_model(SMALL, weights=None).state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def few(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two photos each of 18 labels."""
+    folder = tmp_path_factory.mktemp("few") / "photos"
+    folder.mkdir()
+    for photo in sorted(drawn.photos.glob("*.jpg"))[:36]:
+        shutil.copy(photo, folder)
+    labels = folder.with_name("labels.csv")
+    labels.write_text("\n".join(drawn.labels.read_text().splitlines()[:37]))
+    return folder, labels
+
+
+def small(weights: Path) -> FromPixels:
+    return FromPixels(backbone(SMALL, str(weights)), SMALL)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def some_views(n: int, variety: Variety = AS_IT_IS) -> Views:
+    return draw(torch.arange(n), variety, generator())
+
+
+def numbered(n: int) -> torch.Tensor:
+    """Smooth pictures, uint8 (n, 48, 48, 3), each another one."""
+    y, x = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
+    channels = torch.stack([3 * x, 3 * y, 2 * (x + y)], dim=-1)
+    return torch.stack([channels + 10 * number for number in range(n)]).to(torch.uint8)
+
+
+# Views.
+
+
+def test_a_view_of_all_of_a_photo_is_the_photo_maybe_mirrored() -> None:
+    pixels, views = numbered(8), some_views(8)
+    expected = pixels.permute(0, 3, 1, 2).float()
+    mirrored = views.parts[:, 0, 0] < 0
+    assert 0 < mirrored.sum() < 8
+    expected[mirrored] = expected[mirrored].flip(3)
+    assert torch.allclose(views.render(pixels, 48), expected, atol=0.01)
+
+
+def test_a_small_view_is_what_averaging_makes_of_a_photo() -> None:
+    pixels, views = numbered(2), some_views(2)
+    views.parts[:, 0, 0] = 1
+    smaller = functional.avg_pool2d(pixels.permute(0, 3, 1, 2).float(), 3)
+    assert torch.allclose(views.render(pixels, 16), smaller, atol=0.01)
+
+
+def test_a_part_shows_only_that_part() -> None:
+    pixels, views = numbered(1), some_views(1)
+    views.parts[:] = torch.tensor([[0.5, 0, -0.5], [0, 0.5, 0.5]])  # the left half, at the bottom
+    shown = views.render(pixels, 24)[0]
+    expected = pixels[0, 24:, :24].permute(2, 0, 1).float()
+    assert torch.allclose(shown, expected, atol=0.5), "at its edge it is blurred"
+    assert torch.allclose(shown[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=0.01)
+
+
+def test_red_and_blue_change_places() -> None:
+    pixels, views = numbered(4), some_views(4, replace(AS_IT_IS, exchanged=1.0))
+    plain = replace(views, colours=torch.eye(3, 4).expand(4, 3, 4))
+    assert torch.allclose(views.render(pixels, 48), plain.render(pixels, 48).flip(1), atol=0.01)
+
+
+def test_a_grey_view_has_no_colour() -> None:
+    shown = some_views(3, replace(AS_IT_IS, grey=1.0)).render(numbered(3), 48)
+    assert torch.allclose(shown[:, :1].expand_as(shown), shown, atol=0.01)
+
+
+def test_colours_are_laid_over_colours() -> None:
+    pixels = numbered(4) // 4 + 90  # far from black and white, where light is cut off
+    views = some_views(4)
+    over = recoloured(4, Variety(colour=0.2), generator(1))
+    once = views.in_colours(over).render(pixels, 48)
+    seen = views.render(pixels, 48) / 255
+    twice = torch.baddbmm(over[:, :, 3:], over[:, :, :3], seen.flatten(2)).view_as(seen)
+    assert torch.allclose(once, 255 * twice, atol=0.05)
+    assert not torch.allclose(once, 255 * seen, atol=1)
+
+
+def test_drawn_views_lie_within_their_photos_and_repeat() -> None:
+    variety = Variety()
+    views = some_views(2000, variety)
+    reach = views.parts[:, [0, 1], [0, 1]].abs() + views.parts[:, :, 2].abs()
+    assert reach.max() <= 1 + 1e-6
+    area = views.parts[:, [0, 1], [0, 1]].abs().prod(1)
+    assert variety.least * 0.9 < area.min() < 0.4
+    assert 0.1 < (area == 1).float().mean() < 0.2
+    again, other = some_views(2000, variety), draw(torch.arange(2000), variety, generator(1))
+    assert torch.equal(views.parts, again.parts) and torch.equal(views.colours, again.colours)
+    assert not torch.equal(views.parts, other.parts)
+
+
+# What is to be learned.
+
+
+def test_features_near_their_own_proxy_cost_least() -> None:
+    proxies = Proxies(4, 16, temperature=0.06, smoothing=0.0)
+    unit = functional.normalize(proxies.directions.detach(), dim=1)
+    labels = torch.arange(4)
+    right, wrong = proxies(unit, labels), proxies(unit, labels.roll(1))
+    assert 0 <= right < 0.1 < 1 < wrong
+    none = proxies(unit, torch.full((4,), UNLABELLED))
+    assert none == 0
+    half = proxies(unit, torch.tensor([0, 1, UNLABELLED, UNLABELLED]))
+    assert torch.allclose(half, proxies(unit[:2], labels[:2]))
+
+
+def test_relations_cost_nothing_where_they_are_the_same() -> None:
+    teacher = functional.normalize(torch.randn(12, 8, generator=generator()), dim=1)
+    turn = torch.linalg.qr(torch.randn(8, 8, generator=generator(1)))[0]
+    other = functional.normalize(torch.randn(12, 8, generator=generator(2)), dim=1)
+    assert relations(teacher @ turn, teacher, 0.05) == pytest.approx(0, abs=1e-5)
+    assert relations(other, teacher, 0.05) > 0.5
+
+
+def test_every_term_falls_when_it_is_learned() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(32) % 4
+    targets = torch.randn(32, 24, generator=generator()) + 3 * torch.eye(4, 24)[labels]
+    objective = Objective(16, labels, [targets, targets.roll(1, 1)], Weights())
+    learned = torch.nn.Parameter(torch.randn(32, 16, generator=generator(1)))
+    optimizer = torch.optim.Adam([learned, *objective.parameters()], lr=0.02)
+    seen = []
+    for _ in range(80):
+        terms = objective(learned, torch.arange(32))
+        seen.append({name: term.item() for name, term in terms.items()})
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert list(seen[0]) == ["labels", "imitation 1", "imitation 2", "relations"]
+    assert all(seen[-1][name] < 0.6 * seen[0][name] for name in seen[0]), seen[-1]
+
+
+# The loop.
+
+
+def test_a_plan_counts_its_steps_and_rates() -> None:
+    plan = Plan([(96, 25), (160, 9)], batch=4, warm=0.25)
+    assert plan.steps == 8
+    assert list(plan.sides()) == [96] * 6 + [160] * 2
+    shares = [plan.share(step) for step in range(8)]
+    assert shares[1] == max(shares) == 1
+    assert shares[0] == 0.5 and shares[-1] == 0
+    assert shares[1:] == sorted(shares[1:], reverse=True)
+
+
+def learned(
+    weights: Path,
+    photos: Photos,
+    checkpoint: Path,
+    plan: Plan,
+    watched: Callable[[int], None] = lambda step: None,
+) -> dict[str, torch.Tensor]:
+    """Train on the photos; `watched` is told the number of each step."""
+    views = some_views(len(photos), Variety())
+    objective = Objective(1024, torch.from_numpy(photos.labels), [], Weights(), seed=3)
+    steps = iter(range(100))
+    objective.register_forward_hook(lambda *_: watched(next(steps)))
+    network = train(small(weights), objective, views, Pixels(photos, CPU), plan, checkpoint)
+    return network.state_dict()
+
+
+PLAN = Plan([(64, 32), (96, 16)], batch=8, rate=1e-3, still=True, average=0.5)
+
+
+def test_a_stopped_run_comes_to_the_same_weights(
+    weights: Path, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = learned(weights, photos, tmp_path / "whole.pt", PLAN)
+    began = small(weights).state_dict()
+    assert not torch.equal(began["network.conv1.0.weight"], whole["network.conv1.0.weight"])
+    monkeypatch.setattr(loop, "SAVED_EVERY", 0)
+
+    def stop(step: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learned(weights, photos, tmp_path / "part.pt", PLAN, stop)
+    seen: list[int] = []
+    rest = learned(weights, photos, tmp_path / "part.pt", PLAN, seen.append)
+    assert len(seen) == PLAN.steps - 3
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+
+
+@pytest.mark.parametrize("kept", ["other", "damaged"])
+def test_a_checkpoint_of_something_else_is_left(
+    weights: Path, photos: Photos, tmp_path: Path, kept: str
+) -> None:
+    checkpoint, seen = tmp_path / "kept.pt", list[int]()
+    if kept == "other":
+        learned(weights, photos, checkpoint, replace(PLAN, stages=[(64, 8)]))
+    else:
+        checkpoint.write_bytes(b"PK no checkpoint")
+    plan = replace(PLAN, stages=[(64, 16)])
+    learned(weights, photos, checkpoint, plan, seen.append)
+    assert len(seen) == plan.steps
+
+
+def test_features_and_embeddings_are_those_of_the_index(photos: Photos, index: Index) -> None:
+    network = FromPixels(backbone())
+    made = embed(network, torch.arange(len(photos)), Pixels(photos, CPU))
+    assert torch.allclose(made.norm(dim=1), torch.ones(len(photos)), atol=1e-5)
+    of_index = index.searcher.rows.vectors(np.argsort(index.searcher.rows.ids)[: len(photos)])
+    cosines = (made.numpy() * of_index).sum(1)
+    assert np.median(cosines) > 0.98, "the same photos, decoded along another road"
+    views = some_views(8)
+    views.parts[:, 0, 0] = 1
+    seen = features(network, views, Pixels(photos, CPU), 224)
+    assert seen.dtype == torch.float16 and seen.shape == (8, 512)
+    assert functional.cosine_similarity(seen.float(), made[:8]).min() > 0.97
+
+
+def test_retrieval_is_that_of_evaluate(index: Index) -> None:
+    rows = index.searcher.rows
+    vectors = torch.from_numpy(rows.vectors(np.arange(len(rows))))
+    names = rows.labels.to_pylist()
+    labels = torch.tensor([sorted(set(names)).index(name) for name in names])
+    found, known = retrieval(vectors, labels), evaluate.by_label(rows)
+    assert found == pytest.approx({name: known[name] for name in ("R@1", "P@5")}, abs=1e-4)
+    few = retrieval(torch.eye(4)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]))
+    assert few == pytest.approx({"R@1": 1, "P@5": 1 / 3}), "of three others one is right"
+
+
+# Photos.
+
+
+@pytest.fixture
+def mixed(drawn: DrawnCollection, tmp_path: Path) -> tuple[Path, Path]:
+    """Six photos of two labels, one of them no picture, one empty; one more without a label."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number, photo in enumerate(sorted(drawn.photos.glob("*.jpg"))[:7]):
+        shutil.copy(photo, folder / f"{number}.jpg")
+    (folder / "1.jpg").write_text("no picture")
+    (folder / "2.jpg").write_bytes(b"")
+    labels = tmp_path / "labels.csv"
+    rows = [f"{n}.jpg,{'red' if n % 2 else 'blue'}" for n in range(6)]
+    labels.write_text("\n".join(["image,Class", *rows, "elsewhere.jpg,red", ""]))
+    return folder, labels
+
+
+def test_photos_are_decoded_in_order_and_others_counted(
+    mixed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    photos = gather([mixed], tmp_path / "kept")
+    assert list(photos.classes) == ["blue", "red"]
+    assert photos.labels.tolist() == [0, 1, 0, 1, UNLABELLED]
+    assert sum(photos.skipped.values()) == 2 and photos.skipped["empty file"] == 1
+    assert any("not an image" in reason for reason in photos.skipped)
+    assert (photos.unlabelled, photos.unused_labels) == (0, 1)
+    with Image.open(mixed[0] / "3.jpg") as image:
+        expected = np.asarray(image.convert("RGB").resize((SIDE, SIDE)), np.float32)
+    assert photos.pixels().shape == (5, SIDE, SIDE, 3)
+    assert np.abs(photos.pixels()[1] - expected).mean() < 6
+    only = gather([mixed], tmp_path / "labelled", labelled=True)
+    assert only.labels.tolist() == [0, 1, 0, 1] and only.unlabelled == 1
+    assert sorted(os.listdir(tmp_path)) == ["kept", "labelled", "labels.csv", "mixed"]
+
+
+def test_decoded_photos_are_taken_again_unless_something_changed(
+    mixed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, labels = mixed
+    kept = tmp_path / "kept"
+
+    def gathered() -> tuple[Photos, bool]:
+        before = (kept / "pixels").stat().st_mtime_ns if kept.exists() else None
+        photos = gather([mixed], kept)
+        return photos, (kept / "pixels").stat().st_mtime_ns == before
+
+    first, _ = gathered()
+    again, taken = gathered()
+    assert taken and again.identity == first.identity
+    labels.write_text(labels.read_text().replace("3.jpg,red", "3.jpg,green"))
+    relabelled, taken = gathered()
+    assert not taken and list(relabelled.classes) == ["blue", "green", "red"]
+    shutil.copy(folder / "0.jpg", folder / "2.jpg")
+    more, taken = gathered()
+    assert not taken and len(more) == len(first) + 1
+    (kept / "photos.json").write_text("{}")
+    assert len(gathered()[0]) == len(more), "what is damaged is made again"
+
+
+def test_what_cannot_be_gathered_is_said(
+    mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (mixed[0] / "2.jpg").write_text("nor this")
+    mixed[1].write_text("image,Class\n1.jpg,red\n2.jpg,red\n3.jpg,blue\n")
+    with pytest.raises(LookalikeError, match=r"the 1 labelled photos have one label, 'blue'"):
+        gather([mixed], tmp_path / "kept", labelled=True)
+    with pytest.raises(LookalikeError, match=r"holds something else.*--work"):
+        gather([mixed], tmp_path / "taken")
+    with pytest.raises(LookalikeError, match=r"none of these can be read .*not an image"):
+        gather([(mixed[0] / "1.jpg", None)], tmp_path / "kept")
+    with pytest.raises(LookalikeError, match=r"takes files: copy .*s3a://"):
+        gather([("s3a://bucket/photos", None)], tmp_path / "kept")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(LookalikeError, match=r"need 0\.0 GB .*: make room, .*--work"):
+        gather([mixed], tmp_path / "kept")
+    assert sorted(os.listdir(tmp_path)) == ["labels.csv", "mixed", "taken"]
+
+
+# What is held out.
+
+
+def test_whole_classes_are_held_out_where_there_are_many() -> None:
+    labels = np.arange(120) % 20
+    kept, whole = job.hold_out(labels, 0.2, 0)
+    assert whole and len(kept) == 24
+    assert len(set(labels[kept])) == 4
+    assert not set(labels[kept]) & set(np.delete(labels, kept))
+    assert np.array_equal(kept, job.hold_out(labels, 0.2, 0)[0])
+    assert not np.array_equal(kept, job.hold_out(labels, 0.2, 1)[0])
+    assert len(set(np.delete(labels, job.hold_out(labels, 0.99, 0)[0]))) == 2
+
+
+def test_photos_of_each_class_are_held_out_where_there_are_few() -> None:
+    labels = np.concatenate([np.full(20, 0), np.full(4, 1), np.full(2, 2), [UNLABELLED] * 9])
+    kept, whole = job.hold_out(labels, 0.2, 0)
+    assert not whole
+    assert sorted(labels[kept].tolist()) == [0, 0, 0, 0, 1, 1]
+    assert len(set(kept.tolist())) == 6
+
+
+@pytest.mark.parametrize(
+    ("labels", "share"), [(np.arange(40) % 4, 0.0), (np.arange(9) % 3, 0.2), (np.arange(9), 0.2)]
+)
+def test_nothing_is_held_out_where_it_is_not_wanted_or_too_little(
+    labels: np.ndarray[Any, np.dtype[np.int64]], share: float
+) -> None:
+    kept, whole = job.hold_out(labels, share, 0)
+    assert (len(kept), whole) == (0, False)
+
+
+def test_of_very_many_photos_some_are_enough() -> None:
+    labels = np.arange(200_000) % 100
+    assert len(job.hold_out(labels, 0.5, 0)[0]) == 10_000
+    assert len(job.hold_out(labels % 2, 0.5, 0)[0]) == 10_000
+
+
+def test_few_photos_are_looked_at_more_often_and_fewer_at_a_time() -> None:
+    batches = {n: job._plan(n, None, None, 0).batch for n in (4, 100, 1000, 5000, 10**6)}
+    assert batches == {4: 8, 100: 8, 1000: 64, 5000: 128, 10**6: 128}
+    assert job._plan(4, None, None, 0).steps == 100
+    assert job._plan(5000, None, None, 0).stages == [(224, 60_000)]
+    assert job._plan(5000, 3, 64, 0).stages == [(224, 15_000)]
+    assert job._plan(4, 1, None, 0).steps == 1
+
+
+# The command.
+
+TINY = ["--model", SMALL, "--epochs", "1", "--batch", "8"]
+
+
+@pytest.fixture
+def lookalike(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_weights_are_trained_and_searched_with(
+    lookalike: Run,
+    few: tuple[Path, Path],
+    drawn: DrawnCollection,
+    weights: Path,
+    tmp_path: Path,
+) -> None:
+    folder, labels = few
+    out = tmp_path / "new" / "mine.safetensors"
+    asked = ["train", folder, "--labels", labels, "--out", out, *TINY]
+    code, said, noted = lookalike(*asked, "--weights", weights)
+    assert code == 0, noted
+    assert f"{out}: {SMALL} has learned from 28 photos of 14 labels, 24 views" in noted
+    assert "8 photos of 4 labels held out" in said and "R@1 0." in said and " -> " in said
+    assert f"next: lookalike index {folder} --model {SMALL} --weights {out} --out " in said
+    assert os.listdir(out.parent) == [out.name], "the work folder is gone"
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["learned_from"] == "28 photos of 14 classes"
+        assert file.metadata()["dim"] == "1024"
+        assert file.get_tensor("conv1.0.weight").dtype == torch.float16
+    own, began = backbone(SMALL, str(out)), backbone(SMALL, str(weights))
+    assert own.state_dict().keys() == began.state_dict().keys()
+
+    made = tmp_path / "cars.index"
+    code, _, noted = lookalike(
+        *("index", folder, "--model", SMALL, "--weights", out, "--out", made, "--no-spark")
+    )
+    assert code == 0, noted
+    new = min(drawn.new.rglob("*.jpg"))
+    code, said, _ = lookalike("search", made, new, "--json")
+    assert len(json.loads(said)["neighbors"]) == 5
+    with Image.open(new) as image:
+        pixels = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
+    with torch.no_grad():
+        expected = FromPixels(own, SMALL).eval()(torch.tensor(pixels[None]))[0].numpy()
+    vector = open_index(made).embedder(new)
+    assert vector @ (expected / np.linalg.norm(expected)) > 0.999
+
+
+def test_a_stopped_command_goes_on_to_the_same_file(
+    lookalike: Run,
+    few: tuple[Path, Path],
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
+    asked = ["train", few[0], "--labels", few[1], "--weights", weights, *TINY]
+    code, said, _ = lookalike(*asked, "--out", whole, "--json")
+    assert code == 0
+    told = json.loads(said)
+    assert told["out"] == str(whole) and told["views"] == 24 and told["photos"] == 28
+    assert told["held_out"]["photos"] == 8 and told["held_out"]["whole"]
+    assert set(told["held_out"]["before"]) == set(told["held_out"]["after"]) == {"R@1", "P@5"}
+
+    saved, save = [], loop._save
+
+    def stop(*arguments: Any) -> None:
+        save(*arguments)
+        saved.append(arguments[-1])
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "SAVED_EVERY", 0)
+    monkeypatch.setattr(loop, "_save", stop)
+    code, said, noted = lookalike(*asked, "--out", part)
+    work = tmp_path / ".part.safetensors.work"
+    assert (code, said) == (1, "")
+    assert noted.endswith(f"stopped; what is done is in {work}: run the same command to go on\n")
+    assert work.is_dir() and not part.exists()
+    code, said, noted = lookalike(*asked, "--out", part)
+    assert code == 0, noted
+    assert saved == [1, 2, 3], "it went on at the third step"
+    ours, theirs = load_file(part), load_file(whole)
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert sorted(os.listdir(tmp_path)) == [part.name, whole.name]
+
+    code, _, noted = lookalike(*asked, "--out", part)
+    assert code == 1 and "is there already" in noted and "--overwrite" in noted
+
+
+def test_all_photos_are_learned_from_where_nothing_is_held_out(
+    lookalike: Run, mixed: tuple[Path, Path], weights: Path, tmp_path: Path
+) -> None:
+    folder, labels = mixed
+    out, work = tmp_path / "mine.safetensors", tmp_path / "work"
+    asked = ["train", folder, "--labels", labels, "--out", out, "--weights", weights, *TINY]
+    code, said, noted = lookalike(*asked, "--work", work, "--held-out", "0")
+    assert code == 0, noted
+    assert "nothing was measured" in said and "next: lookalike index" in said
+    assert "learned from 4 photos of 2 labels, 8 views" in noted
+    assert "2 skipped: " in noted and "1 empty file" in noted
+    assert "1 photos have no label" in noted and "1 labels are of no photo" in noted
+    assert sorted(os.listdir(work)) == [".lock", "photos"], "a folder that was named is kept"
+    code, _, noted = lookalike(*asked, "--work", work, "--overwrite")
+    assert code == 0 and "of so few photos none are held out" in noted
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "words"),
+    [
+        ("image,Class\nx.jpg,red\n", [], ["none of the 1 labels", "'image'", "'0.jpg'"]),
+        ("image,Class\n0.jpg,red\n3.jpg,red\n", [], ["one label, 'red'", "two kinds"]),
+        ("image,Class\n0.jpg,red\n3.jpg,blue\n", [], ["each of the 2 labels has one photo"]),
+        ("image,Class\n0.jpg,a\n3.jpg,a\n1.jpg,b\n", [], ["one label, 'a'"]),
+        ("image,Kind\n0.jpg,red\n", [], ["lacks the column", "--label-name"]),
+        (None, ["--labels", "{tmp}/nowhere.csv"], ["cannot read the labels"]),
+        (None, ["--out", "{tmp}/x.pt"], ["ends in .safetensors"]),
+        (None, ["--out", "{tmp}/folder.safetensors"], ["is a folder"]),
+        (None, ["--model", "resnet17"], ["no classification network 'resnet17'"]),
+        (None, ["--model", SMALL, "--weights", "cars"], ["of resnet18", "--weights imagenet"]),
+        (None, ["--weights", "nowhere.pt"], ["no weights 'nowhere.pt'"]),
+        (None, ["--device", "tpu"], ["no device 'tpu'", "cpu"]),
+        (None, ["--epochs", "0"], ["--epochs is 0"]),
+        (None, ["--batch", "-1"], ["--batch is -1"]),
+        (None, ["--held-out", "1"], ["--held-out is 1", "0.2"]),
+        (None, ["--work", "{tmp}"], ["holds something else", "--work"]),
+    ],
+    ids=lambda given: " ".join(given)[:40] if isinstance(given, list) else None,
+)
+def test_what_is_wrong_is_said_in_a_line(
+    lookalike: Run,
+    mixed: tuple[Path, Path],
+    tmp_path: Path,
+    labels: str | None,
+    options: list[str],
+    words: list[str],
+) -> None:
+    folder, file = mixed
+    file.write_text(labels or file.read_text())
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "photos").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    named = [option.format(tmp=tmp_path) for option in options]
+    out = tmp_path / "x.safetensors"
+    code, said, noted = lookalike("train", folder, "--labels", file, "--out", out, *named)
+    assert (code, said) == (1, ""), noted
+    assert noted.startswith("error: ") and noted.count("\n") == 1
+    assert all(word in noted for word in words), noted
+    assert sorted(set(os.listdir(tmp_path)) - {".lock"}) == before
+
+
+@pytest.mark.parametrize("place", ["empty", "s3a://bucket/photos", "table.parquet"])
+def test_what_is_no_folder_of_photos_is_refused(
+    lookalike: Run, mixed: tuple[Path, Path], tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "table.parquet").touch()
+    images = place if "://" in place else str(tmp_path / place)
+    out = tmp_path / "x.safetensors"
+    code, said, noted = lookalike("train", images, "--labels", mixed[1], "--out", out)
+    assert (code, said) == (1, "") and noted.count("\n") == 1
+    assert ("no images" if place == "empty" else "to train takes files") in noted
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_said(mixed: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(LookalikeError, match="no CUDA here"):
+        fine_tune(*mixed, tmp_path / "x.safetensors", device="cuda")
+
+
+def test_two_runs_do_not_share_a_folder(mixed: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    with (
+        job._alone(job.work_folder(out, None)),
+        pytest.raises(LookalikeError, match="another run is at work"),
+    ):
+        fine_tune(*mixed, out)
+
+
+def test_weights_that_run_away_are_not_written(
+    mixed: tuple[Path, Path], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(job._plan(4, 8, 8, 0), rate=1e30, new_rate=1e30, warm=0.0001)
+    monkeypatch.setattr(job, "_plan", lambda *_: plan)
+    with pytest.raises(LookalikeError, match=r"went astray|have grown beyond.*--weights"):
+        fine_tune(*mixed, tmp_path / "x.safetensors", model=SMALL, weights=str(weights))
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_what_got_worse_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    held = HeldOut(800, 20, True, {"R@1": 0.5, "P@5": 0.4}, {"R@1": 0.6, "P@5": 0.5})
+    done = Trained(Path("x"), "resnet18", "cars", "cpu", 9, 3, 90, 1.0, {}, 0, 0, held)
+    _show_what_it_gained(done)
+    said = capsys.readouterr()
+    assert said.out.startswith("R@1 0.500 -> 0.600, P@5 0.400 -> 0.500: ") and not said.err
+    worse = replace(held, photos=20, before=held.after, after=held.before)
+    _show_what_it_gained(replace(done, held_out=worse))
+    noted = capsys.readouterr().err
+    assert "it got worse: stay with --weights cars" in noted and "figures are rough" in noted
+
+
+# The recipe of the bundled weights.
+
+
+def recipe() -> ModuleType:
+    path = Path(__file__).parents[1] / "training" / "recipe.py"
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["recipe"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.long
+def test_the_recipe_runs_from_end_to_end(
+    mixed: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = recipe()
+    tiny = replace(
+        made.RECIPE,
+        views=2,
+        teacher=replace(made.RECIPE.teacher, batch=8),
+        student=replace(made.RECIPE.student, batch=8),
+    )
+    monkeypatch.setattr(made, "RECIPE", tiny)
+    folder, labels = mixed
+    others = tmp_path / "others"
+    others.mkdir()
+    shutil.copy(folder / "0.jpg", others / "another.jpg")
+    out = tmp_path / "student.safetensors"
+    asked = f"--photos {folder} --labels {labels} --others {others} --work {tmp_path / 'work'}"
+    asked += f" --out {out} --held-out 1 --judge {folder} --judge-labels {labels}"
+    monkeypatch.setattr(sys, "argv", ["recipe.py", *asked.split(), "--scale", "0.00002"])
+    made.main()
+    told = json.loads(capsys.readouterr().out)
+    assert told["weights"] == str(out)
+    assert set(told["student"]) == set(told["teacher"]) == set(told["imagenet"]) == {"R@1", "P@5"}
+    assert told["judged"]["labelled_queries"] == 4
+    known, student = backbone().state_dict(), backbone("resnet18", str(out)).state_dict()
+    assert known.keys() == student.keys()
