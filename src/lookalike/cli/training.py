@@ -10,7 +10,6 @@ from lookalike.cli.arguments import (
     AsJson,
     Device,
     ImageName,
-    ImagesArgument,
     LabelName,
     ModelName,
     Overwrite,
@@ -26,7 +25,9 @@ _FEW = 100  # photos held out, of which each is a per cent or more
 
 
 def train(
-    images: ImagesArgument,
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES", help="A folder, a file or a glob.")
+    ],
     labels: Annotated[
         Path, typer.Option(help="CSV file with the columns `image` and `Class`.", metavar="CSV")
     ],

@@ -244,6 +244,11 @@ def _check(
 
 def _network(model: str, weights: str) -> FromPixels:
     network = FromPixels(backbone(model, weights), model)
+    if getattr(network.network, "transform_input", False):  # of two that torchvision took over
+        raise LookalikeError(
+            f"{model} scales its images in a way of its own, which a file of weights cannot say: "
+            "name another --model"
+        )
     try:
         network.width()
     except RuntimeError as error:

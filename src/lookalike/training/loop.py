@@ -19,7 +19,7 @@ from lookalike.models.networks import FromPixels
 from lookalike.training.photos import Pixels
 from lookalike.training.views import Variety, Views, recoloured
 
-SAVED_EVERY = 60.0
+SAVED_EVERY = 20.0
 """Seconds of training that a killed run loses at most."""
 
 Report = Callable[[int, int, dict[str, float]], None]
