@@ -7,6 +7,7 @@ blue exchanged, which Stanford Cars as we have them already are: nobody should h
 """
 
 import argparse
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 import lookalike
 from lookalike import evaluate
+from lookalike.images import BadImage, decode, decode_path, locate, walk
 
 
 def judge(
@@ -26,11 +28,15 @@ def judge(
         work = Path(name)
         exchanged = work / "exchanged"
         exchanged.mkdir()
-        for file in photos.iterdir():
-            with Image.open(file) as image:
-                red, green, blue = image.convert("RGB").split()
-            Image.merge("RGB", (blue, green, red)).save(exchanged / file.name, quality=95)
-        found = {}
+        for found in walk(locate(photos)):
+            with contextlib.suppress(BadImage):  # indexing counts it
+                image = decode((photos / decode_path(found.path)).read_bytes())
+                red, green, blue = image.split()
+                (exchanged / found.path).parent.mkdir(parents=True, exist_ok=True)
+                Image.merge("RGB", (blue, green, red)).save(
+                    exchanged / found.path, "JPEG", quality=95
+                )
+        figures = {}
         for kind, folder in {"as they are": photos, "exchanged": exchanged}.items():
             index = lookalike.index(
                 folder,
@@ -41,8 +47,8 @@ def judge(
                 precision="f32",
                 spark=False,
             )
-            found[kind] = evaluate.by_label(index.searcher.rows)
-        return found
+            figures[kind] = evaluate.by_label(index.searcher.rows, len(index))
+        return figures
 
 
 def main() -> None:

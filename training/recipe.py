@@ -17,8 +17,10 @@ from typing import cast
 import torch
 import torchvision
 
+from judge import judge
 from lookalike.cache import new_file
 from lookalike.models import find_device
+from lookalike.models.model import fingerprint
 from lookalike.models.networks import FromPixels, backbone
 from lookalike.training.job import save
 from lookalike.training.loop import Plan, embed, features, retrieval, train
@@ -88,7 +90,8 @@ def make(
 ) -> tuple[FromPixels, FromPixels]:
     """Return the teacher and its student, who have learned from photos of these numbers (n,).
 
-    What is done is kept in the folder `work`, from where it goes on.
+    What is done is kept in the folder `work`, which is of this recipe and these photos alone, and
+    from where it goes on.
     """
     pixels = Pixels(photos, device)
     labels = torch.from_numpy(photos.labels).to(device)
@@ -100,14 +103,12 @@ def make(
         say(f"  {done}/{steps} " + " ".join(f"{name} {term:.3f}" for name, term in terms.items()))
 
     def look(network: FromPixels, name: str) -> torch.Tensor:
-        file, asked = work / f"{name}.pt", repr(recipe)
+        file = work / f"{name}.pt"
         if file.is_file():
-            kept = torch.load(file, map_location=device, weights_only=True)
-            if kept["asked"] == asked and len(kept["features"]) == len(views):
-                return cast(torch.Tensor, kept["features"])
+            return cast(torch.Tensor, torch.load(file, map_location=device, weights_only=True))
         made = features(network, views, pixels, SIDE)
         with new_file(file) as part:
-            torch.save({"asked": asked, "features": made}, part)
+            torch.save(made, part)
         return made
 
     teacher = FromPixels(backbone(TEACHER, "imagenet"), TEACHER)
@@ -135,16 +136,18 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True, help="a CSV file: image, Class")
     parser.add_argument("--others", type=Path, help="a folder of photos of other things")
     parser.add_argument("--work", type=Path, default=Path("training/work"))
-    parser.add_argument("--out", type=Path, help="[default: student.safetensors in --work]")
+    parser.add_argument("--out", type=Path, help="[default: a file in --work]")
     parser.add_argument(
         "--held-out", type=int, default=0, help="the last so many classes, to judge"
     )
-    parser.add_argument("--judge", type=Path, help="a folder of photos for the last word")
+    parser.add_argument("--judge", type=Path, help="a folder of labelled photos for the last word")
     parser.add_argument("--judge-labels", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1, help="of the views looked at, for a try")
     given = parser.parse_args()
+    if (given.judge is None) != (given.judge_labels is None):
+        parser.error("--judge and --judge-labels go together")
 
     started = time.monotonic()
 
@@ -159,14 +162,16 @@ def main() -> None:
     say(f"{len(photos):,} photos of {len(photos.classes)} classes, on {device}")
 
     known = torch.from_numpy(photos.labels)
-    order = sorted(
-        range(len(photos.classes)), key=lambda of: (len(photos.classes[of]), photos.classes[of])
-    )
-    kept = torch.tensor(order[len(order) - given.held_out :], dtype=torch.int64)
-    is_kept = torch.isin(known, kept)
+    if not 0 <= given.held_out < len(photos.classes):
+        parser.error(f"--held-out is {given.held_out} of {len(photos.classes)} classes")
+    order = sorted(range(len(photos.classes)), key=lambda of: natural(photos.classes[of]))
+    is_kept = torch.isin(known, torch.tensor(order[len(order) - given.held_out :]))
+    taught = torch.nonzero(~is_kept)[:, 0]
     recipe = scaled(replace(RECIPE, seed=given.seed), given.scale)
-    teacher, student = make(recipe, photos, torch.nonzero(~is_kept)[:, 0], given.work, device, say)
-    out = given.out or given.work / "student.safetensors"
+    run = given.work / fingerprint([photos.identity, str(given.held_out), repr(recipe)])
+    run.mkdir(exist_ok=True)
+    teacher, student = make(recipe, photos, taught, run, device, say)
+    out = given.out or run / "student.safetensors"
     save(student, out, ABOUT)
     found: dict[str, object] = {"weights": str(out), "device": str(device)}
     if given.held_out:
@@ -176,12 +181,15 @@ def main() -> None:
         networks = {"imagenet": imagenet, "teacher": teacher, "student": student}
         for name, network in networks.items():
             found[name] = retrieval(embed(network, which, pixels, SIDE), known[which])
-    if given.judge:
-        from judge import judge  # it needs all of lookalike, which training itself does not
-
-        found["judged"] = judge(given.judge, given.judge_labels, str(out))
     found["seconds"] = round(time.monotonic() - started)
+    if given.judge:
+        found["judged"] = judge(given.judge, given.judge_labels, str(out))
     print(json.dumps(found, indent=1))  # noqa: T201
+
+
+def natural(name: str) -> tuple[int, str]:
+    """Return what puts class 9 before class 10."""
+    return len(name), name
 
 
 def scaled(recipe: Recipe, scale: float) -> Recipe:
