@@ -738,7 +738,10 @@ def test_what_got_worse_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     _show_what_it_gained(replace(done, held_out=worse))
     noted = capsys.readouterr().err
     assert "it got worse: stay with --weights cars" in noted and "figures are rough" in noted
-    _show_what_it_gained(replace(done, held_out=replace(held, classes=9)))
+    fewer = replace(held, classes=9)
+    _show_what_it_gained(replace(done, held_out=replace(fewer, whole=False)))
+    assert not capsys.readouterr().err
+    _show_what_it_gained(replace(done, held_out=fewer))
     assert capsys.readouterr().err.startswith("of so few labels these figures flatter")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lookalike.training import Trained
 
 _FEW = 100  # photos held out, of which each is a per cent or more
-_FEW_LABELS = 10
+_FEW_LABELS = 10  # held out, of all that searches will have to tell apart
 
 
 def train(
@@ -146,8 +146,8 @@ def _show_what_it_gained(done: "Trained") -> None:
     )
     if held.photos < _FEW:
         notes.print("of so few photos these figures are rough: another --seed holds out others")
-    if held.classes < _FEW_LABELS:
-        notes.print("of so few labels these figures flatter: among more it is harder")
+    if held.whole and held.classes < _FEW_LABELS:
+        notes.print("of so few labels these figures flatter: more are harder to tell apart")
     if held.after["R@1"] < held.before["R@1"]:
         notes.print(
             f"it got worse: stay with --weights {done.weights}, or try more photos of each label, "

@@ -389,7 +389,7 @@ def _alone(place: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(OSError):  # of what was refused at once nothing is left
+            with contextlib.suppress(OSError):  # of what came to nothing nothing is left
                 if not any(one.name != ".lock" for one in place.iterdir()):
                     (place / ".lock").unlink()
                     place.rmdir()
