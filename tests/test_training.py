@@ -1,4 +1,4 @@
-"""To train: views, what is to be learned, the loop, the photos, and the command around them."""
+"""Training: views, what is to be learned, the loop, the photos, and the command around them."""
 
 import json
 import os
@@ -16,17 +16,17 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch.nn import functional
 
 import recipe
 from lookalike import Index, LookalikeError, evaluate
 from lookalike import open as open_index
 from lookalike.cli import main
-from lookalike.cli.training import _show_what_it_gained
+from lookalike.cli.training import _name_of_index, _show_what_it_gained
 from lookalike.drawing import DrawnCollection
 from lookalike.models.networks import FromPixels, backbone
 from lookalike.training import HeldOut, Trained, fine_tune, job, loop
+from lookalike.training import photos as training_photos
 from lookalike.training.loop import Plan, embed, features, retrieval, train
 from lookalike.training.objective import Objective, Proxies, Weights, relations
 from lookalike.training.photos import SIDE, UNLABELLED, Photos, Pixels, gather
@@ -195,6 +195,15 @@ def test_every_term_falls_when_it_is_learned() -> None:
     assert all(seen[-1][name] < 0.6 * seen[0][name] for name in seen[0]), seen[-1]
 
 
+def test_an_objective_leaves_the_numbers_of_its_caller_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, other = (Objective(8, torch.arange(4), [], Weights(), seed=1) for _ in range(2))
+    assert torch.equal(one.proxies.directions, other.proxies.directions)
+    assert torch.equal(torch.rand(3), expected)
+
+
 # The loop.
 
 
@@ -203,9 +212,15 @@ def test_a_plan_counts_its_steps_and_rates() -> None:
     assert plan.steps == 8
     assert list(plan.sides()) == [96] * 6 + [160] * 2
     shares = [plan.share(step) for step in range(8)]
-    assert shares[1] == max(shares) == 1
-    assert shares[0] == 0.5 and shares[-1] == 0
-    assert shares[1:] == sorted(shares[1:], reverse=True)
+    assert shares[:2] == [0.25, 0.75] and shares[2] == max(shares) > 0.9
+    assert shares[2:] == sorted(shares[2:], reverse=True) and 0 < shares[-1] < 0.1
+
+
+def test_one_step_teaches_something(weights: Path, photos: Photos, tmp_path: Path) -> None:
+    plan = replace(PLAN, stages=[(32, 8)])
+    after = learned(weights, photos, tmp_path / "kept.pt", plan)
+    before = small(weights).state_dict()["network.conv1.0.weight"]
+    assert plan.steps == 1 and not torch.equal(before, after["network.conv1.0.weight"])
 
 
 def learned(
@@ -224,7 +239,7 @@ def learned(
     return network.state_dict()
 
 
-PLAN = Plan([(64, 32), (96, 16)], batch=8, rate=1e-3, still=True, average=0.5)
+PLAN = Plan([(32, 32), (64, 16)], batch=8, rate=1e-3, still=True, average=0.5)
 
 
 def test_a_stopped_run_comes_to_the_same_weights(
@@ -247,16 +262,18 @@ def test_a_stopped_run_comes_to_the_same_weights(
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
 
 
-@pytest.mark.parametrize("kept", ["other", "damaged"])
+@pytest.mark.parametrize("kept", ["other", "damaged", "half"])
 def test_a_checkpoint_of_something_else_is_left(
     weights: Path, photos: Photos, tmp_path: Path, kept: str
 ) -> None:
     checkpoint, seen = tmp_path / "kept.pt", list[int]()
     if kept == "other":
-        learned(weights, photos, checkpoint, replace(PLAN, stages=[(64, 8)]))
-    else:
+        learned(weights, photos, checkpoint, replace(PLAN, stages=[(32, 8)]))
+    if kept == "damaged":
         checkpoint.write_bytes(b"PK no checkpoint")
-    plan = replace(PLAN, stages=[(64, 16)])
+    if kept == "half":
+        torch.save({}, checkpoint)
+    plan = replace(PLAN, stages=[(32, 16)])
     learned(weights, photos, checkpoint, plan, seen.append)
     assert len(seen) == plan.steps
 
@@ -307,19 +324,17 @@ def mixed(drawn: DrawnCollection, tmp_path: Path) -> tuple[Path, Path]:
 def test_photos_are_decoded_in_order_and_others_counted(
     mixed: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    photos = gather([mixed], tmp_path / "kept")
+    photos = gather([mixed, (mixed[0] / "6.jpg", None)], tmp_path / "kept")
     assert list(photos.classes) == ["blue", "red"]
     assert photos.labels.tolist() == [0, 1, 0, 1, UNLABELLED]
     assert sum(photos.skipped.values()) == 2 and photos.skipped["empty file"] == 1
     assert any("not an image" in reason for reason in photos.skipped)
-    assert (photos.unlabelled, photos.unused_labels) == (0, 1)
+    assert (photos.unlabelled, photos.unused_labels) == (1, 1)
     with Image.open(mixed[0] / "3.jpg") as image:
         expected = np.asarray(image.convert("RGB").resize((SIDE, SIDE)), np.float32)
     assert photos.pixels().shape == (5, SIDE, SIDE, 3)
     assert np.abs(photos.pixels()[1] - expected).mean() < 6
-    only = gather([mixed], tmp_path / "labelled", labelled=True)
-    assert only.labels.tolist() == [0, 1, 0, 1] and only.unlabelled == 1
-    assert sorted(os.listdir(tmp_path)) == ["kept", "labelled", "labels.csv", "mixed"]
+    assert sorted(os.listdir(tmp_path)) == ["kept", "labels.csv", "mixed"]
 
 
 def test_decoded_photos_are_taken_again_unless_something_changed(
@@ -349,21 +364,38 @@ def test_decoded_photos_are_taken_again_unless_something_changed(
 def test_what_cannot_be_gathered_is_said(
     mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "taken").mkdir()
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    for name in ("photos.json", "my own.jpg"):
+        (taken / name).touch()
     (mixed[0] / "2.jpg").write_text("nor this")
     mixed[1].write_text("image,Class\n1.jpg,red\n2.jpg,red\n3.jpg,blue\n")
     with pytest.raises(LookalikeError, match=r"the 1 labelled photos have one label, 'blue'"):
-        gather([mixed], tmp_path / "kept", labelled=True)
+        gather([mixed], tmp_path / "kept")
     with pytest.raises(LookalikeError, match=r"holds something else.*--work"):
-        gather([mixed], tmp_path / "taken")
+        gather([mixed], taken)
+    assert len(os.listdir(taken)) == 2
     with pytest.raises(LookalikeError, match=r"none of these can be read .*not an image"):
         gather([(mixed[0] / "1.jpg", None)], tmp_path / "kept")
     with pytest.raises(LookalikeError, match=r"takes files: copy .*s3a://"):
         gather([("s3a://bucket/photos", None)], tmp_path / "kept")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(LookalikeError, match=r"need 0\.0 GB .*: make room, .*--work"):
-        gather([mixed], tmp_path / "kept")
+        gather([(mixed[0], None)], tmp_path / "kept")
     assert sorted(os.listdir(tmp_path)) == ["labels.csv", "mixed", "taken"]
+
+
+def test_reasons_are_counted_whatever_their_sizes(tmp_path: Path) -> None:
+    for side in (2, 3, 64):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
+    photos = gather([(tmp_path / "*.png", None)], tmp_path / "kept")
+    assert list(photos.skipped.values()) == [2] and ":" not in "".join(photos.skipped)
+
+
+def test_pixels_are_copied_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_photos, "_BLOCK", 3)
+    pixels = np.arange(7 * 12, dtype=np.uint8).reshape(7, 2, 2, 3)
+    assert np.array_equal(training_photos._copied(pixels, CPU).numpy(), pixels)
 
 
 # What is held out.
@@ -452,11 +484,13 @@ def test_weights_are_trained_and_searched_with(
     assert code == 0, noted
     assert f"{out}: {SMALL} has learned from 28 photos of 14 labels, 24 views" in noted
     assert "8 photos of 4 labels held out" in said and "R@1 0." in said and " -> " in said
-    assert f"next: lookalike index {folder} --model {SMALL} --weights {out} --out " in said
+    named = f"--labels {labels} --model {SMALL} --weights {out} --out photos.index"
+    assert f"next: lookalike index {folder} {named}\n" in said
     assert os.listdir(out.parent) == [out.name], "the work folder is gone"
     with safe_open(out, "pt") as file:
-        assert file.metadata()["learned_from"] == "28 photos of 14 classes"
-        assert file.metadata()["dim"] == "1024"
+        about = json.loads(file.metadata()["about"])
+        assert about["learned_from"] == "28 photos of 14 classes" and about["dim"] == "1024"
+        assert about["began_with"] == weights.name
         assert file.get_tensor("conv1.0.weight").dtype == torch.float16
     own, began = backbone(SMALL, str(out)), backbone(SMALL, str(weights))
     assert own.state_dict().keys() == began.state_dict().keys()
@@ -506,17 +540,34 @@ def test_a_stopped_command_goes_on_to_the_same_file(
     code, said, noted = lookalike(*asked, "--out", part)
     work = tmp_path / ".part.safetensors.work"
     assert (code, said) == (1, "")
-    assert noted.endswith(f"stopped; what is done is in {work}: run the same command to go on\n")
+    assert noted.endswith(
+        f"stopped; the decoded photos and what was learned are in {work}: "
+        "run the same command to go on\n"
+    )
     assert work.is_dir() and not part.exists()
     code, said, noted = lookalike(*asked, "--out", part)
     assert code == 0, noted
     assert saved == [1, 2, 3], "it went on at the third step"
-    ours, theirs = load_file(part), load_file(whole)
-    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert part.read_bytes() == whole.read_bytes()
     assert sorted(os.listdir(tmp_path)) == [part.name, whole.name]
 
     code, _, noted = lookalike(*asked, "--out", part)
     assert code == 1 and "is there already" in noted and "--overwrite" in noted
+
+
+def test_a_command_stopped_early_leaves_nothing(
+    lookalike: Run, mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "gather", stop)
+    before = os.listdir(tmp_path)
+    code, _, noted = lookalike(
+        "train", mixed[0], "--labels", mixed[1], "--out", tmp_path / "x.safetensors"
+    )
+    assert code == 1 and "before all photos were decoded: run the same command" in noted
+    assert os.listdir(tmp_path) == before
 
 
 def test_all_photos_are_learned_from_where_nothing_is_held_out(
@@ -530,8 +581,8 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
     assert "nothing was measured" in said and "next: lookalike index" in said
     assert "learned from 4 photos of 2 labels, 8 views" in noted
     assert "2 skipped: " in noted and "1 empty file" in noted
-    assert "1 photos have no label" in noted and "1 labels are of no photo" in noted
-    assert sorted(os.listdir(work)) == [".lock", "photos"], "a folder that was named is kept"
+    assert "1 photo has no label" in noted and "1 label is of no photo" in noted
+    assert sorted(os.listdir(work)) == [".lock", "decoded"], "a folder that was named is kept"
     code, _, noted = lookalike(*asked, "--work", work, "--overwrite")
     assert code == 0 and "of so few photos none are held out" in noted
 
@@ -547,6 +598,7 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
         (None, ["--labels", "{tmp}/nowhere.csv"], ["cannot read the labels"]),
         (None, ["--out", "{tmp}/x.pt"], ["ends in .safetensors"]),
         (None, ["--out", "{tmp}/folder.safetensors"], ["is a folder"]),
+        (None, ["--out", "{tmp}/labels.csv/x.safetensors"], ["nothing can be", "another --out"]),
         (None, ["--model", "resnet17"], ["no classification network 'resnet17'"]),
         (None, ["--model", SMALL, "--weights", "cars"], ["of resnet18", "--weights imagenet"]),
         (None, ["--weights", "nowhere.pt"], ["no weights 'nowhere.pt'"]),
@@ -569,7 +621,8 @@ def test_what_is_wrong_is_said_in_a_line(
     folder, file = mixed
     file.write_text(labels or file.read_text())
     (tmp_path / "folder.safetensors").mkdir()
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "decoded").mkdir()
+    (tmp_path / "decoded" / "my own.jpg").touch()
     before = sorted(os.listdir(tmp_path))
     named = [option.format(tmp=tmp_path) for option in options]
     out = tmp_path / "x.safetensors"
@@ -590,13 +643,25 @@ def test_what_is_no_folder_of_photos_is_refused(
     out = tmp_path / "x.safetensors"
     code, said, noted = lookalike("train", images, "--labels", mixed[1], "--out", out)
     assert (code, said) == (1, "") and noted.count("\n") == 1
-    assert ("no images" if place == "empty" else "to train takes files") in noted
+    assert ("no images" if place == "empty" else "lookalike train takes files") in noted
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_a_gpu_that_is_not_there_is_said(mixed: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(LookalikeError, match="no CUDA here"):
         fine_tune(*mixed, tmp_path / "x.safetensors", device="cuda")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_have_bounds(
+    lookalike: Run, mixed: tuple[Path, Path], tmp_path: Path, seed: int
+) -> None:
+    out, before = tmp_path / "x.safetensors", os.listdir(tmp_path)
+    with pytest.raises(LookalikeError, match=f"--seed is {seed}: give a number from 0 to"):
+        fine_tune(*mixed, out, seed=seed)
+    asked = ("train", mixed[0], "--labels", mixed[1], "--out", out, "--seed", str(seed))
+    assert lookalike(*asked)[0] == 2
+    assert os.listdir(tmp_path) == before
 
 
 def test_what_cannot_be_trained_is_said(
@@ -635,9 +700,13 @@ def test_too_little_memory_or_disk_is_said(
     monkeypatch.setattr(torch, "save", failing("unexpected pos 704 vs 598"))
     with pytest.raises(LookalikeError, match="the disk is full"):
         tuned()
-    monkeypatch.setattr(job, "train", failing("DefaultCPUAllocator: can't allocate memory"))
-    with pytest.raises(LookalikeError, match=r"from 4 views at a time: give a smaller --batch"):
-        tuned()
+    for step in ("train", "_measure"):
+        monkeypatch.setattr(job, step, failing("DefaultCPUAllocator: can't allocate memory"))
+        with pytest.raises(LookalikeError, match=r"for 4 views at a time: give a smaller --batch"):
+            tuned()
+    monkeypatch.setattr(torch, "save", failing("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        loop._save(tmp_path / "kept.pt", {}, "", 0)
 
 
 def test_two_runs_do_not_share_a_folder(mixed: tuple[Path, Path], tmp_path: Path) -> None:
@@ -669,6 +738,22 @@ def test_what_got_worse_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     _show_what_it_gained(replace(done, held_out=worse))
     noted = capsys.readouterr().err
     assert "it got worse: stay with --weights cars" in noted and "figures are rough" in noted
+    fewer = replace(held, classes=9)
+    _show_what_it_gained(replace(done, held_out=replace(fewer, whole=False)))
+    assert not capsys.readouterr().err
+    _show_what_it_gained(replace(done, held_out=fewer))
+    assert capsys.readouterr().err.startswith("of so few labels these figures flatter")
+
+
+def test_an_index_is_named_after_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cars" / "new").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "cars" / "new")
+    asked = ["..", ".", str(tmp_path / "cars"), "1*.png", "/"]
+    assert [_name_of_index(images) for images in asked] == [
+        *("cars.index", "new.index", "cars.index", "photos.index", "photos.index")
+    ]
 
 
 # The recipe of the bundled weights.

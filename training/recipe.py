@@ -155,7 +155,7 @@ def main() -> None:
         print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)  # noqa: T201
 
     others = [(given.others, None)] if given.others else []
-    photos = gather([(given.photos, given.labels), *others], given.work / "photos")
+    photos = gather([(given.photos, given.labels), *others], given.work / "decoded")
     device = torch.device(find_device(given.device))
     torch.backends.cudnn.benchmark = True  # each shape comes thousands of times
     torch.backends.cudnn.benchmark_limit = 4  # of what the heuristics find best

@@ -1,6 +1,7 @@
 """The command that lets a network learn labels."""
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lookalike.training import Trained
 
 _FEW = 100  # photos held out, of which each is a per cent or more
+_FEW_LABELS = 10  # held out, of all that searches will have to tell apart
 
 
 def train(
@@ -38,9 +40,7 @@ def train(
     weights: Weights = "cars",
     epochs: Annotated[
         int | None,
-        typer.Option(
-            help="How often each photo is looked at. [default: 12; few photos more often]"
-        ),
+        typer.Option(help="Looks at each photo, on average. [default: 12; more at few photos]"),
     ] = None,
     batch: Annotated[
         int | None,
@@ -50,7 +50,10 @@ def train(
         float, typer.Option(help="Share to measure with, not to learn from; 0 measures nothing.")
     ] = 0.2,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Which photos are held out, which views drawn.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Which photos are held out, which views drawn.", min=0, max=2**32 - 1),
+    ] = 0,
     work: Annotated[
         Path | None,
         typer.Option(help="A folder for decoded photos, kept. [default: beside --out, not kept]"),
@@ -64,7 +67,7 @@ def train(
 
     Example: `lookalike train cars_train --labels cardatasettrain.csv --out cars.safetensors`
     """
-    from lookalike.training.job import fine_tune, work_folder
+    from lookalike.training.job import DECODED, fine_tune, work_folder
 
     try:
         done = fine_tune(
@@ -85,17 +88,30 @@ def train(
             tell=(lambda text: None) if as_json else (lambda text: notes.print(text, markup=False)),
         )
     except KeyboardInterrupt:
+        place = work_folder(out, work)
+        if not (place / DECODED).is_dir():
+            raise LookalikeError(
+                "stopped before all photos were decoded: run the same command to begin again"
+            ) from None
         raise LookalikeError(
-            f"stopped; what is done is in {work_folder(out, work)}: run the same command to go on"
+            f"stopped; the decoded photos and what was learned are in {place}: run the same "
+            "command to go on"
         ) from None
     if as_json:
         show_json(done.to_dict())
         return
     _say_what_was_done(done)
     _show_what_it_gained(done)
-    searched = f"{Path(images[0]).name or 'photos'}.index"
-    command = ["lookalike", "index", *images, "--model", model, "--weights", str(out)]
-    answers.print(f"next: {shlex.join([*command, '--out', searched])}", markup=False)
+    command = ["lookalike", "index", *images, "--labels", str(labels)]
+    command += [] if image_name == "image" else ["--image-name", image_name]
+    command += [] if label_name == "Class" else ["--label-name", label_name]
+    command += ["--model", model, "--weights", str(out), "--out", _name_of_index(images[0])]
+    answers.print(f"next: {shlex.join(command)}", markup=False)
+
+
+def _name_of_index(images: str) -> str:
+    folder = Path(images)
+    return f"{(folder.is_dir() and folder.resolve().name) or 'photos'}.index"
 
 
 def _say_what_was_done(done: "Trained") -> None:
@@ -105,12 +121,16 @@ def _say_what_was_done(done: "Trained") -> None:
         markup=False,
     )
     if done.skipped:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in done.skipped.items())
-        notes.print(f"{sum(done.skipped.values()):,} skipped: {reasons}", markup=False)
+        most = Counter(done.skipped).most_common(5)
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in most)
+        more = ", and others" if len(done.skipped) > len(most) else ""
+        notes.print(f"{sum(done.skipped.values()):,} skipped: {reasons}{more}", markup=False)
     if done.unlabelled:
-        notes.print(f"{done.unlabelled:,} photos have no label and took no part")
+        have = "photo has" if done.unlabelled == 1 else "photos have"
+        notes.print(f"{done.unlabelled:,} {have} no label and took no part")
     if done.unused_labels:
-        notes.print(f"{done.unused_labels:,} labels are of no photo found here")
+        are = "label is" if done.unused_labels == 1 else "labels are"
+        notes.print(f"{done.unused_labels:,} {are} of no photo found here")
 
 
 def _show_what_it_gained(done: "Trained") -> None:
@@ -125,7 +145,9 @@ def _show_what_it_gained(done: "Trained") -> None:
         f"{which} searched among each other"
     )
     if held.photos < _FEW:
-        notes.print("of so few photos these figures are rough: other --seed hold out others")
+        notes.print("of so few photos these figures are rough: another --seed holds out others")
+    if held.whole and held.classes < _FEW_LABELS:
+        notes.print("of so few labels these figures flatter: more are harder to tell apart")
     if held.after["R@1"] < held.before["R@1"]:
         notes.print(
             f"it got worse: stay with --weights {done.weights}, or try more photos of each label, "

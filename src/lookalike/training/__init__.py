@@ -1,4 +1,4 @@
-"""To train: photos and labels in, the weights of a network out."""
+"""Training: photos and labels in, the weights of a network out."""
 
 from lookalike.training.job import HeldOut, Trained, fine_tune
 

@@ -3,8 +3,10 @@
 import contextlib
 import fcntl
 import hashlib
+import json
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +31,11 @@ from lookalike.training.objective import Objective, Weights
 from lookalike.training.photos import UNLABELLED, Images, Photos, Pixels, gather
 from lookalike.training.views import Variety, Views, draw
 
+DECODED = "decoded"
+"""What the folder of decoded photos is called in the work folder."""
+
+_OBJECTIVE = Weights(imitation=0, relations=0)  # the labels alone
+_VARIETY = Variety()
 _LOOKS = 12  # at each photo, where nobody says how many
 _LEAST_STEPS = 100  # for few photos, which are looked at more often then
 _MOST_VIEWS = 4_000_000  # drawn, 80 bytes each; they come again where more are looked at
@@ -107,9 +114,10 @@ def fine_tune(
     """Let a network learn labels, beginning with its weights; write the new ones to `out`.
 
     What is written, as safetensors in half precision, `backbone(model, out)` loads. Each photo is
-    looked at `epochs` times, in other parts and colours each time. The share `held_out` takes no
-    part in that: whole classes where there are ten or more of several photos, else photos of each
-    class. So the figures are of the very weights that are written; with 0 nothing is measured.
+    looked at `epochs` times on average, in other parts and colours each time. The share `held_out`
+    takes no part in that: whole classes where there are ten or more of several photos, else photos
+    of each class. So the figures are of the very weights that are written; with 0 nothing is
+    measured.
 
     Decoded photos and checkpoints are kept in `work`, or beside `out` until that is written: the
     same call goes on from there. `tell` takes lines for whoever waits. Raises `LookalikeError`
@@ -117,7 +125,7 @@ def fine_tune(
     """
     started = time.monotonic()
     out = Path(out)
-    _check(out, epochs, batch, held_out, overwrite)
+    _check(out, epochs, batch, held_out, seed, overwrite)
     where = torch.device(find_device(device))
     weights = "imagenet" if (model, weights) == (lite0.NAME, "cars") else weights
     network = _network(model, weights)
@@ -125,25 +133,24 @@ def fine_tune(
     with _alone(place):
         photos = gather(
             [(images, Path(labels))],
-            place / "photos",
+            place / DECODED,
             image_name=image_name,
             label_name=label_name,
-            labelled=True,
         )
         kept, whole = hold_out(photos.labels, held_out, seed)
         if held_out and not len(kept):
-            tell("of so few photos none are held out: some labels need four or more for that")
+            tell("of so few photos none are held out: two labels need four photos or more each")
         taught = np.setdiff1d(np.arange(len(photos)), kept)
         if len(kept) > _MOST_HELD_OUT:  # of two classes that are very large
             kept = np.sort(np.random.default_rng(seed).choice(kept, _MOST_HELD_OUT, replace=False))
         plan = _plan(len(taught), epochs, batch, seed)
-        pixels = Pixels(photos, where)
-        before = _measure(network, photos, kept, pixels)
-        checkpoint = place / f"{_name_of_run(photos, taught, network, model, plan)}.pt"
         with _within_memory(plan.batch):
+            pixels = Pixels(photos, where)
+            before = _measure(network, photos, kept, pixels, plan.batch)
+            checkpoint = place / f"{_name_of_run(photos, taught, network, model, plan)}.pt"
             network = _learn(network, photos, taught, pixels, plan, checkpoint, tell)
-        network.network.half().float()  # as it is written, so that the figures are of the file
-        after = _measure(network, photos, kept, pixels)
+            network.network.half().float()  # as it is written, so that the figures are of the file
+            after = _measure(network, photos, kept, pixels, plan.batch)
         shown = len(np.unique(photos.labels[taught]))
         measured = None
         if before and after:
@@ -153,10 +160,9 @@ def fine_tune(
             "arch": model,
             "dim": str(network.to("cpu").width()),
             "preprocessing": PREPROCESSING,
-            "began_with": weights,
+            "began_with": Path(weights).name,
             "learned_from": f"{len(taught)} photos of {shown} classes",
         }
-        out.parent.mkdir(parents=True, exist_ok=True)
         save(network, out, about)
         checkpoint.unlink(missing_ok=True)
     if work is None:
@@ -208,6 +214,7 @@ def hold_out(
 def save(network: FromPixels, file: Path, about: Mapping[str, str]) -> None:
     """Write the weights in half precision, with the keys of the network's own state dict.
 
+    Equal ones make equal bytes. What is to be known `about` them is JSON in the file's metadata.
     Raises `LookalikeError` where half precision cannot hold them, `OSError` where the disk cannot.
     """
     from safetensors.torch import save as packed
@@ -221,11 +228,12 @@ def save(network: FromPixels, file: Path, about: Mapping[str, str]) -> None:
             f"the weights have grown beyond what {_LARGEST:,} can hold: begin with other --weights"
         )
     with new_file(file) as part:
-        part.write_bytes(packed(tensors, dict(about)))
+        # In one entry: safetensors writes several in any order.
+        part.write_bytes(packed(tensors, {"about": json.dumps(dict(about), sort_keys=True)}))
 
 
 def _check(
-    out: Path, epochs: int | None, batch: int | None, held_out: float, overwrite: bool
+    out: Path, epochs: int | None, batch: int | None, held_out: float, seed: int, overwrite: bool
 ) -> None:
     if out.suffix != ".safetensors":
         raise LookalikeError(f"--out is {str(out)!r}: choose a name that ends in .safetensors")
@@ -240,6 +248,16 @@ def _check(
         raise LookalikeError(
             f"--held-out is {held_out:g}: give the share to measure with, such as 0.2, or 0"
         )
+    if not 0 <= seed < 2**32:
+        raise LookalikeError(f"--seed is {seed}: give a number from 0 to {2**32 - 1}")
+    try:  # now, rather than when all is learned
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise LookalikeError(
+            f"nothing can be written in {out.parent} ({error.strerror}): choose another --out"
+        ) from None
 
 
 def _network(model: str, weights: str) -> FromPixels:
@@ -260,7 +278,7 @@ def _network(model: str, weights: str) -> FromPixels:
 
 
 def _plan(photos: int, epochs: int | None, batch: int | None, seed: int) -> Plan:
-    """Choose how so many photos are learned from: what few steps there are need be the smaller."""
+    """Choose how so many photos are learned from; fewer views at a time take smaller steps."""
     size = batch or min(max(2 ** round(math.log2(photos / 16)), 8), 128)
     views = epochs * photos if epochs else max(_LOOKS * photos, _LEAST_STEPS * size)
     slower = min(math.sqrt(size / 128), 1)
@@ -282,12 +300,7 @@ def _views(taught: npt.NDArray[np.int64], plan: Plan) -> Views:
     looks = math.ceil(plan.steps * plan.batch / len(taught))
     rounds = max(1, min(looks, _MOST_VIEWS // len(taught)))
     generator = torch.Generator().manual_seed(plan.seed)
-    drawn = [draw(torch.from_numpy(taught), Variety(), generator) for _ in range(rounds)]
-    return Views(
-        torch.cat([some.photos for some in drawn]),
-        torch.cat([some.parts for some in drawn]),
-        torch.cat([some.colours for some in drawn]),
-    )
+    return draw(torch.from_numpy(np.tile(taught, rounds)), _VARIETY, generator)
 
 
 def _learn(
@@ -302,15 +315,14 @@ def _learn(
     views = _views(taught, plan)
     own = torch.from_numpy(np.unique(photos.labels[taught], return_inverse=True)[1])
     shown = own.repeat(len(views) // len(taught)).to(pixels.device)
-    only_labels = Weights(imitation=0, relations=0)
-    objective = Objective(network.width(), shown, [], only_labels, plan.seed)
-    first: list[tuple[int, float]] = []  # the step, and the time, of the first report
+    objective = Objective(network.width(), shown, [], _OBJECTIVE, plan.seed)
+    began: tuple[int, float] | None = None  # the step, and the time, of the first report
     told = False
 
     with progress_line("learning", "steps") as move:
 
         def report(done: int, steps: int, terms: dict[str, float]) -> None:
-            nonlocal told
+            nonlocal began, told
             loss = sum(terms.values())
             move(done, steps, f"loss {loss:.3f}")
             if not math.isfinite(loss):
@@ -320,21 +332,22 @@ def _learn(
                     "a larger --batch"
                 )
             now = time.monotonic()
-            if first and not told and pixels.device.type == "cpu":
-                left = (now - first[0][1]) / (done - first[0][0]) * (steps - done)
+            if began is None:
+                began = done, now
+            elif not told and pixels.device.type == "cpu":
+                left = (now - began[1]) / (done - began[0]) * (steps - done)
                 told = True
                 if left > _LONG:
                     tell(
                         f"some {left / 60:.0f} minutes more on this processor: fewer --epochs take "
                         "less; Ctrl-C and the same command go on later"
                     )
-            first.append((done, now))
 
         return train(network, objective, views, pixels, plan, checkpoint, report)
 
 
 def _measure(
-    network: FromPixels, photos: Photos, kept: npt.NDArray[np.int64], pixels: Pixels
+    network: FromPixels, photos: Photos, kept: npt.NDArray[np.int64], pixels: Pixels, batch: int
 ) -> dict[str, float] | None:
     """Return R@1 and P@5 of the photos held out among each other, None where there are none."""
     if not len(kept):
@@ -343,7 +356,8 @@ def _measure(
     made = []
     with progress_line("measuring", "photos") as move:
         for start in range(0, len(which), _BLOCK):
-            made.append(embed(network, which[start : start + _BLOCK], pixels, SEEN))
+            some = which[start : start + _BLOCK]
+            made.append(embed(network, some, pixels, SEEN, min(batch, 128)))
             move(min(start + _BLOCK, len(which)), len(which))
     figures = retrieval(torch.cat(made), torch.from_numpy(photos.labels[kept]))
     return {name: round(figure, 4) for name, figure in figures.items()}
@@ -357,7 +371,8 @@ def _name_of_run(
         hashlib.blake2b(data, digest_size=16).hexdigest()
         for data in (taught.tobytes(), dump(network.network))
     )
-    return fingerprint([photos.identity, taken, model, began, repr(plan)])
+    chosen = repr((plan, _OBJECTIVE, _VARIETY, _MOST_VIEWS))
+    return fingerprint([photos.identity, taken, model, began, chosen])
 
 
 @contextmanager
@@ -373,8 +388,8 @@ def _alone(place: Path) -> Iterator[None]:
             ) from None
         try:
             yield
-        except LookalikeError:
-            with contextlib.suppress(OSError):  # of what was refused at once nothing is left
+        except BaseException:
+            with contextlib.suppress(OSError):  # of what came to nothing nothing is left
                 if not any(one.name != ".lock" for one in place.iterdir()):
                     (place / ".lock").unlink()
                     place.rmdir()
@@ -390,5 +405,5 @@ def _within_memory(batch: int) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise LookalikeError(
-            f"the memory is too small to learn from {batch} views at a time: give a smaller --batch"
+            f"the memory is too small for {batch} views at a time: give a smaller --batch"
         ) from None

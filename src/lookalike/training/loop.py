@@ -1,6 +1,7 @@
 """The loop that trains: a schedule of sides and rates, an average of the weights, checkpoints."""
 
 import pickle
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ SAVED_EVERY = 20.0
 Report = Callable[[int, int, dict[str, float]], None]
 """Takes the steps done, of how many, and the mean of each term since it was last called."""
 
-
+_SHORT = "unexpected pos|failed writing"  # what PyTorch says of a full disk
 _USUAL = Variety()
 
 
@@ -33,10 +34,12 @@ _USUAL = Variety()
 class Plan:
     """How long, at what resolutions, how fast.
 
-    `stages` are pairs of a side in pixels and how many views are looked at with it, `rate` is the
-    learning rate at its highest, `new_rate` that of what is trained besides the network. `average`
-    is the share of all steps that the averaged weights reach back. `still` keeps the statistics of
-    batch normalisation as they are, which suits a network that is trained already.
+    `stages` are pairs of a side in pixels and how many views are looked at with it, `batch` at a
+    time. `rate` is the learning rate at its highest, reached after the share `warm` of all steps;
+    `new_rate` that of what is trained besides the network; `decay` the weight decay. `average` is
+    the share of all steps that the averaged weights reach back. `still` keeps the statistics of
+    batch normalisation as they are, which suits a network that is trained already. Each look is
+    in other colours, as `variety` says. From `seed` follows what is drawn.
     """
 
     stages: Sequence[tuple[int, int]]
@@ -62,7 +65,7 @@ class Plan:
 
     def share(self, step: int) -> float:
         """Return the share of the learning rate at a step: up in a line, down in another."""
-        done = (step + 1) / self.steps
+        done = (step + 0.5) / self.steps
         return min(done / self.warm, (1 - done) / (1 - self.warm))
 
 
@@ -150,12 +153,12 @@ def features(network: FromPixels, views: Views, pixels: Pixels, side: int) -> to
 
 @torch.no_grad()
 def embed(
-    network: FromPixels, photos: torch.Tensor, pixels: Pixels, side: int = 224
+    network: FromPixels, photos: torch.Tensor, pixels: Pixels, side: int = 224, batch: int = 128
 ) -> torch.Tensor:
     """Return the embeddings of photos as they are, float32 (n, width), of length 1."""
     network = network.to(pixels.device).eval()
     made = []
-    for some in photos.split(128):  # type: ignore[no-untyped-call]
+    for some in photos.split(batch):  # type: ignore[no-untyped-call]
         images = pixels[some].permute(0, 3, 1, 2)
         small = functional.interpolate(
             images.float(), (side, side), mode="bilinear", antialias=True, align_corners=False
@@ -202,13 +205,14 @@ def _resume(checkpoint: Path, parts: dict[str, Any], asked: str, device: torch.d
         return 0
     try:
         kept = torch.load(checkpoint, map_location=device, weights_only=True)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):  # damaged
+        if kept["asked"] != asked:
+            return 0
+        done, states = int(kept["done"]), [kept[name] for name in parts]
+    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError):  # damaged
         return 0
-    if kept["asked"] != asked:
-        return 0
-    for name, part in parts.items():
-        part.load_state_dict(kept[name])
-    return int(kept["done"])
+    for part, state in zip(parts.values(), states, strict=True):
+        part.load_state_dict(state)
+    return done
 
 
 def _save(checkpoint: Path, parts: dict[str, Any], asked: str, done: int) -> None:
@@ -216,7 +220,9 @@ def _save(checkpoint: Path, parts: dict[str, Any], asked: str, done: int) -> Non
     try:
         with new_file(checkpoint) as file:
             torch.save({**states, "asked": asked, "done": done}, file)
-    except RuntimeError:  # of a file that got shorter than what was written
+    except RuntimeError as error:
+        if not re.search(_SHORT, str(error)):
+            raise
         raise full_disk(checkpoint) from None
 
 

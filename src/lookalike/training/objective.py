@@ -91,13 +91,14 @@ class Objective(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        torch.manual_seed(seed)
         self._labels = labels
         self._targets = [Targets.of(features) for features in targets]
         self._weights = weights
         classes = max(int(labels.max()) + 1, 1)
-        self.proxies = Proxies(classes, width, weights.temperature, weights.smoothing)
-        self.imitations = nn.ModuleList(Imitation(width, of.shape[1]) for of in targets)
+        with torch.random.fork_rng(devices=[]):  # the caller's own numbers stay as they are
+            torch.default_generator.manual_seed(seed)
+            self.proxies = Proxies(classes, width, weights.temperature, weights.smoothing)
+            self.imitations = nn.ModuleList(Imitation(width, of.shape[1]) for of in targets)
 
     def forward(self, features: torch.Tensor, views: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return each term, weighted, for the features float32 (n, width) of these views (n,)."""

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ UNLABELLED = -1
 
 _THUMBNAIL = 448  # of its longer side, before it is squashed
 _PIXELS, _ABOUT = "pixels", "photos.json"
+_BLOCK = 1024  # photos
 
 
 @dataclass(frozen=True)
@@ -79,22 +81,22 @@ def gather(
     *,
     image_name: str = "image",
     label_name: str = "Class",
-    labelled: bool = False,
 ) -> Photos:
     """Decode photos and keep them in `folder`, which comes whole or not at all.
 
-    `sources` are folders, files or globs, each with its label file or None. Photos without a label
-    are kept too, unless only those `labelled` are asked for. What does not decode is left out and
-    counted by reason. What `folder` holds already of the same photos with the same labels is taken
-    as it is, what it holds of others is replaced. A quarter of a megabyte of disk a photo is taken.
-    Raises `LookalikeError` where nothing is left, the labels tell nothing apart, or the disk is too
-    small.
+    `sources` are folders, files or globs, each with its label file, of whose photos only those
+    with a label are kept, or None: all are kept, without a label. What does not decode is left out
+    and counted by reason. What `folder` holds already of the same photos with the same labels is
+    taken as it is, what it holds of others is replaced. A quarter of a megabyte of disk a photo is
+    taken. Raises `LookalikeError` where nothing is left, the labels tell nothing apart, `folder`
+    holds anything else, or the disk is too small.
     """
-    if folder.exists() and not (folder / _ABOUT).is_file():
+    if folder.exists() and not (folder.is_dir() and {*os.listdir(folder)} <= {_PIXELS, _ABOUT}):
         raise LookalikeError(f"{folder} holds something else: name another folder with --work")
+    labelled = any(labels is not None for _, labels in sources)
     with staging_folder(folder) as staging:
         listings = [
-            _list(number, source, staging, image_name, label_name, labelled)
+            _list(number, source, staging, image_name, label_name)
             for number, source in enumerate(sources)
         ]
         if labelled:
@@ -110,7 +112,7 @@ def gather(
         fresh.mkdir()
         names, skipped = _decode(listings, fresh / _PIXELS)
         if labelled:
-            check_labels(Counter(names))
+            check_labels(Counter(name for name in names if name is not None))
         classes = sorted({name for name in names if name is not None})
         numbers = {name: number for number, name in enumerate(classes)}
         about = {
@@ -126,7 +128,7 @@ def gather(
     return Photos.load(folder)
 
 
-def check_labels(photos: Mapping[str | None, int]) -> None:
+def check_labels(photos: Mapping[str, int]) -> None:
     """Raise `LookalikeError` where so many photos of each label leave nothing to be learned."""
     if len(photos) < 2:
         known = "".join(f", {name!r}," for name in photos)
@@ -159,18 +161,19 @@ def _list(
     staging: Path,
     image_name: str,
     label_name: str,
-    labelled: bool,
 ) -> _Listing:
     place, labels = source
     located = images.locate(place)
     if located.kind != "files":
-        raise LookalikeError(f"to train takes files: copy the photos of {located.root} to a disk")
+        raise LookalikeError(
+            f"lookalike train takes files: copy the photos of {located.root} to a disk"
+        )
     offered = None if labels is None else open_labels(labels, image_name, label_name)
     file = staging / f"listing-{number}.parquet"
     count = list_images(located, file)
-    unused = 0 if offered is None else label_images(file, offered)
-    if not labelled:
-        return _Listing(located, file, count, 0, unused)
+    if offered is None:
+        return _Listing(located, file, count)
+    unused = label_images(file, offered)
     known = staging / f"labelled-{number}.parquet"
     with connect(staging) as sql:
         chosen = f"from {parquet(file)} where label is not null"
@@ -185,9 +188,10 @@ def _list(
     return _Listing(located, known, kept, count - kept, unused)
 
 
-def _count_labels(listings: Sequence[_Listing]) -> Counter[str | None]:
+def _count_labels(listings: Sequence[_Listing]) -> Counter[str]:
     batches = (batch for one in listings for batch in listed(one.file))
-    return Counter(name for batch in batches for name in batch["label"].to_pylist())
+    names = (name for batch in batches for name in batch["label"].to_pylist())
+    return Counter(name for name in names if name is not None)
 
 
 def _identity(listings: Sequence[_Listing]) -> str:
@@ -207,7 +211,7 @@ def _decode(listings: Sequence[_Listing], file: Path) -> tuple[list[str | None],
         for one in listings:
             for label, decoded in _decoded(one.source, one.file, one.count):
                 if isinstance(decoded, str):
-                    skipped[decoded] += 1
+                    skipped[decoded.partition(":")[0]] += 1  # without the sizes of each
                 else:
                     pixels.write(decoded.tobytes())
                     names.append(label)
@@ -275,7 +279,7 @@ class Pixels:
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if self._mapped.nbytes < 0.4 * free:
-                self._there = torch.from_numpy(np.array(self._mapped)).to(device)
+                self._there = _copied(self._mapped, device)
 
     def __len__(self) -> int:
         return len(self._mapped)
@@ -287,3 +291,14 @@ class Pixels:
         if self._there is not None:
             return self._there[photos.to(self.device)]
         return torch.from_numpy(self._mapped[photos.cpu().numpy()]).to(self.device)
+
+
+def _copied(pixels: npt.NDArray[np.uint8], device: "torch.device") -> "torch.Tensor":
+    """Copy mapped pixels to a device, block by block: memory may not hold them all."""
+    import torch
+
+    there = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(pixels), _BLOCK):
+        block = np.array(pixels[start : start + _BLOCK])
+        there[start : start + _BLOCK] = torch.from_numpy(block)
+    return there
