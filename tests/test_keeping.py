@@ -464,3 +464,4 @@ def test_weights_of_the_same_name_are_told_apart(
     assert not models.is_bundled(lookalike.open(tmp_path / "x.index").collection.model)
     anew = lookalike.index(photos, tmp_path / "x.index", overwrite=True)
     assert models.is_bundled(anew.collection.model)
+    assert models.is_bundled(models.at_precision(models.resolve(), "bf16"))

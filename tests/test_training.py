@@ -27,7 +27,8 @@ from lookalike.drawing import DrawnCollection
 from lookalike.models.networks import FromPixels, backbone
 from lookalike.training import HeldOut, Trained, fine_tune, job, loop
 from lookalike.training import photos as training_photos
-from lookalike.training.loop import Plan, embed, features, retrieval, train
+from lookalike.training.held_out import embed, hold_out, retrieval
+from lookalike.training.loop import Plan, features, train
 from lookalike.training.objective import Objective, Proxies, Weights, relations
 from lookalike.training.photos import SIDE, UNLABELLED, Photos, Pixels, gather
 from lookalike.training.views import Variety, Views, draw, recoloured
@@ -403,18 +404,18 @@ def test_pixels_are_copied_block_by_block(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_whole_classes_are_held_out_where_there_are_many() -> None:
     labels = np.arange(120) % 20
-    kept, whole = job.hold_out(labels, 0.2, 0)
+    kept, whole = hold_out(labels, 0.2, 0)
     assert whole and len(kept) == 24
     assert len(set(labels[kept])) == 4
     assert not set(labels[kept]) & set(np.delete(labels, kept))
-    assert np.array_equal(kept, job.hold_out(labels, 0.2, 0)[0])
-    assert not np.array_equal(kept, job.hold_out(labels, 0.2, 1)[0])
-    assert len(set(np.delete(labels, job.hold_out(labels, 0.99, 0)[0]))) == 2
+    assert np.array_equal(kept, hold_out(labels, 0.2, 0)[0])
+    assert not np.array_equal(kept, hold_out(labels, 0.2, 1)[0])
+    assert len(set(np.delete(labels, hold_out(labels, 0.99, 0)[0]))) == 2
 
 
 def test_photos_of_each_class_are_held_out_where_there_are_few() -> None:
     labels = np.concatenate([np.full(20, 0), np.full(4, 1), np.full(2, 2), [UNLABELLED] * 9])
-    kept, whole = job.hold_out(labels, 0.2, 0)
+    kept, whole = hold_out(labels, 0.2, 0)
     assert not whole
     assert sorted(labels[kept].tolist()) == [0, 0, 0, 0, 1, 1]
     assert len(set(kept.tolist())) == 6
@@ -426,14 +427,14 @@ def test_photos_of_each_class_are_held_out_where_there_are_few() -> None:
 def test_nothing_is_held_out_where_it_is_not_wanted_or_too_little(
     labels: np.ndarray[Any, np.dtype[np.int64]], share: float
 ) -> None:
-    kept, whole = job.hold_out(labels, share, 0)
+    kept, whole = hold_out(labels, share, 0)
     assert (len(kept), whole) == (0, False)
 
 
 def test_of_very_many_photos_some_are_enough() -> None:
     labels = np.arange(200_000) % 100
-    assert len(job.hold_out(labels, 0.5, 0)[0]) == 10_000
-    assert len(job.hold_out(labels % 2, 0.5, 0)[0]) == 10_000
+    assert len(hold_out(labels, 0.5, 0)[0]) == 10_000
+    assert len(hold_out(labels % 2, 0.5, 0)[0]) == 10_000
 
 
 def test_few_photos_are_looked_at_more_often_and_fewer_at_a_time() -> None:
@@ -700,7 +701,7 @@ def test_too_little_memory_or_disk_is_said(
     monkeypatch.setattr(torch, "save", failing("unexpected pos 704 vs 598"))
     with pytest.raises(LookalikeError, match="the disk is full"):
         tuned()
-    for step in ("train", "_measure"):
+    for step in ("train", "measure"):
         monkeypatch.setattr(job, step, failing("DefaultCPUAllocator: can't allocate memory"))
         with pytest.raises(LookalikeError, match=r"for 4 views at a time: give a smaller --batch"):
             tuned()

@@ -21,9 +21,9 @@ from judge import judge
 from lookalike.cache import new_file
 from lookalike.models import find_device
 from lookalike.models.model import fingerprint
-from lookalike.models.networks import FromPixels, backbone
-from lookalike.training.job import save
-from lookalike.training.loop import Plan, embed, features, retrieval, train
+from lookalike.models.networks import FromPixels, backbone, save
+from lookalike.training.held_out import embed, retrieval
+from lookalike.training.loop import Plan, features, train
 from lookalike.training.objective import Objective, Weights
 from lookalike.training.photos import Photos, Pixels, gather
 from lookalike.training.views import Variety, draw

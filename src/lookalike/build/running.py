@@ -191,8 +191,8 @@ def _done(
         nonlocal rows, embedded, advice
         rows += sum(row["rows"] for row in written)
         embedded += sum(row["embedded"] for row in written)
-        if advice is None and models.is_bundled(model):
-            advice = _advice(model, written)
+        if advice is None:
+            advice = _advice(model, written) if models.is_bundled(model) else ""
         deliver(written, model)
 
     run(folder, count)

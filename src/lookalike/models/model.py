@@ -109,6 +109,11 @@ def fingerprint(parts: Sequence[str]) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
 
+def identity(backbone: str, weights: str) -> str:
+    """Return the fingerprint in f32 of what is called so here and now; nothing is loaded for it."""
+    return fingerprint([backbone, _weights_identity(backbone, weights), PREPROCESSING, "f32"])
+
+
 def resolve(backbone: str = "resnet18", weights: str = "cars", device: str = "cpu") -> Model:
     """Find or make the model for these names, in full precision. Done once, on the driver.
 
@@ -119,9 +124,9 @@ def resolve(backbone: str = "resnet18", weights: str = "cars", device: str = "cp
     """
     if (backbone, weights) == (lite0.NAME, "cars"):
         weights = "imagenet"
-    identity = fingerprint([backbone, _weights_identity(backbone, weights), PREPROCESSING, "f32"])
+    own = identity(backbone, weights)
     name = weights if weights in ("cars", "imagenet") else Path(weights).name
-    folder = cache_folder() / "models" / identity
+    folder = cache_folder() / "models" / own
     with contextlib.suppress(LookalikeError):  # not there yet, or damaged
         kept = replace(Model.load(folder), weights=name)
         if device == "cpu" or kept.network:
@@ -129,7 +134,7 @@ def resolve(backbone: str = "resnet18", weights: str = "cars", device: str = "cp
 
     make = _bundled if (backbone, weights, device) == ("resnet18", "cars", "cpu") else _converted
     width, graph, data, tensors = make(backbone, weights, device)
-    model = Model(backbone, name, "f32", width, PREPROCESSING, identity, None, graph, data, tensors)
+    model = Model(backbone, name, "f32", width, PREPROCESSING, own, None, graph, data, tensors)
     with contextlib.suppress(OSError):  # a read-only or full cache costs time, not the result
         shutil.rmtree(folder, ignore_errors=True)
         model.save(folder)

@@ -3,7 +3,9 @@
 It runs where a model is made, not where it is used.
 """
 
+import json
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import torch
 import torchvision
 from torch import nn
 
+from lookalike.cache import new_file
 from lookalike.errors import LookalikeError
 from lookalike.images import SIDE
 from lookalike.images.decoding import DEVIATION, MEAN
 from lookalike.models import lite0
 from lookalike.weights import CARS
+
+_LARGEST = 65_504  # in half precision
 
 
 def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
@@ -52,6 +57,27 @@ def dump(network: nn.Module) -> bytes:
     from safetensors.torch import save
 
     return save({key: value.contiguous() for key, value in network.state_dict().items()})
+
+
+def save(network: "FromPixels", file: Path, about: Mapping[str, str]) -> None:
+    """Write the weights in half precision, with the keys of the network's own state dict.
+
+    Equal ones make equal bytes. What is to be known `about` them is JSON in the file's metadata.
+    Raises `LookalikeError` where half precision cannot hold them, `OSError` where the disk cannot.
+    """
+    from safetensors.torch import save as packed
+
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()
+        for name, tensor in network.network.state_dict().items()
+    }
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise LookalikeError(
+            f"the weights have grown beyond what {_LARGEST:,} can hold: begin with other --weights"
+        )
+    with new_file(file) as part:
+        # In one entry: safetensors writes several in any order.
+        part.write_bytes(packed(tensors, {"about": json.dumps(dict(about), sort_keys=True)}))
 
 
 def restore(name: str, weights: str, data: bytes) -> nn.Module:

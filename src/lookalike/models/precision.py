@@ -16,7 +16,7 @@ from lookalike.cache import cache_folder
 from lookalike.errors import LookalikeError
 from lookalike.models.calibration import expected, never_mind, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
-from lookalike.models.model import Model, fingerprint, resolve
+from lookalike.models.model import Model, fingerprint, identity, resolve
 from lookalike.spark import cores
 from lookalike.untrusted import read_json
 
@@ -85,8 +85,9 @@ def is_bundled(model: Model) -> bool:
     """Say whether a model was made of the weights that come with this version of lookalike."""
     if (model.backbone, model.weights) != ("resnet18", "cars"):
         return False
-    full = in_f32(model)
-    return full is not None and full.fingerprint == resolve().fingerprint
+    full = identity("resnet18", "cars")
+    int8 = _int8_fingerprint(full, model.weights_data)
+    return model.fingerprint in (full, fingerprint([full, "bf16"]), int8)
 
 
 def overlap(one: Vectors, other: Vectors, k: int = 5) -> float:

@@ -3,12 +3,11 @@
 import contextlib
 import fcntl
 import hashlib
-import json
 import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,17 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lookalike.cache import new_file
 from lookalike.errors import LookalikeError
 from lookalike.images import PREPROCESSING
 from lookalike.images import SIDE as SEEN
 from lookalike.models import find_device, lite0
 from lookalike.models.model import fingerprint
-from lookalike.models.networks import FromPixels, backbone, dump
+from lookalike.models.networks import FromPixels, backbone, dump, save
 from lookalike.progress import progress_line, say
-from lookalike.training.loop import Plan, embed, retrieval, train
+from lookalike.training.held_out import MOST, HeldOut, hold_out, measure
+from lookalike.training.loop import Plan, train
 from lookalike.training.objective import Objective, Weights
-from lookalike.training.photos import UNLABELLED, Images, Photos, Pixels, gather
+from lookalike.training.photos import Images, Photos, Pixels, gather
 from lookalike.training.views import Variety, Views, draw
 
 DECODED = "decoded"
@@ -39,26 +38,7 @@ _VARIETY = Variety()
 _LOOKS = 12  # at each photo, where nobody says how many
 _LEAST_STEPS = 100  # for few photos, which are looked at more often then
 _MOST_VIEWS = 4_000_000  # drawn, 80 bytes each; they come again where more are looked at
-_MOST_HELD_OUT = 10_000  # photos, each compared with all others
-_WHOLE = 10  # classes from which on whole ones are held out
 _LONG = 120.0  # seconds that are worth a warning
-_LARGEST = 65_504  # in half precision
-_BLOCK = 512
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What weights are worth on photos that they did not learn from.
-
-    Each of these `photos`, of so many `classes`, is searched among the others: R@1 and P@5
-    `before` and `after`. Where the classes are `whole`, no photo of theirs was learned from.
-    """
-
-    photos: int
-    classes: int
-    whole: bool
-    before: dict[str, float]
-    after: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -141,16 +121,16 @@ def fine_tune(
         if held_out and not len(kept):
             tell("of so few photos none are held out: two labels need four photos or more each")
         taught = np.setdiff1d(np.arange(len(photos)), kept)
-        if len(kept) > _MOST_HELD_OUT:  # of two classes that are very large
-            kept = np.sort(np.random.default_rng(seed).choice(kept, _MOST_HELD_OUT, replace=False))
+        if len(kept) > MOST:  # of two classes that are very large
+            kept = np.sort(np.random.default_rng(seed).choice(kept, MOST, replace=False))
         plan = _plan(len(taught), epochs, batch, seed)
         with _within_memory(plan.batch):
             pixels = Pixels(photos, where)
-            before = _measure(network, photos, kept, pixels, plan.batch)
+            before = measure(network, photos, kept, pixels, plan.batch)
             checkpoint = place / f"{_name_of_run(photos, taught, network, model, plan)}.pt"
             network = _learn(network, photos, taught, pixels, plan, checkpoint, tell)
             network.network.half().float()  # as it is written, so that the figures are of the file
-            after = _measure(network, photos, kept, pixels, plan.batch)
+            after = measure(network, photos, kept, pixels, plan.batch)
         shown = len(np.unique(photos.labels[taught]))
         measured = None
         if before and after:
@@ -181,55 +161,6 @@ def fine_tune(
         unused_labels=photos.unused_labels,
         held_out=measured,
     )
-
-
-def hold_out(
-    labels: npt.NDArray[np.int64], share: float, seed: int
-) -> tuple[npt.NDArray[np.int64], bool]:
-    """Draw the photos to measure with, by their labels (n,); say whether they are whole classes.
-
-    Two photos each of two classes or more are left to learn from, and as many are held out: else
-    none are.
-    """
-    numbers, counts = np.unique(labels[labels != UNLABELLED], return_counts=True)
-    rng = np.random.default_rng(seed)
-    none = np.zeros(0, np.int64)
-    if not share:
-        return none, False
-    several = np.flatnonzero(counts >= 2)
-    if len(several) >= _WHOLE:
-        wanted = min(max(2, round(share * len(several))), len(several) - 2)
-        drawn = rng.permutation(several)[:wanted]
-        fits = np.cumsum(counts[drawn]) <= _MOST_HELD_OUT
-        fits[:2] = True
-        return np.flatnonzero(np.isin(labels, numbers[drawn[fits]])), True
-    some = []
-    for number, count in zip(numbers, counts, strict=True):
-        if count >= 4:
-            wanted = min(max(2, round(share * count)), count - 2, _MOST_HELD_OUT // len(numbers))
-            some.append(rng.choice(np.flatnonzero(labels == number), wanted, replace=False))
-    return (np.sort(np.concatenate(some)), False) if len(some) >= 2 else (none, False)
-
-
-def save(network: FromPixels, file: Path, about: Mapping[str, str]) -> None:
-    """Write the weights in half precision, with the keys of the network's own state dict.
-
-    Equal ones make equal bytes. What is to be known `about` them is JSON in the file's metadata.
-    Raises `LookalikeError` where half precision cannot hold them, `OSError` where the disk cannot.
-    """
-    from safetensors.torch import save as packed
-
-    tensors = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()
-        for name, tensor in network.network.state_dict().items()
-    }
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise LookalikeError(
-            f"the weights have grown beyond what {_LARGEST:,} can hold: begin with other --weights"
-        )
-    with new_file(file) as part:
-        # In one entry: safetensors writes several in any order.
-        part.write_bytes(packed(tensors, {"about": json.dumps(dict(about), sort_keys=True)}))
 
 
 def _check(
@@ -344,23 +275,6 @@ def _learn(
                     )
 
         return train(network, objective, views, pixels, plan, checkpoint, report)
-
-
-def _measure(
-    network: FromPixels, photos: Photos, kept: npt.NDArray[np.int64], pixels: Pixels, batch: int
-) -> dict[str, float] | None:
-    """Return R@1 and P@5 of the photos held out among each other, None where there are none."""
-    if not len(kept):
-        return None
-    which = torch.from_numpy(kept)
-    made = []
-    with progress_line("measuring", "photos") as move:
-        for start in range(0, len(which), _BLOCK):
-            some = which[start : start + _BLOCK]
-            made.append(embed(network, some, pixels, SEEN, min(batch, 128)))
-            move(min(start + _BLOCK, len(which)), len(which))
-    figures = retrieval(torch.cat(made), torch.from_numpy(photos.labels[kept]))
-    return {name: round(figure, 4) for name, figure in figures.items()}
 
 
 def _name_of_run(

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lookalike.cache import new_file
@@ -71,7 +70,7 @@ class Plan:
 
 def train(
     network: FromPixels,
-    objective: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]] | nn.Module,
+    objective: nn.Module,
     views: Views,
     pixels: Pixels,
     plan: Plan,
@@ -85,8 +84,8 @@ def train(
     """
     device = pixels.device
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trained = objective.to(device) if isinstance(objective, nn.Module) else None
-    groups = _groups(network, trained, plan)
+    objective = objective.to(device)
+    groups = _groups(network, objective, plan)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     keep = 1 - 1 / max(plan.average * plan.steps, 1)
@@ -95,9 +94,12 @@ def train(
         multi_avg_fn=get_ema_multi_avg_fn(keep),  # type: ignore[no-untyped-call]
         use_buffers=True,
     )
-    parts = {"network": network, "averaged": averaged, "optimizer": optimizer}
-    if trained is not None:
-        parts["objective"] = trained
+    parts = {
+        "network": network,
+        "averaged": averaged,
+        "optimizer": optimizer,
+        "objective": objective,
+    }
     asked = repr((plan, len(views)))
     done = _resume(checkpoint, parts, asked, device)
     views = views.to(device)
@@ -151,22 +153,6 @@ def features(network: FromPixels, views: Views, pixels: Pixels, side: int) -> to
     return torch.cat(made)
 
 
-@torch.no_grad()
-def embed(
-    network: FromPixels, photos: torch.Tensor, pixels: Pixels, side: int = 224, batch: int = 128
-) -> torch.Tensor:
-    """Return the embeddings of photos as they are, float32 (n, width), of length 1."""
-    network = network.to(pixels.device).eval()
-    made = []
-    for some in photos.split(batch):  # type: ignore[no-untyped-call]
-        images = pixels[some].permute(0, 3, 1, 2)
-        small = functional.interpolate(
-            images.float(), (side, side), mode="bilinear", antialias=True, align_corners=False
-        )
-        made.append(functional.normalize(network.of_images(small.round()).float(), dim=1))
-    return torch.cat(made)
-
-
 def _mixed(device: torch.device) -> torch.autocast:
     """Return what makes a network compute in bf16, on GPUs and on processors that have it."""
     return torch.autocast(device.type, torch.bfloat16, device.type != "cpu" or _has_bf16())
@@ -186,17 +172,15 @@ def _drawn(step: int, views: int, plan: Plan) -> tuple[torch.Tensor, torch.Tenso
     return which, recoloured(plan.batch, plan.variety, generator)
 
 
-def _groups(network: nn.Module, objective: nn.Module | None, plan: Plan) -> list[dict[str, Any]]:
+def _groups(network: nn.Module, objective: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     """Share the parameters out: what is a bias or of one dimension has no weight decay."""
     own = list(network.parameters())
-    groups: list[dict[str, Any]] = [
+    new = list(objective.parameters())
+    return [
         {"params": [p for p in own if p.ndim > 1], "lr": plan.rate, "weight_decay": plan.decay},
         {"params": [p for p in own if p.ndim <= 1], "lr": plan.rate, "weight_decay": 0.0},
+        {"params": new, "lr": plan.new_rate, "weight_decay": 0.01},
     ]
-    if objective is not None:
-        new = list(objective.parameters())
-        groups.append({"params": new, "lr": plan.new_rate, "weight_decay": 0.01})
-    return groups
 
 
 def _resume(checkpoint: Path, parts: dict[str, Any], asked: str, device: torch.device) -> int:
@@ -224,16 +208,3 @@ def _save(checkpoint: Path, parts: dict[str, Any], asked: str, done: int) -> Non
         if not re.search(_SHORT, str(error)):
             raise
         raise full_disk(checkpoint) from None
-
-
-def retrieval(embeddings: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Return R@1 and P@5, as `evaluate.by_label`, of embeddings of length 1 among each other."""
-    right = torch.zeros(2, dtype=torch.float64)
-    for start in range(0, len(embeddings), 1024):
-        near = embeddings[start : start + 1024] @ embeddings.T
-        rows = torch.arange(len(near))
-        near[rows, rows + start] = -2
-        nearest = near.topk(min(5, len(embeddings) - 1)).indices.cpu()
-        same = labels[nearest] == labels[start : start + 1024, None]
-        right += torch.stack([same[:, 0].sum(), same.double().mean(1).sum()])
-    return dict(zip(("R@1", "P@5"), (right / len(embeddings)).tolist(), strict=True))

@@ -281,9 +281,6 @@ class Pixels:
             if self._mapped.nbytes < 0.4 * free:
                 self._there = _copied(self._mapped, device)
 
-    def __len__(self) -> int:
-        return len(self._mapped)
-
     def __getitem__(self, photos: "torch.Tensor") -> "torch.Tensor":
         """Return uint8 (n, 288, 288, 3) for photo numbers, int64 (n,)."""
         import torch
