@@ -1,6 +1,7 @@
 """Training: views, what is to be learned, the loop, the photos, and the command around them."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torchvision
@@ -18,12 +20,14 @@ from PIL import Image
 from safetensors import safe_open
 from torch.nn import functional
 
+import judge
 import recipe
-from lookalike import Index, LookalikeError, evaluate
+from lookalike import ImageEmbedder, Index, LookalikeError, evaluate
 from lookalike import open as open_index
 from lookalike.cli import main
 from lookalike.cli.training import _name_of_index, _show_what_it_gained
 from lookalike.drawing import DrawnCollection
+from lookalike.embedding import normalize
 from lookalike.models.networks import FromPixels, backbone
 from lookalike.training import HeldOut, Trained, fine_tune, job, loop
 from lookalike.training import photos as training_photos
@@ -31,7 +35,7 @@ from lookalike.training.held_out import embed, hold_out, retrieval
 from lookalike.training.loop import Plan, features, train
 from lookalike.training.objective import Objective, Proxies, Weights, relations
 from lookalike.training.photos import SIDE, UNLABELLED, Photos, Pixels, gather
-from lookalike.training.views import Variety, Views, draw, recoloured
+from lookalike.training.views import Variety, Views, draw, recoloured, turns
 
 CPU = torch.device("cpu")
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's to train
@@ -124,6 +128,16 @@ def test_red_and_blue_change_places() -> None:
     pixels, views = numbered(4), some_views(4, replace(AS_IT_IS, exchanged=1.0))
     plain = replace(views, colours=torch.eye(3, 4).expand(4, 3, 4))
     assert torch.allclose(views.render(pixels, 48), plain.render(pixels, 48).flip(1), atol=0.01)
+
+
+def test_hues_are_turned_and_made_stronger() -> None:
+    angles = torch.tensor([2 * math.pi / 3, 0])
+    matrix = turns(angles, torch.tensor([1.0, 2.0]))
+    assert matrix.shape == (2, 3, 4) and not matrix[:, :, 3].any()
+    grey, red = torch.full((3,), 0.5), torch.tensor([0.6, 0.5, 0.4])
+    assert torch.allclose(matrix[:, :, :3] @ grey, grey.expand(2, 3), atol=1e-6)
+    assert torch.allclose(matrix[0, :, :3] @ red, torch.tensor([0.4, 0.6, 0.5]), atol=1e-6)
+    assert torch.allclose(matrix[1, :, :3] @ red, torch.tensor([0.7, 0.5, 0.3]), atol=1e-6)
 
 
 def test_a_grey_view_has_no_colour() -> None:
@@ -760,6 +774,27 @@ def test_an_index_is_named_after_its_folder(
 # The recipe of the bundled weights.
 
 
+class Mean(ImageEmbedder):
+    """Embeds nothing but the mean colour, or how bright it is."""
+
+    def __init__(self, *, grey: bool) -> None:
+        self.grey = grey
+
+    def of_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        mean = pixels.mean((1, 2), dtype=np.float32) - 127.5
+        if self.grey:
+            mean = np.stack([mean.mean(1), np.full(len(mean), 50)], axis=1)
+        return normalize(mean.astype(np.float32))
+
+
+def test_a_hue_is_found_by_what_sees_colours_alone(few: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(few[0], tmp_path / "photos"))
+    (folder / "broken.jpg").write_text("no picture")
+    seen, unseen = (judge.hues(folder, Mean(grey=grey)) for grey in (False, True))
+    assert seen["photos"] == unseen["photos"] == 36
+    assert seen["own_hue_found"] > 0.8 > 0.4 > unseen["own_hue_found"]
+
+
 @pytest.mark.long
 def test_the_recipe_runs_from_end_to_end(
     mixed: tuple[Path, Path],
@@ -790,5 +825,6 @@ def test_the_recipe_runs_from_end_to_end(
         told["judged"][colours]["labelled_queries"] for colours in ("as they are", "exchanged")
     ]
     assert judged == [4, 4]
+    assert told["judged"]["hues"]["photos"] == 5
     known, student = backbone().state_dict(), backbone("resnet18", str(out)).state_dict()
     assert known.keys() == student.keys()

@@ -3,21 +3,29 @@
     python training/judge.py unseen --labels unseen.csv [--weights FILE] [--model NAME]
 
 prints R@1, P@5 and mAP@R, as `lookalike evaluate` does; then those of the same photos with red and
-blue exchanged, which Stanford Cars as we have them already are: nobody should have to care.
+blue exchanged, which Stanford Cars as we have them already are: nobody should have to care. Last
+comes whether colours are told apart, see `hues`.
 """
 
 import argparse
 import contextlib
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 
 import lookalike
-from lookalike import evaluate
-from lookalike.images import BadImage, decode, decode_path, locate, walk
+from lookalike import ImageEmbedder, evaluate
+from lookalike.images import SIDE, BadImage, decode, decode_path, decode_pixels, locate, walk
+from lookalike.training.views import Variety, draw, turns
+
+HUES = 6
+PHOTOS = 200
 
 
 def judge(
@@ -48,7 +56,36 @@ def judge(
                 spark=False,
             )
             figures[kind] = evaluate.by_label(index.searcher.rows, len(index))
-        return figures
+    figures["hues"] = hues(photos, ImageEmbedder(model, weights, precision="f32"))
+    return figures
+
+
+def hues(photos: Path, embed: ImageEmbedder) -> dict[str, Any]:
+    """Return how often a part of a photo, its hues turned, is found by its colours.
+
+    Two parts are taken of some photos, each in `HUES` hues. A part in one of them is searched among
+    those that the other part has: it should find its own. Guessing, a sixth do.
+    """
+    files = [photos / decode_path(found.path) for found in walk(locate(photos))]
+    step = math.ceil(len(files) / PHOTOS)
+    decoded = []
+    for file in files[::step]:
+        with contextlib.suppress(BadImage):
+            decoded.append(decode_pixels(file.read_bytes())[0])
+    pixels = torch.from_numpy(np.stack(decoded))
+    variety = Variety(least=0.7, whole=0, colour=0, grey=0)
+    generator = torch.Generator().manual_seed(0)
+    strength = torch.full((len(pixels),), 1.3)
+    parts = []
+    for _ in range(2):
+        part = draw(torch.arange(len(pixels)), variety, generator)
+        for hue in range(HUES):
+            angles = torch.full((len(pixels),), 2 * math.pi * hue / HUES)
+            shown = part.in_colours(turns(angles, strength)).render(pixels, SIDE)
+            parts.append(embed.of_pixels(shown.round().byte().permute(0, 2, 3, 1).numpy()))
+    one, other = np.stack(parts).reshape(2, HUES, len(pixels), -1)
+    found = np.einsum("hnd,knd->nhk", one, other).argmax(2)
+    return {"photos": len(pixels), "own_hue_found": float((found == np.arange(HUES)).mean())}
 
 
 def main() -> None:

@@ -118,3 +118,16 @@ def recoloured(n: int, variety: Variety, generator: torch.Generator) -> torch.Te
     exchanged = torch.rand(n, generator=generator) < variety.exchanged
     matrix[exchanged] = matrix[exchanged].flip(2)
     return torch.cat([matrix, (0.5 - 0.5 * contrast).expand(n, 3, 1)], 2)
+
+
+def turns(angles: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+    """Return colours that turn all hues by angles (n,), in radians: float32 (n, 3, 4).
+
+    Turned is about the grey axis (Rodrigues' rotation formula); what lies off it is `strength`
+    times, (n,), as far from it.
+    """
+    grey = torch.full((3, 3), 1 / 3)
+    across = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    cosine, sine = (part(angles).view(-1, 1, 1) for part in (torch.cos, torch.sin))
+    turned = grey + strength.view(-1, 1, 1) * (cosine * (torch.eye(3) - grey) + sine * across)
+    return functional.pad(turned, (0, 1))
