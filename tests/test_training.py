@@ -138,6 +138,18 @@ def test_hues_are_turned_and_made_stronger() -> None:
     assert torch.allclose(matrix[:, :, :3] @ grey, grey.expand(2, 3), atol=1e-6)
     assert torch.allclose(matrix[0, :, :3] @ red, torch.tensor([0.4, 0.6, 0.5]), atol=1e-6)
     assert torch.allclose(matrix[1, :, :3] @ red, torch.tensor([0.7, 0.5, 0.3]), atol=1e-6)
+    assert torch.equal(some_views(4).colours, some_views(4, replace(AS_IT_IS, turned=1e-9)).colours)
+    assert not torch.allclose(
+        some_views(4).colours, some_views(4, replace(AS_IT_IS, turned=1.0)).colours, atol=0.01
+    )
+
+
+def test_colours_put_right_are_those_of_photos_that_are_right() -> None:
+    pixels, views = numbered(4), some_views(4, Variety(turned=0.5))
+    wrong = replace(views, colours=recipe.exchanged(views.colours))
+    expected = views.render(pixels, 48)
+    assert torch.allclose(wrong.render(pixels.flip(3), 48), expected, atol=0.01)
+    assert not torch.allclose(wrong.render(pixels, 48), expected, atol=1)
 
 
 def test_a_grey_view_has_no_colour() -> None:
@@ -192,6 +204,20 @@ def test_relations_cost_nothing_where_they_are_the_same() -> None:
     assert relations(other, teacher, 0.05) > 0.5
 
 
+def test_relations_within_are_those_of_each_group_alone() -> None:
+    def some(seed: int, width: int) -> torch.Tensor:
+        return functional.normalize(torch.randn(12, width, generator=generator(seed)), dim=1)
+
+    own, teacher = some(0, 4), some(1, 8)
+    weights = Weights(labels=0, imitation=0, within=2.0, together=3)
+    found = Objective(4, torch.arange(12), [teacher], weights)(own, torch.arange(12))["within"]
+    apart = [
+        relations(own[at : at + 3], teacher[at : at + 3].half().float(), weights.likeness)
+        for at in range(0, 12, 3)
+    ]
+    assert torch.allclose(found, 2 * torch.stack(apart).mean(), rtol=0.01)
+
+
 def test_every_term_falls_when_it_is_learned() -> None:
     torch.manual_seed(0)
     labels = torch.arange(32) % 4
@@ -210,6 +236,24 @@ def test_every_term_falls_when_it_is_learned() -> None:
     assert all(seen[-1][name] < 0.6 * seen[0][name] for name in seen[0]), seen[-1]
 
 
+def test_relations_are_those_of_teachers_together() -> None:
+    one, other = (torch.randn(12, 8, generator=generator(seed)) for seed in (0, 1))
+    features = torch.randn(12, 4, generator=generator(2))
+
+    def found(targets: list[torch.Tensor], *shares: float) -> torch.Tensor:
+        weights = Weights(labels=0, imitation=0, shares=shares)
+        objective = Objective(4, torch.arange(12), targets, weights)
+        return objective(features, torch.arange(12))["relations"]
+
+    assert torch.allclose(found([one, other], 1.0), found([one], 1.0))
+    assert torch.allclose(found([one, other], 0.5, 0.5), found([other, one], 0.5, 0.5), rtol=1e-3)
+    both = functional.normalize(
+        torch.cat([functional.normalize(of, dim=1) for of in (one, other)], 1)
+    )
+    assert torch.allclose(found([one, other], 0.5, 0.5), found([both], 1.0), rtol=1e-2)
+    assert not torch.allclose(found([one, other], 0.9, 0.1), found([one], 1.0), rtol=1e-2)
+
+
 def test_an_objective_leaves_the_numbers_of_its_caller_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -220,6 +264,14 @@ def test_an_objective_leaves_the_numbers_of_its_caller_alone() -> None:
 
 
 # The loop.
+
+
+def test_views_that_follow_each_other_are_looked_at_together() -> None:
+    which, colours = loop._drawn(3, 13, Plan([(8, 8)], batch=8, together=2))
+    assert len(which) == len(colours) == 8
+    first, second = which.view(-1, 2).T
+    assert torch.equal(first + 1, second)
+    assert not (first % 2).any() and second.max() < 13
 
 
 def test_a_plan_counts_its_steps_and_rates() -> None:
@@ -807,6 +859,7 @@ def test_the_recipe_runs_from_end_to_end(
         views=2,
         teacher=replace(recipe.RECIPE.teacher, batch=8),
         student=replace(recipe.RECIPE.student, batch=8),
+        colours=replace(recipe.RECIPE.colours, batch=12),
     )
     monkeypatch.setattr(recipe, "RECIPE", tiny)
     folder, labels = mixed

@@ -1,4 +1,4 @@
-"""Make the bundled weights: a teacher learns what tells cars apart, and ResNet-18 learns from it.
+"""Make the bundled weights: a teacher learns what tells cars apart, ResNet-18 learns from it.
 
     python training/recipe.py --photos cars_train --labels cardatasettrain.csv --others others
 
@@ -25,13 +25,14 @@ from lookalike.models.networks import FromPixels, backbone, save
 from lookalike.training.held_out import embed, retrieval
 from lookalike.training.loop import Plan, features, train
 from lookalike.training.objective import Objective, Weights
-from lookalike.training.photos import Photos, Pixels, gather
-from lookalike.training.views import Variety, draw
+from lookalike.training.photos import UNLABELLED, Photos, Pixels, gather
+from lookalike.training.views import Variety, Views, draw, recoloured
 
 TEACHER = "efficientnet-lite0"
 SIDE = 224
+Say = Callable[[str], None]
 ABOUT = {
-    "version": "cars-2",
+    "version": "cars-3",
     "arch": "torchvision.models.resnet18 without fc",
     "dim": "512",
     "preprocessing": "RGB squashed to 224 x 224, bilinear, antialiased; ImageNet mean, deviation",
@@ -40,11 +41,17 @@ ABOUT = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that is chosen. The photos at hand have red and blue exchanged: half the views have not.
+    """All that is chosen.
 
     `views` are drawn of each photo, once. The teacher, which knows ImageNet, learns the labels
     alone. The student begins from nothing: it learns the labels, what the teacher makes of each
     view, now and as it was before, and which views the teacher has near each other.
+
+    The labelled photos at hand have red and blue exchanged: half of those views have not, so that
+    both hardly tell red from blue. Of each photo in its true colours `true_views` parts are drawn,
+    each in the colours of `true_variety`, as many times as are looked at together. There the
+    student learns to keep near each other what it has near itself and what the teacher had before
+    it learned, who knows colours.
     """
 
     views: int
@@ -53,6 +60,12 @@ class Recipe:
     teacher_weights: Weights
     student: Plan
     student_weights: Weights
+    true_draws: int
+    true_parts: int
+    true_colours: int
+    true_variety: Variety
+    colours: Plan
+    colours_weights: Weights
     seed: int = 0
 
 
@@ -77,56 +90,109 @@ RECIPE = Recipe(
         variety=Variety(colour=0.15),
     ),
     student_weights=Weights(),
+    true_draws=2,
+    true_parts=2,
+    true_colours=2,
+    true_variety=Variety(least=0.4, whole=0.3, turned=0.7),
+    colours=Plan(
+        [(128, 100_000), (160, 100_000), (224, 50_000)],
+        batch=144,
+        rate=8e-4,
+        new_rate=3e-3,
+        average=0.1,
+        still=True,
+        variety=Variety(colour=0.05, grey=0),
+        together=4,
+    ),
+    colours_weights=Weights(
+        labels=0, imitation=1, relations=4, shares=(0.45, 0.55), within=4, together=4
+    ),
 )
 
 
-def make(
-    recipe: Recipe,
-    photos: Photos,
-    taught: torch.Tensor,
-    work: Path,
-    device: torch.device,
-    say: Callable[[str], None],
-) -> tuple[FromPixels, FromPixels]:
-    """Return the teacher and its student, who have learned from photos of these numbers (n,).
+class Run:
+    """A run of the recipe. What is done is kept in the folder `work`, from where it goes on."""
 
-    What is done is kept in the folder `work`, which is of this recipe and these photos alone, and
-    from where it goes on.
-    """
-    pixels = Pixels(photos, device)
-    labels = torch.from_numpy(photos.labels).to(device)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    views = draw(taught.repeat_interleave(recipe.views), recipe.variety, generator)
-    shown = labels[views.photos.to(device)]
+    def __init__(
+        self, recipe: Recipe, photos: Photos, work: Path, device: torch.device, say: Say
+    ) -> None:
+        self.recipe, self.work, self.say = recipe, work, say
+        self.pixels = Pixels(photos, device)
+        self.labels = torch.from_numpy(photos.labels).to(device)
 
-    def report(done: int, steps: int, terms: dict[str, float]) -> None:
-        say(f"  {done}/{steps} " + " ".join(f"{name} {term:.3f}" for name, term in terms.items()))
+    def teach(self, taught: torch.Tensor) -> tuple[FromPixels, FromPixels]:
+        """Return the teacher and its student, who have learned from photos of these numbers."""
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(recipe.seed)
+        views = draw(taught.repeat_interleave(recipe.views), recipe.variety, generator)
+        shown = self.labels[views.photos.to(self.labels.device)]
 
-    def look(network: FromPixels, name: str) -> torch.Tensor:
-        file = work / f"{name}.pt"
+        teacher = imagenet()
+        before = self._look(teacher, views, "before")
+        self.say("the teacher has looked at every view")
+        objective = Objective(before.shape[1], shown, [], recipe.teacher_weights, recipe.seed)
+        teacher = self._train(teacher, objective, views, recipe.teacher, "teacher")
+        now = self._look(teacher, views, "now")
+        self.say("the teacher has learned")
+
+        torch.manual_seed(recipe.seed)
+        untrained = torchvision.models.resnet18(weights=None, zero_init_residual=True)
+        untrained.fc = torch.nn.Identity()
+        objective = Objective(512, shown, [now, before], recipe.student_weights, recipe.seed)
+        student = self._train(FromPixels(untrained), objective, views, recipe.student, "student")
+        self.say("the student has learned")
+        return teacher, student
+
+    def colour(self, student: FromPixels, taught: torch.Tensor) -> FromPixels:
+        """Return the student, who has learned colours from photos of these numbers (n,)."""
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(recipe.seed)
+        parts, colours = recipe.true_parts, recipe.true_colours
+        many = taught.repeat_interleave(recipe.true_draws)
+        drawn = draw(many.repeat_interleave(parts), recipe.true_variety, generator)
+        views = drawn[torch.arange(len(drawn)).repeat_interleave(colours)]
+        paint = recoloured(len(many) * colours, recipe.true_variety, generator)
+        paint = paint.unflatten(0, (-1, 1, colours)).expand(-1, parts, -1, -1, -1).flatten(0, 2)
+        wrong = (self.labels.cpu()[views.photos] != UNLABELLED).view(-1, 1, 1)
+        views = replace(views, colours=torch.where(wrong, exchanged(paint), paint))
+        own = self._look(student, views, "own")
+        known = self._look(imagenet(), views, "known")
+        self.say("student and teacher have looked at true colours")
+        shown = torch.full((len(views),), UNLABELLED, device=self.labels.device)
+        objective = Objective(512, shown, [own, known], recipe.colours_weights, recipe.seed)
+        student = self._train(student, objective, views, recipe.colours, "colours")
+        self.say("the student has learned colours")
+        return student
+
+    def _look(self, network: FromPixels, views: Views, name: str) -> torch.Tensor:
+        file = self.work / f"{name}.pt"
         if file.is_file():
-            return cast(torch.Tensor, torch.load(file, map_location=device, weights_only=True))
-        made = features(network, views, pixels, SIDE)
+            kept = torch.load(file, map_location=self.labels.device, weights_only=True)
+            return cast(torch.Tensor, kept)
+        made = features(network, views, self.pixels, SIDE)
         with new_file(file) as part:
             torch.save(made, part)
         return made
 
-    teacher = FromPixels(backbone(TEACHER, "imagenet"), TEACHER)
-    before = look(teacher, "before")
-    say("the teacher has looked at every view")
-    objective = Objective(before.shape[1], shown, [], recipe.teacher_weights, recipe.seed)
-    teacher = train(teacher, objective, views, pixels, recipe.teacher, work / "teacher.pt", report)
-    now = look(teacher, "now")
-    say("the teacher has learned")
+    def _train(
+        self, network: FromPixels, objective: Objective, views: Views, plan: Plan, name: str
+    ) -> FromPixels:
+        def report(done: int, steps: int, terms: dict[str, float]) -> None:
+            now = " ".join(f"{term} {value:.3f}" for term, value in terms.items())
+            self.say(f"  {done}/{steps} {now}")
 
-    torch.manual_seed(recipe.seed)
-    untrained = torchvision.models.resnet18(weights=None, zero_init_residual=True)
-    untrained.fc = torch.nn.Identity()
-    objective = Objective(512, shown, [now, before], recipe.student_weights, recipe.seed)
-    student = FromPixels(untrained)
-    student = train(student, objective, views, pixels, recipe.student, work / "student.pt", report)
-    say("the student has learned")
-    return teacher, student
+        checkpoint = self.work / f"{name}.pt"
+        return train(network, objective, views, self.pixels, plan, checkpoint, report)
+
+
+def exchanged(colours: torch.Tensor) -> torch.Tensor:
+    """Return (n, 3, 4) of the same colours of photos in which red and blue are exchanged."""
+    return colours[:, :, [2, 1, 0, 3]]
+
+
+def imagenet() -> FromPixels:
+    """Return the teacher as it comes."""
+    return FromPixels(backbone(TEACHER, "imagenet"), TEACHER)
 
 
 def main() -> None:
@@ -170,17 +236,17 @@ def main() -> None:
     recipe = scaled(replace(RECIPE, seed=given.seed), given.scale)
     run = given.work / fingerprint([photos.identity, str(given.held_out), repr(recipe)])
     run.mkdir(exist_ok=True)
-    teacher, student = make(recipe, photos, taught, run, device, say)
+    work = Run(recipe, photos, run, device, say)
+    teacher, learned = work.teach(taught)
+    student = work.colour(learned, taught)
     out = given.out or run / "student.safetensors"
     save(student, out, ABOUT)
     found: dict[str, object] = {"weights": str(out), "device": str(device)}
     if given.held_out:
         which = torch.nonzero(is_kept)[:, 0]
-        pixels = Pixels(photos, device)
-        imagenet = FromPixels(backbone(TEACHER, "imagenet"), TEACHER)
-        networks = {"imagenet": imagenet, "teacher": teacher, "student": student}
+        networks = {"imagenet": imagenet(), "teacher": teacher, "student": student}
         for name, network in networks.items():
-            found[name] = retrieval(embed(network, which, pixels, SIDE), known[which])
+            found[name] = retrieval(embed(network, which, work.pixels, SIDE), known[which])
     found["seconds"] = round(time.monotonic() - started)
     if given.judge:
         found["judged"] = judge(given.judge, given.judge_labels, str(out))
@@ -199,7 +265,12 @@ def scaled(recipe: Recipe, scale: float) -> Recipe:
         stages = [(side, max(int(views * scale), plan.batch)) for side, views in plan.stages]
         return replace(plan, stages=stages, seed=recipe.seed)
 
-    return replace(recipe, teacher=less(recipe.teacher), student=less(recipe.student))
+    return replace(
+        recipe,
+        teacher=less(recipe.teacher),
+        student=less(recipe.student),
+        colours=less(recipe.colours),
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class Plan:
     `new_rate` that of what is trained besides the network; `decay` the weight decay. `average` is
     the share of all steps that the averaged weights reach back. `still` keeps the statistics of
     batch normalisation as they are, which suits a network that is trained already. Each look is
-    in other colours, as `variety` says. From `seed` follows what is drawn.
+    in other colours, as `variety` says. Of the views, always so many that follow each other are
+    looked at `together`. From `seed` follows what is drawn.
     """
 
     stages: Sequence[tuple[int, int]]
@@ -50,6 +51,7 @@ class Plan:
     warm: float = 0.05
     still: bool = False
     variety: Variety = _USUAL
+    together: int = 1
     seed: int = 0
 
     @property
@@ -168,8 +170,10 @@ def _has_bf16() -> bool:
 def _drawn(step: int, views: int, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
     """Return which views a step looks at, and in which colours."""
     generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-    which = torch.randint(views, (plan.batch,), generator=generator)
-    return which, recoloured(plan.batch, plan.variety, generator)
+    groups = (plan.batch // plan.together,)
+    first = plan.together * torch.randint(views // plan.together, groups, generator=generator)
+    which = (first[:, None] + torch.arange(plan.together)).flatten()
+    return which, recoloured(len(which), plan.variety, generator)
 
 
 def _groups(network: nn.Module, objective: nn.Module, plan: Plan) -> list[dict[str, Any]]:

@@ -11,13 +11,21 @@ from lookalike.training.photos import UNLABELLED
 
 @dataclass(frozen=True)
 class Weights:
-    """What each term of the objective counts, and the temperatures they are taken at."""
+    """What each term of the objective counts, and the temperatures they are taken at.
+
+    `shares` are what the cosines of each teacher count in the relations; they add up to 1.
+    `within` is what relations count among the views that are looked at `together`.
+    """
 
     labels: float = 1.0
     imitation: float = 4.0
     relations: float = 1.0
+    shares: tuple[float, ...] = (1.0,)
+    within: float = 0.0
+    together: int = 1
     temperature: float = 0.06
     nearness: float = 0.05
+    likeness: float = 0.02
     smoothing: float = 0.1
 
 
@@ -62,24 +70,25 @@ class Imitation(nn.Module):
 
 
 def relations(unit: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return how far the neighbours of each feature in the batch are from the teacher's.
+    """Return how far the neighbours of each feature, among n, are from the teacher's.
 
     The Kullback-Leibler divergence between softmaxes of cosines to the others: Abbasi Koohpayegani
-    et al., "CompRess" (2020); Park et al., "Relational knowledge distillation" (2019). Both have
-    length 1.
+    et al., "CompRess" (2020); Park et al., "Relational knowledge distillation" (2019). Both are
+    (..., n, width), of length 1.
     """
-    itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    itself = torch.eye(unit.shape[-2], dtype=torch.bool, device=unit.device)
 
     def others(of: torch.Tensor) -> torch.Tensor:
-        return functional.log_softmax(((of @ of.T) / temperature).masked_fill(itself, -1e4), dim=1)
+        return functional.log_softmax((of @ of.mT / temperature).masked_fill(itself, -1e4), dim=-1)
 
-    return functional.kl_div(others(unit), others(targets), log_target=True, reduction="batchmean")
+    divergence = functional.kl_div(others(unit), others(targets), log_target=True, reduction="none")
+    return divergence.sum(-1).mean()
 
 
 class Objective(nn.Module):
     """All of it: the label of each view, int64 (views,), and what teachers make of each.
 
-    `targets` are (views, taught) each; relations are those of the first.
+    `targets` are (views, taught) each; those beyond the weights' shares are imitated alone.
     """
 
     def __init__(
@@ -109,8 +118,13 @@ class Objective(nn.Module):
             nearness = imitate(features, targets.centred(views))
             terms[f"imitation {number + 1}"] = weights.imitation * nearness
         if self._targets and weights.relations:
-            near = relations(unit, self._targets[0].unit(views), weights.nearness)
+            shared = zip(weights.shares, self._targets, strict=False)
+            together = torch.cat([share**0.5 * of.unit(views) for share, of in shared], dim=1)
+            near = relations(unit, together, weights.nearness)
             terms["relations"] = weights.relations * near
+            if weights.within:
+                own, known = (of.unflatten(0, (-1, weights.together)) for of in (unit, together))
+                terms["within"] = weights.within * relations(own, known, weights.likeness)
         return terms
 
 

@@ -70,8 +70,9 @@ class Variety:
 
     A view shows from `least` of a photo's area to all of it, in proportions up to `stretch` times
     other ones; a share of `whole` shows all of it, undistorted. `colour` is how far brightness,
-    contrast, saturation and tint are drawn from 1; a share of `grey` has no colour, and in one of
-    `exchanged` red and blue have changed places.
+    contrast, saturation and tint are drawn from 1; a share of `grey` has no colour, in one of
+    `exchanged` red and blue have changed places, and in one of `turned` all hues are turned by the
+    same angle, whichever, and made up to twice as strong.
     """
 
     least: float = 0.3
@@ -80,6 +81,7 @@ class Variety:
     colour: float = 0.3
     grey: float = 0.05
     exchanged: float = 0.0
+    turned: float = 0.0
 
 
 def draw(photos: torch.Tensor, variety: Variety, generator: torch.Generator) -> Views:
@@ -117,6 +119,11 @@ def recoloured(n: int, variety: Variety, generator: torch.Generator) -> torch.Te
     matrix = contrast * brightness * tint * mixed
     exchanged = torch.rand(n, generator=generator) < variety.exchanged
     matrix[exchanged] = matrix[exchanged].flip(2)
+    if variety.turned:
+        which = torch.rand(n, generator=generator) < variety.turned
+        angles = 2 * math.pi * torch.rand(n, generator=generator)
+        strength = 1 + torch.rand(n, generator=generator)
+        matrix[which] = (matrix @ turns(angles, strength)[:, :, :3])[which]
     return torch.cat([matrix, (0.5 - 0.5 * contrast).expand(n, 3, 1)], 2)
 
 
