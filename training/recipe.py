@@ -1,4 +1,4 @@
-"""Make the bundled weights: a teacher learns what tells cars apart, ResNet-18 learns from it.
+"""Make the bundled weights: a teacher learns what tells cars apart, and ResNet-18 learns from it.
 
     python training/recipe.py --photos cars_train --labels cardatasettrain.csv --others others
 
@@ -48,10 +48,10 @@ class Recipe:
     view, now and as it was before, and which views the teacher has near each other.
 
     The labelled photos at hand have red and blue exchanged: half of those views have not, so that
-    both hardly tell red from blue. Of each photo in its true colours `true_views` parts are drawn,
-    each in the colours of `true_variety`, as many times as are looked at together. There the
-    student learns to keep near each other what it has near itself and what the teacher had before
-    it learned, who knows colours.
+    both hardly tell red from blue. So the student looks at photos in their true colours in the end:
+    `true_parts` of each, all in the same `true_colours` of `true_variety`, `true_draws` times. It
+    learns to keep near each other what it has near itself and what the teacher, who knew colours,
+    had near before it learned.
     """
 
     views: int
