@@ -152,6 +152,17 @@ def test_colours_put_right_are_those_of_photos_that_are_right() -> None:
     assert not torch.allclose(wrong.render(pixels, 48), expected, atol=1)
 
 
+def test_weights_lie_between_those_of_two_networks() -> None:
+    one, other = (FromPixels(torchvision.models.resnet18(weights=None)) for _ in range(2))
+    other.network.bn1.running_mean += 1  # type: ignore[operator, union-attr]
+    mixed = recipe.between(one, other, 0.25)
+    before, after = one.state_dict(), other.state_dict()
+    for name, weight in mixed.state_dict().items():
+        expected = 0.75 * before[name] + 0.25 * after[name]
+        assert torch.allclose(weight, expected.to(weight.dtype), atol=1e-6), name
+    assert not torch.equal(mixed.network.conv1.weight, before["network.conv1.weight"])  # type: ignore[arg-type, union-attr]
+
+
 def test_a_grey_view_has_no_colour() -> None:
     shown = some_views(3, replace(AS_IT_IS, grey=1.0)).render(numbered(3), 48)
     assert torch.allclose(shown[:, :1].expand_as(shown), shown, atol=0.01)
@@ -243,7 +254,8 @@ def test_relations_are_those_of_teachers_together() -> None:
     def found(targets: list[torch.Tensor], *shares: float) -> torch.Tensor:
         weights = Weights(labels=0, imitation=0, shares=shares)
         objective = Objective(4, torch.arange(12), targets, weights)
-        return objective(features, torch.arange(12))["relations"]
+        terms: dict[str, torch.Tensor] = objective(features, torch.arange(12))
+        return terms["relations"]
 
     assert torch.allclose(found([one, other], 1.0), found([one], 1.0))
     assert torch.allclose(found([one, other], 0.5, 0.5), found([other, one], 0.5, 0.5), rtol=1e-3)

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -51,7 +52,7 @@ class Recipe:
     both hardly tell red from blue. So the student looks at photos in their true colours in the end:
     `true_parts` of each, all in the same `true_colours` of `true_variety`, `true_draws` times. It
     learns to keep near each other what it has near itself and what the teacher, who knew colours,
-    had near before it learned.
+    had near before it learned. What it ends with lies between what it was before and after that.
     """
 
     views: int
@@ -66,6 +67,7 @@ class Recipe:
     true_variety: Variety
     colours: Plan
     colours_weights: Weights
+    colours_share: float
     seed: int = 0
 
 
@@ -107,6 +109,7 @@ RECIPE = Recipe(
     colours_weights=Weights(
         labels=0, imitation=1, relations=4, shares=(0.45, 0.55), within=4, together=4
     ),
+    colours_share=2 / 3,
 )
 
 
@@ -152,7 +155,7 @@ class Run:
         drawn = draw(many.repeat_interleave(parts), recipe.true_variety, generator)
         views = drawn[torch.arange(len(drawn)).repeat_interleave(colours)]
         paint = recoloured(len(many) * colours, recipe.true_variety, generator)
-        paint = paint.unflatten(0, (-1, 1, colours)).expand(-1, parts, -1, -1, -1).flatten(0, 2)
+        paint = paint.view(-1, 1, colours, 3, 4).expand(-1, parts, -1, -1, -1).flatten(0, 2)
         wrong = (self.labels.cpu()[views.photos] != UNLABELLED).view(-1, 1, 1)
         views = replace(views, colours=torch.where(wrong, exchanged(paint), paint))
         own = self._look(student, views, "own")
@@ -160,9 +163,10 @@ class Run:
         self.say("student and teacher have looked at true colours")
         shown = torch.full((len(views),), UNLABELLED, device=self.labels.device)
         objective = Objective(512, shown, [own, known], recipe.colours_weights, recipe.seed)
-        student = self._train(student, objective, views, recipe.colours, "colours")
+        before = deepcopy(student)
+        after = self._train(student, objective, views, recipe.colours, "colours")
         self.say("the student has learned colours")
-        return student
+        return between(before, after, recipe.colours_share)
 
     def _look(self, network: FromPixels, views: Views, name: str) -> torch.Tensor:
         file = self.work / f"{name}.pt"
@@ -188,6 +192,19 @@ class Run:
 def exchanged(colours: torch.Tensor) -> torch.Tensor:
     """Return (n, 3, 4) of the same colours of photos in which red and blue are exchanged."""
     return colours[:, :, [2, 1, 0, 3]]
+
+
+def between(before: FromPixels, after: FromPixels, share: float) -> FromPixels:
+    """Return a network whose weights are `share` those of `after`, otherwise those of `before`.
+
+    Where one began as the other that keeps what both know: Wortsman et al., "Robust fine-tuning of
+    zero-shot models" (2022).
+    """
+    mixed, others = deepcopy(before), after.state_dict()
+    for name, weight in mixed.state_dict().items():
+        if weight.is_floating_point():
+            weight.lerp_(others[name].to(weight.device), share)
+    return mixed
 
 
 def imagenet() -> FromPixels:

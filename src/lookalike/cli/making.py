@@ -127,7 +127,7 @@ def demo(
     ] = None,
     labels: Labels = None,
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Which picture is the query.")] = 6,
+    seed: Annotated[int, typer.Option(help="Which picture is the query.")] = 2,
     image_name: ImageName = "image",
     label_name: LabelName = "Class",
     model: ModelName = "resnet18",

@@ -123,7 +123,8 @@ class Objective(nn.Module):
             near = relations(unit, together, weights.nearness)
             terms["relations"] = weights.relations * near
             if weights.within:
-                own, known = (of.unflatten(0, (-1, weights.together)) for of in (unit, together))
+                groups = (-1, weights.together)
+                own, known = (of.view(*groups, of.shape[1]) for of in (unit, together))
                 terms["within"] = weights.within * relations(own, known, weights.likeness)
         return terms
 
