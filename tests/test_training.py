@@ -893,3 +893,14 @@ def test_the_recipe_runs_from_end_to_end(
     assert told["judged"]["hues"]["photos"] == 5
     known, student = backbone().state_dict(), backbone("resnet18", str(out)).state_dict()
     assert known.keys() == student.keys()
+
+    asked = f"--photos {folder} --labels {labels} --work {tmp_path / 'work'} --held-out 1"
+    last_step = ["recipe.py", *asked.split(), "--student", str(out), "--scale", "0.00002"]
+    monkeypatch.setattr(sys, "argv", last_step)
+    recipe.main()
+    again = json.loads(capsys.readouterr().out)
+    assert "teacher" not in again
+    assert len(list((tmp_path / "work").glob("*/colours.pt"))) == 2
+    colours_alone = backbone("resnet18", again["weights"]).state_dict()
+    moved = (student["conv1.weight"] - colours_alone["conv1.weight"]).abs().max()
+    assert 0 < moved < 0.1

@@ -21,7 +21,7 @@ import torchvision
 from judge import judge
 from lookalike.cache import new_file
 from lookalike.models import find_device
-from lookalike.models.model import fingerprint
+from lookalike.models.model import fingerprint, identity
 from lookalike.models.networks import FromPixels, backbone, save
 from lookalike.training.held_out import embed, retrieval
 from lookalike.training.loop import Plan, features, train
@@ -225,6 +225,7 @@ def main() -> None:
     )
     parser.add_argument("--judge", type=Path, help="a folder of labelled photos for the last word")
     parser.add_argument("--judge-labels", type=Path)
+    parser.add_argument("--student", help="weights that have learned all but colours")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1, help="of the views looked at, for a try")
@@ -251,17 +252,23 @@ def main() -> None:
     is_kept = torch.isin(known, torch.tensor(order[len(order) - given.held_out :]))
     taught = torch.nonzero(~is_kept)[:, 0]
     recipe = scaled(replace(RECIPE, seed=given.seed), given.scale)
-    run = given.work / fingerprint([photos.identity, str(given.held_out), repr(recipe)])
+    asked = [photos.identity, str(given.held_out), repr(recipe)]
+    if given.student:
+        asked.append(identity("resnet18", given.student))
+    run = given.work / fingerprint(asked)
     run.mkdir(exist_ok=True)
     work = Run(recipe, photos, run, device, say)
-    teacher, learned = work.teach(taught)
-    student = work.colour(learned, taught)
+    networks = {"imagenet": imagenet()}
+    if given.student:
+        learned = FromPixels(backbone("resnet18", given.student))
+    else:
+        networks["teacher"], learned = work.teach(taught)
+    networks["student"] = student = work.colour(learned, taught)
     out = given.out or run / "student.safetensors"
     save(student, out, ABOUT)
     found: dict[str, object] = {"weights": str(out), "device": str(device)}
     if given.held_out:
         which = torch.nonzero(is_kept)[:, 0]
-        networks = {"imagenet": imagenet(), "teacher": teacher, "student": student}
         for name, network in networks.items():
             found[name] = retrieval(embed(network, which, work.pixels, SIDE), known[which])
     found["seconds"] = round(time.monotonic() - started)
