@@ -894,8 +894,9 @@ def test_the_recipe_runs_from_end_to_end(
     known, student = backbone().state_dict(), backbone("resnet18", str(out)).state_dict()
     assert known.keys() == student.keys()
 
+    [before] = (tmp_path / "work").glob("*/before-colours.safetensors")
     asked = f"--photos {folder} --labels {labels} --work {tmp_path / 'work'} --held-out 1"
-    last_step = ["recipe.py", *asked.split(), "--student", str(out), "--scale", "0.00002"]
+    last_step = ["recipe.py", *asked.split(), "--student", str(before), "--scale", "0.00002"]
     monkeypatch.setattr(sys, "argv", last_step)
     recipe.main()
     again = json.loads(capsys.readouterr().out)

@@ -49,10 +49,10 @@ class Recipe:
     view, now and as it was before, and which views the teacher has near each other.
 
     The labelled photos at hand have red and blue exchanged: half of those views have not, so that
-    both hardly tell red from blue. So the student looks at photos in their true colours in the end:
-    `true_parts` of each, all in the same `true_colours` of `true_variety`, `true_draws` times. It
-    learns to keep near each other what it has near itself and what the teacher, who knew colours,
-    had near before it learned. What it ends with lies between what it was before and after that.
+    teacher and student hardly tell red from blue. So in the end the student looks at photos put
+    right: `true_parts` of each, all in the same `true_colours` of `true_variety`, `true_draws`
+    times. It imitates itself and the teacher, who knew colours before it learned, and learns to
+    keep near each other what both have near. `colours_share` of what that changes is kept.
     """
 
     views: int
@@ -104,11 +104,8 @@ RECIPE = Recipe(
         average=0.1,
         still=True,
         variety=Variety(colour=0.05, grey=0),
-        together=4,
     ),
-    colours_weights=Weights(
-        labels=0, imitation=1, relations=4, shares=(0.45, 0.55), within=4, together=4
-    ),
+    colours_weights=Weights(labels=0, imitation=1, relations=4, shares=(0.45, 0.55), within=4),
     colours_share=2 / 3,
 )
 
@@ -162,9 +159,11 @@ class Run:
         known = self._look(imagenet(), views, "known")
         self.say("student and teacher have looked at true colours")
         shown = torch.full((len(views),), UNLABELLED, device=self.labels.device)
-        objective = Objective(512, shown, [own, known], recipe.colours_weights, recipe.seed)
+        weights = replace(recipe.colours_weights, together=parts * colours)
+        objective = Objective(512, shown, [own, known], weights, recipe.seed)
         before = deepcopy(student)
-        after = self._train(student, objective, views, recipe.colours, "colours")
+        plan = replace(recipe.colours, together=parts * colours)
+        after = self._train(student, objective, views, plan, "colours")
         self.say("the student has learned colours")
         return between(before, after, recipe.colours_share)
 
@@ -225,7 +224,9 @@ def main() -> None:
     )
     parser.add_argument("--judge", type=Path, help="a folder of labelled photos for the last word")
     parser.add_argument("--judge-labels", type=Path)
-    parser.add_argument("--student", help="weights that have learned all but colours")
+    parser.add_argument(
+        "--student", help="weights that have learned all but colours, of the same photos"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1, help="of the views looked at, for a try")
@@ -255,22 +256,23 @@ def main() -> None:
     asked = [photos.identity, str(given.held_out), repr(recipe)]
     if given.student:
         asked.append(identity("resnet18", given.student))
-    run = given.work / fingerprint(asked)
-    run.mkdir(exist_ok=True)
-    work = Run(recipe, photos, run, device, say)
+    folder = given.work / fingerprint(asked)
+    folder.mkdir(exist_ok=True)
+    run = Run(recipe, photos, folder, device, say)
     networks = {"imagenet": imagenet()}
     if given.student:
         learned = FromPixels(backbone("resnet18", given.student))
     else:
-        networks["teacher"], learned = work.teach(taught)
-    networks["student"] = student = work.colour(learned, taught)
-    out = given.out or run / "student.safetensors"
+        networks["teacher"], learned = run.teach(taught)
+        save(learned, folder / "before-colours.safetensors", {**ABOUT, "version": "before cars-3"})
+    networks["student"] = student = run.colour(learned, taught)
+    out = given.out or folder / "student.safetensors"
     save(student, out, ABOUT)
     found: dict[str, object] = {"weights": str(out), "device": str(device)}
     if given.held_out:
         which = torch.nonzero(is_kept)[:, 0]
         for name, network in networks.items():
-            found[name] = retrieval(embed(network, which, work.pixels, SIDE), known[which])
+            found[name] = retrieval(embed(network, which, run.pixels, SIDE), known[which])
     found["seconds"] = round(time.monotonic() - started)
     if given.judge:
         found["judged"] = judge(given.judge, given.judge_labels, str(out))

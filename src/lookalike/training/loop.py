@@ -38,8 +38,8 @@ class Plan:
     `new_rate` that of what is trained besides the network; `decay` the weight decay. `average` is
     the share of all steps that the averaged weights reach back. `still` keeps the statistics of
     batch normalisation as they are, which suits a network that is trained already. Each look is
-    in other colours, as `variety` says. Of the views, always so many that follow each other are
-    looked at `together`. From `seed` follows what is drawn.
+    in other colours, as `variety` says. Views are drawn in runs of `together` that follow each
+    other; `batch` is a multiple of it. From `seed` follows what is drawn.
     """
 
     stages: Sequence[tuple[int, int]]

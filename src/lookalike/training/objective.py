@@ -88,7 +88,8 @@ def relations(unit: torch.Tensor, targets: torch.Tensor, temperature: float) -> 
 class Objective(nn.Module):
     """All of it: the label of each view, int64 (views,), and what teachers make of each.
 
-    `targets` are (views, taught) each; those beyond the weights' shares are imitated alone.
+    `targets` are (views, taught) each; relations are those of as many as
+    `shares` are named for; the others are only imitated.
     """
 
     def __init__(
@@ -117,14 +118,14 @@ class Objective(nn.Module):
         for number, (imitate, targets) in enumerate(taught):
             nearness = imitate(features, targets.centred(views))
             terms[f"imitation {number + 1}"] = weights.imitation * nearness
-        if self._targets and weights.relations:
+        if self._targets and (weights.relations or weights.within):
             shared = zip(weights.shares, self._targets, strict=False)
-            together = torch.cat([share**0.5 * of.unit(views) for share, of in shared], dim=1)
-            near = relations(unit, together, weights.nearness)
-            terms["relations"] = weights.relations * near
+            joint = torch.cat([share**0.5 * of.unit(views) for share, of in shared], dim=1)
+            if weights.relations:
+                near = relations(unit, joint, weights.nearness)
+                terms["relations"] = weights.relations * near
             if weights.within:
-                groups = (-1, weights.together)
-                own, known = (of.view(*groups, of.shape[1]) for of in (unit, together))
+                own, known = (of.view(-1, weights.together, of.shape[1]) for of in (unit, joint))
                 terms["within"] = weights.within * relations(own, known, weights.likeness)
         return terms
 

@@ -71,8 +71,8 @@ class Variety:
     A view shows from `least` of a photo's area to all of it, in proportions up to `stretch` times
     other ones; a share of `whole` shows all of it, undistorted. `colour` is how far brightness,
     contrast, saturation and tint are drawn from 1; a share of `grey` has no colour, in one of
-    `exchanged` red and blue have changed places, and in one of `turned` all hues are turned by the
-    same angle, whichever, and made up to twice as strong.
+    `exchanged` red and blue have changed places, and in one of `turned` all hues are turned by one
+    angle, drawn from the whole circle, and made one to two times as strong.
     """
 
     least: float = 0.3
