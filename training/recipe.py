@@ -259,7 +259,7 @@ def main() -> None:
     folder = given.work / fingerprint(asked)
     folder.mkdir(exist_ok=True)
     run = Run(recipe, photos, folder, device, say)
-    networks = {"imagenet": imagenet()}
+    networks = {}
     if given.student:
         learned = FromPixels(backbone("resnet18", given.student))
     else:
@@ -271,7 +271,7 @@ def main() -> None:
     found: dict[str, object] = {"weights": str(out), "device": str(device)}
     if given.held_out:
         which = torch.nonzero(is_kept)[:, 0]
-        for name, network in networks.items():
+        for name, network in {"imagenet": imagenet(), **networks}.items():
             found[name] = retrieval(embed(network, which, run.pixels, SIDE), known[which])
     found["seconds"] = round(time.monotonic() - started)
     if given.judge:
