@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
+
+COPY = 1e-5
+"""Squared distances of a vector to itself reach up to here, as matrix products round them."""
+
 _MASKS = 8  # filters whose rows are kept
 
 

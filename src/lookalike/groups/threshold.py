@@ -24,7 +24,6 @@ _ASKED = 256  # images whose neighbours are looked at
 _FEW = 8  # images that have to be readable
 _FOUND = 0.99  # of the copies, where pixels decide afterwards
 _CROWD = 32  # neighbours an image that are then compared by their pixels, at most
-_COPY = 1e-5  # squared distances of a vector to itself, as matrix products round them
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def suggest(collection: Collection, verified: bool, seed: int = 0) -> Suggested:
     copies = _moved(collection, rows, seed)
     drawn = search.draw(len(rows), _ASKED, seed)
     squared, _ = search.exact_many(rows, rows.vectors(drawn), _CROWD + 2)
-    others = np.sqrt(np.where(squared < _COPY, np.inf, squared))
+    others = np.sqrt(np.where(squared < search.COPY, np.inf, squared))
     nearest = np.sort(others, axis=1)
     if verified:
         crowd = nearest[:, min(_CROWD, nearest.shape[1] - 1)]
@@ -113,7 +112,7 @@ def around(collection: Collection, within: float, count: int) -> tuple[Around, A
     drawn = search.draw(len(rows), _ASKED)
     squared, found = search.exact_many(rows, rows.vectors(drawn), _CROWD + 2)
     distances = np.sqrt(np.maximum(squared, 0))
-    who, place = np.nonzero((squared > _COPY) & (found >= 0) & (drawn[:, None] < found))
+    who, place = np.nonzero((squared > search.COPY) & (found >= 0) & (drawn[:, None] < found))
     pairs = distances[who, place]
     order = np.argsort(np.abs(pairs - within))
 

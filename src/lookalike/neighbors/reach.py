@@ -11,7 +11,6 @@ from lookalike.searcher import NEIGHBORS, Searcher
 
 _DRAWN = 400  # queries
 _ENOUGH = 100  # pairs to measure with
-_COPY = 1e-5  # squared distances of a vector to itself, as matrix products round them
 _RESERVE = 1 / 3  # of what may be missed is not missed by those that decide
 
 
@@ -37,7 +36,7 @@ def effort_within(
     cells = usual.cells
     queries = _draw(asked)
     squared, found = search.exact_many(searcher.rows, queries, NEIGHBORS + own)
-    who, place = np.nonzero((found >= 0) & (squared <= within**2) & (squared > _COPY))
+    who, place = np.nonzero((found >= 0) & (squared <= within**2) & (squared > search.COPY))
     if len(who) >= _ENOUGH:
         rows, at = np.unique(found[who, place], return_inverse=True)
         one, other = queries[who], searcher.rows.vectors(rows)[at]
