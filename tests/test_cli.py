@@ -254,6 +254,8 @@ def test_odd_names_can_be_printed_anywhere(
     done = run("info", odd.index, "--skipped", **environment)
     assert (done.code, done.err) == (0, "")
     assert [line.split("\t")[1] for line in done.out.splitlines()] == ["empty file"] * 2
+    listed = json.loads(run("info", odd.index, "--skipped", "--json", **environment).out)["skipped"]
+    assert [one["reason"] for one in listed] == ["empty file"] * 2
 
 
 # What is wrong with what was asked.
@@ -505,6 +507,32 @@ def test_random_queries_in_int8(rough: Path) -> None:
     paths = {hit["path"] for hit in answer["neighbors"]}
     assert len(paths) == 95
     assert answer["query"]["path"] not in paths
+
+
+def test_an_index_like_another_can_be_joined_with_it(
+    rough: Path, index: Index, photo: Path, tmp_path: Path
+) -> None:
+    few, out = tmp_path / "few", tmp_path / "few.index"
+    few.mkdir()
+    shutil.copy(photo, few / "copy.jpg")
+    apart = run("index", few, "--out", tmp_path / "apart.index", "--no-spark")
+    assert apart.code == 0, apart.err
+    refused = run("join", rough, tmp_path / "apart.index", "--out", tmp_path / "pairs")
+    assert_fails(refused, "another model than", f"--like {rough}")
+    assert not (tmp_path / "pairs").exists()
+
+    like = ("index", few, "--out", out, "--no-spark", "--like")
+    assert_fails(run(*like, rough, "--precision", "bf16"), "--like says it all", "--precision")
+    assert_fails(run(*like, tmp_path / "nowhere"), "does not exist")
+    assert not out.exists()
+    assert "1 images embedded" in run(*like, rough).err
+    assert told("info", out)["model"] == told("info", rough)["model"]
+    figures = told("join", rough, out, "--within", "0.01", "--out", tmp_path / "pairs")
+    assert figures["pairs"] == 1
+
+    assert "nothing is new or changed" in run(*like, rough).err
+    assert "nothing is new or changed" in run(*like[:-1]).err, "it keeps the model that it has"
+    assert_fails(run(*like, index.path), "is there already, made with another model than")
 
 
 def test_queries_are_embedded_by_the_stored_model(rough: Path, drawn: DrawnCollection) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from lookalike import images, models
+from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 from lookalike.images.labels import open_labels
 from lookalike.models import Model
@@ -25,7 +26,8 @@ class Options:
 
     `spark` is True to use Spark, False to do without, None to let the number of files decide.
     What is done is committed so often that a run that is killed loses no more than `wave` images;
-    or, where cores are many, what they are at.
+    or, where cores are many, what they are at. `like` is an index whose very model is taken, its
+    calibration included, so that the vectors of both can be compared.
     """
 
     labels: str | Path | None = None
@@ -39,6 +41,10 @@ class Options:
     device: str = "auto"
     spark: bool | None = None
     wave: int = WAVE
+    like: str | Path | None = None
+
+
+_USUAL = (Options.model, Options.weights, Options.precision)
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,13 @@ class Job:
     """What is checked before anything is started, so that a wrong option costs no wait.
 
     `full` is the model in full precision, brought to the wanted one when images are at hand; or,
-    where `chosen`, the model that a collection has.
+    where `chosen`, the model that a collection has. `full_model` is the fingerprint of the former.
     """
 
     source: images.Source
     labels: Iterator[pa.RecordBatch] | None
     full: Model
+    full_model: str
     precision: str
     device: str
     spark: bool | None
@@ -103,11 +110,11 @@ class Job:
 
 
 def prepare(
-    photos: str | Path | Sequence[str | Path], options: Options, model: Model | None = None
+    photos: str | Path | Sequence[str | Path], options: Options, stored: Collection | None = None
 ) -> Job:
     """Check what is asked for; `LookalikeError` if it cannot be done.
 
-    `model` is that of a collection, which then counts instead of what the options say.
+    The model of a `stored` collection counts instead of what the options say.
     """
     models.check_precision(options.precision)
     if options.wave < 1:
@@ -122,11 +129,24 @@ def prepare(
         labels = open_labels(options.labels, options.image_name, options.label_name)
     if source.kind == "files" and next(images.walk(source), None) is None:
         raise images.nothing_found(source)
+    if stored is None and options.like is not None:
+        if (options.model, options.weights, options.precision) != _USUAL:
+            raise LookalikeError("--like says it all: leave --model, --weights, --precision out")
+        stored = Collection.open(options.like)
+    model = stored.model if stored else None
     # int8 is for CPUs, so that a GPU is only in the way of who asks for it.
     precision = model.precision if model else options.precision
     wanted = "cpu" if (precision, options.device) == ("int8", "auto") else options.device
     device = models.find_device(wanted)
     full = model or models.resolve(options.model, options.weights, device)
     return Job(
-        source, labels, full, precision, device, options.spark, options.wave, model is not None
+        source,
+        labels,
+        full,
+        stored.full_model if stored else full.fingerprint,
+        precision,
+        device,
+        options.spark,
+        options.wave,
+        chosen=stored is not None,
     )

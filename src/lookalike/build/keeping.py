@@ -151,7 +151,10 @@ def _misfit(stored: Collection, job: Job, options: Options) -> str | None:
     wanted = remembered(job.source)
     if replace(wanted, names=()) != replace(source, names=(), also=()):
         return f"made of {source.root}"
-    if about["backbone"] != options.model or stored.full_model != job.full.fingerprint:
+    if job.chosen:
+        same = about["fingerprint"] == job.full.fingerprint
+        return None if same else f"made with another model than {options.like}"
+    if about["backbone"] != options.model or stored.full_model != job.full_model:
         same = (about["backbone"], about["weights"]) == (options.model, job.full.weights)
         others = "other weights named" if same else "the weights"
         return f"made with {about['backbone']} and {others} {about['weights']}"
@@ -243,7 +246,7 @@ def update(
         image_column=options.image_column or source.image_column,
         label_column=options.label_column or source.label_column,
     )
-    job = prepare(again(stored) if photos is None else photos, options, stored.model)
+    job = prepare(again(stored) if photos is None else photos, options, stored)
     place = place_of(stored, job.source)
     with working(stored.path, only_looks=dry_run) as staging:
         stored = stored.newest()
@@ -354,7 +357,7 @@ def _bring_in(
     def deliver(written: list[Written], model: Model) -> None:
         nonlocal stored, beside
         if stored is None:
-            stored = Collection.create(out, source, model, written, job.full.fingerprint)
+            stored = Collection.create(out, source, model, written, job.full_model)
             share()
         else:
             first_id = plan.first_id if plan else 0

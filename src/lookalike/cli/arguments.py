@@ -37,15 +37,23 @@ Weights = Annotated[
     typer.Option(help="`cars` (bundled, of resnet18), `imagenet`, or a file.", metavar="NAME|FILE"),
 ]
 Precision = Annotated[str, typer.Option(help="auto, f32, bf16 or int8.")]
+Like = Annotated[
+    Path | None,
+    typer.Option(metavar="INDEX", help="With the very model of this index: both can be joined."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 UseSpark = Annotated[
     bool | None,
     typer.Option(
-        "--spark/--no-spark", help="On Spark, or in a plain loop. [default: by the number of files]"
+        "--spark/--no-spark",
+        help="On Spark, or in this process. [default: by the number of images]",
     ),
 ]
 Wave = Annotated[
-    int, typer.Option(help="Images at most that a killed run loses: commits in time.", metavar="N")
+    int,
+    typer.Option(
+        help="Commit so often that a killed run loses no more than N images.", metavar="N"
+    ),
 ]
 Every = Annotated[float, typer.Option(help="Seconds between two looks.", metavar="SECONDS")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; list what would be.")]
@@ -85,6 +93,7 @@ def takes_images(command: Callable[..., None]) -> Callable[..., None]:
         model: ModelName = "resnet18",
         weights: Weights = "cars",
         precision: Precision = "auto",
+        like: Like = None,
         device: Device = "auto",
         spark: UseSpark = None,
         wave: Wave = WAVE,
@@ -103,6 +112,7 @@ def takes_images(command: Callable[..., None]) -> Callable[..., None]:
             device,
             spark,
             wave,
+            like,
         )
         command(images, out, options, overwrite, **own)
 

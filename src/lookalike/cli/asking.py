@@ -36,6 +36,8 @@ def info(
     """
     from lookalike.index import open as open_index
 
+    if skipped and history:
+        raise typer.BadParameter("give --skipped or --history, not both")
     opened = open_index(index, version)
     if history:
         versions = opened.history()
@@ -43,6 +45,10 @@ def info(
             show_json({"versions": versions})
         else:
             show_history(versions)
+        return
+    if skipped and as_json:
+        reasons = opened.collection.skipped()
+        show_json({"skipped": [{"path": path, "reason": reason} for path, reason in reasons]})
         return
     if skipped:
         for path, reason in opened.collection.skipped():
@@ -77,7 +83,10 @@ def search(
     k: Annotated[
         int | None, typer.Option("-k", help="How many neighbours. [default: 5, or all --within]")
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, exact, lsh or spark.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(help="auto, exact, lsh (by signatures), or spark (Spark ML's hash tables)."),
+    ] = "auto",
     recall: Recall = RECALL,
     within: Annotated[
         float | None, typer.Option(help="Only neighbours within this distance, 0 to 2.")
@@ -86,7 +95,8 @@ def search(
         list[str] | None, typer.Option(help="Only images with this label; may be repeated.")
     ] = None,
     path: Annotated[
-        list[str] | None, typer.Option(help="Only images whose path matches this glob.")
+        list[str] | None,
+        typer.Option(help="Only images whose path matches this glob; may be repeated."),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Which hash tables collided (--engine spark).")
@@ -145,7 +155,7 @@ def neighbors(
         Path | None, typer.Option(help="Another index, whose images ask. [default: its own]")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many neighbours of each image.")] = 10,
-    engine: Annotated[str, typer.Option(help="auto, exact or lsh.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, exact, or lsh (by signatures).")] = "auto",
     recall: Recall = RECALL,
     paths: Annotated[bool, typer.Option("--paths", help="Add paths to the ids.")] = False,
     overwrite: Overwrite = False,

@@ -16,7 +16,7 @@ from lookalike.groupings.showing import IN_GALLERY, SHOWN
 from lookalike.groups import alignment, clusters, outliers, overview, pairs, threshold
 from lookalike.groups.aside import Aside, How
 from lookalike.groups.duplicates import TABLE, Keep, duplicates
-from lookalike.groups.graph import Engine, write_graph
+from lookalike.groups.graph import Engine, check_same_model, write_graph
 from lookalike.groups.results import Found, finding
 from lookalike.groups.verifying import count_agreeing
 from lookalike.groups.verifying import verify as looked_at
@@ -65,6 +65,7 @@ class Groupings:
         opened = Collection.open(other) if isinstance(other, str | Path) else other
         second = opened.collection if isinstance(opened, Groupings) else opened
         asking = second or self.collection
+        check_same_model(self.collection, asking)
         with self._finding(out, "pairs", overwrite) as (folder, figures):
             if engine == "spark" and k is not None:
                 raise LookalikeError("Spark ML joins within a distance: say --within, and no -k")

@@ -101,5 +101,5 @@ def check_same_model(collection: Collection, other: Collection) -> None:
     if collection.about_model["fingerprint"] != other.about_model["fingerprint"]:
         raise LookalikeError(
             f"{other.path} was made with another model than {collection.path}: "
-            "index its images again with the same --model, --weights and --precision"
+            f"index its images again with --like {collection.path}"
         )
