@@ -80,7 +80,7 @@ def write_hashes(collection: Collection, out: Path, family: str, overwrite: bool
     """Steps 7 and 8: write the hashes of all vectors and their model, as `Index.hash` says."""
     make_free(out, overwrite)
     if out.exists() and not (out / "hashes").is_dir():
-        raise LookalikeError(f"{out} holds no hashes and is not replaced")
+        raise LookalikeError(f"{out} holds no hashes and is not replaced: give another --out")
     with staging_folder(out) as staging:
         fresh = staging / "out"
         if family == "projection":

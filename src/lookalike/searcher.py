@@ -166,7 +166,7 @@ class Searcher:
         if engine not in ("auto", "exact", "lsh"):
             raise LookalikeError(f"no engine {engine!r}: say auto, exact or lsh")
         if not 0 < recall <= 1:
-            raise LookalikeError(f"recall {recall} is not over 0 and up to 1")
+            raise LookalikeError(f"recall {recall} is not over 0 and up to 1: say 1 to compare all")
         if len(self.rows) < _FEW or not self.may_estimate(engine, recall, left):
             return None
         effort = self.measured.effort(recall, k)

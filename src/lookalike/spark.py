@@ -237,7 +237,9 @@ def _quiet() -> Iterator[None]:
         except Exception as error:
             log.seek(0)
             said = " ".join(log.read().decode(errors="replace").split()) or str(error)
-            raise LookalikeError(f"Spark did not start: {said[:400]}") from error
+            raise LookalikeError(
+                f"Spark did not start: {said[:400]} (all it says: LOOKALIKE_VERBOSE=1)"
+            ) from error
         finally:
             os.dup2(saved, 2)
             os.close(saved)

@@ -127,13 +127,14 @@ def join(
         Path | None, typer.Argument(metavar="OTHER", help="Another index. [default: none]")
     ] = None,
     within: Within = None,
-    k: Annotated[int | None, typer.Option("-k", help="So many nearest of each image.")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Only the k nearest of each image.")] = None,
     cap: Cap = CAP,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the pixels of each pair too.")
     ] = False,
     engine: Annotated[
-        str, typer.Option(help="auto, exact, lsh, or spark: Spark ML's own.")
+        str,
+        typer.Option(help="auto, exact, lsh (by signatures), or spark (Spark ML's own join)."),
     ] = "auto",
 ) -> None:
     """Find pairs of images within a distance: of one index, or of one and another.
@@ -177,6 +178,7 @@ def duplicates(
 
     Nothing happens to the images unless --apply says so; `lookalike undo` takes that back. With
     --apply, what OUT holds already is applied as it is.
+
     Example: `lookalike duplicates cars.index --out twice --apply move`
     """
     if apply is not None and apply not in get_args(How):
@@ -263,11 +265,12 @@ def outliers(
 def gallery(
     asked: Asked,
     k: Annotated[int, typer.Option("-k", help="Neighbours of each image that count.")] = 15,
-    seed: Annotated[int, typer.Option(help="Says which images are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which images are drawn.")] = 0,
 ) -> None:
     """Make a folder to look through: what is typical of an index, what is not, what is like what.
 
     OUT/index.html opens in any browser, without a server; the folder can be zipped and sent.
+
     Example: `lookalike gallery cars.index --out cars.gallery`
     """
     found = asked.opened().gallery(asked.out, k=k, seed=seed, **asked.how)

@@ -23,7 +23,7 @@ def serve(
         str | None,
         typer.Option(
             envvar="LOOKALIKE_TOKEN",
-            help="Who asks has to bring it. [default: made where other machines can ask]",
+            help="Requests have to carry it. [default: made up if other machines can ask]",
         ),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,

@@ -57,6 +57,7 @@ _NUMBERS = ("size_bytes", "modification_time", *_FIGURES[1:], "min.id", "max.id"
 _NO_ACTIONS = pa.table(
     {"path": pa.array([], pa.string())} | {name: pa.array([], pa.int64()) for name in _NUMBERS}
 )
+_RESTORE = "restore it, or index the images again into another --out"
 _COUNTS = ("added", "removed", "images", "skipped")
 
 
@@ -96,7 +97,7 @@ class Collection:
             if is_unfinished(path) and any(path.iterdir()):
                 raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
             if (path / _ABOUT).is_file():
-                raise LookalikeError(f"{path} is a damaged index: its log is gone")
+                raise LookalikeError(f"{path} is a damaged index: its log is gone; {_RESTORE}")
             what = "is not an index" if path.exists() else "does not exist"
             raise LookalikeError(f"{path} {what}: make one with `lookalike index IMAGES --out`")
         about = _read_about(path)
@@ -328,7 +329,9 @@ class Collection:
         for name in (PurePosixPath(path) for path, *_ in rows):
             # Absolute ones are Delta's too, but not ours; a cache is named by what else is left.
             if name.is_absolute() or ".." in name.parts or not name.stem.strip("."):
-                raise LookalikeError(f"{self.path} is a damaged index: it names {str(name)!r}")
+                raise LookalikeError(
+                    f"{self.path} is a damaged index: it names {str(name)!r}; {_RESTORE}"
+                )
         return [
             (self.path / path, first, last, count)
             for path, first, last, count in sorted(rows, key=lambda row: (row[1], row[0]))
@@ -516,7 +519,7 @@ def _damaged(path: Path, error: Exception) -> LookalikeError:
         return LookalikeError(
             f"{path} was changed by a newer program ({_line(error)}): upgrade to open it"
         )
-    return LookalikeError(f"{path} is a damaged index: {_line(error)}")
+    return LookalikeError(f"{path} is a damaged index: {_line(error)}; {_RESTORE}")
 
 
 def _line(error: Exception) -> str:

@@ -175,7 +175,10 @@ def _read_table(spark: "SparkSession", source: Source) -> "DataFrame":
     elif isinstance(kind, BinaryType):
         content = F.col(column)
     else:
-        raise LookalikeError(f"column {column!r} of {path} holds no image bytes: {kind.typeName()}")
+        raise LookalikeError(
+            f"column {column!r} of {path} holds {kind.typeName()}, no image bytes: "
+            "name the right one with --image-column"
+        )
     label = F.col(source.label_column) if source.label_column else F.lit(None)
     return frame.select(
         _running_id(),
