@@ -521,7 +521,8 @@ def index(
     Where `out` is an index of the same images, it is gone on with, and only what is new or changed
     is embedded.
     `options` are the fields of `lookalike.build.Options`: `labels` names a CSV file, `model`,
-    `weights` and `precision` a model. Images that cannot be read are kept with the reason.
+    `weights` and `precision` a model, `like` an index whose model is taken. Images that cannot be
+    read are kept with the reason.
     Raises `LookalikeError` where nothing can be indexed; `out` is then as it was.
     """
     from lookalike.build import Options, build_collection
