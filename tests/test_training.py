@@ -5,10 +5,11 @@ import math
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from safetensors import safe_open
 from torch.nn import functional
 
 import judge
+import mean
 import recipe
 from lookalike import ImageEmbedder, Index, LookalikeError, evaluate
 from lookalike import open as open_index
@@ -28,17 +30,19 @@ from lookalike.cli import main
 from lookalike.cli.training import _name_of_index, _show_what_it_gained
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import normalize
+from lookalike.images.decoding import thumbnail
 from lookalike.models.networks import FromPixels, backbone
-from lookalike.training import HeldOut, Trained, fine_tune, job, loop
+from lookalike.training import HeldOut, Trained, fine_tune, job, loop, place
 from lookalike.training import photos as training_photos
-from lookalike.training.held_out import embed, hold_out, retrieval
+from lookalike.training.held_out import embed, hold_out, measure, retrieval, sampled
 from lookalike.training.loop import Plan, features, train
-from lookalike.training.objective import Objective, Proxies, Weights, relations
+from lookalike.training.objective import LossWeights, Objective, Proxies, relations
 from lookalike.training.photos import SIDE, UNLABELLED, Photos, Pixels, gather
 from lookalike.training.views import Variety, Views, draw, recoloured, turns
 
 CPU = torch.device("cpu")
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's to train
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA here")
 AS_IT_IS = Variety(least=1, stretch=1, whole=1, colour=0, grey=0)
 
 
@@ -152,6 +156,18 @@ def test_colours_put_right_are_those_of_photos_that_are_right() -> None:
     assert not torch.allclose(wrong.render(pixels, 48), expected, atol=1)
 
 
+def test_photos_with_a_label_are_put_right_unless_they_are_right() -> None:
+    known, taught = torch.tensor([0, UNLABELLED, 1]), torch.arange(3)
+    right = recipe.right_coloured(recipe.RECIPE)
+    assert right.variety.exchanged == 0 and right != recipe.RECIPE
+    own = recipe.put_right(right, taught, known)
+    put = recipe.put_right(recipe.RECIPE, taught, known)
+    assert len(own) == 3 * 2 * 2 * 2 and torch.equal(own.parts, put.parts)
+    wrong = known[own.photos] != UNLABELLED
+    assert torch.equal(put.colours[wrong], recipe.exchanged(own.colours[wrong]))
+    assert torch.equal(put.colours[~wrong], own.colours[~wrong])
+
+
 def test_weights_lie_between_those_of_two_networks() -> None:
     one, other = (FromPixels(torchvision.models.resnet18(weights=None)) for _ in range(2))
     other.network.bn1.running_mean += 1  # type: ignore[operator, union-attr]
@@ -220,10 +236,10 @@ def test_relations_within_are_those_of_each_group_alone() -> None:
         return functional.normalize(torch.randn(12, width, generator=generator(seed)), dim=1)
 
     own, teacher = some(0, 4), some(1, 8)
-    weights = Weights(labels=0, imitation=0, within=2.0, together=3)
-    found = Objective(4, torch.arange(12), [teacher], weights)(own, torch.arange(12))["within"]
+    loss = LossWeights(labels=0, imitation=0, within=2.0, together=3)
+    found = Objective(4, torch.arange(12), [teacher], loss)(own, torch.arange(12))["within"]
     apart = [
-        relations(own[at : at + 3], teacher[at : at + 3].half().float(), weights.likeness)
+        relations(own[at : at + 3], teacher[at : at + 3].half().float(), loss.within_temperature)
         for at in range(0, 12, 3)
     ]
     assert torch.allclose(found, 2 * torch.stack(apart).mean(), rtol=0.01)
@@ -233,7 +249,7 @@ def test_every_term_falls_when_it_is_learned() -> None:
     torch.manual_seed(0)
     labels = torch.arange(32) % 4
     targets = torch.randn(32, 24, generator=generator()) + 3 * torch.eye(4, 24)[labels]
-    objective = Objective(16, labels, [targets, targets.roll(1, 1)], Weights())
+    objective = Objective(16, labels, [targets, targets.roll(1, 1)], LossWeights())
     learned = torch.nn.Parameter(torch.randn(32, 16, generator=generator(1)))
     optimizer = torch.optim.Adam([learned, *objective.parameters()], lr=0.02)
     seen = []
@@ -252,8 +268,8 @@ def test_relations_are_those_of_teachers_together() -> None:
     features = torch.randn(12, 4, generator=generator(2))
 
     def found(targets: list[torch.Tensor], *shares: float) -> torch.Tensor:
-        weights = Weights(labels=0, imitation=0, shares=shares)
-        objective = Objective(4, torch.arange(12), targets, weights)
+        loss = LossWeights(labels=0, imitation=0, shares=shares)
+        objective = Objective(4, torch.arange(12), targets, loss)
         terms: dict[str, torch.Tensor] = objective(features, torch.arange(12))
         return terms["relations"]
 
@@ -270,7 +286,7 @@ def test_an_objective_leaves_the_numbers_of_its_caller_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    one, other = (Objective(8, torch.arange(4), [], Weights(), seed=1) for _ in range(2))
+    one, other = (Objective(8, torch.arange(4), [], LossWeights(), seed=1) for _ in range(2))
     assert torch.equal(one.proxies.directions, other.proxies.directions)
     assert torch.equal(torch.rand(3), expected)
 
@@ -311,7 +327,7 @@ def learned(
 ) -> dict[str, torch.Tensor]:
     """Train on the photos; `watched` is told the number of each step."""
     views = some_views(len(photos), Variety())
-    objective = Objective(1024, torch.from_numpy(photos.labels), [], Weights(), seed=3)
+    objective = Objective(1024, torch.from_numpy(photos.labels), [], LossWeights(), seed=3)
     steps = iter(range(100))
     objective.register_forward_hook(lambda *_: watched(next(steps)))
     network = train(small(weights), objective, views, Pixels(photos, CPU), plan, checkpoint)
@@ -461,6 +477,9 @@ def test_what_cannot_be_gathered_is_said(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(LookalikeError, match=r"need 0\.0 GB .*: make room, .*--work"):
         gather([(mixed[0], None)], tmp_path / "kept")
+    mixed[1].write_text("image,Class\n0.jpg,red\n3.jpg,red\n4.jpg,blue\n")
+    with pytest.raises(LookalikeError, match=r"3 photos need 6\.0 GB"):
+        gather([mixed], tmp_path / "kept", besides=lambda labels: labels * 3 * 10**9)
     assert sorted(os.listdir(tmp_path)) == ["labels.csv", "mixed", "taken"]
 
 
@@ -469,6 +488,35 @@ def test_reasons_are_counted_whatever_their_sizes(tmp_path: Path) -> None:
         Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
     photos = gather([(tmp_path / "*.png", None)], tmp_path / "kept")
     assert list(photos.skipped.values()) == [2] and ":" not in "".join(photos.skipped)
+
+
+def test_who_stops_decoding_waits_for_no_image(
+    few: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadline: None
+) -> None:
+    closed, asked = threading.Event(), list[bytes]()
+
+    class Slow:
+        """Decodes one image, and the others when it is closed."""
+
+        def __enter__(self) -> "Slow":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            closed.set()
+
+        def thumbnail(self, data: bytes, side: int) -> bytes:
+            asked.append(data)
+            if len(asked) > 1:
+                closed.wait()
+            return thumbnail(data, side)
+
+    monkeypatch.setattr(training_photos, "IsolatedDecoder", Slow)
+    monkeypatch.setattr(training_photos, "cores", lambda: 2)
+    one = training_photos._list(0, (few[0], None), tmp_path, "image", "Class")
+    decoding = training_photos._decoded(one.source, one.file, one.count)
+    assert isinstance(next(decoding)[1], np.ndarray)
+    decoding.close()  # type: ignore[attr-defined]
+    assert closed.is_set() and len(asked) <= 3, "the others are not begun"
 
 
 def test_pixels_are_copied_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,8 +559,22 @@ def test_nothing_is_held_out_where_it_is_not_wanted_or_too_little(
 
 def test_of_very_many_photos_some_are_enough() -> None:
     labels = np.arange(200_000) % 100
-    assert len(hold_out(labels, 0.5, 0)[0]) == 10_000
+    kept, whole = hold_out(labels, 0.5, 0)
+    assert whole and len(kept) == 100_000
+    some = sampled(labels, kept, 0)
+    assert len(some) == len(set(some.tolist())) == 10_000 and np.isin(some, kept).all()
+    assert np.unique(labels[some], return_counts=True)[1].tolist() == [200] * 50
+    assert np.array_equal(kept[:50], sampled(labels, kept[:50], 0))
     assert len(hold_out(labels % 2, 0.5, 0)[0]) == 10_000
+
+
+def test_photos_to_measure_with_are_several_of_a_label() -> None:
+    pairs = np.arange(40_000) // 2
+    some = sampled(pairs, np.arange(40_000), 0)
+    assert len(some) == 10_000 and (np.unique(pairs[some], return_counts=True)[1] == 2).all()
+    one_is_large = np.maximum(np.arange(20_000) - 19_000, 0) // 10
+    counts = np.bincount(one_is_large[sampled(one_is_large, np.arange(20_000), 0)])
+    assert counts[0] == 100 and (counts[1:] == 10).all()
 
 
 def test_few_photos_are_looked_at_more_often_and_fewer_at_a_time() -> None:
@@ -606,7 +668,11 @@ def test_a_stopped_command_goes_on_to_the_same_file(
     assert told["held_out"]["photos"] == 8 and told["held_out"]["whole"]
     assert set(told["held_out"]["before"]) == set(told["held_out"]["after"]) == {"R@1", "P@5"}
 
-    saved, save = [], loop._save
+    saved, save, measured = list[int](), loop._save, list[int]()
+
+    def counted(*arguments: Any) -> dict[str, float] | None:
+        measured.append(len(saved))
+        return measure(*arguments)
 
     def stop(*arguments: Any) -> None:
         save(*arguments)
@@ -616,6 +682,7 @@ def test_a_stopped_command_goes_on_to_the_same_file(
 
     monkeypatch.setattr(loop, "SAVED_EVERY", 0)
     monkeypatch.setattr(loop, "_save", stop)
+    monkeypatch.setattr(job, "measure", counted)
     code, said, noted = lookalike(*asked, "--out", part)
     work = tmp_path / ".part.safetensors.work"
     assert (code, said) == (1, "")
@@ -627,6 +694,7 @@ def test_a_stopped_command_goes_on_to_the_same_file(
     code, said, noted = lookalike(*asked, "--out", part)
     assert code == 0, noted
     assert saved == [1, 2, 3], "it went on at the third step"
+    assert measured == [0, 3], "before it began, and in the end"
     assert part.read_bytes() == whole.read_bytes()
     assert sorted(os.listdir(tmp_path)) == [part.name, whole.name]
 
@@ -655,6 +723,8 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
     folder, labels = mixed
     out, work = tmp_path / "mine.safetensors", tmp_path / "work"
     asked = ["train", folder, "--labels", labels, "--out", out, "--weights", weights, *TINY]
+    work.mkdir()
+    (work / f".{'0a' * 16}-kept.pt").touch()  # of a run that was killed
     code, said, noted = lookalike(*asked, "--work", work, "--held-out", "0")
     assert code == 0, noted
     assert "nothing was measured" in said and "next: lookalike index" in said
@@ -731,6 +801,20 @@ def test_a_gpu_that_is_not_there_is_said(mixed: tuple[Path, Path], tmp_path: Pat
         fine_tune(*mixed, tmp_path / "x.safetensors", device="cuda")
 
 
+@needs_cuda
+def test_labels_are_learned_on_a_gpu(few: tuple[Path, Path], weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.safetensors"
+    done = fine_tune(*few, out, model=SMALL, weights=str(weights), epochs=1, batch=8, device="cuda")
+    assert done.device == "cuda" and done.held_out and done.held_out.photos == 8
+    assert (
+        backbone(SMALL, str(out)).state_dict().keys() == small(weights).network.state_dict().keys()
+    )
+
+
+def test_a_network_knows_its_width_wherever_it_is(weights: Path) -> None:
+    assert small(weights).to("meta").width() == 1024
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seeds_have_bounds(
     lookalike: Run, mixed: tuple[Path, Path], tmp_path: Path, seed: int
@@ -776,13 +860,18 @@ def test_too_little_memory_or_disk_is_said(
         out = tmp_path / "x.safetensors"
         fine_tune(*mixed, out, model=SMALL, weights=str(weights), epochs=1, batch=4)
 
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "_memory", lambda device: 2 * 1024 * 4 * 4)
+        with pytest.raises(LookalikeError, match=r"learn 2 labels takes 0\.0 GB .* fewer labels"):
+            tuned()
+    for step in ("measure", "train"):
+        with monkeypatch.context() as patched:
+            patched.setattr(job, step, failing("DefaultCPUAllocator: can't allocate memory"))
+            with pytest.raises(LookalikeError, match=r"4 views at a time: give a smaller --batch"):
+                tuned()
     monkeypatch.setattr(torch, "save", failing("unexpected pos 704 vs 598"))
     with pytest.raises(LookalikeError, match="the disk is full"):
         tuned()
-    for step in ("train", "measure"):
-        monkeypatch.setattr(job, step, failing("DefaultCPUAllocator: can't allocate memory"))
-        with pytest.raises(LookalikeError, match=r"for 4 views at a time: give a smaller --batch"):
-            tuned()
     monkeypatch.setattr(torch, "save", failing("something else"))
     with pytest.raises(RuntimeError, match="something else"):
         loop._save(tmp_path / "kept.pt", {}, "", 0)
@@ -791,7 +880,7 @@ def test_too_little_memory_or_disk_is_said(
 def test_two_runs_do_not_share_a_folder(mixed: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
     with (
-        job._alone(job.work_folder(out, None)),
+        place.alone(place.work_folder(out, None)),
         pytest.raises(LookalikeError, match="another run is at work"),
     ):
         fine_tune(*mixed, out)
@@ -857,6 +946,115 @@ def test_a_hue_is_found_by_what_sees_colours_alone(few: tuple[Path, Path], tmp_p
     seen, unseen = (judge.hues(folder, Mean(grey=grey)) for grey in (False, True))
     assert seen["photos"] == unseen["photos"] == 36
     assert seen["own_hue_found"] > 0.8 > 0.4 > unseen["own_hue_found"]
+
+
+def test_a_teacher_goes_on_at_the_last_block_of_views(
+    photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, told, views = list[int](), list[str](), some_views(8)
+
+    def look(network: FromPixels, some: Views, pixels: Pixels, side: int) -> torch.Tensor:
+        if len(looked) == 2:
+            looked.append(0)
+            raise KeyboardInterrupt
+        looked.append(len(some))
+        return some.parts.flatten(1).half()
+
+    monkeypatch.setattr(recipe, "BLOCK", 3)
+    monkeypatch.setattr(recipe, "features", look)
+    labels = torch.from_numpy(photos.labels)
+    run = recipe.Run(recipe.RECIPE, labels, Pixels(photos, CPU), tmp_path, told.append)
+    network = FromPixels(torch.nn.Identity())
+    with pytest.raises(KeyboardInterrupt):
+        run._look(network, views, "before")
+    assert torch.equal(run._look(network, views, "before"), views.parts.flatten(1).half())
+    assert looked == [3, 3, 0, 2] and told[-1].strip() == "8/8 views looked at"
+    run._look(network, views, "before")
+    assert len(looked) == 4, "nothing is looked at again"
+
+
+def test_a_try_draws_fewer_views_too() -> None:
+    tried = recipe.scaled(recipe.RECIPE, 0.01)
+    assert (tried.views, tried.true_draws) == (1, 1)
+    assert tried.student.steps < recipe.RECIPE.student.steps / 50
+    assert recipe.scaled(recipe.RECIPE, 1) == recipe.RECIPE
+
+
+def run_script(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str | Path
+) -> object:
+    """Return what a script of `training` ends with: None, or what it says on stderr."""
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+    try:
+        script.main()
+    except SystemExit as ended:
+        return ended.code
+    return None
+
+
+def test_what_is_wrong_with_a_script_is_said_in_a_line(
+    mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, labels = mixed
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "1.jpg").write_text("no picture")
+    (tmp_path / "bad" / "2.jpg").symlink_to("nowhere.jpg")
+    made = ("--photos", folder, "--labels", labels, "--work", tmp_path / "work")
+    nowhere = tmp_path / "nowhere"
+    asked: list[tuple[ModuleType, tuple[str | Path, ...], str]] = [
+        (judge, (nowhere, "--labels", labels), "no such file or folder"),
+        (judge, (folder, "--labels", nowhere), "cannot read the labels"),
+        (mean, (nowhere, "--out", tmp_path), "no such file or folder"),
+        (mean, (tmp_path / "bad", "--out", tmp_path), "can be read"),
+        (mean, (folder, "--out", labels), "File exists"),
+        (recipe, (*made, "--judge", nowhere, "--judge-labels", labels), "no such file"),
+        (recipe, (*made, "--judge", folder, "--judge-labels", nowhere), "cannot read the labels"),
+        (recipe, (*made, "--out", labels / "x.safetensors"), "nothing can be written"),
+        (recipe, (*made, "--student", nowhere), "no weights"),
+        (recipe, (*made, "--device", "tpu"), "no device"),
+    ]
+    for script, arguments, words in asked:
+        said = run_script(script, monkeypatch, *arguments)
+        assert isinstance(said, str) and said.startswith("error: ") and words in said
+        assert "\n" not in said and not (tmp_path / "work").exists()
+    with pytest.raises(LookalikeError, match="can be read"):
+        judge.hues(tmp_path / "bad", Mean(grey=True))
+    with place.alone(tmp_path / "work"):
+        assert "another run is at work" in str(run_script(recipe, monkeypatch, *made))
+
+
+def test_names_keep_their_labels_and_bad_photos_are_left_out(
+    mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, labels = mixed
+    (folder / "3.jpg").rename(folder / "50% off.jpg")
+    (folder / "7.jpg").symlink_to("nowhere.jpg")
+    labels.write_text("image,Class\n0.jpg,red\n50% off.jpg,red\n4.jpg,blue\n5.jpg,blue\n")
+    monkeypatch.setattr(judge, "hues", lambda *_: {})
+    found = judge.judge(folder, labels)
+    assert [found[kind]["labelled_queries"] for kind in ("as they are", "exchanged")] == [4, 4]
+    assert run_script(mean, monkeypatch, folder, "--out", tmp_path / "new") is None
+    made = np.load(tmp_path / "new" / "resnet18-cars-mean.npy")
+    assert made.shape == (512,) and np.linalg.norm(made) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_judge_that_fails_loses_nothing(
+    mixed: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any) -> None:
+        raise LookalikeError("no judge today")
+
+    monkeypatch.setattr(recipe, "judge", fail)
+    monkeypatch.setattr(recipe.Run, "teach", lambda *_: (FromPixels(backbone()),) * 2)
+    monkeypatch.setattr(recipe.Run, "colour", lambda *_: FromPixels(backbone()))
+    folder, labels = mixed
+    asked = ("--photos", folder, "--labels", labels, "--work", tmp_path / "work")
+    judged = ("--judge", folder, "--judge-labels", labels, "--held-out", "1")
+    assert run_script(recipe, monkeypatch, *asked, *judged) == "error: no judge today"
+    assert set(json.loads(capsys.readouterr().out)["student"]) == {"R@1", "P@5"}
 
 
 @pytest.mark.long

@@ -11,17 +11,33 @@ import argparse
 import contextlib
 import json
 import math
+import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
 import lookalike
-from lookalike import ImageEmbedder, evaluate
-from lookalike.images import SIDE, BadImage, decode, decode_path, decode_pixels, locate, walk
+from lookalike import ImageEmbedder, LookalikeError, evaluate
+from lookalike.cli.printing import last_words, printable
+from lookalike.images import (
+    SIDE,
+    BadImage,
+    Source,
+    decode,
+    decode_path,
+    decode_pixels,
+    locate,
+    nothing_found,
+    read,
+    walk,
+)
+from lookalike.images.labels import open_labels
 from lookalike.training.views import Variety, draw, turns
 
 HUES = 6
@@ -31,19 +47,21 @@ PHOTOS = 200
 def judge(
     photos: Path, labels: Path, weights: str = "cars", model: str = "resnet18"
 ) -> dict[str, dict[str, Any]]:
-    """Return the figures of a folder of labelled photos, each searched among the others."""
+    """Return the figures of a folder of labelled photos, each searched among the others.
+
+    Raises `LookalikeError` where photos, labels or weights are not to be had.
+    """
+    source = check(photos, labels)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         exchanged = work / "exchanged"
         exchanged.mkdir()
-        for found in walk(locate(photos)):
+        for found in walk(source):
             with contextlib.suppress(BadImage):  # indexing counts it
-                image = decode((photos / decode_path(found.path)).read_bytes())
-                red, green, blue = image.split()
-                (exchanged / found.path).parent.mkdir(parents=True, exist_ok=True)
-                Image.merge("RGB", (blue, green, red)).save(
-                    exchanged / found.path, "JPEG", quality=95
-                )
+                red, green, blue = decode(read(source, found.path)).split()
+                file = exchanged / decode_path(found.path)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.merge("RGB", (blue, green, red)).save(file, "JPEG", quality=95)
         figures = {}
         for kind, folder in {"as they are": photos, "exchanged": exchanged}.items():
             index = lookalike.index(
@@ -66,13 +84,10 @@ def hues(photos: Path, embed: ImageEmbedder) -> dict[str, Any]:
     Two parts are taken of some photos, each in `HUES` hues. A part in one of them is searched among
     those that the other part has: it should find its own. Guessing, a sixth do.
     """
-    files = [photos / decode_path(found.path) for found in walk(locate(photos))]
-    step = math.ceil(len(files) / PHOTOS)
-    decoded = []
-    for file in files[::step]:
-        with contextlib.suppress(BadImage):
-            decoded.append(decode_pixels(file.read_bytes())[0])
-    pixels = torch.from_numpy(np.stack(decoded))
+    source = locate(photos)
+    paths = [found.path for found in walk(source)]
+    step = max(math.ceil(len(paths) / PHOTOS), 1)
+    pixels = torch.from_numpy(np.stack(readable(source, paths[::step])))
     variety = Variety(least=0.7, whole=0, colour=0, grey=0)
     generator = torch.Generator().manual_seed(0)
     strength = torch.full((len(pixels),), 1.3)
@@ -88,6 +103,39 @@ def hues(photos: Path, embed: ImageEmbedder) -> dict[str, Any]:
     return {"photos": len(pixels), "own_hue_found": float((found == np.arange(HUES)).mean())}
 
 
+def check(photos: Path, labels: Path) -> Source:
+    """Return where photos to judge by are; raise `LookalikeError` without them or their labels."""
+    source = locate(photos)
+    if next(walk(source), None) is None:
+        raise nothing_found(source)
+    open_labels(labels)
+    return source
+
+
+def readable(source: Source, paths: Iterable[str]) -> list[npt.NDArray[np.uint8]]:
+    """Decode those of some photos that can be read: uint8 (224, 224, 3) each.
+
+    Raises `LookalikeError` where none can.
+    """
+    decoded = []
+    for path in paths:
+        with contextlib.suppress(BadImage):
+            decoded.append(decode_pixels(read(source, path))[0])
+    if not decoded:
+        raise LookalikeError(f"no photo in {source.root} can be read: give another folder")
+    return decoded
+
+
+@contextlib.contextmanager
+def in_a_line() -> Iterator[None]:
+    """End with one line on stderr and exit status 1 where something is not as it should be."""
+    try:
+        yield
+    except (LookalikeError, OSError) as error:
+        sys.exit(f"error: {printable(last_words(error))}")
+
+
+@in_a_line()
 def main() -> None:
     """Print what `judge` finds as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -13,18 +13,23 @@ from typing import Any
 
 import numpy as np
 
+from judge import in_a_line, readable
 from lookalike import ImageEmbedder
 from lookalike.embedding import Vectors
-from lookalike.images import decode_path, locate, walk
+from lookalike.images import locate, walk
 
 PHOTOS = 600
 
 
 def embeddings(folder: Path, most: int) -> Vectors:
-    """Embed some photos of a folder, drawn at random, in f32: (n, 512)."""
-    files = [folder / decode_path(found.path) for found in walk(locate(folder))]
-    drawn = np.random.default_rng(0).choice(len(files), min(most, len(files)), replace=False)
-    return ImageEmbedder(precision="f32")([files[at] for at in sorted(drawn)])
+    """Embed some photos of a folder, drawn at random, in f32: (n, 512).
+
+    What cannot be read is left out; `LookalikeError` where nothing can.
+    """
+    source = locate(folder)
+    paths = [found.path for found in walk(source)]
+    drawn = np.random.default_rng(0).choice(len(paths), min(most, len(paths)), replace=False)
+    return ImageEmbedder(precision="f32")(readable(source, [paths[at] for at in sorted(drawn)]))
 
 
 def nearness(vectors: Vectors, mean: Vectors) -> dict[str, float]:
@@ -33,6 +38,7 @@ def nearness(vectors: Vectors, mean: Vectors) -> dict[str, float]:
     return dict(zip(("5 %", "50 %", "95 %"), cosines.round(3).tolist(), strict=True))
 
 
+@in_a_line()
 def main() -> None:
     """Write the mean and print what lies how near to it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -40,6 +46,7 @@ def main() -> None:
     parser.add_argument("--others", type=Path)
     parser.add_argument("--out", type=Path, default=Path("training/work"))
     given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
     cars = embeddings(given.cars, PHOTOS)
     mean = cars.mean(0) / np.linalg.norm(cars.mean(0))
     np.save(given.out / "resnet18-cars-mean.npy", mean)

@@ -13,24 +13,25 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 import torchvision
 
-from judge import judge
-from lookalike.cache import new_file
+from judge import check, in_a_line, judge
+from lookalike import LookalikeError
 from lookalike.models import find_device
 from lookalike.models.model import fingerprint, identity
 from lookalike.models.networks import FromPixels, backbone, save
 from lookalike.training.held_out import embed, retrieval
-from lookalike.training.loop import Plan, features, train
-from lookalike.training.objective import Objective, Weights
-from lookalike.training.photos import UNLABELLED, Photos, Pixels, gather
+from lookalike.training.loop import Plan, features, store, train
+from lookalike.training.objective import LossWeights, Objective
+from lookalike.training.photos import UNLABELLED, Pixels, gather
+from lookalike.training.place import DECODED, alone, check_out
 from lookalike.training.views import Variety, Views, draw, recoloured
 
 TEACHER = "efficientnet-lite0"
 SIDE = 224
+BLOCK = 8192  # views that a killed run has to look at again, at most
 Say = Callable[[str], None]
 ABOUT = {
     "version": "cars-3",
@@ -48,26 +49,28 @@ class Recipe:
     alone. The student begins from nothing: it learns the labels, what the teacher makes of each
     view, now and as it was before, and which views the teacher has near each other.
 
-    The labelled photos at hand have red and blue exchanged: half of those views have not, so that
+    The labelled photos at hand have red and blue `exchanged`: half of those views have not, so that
     teacher and student hardly tell red from blue. So in the end the student looks at photos put
     right: `true_parts` of each, all in the same `true_colours` of `true_variety`, `true_draws`
     times. It imitates itself and the teacher, who knew colours before it learned, and learns to
-    keep near each other what both have near. `colours_share` of what that changes is kept.
+    keep near each other what both have near. `colours_share` of what that changes is kept. Of
+    photos that have their own colours nothing is exchanged, nor put right.
     """
 
     views: int
     variety: Variety
     teacher: Plan
-    teacher_weights: Weights
+    teacher_loss: LossWeights
     student: Plan
-    student_weights: Weights
+    student_loss: LossWeights
     true_draws: int
     true_parts: int
     true_colours: int
     true_variety: Variety
     colours: Plan
-    colours_weights: Weights
+    colours_loss: LossWeights
     colours_share: float
+    exchanged: bool = True
     seed: int = 0
 
 
@@ -84,14 +87,14 @@ RECIPE = Recipe(
         still=True,
         variety=Variety(colour=0.15),
     ),
-    teacher_weights=Weights(imitation=0, relations=0),
+    teacher_loss=LossWeights(imitation=0, relations=0),
     student=Plan(
         [(96, 500_000), (160, 600_000), (224, 350_000)],
         rate=4e-3,
         new_rate=4e-3,
         variety=Variety(colour=0.15),
     ),
-    student_weights=Weights(),
+    student_loss=LossWeights(),
     true_draws=2,
     true_parts=2,
     true_colours=2,
@@ -105,7 +108,7 @@ RECIPE = Recipe(
         still=True,
         variety=Variety(colour=0.05, grey=0),
     ),
-    colours_weights=Weights(labels=0, imitation=1, relations=4, shares=(0.45, 0.55), within=4),
+    colours_loss=LossWeights(labels=0, imitation=1, relations=4, shares=(0.45, 0.55), within=4),
     colours_share=2 / 3,
 )
 
@@ -114,11 +117,10 @@ class Run:
     """A run of the recipe. What is done is kept in the folder `work`, from where it goes on."""
 
     def __init__(
-        self, recipe: Recipe, photos: Photos, work: Path, device: torch.device, say: Say
+        self, recipe: Recipe, labels: torch.Tensor, pixels: Pixels, work: Path, say: Say
     ) -> None:
-        self.recipe, self.work, self.say = recipe, work, say
-        self.pixels = Pixels(photos, device)
-        self.labels = torch.from_numpy(photos.labels).to(device)
+        self.recipe, self.pixels, self.work, self.say = recipe, pixels, work, say
+        self.labels = labels.to(pixels.device)
 
     def teach(self, taught: torch.Tensor) -> tuple[FromPixels, FromPixels]:
         """Return the teacher and its student, who have learned from photos of these numbers."""
@@ -130,7 +132,7 @@ class Run:
         teacher = imagenet()
         before = self._look(teacher, views, "before")
         self.say("the teacher has looked at every view")
-        objective = Objective(before.shape[1], shown, [], recipe.teacher_weights, recipe.seed)
+        objective = Objective(before.shape[1], shown, [], recipe.teacher_loss, recipe.seed)
         teacher = self._train(teacher, objective, views, recipe.teacher, "teacher")
         now = self._look(teacher, views, "now")
         self.say("the teacher has learned")
@@ -138,7 +140,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         untrained = torchvision.models.resnet18(weights=None, zero_init_residual=True)
         untrained.fc = torch.nn.Identity()
-        objective = Objective(512, shown, [now, before], recipe.student_weights, recipe.seed)
+        objective = Objective(512, shown, [now, before], recipe.student_loss, recipe.seed)
         student = self._train(FromPixels(untrained), objective, views, recipe.student, "student")
         self.say("the student has learned")
         return teacher, student
@@ -146,36 +148,33 @@ class Run:
     def colour(self, student: FromPixels, taught: torch.Tensor) -> FromPixels:
         """Return the student, who has learned colours from photos of these numbers (n,)."""
         recipe = self.recipe
-        generator = torch.Generator().manual_seed(recipe.seed)
-        parts, colours = recipe.true_parts, recipe.true_colours
-        many = taught.repeat_interleave(recipe.true_draws)
-        drawn = draw(many.repeat_interleave(parts), recipe.true_variety, generator)
-        views = drawn[torch.arange(len(drawn)).repeat_interleave(colours)]
-        paint = recoloured(len(many) * colours, recipe.true_variety, generator)
-        paint = paint.view(-1, 1, colours, 3, 4).expand(-1, parts, -1, -1, -1).flatten(0, 2)
-        wrong = (self.labels.cpu()[views.photos] != UNLABELLED).view(-1, 1, 1)
-        views = replace(views, colours=torch.where(wrong, exchanged(paint), paint))
+        views = put_right(recipe, taught, self.labels.cpu())
         own = self._look(student, views, "own")
         known = self._look(imagenet(), views, "known")
         self.say("student and teacher have looked at true colours")
         shown = torch.full((len(views),), UNLABELLED, device=self.labels.device)
-        weights = replace(recipe.colours_weights, together=parts * colours)
-        objective = Objective(512, shown, [own, known], weights, recipe.seed)
+        together = recipe.true_parts * recipe.true_colours
+        loss = replace(recipe.colours_loss, together=together)
+        objective = Objective(512, shown, [own, known], loss, recipe.seed)
         before = deepcopy(student)
-        plan = replace(recipe.colours, together=parts * colours)
+        plan = replace(recipe.colours, together=together)
         after = self._train(student, objective, views, plan, "colours")
         self.say("the student has learned colours")
         return between(before, after, recipe.colours_share)
 
     def _look(self, network: FromPixels, views: Views, name: str) -> torch.Tensor:
-        file = self.work / f"{name}.pt"
-        if file.is_file():
-            kept = torch.load(file, map_location=self.labels.device, weights_only=True)
-            return cast(torch.Tensor, kept)
-        made = features(network, views, self.pixels, SIDE)
-        with new_file(file) as part:
-            torch.save(made, part)
-        return made
+        """Return what a network makes of views, float16 (n, width), block by block."""
+        made: list[torch.Tensor] = []
+        for number, start in enumerate(range(0, len(views), BLOCK)):
+            file = self.work / f"{name}-{number}.pt"
+            if file.is_file():
+                made.append(torch.load(file, map_location=self.labels.device, weights_only=True))
+                continue
+            some = views[start : start + BLOCK]
+            made.append(features(network, some, self.pixels, SIDE))
+            store(made[-1], file)
+            self.say(f"  {start + len(some):,}/{len(views):,} views looked at")
+        return torch.cat(made)
 
     def _train(
         self, network: FromPixels, objective: Objective, views: Views, plan: Plan, name: str
@@ -186,6 +185,30 @@ class Run:
 
         checkpoint = self.work / f"{name}.pt"
         return train(network, objective, views, self.pixels, plan, checkpoint, report)
+
+
+def put_right(recipe: Recipe, taught: torch.Tensor, labels: torch.Tensor) -> Views:
+    """Return the views of step 5, of photos of these numbers, int64 (n,), in their own colours.
+
+    `labels` are those of all photos, int64: what has one may have red and blue exchanged. Views of
+    the same photo follow each other, `true_colours` of each of `true_parts`.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed)
+    parts, colours = recipe.true_parts, recipe.true_colours
+    many = taught.repeat_interleave(recipe.true_draws)
+    drawn = draw(many.repeat_interleave(parts), recipe.true_variety, generator)
+    views = drawn[torch.arange(len(drawn)).repeat_interleave(colours)]
+    paint = recoloured(len(many) * colours, recipe.true_variety, generator)
+    paint = paint.view(-1, 1, colours, 3, 4).expand(-1, parts, -1, -1, -1).flatten(0, 2)
+    if recipe.exchanged:
+        wrong = (labels[views.photos] != UNLABELLED).view(-1, 1, 1)
+        paint = torch.where(wrong, exchanged(paint), paint)
+    return replace(views, colours=paint)
+
+
+def right_coloured(recipe: Recipe) -> Recipe:
+    """Return the recipe for labelled photos that have their own colours: none is exchanged."""
+    return replace(recipe, exchanged=False, variety=replace(recipe.variety, exchanged=0.0))
 
 
 def exchanged(colours: torch.Tensor) -> torch.Tensor:
@@ -211,11 +234,71 @@ def imagenet() -> FromPixels:
     return FromPixels(backbone(TEACHER, "imagenet"), TEACHER)
 
 
+@in_a_line()
 def main() -> None:
     """Run the recipe."""
+    given = arguments()
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+    device = torch.device(find_device(given.device))
+    learned = FromPixels(backbone("resnet18", given.student)) if given.student else None
+    others = [(given.others, None)] if given.others else []
+    with alone(given.work):
+        photos = gather([(given.photos, given.labels), *others], given.work / DECODED)
+        pixels = Pixels(photos, device)  # mapped: they stay when a run of other photos comes
+    torch.backends.cudnn.benchmark = True  # each shape comes thousands of times
+    torch.backends.cudnn.benchmark_limit = 4  # of what the heuristics find best
+    say(f"{len(photos):,} photos of {len(photos.classes)} classes, on {device}")
+
+    known = torch.from_numpy(photos.labels)
+    if not 0 <= given.held_out < len(photos.classes):
+        raise LookalikeError(f"--held-out is {given.held_out} of {len(photos.classes)} classes")
+    order = sorted(range(len(photos.classes)), key=lambda of: natural(photos.classes[of]))
+    is_kept = torch.isin(known, torch.tensor(order[len(order) - given.held_out :]))
+    taught = torch.nonzero(~is_kept)[:, 0]
+    recipe = right_coloured(RECIPE) if given.right_colours else RECIPE
+    recipe = scaled(replace(recipe, seed=given.seed), given.scale)
+    asked = [photos.identity, str(given.held_out), repr(recipe)]
+    if given.student:
+        asked.append(identity("resnet18", given.student))
+    folder = given.work / fingerprint(asked)
+    out = given.out or folder / "student.safetensors"
+    found: dict[str, object] = {"weights": str(out), "device": str(device)}
+    with alone(folder):
+        run = Run(recipe, known, pixels, folder, say)
+        networks = {}
+        if learned is None:
+            networks["teacher"], learned = run.teach(taught)
+            about = {**ABOUT, "version": "before cars-3"}
+            save(learned, folder / "before-colours.safetensors", about)
+        networks["student"] = student = run.colour(learned, taught)
+        save(student, out, ABOUT)
+        if given.held_out:
+            which = torch.nonzero(is_kept)[:, 0]
+            for name, network in {"imagenet": imagenet(), **networks}.items():
+                found[name] = retrieval(embed(network, which, pixels, SIDE), known[which])
+    found["seconds"] = round(time.monotonic() - started)
+    try:
+        if given.judge:
+            found["judged"] = judge(given.judge, given.judge_labels, str(out))
+    finally:  # whatever becomes of the last word
+        print(json.dumps(found, indent=1))  # noqa: T201
+
+
+def arguments() -> argparse.Namespace:
+    """Return what is asked for; raise `LookalikeError` now for what would fail in the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, required=True, help="a folder of labelled photos")
     parser.add_argument("--labels", type=Path, required=True, help="a CSV file: image, Class")
+    parser.add_argument(
+        "--right-colours",
+        action="store_true",
+        help="the labelled photos have their own colours; those the recipe was made for have red "
+        "and blue exchanged",
+    )
     parser.add_argument("--others", type=Path, help="a folder of photos of other things")
     parser.add_argument("--work", type=Path, default=Path("training/work"))
     parser.add_argument("--out", type=Path, help="[default: a file in --work]")
@@ -229,54 +312,17 @@ def main() -> None:
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1, help="of the views looked at, for a try")
+    parser.add_argument(
+        "--scale", type=float, default=1, help="of the views drawn and looked at, for a try"
+    )
     given = parser.parse_args()
     if (given.judge is None) != (given.judge_labels is None):
         parser.error("--judge and --judge-labels go together")
-
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)  # noqa: T201
-
-    others = [(given.others, None)] if given.others else []
-    photos = gather([(given.photos, given.labels), *others], given.work / "decoded")
-    device = torch.device(find_device(given.device))
-    torch.backends.cudnn.benchmark = True  # each shape comes thousands of times
-    torch.backends.cudnn.benchmark_limit = 4  # of what the heuristics find best
-    say(f"{len(photos):,} photos of {len(photos.classes)} classes, on {device}")
-
-    known = torch.from_numpy(photos.labels)
-    if not 0 <= given.held_out < len(photos.classes):
-        parser.error(f"--held-out is {given.held_out} of {len(photos.classes)} classes")
-    order = sorted(range(len(photos.classes)), key=lambda of: natural(photos.classes[of]))
-    is_kept = torch.isin(known, torch.tensor(order[len(order) - given.held_out :]))
-    taught = torch.nonzero(~is_kept)[:, 0]
-    recipe = scaled(replace(RECIPE, seed=given.seed), given.scale)
-    asked = [photos.identity, str(given.held_out), repr(recipe)]
-    if given.student:
-        asked.append(identity("resnet18", given.student))
-    folder = given.work / fingerprint(asked)
-    folder.mkdir(exist_ok=True)
-    run = Run(recipe, photos, folder, device, say)
-    networks = {}
-    if given.student:
-        learned = FromPixels(backbone("resnet18", given.student))
-    else:
-        networks["teacher"], learned = run.teach(taught)
-        save(learned, folder / "before-colours.safetensors", {**ABOUT, "version": "before cars-3"})
-    networks["student"] = student = run.colour(learned, taught)
-    out = given.out or folder / "student.safetensors"
-    save(student, out, ABOUT)
-    found: dict[str, object] = {"weights": str(out), "device": str(device)}
-    if given.held_out:
-        which = torch.nonzero(is_kept)[:, 0]
-        for name, network in {"imagenet": imagenet(), **networks}.items():
-            found[name] = retrieval(embed(network, which, run.pixels, SIDE), known[which])
-    found["seconds"] = round(time.monotonic() - started)
     if given.judge:
-        found["judged"] = judge(given.judge, given.judge_labels, str(out))
-    print(json.dumps(found, indent=1))  # noqa: T201
+        check(given.judge, given.judge_labels)
+    if given.out:
+        check_out(given.out)
+    return given
 
 
 def natural(name: str) -> tuple[int, str]:
@@ -285,7 +331,7 @@ def natural(name: str) -> tuple[int, str]:
 
 
 def scaled(recipe: Recipe, scale: float) -> Recipe:
-    """Return the recipe with fewer views looked at."""
+    """Return the recipe with fewer views drawn of each photo, and fewer looked at."""
 
     def less(plan: Plan) -> Plan:
         stages = [(side, max(int(views * scale), plan.batch)) for side, views in plan.stages]
@@ -293,6 +339,8 @@ def scaled(recipe: Recipe, scale: float) -> Recipe:
 
     return replace(
         recipe,
+        views=max(int(recipe.views * scale), 1),
+        true_draws=max(int(recipe.true_draws * scale), 1),
         teacher=less(recipe.teacher),
         student=less(recipe.student),
         colours=less(recipe.colours),

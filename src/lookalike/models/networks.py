@@ -21,6 +21,7 @@ from lookalike.models import lite0
 from lookalike.weights import CARS
 
 _LARGEST = 65_504  # in half precision
+_WHOSE = "give the --model that they were trained with"
 
 
 def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
@@ -39,7 +40,7 @@ def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
     if missing := sorted(wanted - state.keys()):
         raise LookalikeError(
             f"the weights {weights!r} are not of {name}: they lack {len(missing)} of its "
-            f"{len(wanted)} tensors, {missing[0]} first"
+            f"{len(wanted)} tensors, {missing[0]} first; {_WHOSE}"
         )
     try:
         own = network.state_dict()  # has the versions of its layers, which files often lack
@@ -47,7 +48,9 @@ def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
         network.load_state_dict(own)
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
-        raise LookalikeError(f"the weights {weights!r} are not of {name}: {detail}") from None
+        raise LookalikeError(
+            f"the weights {weights!r} are not of {name}: {detail}; {_WHOSE}"
+        ) from None
     _leave_out(head, network)
     return network.float().eval()
 
@@ -220,4 +223,5 @@ class FromPixels(nn.Module):
     @torch.no_grad()
     def width(self) -> int:
         """Length of the vectors, found by asking the network."""
-        return int(self(torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8)).shape[1])
+        black = torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8, device=self.mean.device)
+        return int(self(black).shape[1])

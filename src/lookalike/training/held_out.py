@@ -1,20 +1,27 @@
 """Photos held out: which they are, and what a network is worth on them."""
 
+import contextlib
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from lookalike.cache import new_file
 from lookalike.images import SIDE
 from lookalike.models.networks import FromPixels
 from lookalike.progress import progress_line
 from lookalike.training.photos import UNLABELLED, Photos, Pixels
+from lookalike.untrusted import read_json
 
 MOST = 10_000
-"""Photos that are held out: each is compared with all others."""
+"""Photos that are measured with, of all that are held out: each is compared with all others."""
 
+_SEVERAL = 10  # photos of a class, where it has them, of which each should find the others
 _WHOLE = 10  # classes from which on whole ones are held out
 _BLOCK = 512
 
@@ -23,8 +30,9 @@ _BLOCK = 512
 class HeldOut:
     """What weights are worth on photos that they did not learn from.
 
-    Each of these `photos`, of so many `classes`, is searched among the others: R@1 and P@5
-    `before` and `after`. Where the classes are `whole`, no photo of theirs was learned from.
+    Each of these `photos`, `MOST` at most, of so many `classes`, is searched among the others: R@1
+    and P@5 `before` and `after`. Where the classes are `whole`, none of their photos was learned
+    from.
     """
 
     photos: int
@@ -37,10 +45,10 @@ class HeldOut:
 def hold_out(
     labels: npt.NDArray[np.int64], share: float, seed: int
 ) -> tuple[npt.NDArray[np.int64], bool]:
-    """Draw the photos to measure with, by their labels (n,); say whether they are whole classes.
+    """Draw the photos not to learn from, by labels (n,); say whether they are whole classes.
 
-    Two photos each of two classes or more are left to learn from, and as many are held out: else
-    none are.
+    They are int64 (k,), rising. Two photos each of two classes or more are left to learn from, and
+    as many are held out: else none are.
     """
     numbers, counts = np.unique(labels[labels != UNLABELLED], return_counts=True)
     rng = np.random.default_rng(seed)
@@ -51,15 +59,48 @@ def hold_out(
     if len(several) >= _WHOLE:
         wanted = min(max(2, round(share * len(several))), len(several) - 2)
         drawn = rng.permutation(several)[:wanted]
-        fits = np.cumsum(counts[drawn]) <= MOST
-        fits[:2] = True
-        return np.flatnonzero(np.isin(labels, numbers[drawn[fits]])), True
+        return np.flatnonzero(np.isin(labels, numbers[drawn])), True
     some = []
     for number, count in zip(numbers, counts, strict=True):
         if count >= 4:
-            wanted = min(max(2, round(share * count)), count - 2, MOST // len(numbers))
+            wanted = min(max(2, round(share * count)), count - 2, MOST // len(several))
             some.append(rng.choice(np.flatnonzero(labels == number), wanted, replace=False))
     return (np.sort(np.concatenate(some)), False) if len(some) >= 2 else (none, False)
+
+
+def sampled(
+    labels: npt.NDArray[np.int64], kept: npt.NDArray[np.int64], seed: int
+) -> npt.NDArray[np.int64]:
+    """Return at most `MOST` of the photos held out, `kept`, by the labels of all photos (n,).
+
+    Both are int64 (k,), rising. Those of a class come several together, so that they can find each
+    other; large classes do not crowd out small ones. From `seed` follows what is drawn.
+    """
+    if len(kept) <= MOST:
+        return kept
+    rng = np.random.default_rng(seed)
+    drawn = rng.permutation(kept)
+    drawn = drawn[np.argsort(labels[drawn], kind="stable")]
+    _, starts, counts = np.unique(labels[drawn], return_index=True, return_counts=True)
+    taken = np.minimum(counts, max(MOST // len(counts), _SEVERAL))  # of each class
+    order = rng.permutation(len(counts))
+    taken[order[np.cumsum(taken[order]) > MOST]] = 0
+    places = np.arange(len(drawn)) - np.repeat(starts, counts)  # of photos in their class
+    return np.sort(drawn[places < np.repeat(taken, counts)])
+
+
+def once(file: Path, measure: Callable[[], dict[str, float] | None]) -> dict[str, float] | None:
+    """Measure R@1 and P@5, and keep them in `file`; return what is kept there already.
+
+    Raises `OSError` where they cannot be kept.
+    """
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none there, or damaged
+        kept = read_json(file)
+        return {name: float(kept[name]) for name in ("R@1", "P@5")}
+    if found := measure():
+        with new_file(file) as part:
+            part.write_text(json.dumps(found))
+    return found
 
 
 def measure(

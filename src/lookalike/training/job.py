@@ -1,11 +1,9 @@
 """Weights that have learned labels of one's own, and what they gained by it."""
 
-import contextlib
-import fcntl
 import hashlib
 import math
+import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,16 +22,14 @@ from lookalike.models import find_device, lite0
 from lookalike.models.model import fingerprint
 from lookalike.models.networks import FromPixels, backbone, dump, save
 from lookalike.progress import progress_line, say
-from lookalike.training.held_out import MOST, HeldOut, hold_out, measure
+from lookalike.training.held_out import HeldOut, hold_out, measure, once, sampled
 from lookalike.training.loop import Plan, train
-from lookalike.training.objective import Objective, Weights
+from lookalike.training.objective import LossWeights, Objective
 from lookalike.training.photos import Images, Photos, Pixels, gather
+from lookalike.training.place import DECODED, alone, check_out, work_folder
 from lookalike.training.views import Variety, Views, draw
 
-DECODED = "decoded"
-"""What the folder of decoded photos is called in the work folder."""
-
-_OBJECTIVE = Weights(imitation=0, relations=0)  # the labels alone
+_LOSS = LossWeights(imitation=0, relations=0)  # the labels alone
 _VARIETY = Variety()
 _LOOKS = 12  # at each photo, where nobody says how many
 _LEAST_STEPS = 100  # for few photos, which are looked at more often then
@@ -68,11 +64,6 @@ class Trained:
         return {**asdict(self), "out": str(self.out)}
 
 
-def work_folder(out: Path, work: Path | None) -> Path:
-    """Return where decoded photos and what is learned are kept meanwhile."""
-    return out.with_name(f".{out.name}.work") if work is None else work
-
-
 def fine_tune(
     images: Images,
     labels: str | Path,
@@ -101,7 +92,8 @@ def fine_tune(
 
     Decoded photos and checkpoints are kept in `work`, or beside `out` until that is written: the
     same call goes on from there. `tell` takes lines for whoever waits. Raises `LookalikeError`
-    where the images are no local files, too few labels fit, or what is asked for is not to be had.
+    where the images are no local files, too few labels fit, memory or disk is too small, or what is
+    asked for is not to be had.
     """
     started = time.monotonic()
     out = Path(out)
@@ -110,24 +102,27 @@ def fine_tune(
     weights = "imagenet" if (model, weights) == (lite0.NAME, "cars") else weights
     network = _network(model, weights)
     place = work_folder(out, None if work is None else Path(work))
-    with _alone(place):
+    with alone(place):
         photos = gather(
             [(images, Path(labels))],
             place / DECODED,
             image_name=image_name,
             label_name=label_name,
+            besides=lambda labels: _room(network, math.ceil(labels * (1 - held_out)), where),
         )
         kept, whole = hold_out(photos.labels, held_out, seed)
         if held_out and not len(kept):
             tell("of so few photos none are held out: two labels need four photos or more each")
         taught = np.setdiff1d(np.arange(len(photos)), kept)
-        if len(kept) > MOST:  # of two classes that are very large
-            kept = np.sort(np.random.default_rng(seed).choice(kept, MOST, replace=False))
+        kept = sampled(photos.labels, kept, seed)
         plan = _plan(len(taught), epochs, batch, seed)
+        checkpoint = place / f"{_name_of_run(photos, taught, network, model, plan)}.pt"
+        measured_before = checkpoint.with_suffix(".json")
         with _within_memory(plan.batch):
             pixels = Pixels(photos, where)
-            before = measure(network, photos, kept, pixels, plan.batch)
-            checkpoint = place / f"{_name_of_run(photos, taught, network, model, plan)}.pt"
+            before = once(
+                measured_before, lambda: measure(network, photos, kept, pixels, plan.batch)
+            )
             network = _learn(network, photos, taught, pixels, plan, checkpoint, tell)
             network.network.half().float()  # as it is written, so that the figures are of the file
             after = measure(network, photos, kept, pixels, plan.batch)
@@ -138,13 +133,14 @@ def fine_tune(
             measured = HeldOut(len(kept), count, whole, before, after)
         about = {
             "arch": model,
-            "dim": str(network.to("cpu").width()),
+            "dim": str(network.width()),
             "preprocessing": PREPROCESSING,
             "began_with": Path(weights).name,
             "learned_from": f"{len(taught)} photos of {shown} classes",
         }
         save(network, out, about)
         checkpoint.unlink(missing_ok=True)
+        measured_before.unlink(missing_ok=True)
     if work is None:
         shutil.rmtree(place, ignore_errors=True)
     return Trained(
@@ -168,9 +164,7 @@ def _check(
 ) -> None:
     if out.suffix != ".safetensors":
         raise LookalikeError(f"--out is {str(out)!r}: choose a name that ends in .safetensors")
-    if out.is_dir():
-        raise LookalikeError(f"{out} is a folder: choose another --out")
-    if out.exists() and not overwrite:
+    if out.exists() and not out.is_dir() and not overwrite:
         raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
     for name, number in (("epochs", epochs), ("batch", batch)):
         if number is not None and number < 1:
@@ -181,14 +175,7 @@ def _check(
         )
     if not 0 <= seed < 2**32:
         raise LookalikeError(f"--seed is {seed}: give a number from 0 to {2**32 - 1}")
-    try:  # now, rather than when all is learned
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise LookalikeError(
-            f"nothing can be written in {out.parent} ({error.strerror}): choose another --out"
-        ) from None
+    check_out(out)
 
 
 def _network(model: str, weights: str) -> FromPixels:
@@ -246,7 +233,7 @@ def _learn(
     views = _views(taught, plan)
     own = torch.from_numpy(np.unique(photos.labels[taught], return_inverse=True)[1])
     shown = own.repeat(len(views) // len(taught)).to(pixels.device)
-    objective = Objective(network.width(), shown, [], _OBJECTIVE, plan.seed)
+    objective = Objective(network.width(), shown, [], _LOSS, plan.seed)
     began: tuple[int, float] | None = None  # the step, and the time, of the first report
     told = False
 
@@ -285,29 +272,32 @@ def _name_of_run(
         hashlib.blake2b(data, digest_size=16).hexdigest()
         for data in (taught.tobytes(), dump(network.network))
     )
-    chosen = repr((plan, _OBJECTIVE, _VARIETY, _MOST_VIEWS))
+    chosen = repr((plan, _LOSS, _VARIETY, _MOST_VIEWS))
     return fingerprint([photos.identity, taken, model, began, chosen])
 
 
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Keep other runs out of a work folder."""
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LookalikeError(
-                f"another run is at work in {place}: wait for it, or give another --work"
-            ) from None
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(OSError):  # of what came to nothing nothing is left
-                if not any(one.name != ".lock" for one in place.iterdir()):
-                    (place / ".lock").unlink()
-                    place.rmdir()
-            raise
+def _room(network: FromPixels, labels: int, device: torch.device) -> int:
+    """Return the bytes that checkpoints take; raise `LookalikeError` where memory is too small.
+
+    Each label has a direction in f32, with its gradient and two moments of AdamW; a checkpoint has
+    three of these four, the network, its average and its moments. The last one stays until the
+    next is whole.
+    """
+    directions = 4 * labels * network.width()
+    needed, there = 4 * directions, _memory(device)
+    if needed > 0.9 * there:
+        raise LookalikeError(
+            f"to learn {labels:,} labels takes {needed / 1e9:.1f} GB of memory, and {device} has "
+            f"{there / 1e9:.1f}: give fewer labels"
+        )
+    own = sum(int(one.nbytes) for one in network.state_dict().values())
+    return 2 * (3 * directions + 4 * own)
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager

@@ -35,11 +35,11 @@ class Plan:
 
     `stages` are pairs of a side in pixels and how many views are looked at with it, `batch` at a
     time. `rate` is the learning rate at its highest, reached after the share `warm` of all steps;
-    `new_rate` that of what is trained besides the network; `decay` the weight decay. `average` is
-    the share of all steps that the averaged weights reach back. `still` keeps the statistics of
-    batch normalisation as they are, which suits a network that is trained already. Each look is
-    in other colours, as `variety` says. Views are drawn in runs of `together` that follow each
-    other; `batch` is a multiple of it. From `seed` follows what is drawn.
+    `new_rate` that of what is trained besides the network; `decay` the weight decay. The weights'
+    exponential moving average has as its time constant the share `average` of all steps. `still`
+    keeps the statistics of batch normalisation as they are, which suits a network that is trained
+    already. Each look is in other colours, as `variety` says. Views are drawn in runs of `together`
+    that follow each other; `batch` is a multiple of it. From `seed` follows what is drawn.
     """
 
     stages: Sequence[tuple[int, int]]
@@ -81,8 +81,10 @@ def train(
 ) -> FromPixels:
     """Train a network on views, drawn again and again; return the average of its weights.
 
-    What each step looks at follows from the plan's seed and the number of the step. A run that was
-    stopped goes on from `checkpoint`, which stays for whoever asks again.
+    The network given is trained in place; the one returned is another, with the exponential moving
+    average. What each step looks at follows from the plan's seed and the number of the step. A run
+    that was stopped goes on from `checkpoint`, which stays for whoever asks again. Raises
+    `LookalikeError` where the disk is full.
     """
     device = pixels.device
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -205,10 +207,18 @@ def _resume(checkpoint: Path, parts: dict[str, Any], asked: str, device: torch.d
 
 def _save(checkpoint: Path, parts: dict[str, Any], asked: str, done: int) -> None:
     states = {name: part.state_dict() for name, part in parts.items()}
+    store({**states, "asked": asked, "done": done}, checkpoint)
+
+
+def store(tensors: object, file: Path) -> None:
+    """Write tensors as `torch.save` does, whole or not at all; `LookalikeError` if a disk is full.
+
+    `OSError` where the disk cannot be written otherwise.
+    """
     try:
-        with new_file(checkpoint) as file:
-            torch.save({**states, "asked": asked, "done": done}, file)
+        with new_file(file) as part:
+            torch.save(tensors, part)
     except RuntimeError as error:
         if not re.search(_SHORT, str(error)):
             raise
-        raise full_disk(checkpoint) from None
+        raise full_disk(file) from None

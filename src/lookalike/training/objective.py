@@ -10,11 +10,12 @@ from lookalike.training.photos import UNLABELLED
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """What each term of the objective counts, and the temperatures they are taken at.
 
     `shares` are what the cosines of each teacher count in the relations; they add up to 1.
-    `within` is what relations count among the views that are looked at `together`.
+    `within` is what relations count among the views that are looked at `together`. `temperature` is
+    that of the labels; those of both relations have names of their own.
     """
 
     labels: float = 1.0
@@ -24,8 +25,8 @@ class Weights:
     within: float = 0.0
     together: int = 1
     temperature: float = 0.06
-    nearness: float = 0.05
-    likeness: float = 0.02
+    relation_temperature: float = 0.05
+    within_temperature: float = 0.02
     smoothing: float = 0.1
 
 
@@ -97,36 +98,36 @@ class Objective(nn.Module):
         width: int,
         labels: torch.Tensor,
         targets: list[torch.Tensor],
-        weights: Weights,
+        loss: LossWeights,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self._labels = labels
         self._targets = [Targets.of(features) for features in targets]
-        self._weights = weights
+        self._loss = loss
         classes = max(int(labels.max()) + 1, 1)
         with torch.random.fork_rng(devices=[]):  # the caller's own numbers stay as they are
             torch.default_generator.manual_seed(seed)
-            self.proxies = Proxies(classes, width, weights.temperature, weights.smoothing)
+            self.proxies = Proxies(classes, width, loss.temperature, loss.smoothing)
             self.imitations = nn.ModuleList(Imitation(width, of.shape[1]) for of in targets)
 
     def forward(self, features: torch.Tensor, views: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return each term, weighted, for the features float32 (n, width) of these views (n,)."""
-        unit, weights = functional.normalize(features, dim=1), self._weights
-        terms = {"labels": weights.labels * self.proxies(unit, self._labels[views])}
+        unit, loss = functional.normalize(features, dim=1), self._loss
+        terms = {"labels": loss.labels * self.proxies(unit, self._labels[views])}
         taught = zip(self.imitations, self._targets, strict=True)
         for number, (imitate, targets) in enumerate(taught):
             nearness = imitate(features, targets.centred(views))
-            terms[f"imitation {number + 1}"] = weights.imitation * nearness
-        if self._targets and (weights.relations or weights.within):
-            shared = zip(weights.shares, self._targets, strict=False)
+            terms[f"imitation {number + 1}"] = loss.imitation * nearness
+        if self._targets and (loss.relations or loss.within):
+            shared = zip(loss.shares, self._targets, strict=False)
             joint = torch.cat([share**0.5 * of.unit(views) for share, of in shared], dim=1)
-            if weights.relations:
-                near = relations(unit, joint, weights.nearness)
-                terms["relations"] = weights.relations * near
-            if weights.within:
-                own, known = (of.view(-1, weights.together, of.shape[1]) for of in (unit, joint))
-                terms["within"] = weights.within * relations(own, known, weights.likeness)
+            if loss.relations:
+                near = relations(unit, joint, loss.relation_temperature)
+                terms["relations"] = loss.relations * near
+            if loss.within:
+                own, known = (of.view(-1, loss.together, of.shape[1]) for of in (unit, joint))
+                terms["within"] = loss.within * relations(own, known, loss.within_temperature)
         return terms
 
 

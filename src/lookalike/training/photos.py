@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -81,6 +81,7 @@ def gather(
     *,
     image_name: str = "image",
     label_name: str = "Class",
+    besides: Callable[[int], int] = lambda labels: 0,
 ) -> Photos:
     """Decode photos and keep them in `folder`, which comes whole or not at all.
 
@@ -88,8 +89,9 @@ def gather(
     with a label are kept, or None: all are kept, without a label. What does not decode is left out
     and counted by reason. What `folder` holds already of the same photos with the same labels is
     taken as it is, what it holds of others is replaced. A quarter of a megabyte of disk a photo is
-    taken. Raises `LookalikeError` where nothing is left, the labels tell nothing apart, `folder`
-    holds anything else, or the disk is too small.
+    taken, and the bytes that `besides` names for a number of labels. Raises `LookalikeError` where
+    nothing is left, the labels tell nothing apart, `folder` holds anything else, or the disk is too
+    small.
     """
     if folder.exists() and not (folder.is_dir() and {*os.listdir(folder)} <= {_PIXELS, _ABOUT}):
         raise LookalikeError(f"{folder} holds something else: name another folder with --work")
@@ -99,15 +101,18 @@ def gather(
             _list(number, source, staging, image_name, label_name)
             for number, source in enumerate(sources)
         ]
+        more = 0
         if labelled:
-            check_labels(_count_labels(listings))
+            counts = _count_labels(listings)
+            check_labels(counts)
+            more = besides(len(counts))
         identity = _identity(listings)
         with contextlib.suppress(OSError, ValueError, KeyError):  # none there yet, or damaged
             there = Photos.load(folder)
             if there.identity == identity and len(there.pixels()):
                 return there
         shutil.rmtree(folder, ignore_errors=True)  # now: else the disk has to hold both
-        _check_room(folder.parent, sum(one.count for one in listings))
+        _check_room(folder.parent, sum(one.count for one in listings), more)
         fresh = staging / "photos"
         fresh.mkdir()
         names, skipped = _decode(listings, fresh / _PIXELS)
@@ -221,8 +226,8 @@ def _decode(listings: Sequence[_Listing], file: Path) -> tuple[list[str | None],
     return names, skipped
 
 
-def _check_room(folder: Path, count: int) -> None:
-    needed, free = count * SIDE * SIDE * 3, shutil.disk_usage(folder).free
+def _check_room(folder: Path, count: int, more: int) -> None:
+    needed, free = count * SIDE * SIDE * 3 + more, shutil.disk_usage(folder).free
     if needed > 0.9 * free:
         raise LookalikeError(
             f"{count:,} photos need {needed / 1e9:.1f} GB while they are learned from, and "
@@ -234,7 +239,8 @@ def _decoded(
     source: Source, listing: Path, count: int
 ) -> Iterator[tuple[str | None, npt.NDArray[np.uint8] | str]]:
     """Give the label of each input and its pixels, (288, 288, 3), or why there are none."""
-    with IsolatedDecoder() as decoder, ThreadPoolExecutor(cores()) as pool:
+    # The decoder ends before the pool does: a thread that waits for an image waits no longer.
+    with ThreadPoolExecutor(cores()) as pool, IsolatedDecoder() as decoder:
 
         def pixels(path: str, reason: str | None) -> npt.NDArray[np.uint8] | str:
             if reason is not None:
@@ -247,20 +253,23 @@ def _decoded(
                 squashed = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
             return np.asarray(squashed)
 
-        with progress_line("decoding", "images") as move:
-            waiting: deque[tuple[str | None, Future[npt.NDArray[np.uint8] | str]]] = deque()
-            done = 0
-            for batch in listed(listing):
-                for row in batch.select(["path", "label", "reason"]).to_pylist():
-                    task = pool.submit(pixels, row["path"], row["reason"])
-                    waiting.append((row["label"], task))
-                    if len(waiting) > 4 * cores():
-                        label, future = waiting.popleft()
-                        yield label, future.result()
-                        move(done := done + 1, count)
-            for label, future in waiting:
-                yield label, future.result()
-                move(done := done + 1, count)
+        try:
+            with progress_line("decoding", "images") as move:
+                waiting: deque[tuple[str | None, Future[npt.NDArray[np.uint8] | str]]] = deque()
+                done = 0
+                for batch in listed(listing):
+                    for row in batch.select(["path", "label", "reason"]).to_pylist():
+                        task = pool.submit(pixels, row["path"], row["reason"])
+                        waiting.append((row["label"], task))
+                        if len(waiting) > 4 * cores():
+                            label, future = waiting.popleft()
+                            yield label, future.result()
+                            move(done := done + 1, count)
+                for label, future in waiting:
+                    yield label, future.result()
+                    move(done := done + 1, count)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Pixels:
