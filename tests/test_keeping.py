@@ -446,6 +446,36 @@ def test_commands(living: Index, photos: Path, tmp_path: Path) -> None:
     assert build.Changed(3).to_dict()["version"] == 3
 
 
+def test_only_what_lies_in_the_named_places_may_be_gone(photos: Path, tmp_path: Path) -> None:
+    paint(photos / "1" / "sub" / "a.png", 20)
+    paint(photos / "10" / "b.png", 21)
+    index = lookalike.index(photos, tmp_path / "x.index")
+    gone = {"1/sub/a.png", "10/b.png", "0/00.png", "2/02.png"}
+    for name in gone:
+        (photos / name).unlink()
+    told: list[str] = []
+
+    def would_go(*places: Path | str) -> set[str]:
+        told.clear()
+        index.sync(list(map(str, places)), dry_run=True, say=lambda _, path: told.append(path))
+        return set(told)
+
+    assert would_go(photos / "1") == {"1/sub/a.png"}
+    assert would_go(photos / "0", photos / "1" / "sub") == {"0/00.png", "1/sub/a.png"}
+    assert would_go(photos / "0" / "03.png") == set()
+    assert would_go(photos) == gone
+    assert index.sync().removed == 4
+
+
+def test_a_time_that_no_table_holds(photos: Path, tmp_path: Path) -> None:
+    far = photos / "0" / "00.png"
+    os.utime(far, ns=(2**63 + 10**18,) * 2)  # some file systems take less
+    index = lookalike.index(photos, tmp_path / "x.index")
+    assert (len(index), index.sync().same) == (12, 12)
+    (times,) = (row["modified"] for path, row in rows_of(index).items() if path == "0/00.png")
+    assert times == min(far.stat().st_mtime_ns, 2**63 - 1)
+
+
 def test_weights_of_the_same_name_are_told_apart(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

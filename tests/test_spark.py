@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from lookalike.spark import cores, java_home, session
+from lookalike.spark import cores, java_home, memory, session
 
 VECTOR = "--add-modules=jdk.incubator.vector"
 
@@ -125,11 +125,20 @@ def test_settings_of_a_session_of_our_own() -> None:
 def test_a_container_may_have_less_than_the_machine(
     quota: str, wanted: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    everything, machine = len(os.sched_getaffinity(0)), memory()
+    monkeypatch.setattr("lookalike.spark._GROUP", tmp_path)
+    assert (cores(), memory()) == (everything, machine)
     (tmp_path / "cpu.max").write_text(quota + "\n")
-    monkeypatch.setattr("lookalike.spark._QUOTA", tmp_path / "cpu.max")
-    assert cores() == (wanted or len(os.sched_getaffinity(0)))
-    monkeypatch.setattr("lookalike.spark._QUOTA", tmp_path / "nowhere")
-    assert cores() == len(os.sched_getaffinity(0))
+    assert cores() == (wanted or everything)
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()  # version 1
+    for name, number in zip(("quota", "period"), quota.replace("max", "-1").split(), strict=True):
+        (tmp_path / "cpu" / f"cpu.cfs_{name}_us").write_text(number + "\n")
+    assert cores() == (wanted or everything)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory() == machine
+    (tmp_path / "memory.max").write_text(f"{2**30}\n")
+    assert memory() == 2**30
 
 
 def test_spark_starts_on_the_packaged_java(no_java: Path, tmp_path: Path, cache: Path) -> None:

@@ -118,13 +118,7 @@ def plan(
             "or (listing.reason is not null and listing.reason is distinct from stored.reason) "
             f"or (listing.reason is null and {_passing('stored')})"
         )
-        sql.execute(
-            "create temp table gone as "
-            f"select id, path from stored anti join listing using (path) where ({_below(below)}) "
-            # What lies in a folder that cannot be read now is not gone.
-            "and not exists (select 1 from listing as shut where shut.reason is not null "
-            "and starts_with(stored.path, shut.path || '/'))"
-        )
+        _find_gone(sql, below)
         (listed,) = _one(sql, "select count() from listing")
         (found,) = _one(sql, "select count() from todo")
         if settled is not None:
@@ -166,16 +160,24 @@ def _tell(sql: "DuckDBPyConnection", query: str, say: Say) -> None:
             say(sign, path)
 
 
-def _below(names: Iterable[str]) -> str:
-    """Return the SQL that says whether the path of a stored row lies in what was listed."""
-    parts = []
-    for name in names:
-        if name:
-            folder = quoted(name.rstrip("/") + "/")
-            parts.append(f"path = {quoted(name)} or starts_with(path, {folder})")
-        else:
-            parts.append("not starts_with(path, '/')")
-    return " or ".join(parts) or "false"
+def _find_gone(sql: "DuckDBPyConnection", below: Sequence[str]) -> None:
+    """Make the table of stored rows that lie in what was listed, and were not found there."""
+    names = [name.rstrip("/") for name in below if name]
+    sql.register("names", pa.table({"name": pa.array(names, pa.string())}))
+    in_root = "not starts_with(path, '/')" if "" in below else "false"
+    # Joined by equal paths: names are as many as files where a glob was listed.
+    sql.execute(
+        "create temp table gone as with lost as "
+        "(select id, path, string_split(path, '/') as parts from stored "
+        "anti join listing using (path)), "
+        "within as (select id, array_to_string(parts[1:depth], '/') as name from "
+        "(select id, parts, unnest(range(1, len(parts) + 1)) as depth from lost)) "
+        "select id, path from lost "
+        f"where ({in_root} or id in (select id from within semi join names using (name))) "
+        # What lies in a folder that cannot be read now is not gone.
+        "and id not in (select within.id from within join listing as shut on shut.path = name "
+        "where shut.reason is not null)"
+    )
 
 
 def _one(sql: "DuckDBPyConnection", query: str) -> tuple[int, ...]:

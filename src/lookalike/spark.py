@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 JAVA_NEEDED = 17
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_GROUP = Path("/sys/fs/cgroup")
 _ATTEMPTS = 4  # of a task; plain local[N] gives a task one attempt only
 
 
@@ -85,11 +85,23 @@ def cores() -> int:
     allowed = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
-    # https://docs.kernel.org/admin-guide/cgroup-v2.html: microseconds of CPU in each period
-    with suppress(OSError, ValueError):
-        quota, period = map(int, _QUOTA.read_text().split())
-        allowed = min(allowed, max(-(-quota // period), 1))
+    # Microseconds of CPU in each period, in version 2 and in version 1:
+    # https://docs.kernel.org/admin-guide/cgroup-v2.html, .../scheduler/sched-bwc.html
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        with suppress(OSError, ValueError):
+            quota, period = map(int, " ".join((_GROUP / f).read_text() for f in files).split())
+            if quota > 0:
+                allowed = min(allowed, max(-(-quota // period), 1))
     return allowed
+
+
+def memory() -> int:
+    """Return the bytes of memory that this process may use, in a container or not."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            total = min(total, int((_GROUP / file).read_text()))
+    return total
 
 
 _SETTINGS = {
@@ -151,7 +163,7 @@ def _local_settings(master: str | None) -> dict[str, str]:
 def _driver_memory() -> int:
     """Megabytes for the JVM: an eighth of the machine, for the Python workers need the rest."""
     try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+        total = memory() // 2**20
     except (AttributeError, ValueError, OSError):
         total = 8192
     return min(max(total // 8, 1024), 8192)

@@ -127,7 +127,7 @@ def prepare(
     labels = None
     if options.labels is not None:
         labels = open_labels(options.labels, options.image_name, options.label_name)
-    if source.kind == "files" and next(images.walk(source), None) is None:
+    if source.kind == "files" and not images.has_images(source):
         raise images.nothing_found(source)
     if stored is None and options.like is not None:
         if (options.model, options.weights, options.precision) != _USUAL:

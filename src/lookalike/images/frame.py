@@ -195,7 +195,7 @@ def _read_table(spark: "SparkSession", source: Source) -> "DataFrame":
 def _nanoseconds(column: str) -> "Column":
     from pyspark.sql import functions as F
 
-    return (F.unix_micros(column) * 1000).alias("modified")
+    return F.try_multiply(F.unix_micros(column), F.lit(1000)).alias("modified")
 
 
 def _row_path(source: Source) -> "Column":

@@ -5,7 +5,6 @@ import glob
 import itertools
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ EXTENSIONS = frozenset(
 )
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _GLOB = re.compile(r"[][*?{}\\]")  # what Hadoop takes for more than itself
+_FARTHEST = 2**63 - 1  # nanoseconds, in the year 2262: a table holds no later time
 # What a path may not hold as it is: the escape itself, control characters, bytes that are no UTF-8.
 _ESCAPED = re.compile("[%\x00-\x1f\x7f\udc80-\udcff]")
 
@@ -205,21 +205,23 @@ def _walk_folder(folder: str, root: str, above: tuple[tuple[int, int], ...]) -> 
             yield Found(below(folder), "link back to a folder above it")
             return
         with os.scandir(folder) as scan:
-            visible = [entry.path for entry in scan if not entry.name.startswith(".")]
+            entries = [
+                (entry.name, _is_folder(entry)) for entry in scan if not entry.name.startswith(".")
+            ]
     except OSError as error:
         if not above:  # of a folder that was named, this is no detail
             raise LookalikeError(f"cannot read {encode_path(folder)}: {error.strerror}") from None
         yield Found(below(folder), f"unreadable folder: {error.strerror}")
         return
-    entries = [(path, _status(path)) for path in visible]
     # With the slash, folders sort where the paths of their files do.
-    entries.sort(key=lambda entry: encode_path(entry[0]) + "/" * _is_folder(entry[1]))
-    for path, found in entries:
-        if _is_folder(found):
+    entries.sort(key=lambda entry: encode_path(entry[0]) + "/" * bool(entry[1]))
+    for name, is_folder in entries:
+        path = os.path.join(folder, name)
+        if is_folder:
             yield from _walk_folder(path, root, (*above, identity))
         # What cannot be looked at may be a folder, of a disk that is away: nothing in it is gone.
-        elif _is_image(path) or isinstance(found, OSError):
-            yield _found(path, found, below(path))
+        elif _is_image(name) or is_folder is None:
+            yield _found(path, _status(path), below(path))
 
 
 Status: TypeAlias = "os.stat_result | OSError"
@@ -232,18 +234,39 @@ def _status(path: str) -> Status:
         return error
 
 
-def _is_folder(status: Status) -> bool:
-    return not isinstance(status, OSError) and stat.S_ISDIR(status.st_mode)
+def _is_folder(entry: "os.DirEntry[str]") -> bool | None:
+    """Say whether an entry is a folder, or a link to one; None where that cannot be found out."""
+    try:
+        if entry.is_dir():
+            return True
+        # Only of a link is it still open whether there is anything behind it.
+        return None if entry.is_symlink() and not os.path.exists(entry.path) else False
+    except OSError:
+        return None
 
 
 def _found(file: str, status: Status, path: str) -> Found:
     if not isinstance(status, OSError):
-        return Found(path, None, status.st_size, status.st_mtime_ns)
+        modified = max(-_FARTHEST, min(status.st_mtime_ns, _FARTHEST))
+        return Found(path, None, status.st_size, modified)
     if os.path.islink(file) and status.errno in (errno.ENOENT, errno.ELOOP):
         return Found(path, "link to itself" if status.errno == errno.ELOOP else "broken link")
     if status.errno == errno.ENOENT:
         return Found(path)  # it has just gone: reading it will say so
     return Found(path, f"unreadable: {status.strerror}")
+
+
+def has_images(source: Source) -> bool:
+    """Say whether `walk` finds anything, as soon as that shows."""
+    for name in source.names:
+        top = os.path.join(source.root, name)
+        if name and not os.path.isdir(top):
+            return True
+        for _, folders, files in os.walk(top):
+            if any(_is_image(file) and not file.startswith(".") for file in files):
+                return True
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+    return next(walk(source), None) is not None  # links, and what cannot be read
 
 
 def nothing_found(source: Source) -> LookalikeError:

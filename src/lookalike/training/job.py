@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from lookalike.models import find_device, lite0
 from lookalike.models.model import fingerprint
 from lookalike.models.networks import FromPixels, backbone, dump, save
 from lookalike.progress import progress_line, say
+from lookalike.spark import memory
 from lookalike.training.held_out import HeldOut, hold_out, measure, once, sampled
 from lookalike.training.loop import Plan, train
 from lookalike.training.objective import LossWeights, Objective
@@ -297,7 +297,7 @@ def _room(network: FromPixels, labels: int, device: torch.device) -> int:
 def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory()
 
 
 @contextmanager
