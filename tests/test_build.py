@@ -8,8 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +26,7 @@ from bad_inputs import write_bad_inputs, write_odd_but_good
 from conftest import UNSEEN, calibrating, needs_photos
 from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images, models
 from lookalike.build import Options, Report, build_collection, running
+from lookalike.build.jobs import prepare
 from lookalike.build.running import _sample_of_frame
 from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
@@ -647,6 +651,83 @@ def test_what_only_spark_reads_is_not_read_without(
         build(given.format(tmp_path / "in"), tmp_path / "out", Options(spark=False))
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == ["in"]
+
+
+def test_segments_whose_receipts_nobody_sees_are_there(
+    drawn: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = some_photos(drawn, 5, tmp_path / "photos")
+    monkeypatch.setattr(running, "_receipts", lambda *_: [])
+    stored, report = build_collection(photos, tmp_path / "x.index", Options(spark=True))
+    assert (report.images, stored.counts()) == (5, (5, 0))
+    assert sorted(vectors_of(stored)) == sorted(os.listdir(photos))
+
+
+def test_of_two_attempts_the_first_counts(tmp_path: Path) -> None:
+    first, second = ({"path": str(tmp_path / name), "rows": 1} for name in ("first", "second"))
+    for written in (first, second):
+        Path(str(written["path"])).touch()
+        assert running._leave(tmp_path / "0.receipt", written) == first
+    assert sorted(os.listdir(tmp_path)) == ["0.receipt", "first"]
+    assert running._receipts(tmp_path, set()) == [first]
+
+
+def test_rows_that_do_not_come_back_are_an_error(index: Index, tmp_path: Path) -> None:
+    written = [{"path": "x.parquet", "rows": 2, "embedded": 0}]
+    came: list[object] = []
+    give = partial(
+        running._done,
+        index.collection.model,
+        0.0,
+        tmp_path,
+        lambda segments, _: came.extend(segments),
+        lambda _, deliver: deliver(written),
+    )
+    assert give(2).skipped == give(0).skipped == 2
+    with pytest.raises(LookalikeError, match=r"^2 of 3 images came .*same command again$"):
+        give(3)
+    assert came == written * 3
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "at_hand", "wanted"),
+    [
+        ("cpu", None, False, True),
+        ("cuda", None, False, False),
+        ("cuda", None, True, True),
+        ("cuda", True, False, True),
+    ],
+    ids=["a processor", "a GPU", "a GPU and a cluster", "a GPU, with Spark"],
+)
+def test_a_gpu_is_one_process_s(
+    drawn: DrawnCollection,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    asked: bool | None,
+    at_hand: bool,
+    wanted: bool,
+) -> None:
+    monkeypatch.setattr(running, "is_at_hand", lambda: at_hand)
+    job = replace(prepare(drawn.photos, Options(spark=asked)), device=device)
+    assert running._wants_spark(job, running.LOOP_UP_TO + 1) == wanted
+
+
+@pytest.mark.parametrize(
+    ("wave", "threads", "batch", "shares"),
+    [
+        (1024, 3, 16, (6, 928)),
+        (64, 3, 16, (2, 32)),
+        (1024, 17, 256, (34, 1024)),
+        (512, 17, 256, (1, 256)),
+        (511, 17, 256, (1, 255)),
+        (8, 3, 16, (1, 8)),
+    ],
+)
+def test_threads_work_side_by_side_whatever_the_wave(
+    wave: int, threads: int, batch: int, shares: tuple[int, int]
+) -> None:
+    run: Any = SimpleNamespace(batch=batch)
+    assert running._share(wave, threads, run) == shares
 
 
 INDEXING = """

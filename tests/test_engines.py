@@ -34,7 +34,15 @@ from lookalike.models import (
     lite0,
     resolve,
 )
-from lookalike.models.engines import OpenVinoEngine, Pixels, TorchEngine, Vectors, _engine
+from lookalike.models.engines import (
+    OpenVinoEngine,
+    Pixels,
+    TorchEngine,
+    Vectors,
+    _engine,
+    _say_once,
+    _why_no_cuda,
+)
 from lookalike.models.model import _converted
 from lookalike.models.networks import backbone
 from lookalike.models.resnet import WIDTH, resnet18
@@ -285,6 +293,66 @@ def test_a_model_for_cuda_carries_its_tensors(
     assert resolve(device="cuda").network == model.network
     assert Model.load(folder).network == model.network
     assert resolve().network == model.network
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A GPU that is there, and computes nothing."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available\nCompile with more of them")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("torch.ones", fail)
+    caches = (_engine, _say_once, _why_no_cuda)
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_gpu_that_does_not_work(
+    model: Model, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert [find_device() for _ in range(3)] == ["cpu"] * 3
+    why = "PyTorch cannot use the GPU here (CUDA error: no kernel image is available)"
+    assert capsys.readouterr().err == f"{why}: the processor does the work\n"
+    with pytest.raises(LookalikeError) as caught:
+        find_device("cuda")
+    assert str(caught.value) == f"{why}: leave --device out, or say cpu"
+    assert isinstance(engine(model, device="cuda"), OpenVinoEngine)
+
+
+def test_a_gpu_whose_memory_is_full(model: Model, photos: Pixels) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
+
+    run = TorchEngine(model, "cpu", threads=0)
+    with (
+        run._network.register_forward_pre_hook(fail),
+        pytest.raises(LookalikeError, match=r"^the memory of the GPU is full.* --device cpu$"),
+    ):
+        run(photos[:1])
+
+
+@needs_cuda
+def test_a_gpu_has_two_batches_at_a_time(model: Model, photos: Pixels) -> None:
+    run, within, most = TorchEngine(model, "cuda", threads=0), threading.Semaphore(2), []
+
+    def enter(*_: object) -> None:
+        most.append(within.acquire(blocking=False))
+        time.sleep(0.02)
+
+    def leave(*_: object) -> None:
+        within.release()
+
+    with run._network.register_forward_pre_hook(enter), run._network.register_forward_hook(leave):
+        side_by_side(run, photos, 5)
+    assert most == [True] * 10
 
 
 @needs_cuda

@@ -24,7 +24,7 @@ from lookalike import embedding, images, models
 from lookalike.build import jobs
 from lookalike.build.jobs import Done, Job
 from lookalike.changes import Known
-from lookalike.collection import SEGMENT_DDL, Written, write_segment
+from lookalike.collection import SEGMENT, SEGMENT_DDL, Written, write_segment
 from lookalike.errors import LookalikeError
 from lookalike.images.frame import task_count
 from lookalike.images.listing import choose_sample, listed
@@ -124,8 +124,7 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Done:
     if job.precision == "auto" and inputs.count < jobs.MEASURE_FROM:
         job = replace(job, precision="f32")
     choose = partial(job.model, partial(_sample_of_files, job.rooted, inputs.listing))
-    spark_wanted = job.spark if job.spark is not None else inputs.count > LOOP_UP_TO or is_at_hand()
-    if not spark_wanted:
+    if not _wants_spark(job, inputs.count):
         with progress_line("choosing a precision"):
             model, chosen_in = choose()
         _foresee(job, model, inputs, folder)
@@ -139,7 +138,16 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Done:
     parts = _parts(inputs.listing, inputs.count, job.wave)
     run = partial(_on_spark, job, model, *parts, inputs.known)
     wave = max(job.wave, inputs.count // _WAVES)
-    return _done(model, chosen_in, folder, deliver, partial(run, count=inputs.count, wave=wave))
+    run = partial(run, count=inputs.count, wave=wave)
+    return _done(model, chosen_in, folder, deliver, run, inputs.count)
+
+
+def _wants_spark(job: Job, count: int) -> bool:
+    """Say whether so many local files are embedded on Spark."""
+    if job.spark is not None:
+        return job.spark
+    # On a GPU one process is as quick as many, each of which would take memory of its own there.
+    return is_at_hand() or (count > LOOP_UP_TO and job.device != "cuda")
 
 
 def _foresee(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:
@@ -182,7 +190,9 @@ def _done(
     folder: Path,
     deliver: Deliver,
     run: Callable[[Path, Callable[[list[Written]], None]], None],
+    expected: int = 0,
 ) -> Done:
+    """Run what embeds; `LookalikeError` if not the `expected` rows come of it, 0 for any."""
     started = time.perf_counter()
     rows = embedded = 0
     advice: str | None = None
@@ -196,6 +206,10 @@ def _done(
         deliver(written, model)
 
     run(folder, count)
+    if expected and rows != expected:
+        raise LookalikeError(
+            f"{rows:,} of {expected:,} images came back from Spark: run the same command again"
+        )
     seconds = time.perf_counter() - started
     return Done(model, chosen_in, seconds, embedded, rows - embedded, advice or None)
 
@@ -262,12 +276,13 @@ def _share(wave: int, threads: int, run: models.Engine) -> tuple[int, int]:
     """Share a wave between what threads have in work, in batches, and what waits for a commit.
 
     Together they are what a killed run loses. A wave under the usual keeps threads waiting rather
-    than lose more; where cores are so many that the usual one does not suffice for them, it is
-    what they have in work that is lost as well.
+    than lose more, but for one batch, without which none would work beside another; where cores are
+    so many that the usual one does not suffice for them, it is what they have in work that is lost
+    as well.
     """
     ahead = 2 * threads
     if wave < jobs.WAVE:
-        ahead = min(ahead, wave // 2 // run.batch)
+        ahead = max(min(ahead, wave // 2 // run.batch), 1)
     waiting = wave - ahead * run.batch
     return ahead, waiting if waiting >= wave // 2 else wave
 
@@ -301,7 +316,8 @@ def _on_spark(
     """Write a segment a Spark task, and hand over what is written while others are.
 
     `read` makes images of the batches of the frame that a task gets. A task leaves a receipt when
-    its file is whole; those are looked for here. `count` images are expected, 0 if nobody knows.
+    its file is whole; those are looked for here. It gives the same to Spark, for a shared disk may
+    list files late. `count` images are expected, 0 if nobody knows.
     """
     spark = frame.sparkSession
     shared = spark.sparkContext.broadcast(model)
@@ -318,6 +334,7 @@ def _on_spark(
         assert context is not None
         receipt = folder / f"{context.partitionId()}.receipt"
         if receipt.exists():  # of an attempt that was lost only afterwards
+            yield pa.RecordBatch.from_pylist([json.loads(receipt.read_text())], SEGMENT)
             return
         rows = embedding.embed_batches(
             read(batches),
@@ -330,14 +347,14 @@ def _on_spark(
             expendable=True,
         )
         for batch in write_segment(rows, folder):
-            _leave(receipt, batch.to_pylist()[0])
-        yield from ()
+            yield pa.RecordBatch.from_pylist([_leave(receipt, batch.to_pylist()[0])], SEGMENT)
 
-    def run() -> None:
+    def run() -> list[Written]:
         with small_batches(spark):
-            frame.mapInArrow(task, SEGMENT_DDL).collect()
+            return [row.asDict() for row in frame.mapInArrow(task, SEGMENT_DDL).collect()]
 
     seen: set[str] = set()
+    paths: set[str] = set()  # of the segments that came so far
     pending: list[Written] = []
     before = skipped = 0  # rows that were delivered, and those of all without an embedding
     try:
@@ -348,6 +365,9 @@ def _on_spark(
                 while not finished:
                     finished = not wait([running], _LOOK_EVERY).not_done
                     fresh = _receipts(folder, seen)
+                    paths.update(row["path"] for row in fresh)
+                    if finished and running.exception() is None:
+                        fresh += [row for row in running.result() if row["path"] not in paths]
                     pending += fresh
                     skipped += sum(row["rows"] - row["embedded"] for row in fresh)
                     done = before + sum(row["rows"] for row in pending)
@@ -365,9 +385,10 @@ def _on_spark(
             receipt.unlink(missing_ok=True)
 
 
-def _leave(receipt: Path, written: Written) -> None:
+def _leave(receipt: Path, written: Written) -> Written:
     """Say that a segment is whole, unless another attempt of the same task has said so of its own.
 
+    What was said first counts, and is returned.
     https://spark.apache.org/docs/latest/job-scheduling.html: an attempt may be taken for lost and
     go on beside the next.
     """
@@ -375,9 +396,12 @@ def _leave(receipt: Path, written: Written) -> None:
     part.write_text(json.dumps(written))
     try:
         os.link(part, receipt)
+        return written
     except FileExistsError:
-        if json.loads(receipt.read_text())["path"] != written["path"]:
+        first: Written = json.loads(receipt.read_text())
+        if first["path"] != written["path"]:
             Path(written["path"]).unlink()
+        return first
     finally:
         part.unlink()
 

@@ -9,8 +9,10 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy.typing as npt
 
 from lookalike.errors import LookalikeError
 from lookalike.models.graphs import check_graph
+from lookalike.progress import say
 
 if TYPE_CHECKING:
     from lookalike.models.model import Model
@@ -96,6 +99,9 @@ class OpenVinoEngine:
         return np.array(results[0], dtype=np.float32)  # a copy: its own is reused
 
 
+_ON_GPU = 2  # batches at a time: the copies of one overlap with the computing of the other
+
+
 class TorchEngine:
     """A network in PyTorch, channels last: on CUDA, or where OpenVINO cannot convert it.
 
@@ -112,34 +118,66 @@ class TorchEngine:
         torch.backends.cudnn.allow_tf32 = False
         self.batch = 256 if device == "cuda" else 16
         self._device = device
-        self._of_thread = threading.local()
+        self._streams: SimpleQueue[Any] = SimpleQueue()
         self._type = torch.bfloat16 if model.precision == "bf16" else torch.float32
         pure = restore(model.backbone, model.weights, model.network)
-        network = FromPixels(pure, model.backbone).eval()
-        self._network = network.to(device).to(memory_format=torch.channels_last)
+        network = FromPixels(pure, model.backbone).eval().requires_grad_(False)
+        with _memory_of_gpu():
+            self._network = network.to(device).to(memory_format=torch.channels_last)
+        if device == "cuda":
+            torch.cuda.synchronize()  # no other stream waits for what the default one has begun
+            for _ in range(_ON_GPU):
+                self._streams.put(torch.cuda.Stream())  # type: ignore[no-untyped-call]
         if device == "cpu" and threads:
             torch.set_num_threads(threads)
 
     def __call__(self, pixels: Pixels) -> Vectors:
         """Run the network on a batch of any size.
 
-        On CUDA every calling thread has a stream of its own, so that the copies of one overlap
-        with the computing of another.
+        On CUDA a calling thread waits for one of a few streams: each keeps memory of its own.
+        Raises `LookalikeError` where that memory does not suffice.
         """
         import torch
 
         batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
-        mixed = torch.autocast(self._device, self._type, enabled=self._type != torch.float32)
-        stream: Any = contextlib.nullcontext()
         if self._device == "cuda":
-            if not hasattr(self._of_thread, "stream"):
-                self._of_thread.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream = torch.cuda.stream(self._of_thread.stream)
             batch = batch.pin_memory()
-        with torch.inference_mode(), stream, mixed:
+        # What autocast keeps is the process's: one stream would use what another has yet to make.
+        mixed = torch.autocast(
+            self._device, self._type, enabled=self._type != torch.float32, cache_enabled=False
+        )
+        with torch.inference_mode(), self._stream(), _memory_of_gpu(), mixed:
             features = self._network(batch.to(self._device, non_blocking=True))
             vectors: Vectors = features.float().cpu().numpy()
         return vectors
+
+    @contextlib.contextmanager
+    def _stream(self) -> Iterator[None]:
+        import torch
+
+        if self._device != "cuda":
+            yield
+            return
+        stream = self._streams.get()
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            self._streams.put(stream)
+
+
+@contextlib.contextmanager
+def _memory_of_gpu() -> Iterator[None]:
+    """Say what to do where the memory of a GPU does not suffice."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise LookalikeError(
+            "the memory of the GPU is full, mostly of what other programs have there: "
+            "end one of them, or say --device cpu"
+        ) from None
 
 
 def convert(network: "FromPixels") -> tuple[bytes, bytes]:
@@ -176,23 +214,43 @@ def processor() -> str:
     return str(openvino.Core().get_property("CPU", "FULL_DEVICE_NAME"))
 
 
+_NO_CUDA = "PyTorch finds no CUDA here"
+
+
 @lru_cache(1)
-def _cuda() -> bool:
+def _why_no_cuda() -> str:
+    """Say why there is no CUDA to be had, "" if there is."""
     # PyTorch takes seconds to import: first a look at whether there is a driver at all.
     if not (Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi")):
-        return False
+        return _NO_CUDA
     import torch
 
-    return torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        return _NO_CUDA
+    try:  # it may be a card that this PyTorch was not built for, or one whose memory is taken
+        tiny = torch.ones(1, 1, 8, 8, device="cuda")
+        torch.nn.functional.conv2d(tiny, tiny).item()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0][:200]
+        return f"PyTorch cannot use the GPU here ({reason})"
+    return ""
+
+
+_say_once = lru_cache(say)
 
 
 def find_device(wanted: str = "auto") -> str:
     """Return `cuda` or `cpu` for one of `DEVICES`; `LookalikeError` where it is not to be had."""
     if wanted not in DEVICES:
         raise LookalikeError(f"no device {wanted!r}: say {', '.join(DEVICES)}")
-    if wanted == "cuda" and not _cuda():
-        raise LookalikeError("PyTorch finds no CUDA here: leave --device out, or say cpu")
-    return "cuda" if wanted != "cpu" and _cuda() else "cpu"
+    if wanted == "cpu":
+        return "cpu"
+    why_not = _why_no_cuda()
+    if why_not and wanted == "cuda":
+        raise LookalikeError(f"{why_not}: leave --device out, or say cpu")
+    if why_not and why_not != _NO_CUDA:
+        _say_once(f"{why_not}: the processor does the work")
+    return "cpu" if why_not else "cuda"
 
 
 _MODELS_AT_ONCE = 4
@@ -201,7 +259,7 @@ _SAME = 0.98  # cosine of two vectors of one picture, on whatever processors; le
 
 @lru_cache(_MODELS_AT_ONCE)
 def _engine(model: "Model", threads: int, streams: int, device: str) -> Engine:
-    if device == "cuda" and model.network and _cuda():
+    if device == "cuda" and model.network and not _why_no_cuda():
         return TorchEngine(model, "cuda", threads)
     if not model.graph:
         return TorchEngine(model, "cpu", max(threads // streams, 1) if threads else 0)
