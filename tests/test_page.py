@@ -253,6 +253,11 @@ def test_large_photos_are_made_small_before_they_are_sent(visit: Visit, address:
     kept = page.request.get(f"{address}api/uploads/{key}/picture?size=640").body()
     with Image.open(io.BytesIO(kept)) as small:
         assert small.size == (320, 640)  # upright
+    page.evaluate("CanvasRenderingContext2D.prototype.getImageData = () => ({data: [7, 7, 7, 7]})")
+    with page.expect_request(lambda sent: sent.method == "POST") as sent:
+        give(page, "drop", large.getvalue(), "large.jpg", "image/jpeg")
+    # A canvas that gives noise is not believed.
+    assert int(sent.value.all_headers()["content-length"]) == len(large.getvalue())
 
 
 def test_what_is_no_photo_is_answered_and_the_results_stay(visit: Visit) -> None:
@@ -365,6 +370,10 @@ def test_who_types_fast_gets_what_was_typed(visit: Visit) -> None:
     box.click()
     label = page.locator("#filter-list li").nth(2).get_attribute("data-label")
     assert label
+    box.fill(label)
+    box.dispatch_event("keydown", {"key": "Enter", "isComposing": True})  # it ends a word
+    page.wait_for_timeout(500)
+    assert query_of(page) == "image=5"
     box.fill(label)
     box.press("Enter")  # before the list is there
     expect(page.get_by_role("button", name=f"Take away the filter {label}")).to_be_visible()
@@ -493,6 +502,56 @@ def test_the_map(visit: Visit, screenshots: Path) -> None:
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     neighbors(page, "00006.jpg")
     assert query_of(page) == "image=5"
+
+
+def test_the_start_page_says_what_there_is_now(visit: Visit) -> None:
+    page = visit()
+    wall(page)
+
+    def grown(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "version": 10**6, "images": 97})
+
+    page.route("**/api/info", grown)
+    page.get_by_role("button", name="Another look").click()
+    expect(page.locator("#collection")).to_have_text("cars.index · 97 images")
+
+
+def camera_of(page: Page) -> dict[str, float]:
+    """Which part of the map is on the canvas."""
+    found: dict[str, float] = page.evaluate("import('./page/camera.js').then((of) => of.camera)")
+    return found
+
+
+def test_a_map_that_comes_slowly_is_listened_to_once(visit: Visit) -> None:
+    page = visit()
+    wall(page)
+    page.route("**/page/map.js", slowly)
+    for _ in range(3):
+        page.keyboard.press("m")
+    canvas = map_of(page)
+    page.keyboard.down("m")  # and held
+    page.keyboard.down("m")
+    wall(page)
+    page.keyboard.up("m")
+    page.keyboard.press("m")
+    map_of(page)
+    page.get_by_role("button", name="Zoom in").click()
+    assert camera_of(page)["zoom"] == pytest.approx(1.5)
+    gesture = """canvas => {
+        for (const [type, scale] of [["gesturestart", 1], ["gesturechange", 2]]) {
+            const event = new Event(type, {cancelable: true});
+            canvas.dispatchEvent(Object.assign(event, {scale, clientX: 500, clientY: 400}));
+        }
+    }"""
+    canvas.evaluate(gesture)
+    before = camera_of(page)
+    assert before["zoom"] == pytest.approx(3)
+    page.mouse.move(500, 400)
+    page.mouse.down()
+    canvas.dispatch_event("pointermove", {"pointerId": 1, "buttons": 0})  # it went up elsewhere
+    page.mouse.move(600, 400)
+    assert camera_of(page) == before
+    page.mouse.up()
 
 
 def test_no_map_without_webgl(visit: Visit) -> None:

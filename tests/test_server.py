@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ import httpx2
 import numpy as np
 import pytest
 import schemathesis
+from fastapi import HTTPException
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis.errors import Unsatisfiable
@@ -36,7 +38,11 @@ from hostile import CRASH, let_decoders_be_hostile
 from lookalike import Index, LookalikeError
 from lookalike.cli import main
 from lookalike.drawing import DrawnCollection
+from lookalike.embedding import ImageEmbedder
+from lookalike.layout import Layout
 from lookalike.server import Limits, create_app
+from lookalike.server.maps import Maps
+from lookalike.server.shelf import Shelf
 from lookalike.server.thumbnails import Thumbnails
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
@@ -220,6 +226,40 @@ def test_forms_that_are_none(client: TestClient) -> None:
     assert "files is 1" in error_of(client.post("/api/search", files=two), 400)
 
 
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "nonsense"])
+def test_a_form_has_no_charset_of_its_own(
+    client: TestClient, drawn: DrawnCollection, deadline: None, charset: str
+) -> None:
+    kind = {"content-type": f"multipart/form-data; charset={charset}; boundary=x"}
+    part = b'--x\r\ncontent-disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+    photo = new_photo(drawn)
+
+    def send(text: bytes) -> httpx2.Response:
+        parts = part % (b"text", text) + part % (b'image"; filename="x', photo) + b"--x--\r\n"
+        return client.post("/api/search?k=1", content=parts, headers=kind)
+
+    assert send(b"a-\xff").status_code == 200
+    assert "4KB" in error_of(send(b"a-" + b"z" * 90_000), 400)
+
+
+def test_a_network_that_does_not_start_keeps_nobody_waiting(
+    index: Index, drawn: DrawnCollection, deadline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = True
+
+    def batch(_: ImageEmbedder) -> int:
+        if broken:
+            raise LookalikeError("/a/secret/place is no network")
+        return 16
+
+    monkeypatch.setattr(ImageEmbedder, "batch", property(batch))
+    with client_of(index) as client:
+        said = error_of(client.post("/api/search", content=new_photo(drawn)), 503)
+        assert "the network does not run" in said and "secret" not in said
+        broken = False
+        assert client.post("/api/search", content=new_photo(drawn)).status_code == 200
+
+
 def test_a_picture_that_crashes_the_decoder_is_one_answer(
     index: Index, drawn: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,9 +382,34 @@ def test_a_photo_that_has_changed_or_gone(
         assert client.get("/api/search?image=5").status_code == 200  # the vector is still there
 
 
+def test_a_disk_that_does_not_answer(
+    index: Index, tmp_path: Path, deadline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))  # no picture is there yet
+    monkeypatch.setattr("lookalike.server.service.PHOTO_SECONDS", 0.3)
+    monkeypatch.setattr("lookalike.server.maps.Maps.get", lambda *_: (0.5, "comparing"))
+    mounted, read = threading.Event(), Shelf.read
+
+    def hangs(shelf: Shelf, row: int) -> bytes:
+        mounted.wait()
+        return read(shelf, row)
+
+    monkeypatch.setattr(Shelf, "read", hangs)
+    with client_of(index) as client:
+        try:
+            addresses = [f"/api/images/{number}/picture" for number in range(8)]
+            with ThreadPoolExecutor(8) as pool:
+                answers = pool.map(client.get, addresses)
+                assert client.get("/api/map").status_code == 202
+                assert all("mounted" in error_of(answer, 503) for answer in answers)
+        finally:
+            mounted.set()
+        monkeypatch.setattr("lookalike.server.service.PHOTO_SECONDS", 20)
+        assert client.get(addresses[0]).status_code == 200
+
+
 def test_small_pictures_stay_within_their_cap(index: Index, tmp_path: Path) -> None:
     from lookalike.images import IsolatedDecoder
-    from lookalike.server.shelf import Shelf
 
     shelf = Shelf(index)
     with IsolatedDecoder() as decoder:
@@ -503,6 +568,11 @@ def test_a_token_is_asked_for(index: Index) -> None:
         cookie = moved.headers["set-cookie"]
         assert "HttpOnly" in cookie and "SameSite=lax" in cookie
         assert client.get("/api/info").status_code == 200  # by the cookie
+        client.cookies.clear()
+        for others in ('a={"x":1}', "a=b c", "flag", "path=/x", "a=b; ;;=\x01"):
+            with_ours = {"cookie": f"{others}; {cookie.partition(';')[0]}"}
+            assert client.get("/api/info", headers=with_ours).status_code == 200, others
+        client.cookies.set(*cookie.partition(";")[0].split("="))
         again = client.get("/api/info?token=s3cret", follow_redirects=False)
         assert again.headers["location"] == "./info"
         refused = client.get("/metrics").text
@@ -558,6 +628,81 @@ def test_a_map_is_of_the_newest_version(copy: Index, drawn: DrawnCollection) -> 
         assert max(map(abs, found["x"] + found["y"])) <= 1
 
 
+class MapJob:
+    """Stands in for `layout.Job`: it has ended, well where `good`."""
+
+    good = True
+    began = 0
+
+    def __init__(self, collection: Any) -> None:
+        type(self).began += 1
+        self._ids = lookalike.search.Rows(collection.segments).ids
+
+    def ended(self) -> bool:
+        return True
+
+    def failed(self) -> str | None:
+        return None if self.good else "/a/secret/place has no room"
+
+    def result(self) -> Layout | None:
+        return Layout(self._ids, np.zeros((len(self._ids), 2), np.float32)) if self.good else None
+
+    def progress(self) -> tuple[float, str]:
+        return 0.5, "comparing images"
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> type[MapJob]:
+    """What `Maps` begins, of which none is kept."""
+    job = type("Job", (MapJob,), {})
+    monkeypatch.setattr("lookalike.server.maps.Job", job)
+    monkeypatch.setattr("lookalike.server.maps.kept", lambda _: None)
+    return job
+
+
+def test_a_map_that_fails_is_left_for_a_while(
+    copy: Index, job: type[MapJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.good, maps, shelf = False, Maps(), Shelf(copy)
+    assert maps.get(shelf) == (0.5, "comparing images")
+    for _ in range(3):
+        with pytest.raises(HTTPException, match="503: no map could be made") as said:
+            maps.get(shelf)
+        assert "secret" not in str(said.value)
+    assert job.began == 1
+    job.good = True
+    copy.remove("00005.jpg")
+    maps.get(second := Shelf(copy))  # of which none has failed
+    made = maps.get(second)
+    assert isinstance(made, bytes) and json.loads(made)["images"] == 95
+    job.good = False
+    copy.remove("00006.jpg")
+    assert [maps.get(Shelf(copy)) for _ in range(3)] == [made] * 3  # the older one
+    assert job.began == 3
+    monkeypatch.setattr("lookalike.server.maps.AGAIN_SECONDS", 0)
+    maps.get(Shelf(copy))
+    assert job.began == 4
+
+
+def test_an_index_in_the_place_of_another(
+    copy: Index, drawn: DrawnCollection, job: type[MapJob]
+) -> None:
+    with client_of(copy.path) as client:
+        before = client.get("/api/info").json()
+        assert client.get("/api/map").status_code == 202
+        assert client.get("/api/map").json()["identity"] == before["identity"]
+        lookalike.index(drawn.new, copy.path, overwrite=True, spark=False)
+        until(lambda: client.get("/api/info").json()["identity"] != before["identity"])
+        after = client.get("/api/info").json()
+        assert (after["version"], after["images"]) == (before["version"], 4)
+        assert client.get("/api/map").status_code == 202  # not that of the other one
+        assert client.get("/api/map").json()["images"] == 4
+        assert client.get("/api/search?image=0").json()["identity"] == after["identity"]
+
+
 def test_an_index_without_labels(drawn: DrawnCollection, tmp_path: Path) -> None:
     index = lookalike.index(drawn.new, tmp_path / "few.index", spark=False)
     with client_of(index) as client:
@@ -572,6 +717,7 @@ def test_an_index_without_labels(drawn: DrawnCollection, tmp_path: Path) -> None
 def served(index: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
         [COMMAND, "serve", str(index), "--port", "0", *options],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -617,8 +763,6 @@ def test_ctrl_c_leaves_nothing_behind(
 def test_slow_and_endless_clients(
     index: Index, monkeypatch: pytest.MonkeyPatch, deadline: None
 ) -> None:
-    import threading
-
     import uvicorn
 
     from lookalike.server import running
@@ -698,13 +842,17 @@ def test_a_port_that_is_taken(index: Index) -> None:
 
 
 def test_other_machines_need_the_token(index: Index) -> None:
-    with served(index.path, "--host", "0.0.0.0") as (_, address):
+    with served(index.path, "--host", "0.0.0.0", "--access-log") as (process, address):
         base, _, token = address.partition("?token=")
         assert len(token) > 20
         local = f"http://127.0.0.1:{httpx2.URL(base).port}/"
         assert httpx2.get(f"{local}api/info").status_code == 401
         bearer = {"authorization": f"Bearer {token}"}
         assert httpx2.get(f"{local}api/info", headers=bearer).status_code == 200
+        assert httpx2.get(f"{local}?image=5&token={token}").status_code == 303
+        process.send_signal(signal.SIGINT)
+        logged = process.communicate(timeout=10)[0]
+        assert "image=5&token=..." in logged and token not in logged
 
 
 @pytest.mark.parametrize(

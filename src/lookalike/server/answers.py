@@ -8,6 +8,13 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 
+class Edition(BaseModel):
+    """Which state of which collection an answer is of."""
+
+    identity: str = Field(description="Another one if another index has taken its place.")
+    version: int
+
+
 class Image(BaseModel):
     """An image of the index."""
 
@@ -36,7 +43,7 @@ class Neighbor(Image):
     distance: float = Field(description="Euclidean, between vectors of length 1: 0 to 2.")
 
 
-class Found(BaseModel):
+class Found(Edition):
     """The look-alikes of a query, nearest first; the query itself is left out."""
 
     query: Image | Upload
@@ -49,7 +56,6 @@ class Found(BaseModel):
     recall: float | None = Field(
         description="Share of the true neighbours that such searches find, as it was measured."
     )
-    version: int
     neighbors: list[Neighbor]
 
 
@@ -99,23 +105,21 @@ class Recall(BaseModel):
     queries: int = Field(description="Images of the index that asked when it was measured.")
 
 
-class Info(BaseModel):
+class Info(Edition):
     """What the index holds."""
 
     name: str
     images: int
     skipped: int
-    version: int
     labels: int
     model: dict[str, str | int | float | None]
     limits: Limits
     recall: Recall
 
 
-class Map(BaseModel):
+class Map(Edition):
     """The index in two dimensions, column by column; x and y lie within -1 and 1."""
 
-    version: int
     images: int
     ids: list[int]
     x: list[float]

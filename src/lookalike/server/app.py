@@ -119,7 +119,7 @@ def _add_upkeep(app: FastAPI, service: Service) -> None:
             "name": shelf.index.path.resolve().name,
             "images": embedded,
             "skipped": skipped,
-            "version": shelf.version,
+            **shelf.edition._asdict(),
             "labels": len(await service.run(lambda: shelf.labels)),
             "model": shelf.index.collection.about_model,
             "limits": {

@@ -80,7 +80,7 @@ def add_pictures(app: FastAPI, service: Service) -> None:
     @app.get(
         "/api/images/{id}/picture",
         response_class=Response,
-        responses={200: _JPEG, 304: {"description": "As you have it."}, **problems(404)},
+        responses={200: _JPEG, 304: {"description": "As you have it."}, **problems(404, 503)},
     )
     async def picture(
         request: Request,
@@ -135,9 +135,9 @@ def add_map(app: FastAPI, service: Service) -> None:
     """Add the route to the map of the whole index."""
 
     @app.get("/api/map", response_class=Response, responses=_MAP)
-    async def whole_map(request: Request) -> Response:
+    async def whole_map() -> Response:
         """Return the index in two dimensions; 202 and how far it is while it is being made."""
-        found = await service.draw(request, service.maps.get, service.shelf)
+        found = await service.map()
         if isinstance(found, bytes):
             return Response(found, media_type="application/json")
         progress, doing = found

@@ -1,6 +1,7 @@
 """The server as a process: its port, its connections, its end."""
 
 import asyncio
+import logging
 import re
 import secrets
 import socket
@@ -24,6 +25,7 @@ READ_SECONDS = 30.0
 """For somebody to take some of an answer."""
 _CONNECTIONS = 1000  # at a time; whoever comes later is told to try again
 _GRACE = 3  # seconds that answers under way get when the server ends
+_TOKEN = re.compile(r"([?&]token=)[^&]*")
 
 
 class Patient(HttpToolsProtocol):
@@ -144,10 +146,20 @@ def serve(
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_GRACE,
         )
+        logging.getLogger("uvicorn.access").addFilter(_without_token)
         began(_addresses(listening, host, token))
         uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
+
+
+def _without_token(line: logging.LogRecord) -> bool:
+    """Take the token out of an address that is about to be logged."""
+    if isinstance(line.args, tuple):
+        line.args = tuple(
+            _TOKEN.sub(r"\1...", one) if isinstance(one, str) else one for one in line.args
+        )
+    return True
 
 
 def _listen(host: str, port: int) -> socket.socket:

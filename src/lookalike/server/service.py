@@ -21,7 +21,9 @@ from lookalike.server.thumbnails import Thumbnails
 from lookalike.server.uploads import Limits, Uploads
 from lookalike.spark import cores
 
-_THUMBNAIL_SECONDS = 20.0
+PHOTO_SECONDS = 20.0
+"""For a photo to be read from its disk and made small, and to wait for others that are."""
+_THUMBNAIL_SECONDS = 15.0  # of those, to be decoded
 T = TypeVar("T")
 
 
@@ -37,6 +39,7 @@ class Service:
         self.maps = Maps()
         self._searching = ThreadPoolExecutor(cores(), "search")
         self._drawing = ThreadPoolExecutor(cores(), "thumbnails")
+        self._mapping = ThreadPoolExecutor(1, "map")
         self._turns = asyncio.Semaphore(cores())
         gauge = self.metrics.gauge
         gauge("images", "Images in the index.").set_function(lambda: len(self.shelf.rows))
@@ -66,12 +69,23 @@ class Service:
     async def draw(self, request: Request, work: Callable[..., T], *given: Any) -> T:
         """Make a small picture in a thread; searches do not wait for it.
 
-        Whoever has scrolled past and gone keeps nobody waiting: `ClientDisconnect`.
+        Whoever has scrolled past and gone keeps nobody waiting: `ClientDisconnect`. Nor does a disk
+        that has gone, whose reads never end: `HTTPException`.
         """
-        async with self._turns:
-            if await request.is_disconnected():
-                raise ClientDisconnect
-            return await asyncio.get_running_loop().run_in_executor(self._drawing, work, *given)
+        try:
+            async with asyncio.timeout(PHOTO_SECONDS), self._turns:
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+                return await asyncio.get_running_loop().run_in_executor(self._drawing, work, *given)
+        except TimeoutError:
+            raise HTTPException(
+                503, "the photos' disk does not answer: see whether it is mounted"
+            ) from None
+
+    async def map(self) -> bytes | tuple[float, str]:
+        """Return the map, or how far it is (`Maps.get`); it waits for no photo."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._mapping, self.maps.get, self.shelf)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -86,7 +100,7 @@ class Service:
             self.uploads.close()
             self.maps.close()
             self._decoder.close()
-            for pool in (self._searching, self._drawing):
+            for pool in (self._searching, self._drawing, self._mapping):
                 pool.shutdown(wait=False, cancel_futures=True)
 
     async def _warm(self) -> None:

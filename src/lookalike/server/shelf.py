@@ -1,9 +1,10 @@
 """One version of an index as the server shows it: found by id, label and chance, and searched."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,13 @@ HASH = 8
 """Digits of a content's hash that the address of a picture carries."""
 
 
+class Edition(NamedTuple):
+    """Which version of which collection: one that takes its place begins at 0 again."""
+
+    identity: str
+    version: int
+
+
 class Shelf:
     """One version of an index, which stays what it is while others are made."""
 
@@ -30,6 +38,9 @@ class Shelf:
         self.index = index
         self.rows = index.searcher.rows
         self.version = index.collection.version
+        identity = index.collection.identity.encode(errors="backslashreplace")
+        digest = hashlib.blake2b(identity, digest_size=6).hexdigest()
+        self.edition = Edition(digest, self.version)
         self.is_ready = len(self.rows) <= EXACT_UP_TO
 
     def get_ready(self) -> None:
@@ -102,7 +113,7 @@ class Shelf:
             "images": len(self.rows),
             "took_ms": round(hits.took_ms, 3),
             "recall": 1.0 if hits.engine == "exact" else self.recall["measured"],
-            "version": self.version,
+            **self.edition._asdict(),
             "neighbors": self._neighbors(hits.neighbors),
         }
 

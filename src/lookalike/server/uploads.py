@@ -1,6 +1,7 @@
 """Pictures that people send: taken within limits, embedded together, remembered for a while."""
 
 import asyncio
+import re
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
@@ -17,13 +18,17 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
 from lookalike.embedding import ImageEmbedder, Vectors
+from lookalike.errors import LookalikeError
 from lookalike.images import BadImage, IsolatedDecoder
+from lookalike.server.library import log
 
 REMEMBERED = 500
 """Uploads whose vectors and small pictures are kept in memory, some 50 MB."""
 PICTURE = 640  # pixels a side of those
 _AT_ONCE = 64  # uploads on their way; who comes later is asked to try again
 _HELD = 256 * 2**20  # bytes of them
+_FIELDS, _FIELD = 8, 4096  # of a form, beside its file, and their bytes: nobody reads them
+_BOUNDARY = re.compile(r'boundary=("[^"]*"|[^;\s]+)', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,10 @@ class Uploads:
             raise _busy()
 
     async def embed(self, data: bytes, embedder: ImageEmbedder) -> Vectors:
-        """Return the vector (width,) of a picture; `HTTPException` for what is none."""
+        """Return the vector (width,) of a picture.
+
+        Raises `HTTPException` for what is none, and where the network does not run.
+        """
         loop = asyncio.get_running_loop()
         try:
             pixels, _ = await loop.run_in_executor(
@@ -127,20 +135,28 @@ class Uploads:
         self._waiting.append((embedder, pixels, mine))
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
-        return await mine
+        try:
+            return await mine
+        except LookalikeError as error:
+            log.error("%s", error)  # which may name files
+            raise HTTPException(
+                503, "the network does not run here: the log of the server says why"
+            ) from None
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            embedder = self._waiting[0][0]
-            batch: list[_Waiting] = []
-            # An index may be made again with another model while uploads wait.
-            while self._waiting and len(batch) < embedder.batch:
-                if self._waiting[0][0].model != embedder.model:
-                    break
-                batch.append(self._waiting.popleft())
-            self._batches.observe(len(batch))
+            batch = [self._waiting.popleft()]
+            embedder = batch[0][0]
             try:
+                # The first to ask for it waits until the network is compiled.
+                most = await loop.run_in_executor(self._engine, getattr, embedder, "batch")
+                while self._waiting and len(batch) < most:
+                    # An index may be made again with another model while uploads wait.
+                    if self._waiting[0][0].model != embedder.model:
+                        break
+                    batch.append(self._waiting.popleft())
+                self._batches.observe(len(batch))
                 pixels = np.stack([pixels for _, pixels, _ in batch])
                 vectors = await loop.run_in_executor(self._engine, embedder.of_pixels, pixels)
             except Exception as error:
@@ -187,15 +203,22 @@ def _busy() -> HTTPException:
 
 async def _picture(request: Request, body: bytes) -> bytes:
     """Return the first file of a form that has arrived as a whole, or a body as it is."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    kind = request.headers.get("content-type", "")
+    if not kind.lower().startswith("multipart/form-data"):
         return _some(body)
+    # Without a charset of the sender's choice: some of Python's take minutes, others fail.
+    boundary = _BOUNDARY.search(kind)
+    kind = f"multipart/form-data; {boundary[0]}" if boundary else "multipart/form-data"
+    scope = {**request.scope, "headers": [(b"content-type", kind.encode("latin-1"))]}
     whole = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive() -> dict[str, object]:
         return next(whole)
 
     try:
-        async with Request(request.scope, receive).form(max_files=1, max_fields=8) as form:
+        async with Request(scope, receive).form(
+            max_files=1, max_fields=_FIELDS, max_part_size=_FIELD
+        ) as form:
             files = [value for value in form.values() if not isinstance(value, str)]
             return _some(await files[0].read() if files else b"")
     except AnyHTTPException as error:

@@ -4,7 +4,7 @@ import { asked, filters } from "./state.js";
 
 const KEPT = 60;
 const answers = new Map();
-let newest = null;
+let newest = null; // of the answers so far
 
 export class Failure extends Error {
   constructor(message, status) {
@@ -15,6 +15,9 @@ export class Failure extends Error {
 
 export const gone = () =>
   new Failure("The server does not answer. See whether it still runs, then try again.", 0);
+
+// Whether two answers are of one version of one collection: another may take its place.
+export const isSame = (a, b) => a.identity === b.identity && a.version === b.version;
 
 async function ask(url, options) {
   let response;
@@ -45,9 +48,9 @@ async function kept(url, signal) {
 }
 
 function keep(url, body) {
-  if (typeof body.version === "number" && body.version !== newest) {
-    if (newest !== null) answers.clear(); // the collection has changed
-    newest = body.version;
+  if (typeof body.version === "number") {
+    if (newest !== null && !isSame(body, newest)) answers.clear(); // the collection has changed
+    newest = body;
   }
   if (body.recall === null) return body; // not measured yet, which does not last
   answers.set(url, body);

@@ -19,15 +19,23 @@ let shown = null; // {state, answer, draw}: what is on the screen
 let flight = new AbortController();
 let info = null;
 let map = null; // comes when it is first looked at
+let coming = null;
 const photos = new Map(); // keys of uploads to the photos as they lie in this browser
 const PHOTOS = 30; // that are kept so
 
-async function getMap() {
-  const found = await import("./map.js").catch(() => {
-    throw api.gone();
-  });
-  found.listen((id) => go({ ...now(), image: id, upload: null, view: "pictures", seed: null }), change);
-  return found;
+function getMap() {
+  const pick = (id) => go({ ...now(), image: id, upload: null, view: "pictures", seed: null });
+  coming ??= import("./map.js").then(
+    (found) => {
+      found.listen(pick, change);
+      map = found;
+    },
+    () => {
+      coming = null;
+      throw api.gone();
+    },
+  );
+  return coming;
 }
 
 const viewOf = (state) => (state.view === "map" ? "map" : hasQuery(state) ? "results" : "start");
@@ -35,17 +43,17 @@ const viewOf = (state) => (state.view === "map" ? "map" : hasQuery(state) ? "res
 // Loads what a state shows and returns how to draw it. Nothing is drawn before all is there, so
 // that what was there stays where something goes wrong.
 async function load(state, signal) {
+  const view = viewOf(state);
   const [answer, found] = await Promise.all([
     hasQuery(state) ? api.search(state, signal) : null,
-    api.info().catch(() => info),
+    api.info(view !== "results").catch(() => info), // results say themselves what they are of
   ]);
   info = found;
-  if (answer && info && answer.version !== info.version) {
+  if (answer && info && !api.isSame(answer, info)) {
     info = await api.info(true).catch(() => info); // somebody has changed the collection
   }
   if (answer) answer.query.local = photos.get(answer.query.upload);
-  const view = viewOf(state);
-  if (view === "map") map ??= await getMap();
+  if (view === "map") await getMap();
   if (view === "map") return { state, answer, draw: () => map.show(state, answer, info) };
   if (view === "results") {
     return { state, answer, draw: () => results.showAnswer(answer, state, info) };

@@ -28,6 +28,7 @@ export function listen(change) {
   });
   input.addEventListener("click", () => popup.hidden && offer());
   input.addEventListener("keydown", (event) => {
+    if (event.isComposing || event.keyCode === 229) return; // Enter ends a word, in Japanese
     const last = list.children.length - 1;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       if (popup.hidden) offer();

@@ -33,6 +33,7 @@ export function gestures(canvas, { pan, zoom, whole, hover, tap, take, leave }) 
   });
   canvas.addEventListener("pointermove", (event) => {
     const to = place(event);
+    if (!event.buttons) down.delete(event.pointerId); // it went up where nobody saw it
     if (!down.has(event.pointerId)) return hover(to);
     const [before, wide] = pose();
     down.set(event.pointerId, to);
@@ -58,6 +59,18 @@ export function gestures(canvas, { pan, zoom, whole, hover, tap, take, leave }) 
     const turned = Math.max(-240, Math.min(240, event.deltaY * lines)) * (event.ctrlKey ? 5 : 1);
     zoom(Math.exp(-turned / 500), place(event));
   }, { passive: false });
+
+  // How Safari says that two fingers pinch a trackpad; those on a screen are pointers as well.
+  let scale = 1;
+  canvas.addEventListener("gesturestart", (event) => {
+    event.preventDefault();
+    scale = event.scale;
+  });
+  canvas.addEventListener("gesturechange", (event) => {
+    event.preventDefault();
+    if (down.size === 0) zoom(event.scale / scale, place(event));
+    scale = event.scale;
+  });
 
   canvas.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;

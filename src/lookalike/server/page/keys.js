@@ -35,7 +35,7 @@ export function listen(deeds) {
     const deed = box.checked && deeds[event.key.length === 1 ? event.key.toLowerCase() : ""];
     if (!deed) return;
     event.preventDefault();
-    deed(target);
+    if (!event.repeat) deed(target);
   });
   help.addEventListener("click", (event) => event.target === help && help.close());
 }

@@ -12,6 +12,7 @@ import { plot } from "./plot.js";
 
 const REACH = 14; // pixels from the pointer to a point that it means
 const NEAR_CROSS = 100; // pixels from the cross to a point that the keys mean
+const PAUSE = 60; // seconds at most, from one try to get the points to the next
 const WHOLE = { x: 0, y: 0, zoom: 1 };
 const NO_WEBGL =
   "The map is drawn with WebGL2, which this browser lacks or has turned off. " +
@@ -25,7 +26,7 @@ const marker = h("div", { class: "marker" });
 let surface = null; // what draws; null where there is no WebGL2
 let data = null; // the points, with their grid and kinds
 let state, answer, colours;
-let wanted = 0; // the version of the collection
+let wanted = null; // what says which version of which collection is to be shown
 let marked = -1; // the point of the query
 let target = -1; // the point that is pointed at
 let hovered = false; // by a pointer, which points elsewhere once the map moves
@@ -76,12 +77,15 @@ export function show(newState, newAnswer, info) {
   surface ??= plot(canvas);
   if (!surface) return waiting(NO_WEBGL);
   resize();
-  wanted = info?.version ?? 0;
+  wanted = info;
   if (data) colour();
   if (!flight && !isCurrent()) getPoints();
 }
 
-const isCurrent = () => data !== null && data.version >= wanted;
+function isCurrent() {
+  if (data === null || wanted === null) return data !== null;
+  return data.identity === wanted.identity && data.version >= wanted.version;
+}
 
 export function leave() {
   flight?.abort();
@@ -93,11 +97,14 @@ export function leave() {
 async function getPoints() {
   const { signal } = (flight = new AbortController());
   const wait = (...what) => data || waiting(...what);
+  let tries = 0; // that brought nothing new
   wait("Getting the map");
   while (!signal.aborted && !isCurrent()) {
     try {
       const body = await api.map(({ progress, doing }) => wait(doing, progress), signal);
-      if (body && body.version !== data?.version) {
+      if (!body) tries = 0;
+      else if (!data || !api.isSame(body, data)) {
+        tries = 0;
         take(body);
         colour();
       }
@@ -105,7 +112,9 @@ async function getPoints() {
       if (signal.aborted) return;
       wait(`${error.message} Trying again.`);
     }
-    if (!isCurrent()) await new Promise((resolve) => setTimeout(resolve, 1000));
+    if (isCurrent()) break;
+    const pause = Math.min(2 ** tries++, PAUSE);
+    await new Promise((resolve) => setTimeout(resolve, 1000 * pause));
   }
   if (!signal.aborted) flight = null;
 }
@@ -114,6 +123,7 @@ function take(body) {
   const [x, y] = [Float32Array.from(body.x), Float32Array.from(body.y)];
   const rows = new Map(body.ids.map((id, i) => [id, i]));
   data = { ...body, x, y, rows, near: grid(x, y), top: frequent(body) };
+  if (wanted && body.identity !== wanted.identity) wanted = body; // it is the server that knows
   forget();
 }
 
