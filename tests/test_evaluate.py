@@ -9,14 +9,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from lookalike import Index, LookalikeError, evaluate, fidelity, models, plots
 from lookalike.build import Options, build_collection
 from lookalike.drawing import DrawnCollection
+from lookalike.search import Rows
 from lookalike.searcher import RECALLS
-from segments import collection_of
+from segments import collection_of, in_pieces
 from test_cli import Argument, Done, assert_fails, run_here
 from test_signatures import clustered
 
@@ -79,6 +81,17 @@ def test_the_usual_recall_is_a_point_of_the_curve(figures: dict[str, Any]) -> No
     }.items() <= usual.items()
     assert lsh["lsh_ms"] == usual["ms"] and lsh["exact_ms"] == figures["curve"][-1]["ms"]
     assert "spark" not in figures and "against_f32" not in figures, "it is in f32"
+
+
+def test_few_labels_among_many_images_are_enough() -> None:
+    (piece,) = in_pieces(clustered(3000), [3000])
+    labels = [str(row % 200) if row % 100 == 0 else None for row in range(3000)]
+    named = piece.rows.set_column(2, "label", pa.array(labels, pa.string()))
+    piece.__dict__["rows"] = named  # as it is kept, once made
+    assert evaluate.by_label(Rows([piece]))["labelled_queries"] == 30
+    assert evaluate.by_label(Rows([piece]), 10)["labelled_queries"] == 10
+    piece.__dict__["rows"] = named.set_column(2, "label", pa.nulls(3000, pa.string()))
+    assert evaluate.by_label(Rows([piece])) == {}
 
 
 def test_a_seed_draws_the_same_images_again(large: Index, figures: dict[str, Any]) -> None:

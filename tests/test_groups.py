@@ -1,6 +1,7 @@
 """Pairs, tight groups, and what is in a collection twice."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 import lookalike
 from conftest import UNSEEN, needs_photos
-from lookalike import Index, LookalikeError
+from lookalike import Index, LookalikeError, images
 from lookalike.cli import app
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import normalize
@@ -446,6 +447,23 @@ def test_what_was_looked_at_can_be_applied_later(copied: Path, wide: float) -> N
     run(*arguments, "--apply", "move", "--to", copied / "aside")
     assert (copied / "out" / "found.json").stat().st_mtime_ns == written
     assert len(list((copied / "photos").iterdir())) == 24
+
+
+def test_an_image_goes_for_none_that_cannot_be_read(
+    copied: Path, wide: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = lookalike.open(copied / "x.index")
+    found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
+    table = found.to_pandas()
+    kept = table.path[table.action == "keep"].iloc[0]
+    os.utime(copied / "photos" / kept)  # somebody was at it
+
+    def unreadable(*_: object) -> bytes:
+        raise images.BadImage("unreadable: Input/output error")
+
+    monkeypatch.setattr(images, "read", unreadable)
+    aside = index.set_aside(found, "move", copied / "aside")
+    assert (aside.done, aside.changed) == (33, 3)
 
 
 def test_an_old_result_moves_no_image_that_has_become_another(copied: Path, wide: float) -> None:

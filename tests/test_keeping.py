@@ -467,6 +467,26 @@ def test_only_what_lies_in_the_named_places_may_be_gone(photos: Path, tmp_path: 
     assert index.sync().removed == 4
 
 
+@pytest.mark.parametrize("left", ["a broken link", "a file"])
+def test_a_root_that_is_no_folder_now_empties_nothing(
+    photos: Path, tmp_path: Path, left: str
+) -> None:
+    root = tmp_path / "root"
+    root.symlink_to(photos)
+    index = lookalike.index(root, tmp_path / "x.index")
+    photos.rename(tmp_path / "away")  # as a disk is that was mounted there
+    if left == "a file":
+        root.unlink()
+        root.write_text("not mounted")
+    for change in (index.sync, index.add):
+        with pytest.raises(LookalikeError, match=r"root is no folder now: .* `lookalike root`"):
+            change(str(root))
+    with pytest.raises(LookalikeError, match="is no folder now"):
+        index.sync()
+    index.refresh()
+    assert (len(index), index.collection.version) == (12, 0)
+
+
 def test_a_time_that_no_table_holds(photos: Path, tmp_path: Path) -> None:
     far = photos / "0" / "00.png"
     os.utime(far, ns=(2**63 + 10**18,) * 2)  # some file systems take less

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -558,6 +559,28 @@ def test_a_measurement_that_is_none_is_made_again(
     assert Index(stored).info()["lsh"] is None
     assert Searcher(stored).nearest(vectors[7], 5, engine="lsh")[0][0].id == 7
     assert file.read_text() == whole
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(12, dtype=np.float32).reshape(3, 4),
+        np.asfortranarray(np.arange(12, dtype=np.int8).reshape(3, 4)),
+        np.empty((0, 4), np.float32),
+    ],
+    ids=["rows", "columns", "none"],
+)
+def test_maps_keep_no_file_open(array: npt.NDArray[Any], tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", array)
+    before = len(os.listdir("/proc/self/fd"))
+    mapped = [map_array(tmp_path / "x.npy") for _ in range(5)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert all(np.array_equal(one, array) and one.dtype == array.dtype for one in mapped)
+    assert not mapped[0].flags.writeable
+    if array.size:
+        os.truncate(tmp_path / "x.npy", (tmp_path / "x.npy").stat().st_size - 1)
+        with pytest.raises(ValueError):
+            map_array(tmp_path / "x.npy")
 
 
 def test_arrays_are_read_within_bounds(tmp_path: Path) -> None:

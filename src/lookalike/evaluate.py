@@ -12,7 +12,7 @@ from lookalike import search
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.progress import progress_line
-from lookalike.search import Rows
+from lookalike.search import Numbers, Rows
 from lookalike.searcher import RECALL, RECALLS, Searcher
 
 if TYPE_CHECKING:
@@ -29,9 +29,12 @@ _PLACES = 1000  # looked at for mAP@R
 
 def draw_queries(rows: Rows, count: int, seed: int = 0) -> list[Drawn]:
     """Draw rows at random, each once."""
+    return _at(rows, search.draw(len(rows), count, seed))
+
+
+def _at(rows: Rows, places: Numbers) -> list[Drawn]:
     if len(rows) < 2:
         raise LookalikeError("nothing to evaluate: an index needs at least 2 embedded images")
-    places = search.draw(len(rows), count, seed)
     labels = rows.labels.take(pa.array(places)).to_pylist()
     return list(zip(rows.ids[places].tolist(), labels, rows.vectors(places), strict=True))
 
@@ -44,7 +47,8 @@ def by_label(rows: Rows, count: int = 2000, seed: int = 0) -> dict[str, Any]:
     most 1,000: the mean, over all places, of the precision up to each place that is right (Musgrave
     et al., "A metric learning reality check", 2020). Empty where there are no labels.
     """
-    drawn = [one for one in draw_queries(rows, count, seed) if one[1] is not None]
+    labelled = np.flatnonzero(rows.labels.is_valid())
+    drawn = _at(rows, labelled[search.draw(len(labelled), count, seed)])
     counts = {row["values"]: row["counts"] for row in rows.labels.value_counts().to_pylist()}
     sums = np.zeros(3)
     for start in range(0, len(drawn), _BLOCK):

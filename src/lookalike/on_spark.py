@@ -39,7 +39,8 @@ def vectors_and_hasher(collection: Collection) -> "tuple[DataFrame, Hasher]":
         return vectors, hashing.Hasher.load(folder)
     with progress(spark, "choosing hash parameters"):
         hasher = hashing.fit(vectors)
-    if os.access(collection.path, os.W_OK):  # else it is made again the next time
+    # Else it is made again the next time.
+    if os.access(collection.path, os.W_OK) and collection.is_in_place():
         hasher.save(folder)
     return vectors, hasher
 

@@ -316,7 +316,7 @@ class Searcher:
 
     def _keep(self, save: "partial[None]") -> None:
         folder = self.collection.signature_folder
-        if os.access(self.collection.path, os.W_OK):
+        if os.access(self.collection.path, os.W_OK) and self.collection.is_in_place():
             with contextlib.suppress(OSError):  # a full disk costs time, not the answer
                 folder.mkdir(exist_ok=True)
                 save()

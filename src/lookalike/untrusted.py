@@ -4,6 +4,7 @@ Nothing here runs what it reads: no pickle is loaded, no module imported, no cla
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,7 +37,18 @@ def map_array(file: Path) -> npt.NDArray[Any]:
 
     `np.load` would take an archive or a pickle for an array by what is in the file.
     """
-    return np.lib.format.open_memmap(file, mode="r")
+    with file.open("rb") as opened:
+        if np.lib.format.read_magic(opened) != (1, 0):
+            raise ValueError(f"{file.name} is of a later format")
+        shape, by_columns, kind = np.lib.format.read_array_header_1_0(opened)
+        start = opened.tell()
+    if kind.hasobject:
+        raise ValueError(f"{file.name} holds objects")
+    # Unlike NumPy's, Arrow's maps keep no file open: an index may have thousands.
+    with pa.memory_map(str(file)) as mapped:
+        content = mapped.read_buffer()
+    array = np.frombuffer(content, kind, math.prod(shape), start)
+    return array.reshape(shape, order="F" if by_columns else "C")
 
 
 def read_arrays(file: Path | BinaryIO) -> dict[str, npt.NDArray[Any]]:

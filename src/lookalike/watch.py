@@ -191,10 +191,16 @@ def _running(
     spark = session()
     over = threading.Event()
     failed: list[Exception] = []
+    cleaned = time.monotonic()
 
     def take(files: "DataFrame", _: int) -> None:
+        nonlocal cleaned
         try:
             _take(path, photos, options, files, tell, over)
+            if time.monotonic() - cleaned > _DAY:
+                cleaned = time.monotonic()
+                with suppress(Exception):  # others may be writing: another day
+                    vacuum(Collection.open(path))
         except Exception as error:
             failed.append(error)
             raise

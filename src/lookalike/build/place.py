@@ -59,8 +59,14 @@ def place_of(stored: Collection, source: images.Source) -> Place:
     if not before.startswith(root) and _folder(os.path.realpath(source.root)).startswith(real):
         before, root = _folder(os.path.realpath(source.root)), real
     place = Place(before, root)
-    names = map(images.encode_path, source.names)
-    return Place(before, root, tuple(place(name).rstrip("/") for name in names))
+    below = tuple(place(images.encode_path(name)).rstrip("/") for name in source.names)
+    # Named, and no folder any more: its disk may be away, and then nothing in it is gone.
+    if "" in below and source.names != ("",) and not os.path.isdir(stored.source.root):
+        raise LookalikeError(
+            f"{images.encode_path(stored.source.root)} is no folder now: see whether its disk is "
+            "there, or say where the photos are with `lookalike root`"
+        )
+    return Place(before, root, below)
 
 
 def place_of_root(source: images.Source) -> Place:

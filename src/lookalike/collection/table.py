@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -239,6 +239,15 @@ class Collection:
 
         now = DeltaTable(self.path.absolute())
         return (now.version(), str(now.metadata().id)) == (self.version, self.identity)
+
+    def is_in_place(self) -> bool:
+        """Say whether nobody has made another collection in its place, or taken it away."""
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+
+        with suppress(OSError, DeltaError):
+            return str(DeltaTable(self.path.absolute()).metadata().id) == self.identity
+        return False
 
     @cached_property
     def identity(self) -> str:

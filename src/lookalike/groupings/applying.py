@@ -52,13 +52,17 @@ def set_aside_found(collection: Collection, found: Found, how: How, to: Path) ->
 def _is_same(
     collection: Collection, path: str, size: int | None, modified: int | None, known: str
 ) -> bool:
-    """Say whether a file is the one that was indexed. One that is gone is: others tell of that."""
+    """Say whether a file is the one that was indexed. One that is gone is: others tell of that.
+
+    One that cannot be read is not: nobody knows what it holds.
+    """
     if collection.source.kind != "files":
         return True
+    file = images.full_path(collection.source, path)
     try:
-        status = os.stat(images.full_path(collection.source, path))
+        status = os.stat(file)
         if (size, modified) == (status.st_size, status.st_mtime_ns):
             return True
         return content_hash(images.read(collection.source, path)) == known
     except (OSError, ValueError, images.BadImage):
-        return True
+        return not os.path.lexists(file)

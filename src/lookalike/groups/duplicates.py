@@ -1,12 +1,13 @@
 """What is in a collection more than once: tight groups, with one image of each to keep."""
 
+import io
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from lookalike import images
 from lookalike.collection import Collection
@@ -181,8 +182,11 @@ def _see_how_sharp(sql: "DuckDBPyConnection", source: images.Source) -> pa.Table
     query = sql.execute("SELECT id, path FROM doubled JOIN stored USING (id)")
     rows = itertools.chain.from_iterable(iter(lambda: query.fetchmany(_BATCH), []))
     found = []
-    with progress_line("seeing how sharp images are", "images") as move:
-        for row in in_threads(lambda row: (row[0], _sharpness(source, row[1])), rows):
+    with (
+        images.IsolatedDecoder() as decoder,
+        progress_line("seeing how sharp images are", "images") as move,
+    ):
+        for row in in_threads(lambda row: (row[0], _sharpness(decoder, source, row[1])), rows):
             found.append(row)
             move(len(found), None)
     return pa.Table.from_pylist(
@@ -190,7 +194,7 @@ def _see_how_sharp(sql: "DuckDBPyConnection", source: images.Source) -> pa.Table
     )
 
 
-def _sharpness(source: images.Source, path: str) -> float | None:
+def _sharpness(decoder: images.IsolatedDecoder, source: images.Source, path: str) -> float | None:
     """Return the variance of the Laplacian, which blur lowers; None where there is no picture.
 
     All at one size, or small copies would seem the sharpest.
@@ -199,8 +203,8 @@ def _sharpness(source: images.Source, path: str) -> float | None:
     import cv2
 
     try:
-        picture = images.decode(images.read(source, path)).convert("L")
+        small = decoder.thumbnail(images.read(source, path), _LONGEST)
     except images.BadImage:
         return None
-    same_size = ImageOps.contain(picture, (_LONGEST, _LONGEST))
+    same_size = ImageOps.contain(Image.open(io.BytesIO(small)).convert("L"), (_LONGEST, _LONGEST))
     return float(cv2.Laplacian(np.asarray(same_size), cv2.CV_64F).var())

@@ -11,6 +11,7 @@ from lookalike.searcher import NEIGHBORS, Searcher
 
 _DRAWN = 400  # queries
 _ENOUGH = 100  # pairs to measure with
+_BLOCK = 256  # pairs at a time
 _RESERVE = 1 / 3  # of what may be missed is not missed by those that decide
 
 
@@ -64,6 +65,9 @@ def _draw(asked: Queries) -> Vectors:
 def _places(searcher: Searcher, queries: Vectors, rows: Vectors) -> Numbers:
     """Return which of the cells near a query holds a row, counted from 1; both (n, width)."""
     cells = searcher.cells
-    near = cells.nearest(cells.rotation(queries), len(cells))
-    places: Numbers = 1 + np.argmax(near == cells.home(rows)[:, None], axis=1)
+    places = np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), _BLOCK):  # of a very large index the cells are many
+        block = slice(start, start + _BLOCK)
+        near = cells.nearest(cells.rotation(queries[block]), len(cells))
+        places[block] = 1 + np.argmax(near == cells.home(rows[block])[:, None], axis=1)
     return places
