@@ -464,6 +464,13 @@ def test_only_what_lies_in_the_named_places_may_be_gone(photos: Path, tmp_path: 
     assert would_go(photos / "0", photos / "1" / "sub") == {"0/00.png", "1/sub/a.png"}
     assert would_go(photos / "0" / "03.png") == set()
     assert would_go(photos) == gone
+    many = [photos / f"{name}.png" for name in range(40)]  # as of a glob
+    for number, file in enumerate(many):
+        paint(file, 30 + number)
+    assert {"1/sub/a.png", "2/02.png"}.isdisjoint(would_go(photos / "0", *many))
+    assert would_go(photos / "0", *many) - {file.name for file in many} == {"0/00.png"}
+    for file in many:
+        file.unlink()
     assert index.sync().removed == 4
 
 

@@ -44,6 +44,7 @@ FULL = 16_384
 """Rows up to which segments are made one."""
 FEW = 8
 """Small segments in a row that nobody minds."""
+_FEW_NAMES = 32  # that each row is compared with
 _ATTEMPTS = 30
 _EXAMPLES = 5
 _NONE: Ids = np.empty(0, np.int64)
@@ -162,22 +163,40 @@ def _tell(sql: "DuckDBPyConnection", query: str, say: Say) -> None:
 
 def _find_gone(sql: "DuckDBPyConnection", below: Sequence[str]) -> None:
     """Make the table of stored rows that lie in what was listed, and were not found there."""
-    names = [name.rstrip("/") for name in below if name]
-    sql.register("names", pa.table({"name": pa.array(names, pa.string())}))
-    in_root = "not starts_with(path, '/')" if "" in below else "false"
-    # Joined by equal paths: names are as many as files where a glob was listed.
     sql.execute(
-        "create temp table gone as with lost as "
-        "(select id, path, string_split(path, '/') as parts from stored "
-        "anti join listing using (path)), "
-        "within as (select id, array_to_string(parts[1:depth], '/') as name from "
-        "(select id, parts, unnest(range(1, len(parts) + 1)) as depth from lost)) "
-        "select id, path from lost "
-        f"where ({in_root} or id in (select id from within semi join names using (name))) "
-        # What lies in a folder that cannot be read now is not gone.
-        "and id not in (select within.id from within join listing as shut on shut.path = name "
-        "where shut.reason is not null)"
+        "create temp table gone as select id, path from stored anti join listing using (path) "
+        f"where {_is_below(sql, below)}"
     )
+    # What lies in a folder that cannot be read now is not gone.
+    if _one(sql, "select count() from listing where reason is not null") != (0,):
+        sql.execute(
+            "delete from gone where id in "
+            f"(select within.id from {_ABOVE.format(rows='gone')} as within "
+            "join listing as shut on shut.path = above where shut.reason is not null)"
+        )
+
+
+# Each row with its path, and with that of each folder above it.
+_ABOVE = (
+    "(select id, array_to_string(parts[1:depth], '/') as above from "
+    "(select id, parts, unnest(range(1, len(parts) + 1)) as depth from "
+    "(select id, string_split(path, '/') as parts from {rows})))"
+)
+
+
+def _is_below(sql: "DuckDBPyConnection", names: Sequence[str]) -> str:
+    """Return the SQL that says whether the path of a stored row lies in what was listed."""
+    parts = ["not starts_with(path, '/')"] if "" in names else []
+    named = [name.rstrip("/") for name in names if name]
+    if len(named) <= _FEW_NAMES:
+        for name in named:
+            parts.append(f"path = {quoted(name)} or starts_with(path, {quoted(name + '/')})")
+        return " or ".join(parts) or "false"
+    # Joined by equal paths: names are as many as files where a glob was listed.
+    sql.register("named", pa.table({"above": pa.array(named, pa.string())}))
+    lost = "(select id, path from stored anti join listing using (path))"
+    within = f"select id from {_ABOVE.format(rows=lost)} semi join named using (above)"
+    return " or ".join([*parts, f"id in ({within})"])
 
 
 def _one(sql: "DuckDBPyConnection", query: str) -> tuple[int, ...]:

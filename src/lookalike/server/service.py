@@ -22,7 +22,7 @@ from lookalike.server.uploads import Limits, Uploads
 from lookalike.spark import cores
 
 PHOTO_SECONDS = 20.0
-"""For a photo to be read from its disk and made small, and to wait for others that are."""
+"""For a photo to be read from its disk and made small."""
 _THUMBNAIL_SECONDS = 15.0  # of those, to be decoded
 T = TypeVar("T")
 
@@ -72,15 +72,17 @@ class Service:
         Whoever has scrolled past and gone keeps nobody waiting: `ClientDisconnect`. Nor does a disk
         that has gone, whose reads never end: `HTTPException`.
         """
-        try:
-            async with asyncio.timeout(PHOTO_SECONDS), self._turns:
-                if await request.is_disconnected():
-                    raise ClientDisconnect
-                return await asyncio.get_running_loop().run_in_executor(self._drawing, work, *given)
-        except TimeoutError:
-            raise HTTPException(
-                503, "the photos' disk does not answer: see whether it is mounted"
-            ) from None
+        async with self._turns:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            loop = asyncio.get_running_loop()
+            try:
+                async with asyncio.timeout(PHOTO_SECONDS):
+                    return await loop.run_in_executor(self._drawing, work, *given)
+            except TimeoutError:
+                raise HTTPException(
+                    503, "the photos' disk does not answer: see whether it is mounted"
+                ) from None
 
     async def map(self) -> bytes | tuple[float, str]:
         """Return the map, or how far it is (`Maps.get`); it waits for no photo."""

@@ -13,6 +13,7 @@ import { plot } from "./plot.js";
 const REACH = 14; // pixels from the pointer to a point that it means
 const NEAR_CROSS = 100; // pixels from the cross to a point that the keys mean
 const PAUSE = 60; // seconds at most, from one try to get the points to the next
+const SOON = 8; // the same, while an older map is there
 const WHOLE = { x: 0, y: 0, zoom: 1 };
 const NO_WEBGL =
   "The map is drawn with WebGL2, which this browser lacks or has turned off. " +
@@ -100,6 +101,7 @@ async function getPoints() {
   let tries = 0; // that brought nothing new
   wait("Getting the map");
   while (!signal.aborted && !isCurrent()) {
+    let most = SOON;
     try {
       const body = await api.map(({ progress, doing }) => wait(doing, progress), signal);
       if (!body) tries = 0;
@@ -111,9 +113,10 @@ async function getPoints() {
     } catch (error) {
       if (signal.aborted) return;
       wait(`${error.message} Trying again.`);
+      most = PAUSE;
     }
     if (isCurrent()) break;
-    const pause = Math.min(2 ** tries++, PAUSE);
+    const pause = Math.min(2 ** tries++, most);
     await new Promise((resolve) => setTimeout(resolve, 1000 * pause));
   }
   if (!signal.aborted) flight = null;
