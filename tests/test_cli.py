@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+import lookalike
 from bad_inputs import write_odd_but_good
-from lookalike import Index
+from lookalike import Index, LookalikeError
 from lookalike.build import Options, build_collection
 from lookalike.cli import app, main
 from lookalike.collection import Collection
@@ -515,24 +517,27 @@ def test_an_index_like_another_can_be_joined_with_it(
     few, out = tmp_path / "few", tmp_path / "few.index"
     few.mkdir()
     shutil.copy(photo, few / "copy.jpg")
-    apart = run("index", few, "--out", tmp_path / "apart.index", "--no-spark")
-    assert apart.code == 0, apart.err
-    refused = run("join", rough, tmp_path / "apart.index", "--out", tmp_path / "pairs")
-    assert_fails(refused, "another model than", f"--like {rough}")
+    first, like = Index(Collection.open(rough)), partial(lookalike.index, few, out, spark=False)
+    apart = lookalike.index(few, tmp_path / "apart.index", spark=False)
+    with pytest.raises(LookalikeError, match=f"another model than .* --like {rough}"):
+        first.join(tmp_path / "pairs", apart)
     assert not (tmp_path / "pairs").exists()
-
-    like = ("index", few, "--out", out, "--no-spark", "--like")
-    assert_fails(run(*like, rough, "--precision", "bf16"), "--like says it all", "--precision")
-    assert_fails(run(*like, tmp_path / "nowhere"), "does not exist")
+    with pytest.raises(LookalikeError, match=r"--like says it all: leave .*--precision out"):
+        like(like=rough, precision="bf16")
+    with pytest.raises(LookalikeError, match="does not exist"):
+        like(like=tmp_path / "nowhere")
     assert not out.exists()
-    assert "1 images embedded" in run(*like, rough).err
-    assert told("info", out)["model"] == told("info", rough)["model"]
-    figures = told("join", rough, out, "--within", "0.01", "--out", tmp_path / "pairs")
-    assert figures["pairs"] == 1
 
-    assert "nothing is new or changed" in run(*like, rough).err
-    assert "nothing is new or changed" in run(*like[:-1]).err, "it keeps the model that it has"
-    assert_fails(run(*like, index.path), "is there already, made with another model than")
+    done = run("index", few, "--out", out, "--no-spark", "--like", rough)
+    assert "1 images embedded" in done.err
+    second = Index(Collection.open(out))
+    assert second.info()["model"] == first.info()["model"]
+    assert first.join(tmp_path / "pairs", second, within=0.01).figures["pairs"] == 1
+
+    assert like(like=rough).collection.version == 0
+    assert like().collection.version == 0, "it keeps the model that it has"
+    with pytest.raises(LookalikeError, match="is there already, made with another model than"):
+        like(like=index.path)
 
 
 def test_queries_are_embedded_by_the_stored_model(rough: Path, drawn: DrawnCollection) -> None:
