@@ -24,6 +24,7 @@ from torch.nn import functional
 import judge
 import mean
 import recipe
+import steps
 from lookalike import ImageEmbedder, Index, LookalikeError, evaluate
 from lookalike import open as open_index
 from lookalike.cli import main
@@ -32,7 +33,7 @@ from lookalike.drawing import DrawnCollection
 from lookalike.embedding import normalize
 from lookalike.images.decoding import thumbnail
 from lookalike.models.networks import FromPixels, backbone
-from lookalike.training import HeldOut, Trained, fine_tune, job, loop, place
+from lookalike.training import HeldOut, Trained, fine_tune, job, loop, workspace
 from lookalike.training import photos as training_photos
 from lookalike.training.held_out import embed, hold_out, measure, retrieval, sampled
 from lookalike.training.loop import Plan, features, train
@@ -150,7 +151,7 @@ def test_hues_are_turned_and_made_stronger() -> None:
 
 def test_colours_put_right_are_those_of_photos_that_are_right() -> None:
     pixels, views = numbered(4), some_views(4, Variety(turned=0.5))
-    wrong = replace(views, colours=recipe.exchanged(views.colours))
+    wrong = replace(views, colours=steps.exchanged(views.colours))
     expected = views.render(pixels, 48)
     assert torch.allclose(wrong.render(pixels.flip(3), 48), expected, atol=0.01)
     assert not torch.allclose(wrong.render(pixels, 48), expected, atol=1)
@@ -160,18 +161,18 @@ def test_photos_with_a_label_are_put_right_unless_they_are_right() -> None:
     known, taught = torch.tensor([0, UNLABELLED, 1]), torch.arange(3)
     right = recipe.right_coloured(recipe.RECIPE)
     assert right.variety.exchanged == 0 and right != recipe.RECIPE
-    own = recipe.put_right(right, taught, known)
-    put = recipe.put_right(recipe.RECIPE, taught, known)
+    own = steps.put_right(right, taught, known)
+    put = steps.put_right(recipe.RECIPE, taught, known)
     assert len(own) == 3 * 2 * 2 * 2 and torch.equal(own.parts, put.parts)
     wrong = known[own.photos] != UNLABELLED
-    assert torch.equal(put.colours[wrong], recipe.exchanged(own.colours[wrong]))
+    assert torch.equal(put.colours[wrong], steps.exchanged(own.colours[wrong]))
     assert torch.equal(put.colours[~wrong], own.colours[~wrong])
 
 
 def test_weights_lie_between_those_of_two_networks() -> None:
     one, other = (FromPixels(torchvision.models.resnet18(weights=None)) for _ in range(2))
     other.network.bn1.running_mean += 1  # type: ignore[operator, union-attr]
-    mixed = recipe.between(one, other, 0.25)
+    mixed = steps.between(one, other, 0.25)
     before, after = one.state_dict(), other.state_dict()
     for name, weight in mixed.state_dict().items():
         expected = 0.75 * before[name] + 0.25 * after[name]
@@ -880,7 +881,7 @@ def test_too_little_memory_or_disk_is_said(
 def test_two_runs_do_not_share_a_folder(mixed: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
     with (
-        place.alone(place.work_folder(out, None)),
+        workspace.alone(workspace.work_folder(out, None)),
         pytest.raises(LookalikeError, match="another run is at work"),
     ):
         fine_tune(*mixed, out)
@@ -960,10 +961,10 @@ def test_a_teacher_goes_on_at_the_last_block_of_views(
         looked.append(len(some))
         return some.parts.flatten(1).half()
 
-    monkeypatch.setattr(recipe, "BLOCK", 3)
-    monkeypatch.setattr(recipe, "features", look)
+    monkeypatch.setattr(steps, "BLOCK", 3)
+    monkeypatch.setattr(steps, "features", look)
     labels = torch.from_numpy(photos.labels)
-    run = recipe.Run(recipe.RECIPE, labels, Pixels(photos, CPU), tmp_path, told.append)
+    run = steps.Run(recipe.RECIPE, labels, Pixels(photos, CPU), tmp_path, told.append)
     network = FromPixels(torch.nn.Identity())
     with pytest.raises(KeyboardInterrupt):
         run._look(network, views, "before")
@@ -1019,7 +1020,7 @@ def test_what_is_wrong_with_a_script_is_said_in_a_line(
         assert "\n" not in said and not (tmp_path / "work").exists()
     with pytest.raises(LookalikeError, match="can be read"):
         judge.hues(tmp_path / "bad", Mean(grey=True))
-    with place.alone(tmp_path / "work"):
+    with workspace.alone(tmp_path / "work"):
         assert "another run is at work" in str(run_script(recipe, monkeypatch, *made))
 
 
@@ -1048,8 +1049,8 @@ def test_a_judge_that_fails_loses_nothing(
         raise LookalikeError("no judge today")
 
     monkeypatch.setattr(recipe, "judge", fail)
-    monkeypatch.setattr(recipe.Run, "teach", lambda *_: (FromPixels(backbone()),) * 2)
-    monkeypatch.setattr(recipe.Run, "colour", lambda *_: FromPixels(backbone()))
+    monkeypatch.setattr(steps.Run, "teach", lambda *_: (FromPixels(backbone()),) * 2)
+    monkeypatch.setattr(steps.Run, "colour", lambda *_: FromPixels(backbone()))
     folder, labels = mixed
     asked = ("--photos", folder, "--labels", labels, "--work", tmp_path / "work")
     judged = ("--judge", folder, "--judge-labels", labels, "--held-out", "1")

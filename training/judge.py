@@ -32,6 +32,7 @@ from lookalike.images import (
     decode,
     decode_path,
     decode_pixels,
+    has_images,
     locate,
     nothing_found,
     read,
@@ -106,7 +107,7 @@ def hues(photos: Path, embed: ImageEmbedder) -> dict[str, Any]:
 def check(photos: Path, labels: Path) -> Source:
     """Return where photos to judge by are; raise `LookalikeError` without them or their labels."""
     source = locate(photos)
-    if next(walk(source), None) is None:
+    if not has_images(source):
         raise nothing_found(source)
     open_labels(labels)
     return source

@@ -68,7 +68,7 @@ def train(
     Example: `lookalike train cars_train --labels cardatasettrain.csv --out cars.safetensors`
     """
     from lookalike.training.job import fine_tune
-    from lookalike.training.place import DECODED, work_folder
+    from lookalike.training.workspace import DECODED, work_folder
 
     try:
         done = fine_tune(

@@ -26,8 +26,8 @@ from lookalike.training.held_out import HeldOut, hold_out, measure, once, sample
 from lookalike.training.loop import Plan, train
 from lookalike.training.objective import LossWeights, Objective
 from lookalike.training.photos import Images, Photos, Pixels, gather
-from lookalike.training.place import DECODED, alone, check_out, work_folder
 from lookalike.training.views import Variety, Views, draw
+from lookalike.training.workspace import DECODED, alone, check_out, work_folder
 
 _LOSS = LossWeights(imitation=0, relations=0)  # the labels alone
 _VARIETY = Variety()
