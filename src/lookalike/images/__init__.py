@@ -11,18 +11,15 @@ from lookalike.images.decoding import (
     upright,
 )
 from lookalike.images.isolated import IsolatedDecoder, decoder
+from lookalike.images.scan import Found, has_images, nothing_found, walk
 from lookalike.images.sources import (
-    Found,
     Source,
     decode_path,
     encode_path,
     full_path,
     glob_pattern,
-    has_images,
     locate,
-    nothing_found,
     read,
-    walk,
 )
 
 __all__ = [

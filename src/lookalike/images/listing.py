@@ -16,7 +16,8 @@ from lookalike.images.labels import (
     names_in_doubt,
     write_labels,
 )
-from lookalike.images.sources import Found, Source, nothing_found, walk
+from lookalike.images.scan import Found, nothing_found, walk
+from lookalike.images.sources import Source
 from lookalike.sql import connect, parquet, quoted
 
 if TYPE_CHECKING:
