@@ -20,8 +20,18 @@ from PIL import Image
 
 from lookalike.drawing.designs import CLASSES
 from lookalike.drawing.photo import snapshot
-from lookalike.images import SIDE, BadImage, decode, decode_pixels, pixels, transform
+from lookalike.images import (
+    SIDE,
+    BadImage,
+    decode,
+    decode_pixels,
+    pixels,
+    readable_endings,
+    sniff,
+    transform,
+)
 from lookalike.images.decoding import DEVIATION, MAX_BYTES, MEAN, MIN_SIDE, read
+from lookalike.images.formats import FIRST_BYTES
 from rights import without_rights
 
 Bytes = npt.NDArray[np.uint8]
@@ -90,6 +100,14 @@ SECOND = {"save_all": True, "append_images": [Image.fromarray(BLACK)]}
         ("JPEG", {"quality": 95}, LOSSY),
         ("JPEG", {"quality": 95, "progressive": True}, LOSSY),
         ("MPO", {"quality": 95, **SECOND}, LOSSY),
+        ("AVIF", {"quality": 95}, LOSSY),
+        ("AVIF", {"quality": 95, **SECOND}, LOSSY),
+        ("JPEG2000", {}, 0),
+        ("JPEG2000", {"no_jp2": True}, 0),
+        ("PPM", {}, 0),
+        ("TGA", {}, 0),
+        ("TGA", {"compression": "tga_rle"}, 0),
+        ("ICO", {"sizes": [(48, 32), (16, 16)]}, 0),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else str(value),
 )
@@ -104,6 +122,46 @@ def test_formats(kind: str, options: dict[str, Any], tolerance: int) -> None:
         assert furthest(corners(image), corners(PICTURE)) <= tolerance
     else:
         assert furthest(image, PICTURE) == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "TGA", "ICO"])
+def test_a_format_is_known_by_its_first_bytes(kind: str, mode: str) -> None:
+    wanted = {("JPEG2000", "P"): "RGB", ("JPEG2000", "1"): "L", ("PPM", "P"): "RGB"}
+    data = encoded(Image.fromarray(PICTURE).convert(wanted.get((kind, mode), mode)), kind)
+    assert sniff(data[:FIRST_BYTES]) == kind
+    assert decode(data).size == ((32, 21) if kind == "ICO" else (48, 32))
+
+
+@pytest.mark.parametrize("name", ["heic", "mif1", "not installed"])
+def test_heic(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    heif.from_pillow(Image.fromarray(PICTURE)).save(buffer, quality=95)
+    data = buffer.getvalue()
+    if name == "mif1":  # named by what it is compatible with
+        data = data.replace(b"ftypheic", b"ftypmif1", 1)
+    assert sniff(data) == "HEIF"
+    if name == "not installed":
+        monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+        monkeypatch.setattr("lookalike.images.formats.find_spec", lambda name: None)
+        assert ".heic" not in readable_endings()
+        assert "lookalike[heic]" in reason_of(lambda: decode(data))
+        return
+    assert ".heic" in readable_endings()
+    assert furthest(corners(decode(data)), corners(PICTURE)) <= LOSSY
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        *[b"", b"P", b"Python is no picture\n" * 4, b"<svg xmlns=", b"%PDF-1.7", b"8BPS\0\1"],
+        *[b"\0\0\0\x18ftypmp42" + bytes(60), b"\0\0\0\x20ftypisom" + bytes(60), bytes(64)],
+        *[b"\xff\x0a" + bytes(62), b"RIFF\x24\0\0\0WAVEfmt ", b"\0\1\0\0\0" + bytes(60)],
+    ],
+)
+def test_what_is_of_no_format(first: bytes) -> None:
+    assert sniff(first) is None
 
 
 # Where the stored rows and columns belong, by the EXIF standard, not by Pillow.
@@ -578,7 +636,7 @@ REASONS: dict[str, tuple[bytes, str]] = {
     "text": (b"I am no picture.\n" * 20, "^not an image .*JPEG, PNG, WebP"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "^not an image"),
     "pdf": (b"%PDF-1.7\n", "^not an image"),
-    "ppm": (b"P6 32 32 255\n" + bytes(32 * 32 * 3), "^not an image"),
+    "psd": (b"8BPS\0\1" + bytes(60), "^not an image"),
     "1 x 1": (sized(1, 1), "^smaller than 8 pixels on a side: 1 x 1$"),
     "1 x 5000": (sized(1, 5000), "^smaller than 8 pixels on a side: 1 x 5000$"),
     "8 x 7": (sized(MIN_SIDE, MIN_SIDE - 1), "^smaller than 8 pixels on a side: 8 x 7$"),

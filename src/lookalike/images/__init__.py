@@ -10,6 +10,7 @@ from lookalike.images.decoding import (
     transform,
     upright,
 )
+from lookalike.images.formats import HEIC, heic_is_installed, readable_endings, sniff
 from lookalike.images.isolated import IsolatedDecoder, decoder
 from lookalike.images.scan import Found, has_images, nothing_found, walk
 from lookalike.images.sources import (
@@ -23,6 +24,7 @@ from lookalike.images.sources import (
 )
 
 __all__ = [
+    "HEIC",
     "PREPROCESSING",
     "SIDE",
     "BadImage",
@@ -37,10 +39,13 @@ __all__ = [
     "full_path",
     "glob_pattern",
     "has_images",
+    "heic_is_installed",
     "locate",
     "nothing_found",
     "pixels",
     "read",
+    "readable_endings",
+    "sniff",
     "transform",
     "upright",
     "walk",

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401 - not known to Pillow before
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
+
+from lookalike.images.formats import HEIC, load_plugin, sniff
 
 try:
     import cykooz_resizer as resizing
@@ -35,10 +37,10 @@ ROOM = 280  # pixels a side that a scaled JPEG keeps: scaling is cruder than the
 PREPROCESSING = "squash-224-bilinear-3"
 """Version of the preprocessing. Embeddings made with different versions do not mix."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 178_956_970  # Pillow's own limit: a quarter of a gigabyte at 24 bits, doubled
 LARGE = 32_000_000  # pixels: a whole photo that Pillow decodes, 100 megabytes and more
 MAX_BYTES = 512 * 2**20
+NO_IMAGE = "not an image that can be read (JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP and others)"
 MIN_SIDE = 8  # pixels; anything thinner is a spacer or a tracking pixel, not a picture
 
 
@@ -89,7 +91,7 @@ def read(path: str | bytes | os.PathLike[str]) -> bytes:
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF to an upright RGB image.
+    """Decode an image of one of `formats.ENDINGS` to an upright RGB image.
 
     Raises `BadImage` with the reason for anything else.
     """
@@ -137,7 +139,12 @@ def thumbnail(data: bytes, side: int) -> bytes:
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("empty file")
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    name = sniff(data)
+    if name is None:
+        raise BadImage(NO_IMAGE)
+    if not load_plugin(name):
+        raise BadImage(f"HEIC, which is not read here: {HEIC}")
+    image = Image.open(io.BytesIO(data), formats=[name])
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage(f"too many pixels: {width} x {height}")
@@ -224,7 +231,7 @@ def _reasons() -> Iterator[None]:
     except Image.DecompressionBombError:
         raise BadImage(f"too many pixels: over {MAX_PIXELS:,}") from None
     except UnidentifiedImageError:
-        raise BadImage("not an image that can be read (JPEG, PNG, WebP, BMP, GIF, TIFF)") from None
+        raise BadImage(NO_IMAGE) from None
     except MemoryError:
         raise BadImage("too large for the memory at hand") from None
     except Exception as error:  # decoders raise whatever they meet: SyntaxError, struct.error, ...
