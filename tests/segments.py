@@ -74,25 +74,46 @@ def collection_of(vectors: Floats, path: Path, sizes: Sequence[int]) -> Collecti
     segments: list[dict[str, object]] = []
     start = 0
     for size in sizes:
-        part, numbers = vectors[start : start + size], range(start, start + size)
-        columns = {name: pa.nulls(size, ROW.field(name).type) for name in ROW.names}
-        columns |= {
-            "id": pa.array(numbers, pa.int64()),
-            "path": pa.array([f"{number}.jpg" for number in numbers]),
-            "label": pa.array([f"make {n % 10}" if n % 2 else None for n in numbers], pa.string()),
-            "content_hash": pa.array([f"{number:032x}" for number in numbers]),
-            "status": pa.array(["ok"] * size),
-            "embedding": pa.FixedSizeListArray.from_arrays(part.ravel(), vectors.shape[1]).cast(
-                ROW.field("embedding").type
-            ),
-        }
-        batch = pa.RecordBatch.from_arrays([columns[name] for name in ROW.names], schema=ROW)
-        if not size:  # a segment in which nothing could be read
-            reason = {"path": "x.jpg", "status": "skipped", "reason": "empty file"}
-            skipped = {"id": 10**6 + len(segments), **reason}
-            batch = pa.RecordBatch.from_pylist([skipped], schema=ROW)
-        segments += [row for one in write_segment([batch], folder) for row in one.to_pylist()]
+        part = vectors[start : start + size]
+        segments += _written(part, start, folder, 10**6 + len(segments))
         start += size
     identity = ("resnet18", "cars", "f32", vectors.shape[1], "none", "0123456789abcdef")
     model = Model(*identity, graph=b"<net/>", weights_data=b"weights")
     return Collection.create(path, Source("files", "/photos"), model, segments)
+
+
+def grown(
+    collection: Collection, vectors: Floats, sizes: Sequence[int] | None = None
+) -> Collection:
+    """Add vectors to a collection, a segment each of these sizes, or one of all."""
+    folder = collection.new_folder()
+    segments: list[dict[str, object]] = []
+    start = 0
+    for size in sizes or [len(vectors)]:
+        part = vectors[start : start + size]
+        segments += _written(part, collection.next_id + start, folder)
+        start += size
+    return collection.commit("add", segments, rows_added=len(vectors))
+
+
+def _written(
+    part: Floats, first: int, folder: Path, skipped: int | None = None
+) -> list[dict[str, object]]:
+    """Write a segment of vectors whose ids begin with `first`, or of one input that was skipped."""
+    size, numbers = len(part), range(first, first + len(part))
+    columns = {name: pa.nulls(size, ROW.field(name).type) for name in ROW.names}
+    columns |= {
+        "id": pa.array(numbers, pa.int64()),
+        "path": pa.array([f"{number}.jpg" for number in numbers]),
+        "label": pa.array([f"make {n % 10}" if n % 2 else None for n in numbers], pa.string()),
+        "content_hash": pa.array([f"{number:032x}" for number in numbers]),
+        "status": pa.array(["ok"] * size),
+        "embedding": pa.FixedSizeListArray.from_arrays(part.ravel(), part.shape[1]).cast(
+            ROW.field("embedding").type
+        ),
+    }
+    batch = pa.RecordBatch.from_arrays([columns[name] for name in ROW.names], schema=ROW)
+    if not size:  # a segment in which nothing could be read
+        reason = {"path": "x.jpg", "status": "skipped", "reason": "empty file"}
+        batch = pa.RecordBatch.from_pylist([{"id": skipped, **reason}], schema=ROW)
+    return [row for one in write_segment([batch], folder) for row in one.to_pylist()]

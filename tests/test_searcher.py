@@ -12,10 +12,11 @@ import pytest
 
 from lookalike import Index, LookalikeError, searcher
 from lookalike.collection import Collection
+from lookalike.embedding import normalize
 from lookalike.hashing.cells import Cells
 from lookalike.hashing.signatures import Effort
 from lookalike.searcher import RECALLS, Measured, Searcher
-from segments import Floats, collection_of, unit
+from segments import Floats, collection_of, grown, unit
 from test_signatures import clustered, ids
 
 ROWS = 6000
@@ -151,6 +152,35 @@ def test_strangers_are_searched_harder(stored: Collection, vectors: Floats) -> N
         compared.append(count)
     assert np.mean(shares) > 0.95
     assert np.mean(compared) > 2 * ready.nearest(vectors[0], 10)[2]
+
+
+def recall_of(ready: Searcher, vectors: Floats, first: int, k: int = 10, **options: Any) -> float:
+    """What share of their true neighbours rows find, whose ids begin with `first`."""
+    shares = []
+    for own, query in enumerate(vectors, first):
+        wanted = ids(ready.nearest(query, k, engine="exact", without=own)[0])
+        found = ready.nearest(query, k, without=own, **options)[0]
+        assert len(found) == k
+        shares.append(len(set(ids(found)) & set(wanted)) / k)
+    return float(np.mean(shares))
+
+
+def near_copies(of: Floats, count: int, seed: int = 0) -> Floats:
+    """Vectors close around one, that differ from each other in twelve directions."""
+    rng = np.random.default_rng(seed)
+    spread = rng.normal(size=(12, len(of)))
+    return normalize(of + 0.01 * rng.normal(size=(count, 12)) @ spread / len(of) ** 0.5)
+
+
+def test_a_dense_spot_is_searched_harder(stored: Collection, vectors: Floats) -> None:
+    """Rows too few to be measured again, and closer together than estimates can tell apart."""
+    before = Searcher(stored)
+    before.get_ready()
+    copies = near_copies(vectors[0], 200)
+    after = Searcher(grown(stored, copies))
+    assert recall_of(after, copies[:100], ROWS, recall=0.98) > 0.97
+    few = after.nearest(vectors[1], 10)[2]
+    assert few == before.nearest(vectors[1], 10)[2] < len(copies), "others are not"
 
 
 def test_cells_are_found_again_when_the_collection_has_grown(

@@ -29,6 +29,8 @@ COPY = 1e-5
 """Squared distances of a vector to itself reach up to here, as matrix products round them."""
 
 _MASKS = 8  # filters whose rows are kept
+_MORE = 4  # times as many cells or candidates, where those looked at do not suffice
+_CHECKED = 10  # neighbours at least that say whether they do
 
 
 @dataclass(frozen=True)
@@ -226,36 +228,65 @@ def approximate(
     """Return the k nearest to a query (width,) of the rows whose signatures are nearest.
 
     Rows that tie with the last candidate are candidates too, and where the cells hold fewer than
-    k rows, more are looked into. Where either would be a good part of all rows, as in a collection
-    of copies, search is exact. Returns how many rows were compared as well, None for all.
+    k rows, more are looked into. What was found says whether that was enough: where it stands
+    later than usual among the cells or among the candidates, more of them are looked at, until it
+    does not or nothing changes. Where any of this would be a good part of all rows, as in a
+    collection of copies, search is exact. Returns how many rows were compared as well, None for
+    all.
     """
-    count = max(effort.candidates, k) + (without is not None)
-    cells, wanted = effort.cells, count + 1
+    own = without is not None
+    count, cells = max(effort.candidates, k) + own, effort.cells
+    wanted, before, is_late, is_far = count + 1, np.empty(0, np.int64), False, False
     while wanted < len(rows) // 8 and cells <= len(signatures.cells):
         (estimates,), (found,) = signatures.nearest(query[None], wanted, cells, allowed)
         few = int(np.count_nonzero(found >= 0))
         if few == wanted and estimates[count - 1] == estimates[-1]:
-            wanted *= 4
-        elif few < k + (without is not None):
-            cells *= 4
-        else:
-            last = estimates[min(count, few) - 1]
-            candidates = np.sort(found[:few][estimates[:few] <= last])
-            return _nearest(rows, query, k, without, candidates), len(candidates)
-    return exact(rows, query, k, without, allowed), None
+            wanted *= _MORE
+            continue
+        if few < k + own:
+            cells *= _MORE
+            continue
+        last = estimates[min(count, few) - 1]
+        order = np.argsort(found[: np.searchsorted(estimates[:few], last, side="right")])
+        candidates = found[order]
+        squared, best = _best(rows, query, max(k, _CHECKED), without, candidates)
+        near = candidates[best[:k]]
+        if np.array_equal(near, before):
+            break
+        compared = len(candidates)
+        is_late = is_late or order[best].mean() > effort.late_rank * compared
+        places = signatures.places(query, candidates[best], cells)
+        is_far = is_far or places.mean() > effort.late_cell * cells
+        is_late, is_far = is_late and few == wanted, is_far and cells < len(signatures.cells)
+        if not is_late and not is_far:
+            break
+        before = near
+        count = compared * _MORE if is_late else count
+        cells = min(cells * _MORE, len(signatures.cells)) if is_far else cells
+        wanted = count + 1
+    else:
+        return exact(rows, query, k, without, allowed), None
+    return rows.neighbors(near, squared[best[:k]]), len(candidates)
 
 
 def _nearest(
     rows: Rows, query: Vectors, k: int, without: int | None, some: Numbers | None
 ) -> list[Neighbor]:
     """Return the k nearest of some rows, rising, or of all."""
+    squared, best = _best(rows, query, k, without, some)
+    return rows.neighbors(best if some is None else some[best], squared[best])
+
+
+def _best(
+    rows: Rows, query: Vectors, k: int, without: int | None, some: Numbers | None
+) -> tuple[Vectors, Numbers]:
+    """Return the squared distances of some rows, rising, or of all, and which are the k nearest."""
     squared = rows.squared_distances(query, some)
     ids = rows.ids if some is None else rows.ids[some]
     if without is not None:
         squared[ids == without] = np.inf
     best = _smallest(squared, ids, k)
-    best = best[np.isfinite(squared[best])]
-    return rows.neighbors(best if some is None else some[best], squared[best])
+    return squared, best[np.isfinite(squared[best])]
 
 
 def squared_distances(vectors: Vectors, query: Vectors, some: Numbers | None = None) -> Vectors:

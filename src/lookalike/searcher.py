@@ -8,7 +8,7 @@ written to, it costs that time again in the next process. Neither a JVM nor torc
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -47,8 +47,10 @@ _RESERVE = 1 / 3  # of what a recall allows to miss is not missed by the half th
 _BY_CELLS = 1 / 2  # of what is missed lies in cells that are not looked into
 _HARDER = 3  # times the effort, where what was measured does not hold
 _USUAL = 0.99  # of the drawn rows have their neighbours within reach
+_MOSTLY = 0.95  # of the drawn rows find their neighbours no later than what is late
 _NEARLY = 0.9  # of the rows are those that were measured: what was found holds
 _GROWN = 2  # times as many rows as the cells were fitted to: they are fitted again
+_EFFORT = [field.name for field in fields(Effort)]
 
 DAMAGED = (OSError, ValueError, TypeError, KeyError)
 Engine = Literal["exact", "lsh"]
@@ -91,8 +93,9 @@ class Measured:
         recall = tuple(found if found is None else float(found) for found in about["recall"])
         if not len(efforts) == len(recall) == len(RECALLS):
             raise ValueError("of other recalls")
-        if any(effort and not min(effort.cells, effort.candidates) > 0 for effort in efforts):
-            raise ValueError("no effort")
+        given = [effort for effort in about["efforts"] if effort]
+        if any(not min(map(effort.__getitem__, _EFFORT)) > 0 for effort in given):
+            raise ValueError("no effort, or one that says not what is late")
         cells, queries, reach = str(about["cells"]), int(about["queries"]), about["reach"] + 0.0
         segments = {str(name): int(rows) for name, rows in about["segments"].items()}
         return cls(cells, queries, efforts, recall, reach, segments)
@@ -173,9 +176,7 @@ class Searcher:
         if effort is None and engine == "lsh":
             effort = Effort(len(self.cells), self._most)
         # Where few rows are left in, as many of them are in more cells.
-        return effort and Effort(
-            round(effort.cells * len(self.rows) / max(left, 1)), effort.candidates
-        )
+        return effort and replace(effort, cells=round(effort.cells * len(self.rows) / max(left, 1)))
 
     def may_estimate(self, engine: str, recall: float, left: int) -> bool:
         """Say whether search may go by signatures."""
@@ -265,7 +266,8 @@ class Searcher:
             ranks = self._ranks(drawn, queries, true, cells)
             count = _quantile(ranks[decide], 1 - missed)
             few = np.isfinite(count)
-            efforts.append(Effort(cells, int(count)) if few else None)
+            late = _lateness(places, cells), _lateness(ranks, count)
+            efforts.append(Effort(cells, int(count), *late) if few else None)
             reached.append(round(float(np.mean(ranks[check] <= count)), 4) if few else None)
         return Measured(
             self.cells.fingerprint,
@@ -320,6 +322,16 @@ class Searcher:
             with contextlib.suppress(OSError):  # a full disk costs time, not the answer
                 folder.mkdir(exist_ok=True)
                 save()
+
+
+def _lateness(places: npt.NDArray[Any], looked_at: float) -> float:
+    """Return how late, in shares of all looked at, what is found stands for most queries.
+
+    `places` are those of the neighbours of each query (q, 10), counted from 1.
+    """
+    seen = np.where(places <= looked_at, places, np.nan)
+    means = np.nanmean(seen[np.isfinite(seen).any(axis=1)], axis=1)
+    return min(float(np.quantile(means, _MOSTLY)) / looked_at, 1.0) if len(means) else 1.0
 
 
 def _quantile(values: npt.NDArray[Any], share: float) -> float:

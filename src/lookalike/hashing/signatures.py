@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import faiss
@@ -15,14 +15,22 @@ from lookalike.hashing.cells import Cells, Codes, Homes, Numbers
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard to look: into how many cells, and at how many candidates there."""
+    """How hard to look: into how many cells, and at how many candidates there.
+
+    What is found stands early among them: on average before the share `late_cell` of the cells,
+    nearest first, and `late_rank` of the candidates, in the order of their estimates. Where it
+    stands later there is more beyond, and one looks harder; not with 1.
+    """
 
     cells: int
     candidates: int
+    late_cell: float = 1.0
+    late_rank: float = 1.0
 
     def times(self, factor: float) -> "Effort":
         """Return so many times the effort."""
-        return Effort(round(self.cells * factor), round(self.candidates * factor))
+        cells, candidates = round(self.cells * factor), round(self.candidates * factor)
+        return replace(self, cells=cells, candidates=candidates)
 
 
 class Signatures:
@@ -34,7 +42,7 @@ class Signatures:
     def __init__(self, cells: Cells, homes: Sequence[Homes], codes: Sequence[Codes]) -> None:
         self.cells = cells
         self._index = cells.empty()
-        home = np.concatenate([np.empty(0, np.int32), *homes])
+        self.homes = home = np.concatenate([np.empty(0, np.int32), *homes])
         order = np.argsort(home, kind="stable")
         starts = np.searchsorted(home[order], np.arange(len(cells) + 1))
         sorted_codes = np.concatenate([np.empty((0, self.width), np.uint8), *codes])[order]
@@ -78,3 +86,12 @@ class Signatures:
             rotated, count, params=faiss.IVFRaBitQSearchParameters(**options)
         )
         return found[0], found[1]
+
+    def places(self, query: Vectors, rows: Numbers, cells: int) -> Numbers:
+        """Return which cell, nearest to a query (width,) first and counted from 1, holds each row.
+
+        Rows are int64 (n,), all in the `cells` nearest to the query.
+        """
+        near = self.cells.nearest(self.cells.rotation(query[None]), cells)[0]
+        found: Numbers = 1 + np.argmax(near == self.homes[rows][:, None], axis=1)
+        return found
