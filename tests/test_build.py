@@ -261,7 +261,7 @@ def joined(photos: Path, text: str, staging: Path) -> tuple[dict[str, str], int]
     given, listing = staging / "given.csv", staging / "listing.parquet"
     given.write_text(text, encoding="utf-8")
     assert list_images(images.locate(photos), listing) == 8
-    unused = label_images(listing, open_labels(given))
+    unused = label_images(listing, open_labels(given), str(photos)).unused
     rows = pq.read_table(listing).to_pylist()
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     return {row["path"]: row["label"] for row in rows if row["label"] is not None}, unused

@@ -1,5 +1,9 @@
 """Labels from CSV files as people have them, and one line for those that are none."""
 
+import bz2
+import gzip
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,24 @@ def labels_of(path: Path, *columns: str) -> dict[str, str]:
     [
         (STANFORD, {"00001.jpg": "14", "00002.jpg": "3"}),
         ("\ufeff" + STANFORD, {"00001.jpg": "14", "00002.jpg": "3"}),
+        (STANFORD.replace("\n", "\r"), {"00001.jpg": "14", "00002.jpg": "3"}),
+        (STANFORD.replace(",", ";"), {"00001.jpg": "14", "00002.jpg": "3"}),
+        (STANFORD.replace(",", "\t"), {"00001.jpg": "14", "00002.jpg": "3"}),
+        (STANFORD.replace(",", "|"), {"00001.jpg": "14", "00002.jpg": "3"}),
+        (STANFORD.encode("utf-16"), {"00001.jpg": "14", "00002.jpg": "3"}),
+        (STANFORD.encode("utf-16-le"), {"00001.jpg": "14", "00002.jpg": "3"}),
+        (STANFORD.encode("utf-16-be"), {"00001.jpg": "14", "00002.jpg": "3"}),
+        (STANFORD.encode("utf-32"), {"00001.jpg": "14", "00002.jpg": "3"}),
+        ("image\tClass\r\na,b.jpg\tCitroën\r\n".encode("utf-16"), {"a,b.jpg": "Citroën"}),
+        ('"image";"Class"\n"a;b.jpg";"1, 2"\n', {"a;b.jpg": "1, 2"}),
+        (" image , Class\n a.jpg\t, \u00a0red \nb.jpg,\u3000 \n", {"a.jpg": "red"}),
+        ("\n\nimage,Class\na.jpg,1\n", {"a.jpg": "1"}),
+        ('"image","two\nlines",Class\na.jpg,x,1\n', {"a.jpg": "1"}),
+        ("image,x,x,,,Class\na.jpg,1,2,3,4,5\n", {"a.jpg": "5"}),
+        ('image,Class\na 5" b.jpg,27" wide\n', {'a 5" b.jpg': '27" wide'}),
+        ('image,Class\n"a ""b"".jpg",x\n', {'a "b".jpg': "x"}),
+        ("image,Class\na.jpg,re\u0301d\n", {"a.jpg": "réd"}),
+        ("image,Class\ns3://b//a/../x.jpg,1\n", {"s3://b//a/../x.jpg": "1"}),
         (STANFORD.replace("\n", "\r\n"), {"00001.jpg": "14", "00002.jpg": "3"}),
         (STANFORD.rstrip(), {"00001.jpg": "14", "00002.jpg": "3"}),
         ("\ufeffimage,Class\na.jpg,1\n", {"a.jpg": "1"}),
@@ -47,7 +69,7 @@ def labels_of(path: Path, *columns: str) -> dict[str, str]:
         ("image,Class\nÅ日本.jpg,Citroën\n", {"Å日本.jpg": "Citroën"}),
     ],
 )  # fmt: skip
-def test_labels(tmp_path: Path, content: str, labels: dict[str, str]) -> None:
+def test_labels(tmp_path: Path, content: str | bytes, labels: dict[str, str]) -> None:
     assert labels_of(csv(tmp_path, content)) == labels
 
 
@@ -67,17 +89,33 @@ def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
         ("x,y\n1,2\n", "lacks the column 'image' or 'Class'; its header is 'x,y'.*--image-name"),
         ("\ufeffx,y\n1,2\n", "its header is 'x,y'"),
         ("image,label\na.jpg,2\n", "its header is 'image,label'"),
-        ("image;Class\na.jpg;2\n", "its header is 'image;Class'"),
+        ("image:Class\na.jpg:2\n", "its header is 'image:Class'"),
+        ("a.jpg,1\nb.jpg,2\n", "has no header, its first line is 'a.jpg,1': put .*'image,Class'"),
+        ("x;b/c.png\n", "has no header"),
+        ("image,Class, image\na.jpg,1,b.jpg\n", "has the column 'image' 2 times: rename"),
+        ("Class,Class,Class,image\n", "has the column 'Class' 3 times"),
         ("Image,Class\na.jpg,2\n", "its header is 'Image,Class'"),
-        (STANFORD.encode("utf-16"), "labels.csv"),
-        ("", r"no CSV with a header \(Empty CSV file\)"),
+        (STANFORD.encode("utf-16")[:-1], "labels.csv"),
+        ("", r"no CSV with a header \(it is empty\)"),
         ("\n\n\n", "no CSV with a header"),
         ("image,Class", "labels.csv"),
         ("image,Class\n", "holds no labels"),
         ("image,Class\n,1\na.jpg,\n", "holds no labels"),
-        ("image,Class\na.jpg,1\nb.jpg\n", "Expected 2 columns, got 1"),
-        ('image,Class\n"a.jpg,1\n', "labels.csv"),
-        ("image,Class\na.jpg,Citroën\n".encode("latin-1"), "invalid UTF8"),
+        ("image,Class\na.jpg,1\nb.jpg\n", "line 3: 1 values, and its header has 2: 'b.jpg'"),
+        ("image,Class\r\n\r\na.jpg,1\r\nb,2,3\r\n", "line 4: 3 values"),
+        ('image,Class\n"a.jpg,1\n', "line 2: a quote is not closed"),
+        ('image,Class\nb.jpg,1\na.jpg,"1\n', "line 3: a quote is not closed"),
+        # Quotes that swallow rows: to the end of the file, to the next quote, in other columns.
+        ('image,Class\na.jpg,"1\nb.jpg,2\nc.jpg,3\n', "line 2: a quote"),
+        ('image,Class\nx.jpg,0\n"a.jpg,1\nb.jpg,2\n"c.jpg",3\n', "line 3: a quote"),
+        ('image,Class\n"x.jpg","0"\n"a.jpg","1\n"b.jpg","2"\n"c.jpg","3"\n', "line 3: a quote"),
+        ('image,Class\n"a.jpg,1\nb.jpg,2\nc.jpg",3\n', "line 2: a quote"),
+        ('image,Class,note\na.jpg,1,"x\nb.jpg,2,y\nc.jpg,3,"z"\n', "line 2: a quote"),
+        ('image,Class,note\na.jpg,1,"x\nb.jpg,2,y"\nc.jpg,3,z\n', "line 2: a quote"),
+        ('image;Class\ra.jpg;"1\rb.jpg;2\r', "line 2: a quote"),
+        ('image,Class\na.jpg,"1\nb.jpg,2\n'.encode("utf-16"), "line 2: a quote"),
+        ("image,Class\na.jpg,Citroën\n".encode("latin-1"), "line 2: not UTF-8.*'Citroën'.*save"),
+        ('image,Class\n"é.jpg",\'1\n'.encode("cp1252"), "line 2: not UTF-8.*'é.jpg'.*save"),
         (b"\x00\x01\x02\x03" * 50, "labels.csv"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "labels.csv"),
     ],
@@ -105,6 +143,32 @@ def test_no_file(tmp_path: Path, make: Any) -> None:
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(("name", "pack"), [("l.csv.gz", gzip.compress), ("l.BZ2", bz2.compress)])
+def test_a_packed_file(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
+    (tmp_path / name).write_bytes(pack(STANFORD.encode()))
+    assert labels_of(tmp_path / name) == {"00001.jpg": "14", "00002.jpg": "3"}
+
+
+def test_a_file_of_any_name(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"la\xffbels\n.csv")
+    path.write_text(STANFORD)
+    assert len(labels_of(path)) == 2
+    path.write_text("image,Class\na.jpg\n")
+    with pytest.raises(LookalikeError, match=r"la%FFbels%0A\.csv, line 2: ") as caught:
+        open_labels(path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_quote_far_up_swallows_nothing(tmp_path: Path) -> None:
+    """More than the reader has in memory at a time lies behind it."""
+    lines = "".join(f'"{row:06}.jpg",{row}\n' for row in range(ROWS))
+    for broken in (lines.replace('77.jpg"', "77.jpg", 1), lines.replace(",77\n", ',"77\n', 1)):
+        path = csv(tmp_path, "image,Class\n" + broken)
+        with pytest.raises(LookalikeError, match="line 79: a quote") as caught:
+            list(open_labels(path))
+        assert str(caught.value).isprintable()
+
+
 ROWS = 120_000  # more than one block of the reader
 
 
@@ -121,10 +185,10 @@ def test_written_one_batch_at_a_time(tmp_path: Path) -> None:
     assert rest.slice(len(rest) - 1).to_pylist() == [last]
 
 
-@pytest.mark.parametrize("last", [b"x.jpg,\xff\n", b"x.jpg\n", b"x,y,z\n"])
+@pytest.mark.parametrize("last", [b"x.jpg,\xff\n", b"x.jpg\n", b"x,y,z\n", b'x,"y\n1,2\n'])
 def test_damage_far_down(tmp_path: Path, last: bytes) -> None:
     lines = b"".join(b"%06d.jpg,%d\n" % (row, row) for row in range(ROWS))
     batches = open_labels(csv(tmp_path, b"image,Class\n" + lines + last))
-    with pytest.raises(LookalikeError, match="is damaged: ") as caught:
+    with pytest.raises(LookalikeError, match=f"labels.csv, line {ROWS + 2}: ") as caught:
         write_labels(batches, tmp_path / "out.parquet")
     assert str(caught.value).isprintable()

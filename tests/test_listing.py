@@ -11,15 +11,17 @@ import pytest
 
 from lookalike import LookalikeError, images
 from lookalike.images.frame import _join_labels
-from lookalike.images.labels import open_labels, write_labels
+from lookalike.images.labels import open_labels
 from lookalike.images.listing import (
     IMAGE,
     LISTING,
     choose_sample,
     label_images,
     list_images,
+    list_those,
     listed,
 )
+from lookalike.images.matching import Labelled
 from lookalike.spark import local_uri, session
 
 FILES = (
@@ -57,27 +59,25 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_spark(photos: Path, given: Path | None, staging: Path) -> Outcome:
     """Label a listing as what only Spark can read is labelled."""
     list_images(images.locate(photos), staging / "list")
-    frame, unused = session().read.parquet(local_uri(staging / "list")), 0
+    frame, done = session().read.parquet(local_uri(staging / "list")), Labelled()
     if given is not None:
-        write_labels(open_labels(given), staging / "labels")
-        labels = session().read.parquet(local_uri(staging / "labels"))
         try:
-            frame, unused = _join_labels(frame, labels)
+            frame, done = _join_labels(frame, open_labels(given), staging, str(photos))
         except LookalikeError as error:
             return str(error)
     rows = frame.select(*LISTING.names).collect()
-    return sorted((row.asDict() for row in rows), key=lambda row: int(row["id"])), unused
+    return sorted((row.asDict() for row in rows), key=lambda row: int(row["id"])), done.unused
 
 
 def without_spark(photos: Path, given: Path | None, staging: Path) -> Outcome:
     list_images(images.locate(photos), staging / "list")
-    unused = 0
+    done = Labelled()
     if given is not None:
         try:
-            unused = label_images(staging / "list", one_by_one(open_labels(given)))
+            done = label_images(staging / "list", one_by_one(open_labels(given)), str(photos))
         except LookalikeError as error:
             return str(error)
-    return pq.read_table(staging / "list").to_pylist(), unused
+    return pq.read_table(staging / "list").to_pylist(), done.unused
 
 
 def one_by_one(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -145,7 +145,6 @@ def one_by_one(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             5,
             id="unused",
         ),
-        pytest.param("none.jpg,x\n", {}, 1, id="all unused"),
         pytest.param(
             '100%.jpg,red\na b.jpg,blue\n%2541.jpg,tan\n"f\n.jpg","two\nlines"\n100%25.jpg,x\n',
             {
@@ -164,6 +163,18 @@ def one_by_one(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             id="odd paths",
         ),
         pytest.param("gone.jpg,red\n", {BROKEN: "red"}, 0, id="a broken link"),
+        pytest.param(
+            "SUB\\B.jpeg,red\nA\u030a/日本,tan\n ONE/Same.jpg, blue \nc,1.0\nA.JPG,nan\n",
+            {"sub/b.jpg": "red", "Å/日本.jpg": "tan", "one/same.jpg": "blue", "sub/c.jpg": "1.0"},
+            0,
+            id="by parts of names",
+        ),
+        pytest.param(
+            "/elsewhere/pics/one/d.jpg,1.0\n/elsewhere/pics/sub/deep/e.png,NaN\n/e/a.jpg,2\n",
+            {"one/d.jpg": "1", "a.jpg": "2"},
+            0,
+            id="in other folders",
+        ),
     ],
 )
 @pytest.mark.long
@@ -183,6 +194,61 @@ def test_labels_as_with_spark(
         if row["path"] != BROKEN:
             status = (photos / images.decode_path(row["path"])).stat()
             assert (row["size"], row["modified"]) == (0, status.st_mtime_ns)
+
+
+NAMES = ("a/1.jpg", "a/2.JPG", "b/1.jpg", "b/3.png", "b/3.jpg", "Zoë.webp", "x.y.jpg", "k\\l.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "unused", "loose"),
+    [
+        ("A/1.JPG,x\na/2.jpg,y\n", {"a/1.jpg": "x", "a/2.JPG": "y"}, 0, 0),
+        ("a\\1.jpg,x\n.\\B\\1.jpg,y\n", {"a/1.jpg": "x", "b/1.jpg": "y"}, 0, 0),
+        ("zoe\u0308.webp,x\n", {"Zoë.webp": "x"}, 0, 0),
+        ("ZOË,x\nx.y,y\nk/l,z\n", {"Zoë.webp": "x", "x.y.jpg": "y", "k\\l.jpg": "z"}, 0, 3),
+        ("root/a/1.jpg,x\nroot/b/1.jpg,y\n", {"a/1.jpg": "x", "b/1.jpg": "y"}, 0, 0),
+        ("/the/root/a/1.jpg,x\nfile:///the/root/b/1.jpg,y\n", "a/1.jpg=x b/1.jpg=y", 0, 0),
+        ("./../root/a/1.jpg,x\n../b/1.jpg,y\n", "a/1.jpg=x b/1.jpg=y", 0, 0),
+        ("c:\\my pics\\a\\1.jpg,x\nc:\\my pics\\b\\1.jpg,y\n", "a/1.jpg=x b/1.jpg=y", 0, 2),
+        ("s3://old/a/1,x\ns3://old/b/1,y\n", "a/1.jpg=x b/1.jpg=y", 0, 2),
+        # Several photos, several labels: neither.
+        ("2,x\n1.JPEG,y\n3,z\n", "a/2.JPG=x", 2, 1),
+        ("B/3.PNG,x\nb/3.webp,y\n", "b/3.png=x b/3.jpg=y", 0, 1),
+        ("A/2.jpg,x\na/2.jpG,y\na/1,x\nA/1,x\n", "a/1.jpg=x", 2, 2),
+        ("p/a/1.jpg,x\nq/a/1.jpg,y\np/b/1.jpg,z\n", "b/1.jpg=z", 2, 1),
+        # Other folders count only where nothing else does.
+        ("p/a/1.jpg,x\nb/1.jpg,y\n", "b/1.jpg=y", 1, 0),
+        # What a table of numbers makes of labels.
+        ("a/1,1.0\na/2,2.\nb/1,3\nZoë,nan\n", "a/1.jpg=1 a/2.JPG=2 b/1.jpg=3", 0, 3),
+        ("a/1,1.0\na/2,2.50\nb/1,-1e3\nZoë,NA\n", "a/1.jpg=1 a/2.JPG=2.50 b/1.jpg=-1e3", 0, 3),
+        ("a/1,1.0\na/2,v2\nb/1,NA\n", "a/1.jpg=1.0 a/2.JPG=v2 b/1.jpg=NA", 0, 3),
+        ("a/1,None\na/2,v2\nb/1,null\n", "a/1.jpg=None a/2.JPG=v2 b/1.jpg=null", 0, 3),
+        ("a/1,007\na/2,7\nb/1,<NA>\nZoë,NaN\n", "a/1.jpg=007 a/2.JPG=7", 0, 2),
+        ("a/1, red \na/1,red\na/2,re\u0301d\nb/1,réd", "a/1.jpg=red a/2.JPG=réd b/1.jpg=réd", 0, 3),
+    ],
+)  # fmt: skip
+def test_names_that_are_alike(
+    tmp_path: Path, text: str, wanted: dict[str, str] | str, unused: int, loose: int
+) -> None:
+    if isinstance(wanted, str):
+        wanted = dict(part.split("=") for part in wanted.split(" "))
+    (tmp_path / "root").mkdir()
+    listing = tmp_path / "list"
+    list_those(map(images.Found, NAMES), listing)
+    done = label_images(listing, one_by_one(open_labels(label_file(tmp_path, text))), "/the/root")
+    rows = pq.read_table(listing).to_pylist()
+    assert {row["path"]: row["label"] for row in rows if row["label"] is not None} == wanted
+    assert done == Labelled(unused, loose)
+    assert [row["path"] for row in rows] == list(NAMES)
+
+
+def test_labels_of_other_photos(tmp_path: Path) -> None:
+    """Of a few photos among many: there a label file may well name none of them."""
+    listing, given = tmp_path / "list", label_file(tmp_path, "c.jpg,x\nd.jpg,x\n")
+    list_those(iter([images.Found("b.jpg")]), listing)
+    assert label_images(listing, open_labels(given), "/", some=True) == Labelled(unused=2)
+    with pytest.raises(LookalikeError, match=r"labels name 'c\.jpg', photos are 'b\.jpg'"):
+        label_images(listing, open_labels(given), "/")
 
 
 @pytest.mark.parametrize(
@@ -207,6 +273,22 @@ def test_labels_as_with_spark(
             "same.jpg,red\n",
             "1 names in the label file fit several photos: give paths instead: same.jpg",
             id="two photos",
+        ),
+        pytest.param(
+            "none.jpg,x\ncars/none.jpg,x\n",
+            "no label is of a photo here: labels name 'cars/none.jpg', photos are '100%25.jpg': "
+            "give the column of their names as --image-name, or no --labels",
+            id="no photo",
+        ),
+        pytest.param(
+            "SAME,red\nNONE,blue\n",
+            "1 names in the label file fit several photos: give paths instead: SAME",
+            id="two photos without extension, and nothing else",
+        ),
+        pytest.param(
+            "a.jpg,nan\nb.jpg,NaN\n",
+            "the label file holds no labels: leave --labels out or give another file",
+            id="no labels",
         ),
         pytest.param(
             "top.jpg,red\nsame.jpg,red\none/d.jpg,x\n",
@@ -266,7 +348,7 @@ def test_batches(tmp_path: Path) -> None:
     listing = write_listing(tmp_path, 5000, reason_every=7)
     names = [f"{row:06}.jpg" for row in range(0, 6000, 2)]
     labels = pa.record_batch({"name": names, "label": [f"of {name}" for name in names]})
-    assert label_images(listing, one_by_one(iter([labels]))) == 500
+    assert label_images(listing, one_by_one(iter([labels])), "/x") == Labelled(unused=500)
     given = list(listed(listing))
     assert all(batch.schema == IMAGE and batch.num_rows <= 1024 for batch in given)
     rows = [row for batch in given for row in batch.to_pylist()]

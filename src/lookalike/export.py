@@ -61,7 +61,7 @@ def build_table(
             _write_skipped(files, staging / _SKIPPED, no_formulas)
             collection.put_in_place(fresh, out)
             (staging / _SKIPPED).replace(out.absolute().parent / _SKIPPED)
-    return Report.of(done, found.unused_labels)
+    return Report.of(done, found.labelled)
 
 
 def is_csv(out: Path) -> bool:

@@ -18,6 +18,7 @@ from lookalike.changes import Settled
 from lookalike.collection import Collection
 from lookalike.images.frame import Vanished, image_frame, list_found
 from lookalike.images.listing import label_images, list_those
+from lookalike.images.matching import Labelled
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -56,11 +57,13 @@ def _look_at(
         listing = list_found(files, staging / f"listing-{looks}")
         plan = changes.plan(stored, listing, (), staging, settled=settled)
         if not plan.count:
-            return Found(Inputs(), plan, 0)
+            return Found(Inputs(), plan)
         wanted = pq.read_table(plan.wanted, columns=["path"])["path"].to_pylist()
         try:
-            frame, unused = image_frame(files.sparkSession, job.source, staging, job.labels, wanted)
-            return Found(wanted_of(frame, plan, staging), plan, unused)
+            frame, labelled = image_frame(
+                files.sparkSession, job.source, staging, job.labels, wanted
+            )
+            return Found(wanted_of(frame, plan, staging), plan, labelled)
         except Vanished:  # which the next look does not find
             if looks == _LOOKS:
                 raise
@@ -79,9 +82,12 @@ def _look_at_files(
     names = sorted(_names(files, job.source.root))
     there = images.walk(replace(job.source, names=tuple(names))) if names else iter(())
     list_those(there, listing, place)
-    unused = label_images(listing, job.labels) if job.labels is not None else 0
+    labelled = Labelled()
+    if job.labels is not None:
+        root = images.encode_path(stored.source.root)
+        labelled = label_images(listing, job.labels, root, some=True)
     plan = changes.plan(stored, [listing], (), staging, settled=settled)
-    return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, unused)
+    return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, labelled)
 
 
 def _names(files: "DataFrame", root: str) -> Iterator[str]:

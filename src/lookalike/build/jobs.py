@@ -11,6 +11,7 @@ from lookalike import images, models
 from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 from lookalike.images.labels import open_labels
+from lookalike.images.matching import Labelled
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
 
@@ -66,15 +67,24 @@ class Done:
 
 @dataclass(frozen=True)
 class Report(Done):
-    """The same, with what was not embedded: `same` images were in the collection already."""
+    """The same, with what was not embedded: `same` images were in the collection already.
+
+    `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only.
+    """
 
     unused_labels: int = 0
+    loose_labels: int = 0
     same: int = 0
 
     @classmethod
-    def of(cls, done: Done, unused_labels: int, same: int = 0) -> "Report":
+    def of(cls, done: Done, labelled: Labelled, same: int = 0) -> "Report":
         """Add to what was done what was not."""
-        return cls(**vars(done), unused_labels=unused_labels, same=same)
+        return cls(
+            **vars(done),
+            unused_labels=labelled.unused,
+            loose_labels=labelled.loose,
+            same=same,
+        )
 
 
 @dataclass(frozen=True)

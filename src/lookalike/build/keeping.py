@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ from lookalike.collection import (
 from lookalike.errors import LookalikeError
 from lookalike.images.frame import image_frame
 from lookalike.images.listing import label_images, list_images
+from lookalike.images.matching import Labelled
 from lookalike.models import Model, calibration
 from lookalike.progress import progress_line
 from lookalike.searcher import EXACT_UP_TO, Searcher
@@ -57,6 +58,7 @@ class Changed:
 
     `new` and `changed` ones were read: of those, `images` are embedded and `skipped` have a reason
     instead. `same` ones were left alone. `removed` ones are in the collection no longer.
+    `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only.
     """
 
     version: int
@@ -67,6 +69,7 @@ class Changed:
     images: int = 0
     skipped: int = 0
     unused_labels: int = 0
+    loose_labels: int = 0
 
     def to_dict(self) -> dict[str, int]:
         """Return it as `--json` prints it."""
@@ -79,7 +82,7 @@ class Found:
 
     inputs: Inputs
     plan: Plan | None
-    unused_labels: int
+    labelled: Labelled = field(default_factory=Labelled)
 
 
 Find = Callable[[Job, Collection, Path, Place], Found]
@@ -127,7 +130,7 @@ def _fill(
         with _new_place(out) as share, staging_folder(out / "work") as staging:
             found = look(job, None, staging)
             made, done = _bring_in(job, found, out, None, staging, "index", share)
-            return _ready(made), Report.of(done, found.unused_labels)
+            return _ready(made), Report.of(done, found.labelled)
     if misfit := _misfit(stored, job, options):
         raise LookalikeError(
             f"{out} is there already, {misfit}: give another --out, or --overwrite it"
@@ -142,7 +145,7 @@ def _fill(
         gone, same = found.plan.gone, found.plan.same
         if anew and len(gone):
             made = changes.remove(made, lambda _: gone, "index")
-        return _ready(made), Report.of(replace(done, advice=None), found.unused_labels, same)
+        return _ready(made), Report.of(replace(done, advice=None), found.labelled, same)
 
 
 def _misfit(stored: Collection, job: Job, options: Options) -> str | None:
@@ -258,7 +261,13 @@ def update(
         assert plan is not None
         gone = plan.gone if what == "sync" else plan.gone[:0]
         changed = Changed(
-            stored.version, plan.new, plan.changed, plan.same, len(gone), 0, 0, found.unused_labels
+            stored.version,
+            plan.new,
+            plan.changed,
+            plan.same,
+            len(gone),
+            unused_labels=found.labelled.unused,
+            loose_labels=found.labelled.loose,
         )
         if dry_run:
             return stored, changed
@@ -294,12 +303,17 @@ def look(
         return _look_with_spark(job, stored, staging, say, settled, keep_labels)
     listing = staging / "listing.parquet"
     count = list_images(job.source, listing, place)
-    unused = label_images(listing, job.labels) if job.labels is not None else 0
+    labelled = Labelled()
+    if job.labels is not None:
+        root = (stored.source if stored else job.source).root
+        labelled = label_images(
+            listing, job.labels, images.encode_path(root), some=settled is not None
+        )
     if stored is None:
-        return Found(Inputs(count, listing), None, unused)
+        return Found(Inputs(count, listing), None, labelled)
     with progress_line("comparing with what is there"):
         plan = changes.plan(stored, [listing], place.below, staging, say, settled, keep_labels)
-    return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, unused)
+    return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, labelled)
 
 
 def _look_with_spark(
@@ -312,9 +326,9 @@ def _look_with_spark(
 ) -> Found:
     spark = session()
     with progress(spark, "listing images"):
-        frame, unused = image_frame(spark, job.source, staging, job.labels)
+        frame, labelled = image_frame(spark, job.source, staging, job.labels)
     if stored is None:
-        return Found(Inputs(frame=frame), None, unused)
+        return Found(Inputs(frame=frame), None, labelled)
     with progress(spark, "comparing with what is there"):
         # Spark reads no content for that.
         frame.drop("content").write.parquet(local_uri(staging / "listing"))
@@ -322,7 +336,7 @@ def _look_with_spark(
         plan = changes.plan(stored, files, [""], staging, say, settled, keep_labels)
     if not plan.listed:  # a folder of local files says so itself
         raise images.nothing_found(job.source)
-    return Found(wanted_of(frame, plan, staging), plan, unused)
+    return Found(wanted_of(frame, plan, staging), plan, labelled)
 
 
 def wanted_of(frame: "DataFrame", plan: Plan, staging: Path) -> Inputs:

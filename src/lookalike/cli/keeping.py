@@ -25,7 +25,15 @@ from lookalike.cli.arguments import (
     UseSpark,
     Wave,
 )
-from lookalike.cli.printing import answers, last_words, notes, printable, show_json, stopped_well
+from lookalike.cli.printing import (
+    answers,
+    last_words,
+    notes,
+    printable,
+    show_json,
+    show_labels,
+    stopped_well,
+)
 from lookalike.collection import Collection
 
 if TYPE_CHECKING:
@@ -262,5 +270,4 @@ def _show(done: Changed, index: Path, dry_run: bool, as_json: bool) -> None:
         notes.print(f"{said}: {index} is at version {done.version}", markup=False)
     if done.skipped:
         notes.print(f"  why: lookalike info {index} --skipped", markup=False)
-    if done.unused_labels:
-        notes.print(f"[yellow]{done.unused_labels:,} labels[/] are of no photo found here")
+    show_labels(done.unused_labels, done.loose_labels)

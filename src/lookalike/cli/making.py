@@ -25,6 +25,7 @@ from lookalike.cli.printing import (
     notes,
     printable,
     show_hits,
+    show_labels,
     show_parameters,
     stopped_well,
 )
@@ -94,8 +95,7 @@ def _say_report(report: Report, path: Path) -> None:
         notes.print(f"{report.same:,} more were there already, and have not changed")
     if report.skipped:
         notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
-    if report.unused_labels:
-        notes.print(f"[yellow]{report.unused_labels:,} labels[/] are of no photo found here")
+    show_labels(report.unused_labels, report.loose_labels)
     if report.advice:
         notes.print(f"[yellow]note:[/] {report.advice}")
 

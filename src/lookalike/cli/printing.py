@@ -57,6 +57,18 @@ def show_json(answer: dict[str, Any]) -> None:
     print(json.dumps(answer), flush=True)  # noqa: T201 - plain text, to be piped
 
 
+def show_labels(unused: int, loose: int) -> None:
+    """Say of labels what their owner would not expect."""
+    if unused:
+        are = "label is" if unused == 1 else "labels are"
+        notes.print(f"[yellow]{unused:,} {are}[/] of no photo found here, or of several")
+    if loose:
+        fit = "label fits" if loose == 1 else "labels fit"
+        notes.print(
+            f"[yellow]{loose:,} {fit}[/] by a part of the name only, without extension or folders"
+        )
+
+
 def note_of(hits: Hits, images: int) -> str:
     """Say how neighbours were found, and how quickly."""
     return f"{hits.engine} search over {images:,} images, {hits.took_ms:.1f} ms"

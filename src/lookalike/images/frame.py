@@ -9,16 +9,11 @@ import pyarrow as pa
 
 from lookalike.errors import LookalikeError
 from lookalike.images.decoding import MAX_BYTES
-from lookalike.images.labels import (
-    AMBIGUOUS,
-    CONFLICTING,
-    EXAMPLES,
-    names_in_doubt,
-    write_labels,
-)
 from lookalike.images.listing import IMAGE, LISTING
-from lookalike.images.sources import EXTENSIONS, Source, decode_path
+from lookalike.images.matching import Labelled, match_labels
+from lookalike.images.sources import EXTENSIONS, Source, decode_path, encode_path
 from lookalike.spark import local_uri, read_parquet
+from lookalike.sql import connect, parquet_in, quoted
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -34,8 +29,8 @@ def image_frame(
     staging: Path,
     labels: Iterator[pa.RecordBatch] | None = None,
     paths: Sequence[str] | None = None,
-) -> "tuple[DataFrame, int]":
-    """Return a DataFrame with the columns of `listing.IMAGE`, and the count of labels not used.
+) -> "tuple[DataFrame, Labelled]":
+    """Return a DataFrame with the columns of `listing.IMAGE`, and how labels were given to it.
 
     For what only Spark can read: URIs and tables of bytes. `id` is unique, and rises within a task.
     The labels pass through the folder `staging`, which all workers must see. With `paths`, encoded
@@ -56,15 +51,12 @@ def image_frame(
         gone = paths is not None and "PATH_NOT_FOUND" in detail
         kind = Vanished if gone else LookalikeError
         raise kind(f"Spark cannot read {source.root}: {detail}") from None
-    unused = 0
+    labelled = Labelled()
     if labels is not None:
-        write_labels(labels, staging / "labels.parquet")
-        frame, unused = _join_labels(
-            frame, spark.read.parquet(local_uri(staging / "labels.parquet"))
-        )
+        frame, labelled = _join_labels(frame, labels, staging, source.root, some=paths is not None)
     elif "label" not in frame.columns:
         frame = frame.withColumn("label", F.lit(None).cast("string"))
-    return frame.select(*IMAGE.names), unused
+    return frame.select(*IMAGE.names), labelled
 
 
 def task_count(images: int, cores: int) -> int:
@@ -222,38 +214,23 @@ def _running_id() -> "Column":
     return F.monotonically_increasing_id().alias("id")
 
 
-def _join_labels(frame: "DataFrame", labels: "DataFrame") -> "tuple[DataFrame, int]":
-    """Give every image its label, by its path or, where the label file names no folder, its name.
-
-    Raises `LookalikeError` where a label fits several images or an image several labels.
-    """
-    from pyspark.sql import functions as F
-
-    base = F.element_at(F.split("path", "/"), -1)
-    keys = frame.select("path", F.explode(F.array_distinct(F.array("path", base))).alias("name"))
-    labels = labels.groupBy("name").agg(
-        F.min("label").alias("label"), F.max("label").alias("other_label")
-    )
-    # A label given for the path of an image counts more than one for its bare name.
-    longest = F.max_by("name", F.length("name")).alias("name")
-    # Persisted because two questions are asked of it; names only, no content.
-    chosen = keys.join(labels, "name", "left_semi").groupBy("path").agg(longest).persist()
-    try:
-        per_name = labels.join(chosen, "name", "left").groupBy("name", "label", "other_label")
-        used = per_name.agg(F.count("path").alias("images"))
-        conflicting = F.col("label") != F.col("other_label")
-        ambiguous = F.col("images") > 1
-        counts = used.agg(F.count_if(conflicting), F.count_if(ambiguous)).first()
-        assert counts is not None
-        for problem, found, meaning in (
-            (conflicting, counts[0], CONFLICTING),
-            (ambiguous, counts[1], AMBIGUOUS),
-        ):
-            if found:
-                rows = used.filter(problem).orderBy("name").limit(EXAMPLES).collect()
-                raise names_in_doubt(found, [row["name"] for row in rows], meaning)
-        unused = labels.join(keys, "name", "left_anti").count()
-        by_path = chosen.join(labels, "name").select("path", "label")
-        return frame.drop("label").join(by_path, "path", "left"), unused
-    finally:
-        chosen.unpersist()
+def _join_labels(
+    frame: "DataFrame",
+    labels: Iterator[pa.RecordBatch],
+    staging: Path,
+    root: str,
+    *,
+    some: bool = False,
+) -> "tuple[DataFrame, Labelled]":
+    """Give every image its label, as `match_labels` says. Names alone pass through `staging`."""
+    frame.select("path").write.parquet(local_uri(staging / "paths"))
+    with connect(staging) as sql:
+        paths = parquet_in(staging / "paths")
+        sql.execute(f"create temp view images as select path as id, path from {paths}")
+        done = match_labels(sql, labels, staging, encode_path(root), some=some)
+        file = staging / "labelled.parquet"
+        sql.execute(
+            f"copy (select id as path, label from labelled) to {quoted(file)} (format parquet)"
+        )
+    by_path = frame.sparkSession.read.parquet(local_uri(file))
+    return frame.drop("label").join(by_path, "path", "left"), done

@@ -9,13 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.images.labels import (
-    AMBIGUOUS,
-    CONFLICTING,
-    EXAMPLES,
-    names_in_doubt,
-    write_labels,
-)
+from lookalike.images.matching import Labelled, match_labels
 from lookalike.images.scan import Found, nothing_found, walk
 from lookalike.images.sources import Source
 from lookalike.sql import connect, parquet, quoted
@@ -85,53 +79,22 @@ def _listing(found: Iterator[Found], seen: Seen) -> Iterator[pa.RecordBatch]:
         start += len(chunk)
 
 
-def label_images(listing: Path, labels: Iterator[pa.RecordBatch]) -> int:
-    """Give the images of a listing their labels; return how many labels are of no image.
-
-    A label given for the path of an image counts more than one for its bare name. Raises
-    `LookalikeError` where a label fits several images or a name has several labels.
-    """
+def label_images(
+    listing: Path, labels: Iterator[pa.RecordBatch], root: str, *, some: bool = False
+) -> Labelled:
+    """Give the images of a listing their labels, as `match_labels` says."""
     labelled = listing.with_name(f"labelled-{listing.name}")
-    offered = listing.with_name(f"labels-{listing.name}")
-    write_labels(labels, offered)
     with connect(listing.parent) as sql:
-        # Names that fit no image are kept too: they are counted, and refused with two labels.
-        sql.execute(
-            "create temp table given as select name, min(label) as label, "
-            f"min(label) <> max(label) as conflicting from {parquet(offered)} group by name"
-        )
-        sql.execute(
-            "create temp view images as "
-            f"select *, split_part(path, '/', -1) as base from {parquet(listing)}"
-        )
-        sql.execute(
-            "create temp table chosen as "
-            "select id, coalesce(by_path.name, by_base.name) as name, "
-            "coalesce(by_path.label, by_base.label) as label from images "
-            "left join given by_path on by_path.name = path "
-            "left join given by_base on by_base.name = base"
-        )
-        doubts = {
-            CONFLICTING: "select name from given where conflicting",
-            AMBIGUOUS: "select name from chosen where name is not null "
-            "group by name having count() > 1",
-        }
-        for meaning, names in doubts.items():
-            first = sql.execute(f"select name, count() over () from ({names}) order by name")
-            if some := first.fetchmany(EXAMPLES):
-                raise names_in_doubt(some[0][1], [name for name, _ in some], meaning)
-        (unused,) = sql.execute(
-            "select count() from given where name not in "
-            "(select path from images union select base from images)"
-        ).fetchall()[0]
+        sql.execute(f"create temp view images as select id, path from {parquet(listing)}")
+        done = match_labels(sql, labels, listing.parent, root, some=some)
         write_listing(
-            "select id, path, chosen.label, reason, size, modified from images "
-            "join chosen using (id) order by id",
+            "select id, path, labelled.label, reason, size, modified "
+            f"from {parquet(listing)} left join labelled using (id) order by id",
             labelled,
             sql,
         )
     labelled.replace(listing)
-    return int(unused)
+    return done
 
 
 def write_listing(select: str, listing: Path, sql: "DuckDBPyConnection") -> None:

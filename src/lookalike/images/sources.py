@@ -186,6 +186,11 @@ def full_path(source: Source, path: str) -> str:
     return below if _is_remote(source) else os.path.normpath(os.path.join(source.root, below))
 
 
+def is_uri(name: str) -> bool:
+    """Tell whether a name is a URI: `s3a://...`, `hdfs://...`, `file://...`."""
+    return _URI.match(name) is not None
+
+
 def _is_remote(source: Source) -> bool:
     return source.kind != "files" and _URI.match(source.root) is not None
 

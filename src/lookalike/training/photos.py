@@ -178,18 +178,12 @@ def _list(
     count = list_images(located, file)
     if offered is None:
         return _Listing(located, file, count)
-    unused = label_images(file, offered)
+    unused = label_images(file, offered, images.encode_path(located.root)).unused
     known = staging / f"labelled-{number}.parquet"
     with connect(staging) as sql:
         chosen = f"from {parquet(file)} where label is not null"
         (kept,) = sql.execute(f"select count() {chosen}").fetchall()[0]
         write_listing(f"select * {chosen} order by id", known, sql)
-    if not kept:
-        first = next(listed(file))["path"][0]
-        raise LookalikeError(
-            f"none of the {unused:,} labels in {labels} is of a photo found here: its column "
-            f"{image_name!r} has to name them, as in {str(first)!r}"
-        )
     return _Listing(located, known, kept, count - kept, unused)
 
 
