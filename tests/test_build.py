@@ -363,7 +363,7 @@ def test_parquet_as_hugging_face_lays_it_out(
         f"{scheme}{file}", tmp_path / "x.index", Options(label_column="label")
     )[0]
     assert stored.counts() == (3, 2)
-    assert {reason for _, reason in stored.skipped()} == {"empty cell"}
+    assert {reason for _, reason in stored.skipped()} == {"empty cell", "no such file"}
     rows = [row for segment in stored.segments for row in segment.rows.to_pylist()]
     assert [row["label"] for row in rows] == ["7", "8", "9"]
     paths = [str(row["path"]) for row in rows]

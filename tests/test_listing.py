@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike import LookalikeError, images
-from lookalike.images.frame import _join_labels
+from lookalike.images.frame import _labels_of
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import (
     IMAGE,
@@ -62,7 +62,8 @@ def with_spark(photos: Path, given: Path | None, staging: Path) -> Outcome:
     frame, done = session().read.parquet(local_uri(staging / "list")), Labelled()
     if given is not None:
         try:
-            frame, done = _join_labels(frame, open_labels(given), staging, str(photos))
+            by_path, done = _labels_of(frame, open_labels(given), staging, str(photos))
+            frame = frame.drop("label").join(by_path, "path", "left")
         except LookalikeError as error:
             return str(error)
     rows = frame.select(*LISTING.names).collect()

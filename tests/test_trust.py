@@ -226,11 +226,11 @@ def test_no_uri_leads_out_of_the_root(
 ) -> None:
     places: list[str] = []
 
-    def record(place: str) -> io.BytesIO:
+    def record(place: str) -> pa.BufferReader:
         places.append(place)
-        return io.BytesIO(b"content")
+        return pa.BufferReader(b"content")
 
-    monkeypatch.setattr("lookalike.images.sources._open", record)
+    monkeypatch.setattr("lookalike.images.parquet.open_file", record)
     source = Source("uri", root, ())
     for uri in inside:
         assert read(source, uri) == b"content"

@@ -62,7 +62,8 @@ class Plan:
 
     Its ids are new ones; `first_id` is the least. Of the inputs `listed`, `new` and `changed` ones
     count by now, `same` ones are as they were. `gone` has the ids of rows in the collection that
-    the listing could have and has not.
+    the listing could have and has not; `whole` those of files of a table that could not be read and
+    can be now, which their rows stand for.
     """
 
     wanted: Path
@@ -73,6 +74,7 @@ class Plan:
     same: int
     gone: Ids
     known: "Known | None"
+    whole: Ids
 
     @property
     def count(self) -> int:
@@ -120,6 +122,7 @@ def plan(
             f"or (listing.reason is null and {_passing('stored')})"
         )
         _find_gone(sql, below)
+        whole = _find_whole(sql) if stored.source.kind == "table" else _NONE
         (listed,) = _one(sql, "select count() from listing")
         (found,) = _one(sql, "select count() from todo")
         if settled is not None:
@@ -141,7 +144,7 @@ def plan(
                 say,
             )
         known = _known(stored, sql, folder) if new + changed else None
-    return Plan(wanted, first_id, listed, new, changed, listed - found, gone, known)
+    return Plan(wanted, first_id, listed, new, changed, listed - found, gone, known, whole)
 
 
 def _leave(sql: "DuckDBPyConnection", table: str, columns: str, settled: Settled) -> None:
@@ -174,6 +177,22 @@ def _find_gone(sql: "DuckDBPyConnection", below: Sequence[str]) -> None:
             f"(select within.id from {_ABOVE.format(rows='gone')} as within "
             "join listing as shut on shut.path = above where shut.reason is not null)"
         )
+
+
+def _find_whole(sql: "DuckDBPyConnection") -> Ids:
+    """Take out of the rows that are gone what the files of a table are to blame for.
+
+    Of a file that is not whole just now, no row is gone. What was said of one that is whole now is;
+    these rows are returned.
+    """
+    file = "regexp_replace(path, '#[0-9]+$', '')"
+    sql.execute(
+        f"delete from gone where {file} in "
+        "(select path from listing where reason like 'unreadable%')"
+    )
+    whole = _ids(sql, f"select id from gone where path in (select {file} from listing)")
+    sql.execute(f"delete from gone where path in (select {file} from listing)")
+    return whole
 
 
 # Each row with its path, and with that of each folder above it.

@@ -136,7 +136,14 @@ def read_parquet(spark: "SparkSession", path: str) -> "DataFrame":
 
     Raises `LookalikeError` for one with types that bring code of their own.
     """
-    frame = spark.read.parquet(path)
+    # Else a column of nanoseconds, which nobody asked for, would be in the way of all others.
+    key = "spark.sql.legacy.parquet.nanosAsLong"
+    before = spark.conf.get(key, None)
+    spark.conf.set(key, "true")
+    try:
+        frame = spark.read.parquet(path)
+    finally:
+        spark.conf.unset(key) if before is None else spark.conf.set(key, before)
     # Asked of Java: Python would look up the types in order to name the columns.
     if foreign := foreign_types(frame._jdf.schema().json()):
         raise LookalikeError(
@@ -144,6 +151,16 @@ def read_parquet(spark: "SparkSession", path: str) -> "DataFrame":
             "leave that column out of the table"
         )
     return frame
+
+
+def last_words(error: BaseException) -> str:
+    """Return what an error of Spark's comes to, in a line: it brings pages of Java along."""
+    java = getattr(error, "java_exception", None)
+    while java is not None and java.getCause() is not None:
+        java = java.getCause()
+    said = str(error if java is None else java.toString())
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def _local_settings(master: str | None) -> dict[str, str]:

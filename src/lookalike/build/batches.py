@@ -60,7 +60,7 @@ def _look_at(
             return Found(Inputs(), plan)
         wanted = pq.read_table(plan.wanted, columns=["path"])["path"].to_pylist()
         try:
-            frame, labelled = image_frame(
+            frame, _, labelled = image_frame(
                 files.sparkSession, job.source, staging, job.labels, wanted
             )
             return Found(wanted_of(frame, plan, staging), plan, labelled)

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lookalike import changes, images
 from lookalike.build.jobs import Done, Job, Options, Report, prepare
 from lookalike.build.place import (
@@ -142,8 +144,9 @@ def _fill(
         found = look(job, stored, staging, keep_labels=not anew)
         made, done = _bring_in(job, found, out, stored, staging, "index")
         assert found.plan is not None
-        gone, same = found.plan.gone, found.plan.same
-        if anew and len(gone):
+        same = found.plan.same
+        gone = np.union1d(found.plan.whole, found.plan.gone if anew else found.plan.whole)
+        if len(gone):
             made = changes.remove(made, lambda _: gone, "index")
         return _ready(made), Report.of(replace(done, advice=None), found.labelled, same)
 
@@ -274,6 +277,7 @@ def update(
         if job.spark is None and plan.count <= _HANDFUL:  # a cluster at hand or not
             job = replace(job, spark=False)
         stored, done = _bring_in(job, found, stored.path, stored, staging, what)
+        gone = np.union1d(gone, plan.whole)
         if len(gone):
             stored = changes.remove(stored, lambda _: gone, what)
         if stored.version != changed.version:
@@ -326,12 +330,11 @@ def _look_with_spark(
 ) -> Found:
     spark = session()
     with progress(spark, "listing images"):
-        frame, labelled = image_frame(spark, job.source, staging, job.labels)
+        frame, names, labelled = image_frame(spark, job.source, staging, job.labels)
     if stored is None:
         return Found(Inputs(frame=frame), None, labelled)
     with progress(spark, "comparing with what is there"):
-        # Spark reads no content for that.
-        frame.drop("content").write.parquet(local_uri(staging / "listing"))
+        names.write.parquet(local_uri(staging / "listing"))
         files = sorted((staging / "listing").glob("*.parquet"))
         plan = changes.plan(stored, files, [""], staging, say, settled, keep_labels)
     if not plan.listed:  # a folder of local files says so itself

@@ -26,8 +26,7 @@ from lookalike.build.jobs import Done, Job
 from lookalike.changes import Known
 from lookalike.collection import SEGMENT, SEGMENT_DDL, Written, write_segment
 from lookalike.errors import LookalikeError
-from lookalike.images.frame import task_count
-from lookalike.images.listing import choose_sample, listed
+from lookalike.images.listing import choose_sample, listed, task_count
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
 from lookalike.progress import progress_line, say

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -12,11 +12,24 @@ from lookalike.images.decoding import MAX_BYTES
 from lookalike.images.listing import IMAGE, LISTING
 from lookalike.images.matching import Labelled, match_labels
 from lookalike.images.sources import EXTENSIONS, Source, decode_path, encode_path
-from lookalike.spark import local_uri, read_parquet
+from lookalike.images.table_frame import encoded, nanoseconds, running_id, table_frames
+from lookalike.spark import last_words, local_uri
 from lookalike.sql import connect, parquet_in, quoted
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
+
+class Frames(NamedTuple):
+    """Inputs as Spark reads them, with the columns of `listing.IMAGE`.
+
+    `names` are the same without `content`, which none then has to read. `labelled` says how labels
+    were given to them.
+    """
+
+    images: "DataFrame"
+    names: "DataFrame"
+    labelled: Labelled
 
 
 class Vanished(LookalikeError):
@@ -29,8 +42,8 @@ def image_frame(
     staging: Path,
     labels: Iterator[pa.RecordBatch] | None = None,
     paths: Sequence[str] | None = None,
-) -> "tuple[DataFrame, Labelled]":
-    """Return a DataFrame with the columns of `listing.IMAGE`, and how labels were given to it.
+) -> Frames:
+    """Return what Spark reads: the images of a URI, or of a table of bytes.
 
     For what only Spark can read: URIs and tables of bytes. `id` is unique, and rises within a task.
     The labels pass through the folder `staging`, which all workers must see. With `paths`, encoded
@@ -43,31 +56,24 @@ def image_frame(
 
     try:
         if source.kind == "table":
-            frame = _read_table(spark, source)
+            frame, names = table_frames(spark, source, staging)
         else:
             frame = _read_uri(spark, source.root if paths is None else list(map(literal, paths)))
+            names = frame.drop("content")
     except (PySparkException, Py4JError) as error:
-        detail = " ".join(str(error).split())[:300]
-        gone = paths is not None and "PATH_NOT_FOUND" in detail
+        detail = last_words(error)
+        gone = paths is not None and "PATH_NOT_FOUND" in str(error)
         kind = Vanished if gone else LookalikeError
         raise kind(f"Spark cannot read {source.root}: {detail}") from None
     labelled = Labelled()
     if labels is not None:
-        frame, labelled = _join_labels(frame, labels, staging, source.root, some=paths is not None)
+        by_path, labelled = _labels_of(names, labels, staging, source.root, some=paths is not None)
+        frame, names = (one.drop("label").join(by_path, "path", "left") for one in (frame, names))
     elif "label" not in frame.columns:
-        frame = frame.withColumn("label", F.lit(None).cast("string"))
-    return frame.select(*IMAGE.names), labelled
-
-
-def task_count(images: int, cores: int) -> int:
-    """Return the number of tasks, and so of segments, for a number of images.
-
-    Enough to show progress and to keep all cores busy to the end, few enough for search: a task
-    has from 256 to 16,384 images, fewer only where cores would have nothing to do.
-    """
-    rows = min(max(images // 200, 256), 16_384)
-    rounds = -(-images // (rows * cores))
-    return min(rounds * cores, images)
+        frame, names = (
+            one.withColumn("label", F.lit(None).cast("string")) for one in (frame, names)
+        )
+    return Frames(frame.select(*IMAGE.names), names.select(*LISTING.names), labelled)
 
 
 def new_files(spark: "SparkSession", root: str, at_once: int) -> "DataFrame":
@@ -139,91 +145,25 @@ def _named(files: "DataFrame") -> "DataFrame":
     from pyspark.sql import functions as F
 
     return files.select(
-        _running_id(),
-        _encoded(F.col("path")).alias("path"),
+        running_id(),
+        encoded(F.col("path")).alias("path"),
         "reason",
         F.col("length").alias("size"),
-        _nanoseconds("modificationTime"),
+        nanoseconds("modificationTime"),
         *(name for name in files.columns if name == "content"),
     )
 
 
-def _read_table(spark: "SparkSession", source: Source) -> "DataFrame":
-    from pyspark.sql import functions as F
-    from pyspark.sql.types import BinaryType, StructType
-
-    path = "/".join(part for part in (source.root.rstrip("/"), source.names[0]) if part)
-    frame = read_parquet(spark, path)
-    for column in filter(None, (source.image_column, source.label_column)):
-        if column not in frame.columns:
-            raise LookalikeError(
-                f"{path} has no column {column!r}; it has {', '.join(frame.columns)}: "
-                "name the right one with --image-column or --label-column"
-            )
-    column = str(source.image_column)
-    kind = frame.schema[column].dataType
-    if isinstance(kind, StructType) and "bytes" in kind.names:  # Hugging Face: {bytes, path}
-        content = F.col(column)["bytes"]
-    elif isinstance(kind, BinaryType):
-        content = F.col(column)
-    else:
-        raise LookalikeError(
-            f"column {column!r} of {path} holds {kind.typeName()}, no image bytes: "
-            "name the right one with --image-column"
-        )
-    label = F.col(source.label_column) if source.label_column else F.lit(None)
-    return frame.select(
-        _running_id(),
-        _row_path(source).alias("path"),
-        label.cast("string").alias("label"),
-        F.when(content.isNull(), "empty cell").alias("reason"),
-        # Of the file that the row is in: a file that is as it was has no other rows.
-        F.col("_metadata.file_size").alias("size"),
-        _nanoseconds("_metadata.file_modification_time"),
-        content.alias("content"),
-    )
-
-
-def _nanoseconds(column: str) -> "Column":
-    from pyspark.sql import functions as F
-
-    return F.try_multiply(F.unix_micros(column), F.lit(1000)).alias("modified")
-
-
-def _row_path(source: Source) -> "Column":
-    """Name a row of a table `FILE#ROW`: the file below the root, the row counted from 0."""
-    from pyspark.sql import functions as F
-
-    file = F.url_decode(F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B")))
-    if "://" not in source.root:
-        file = F.regexp_replace(file, "^file:(//)?", "")
-        file = F.substring(file, F.lit(len(source.root) + 2), F.length(file))
-    return F.concat(_encoded(file), F.lit("#"), F.col("_metadata.row_index"))
-
-
-def _encoded(path: "Column") -> "Column":
-    """Encode as `encode_path` does; Spark knows no path with control characters."""
-    from pyspark.sql import functions as F
-
-    return F.replace(path, F.lit("%"), F.lit("%25"))
-
-
-def _running_id() -> "Column":
-    from pyspark.sql import functions as F
-
-    return F.monotonically_increasing_id().alias("id")
-
-
-def _join_labels(
-    frame: "DataFrame",
+def _labels_of(
+    names: "DataFrame",
     labels: Iterator[pa.RecordBatch],
     staging: Path,
     root: str,
     *,
     some: bool = False,
 ) -> "tuple[DataFrame, Labelled]":
-    """Give every image its label, as `match_labels` says. Names alone pass through `staging`."""
-    frame.select("path").write.parquet(local_uri(staging / "paths"))
+    """Return the label of each path, as `match_labels` says. Names pass through `staging`."""
+    names.select("path").write.parquet(local_uri(staging / "paths"))
     with connect(staging) as sql:
         paths = parquet_in(staging / "paths")
         sql.execute(f"create temp view images as select path as id, path from {paths}")
@@ -232,5 +172,4 @@ def _join_labels(
         sql.execute(
             f"copy (select id as path, label from labelled) to {quoted(file)} (format parquet)"
         )
-    by_path = frame.sparkSession.read.parquet(local_uri(file))
-    return frame.drop("label").join(by_path, "path", "left"), done
+    return names.sparkSession.read.parquet(local_uri(file)), done

@@ -124,6 +124,17 @@ def listed(listing: Path, part: int = 0, parts: int = 1) -> Iterator[pa.RecordBa
             start, stop = start - rows, stop - rows  # counted from where the next group begins
 
 
+def task_count(images: int, cores: int) -> int:
+    """Return the number of tasks, and so of segments, for a number of images.
+
+    Enough to show progress and to keep all cores busy to the end, few enough for search: a task
+    has from 256 to 16,384 images, fewer only where cores would have nothing to do.
+    """
+    rows = min(max(images // 200, 256), 16_384)
+    rounds = -(-images // (rows * cores))
+    return min(rounds * cores, images)
+
+
 def choose_sample(listing: Path, count: int, seed: int = 0) -> list[str]:
     """Draw the paths of up to `count` inputs without a `reason`, in the order of their ids.
 

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,11 +25,12 @@ class Found:
     modified: int | None = None
 
 
-def walk(source: Source) -> Iterator[Found]:
-    """Yield the images below the root in the order of their paths, each once, hidden ones out.
+def walk(source: Source, wanted: Callable[[str], bool] = is_image) -> Iterator[Found]:
+    """Yield the files of a `wanted` name below the root in the order of their paths, each once.
 
-    Links are followed; one that leads back to a folder above it is an input with a reason, as is
-    one that leads nowhere. A file that was named outright is taken whatever its extension.
+    Hidden ones are left out. Links are followed; one that leads back to a folder above it is an
+    input with a reason, as is one that leads nowhere. A file that was named outright is taken
+    whatever its extension.
     """
     for name in source.names:
         path = os.path.join(source.root, name) if name else source.root
@@ -37,10 +38,12 @@ def walk(source: Source) -> Iterator[Found]:
         if name and not os.path.isdir(path):
             yield _found(path, _status(path), encode_path(name))
         else:
-            yield from _walk_folder(path, source.root, ())
+            yield from _walk_folder(path, source.root, (), wanted)
 
 
-def _walk_folder(folder: str, root: str, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
+def _walk_folder(
+    folder: str, root: str, above: tuple[tuple[int, int], ...], wanted: Callable[[str], bool]
+) -> Iterator[Found]:
     def below(path: str) -> str:
         return encode_path(os.path.relpath(path, root))
 
@@ -64,9 +67,9 @@ def _walk_folder(folder: str, root: str, above: tuple[tuple[int, int], ...]) -> 
     for name, is_folder in entries:
         path = os.path.join(folder, name)
         if is_folder:
-            yield from _walk_folder(path, root, (*above, identity))
+            yield from _walk_folder(path, root, (*above, identity), wanted)
         # What cannot be looked at may be a folder, of a disk that is away: nothing in it is gone.
-        elif is_image(name) or is_folder is None:
+        elif wanted(name) or is_folder is None:
             yield _found(path, _status(path), below(path))
 
 

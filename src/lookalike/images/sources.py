@@ -3,24 +3,25 @@
 import glob
 import itertools
 import os
+import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import quote, unquote_to_bytes
+from typing import Any, Literal, Self
+from urllib.parse import unquote_to_bytes
 
 from lookalike.errors import LookalikeError
-from lookalike.images import decoding
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from lookalike.images import decoding, parquet
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 )
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _GLOB = re.compile(r"[][*?{}\\]")  # what Hadoop takes for more than itself
+_LOOKED_AT = 10_000  # names in a folder among which a table beside images is looked for
+_TABLES = 5  # of which it is found out whether they hold images
+_SHARDS = 100  # files of a table that may be named one by one: an index remembers them
 # What a path may not hold as it is: the escape itself, control characters, bytes that are no UTF-8.
 _ESCAPED = re.compile("[%\x00-\x1f\x7f\udc80-\udcff]")
 
@@ -87,11 +88,11 @@ def locate(
     if not given or not all(map(os.fspath, given)):
         raise LookalikeError("no images given: name a folder, a file or a glob")
     first = os.fspath(given[0])
-    is_table = image_column is not None or first.endswith(".parquet") or _holds_parquet(first)
-    if is_table:
-        if len(given) > 1:
-            raise LookalikeError("one table at a time: give a folder of Parquet files instead")
-        return _locate_table(first, image_column or "image", label_column)
+    tables = [image_column is not None or _is_table(os.fspath(name)) for name in given]
+    if all(tables):
+        return _locate_table([os.fspath(n) for n in given], image_column or "image", label_column)
+    if any(tables):
+        raise LookalikeError("images and tables are given: index one, and the other apart from it")
     if label_column is not None:
         raise LookalikeError("--label-column is for tables: for photos give --labels a CSV file")
     if _URI.match(first):
@@ -101,23 +102,58 @@ def locate(
     return _locate_files([os.path.abspath(os.fspath(name)) for name in given])
 
 
-def _holds_parquet(path: str) -> bool:
-    try:
-        names = [name for name in os.listdir(path) if not name.startswith(".")]
-    except OSError:  # no folder, or one that is not ours: the walk says so
-        return False
-    return any(n.endswith(".parquet") for n in names) and not any(is_image(n) for n in names)
+def _is_table(name: str) -> bool:
+    """Tell whether a place is a table, by its name or by what lies in it.
+
+    Raises `LookalikeError` where that is a folder with images and a table of images as well.
+    """
+    if parquet.is_parquet(name):
+        return True
+    images = False
+    tables: list[str] = []
+    entries = 0
+    for folder, folders, files in os.walk(name):
+        folders[:] = [below for below in folders if not below.startswith((".", "_"))]
+        images = images or any(is_image(file) and not file.startswith(".") for file in files)
+        tables += (os.path.join(folder, file) for file in files if parquet.is_parquet(file))
+        entries += len(files) + len(folders)
+        if (tables and entries > _LOOKED_AT) or (images and entries > _LOOKED_AT):
+            break
+    if images and any(parquet.holds_images(table, "image") for table in tables[:_TABLES]):
+        raise LookalikeError(
+            f"{encode_path(name)} holds images and a table of images ({os.path.basename(tables[0])}"
+            "): give --image-column image for the table, or a glob for the images"
+        )
+    return bool(tables) and not images
 
 
-def _locate_table(path: str, image_column: str, label_column: str | None) -> Source:
-    if _URI.match(path):
-        return Source("table", path, ("",), image_column, label_column)
-    if not os.path.exists(path):
-        raise LookalikeError(f"no such table: {encode_path(path)}")
-    root, name = os.path.abspath(path), ""
-    if os.path.isfile(path):
-        root, name = os.path.split(root)
-    return Source("table", root, (name,), image_column, label_column)
+def _locate_table(given: list[str], image_column: str, label_column: str | None) -> Source:
+    if _URI.match(given[0]):
+        if len(given) > 1:
+            raise LookalikeError("one URI at a time: use a glob that covers them")
+        return Source("table", given[0], ("",), image_column, label_column)
+    if len(given) > _SHARDS:
+        raise LookalikeError(
+            f"{len(given):,} files of a table: give their folder, or a glob in quotes"
+        )
+    columns = (image_column, label_column)
+    tops = [os.path.abspath(name) for name in given]
+    for top in tops:
+        if not os.path.lexists(top) and (
+            not glob.has_magic(top) or next(matches(top, parquet.is_parquet), None) is None
+        ):
+            raise LookalikeError(f"no such table: {encode_path(top)}")
+    if len(tops) == 1 and os.path.isdir(tops[0]):
+        return Source("table", tops[0], ("",), *columns)
+    root = os.path.commonpath([fixed_part(os.path.dirname(top)) for top in tops])
+    return Source("table", root, tuple(sorted({os.path.relpath(t, root) for t in tops})), *columns)
+
+
+def fixed_part(path: str) -> str:
+    """Return the folder in which a glob begins to look; what is there is no glob."""
+    parts = Path(path).parts
+    magic = (at for at, part in enumerate(parts) if glob.has_magic(part))
+    return path if os.path.lexists(path) else str(Path(*parts[: next(magic, len(parts))]))
 
 
 def _locate_files(given: list[str]) -> Source:
@@ -126,7 +162,7 @@ def _locate_files(given: list[str]) -> Source:
         if os.path.lexists(name):
             paths.add(name)
         elif glob.has_magic(name):
-            paths.update(_matches(name))
+            paths.update(matches(name, is_image))
         else:
             raise LookalikeError(f"no such file or folder: {encode_path(name)}")
     if not paths:
@@ -141,8 +177,11 @@ def _locate_files(given: list[str]) -> Source:
     return Source("files", root, tuple(names))
 
 
-def _matches(pattern: str) -> Iterator[str]:
-    """Give what a glob matches, hidden names out. `**` follows no links: they may go round."""
+def matches(pattern: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
+    """Give the folders that a glob matches and the files whose name `is_wanted`, hidden ones out.
+
+    `**` follows no links: they may go round.
+    """
     parts = Path(pattern).parts
     start = next(at for at, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:start])
@@ -150,7 +189,7 @@ def _matches(pattern: str) -> Iterator[str]:
     wanted = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts[start:]]
     for path in base.glob(str(Path(*wanted))):
         hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
-        if not hidden and (os.path.isdir(path) or is_image(path.name)):
+        if not hidden and (os.path.isdir(path) or is_wanted(path.name)):
             yield str(path)
 
 
@@ -208,11 +247,65 @@ def read(source: Source, path: str) -> bytes:
         return decoding.read(place)
     try:
         if source.kind == "uri":
-            with _open(place) as file:
-                return bytes(file.read())
-        return _read_cell(place, int(row), source)
+            return _whole(place)
+        return _read_cell(source, name, int(row))
+    except decoding.BadImage:
+        raise
     except Exception as error:  # whatever a remote file system says
         raise decoding.BadImage(f"unreadable: {' '.join(str(error).split())[:200]}") from None
+
+
+def _whole(place: str) -> bytes:
+    with parquet.open_file(place) as file:
+        if (size := file.size()) > decoding.MAX_BYTES:
+            raise decoding.BadImage(f"file of {size:,} bytes, over the limit")
+        return bytes(file.read())
+
+
+def _read_cell(source: Source, table: str, row: int) -> bytes:
+    with parquet.open_file(full_path(source, table)) as file:
+        content, name = parquet.Shard(file, source.image_column or "image").cell(row)
+    if content is not None:
+        return content
+    if name is None:
+        raise decoding.BadImage("empty cell")
+    return read_beside(source, table, name)
+
+
+def read_beside(source: Source, table: str, name: str) -> bytes:
+    """Return the bytes of a file that a cell of a table names instead of holding them.
+
+    `table` is the encoded path of the file with the cell. The other one is looked for beside it,
+    then below the root. Raises `BadImage` where it leads out of the root, or is not there.
+    """
+    outside = decoding.BadImage("its cell names a file outside the folder of the table")
+    if _URI.match(name) or "\0" in name:
+        raise outside
+    if _is_remote(source):
+        return _read_beside_uri(source, decode_path(table), name, outside)
+    if os.path.isabs(name):
+        places = [os.path.relpath(name, source.root)]
+    else:
+        places = [os.path.normpath(os.path.join(os.path.dirname(decode_path(table)), name)), name]
+    inside = [place for place in places if is_inside(source, encode_path(place))]
+    if not inside:
+        raise outside
+    there = (place for place in inside if os.path.lexists(os.path.join(source.root, place)))
+    return decoding.read(os.path.join(source.root, next(there, inside[0])))
+
+
+def _read_beside_uri(source: Source, table: str, name: str, outside: decoding.BadImage) -> bytes:
+    scheme, _, path = table.partition(":/")
+    place = f"{scheme}:/{posixpath.normpath(posixpath.join(posixpath.dirname(path), name))}"
+    root = source.root
+    if parquet.is_parquet(root):  # a file, or a glob of files: its folder
+        root = root.rpartition("/")[0]
+    if not _is_below_uri(root, place):
+        raise outside
+    try:
+        return _whole(place)
+    except FileNotFoundError:
+        raise decoding.BadImage("no such file") from None
 
 
 def is_inside(source: Source, path: str) -> bool:
@@ -271,32 +364,3 @@ def _parts_of_uri(uri: str) -> tuple[str, str, list[str]]:
     if rest.startswith("/"):
         host, _, rest = rest[1:].partition("/")
     return scheme.lower(), host, [part for part in os.path.normpath(f"/{rest}").split("/") if part]
-
-
-def _open(place: str) -> "pa.NativeFile":
-    """Open a path, or a URI as Spark writes it: nothing in it is percent-encoded."""
-    from pyarrow import fs
-
-    scheme, colon, path = place.partition(":/")
-    if not colon or scheme == "file":
-        local = f"/{path.lstrip('/')}" if colon else place
-        return fs.LocalFileSystem().open_input_file(local)
-    uri = f"{re.sub('^s3[an]$', 's3', scheme)}:/{quote(path, safe='/:@')}"
-    filesystem, name = fs.FileSystem.from_uri(uri)
-    return filesystem.open_input_file(name)
-
-
-def _read_cell(place: str, row: int, source: Source) -> bytes:
-    """Read one cell of a Parquet file, its row counted from 0."""
-    import pyarrow.parquet as pq
-
-    with _open(place) as file:
-        parquet = pq.ParquetFile(file)
-        for group in range(parquet.num_row_groups):
-            rows = parquet.metadata.row_group(group).num_rows
-            if row < rows:
-                column = parquet.read_row_group(group, columns=[source.image_column])[0]
-                cell = column[row].as_py()
-                return bytes(cell["bytes"] if isinstance(cell, dict) else cell)
-            row -= rows
-    raise LookalikeError(f"{place} has fewer rows than when it was indexed")

@@ -1,0 +1,169 @@
+"""Tables of images as a DataFrame: one Spark job looks into their files, another reads the rows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike.errors import LookalikeError
+from lookalike.images.listing import list_those, listed, task_count
+from lookalike.images.scan import Found
+from lookalike.images.sources import Source, encode_path, is_uri
+from lookalike.images.tables import PART, ROWS, local_shards, look_into, read_parts
+from lookalike.progress import say
+from lookalike.spark import local_uri, read_parquet
+from lookalike.sql import connect, parquet_in, quoted
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+_FOOTERS = 64  # that a task reads at least, where files are many
+_TYPES = {pa.int64(): "bigint", pa.int32(): "int", pa.bool_(): "boolean", pa.binary(): "binary"}
+
+
+def table_frames(
+    spark: "SparkSession", source: Source, staging: Path
+) -> "tuple[DataFrame, DataFrame]":
+    """Return the rows of a table with the columns of `listing.IMAGE`, and without `content`.
+
+    Each Parquet file is looked into by itself: what is wrong with one is its reason, a row of its
+    own. Which rows there are passes through the folder `staging`, which all workers must see.
+    Raises `LookalikeError` where no file holds images.
+    """
+    listing = staging / "shards.parquet"
+    remote = is_uri(source.root)
+    count = list_those(_uris(spark, source.root) if remote else local_shards(source), listing)
+    if not count:
+        raise LookalikeError(f"no Parquet files in {encode_path(source.root)}: name their folder")
+    tasks = min(max(spark.sparkContext.defaultParallelism, count // _FOOTERS), count)
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for task in batch["id"].to_pylist():
+                for part in listed(listing, task, tasks):
+                    yield from look_into(source, part.to_pylist())
+
+    looked = spark.range(0, tasks, 1, tasks).mapInArrow(look, _ddl(PART))
+    looked.write.parquet(local_uri(staging / "looked"))
+    parts = staging / "parts.parquet"
+    parallel = spark.sparkContext.defaultParallelism
+    with connect(staging) as sql:
+        sql.execute(f"create temp table parts as from {parquet_in(staging / 'looked')}")
+        ask = (
+            "select coalesce(sum(rows), 0), bool_or(reached), min(lacks), "
+            "count(distinct path) filter (lacks is not null), "
+            "count(distinct path) filter (reason is null) from parts"
+        )
+        rows, reached, lacks, lacking, files = sql.execute(ask).fetchall()[0]
+        bad = sql.execute("select path, reason from parts where reason is not null order by path")
+        first = bad.fetchone()
+        if not rows and first and remote and not reached:  # a file system that Spark alone knows
+            return _read_by_spark(spark, source)
+        if not rows:
+            said = "it has no rows" if first is None else f"{first[0]}: {first[1]}"
+            raise LookalikeError(f"no image can be read from {encode_path(source.root)}: {said}")
+        if lacks is not None and lacking == files:
+            raise LookalikeError(f"no label can be read from {encode_path(source.root)}: {lacks}")
+        if lacking:
+            say(f"{lacking:,} of {files:,} files have no column {source.label_column!r}")
+        tasks = task_count(rows, parallel)
+        sql.execute(
+            "copy (select *, least((sum(rows) over (order by path, first_row rows unbounded "
+            f"preceding) - rows) * {tasks} // {rows}, {tasks - 1})::bigint as task from parts "
+            f"order by path, first_row) to {quoted(parts)} (format parquet)"
+        )
+
+    def frame(content: bool) -> "DataFrame":
+        def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                for task in batch["id"].to_pylist():
+                    own = pq.read_table(parts, filters=[("task", "=", task)]).to_pylist()
+                    yield from read_parts(source, own, content=content)
+
+        rows = spark.range(0, tasks, 1, tasks).mapInArrow(read, _ddl(ROWS))
+        return rows.select(running_id(), *ROWS.names)
+
+    return frame(True), frame(False).drop("content")
+
+
+def _ddl(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {_TYPES.get(field.type, 'string')}" for field in schema)
+
+
+def _uris(spark: "SparkSession", root: str) -> Iterator[Found]:
+    """Yield the files of a URI in the order of their paths, empty ones included."""
+    reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
+    # (Of no other listing of Spark's are empty files a part.)
+    for uri in sorted(map(unquote, reader.load(root).inputFiles())):
+        scheme, _, path = uri.partition("://")
+        # As Spark names the file of a row.
+        yield Found(encode_path(f"file:{path}" if scheme == "file" else uri))
+
+
+def _read_by_spark(spark: "SparkSession", source: Source) -> "tuple[DataFrame, DataFrame]":
+    """Read a table that lies where Spark alone can read: one bad file then fails it."""
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import BinaryType, StructType
+
+    frame = read_parquet(spark, source.root)
+    for column in filter(None, (source.image_column, source.label_column)):
+        if column not in frame.columns:
+            raise LookalikeError(
+                f"{source.root} has no column {column!r}; it has {', '.join(frame.columns)}: "
+                "name the right one with --image-column or --label-column"
+            )
+    column = str(source.image_column)
+    kind = frame.schema[column].dataType
+    if isinstance(kind, StructType) and "bytes" in kind.names:  # Hugging Face: {bytes, path}
+        content = F.col(f"`{column}`")["bytes"]
+    elif isinstance(kind, BinaryType):
+        content = F.col(f"`{column}`")
+    else:
+        raise LookalikeError(
+            f"column {column!r} of {source.root} holds {kind.typeName()}, no image bytes: "
+            "name the right one with --image-column"
+        )
+    label = F.col(f"`{source.label_column}`") if source.label_column else F.lit(None)
+    rows = frame.select(
+        running_id(),
+        _row_path().alias("path"),
+        label.cast("string").alias("label"),
+        F.when(content.isNull(), "empty cell").alias("reason"),
+        # Of the file that the row is in: a file that is as it was has no other rows.
+        F.col("_metadata.file_size").alias("size"),
+        nanoseconds("_metadata.file_modification_time"),
+        content.alias("content"),
+    )
+    return rows, rows.drop("content")
+
+
+def _row_path() -> "Column":
+    """Name a row of a table `FILE#ROW`, the row counted from 0."""
+    from pyspark.sql import functions as F
+
+    file = F.url_decode(F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B")))
+    return F.concat(encoded(file), F.lit("#"), F.col("_metadata.row_index"))
+
+
+def nanoseconds(column: str) -> "Column":
+    """Turn a time of Spark's into `modified` of listings."""
+    from pyspark.sql import functions as F
+
+    return F.try_multiply(F.unix_micros(column), F.lit(1000)).alias("modified")
+
+
+def encoded(path: "Column") -> "Column":
+    """Encode as `encode_path` does; Spark knows no path with control characters."""
+    from pyspark.sql import functions as F
+
+    return F.replace(path, F.lit("%"), F.lit("%25"))
+
+
+def running_id() -> "Column":
+    """Number rows: each number once, rising within a task."""
+    from pyspark.sql import functions as F
+
+    return F.monotonically_increasing_id().alias("id")
