@@ -107,6 +107,8 @@ def _written(
         "path": pa.array([f"{number}.jpg" for number in numbers]),
         "label": pa.array([f"make {n % 10}" if n % 2 else None for n in numbers], pa.string()),
         "content_hash": pa.array([f"{number:032x}" for number in numbers]),
+        "width": pa.array([64] * size, pa.int32()),
+        "height": pa.array([48] * size, pa.int32()),
         "status": pa.array(["ok"] * size),
         "embedding": pa.FixedSizeListArray.from_arrays(part.ravel(), part.shape[1]).cast(
             ROW.field("embedding").type

@@ -205,12 +205,12 @@ def test_all_readers_read_the_same_csv(table: Table, read: Callable[[Path], Rows
 
 
 def test_what_was_skipped_stands_beside_the_csv(table: Table) -> None:
-    with (table.path.parent / "skipped.csv").open(newline="") as file:
+    with (table.path.parent / "cars.skipped.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "reason"]
     assert sorted(path for path, _ in rows) == sorted(table.mixed.bad)
     assert all(table.mixed.bad[path] in reason for path, reason in rows)
-    assert sorted(os.listdir(table.path.parent)) == ["cars.csv", "skipped.csv"]
+    assert sorted(os.listdir(table.path.parent)) == ["cars.csv", "cars.skipped.csv"]
 
 
 def test_a_csv_of_an_index_reads_back_exactly(index: Index, tmp_path: Path) -> None:
@@ -239,7 +239,9 @@ def test_parquet_is_read_by_spark_and_pyarrow(drawn: DrawnCollection, tmp_path: 
     assert all(row["label"] for row in rows)
     again = ImageEmbedder()([photos / name for name in names])
     np.testing.assert_allclose([row["embedding"] for row in rows], again, atol=1e-4)
-    assert (tmp_path / "skipped.csv").read_text().splitlines()[1:] == ['"bad.jpg","empty file"']
+    assert (tmp_path / "cars.skipped.csv").read_text().splitlines()[1:] == [
+        '"bad.jpg","empty file"'
+    ]
 
 
 # Labels.
@@ -630,13 +632,13 @@ def test_a_loop_and_spark_make_the_same_table(table: Table, tmp_path: Path, name
             made[spark] = [tuple(row.values()) for row in rows.to_pylist()]
         else:
             made[spark] = read_by_csv(out)
-        assert sorted(os.listdir(out.parent)) == sorted([name, "skipped.csv"])
+        assert sorted(os.listdir(out.parent)) == sorted([name, "cars.skipped.csv"])
     loop, by_spark = made[False], made[True]
     assert len(loop) == 24
     assert [row[:2] for row in loop] == [row[:2] for row in by_spark]
     vectors = [[row[2] for row in rows] for rows in (loop, by_spark)]
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=1e-6)
-    skipped = [(tmp_path / str(spark) / "skipped.csv").read_text() for spark in (False, True)]
+    skipped = [(tmp_path / str(spark) / "cars.skipped.csv").read_text() for spark in (False, True)]
     assert skipped[0] == skipped[1]
 
 

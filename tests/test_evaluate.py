@@ -15,6 +15,7 @@ from PIL import Image
 
 from lookalike import Index, LookalikeError, evaluate, fidelity, models, plots
 from lookalike.build import Options, build_collection
+from lookalike.cache import seal
 from lookalike.drawing import DrawnCollection
 from lookalike.search import Rows
 from lookalike.searcher import RECALLS
@@ -185,6 +186,7 @@ def test_vectors_of_something_else_have_less_in_common(rough: Index) -> None:
     (segment,) = rough.collection.segments
     assert len(segment.vectors) == PHOTOS  # and so they are in the cache
     np.save(segment.cache / "vectors.npy", clustered(PHOTOS))
+    seal(segment.cache / "vectors.npy")
     assert kept(Index(rough.collection.open(rough.path)))["overlap"] < 0.6
 
 

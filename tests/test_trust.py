@@ -20,17 +20,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from PIL import Image
 from typer.testing import CliRunner
 
 import lookalike
 from lookalike import Index, LookalikeError, hashing
 from lookalike.build import Options
+from lookalike.cache import seal
 from lookalike.cli import app
 from lookalike.collection import FORMAT, Collection
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import ROW
 from lookalike.export import build_table, export_csv
+from lookalike.groups.results import Found
 from lookalike.hashing.amplified import AmplifiedProjectionLSH, AmplifiedProjectionLSHModel
 from lookalike.images import BadImage, Source, encode_path, read
 from lookalike.models import Model, engine, resolve
@@ -39,6 +42,7 @@ from lookalike.models.graphs import check_graph
 from lookalike.models.networks import backbone, restore
 from lookalike.pictures import GONE
 from lookalike.searcher import Searcher
+from lookalike.server import create_app
 from lookalike.spark import local_uri, session
 from lookalike.untrusted import foreign_types, map_array, read_arrays, read_json
 from segments import collection_of
@@ -334,6 +338,82 @@ def test_no_data_file_lies_outside_the_index(index: Index, tmp_path: Path, own_c
     assert kept.exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["{outside}", "../x.parquet", "data/%2e%2e/%2e%2e/x.parquet", "data/...parquet", "*"]
+)
+def test_upkeep_reads_and_deletes_nothing_outside(
+    index: Index, tmp_path: Path, own_cache: Path, name: str
+) -> None:
+    outside = tmp_path / "x.parquet"
+    shutil.copy(index.collection.files()[0], outside)
+    path = Path(shutil.copytree(index.path, tmp_path / "x.index"))
+    log = path / "_delta_log" / f"{0:020}.json"
+    (kept,) = Collection.open(path).files()
+    named = json.dumps(name.format(outside=outside))
+    log.write_text(log.read_text().replace(json.dumps(f"{kept.relative_to(path)}"), named))
+    for command in (["check"], ["check", "--repair"], ["vacuum", "--keep-days", "0"], ["info"]):
+        assert_fails(run(command[0], path, *command[1:]), "is a damaged index: it names")
+    assert outside.exists() and kept.exists()
+
+
+@pytest.mark.parametrize("link", ["data", "lsh", "signatures"])
+def test_no_link_in_an_index_has_files_elsewhere_deleted(
+    index: Index, tmp_path: Path, own_cache: Path, link: str
+) -> None:
+    path = Path(shutil.copytree(index.path, tmp_path / "x.index"))
+    elsewhere = tmp_path / "elsewhere"
+    if link == "data":
+        shutil.copytree(path / "data", elsewhere)
+    for name in ("letter.txt", "1/letter.txt", ".old-letter", "0.json", "1.json", "empty/x"):
+        (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / name).write_text("letter")
+        os.utime(elsewhere / name, (0, 0))
+    (elsewhere / "empty" / "x").unlink()
+    shutil.rmtree(path / link, ignore_errors=True)
+    (path / link).symlink_to(elsewhere, target_is_directory=True)
+    before = sorted(elsewhere.rglob("*"))
+    opened = lookalike.open(path)
+    opened.vacuum(0)
+    opened.repair()
+    opened.remove("00001.jpg")
+    lookalike.open(path).vacuum(0)
+    gone = set(before) - set(elsewhere.rglob("*"))
+    assert not gone, gone
+
+
+HASHES = ["{}/secret", "../secret", "", "f" * 33, "\n", "é" * 32, "F" * 32]
+
+
+@pytest.mark.parametrize("named", HASHES)
+def test_no_hash_leads_out_of_the_small_pictures(
+    index: Index, tmp_path: Path, own_cache: Path, named: str
+) -> None:
+    for file in (tmp_path / "secret-320.jpg", own_cache / "secret-320.jpg"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"secret")
+    text = named.format(tmp_path)
+
+    def change(rows: pa.Table) -> pa.Table:
+        return with_column(rows, "content_hash", [text] * len(rows))
+
+    opened = lookalike.open(copy_with(index, tmp_path / "x.index", change))
+    with TestClient(create_app(opened), base_url="http://127.0.0.1") as client:
+        for size in (160, 320):
+            answer = client.get(f"/api/images/0/picture?size={size}")
+            assert answer.status_code == 200 and answer.headers["content-type"] == "image/jpeg"
+            assert answer.content.startswith(b"\xff\xd8")
+            assert answer.headers["cache-control"] == "no-store"
+        assert client.get("/api/images/0").json()["thumbnail"].endswith("&v=")
+    assert not [*own_cache.rglob("thumbnails/**/*.jpg")], "nothing is kept by such a name"
+
+
+def test_what_was_found_is_read_in_its_folder(tmp_path: Path) -> None:
+    for table in ("/etc/passwd", "../x.parquet", "a/b.parquet", "..", ""):
+        (tmp_path / "found.json").write_text(json.dumps({"table": table}))
+        with pytest.raises(LookalikeError, match="holds nothing that lookalike found"):
+            Found.open(tmp_path)
+
+
 def test_names_and_labels_are_text_in_a_page(index: Index, tmp_path: Path, own_cache: Path) -> None:
     attacks = [
         "<script>alert(1)</script>.jpg",
@@ -390,9 +470,9 @@ def test_formulas_are_left_alone_unless_asked(formulas: Path, tmp_path: Path) ->
     options = Options(labels=tmp_path / "labels.csv", precision="f32")
     build_table(formulas, tmp_path / "as they are.csv", options)
     plain = table_of(tmp_path / "as they are.csv")
-    skipped = table_of(tmp_path / "skipped.csv")
+    skipped = table_of(tmp_path / "as they are.skipped.csv")
     build_table(formulas, tmp_path / "safe.csv", options, no_formulas=True)
-    safe, safely_skipped = table_of(tmp_path / "safe.csv"), table_of(tmp_path / "skipped.csv")
+    safe, safely_skipped = (table_of(tmp_path / f"safe{one}.csv") for one in ("", ".skipped"))
 
     def quoted(text: str) -> str:
         return f"'{text}" if text.startswith(tuple(BEGINNINGS)) else text
@@ -480,13 +560,17 @@ def test_no_pickle_for_cells_or_signatures(
     vectors = clustered(600, width=32)
     stored = collection_of(vectors, tmp_path / "x.index", [600])
     wanted = [one.id for one in Searcher(stored).nearest(vectors[7], 5, engine="lsh")[0]]
+    seen: set[Path] = set()
     arrays = [*own_cache.rglob("*.npy"), *stored.signature_folder.iterdir()]
     assert {file.name.split("-")[0] for file in arrays} == {
         *("vectors.npy", "cells", "signatures", "cells.npz", "0.json")
     }
-    for file in arrays:
+    for file in [*arrays, *arrays]:
         whole = file.read_bytes()
         file.write_bytes(make(mark))
+        if file.suffix == ".npy" and file in seen:  # it is what somebody sealed so
+            seal(file)
+        seen.add(file)
         again = Searcher(Collection.open(stored.path)).nearest(vectors[7], 5, engine="lsh")[0]
         assert [one.id for one in again] == wanted
         if file.suffix != ".json":
@@ -572,6 +656,7 @@ def test_a_measurement_that_is_none_is_made_again(
 )
 def test_maps_keep_no_file_open(array: npt.NDArray[Any], tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", array)
+    seal(tmp_path / "x.npy")
     before = len(os.listdir("/proc/self/fd"))
     mapped = [map_array(tmp_path / "x.npy") for _ in range(5)]
     assert len(os.listdir("/proc/self/fd")) == before
@@ -593,7 +678,8 @@ def test_arrays_are_read_within_bounds(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(3))
     with pytest.raises(ValueError, match="no arrays"):
         read_arrays(tmp_path / "x.npy")
-    with pytest.raises(ValueError):
+    seal(file)
+    with pytest.raises(ValueError, match="magic"):
         map_array(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + b"\xff" * 200)

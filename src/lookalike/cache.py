@@ -1,32 +1,97 @@
-"""The folder for what can be made again; how files and folders come whole or not at all."""
+"""The folder for what can be made again; how files and folders come whole or not at all.
 
+Whoever can write into that folder is believed: it is for one person, or for people who trust each
+other.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
 import os
 import shutil
+import struct
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 from platformdirs import user_cache_path
+
+_SEAL = struct.Struct("<16s16sQ8s")  # hash of samples, hash of all, length, mark
+_MARK = b"lookseal"
+_WHOLE = 2**20  # bytes up to which all of a file is compared with its seal when it is mapped
+_SAMPLES = 16  # of a larger one, evenly from the first to the last
+_BLOCK = 4096  # bytes of a sample: what a disk loses at a time
 
 
 def cache_folder() -> Path:
     """Return `LOOKALIKE_CACHE`, or the platform's own place for caches. It may not exist yet."""
     chosen = os.environ.get("LOOKALIKE_CACHE")
-    return Path(chosen) if chosen else user_cache_path("lookalike")
+    return _absolute(chosen) if chosen else user_cache_path("lookalike")
+
+
+@functools.cache  # where it was seen first, wherever this process goes from there
+def _absolute(chosen: str) -> Path:
+    return Path(chosen).absolute()
 
 
 @contextmanager
-def new_file(file: Path) -> Iterator[Path]:
+def keeping() -> Iterator[None]:
+    """Let a cache folder that is full, shut or read-only cost time, not the result; say so once."""
+    try:
+        yield
+    except OSError as error:
+        say_why(error)
+
+
+_said: set[str] = set()
+
+
+def say_why(error: OSError) -> None:
+    """Say once in a process, in a line on stderr, that nothing can be kept, or read, and why.
+
+    Of Spark's tasks one in a job says it: they may be thousands.
+    """
+    folder = str(cache_folder())
+    if error.errno == errno.ENOENT or folder in _said or not _may_speak():
+        return
+    _said.add(folder)
+    print(  # noqa: T201 - else all is made again each time, and nobody knows why
+        f"note: the cache {folder} cannot be used ({error.strerror or error}), so that what it "
+        "would keep is made again each time: set LOOKALIKE_CACHE to a folder that can be written "
+        "to and has room",
+        file=sys.stderr,
+    )
+
+
+def _may_speak() -> bool:
+    if (pyspark := sys.modules.get("pyspark")) is None:
+        return True
+    task = pyspark.TaskContext.get()
+    return task is None or task.partitionId() == 0
+
+
+@contextmanager
+def new_file(file: Path, *, sealed: bool = False, lasting: bool = True) -> Iterator[Path]:
     """Give a name to write to, which becomes `file` when the block ends without an error.
 
-    An older `file` stays until then. Raises `OSError`.
+    An older `file` stays until then. By then the new one is on the disk, unless it need not be
+    `lasting`; a `sealed` one says by itself whether it is whole (`map_sealed`). Raises `OSError`.
     """
     part = file.with_name(f".{uuid.uuid4().hex}-{file.name}")
     try:
         yield part
+        if sealed:
+            seal(part)
+        if lasting:
+            _sync(part)
         part.replace(file)
+        if lasting:
+            sync_folder(file.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -35,17 +100,92 @@ def new_file(file: Path) -> Iterator[Path]:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to fill, which becomes `folder` when the block ends without an error.
 
-    If `folder` is there by then, made by another process, that one stays. Raises `OSError`.
+    By then all in it is on the disk. If `folder` is there by then, made by another process, that
+    one stays. Raises `OSError`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield staging
+        for place, _, names in os.walk(staging):
+            for name in names:
+                _sync(Path(place, name))
+            sync_folder(Path(place))
         staging.chmod(0o755)
         try:
             os.rename(staging, folder)
         except OSError:
             if not folder.exists():
                 raise
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _sync(file: Path) -> None:
+    opened = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where its file system can say so."""
+    with contextlib.suppress(OSError):
+        _sync(folder)
+
+
+# Seals: what a power cut, or a disk, has made of a file shows before it is used.
+
+
+def seal(file: Path) -> None:
+    """Append to a file what tells whether it is whole."""
+    with file.open("r+b") as opened:
+        whole = hashlib.file_digest(opened, _hash).digest()
+        size = opened.seek(0, os.SEEK_END)
+        sample = _hash()
+        for start, length in _samples(size):
+            opened.seek(start)
+            sample.update(opened.read(length))
+        opened.seek(0, os.SEEK_END)
+        opened.write(_SEAL.pack(sample.digest(), whole, size, _MARK))
+
+
+def map_sealed(file: Path, *, all_of_it: bool = False) -> pa.Buffer:
+    """Map what was in a file when it was sealed. Raises `OSError`, or `ValueError` if it is not.
+
+    Of one of over a megabyte some blocks are looked at, or `all_of_it`.
+    """
+    # Unlike NumPy's, Arrow's maps keep no file open: an index may have thousands.
+    with pa.memory_map(str(file)) as mapped:
+        content = mapped.read_buffer()
+    return opened_seal(content, file.name, all_of_it=all_of_it)
+
+
+def opened_seal(content: pa.Buffer, name: str, *, all_of_it: bool = False) -> pa.Buffer:
+    """Return what was sealed; `ValueError`, which names it, where it is not what it was."""
+    size = content.size - _SEAL.size
+    if size < 0:
+        raise ValueError(f"{name} has no seal")
+    sample, whole, sealed, mark = _SEAL.unpack(content.slice(size))
+    if mark != _MARK or sealed != size:
+        raise ValueError(f"{name} has no seal")
+    found = _hash()
+    view = memoryview(content)
+    for start, length in _samples(size):
+        found.update(view[start : start + length])
+    if found.digest() != sample or (all_of_it and _hash(view[:size]).digest() != whole):
+        raise ValueError(f"{name} is not what was written")
+    return content.slice(0, size)
+
+
+def _samples(size: int) -> list[tuple[int, int]]:
+    if size <= _WHOLE:
+        return [(0, size)]
+    last = size - _BLOCK
+    return [(last * number // (_SAMPLES - 1), _BLOCK) for number in range(_SAMPLES)]
+
+
+def _hash(content: bytes | memoryview = b"") -> "hashlib.blake2b":
+    return hashlib.blake2b(content, digest_size=16)

@@ -12,11 +12,32 @@ class LookalikeError(Exception):
     """A problem the caller can solve. The message is one line and says what to do next."""
 
 
+class Unreadable(LookalikeError):
+    """Something cannot be read now and may be whole: nobody deletes it, or makes it again."""
+
+    def __init__(self, what: object, error: BaseException) -> None:
+        why = getattr(error, "strerror", None) or error
+        super().__init__(f"{what} cannot be read now ({why}): see to that and try again")
+
+
 def is_full_disk(error: BaseException) -> bool:
     """Say whether something failed for want of room on a disk, whichever library says so."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return bool(_FULL.search(str(error)))
+
+
+_OF_PLACES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+
+def says_nothing(error: BaseException) -> bool:
+    """Say whether something failed for a reason that says nothing of the file: it may be whole.
+
+    For want of memory, of open files, of rights; because a disk was away.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in _OF_PLACES
+    return isinstance(error, MemoryError)
 
 
 def is_forbidden(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from lookalike.models import calibration
 from lookalike.spark import is_at_hand, local_uri, session
 from lookalike.untrusted import without_formulas
 
-_SKIPPED = "skipped.csv"
+_SKIPPED = pa.schema([("path", pa.string()), ("reason", pa.string())])
 
 
 def build_table(
@@ -31,15 +31,19 @@ def build_table(
     """Steps 3 and 4: embed all images into a CSV file or, if `out` has no `.csv`, into Parquet.
 
     CSV has the columns `image, label, e0, e1, ...`, Parquet `image, label, embedding`; images in
-    the order of their ids. What this run skipped stands in `skipped.csv` beside it, with reasons.
+    the order of their ids. What this run skipped stands beside it, with reasons: in `x.skipped.csv`
+    where `out` is `x.csv` (`skipped_of`).
     With `no_formulas`, which is for CSV, a spreadsheet takes no name or label for a formula: those
     that begin like one get an apostrophe.
     """
     if no_formulas and not is_csv(out):
         raise LookalikeError(f"formulas are a matter of CSV files, and {out} will be Parquet")
-    collection.make_free(out, overwrite)
-    if out.name == _SKIPPED:
-        raise LookalikeError(f"{_SKIPPED} will hold what was skipped: give another --out")
+    out = out.absolute()
+    skipped = skipped_of(out)
+    for one in (out, skipped):
+        collection.make_free(one, overwrite)
+    if skipped.exists() and not _is_ours(skipped):
+        raise LookalikeError(f"{skipped} is a file of something else: give another --out")
     if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
         raise LookalikeError(f"{out} is a folder of something else: give another --out")
     with calibration.expected(options.precision == "int8"):
@@ -58,9 +62,9 @@ def build_table(
                 _write_csv(files, fresh, done.model.width, no_formulas)
             else:
                 _write_parquet(files, fresh)
-            _write_skipped(files, staging / _SKIPPED, no_formulas)
-            collection.put_in_place(fresh, out)
-            (staging / _SKIPPED).replace(out.absolute().parent / _SKIPPED)
+            _write_skipped(files, staging / "skipped", no_formulas)
+            collection.put_in_place(fresh, out, overwrite=overwrite)
+            collection.put_in_place(staging / "skipped", skipped, overwrite=overwrite)
     return Report.of(done, found.labelled)
 
 
@@ -69,12 +73,26 @@ def is_csv(out: Path) -> bool:
     return out.suffix.lower() == ".csv"
 
 
+def skipped_of(out: Path) -> Path:
+    """Return the file in which `build_table` says what it skipped, named after what it makes."""
+    return out.with_name(f"{out.stem if is_csv(out) else out.name}.skipped.csv")
+
+
+def _is_ours(skipped: Path) -> bool:
+    header = b",".join(f'"{name}"'.encode() for name in _SKIPPED.names) + b"\n"
+    if not skipped.is_file():
+        return False
+    with skipped.open("rb") as there:
+        return there.readline(len(header)) == header
+
+
 def export_csv(stored: Collection, out: Path, *, no_formulas: bool = False) -> None:
     """Step 4: write the embeddings of a collection to a CSV file, as `build_table` does."""
+    out = out.absolute()
     with collection.staging_folder(out) as staging:
         width = int(stored.about_model["width"])
         _write_csv(stored.files(), staging / "out", width, no_formulas)
-        (staging / "out").rename(out)
+        collection.put_in_place(staging / "out", out)
 
 
 def _write_csv(files: Sequence[Path], out: Path, width: int, no_formulas: bool) -> None:
@@ -109,11 +127,10 @@ def _write_parquet(files: Sequence[Path], out: Path) -> None:
 
 
 def _write_skipped(files: Sequence[Path], out: Path, no_formulas: bool) -> None:
-    schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
-    with csv.CSVWriter(str(out), schema) as writer:
-        for batch in stored_rows(files, "skipped", schema.names):
+    with csv.CSVWriter(str(out), _SKIPPED) as writer:
+        for batch in stored_rows(files, "skipped", _SKIPPED.names):
             rows = [_text(column, no_formulas) for column in batch.columns]
-            writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=schema))
+            writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=_SKIPPED))
 
 
 def _text(column: pa.Array, no_formulas: bool) -> pa.Array:

@@ -196,7 +196,7 @@ class Index(Groupings):
         Raises `LookalikeError` where none of some images drawn at random is found there.
         """
         moved = os.fspath(root)
-        if self.collection.source.kind == "files":
+        if "://" not in moved:
             moved = os.path.abspath(moved)
         source = dataclasses.replace(self.collection.source, root=moved)
         rows = self.searcher.rows

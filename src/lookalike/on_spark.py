@@ -79,6 +79,7 @@ def tune(collection: Collection, recall: float, seed: int) -> "Tuned":
 
 def write_hashes(collection: Collection, out: Path, family: str, overwrite: bool) -> "DataFrame":
     """Steps 7 and 8: write the hashes of all vectors and their model, as `Index.hash` says."""
+    out = out.absolute()
     make_free(out, overwrite)
     if out.exists() and not (out / "hashes").is_dir():
         raise LookalikeError(f"{out} holds no hashes and is not replaced: give another --out")
@@ -98,7 +99,7 @@ def write_hashes(collection: Collection, out: Path, family: str, overwrite: bool
         rows = hashing.bucket_columns(hashed, tables).select("id", "path", "label", "hashes")
         with progress(rows.sparkSession, "hashing"):
             rows.write.parquet(local_uri(fresh / "hashes"))
-        put_in_place(fresh, out)
+        put_in_place(fresh, out, overwrite=overwrite)
     return rows.sparkSession.read.parquet(local_uri(out / "hashes"))
 
 
@@ -115,6 +116,7 @@ def write_neighbors(
 ) -> "DataFrame":
     """Write the k nearest neighbours of every image, as `Index.neighbors` says."""
     search.check_k(k)
+    out = out.absolute()
     make_free(out, overwrite)
     if out.exists() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
         raise LookalikeError(f"{out} is a folder of something else: give another --out")
@@ -130,7 +132,7 @@ def write_neighbors(
             asked = (asking or collection).dataframe(spark)
             found = _with_paths(found, asked, collection.dataframe(spark))
         found.write.parquet(local_uri(staging / "out"))
-        put_in_place(staging / "out", out)
+        put_in_place(staging / "out", out, overwrite=overwrite)
     return spark.read.parquet(local_uri(out))
 
 

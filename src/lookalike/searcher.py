@@ -20,7 +20,7 @@ from lookalike import search
 from lookalike.cache import new_file
 from lookalike.collection import Collection, Segment
 from lookalike.embedding import Vectors
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, Unreadable
 from lookalike.hashing.cells import (
     POINTS,
     ROTATION_SAMPLE,
@@ -220,11 +220,15 @@ class Searcher:
     def cells(self) -> Cells:
         """The cells of the collection, found when they are first needed and when it has grown."""
         file = self.collection.signature_folder / "cells.npz"
-        with contextlib.suppress(LookalikeError):  # none yet, or damaged ones
+        try:
             kept = Cells.load(file)
             width = self.collection.about_model["width"]
             if len(self.rows) <= _GROWN * kept.rows and kept.rotation.directions.shape[1] == width:
                 return kept
+        except Unreadable:
+            raise
+        except LookalikeError:  # none yet, or damaged ones
+            pass
         rotation = Rotation.fit(self.rows.vectors(search.draw(len(self.rows), ROTATION_SAMPLE)))
         drawn = search.draw(len(self.rows), POINTS * cell_count(len(self.rows)))
         blocks = np.array_split(drawn, -(-len(drawn) // ROTATION_SAMPLE))

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookalike.cache import cache_folder
+from lookalike.cache import cache_folder, new_file
 from lookalike.errors import LookalikeError
 from lookalike.progress import progress_line
 from lookalike.untrusted import foreign_types
@@ -240,10 +240,9 @@ def _wrapped(home: Path) -> Path:
     )
     if not script.exists() or script.read_text() != text:
         script.parent.mkdir(parents=True, exist_ok=True)
-        fresh = script.with_name(f"java-{os.getpid()}")
-        fresh.write_text(text)
-        fresh.chmod(0o755)
-        fresh.replace(script)
+        with new_file(script) as fresh:
+            fresh.write_text(text)
+            fresh.chmod(0o755)
     return folder
 
 

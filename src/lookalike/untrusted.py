@@ -1,10 +1,12 @@
 """What may have come from anybody, read within bounds: JSON, arrays, the types that Parquet names.
 
-Nothing here runs what it reads: no pickle is loaded, no module imported, no class looked up.
+Nothing here runs what it reads: no pickle is loaded, no module imported, no class looked up. What
+an index says that becomes part of a path is checked here as well: `is_hash`, `inner_names`.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +16,32 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lookalike.cache import map_sealed
+
+_HASH = re.compile("[0-9a-f]{32}")
+# As Delta's writers name data files. None begins with a dot, or holds what globs, shells and URIs
+# take for something else.
+_INNER = r"\A([0-9A-Za-z_=-][0-9A-Za-z_=.-]*/)*[0-9A-Za-z_=-][0-9A-Za-z_=.-]*\.parquet\z"
 _MOST = 2**20  # bytes of a JSON file: a thousand times what any of ours has
+
+
+def is_hash(text: str) -> bool:
+    """Say whether a text is a hash of content as we write it, which leads to nothing as a path."""
+    return _HASH.fullmatch(text) is not None
+
+
+def inner_names(names: pa.StringArray | pa.ChunkedArray) -> None:
+    """Raise `ValueError` unless names of data files, as a log has them, lie below the index."""
+    strange = names.filter(pc.invert(pc.fill_null(pc.match_substring_regex(names, _INNER), False)))
+    if len(strange):
+        raise ValueError(f"it names {str(strange[0])[:200]!r}")
+
+
+def inner_name(name: str) -> str:
+    """Return a plain name of a file; `ValueError` for what leads elsewhere."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"no name of a file: {name[:40]!r}")
+    return name
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -32,22 +59,19 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def map_array(file: Path) -> npt.NDArray[Any]:
-    """Map an array that `np.save` wrote, to be read. Raises `OSError`, `ValueError`, `EOFError`.
+def map_array(file: Path, *, all_of_it: bool = False) -> npt.NDArray[Any]:
+    """Map a sealed array that `np.save` wrote, to be read. Raises `OSError`, `ValueError`.
 
     `np.load` would take an archive or a pickle for an array by what is in the file.
     """
-    with file.open("rb") as opened:
-        if np.lib.format.read_magic(opened) != (1, 0):
-            raise ValueError(f"{file.name} is of a later format")
-        shape, by_columns, kind = np.lib.format.read_array_header_1_0(opened)
-        start = opened.tell()
+    content = map_sealed(file, all_of_it=all_of_it)
+    opened = pa.BufferReader(content)
+    if np.lib.format.read_magic(opened) != (1, 0):
+        raise ValueError(f"{file.name} is of a later format")
+    shape, by_columns, kind = np.lib.format.read_array_header_1_0(opened)
     if kind.hasobject:
         raise ValueError(f"{file.name} holds objects")
-    # Unlike NumPy's, Arrow's maps keep no file open: an index may have thousands.
-    with pa.memory_map(str(file)) as mapped:
-        content = mapped.read_buffer()
-    array = np.frombuffer(content, kind, math.prod(shape), start)
+    array = np.frombuffer(content, kind, math.prod(shape), opened.tell())
     return array.reshape(shape, order="F" if by_columns else "C")
 
 

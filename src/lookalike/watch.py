@@ -1,10 +1,11 @@
 """An index kept current with its folder: a look every few seconds, or a stream of Spark's."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -109,6 +110,7 @@ def looks(
     """
     import duckdb  # noqa: F401 - now: a signal in the middle of its import ends the process
 
+    path, photos, options = _from_here(path, photos, options)
     change = build.add if keep_gone else build.sync
     again = False
     waiting = Waiting()
@@ -155,6 +157,9 @@ def stream(
     it has seen. A batch that fails is told, and comes again. With `once` all that is new is added;
     what goes wrong is raised.
     """
+    path, photos, options = _from_here(path, photos, options)
+    if checkpoint is not None and "://" not in checkpoint:
+        checkpoint = os.path.abspath(checkpoint)
     while True:
         news: SimpleQueue[Look] = SimpleQueue()
         try:
@@ -173,6 +178,16 @@ def stream(
         if once:
             return
         time.sleep(every)
+
+
+def _from_here(
+    path: Path, photos: str | None, options: Options
+) -> tuple[Path, str | None, Options]:
+    """Return the same by whole paths, wherever this process goes between two looks."""
+    if photos is not None and "://" not in photos:
+        photos = os.path.abspath(photos)
+    labels = None if options.labels is None else Path(options.labels).absolute()
+    return path.absolute(), photos, replace(options, labels=labels)
 
 
 @contextmanager

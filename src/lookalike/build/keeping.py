@@ -1,6 +1,5 @@
 """A collection made, gone on with, added to, brought up to date with its folder."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,9 +30,11 @@ from lookalike.collection import (
     is_collection,
     is_unfinished,
     make_free,
+    making_anew,
     new_data_folder,
     put_in_place,
     staging_folder,
+    successor,
     working,
     writing,
 )
@@ -101,26 +102,26 @@ def build_collection(
     `overwrite` a new one then takes its place when it is complete. What fails before the first
     wave leaves `out` as it was.
     """
+    out = out.absolute()
     make_free(out, overwrite=True)
     if out.exists() and not (is_collection(out) or is_unfinished(out)):
         raise LookalikeError(f"{out} is not an index and will not be replaced: give another --out")
     with calibration.expected(options.precision == "int8"):
         job = prepare(photos, options)
         # Where a run like this one was killed, it is gone on with as well.
-        real = Path(os.path.realpath(out))
-        beside = real.with_name(f".{out.name}.next")
-        if not (overwrite and (is_collection(out) or is_collection(beside))):
+        if not (overwrite and (is_collection(out) or is_collection(successor(out)))):
             return _fill(job, out, options)
-        if is_collection(beside) and _misfit(Collection.open(beside), job, options):
-            with writing(beside, alone=True):
-                shutil.rmtree(beside)
-        report = _fill(job, beside, options, anew=True)[1]
-        if is_collection(out):
-            with writing(out, alone=True):
+        with making_anew(out) as beside:
+            if is_collection(beside) and _misfit(Collection.open(beside), job, options):
+                with writing(beside, alone=True):
+                    shutil.rmtree(beside)
+            report = _fill(job, beside, options, anew=True)[1]
+            if is_collection(out):
+                with writing(out, alone=True):
+                    put_in_place(beside, out)
+            else:
                 put_in_place(beside, out)
-        else:
-            put_in_place(beside, out)
-        return Collection.open(out), report
+            return Collection.open(out), report
 
 
 def _fill(

@@ -44,14 +44,14 @@ def embed(
 
     Example: `lookalike embed cars_train --labels cardatasettrain.csv --out cars.csv`
     """
-    from lookalike.export import build_table, is_csv
+    from lookalike.export import build_table, is_csv, skipped_of
 
     if no_formulas and not is_csv(out):
         raise typer.BadParameter("--no-formulas is for CSV files: give an --out that ends in .csv")
     report = build_table(images, out, options, overwrite, no_formulas=no_formulas)
     _say_report(report, out)
     if report.skipped:
-        notes.print(f"  why: {out.absolute().parent / 'skipped.csv'}", markup=False)
+        notes.print(f"  why: {skipped_of(out.absolute())}", markup=False)
 
 
 @takes_images

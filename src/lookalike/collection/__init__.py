@@ -15,14 +15,17 @@ A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
+from lookalike.collection.caches import forget
 from lookalike.collection.left import discard, new_data_folder
 from lookalike.collection.log import Log
 from lookalike.collection.places import (
     is_busy,
     left_folders,
     make_free,
+    making_anew,
     put_in_place,
     staging_folder,
+    successor,
     working,
     writing,
 )
@@ -53,16 +56,19 @@ __all__ = [
     "Segment",
     "Written",
     "discard",
+    "forget",
     "is_busy",
     "is_collection",
     "is_intact",
     "is_unfinished",
     "left_folders",
     "make_free",
+    "making_anew",
     "new_data_folder",
     "put_in_place",
     "rewrite_segment",
     "staging_folder",
+    "successor",
     "working",
     "write_segment",
     "writing",

@@ -71,7 +71,8 @@ def clear(path: Path) -> None:
     Nobody else may write meanwhile. What cannot be deleted stays.
     """
     with suppress(OSError):
-        for part in (path / "_delta_log").glob("*.json#*"):  # as delta-rs names what it writes
+        log = path / "_delta_log"
+        for part in [] if log.is_symlink() else log.glob("*.json#*"):  # as delta-rs names them
             part.unlink()
         with describing(path):
             for part in path.glob(".*-lookalike.json"):  # of `cache.new_file`
@@ -79,7 +80,10 @@ def clear(path: Path) -> None:
         for folder in path.glob(".work-*/"):
             shutil.rmtree(folder, ignore_errors=True)
         named: set[str] | None = None
-        for folder in (path / "data").glob("*/"):
+        data = path / "data"
+        for folder in [] if data.is_symlink() else data.glob("*/"):
+            if folder.is_symlink():  # which leads elsewhere
+                continue
             names = {entry.name for entry in folder.iterdir()}
             if names and MARK not in names:
                 continue

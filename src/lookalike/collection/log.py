@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from lookalike.collection.left import MARK
+from lookalike.untrusted import inner_names
 
 # https://github.com/delta-io/delta/blob/master/PROTOCOL.md#checkpoints: in one file, in several, or
 # named by a UUID. Whoever is killed while writing one leaves a longer name.
@@ -118,13 +119,13 @@ class Log:
             (self.path / "signatures", ".*-*"),
             (self.path / "lsh", ".*-*"),
         ):
-            found += [one for one in folder.glob(pattern) if _is_old(one)]
+            found += [one for one in _found(folder, pattern) if _is_old(one)]
         return sorted(found)
 
     def hash_folders(self, versions: Iterable[int]) -> list[Path]:
         """Return the folders of hash models of other versions than these."""
         kept = {str(number) for number in versions}
-        folders = (self.path / "lsh").glob("[0-9]*")
+        folders = _found(self.path / "lsh", "[0-9]*")
         return sorted(folder for folder in folders if folder.name not in kept)
 
     def measured_before(self, first: int) -> list[Path]:
@@ -134,7 +135,7 @@ class Log:
         """
         files = {
             int(file.stem): file
-            for file in (self.path / "signatures").glob("*.json")
+            for file in _found(self.path / "signatures", "*.json")
             if file.stem.isdecimal()
         }
         before = sorted(number for number in files if number <= first)
@@ -145,6 +146,7 @@ def _whole(path: Path, number: int) -> Version:
     from deltalake import DeltaTable
 
     actions = pa.table(DeltaTable(path.absolute(), version=number).get_add_actions())
+    inner_names(actions["path"])
     names, sizes = (actions[name].to_pylist() for name in ("path", "size_bytes"))
     log = path / "_delta_log"
     of_version = next(log.glob(f"{number:020}*"))
@@ -165,6 +167,7 @@ def _commit(log: Path, number: int) -> Version:
                 removed.append(unquote(action["remove"]["path"]))
             elif "commitInfo" in action:
                 moment = int(action["commitInfo"].get("timestamp", moment))
+    inner_names(pa.array([*added, *removed], pa.string()))
     return Version(number, moment, added, removed)
 
 
@@ -179,7 +182,14 @@ def _size(file: Path) -> int | None:
         return None
 
 
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """Return what may be deleted of a folder: nothing where it is a link, which leads elsewhere."""
+    return [] if folder.is_symlink() else list(folder.glob(pattern))
+
+
 def _files(folder: Path) -> Iterator[Path]:
+    if folder.is_symlink():  # as `_found`
+        return
     for parent, _, names in os.walk(folder):
         yield from (Path(parent, name) for name in names)
 

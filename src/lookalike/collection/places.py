@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from lookalike.collection.caches import forget
 from lookalike.collection.left import clear
-from lookalike.collection.segments import Segment
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
 
 _OWNER = ".owner"  # locked while the process that made a staging folder lives
@@ -152,32 +152,89 @@ def make_free(out: Path, overwrite: bool) -> None:
         raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
 
 
-def put_in_place(fresh: Path, path: Path) -> None:
+def successor(out: Path) -> Path:
+    """Return the hidden folder beside a collection in which one is made to take its place."""
+    real = Path(os.path.realpath(out))
+    return real.with_name(f".{real.name}.next")
+
+
+@contextmanager
+def making_anew(out: Path) -> Iterator[Path]:
+    """Give the folder `successor`, which may be there of a run that was killed, to one at a time.
+
+    Raises `LookalikeError` where another process has it, and where nothing can be made there.
+    """
+    beside = successor(out)
+    file = beside.with_name(f"{beside.name}.lock")
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                lock = stack.enter_context(file.open("a"))
+            except OSError as error:
+                if is_full_disk(error):
+                    raise full_disk(out) from None
+                raise ReadOnly(
+                    f"nothing can be made in {file.parent} ({error.strerror}), which takes the "
+                    f"place of {out}: give another --out"
+                ) from None
+            if not _takes(lock, fcntl.LOCK_EX):
+                raise LookalikeError(
+                    f"something else makes {out} anew: try again when that is done, or give "
+                    "another --out"
+                )
+            with contextlib.suppress(FileNotFoundError):  # whoever had it has just deleted it
+                if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                    break
+        try:
+            yield beside
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def put_in_place(fresh: Path, path: Path, *, overwrite: bool = True) -> None:
     """Rename a new file or folder to `path`. An old one is there until then, and then deleted.
 
-    So is what a run that was killed just here has left of older ones.
+    So is what a run that was killed just here has left of older ones. Without `overwrite` what
+    something else has put there meanwhile stays, and a `LookalikeError` says so.
     """
     path = Path(os.path.realpath(path))
-    if not fresh.is_dir() and not path.is_dir():
-        fresh.replace(path)
-        return
-    old = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    if not path.exists():
-        fresh.rename(path)
-    elif _exchange(fresh, path):
-        old = fresh
-    else:
-        path.rename(old)
-        try:
+    with _one_at_a_time(path.parent):
+        if not overwrite and os.path.lexists(path):
+            raise LookalikeError(
+                f"something else has just made {path}, which stays: give another --out, or "
+                "--overwrite it"
+            )
+        if not fresh.is_dir() and not path.is_dir():
+            fresh.replace(path)
+            return
+        old = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        if not path.exists():
             fresh.rename(path)
-        except BaseException:
-            if not path.exists():
-                old.rename(path)
-            raise
+        elif _exchange(fresh, path):
+            old = fresh
+        else:
+            path.rename(old)
+            try:
+                fresh.rename(path)
+            except BaseException:
+                if not path.exists():
+                    old.rename(path)
+                raise
     for left in (old, *path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 32}")):
         for file in left.glob("data/*/*.parquet"):
-            shutil.rmtree(Segment(file).cache, ignore_errors=True)
+            forget(file)
         shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process at a time give names in a folder, where its file system knows locks."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            opened = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, opened)
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def _exchange(one: Path, other: Path) -> bool:

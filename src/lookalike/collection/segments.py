@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import os
 import shutil
@@ -19,9 +18,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lookalike.cache import cache_folder, new_file, new_folder
+from lookalike.cache import (
+    keeping,
+    map_sealed,
+    new_file,
+    new_folder,
+    say_why,
+    seal,
+    sync_folder,
+)
+from lookalike.collection.caches import cache_of, digest, identity, mark
 from lookalike.embedding import ROW
-from lookalike.errors import LookalikeError, forbidden, is_forbidden
+from lookalike.errors import LookalikeError, forbidden, is_forbidden, says_nothing
 from lookalike.untrusted import map_array
 
 # What search needs of a row, beside its vector.
@@ -77,8 +85,9 @@ def write_segment(batches: Iterable[pa.RecordBatch], folder: Path) -> Iterator[p
                 ids += pc.min_max(table["id"]).as_py().values()
         with part.open("rb") as written:
             os.fsync(written.fileno())
-            final = folder / f"{_digest(written)}.parquet"
+        final = folder / f"{digest(part)}.parquet"
         part.rename(final)
+        sync_folder(folder)
     finally:
         part.unlink(missing_ok=True)
     status = final.stat()
@@ -120,14 +129,9 @@ def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     return (batch.slice(start, size) for start in range(0, batch.num_rows, size))
 
 
-def _digest(file: Any) -> str:
-    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
 def is_intact(file: Path) -> bool:
     """Say whether a data file is, to the last byte, what was written. Raises `OSError`."""
-    with file.open("rb") as stored:
-        return _digest(stored) == file.stem
+    return digest(file) == file.stem
 
 
 @dataclass(frozen=True)
@@ -144,28 +148,45 @@ class Segment:
     def _mapped(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
         try:
             return self._map()
-        except (OSError, ValueError, EOFError) as error:  # not there yet, or damaged
-            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-                raise LookalikeError(f"too many open files for {self.file}: ulimit -n") from None
+        except FileNotFoundError:  # not there yet
+            pass
+        except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+            if says_nothing(error):
+                _give_up(self.file, error)
+                return self.stored()
             shutil.rmtree(self.cache, ignore_errors=True)
+        with _readable(self.file):
+            before = identity(self.file)
         vectors, rows = self.stored()
-        try:
+        with keeping():
             with new_folder(self.cache) as staging:
                 np.save(staging / "vectors.npy", vectors)
                 with pa.ipc.new_file(str(staging / "rows.arrow"), rows.schema) as writer:
                     writer.write_table(rows)
+                for file in (staging / "vectors.npy", staging / "rows.arrow"):
+                    seal(file)
+                mark(staging, self.file)
+                if identity(self.file) != before:  # of which content it would be, nobody knows
+                    return vectors, rows
             return self._map()
-        except OSError:  # a cache that is full or read-only costs time, not the result
-            return vectors, rows
+        return vectors, rows
 
-    @property
+    @cached_property
     def cache(self) -> Path:
-        """The folder of what is made from the file again whenever it is missing."""
-        return cache_folder() / "segments" / self.file.stem
+        """The folder of what is made from the file again whenever it is missing.
 
-    def _map(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
-        vectors = map_array(self.cache / "vectors.npy")
-        return vectors, pa.ipc.open_file(pa.memory_map(str(self.cache / "rows.arrow"))).read_all()
+        Raises `LookalikeError` where the file is gone or cannot be read.
+        """
+        with _readable(self.file):
+            return cache_of(self.file)
+
+    def _map(self, *, all_of_it: bool = False) -> tuple[npt.NDArray[np.float32], pa.Table]:
+        vectors = map_array(self.cache / "vectors.npy", all_of_it=all_of_it)
+        stored = map_sealed(self.cache / "rows.arrow", all_of_it=all_of_it)
+        rows = pa.ipc.open_file(pa.BufferReader(stored)).read_all()
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(rows):
+            raise ValueError(f"{self.cache} does not go together")
+        return vectors, rows
 
     def stored(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
         """Read what `vectors` and `rows` map from the data file itself."""
@@ -183,7 +204,7 @@ class Segment:
         try:
             if not self.cache.exists():
                 return True
-            vectors, rows = self._map()
+            vectors, rows = self._map(all_of_it=True)
             rows.validate(full=True)  # else what is damaged could lead anywhere
             start = 0
             for batch in row_batches(self.file, [*_CACHED, "embedding"]):
@@ -196,12 +217,11 @@ class Segment:
                 if not rows.slice(start, batch.num_rows).equals(given):
                     return False
                 start = stop
-            derived = (np.load(file, mmap_mode="r") for file in self.cache.glob("*-*.npy"))
+            files = self.cache.glob("*-*.npy")
+            derived = (map_array(file, all_of_it=True) for file in files)
             return len(vectors) == len(rows) == start and all(len(one) == start for one in derived)
-        except PermissionError:  # search does not use it either
-            return True
-        except (OSError, ValueError, TypeError, EOFError, OverflowError, pa.ArrowException):
-            return False
+        except (OSError, ValueError, TypeError, MemoryError, pa.ArrowException) as error:
+            return says_nothing(error)  # search does not use it then either
 
     def derived(
         self, kind: str, of: str, make: Callable[[Self], npt.NDArray[Any]]
@@ -211,14 +231,17 @@ class Segment:
         `of` tells it from others of its kind, of which the cache keeps the newest alone.
         """
         file = self.cache / f"{kind}-{of}.npy"
-        with contextlib.suppress(OSError, ValueError, EOFError):  # not there yet, or damaged
+        try:
             kept = map_array(file)
             if len(kept) == len(self.ids):
                 return kept
+        except (OSError, ValueError, MemoryError) as error:
+            if says_nothing(error):
+                _give_up(self.file, error)
+                return make(self)
         made = make(self)
-        # A cache that is full or read-only costs only time.
-        with contextlib.suppress(OSError):
-            with new_file(file) as part:
+        with keeping():
+            with new_file(file, sealed=True) as part:
                 np.save(part, made)
             for other in self.cache.glob(f"{kind}-*.npy"):
                 if other != file:
@@ -240,6 +263,22 @@ class Segment:
         """The ids, int64 (rows,), rising."""
         ids: npt.NDArray[np.int64] = self.rows["id"].to_numpy()
         return ids
+
+
+def _give_up(file: Path, error: Exception) -> None:
+    """Raise `LookalikeError` where the cache cannot be mapped for want of what reading takes too.
+
+    Else say why it is not used. About the cache itself it says nothing: that stays.
+    """
+    number = getattr(error, "errno", errno.ENOMEM)
+    if number in (errno.EMFILE, errno.ENFILE):
+        raise LookalikeError(f"too many open files for {file}: ulimit -n") from None
+    if number == errno.ENOMEM:
+        raise LookalikeError(
+            f"no memory to map {file}: see `ulimit -v` and vm.max_map_count, or run less at a time"
+        ) from None
+    assert isinstance(error, OSError)
+    say_why(error)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
@@ -34,7 +34,7 @@ from lookalike.images import Source
 from lookalike.models import Model, in_words
 from lookalike.spark import local_uri
 from lookalike.sql import connect, parquet
-from lookalike.untrusted import read_json
+from lookalike.untrusted import inner_names, read_json
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
@@ -71,7 +71,7 @@ class Collection:
     def __init__(
         self, path: Path, table: "DeltaTable", source: Source, about_model: dict[str, Any]
     ) -> None:
-        self.path = path
+        self.path = path.absolute()  # wherever this process goes from here
         self.source = source
         self.about_model = about_model  # the model in words, known without loading it
         self._table = table
@@ -319,6 +319,10 @@ class Collection:
     def _actions(self) -> pa.Table:
         """What the log says of each data file of this version."""
         actions = pa.table(self._table.get_add_actions(flatten=True))
+        try:
+            inner_names(actions["path"])
+        except ValueError as error:
+            raise LookalikeError(f"{self.path} is a damaged index: {error}; {_RESTORE}") from None
         return actions if len(actions) else _NO_ACTIONS
 
     @property
@@ -335,12 +339,6 @@ class Collection:
         """Return file, first and last id, and count of rows of each data file, in that order."""
         columns = ("path", "min.id", "max.id", "num_records")
         rows = list(zip(*(self._actions[name].to_pylist() for name in columns), strict=True))
-        for name in (PurePosixPath(path) for path, *_ in rows):
-            # Absolute ones are Delta's too, but not ours; a cache is named by what else is left.
-            if name.is_absolute() or ".." in name.parts or not name.stem.strip("."):
-                raise LookalikeError(
-                    f"{self.path} is a damaged index: it names {str(name)!r}; {_RESTORE}"
-                )
         return [
             (self.path / path, first, last, count)
             for path, first, last, count in sorted(rows, key=lambda row: (row[1], row[0]))

@@ -77,7 +77,7 @@ def write_gallery(
     are. Raises `LookalikeError` where the disk is full or the folder read-only, and where no
     process starts to decode images in.
     """
-    number = 0
+    number, folder = 0, folder.absolute()
     with _one_line(folder), thumbnails(folder) as ask, _page(folder) as page:
         page.write(_beginning(title, note))
         page.write('<div class="groups">\n')
@@ -92,7 +92,7 @@ def write_parts(
     folder: Path, title: str, note: str, parts: Sequence[Part], source: images.Source
 ) -> int:
     """Write a page as `write_gallery` does, its groups in parts with links to them at the top."""
-    number = 0
+    number, folder = 0, folder.absolute()
     with _one_line(folder), thumbnails(folder) as ask, _page(folder) as page:
         page.write(_beginning(title, note, parts))
         for part in parts:

@@ -29,6 +29,7 @@ def set_aside_found(collection: Collection, found: Found, how: How, to: Path) ->
     What was found may be old: an image counts that is still in the index with the same bytes, and
     whose file has them.
     """
+    to = to.absolute()
     check(how, collection.source, to)
     table = parquet(found.folder / TABLE)
     given = 0

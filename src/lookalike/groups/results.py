@@ -17,7 +17,7 @@ from lookalike.errors import LookalikeError
 from lookalike.images import Source, encode_path
 from lookalike.images.sources import looked_at
 from lookalike.spark import local_uri, session
-from lookalike.untrusted import read_json, without_formulas
+from lookalike.untrusted import inner_name, read_json, without_formulas
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,10 +37,10 @@ class Found:
     @classmethod
     def open(cls, folder: str | Path) -> Self:
         """Open what was found earlier. Raises `LookalikeError` where there is nothing of it."""
-        folder = Path(folder)
+        folder = Path(folder).absolute()
         try:
             about = read_json(folder / _ABOUT)
-            return cls(folder, str(about.pop("table")), about)
+            return cls(folder, inner_name(str(about.pop("table"))), about)
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise LookalikeError(
                 f"{folder} holds nothing that lookalike found ({error}): make it again"
@@ -89,6 +89,7 @@ def finding(
             f"{out} lies in {encode_path(found)}, where its pictures would be taken for images: "
             "choose an --out elsewhere"
         )
+    out = out.absolute()
     make_free(out, overwrite)
     if out.exists() and not (out / _ABOUT).is_file():
         raise LookalikeError(f"{out} is something else: give another --out")
@@ -99,4 +100,4 @@ def finding(
         yield folder, figures
         about = json.dumps({"table": table, **figures}, indent=1)
         (folder / _ABOUT).write_text(about + "\n")
-        put_in_place(folder, out)
+        put_in_place(folder, out, overwrite=overwrite)

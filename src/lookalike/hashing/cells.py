@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from lookalike.cache import new_file
 from lookalike.embedding import Vectors
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, Unreadable, says_nothing
 from lookalike.untrusted import read_arrays
 
 BITS = 128  # directions: 24 bytes a vector, and nine tenths of the variance of 512 numbers
@@ -170,6 +170,8 @@ class Cells:
                 raise ValueError("of shapes that do not go together")
             return cls(Rotation(directions, offset), centres, rows)
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if says_nothing(error):
+                raise Unreadable(file, error) from None
             raise LookalikeError(f"no cells in {file} ({error})") from None
 
 

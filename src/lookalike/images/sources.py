@@ -60,6 +60,9 @@ class Source:
             # Encoded as names are, which fails for what no name can hold.
             if not isinstance(text, str) or b"\0" in os.fsencode(text):
                 raise ValueError(f"no name: {str(text)[:40]!r}")
+        is_uri = about["kind"] != "files" and _URI.match(about["root"]) is not None
+        if not is_uri and not os.path.isabs(about["root"]):
+            raise ValueError(f"no whole path: {about['root'][:40]!r}")
         return cls(**{**about, "names": tuple(about["names"]), "also": tuple(about["also"])})
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.cache import cache_folder, new_file
+from lookalike.cache import cache_folder, keeping, new_file
 from lookalike.collection import Collection
 from lookalike.layout.placing import MOST, Layout, drawn
 from lookalike.search import Rows
@@ -43,7 +43,7 @@ def keep(collection: Collection, layout: Layout) -> None:
     Where the folder cannot be written to, it is made again when it is next asked for.
     """
     file = _file(collection)
-    with suppress(OSError):
+    with keeping():
         file.parent.mkdir(parents=True, exist_ok=True)
         with new_file(file) as part, part.open("wb") as opened:
             np.savez(opened, allow_pickle=False, **packed(layout))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from lookalike.cache import cache_folder, new_folder
-from lookalike.errors import LookalikeError
+from lookalike.cache import cache_folder, keeping, new_folder
+from lookalike.errors import LookalikeError, Unreadable, says_nothing
 from lookalike.images import PREPROCESSING
 from lookalike.models import lite0
 from lookalike.untrusted import read_json
@@ -72,6 +72,12 @@ class Model:
                 json.dumps({**self.about(), "bytes": sizes}, indent=1) + "\n"
             )
 
+    def keep(self, folder: Path) -> None:
+        """Write it into a folder of the cache in place of what is there, if that can be written."""
+        with keeping():
+            shutil.rmtree(folder, ignore_errors=True)
+            self.save(folder)
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a model back; `LookalikeError` where it is not whole."""
@@ -88,6 +94,8 @@ class Model:
                 raise ValueError("a vector of another width")
             return model
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if says_nothing(error):
+                raise Unreadable(folder, error) from None
             raise LookalikeError(f"no whole model in {folder} ({error}): index again") from None
 
 
@@ -127,17 +135,21 @@ def resolve(backbone: str = "resnet18", weights: str = "cars", device: str = "cp
     own = identity(backbone, weights)
     name = weights if weights in ("cars", "imagenet") else Path(weights).name
     folder = cache_folder() / "models" / own
-    with contextlib.suppress(LookalikeError):  # not there yet, or damaged
+    readable = True
+    try:
         kept = replace(Model.load(folder), weights=name)
         if device == "cpu" or kept.network:
             return kept
+    except Unreadable:
+        readable = False
+    except LookalikeError:  # not there yet, or damaged
+        pass
 
     make = _bundled if (backbone, weights, device) == ("resnet18", "cars", "cpu") else _converted
     width, graph, data, tensors = make(backbone, weights, device)
     model = Model(backbone, name, "f32", width, PREPROCESSING, own, None, graph, data, tensors)
-    with contextlib.suppress(OSError):  # a read-only or full cache costs time, not the result
-        shutil.rmtree(folder, ignore_errors=True)
-        model.save(folder)
+    if readable:
+        model.keep(folder)
     return model
 
 

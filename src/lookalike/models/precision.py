@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.cache import cache_folder
-from lookalike.errors import LookalikeError
+from lookalike.cache import cache_folder, keeping, new_file
+from lookalike.errors import LookalikeError, Unreadable
 from lookalike.models.calibration import expected, never_mind, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
 from lookalike.models.model import Model, fingerprint, identity, resolve
@@ -122,10 +121,15 @@ def _bf16(full: Model) -> Model:
 def _int8(full: Model, pixels: Pixels) -> Model:
     some = pixels[:: max(len(pixels) // CALIBRATION, 1)][:CALIBRATION]
     folder = cache_folder() / "models" / fingerprint([full.fingerprint, "int8", _digest(some)])
-    with contextlib.suppress(LookalikeError):  # not there yet, or damaged
+    readable = True
+    try:
         kept = replace(Model.load(folder), weights=full.weights)
         never_mind()
         return kept
+    except Unreadable:
+        readable = False
+    except LookalikeError:  # not there yet, or damaged
+        pass
     graph, data = quantize(full.graph, full.weights_data, some)
     model = replace(
         full,
@@ -136,9 +140,8 @@ def _int8(full: Model, pixels: Pixels) -> Model:
         network=b"",
     )
     model = replace(model, probe=engine(model)(PROBE).tobytes())
-    with contextlib.suppress(OSError):  # a cache that is full or read-only costs only time
-        shutil.rmtree(folder, ignore_errors=True)
-        model.save(folder)
+    if readable:
+        model.keep(folder)
     return model
 
 
@@ -164,9 +167,11 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
 
     with expected("int8" in makers):  # NNCF is imported while f32 is measured
         chosen = _compare(full, makers, pixels, device)
-    with contextlib.suppress(OSError):
+    with keeping():
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps({"precision": chosen.precision, "agreement": chosen.agreement}))
+        about = {"precision": chosen.precision, "agreement": chosen.agreement}
+        with new_file(note) as part:
+            part.write_text(json.dumps(about))
     return chosen
 
 

@@ -18,6 +18,7 @@ from lookalike.hits import Query
 from lookalike.index import Index
 from lookalike.search import Mask, Neighbor, Numbers
 from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALL, RECALLS
+from lookalike.untrusted import is_hash
 
 SIDES = {"thumbnail": 320, "picture": 1280}
 HASH = 8
@@ -78,8 +79,9 @@ class Shelf:
         return None if row < 0 else row
 
     def content_hash(self, row: int) -> str:
-        """Return the hash of the content that a row was made of."""
-        return self.rows.hashes[row].as_py() or ""
+        """Return the hash of the content that a row was made of; "" where it has none."""
+        named = self.rows.hashes[row].as_py() or ""
+        return named if is_hash(named) else ""
 
     def query(self, row: int) -> Query:
         """Return the query that an image of the index is."""

@@ -6,7 +6,9 @@ import threading
 import time
 from pathlib import Path
 
-from lookalike.cache import cache_folder, new_file
+import pyarrow as pa
+
+from lookalike.cache import cache_folder, keeping, new_file, opened_seal
 from lookalike.embedding import content_hash
 from lookalike.images import IsolatedDecoder
 from lookalike.server.shelf import Shelf
@@ -36,18 +38,18 @@ class Thumbnails:
 
     def find(self, shelf: Shelf, row: int, side: int) -> bytes | None:
         """Return a JPEG that was made before, if it is still kept."""
-        file = self._file(shelf.content_hash(row), side)
-        try:
-            jpeg = file.read_bytes()
-        except OSError:
+        if not (named := shelf.content_hash(row)):
             return None
-        if not jpeg:  # the power was cut before it was on the disk
+        file = self._file(named, side)
+        try:
+            jpeg = opened_seal(pa.py_buffer(file.read_bytes()), file.name, all_of_it=True)
+        except (OSError, ValueError):  # none, or not all of it was on the disk before a power cut
             return None
         self.kept += 1
         with contextlib.suppress(OSError):
             if time.time() - file.stat().st_mtime > _RECENT:
                 os.utime(file)
-        return jpeg
+        return bytes(jpeg)
 
     def make(self, shelf: Shelf, row: int, side: int) -> tuple[bytes, bool]:
         """Return a JPEG of at most `side` pixels, and whether it shows what was indexed.
@@ -55,17 +57,17 @@ class Thumbnails:
         Raises `lookalike.images.BadImage` where the image is gone or is none any more.
         """
         named = shelf.content_hash(row)
-        file = self._file(named, side)
         data = shelf.read(row)
         jpeg = self._decoder.thumbnail(data, side)
         self.made += 1
         same = content_hash(data) == named
         if same and self._cap:
-            with contextlib.suppress(OSError):  # a full or read-only cache costs only time
+            file = self._file(named, side)
+            with keeping():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                with new_file(file) as part:
+                with new_file(file, sealed=True, lasting=False) as part:
                     part.write_bytes(jpeg)
-                self._count(len(jpeg))
+                self._count(file.stat().st_size)
         return jpeg, same
 
     def _file(self, named: str, side: int) -> Path:

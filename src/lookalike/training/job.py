@@ -96,12 +96,12 @@ def fine_tune(
     asked for is not to be had.
     """
     started = time.monotonic()
-    out = Path(out)
+    out = Path(out).absolute()
     _check(out, epochs, batch, held_out, seed, overwrite)
     where = torch.device(find_device(device))
     weights = "imagenet" if (model, weights) == (lite0.NAME, "cars") else weights
     network = _network(model, weights)
-    place = work_folder(out, None if work is None else Path(work))
+    place = work_folder(out, None if work is None else Path(work).absolute())
     with alone(place):
         photos = gather(
             [(images, Path(labels))],

@@ -1,6 +1,5 @@
 """The photos to learn from, decoded once: their pixels in one file, and their labels."""
 
-import contextlib
 import hashlib
 import io
 import json
@@ -19,7 +18,7 @@ from PIL import Image
 
 from lookalike import images
 from lookalike.collection.places import staging_folder
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, says_nothing
 from lookalike.images import BadImage, IsolatedDecoder, Source
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images, listed, write_listing
@@ -107,10 +106,15 @@ def gather(
             check_labels(counts)
             more = besides(len(counts))
         identity = _identity(listings)
-        with contextlib.suppress(OSError, ValueError, KeyError):  # none there yet, or damaged
+        try:
             there = Photos.load(folder)
             if there.identity == identity and len(there.pixels()):
                 return there
+        except (OSError, ValueError, KeyError) as error:  # none there yet, or damaged
+            if says_nothing(error):
+                raise LookalikeError(
+                    f"{folder} cannot be read now ({error}): see to that, or name another --work"
+                ) from None
         shutil.rmtree(folder, ignore_errors=True)  # now: else the disk has to hold both
         _check_room(folder.parent, sum(one.count for one in listings), more)
         fresh = staging / "photos"

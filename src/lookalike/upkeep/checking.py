@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lookalike.collection import Collection, Segment, is_busy, left_folders
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, Unreadable, says_nothing
 from lookalike.hashing.cells import Cells
 from lookalike.progress import progress_line
 from lookalike.searcher import DAMAGED, RECALLS, Measured
@@ -161,6 +161,8 @@ def _count(
 def _look_at_model(collection: Collection, findings: Findings) -> None:
     try:
         model = collection.model
+    except Unreadable:
+        raise
     except LookalikeError as error:
         findings.add(MODEL, "model", str(error))
         return
@@ -172,12 +174,16 @@ def _look_at_signatures(collection: Collection, findings: Findings) -> list[Path
     """Return the files about signatures that cannot be used."""
     folder = collection.signature_folder
     width = collection.about_model["width"]
-    damaged = []
+    damaged: list[Path] = []
+    if folder.is_symlink():  # what it leads to is not ours to repair
+        return damaged
     file = folder / "cells.npz"
     if file.exists():
         try:
             if Cells.load(file).rotation.directions.shape[1] != width:
                 raise LookalikeError(f"they are not for vectors of {width} numbers")
+        except Unreadable:
+            raise
         except (LookalikeError, *DAMAGED) as error:
             findings.add(SIGNATURES, "signatures/cells.npz", str(error))
             damaged.append(file)
@@ -187,6 +193,8 @@ def _look_at_signatures(collection: Collection, findings: Findings) -> list[Path
             if not len(known.efforts) == len(known.recall) == len(RECALLS):
                 raise ValueError("other recalls were measured")
         except DAMAGED as error:
+            if says_nothing(error):
+                raise Unreadable(file, error) from None
             findings.add(SIGNATURES, f"signatures/{file.name}", f"is damaged ({error})")
             damaged.append(file)
     return damaged

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import changes
-from lookalike.collection import Collection, Log, Segment, left_folders, writing
+from lookalike.collection import Collection, Log, forget, left_folders, writing
 from lookalike.errors import LookalikeError
 
 KEEP_DAYS = 7.0
@@ -89,9 +89,9 @@ def _others(log: Log, first: int, path: Path) -> list[Path]:
 def _delete(data: list[Path], kept: set[str]) -> None:
     """Delete data files with their caches, which another file of the same content may share."""
     for file in data:
-        file.unlink(missing_ok=True)
         if file.suffix == ".parquet" and file.stem not in kept:
-            shutil.rmtree(Segment(file).cache, ignore_errors=True)
+            forget(file)
+        file.unlink(missing_ok=True)
 
 
 def _delete_whole(path: Path) -> None:
@@ -102,8 +102,8 @@ def _delete_whole(path: Path) -> None:
 
 
 def _delete_empty(data: Path) -> None:
-    for folder in data.iterdir():
-        if folder.is_dir() and not any(folder.iterdir()):
+    for folder in [] if data.is_symlink() else data.iterdir():
+        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()
 
 

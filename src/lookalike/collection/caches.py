@@ -1,0 +1,87 @@
+"""Which folder keeps what is made from a data file: one for each content, however often it lies.
+
+The name of a data file says what it holds, and anybody may have written that name. So a file is
+read to the end and hashed before its cache is used. A mark in the cache then says which file that
+was: the next process asks no more than when and where it was written. A copy of the file finds the
+same cache, once it has been hashed as well.
+"""
+
+import hashlib
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from lookalike.cache import cache_folder, keeping, new_file
+from lookalike.untrusted import is_hash
+
+_OF = "of-"  # begins the name of a mark, which holds the path of the file
+
+
+def digest(file: Path) -> str:
+    """Return the hash of the content of a file, which names it. Raises `OSError`."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def identity(file: Path) -> str:
+    """Return what changes with a file: where it is, its inode, size and times. Raises `OSError`.
+
+    The time of its last change (`ctime`) is the system's: nobody can set it.
+    """
+    status = file.stat()
+    parts = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    text = "\0".join([str(file.absolute()), *map(str, parts)])
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+def cache_of(file: Path) -> Path:
+    """Return the folder of what is made from a data file, which may not exist. Raises `OSError`.
+
+    It is of this content. What is not what its name says has a folder that no other file has.
+    """
+    now = identity(file)
+    shared, own = _folder(file.stem), _folder(now)
+    if is_hash(file.stem) and os.path.exists(shared / f"{_OF}{now}"):
+        return shared
+    if (
+        not is_hash(file.stem)
+        or os.path.isdir(own)
+        or digest(file) != file.stem
+        or identity(file) != now
+    ):
+        return own  # or it is being written to
+    if os.path.isdir(shared):
+        with keeping():
+            mark(shared, file)
+    return shared
+
+
+def mark(folder: Path, file: Path) -> None:
+    """Note in a cache that a file was hashed, and is what it was made of. Raises `OSError`."""
+    # One that is lost is made again.
+    with new_file(folder / f"{_OF}{identity(file)}", lasting=False) as part:
+        part.write_bytes(os.fsencode(file.absolute()))
+
+
+def forget(file: Path) -> None:
+    """Delete what is kept of a data file that is about to go, unless another file has the same."""
+    with suppress(OSError):
+        now = identity(file)
+        shutil.rmtree(_folder(now), ignore_errors=True)
+        if not is_hash(file.stem):
+            return
+        shared = _folder(file.stem)
+        (shared / f"{_OF}{now}").unlink(missing_ok=True)
+        if not any(map(_is_there, shared.glob(f"{_OF}*"))):
+            shutil.rmtree(shared, ignore_errors=True)
+
+
+def _is_there(marked: Path) -> bool:
+    with suppress(OSError):
+        return marked.name == f"{_OF}{identity(Path(os.fsdecode(marked.read_bytes())))}"
+    return False
+
+
+def _folder(name: str) -> Path:
+    return cache_folder() / "segments" / name
