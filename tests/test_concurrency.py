@@ -346,3 +346,22 @@ def test_any_long_sequence_of_changes_is_that_of_a_dict(
     steps: list[Action], network: Options, tmp_path: Path, quick: None
 ) -> None:
     try_sequence(steps, network, tmp_path / "tried")
+
+
+def test_of_those_that_make_an_index_anew_one_does(small: Small) -> None:
+    how = ["--model", small.options.model, "--weights", small.options.weights, "--no-spark"]
+    making = ["index", small.photos, "--out", small.index, *how, "--overwrite", "--wave", 4]
+    before = rows_of(Collection.open(small.index))
+    for _ in range(3):
+        done = results([("command", *making)] * 3)
+        assert 0 in {code for code, *_ in done}
+        for code, _, complaint in done:
+            lines = [line for line in complaint.splitlines() if "error" in line.lower()]
+            assert len(lines) == code, complaint
+            assert not code or f"{small.index} anew: try again" in lines[0]
+        assert sorted(path.name for path in small.index.parent.iterdir()) == [
+            "photos",
+            "small.index",
+        ]
+        after = rows_of(Collection.open(small.index))
+        assert {row[:2] for row in after.values()} == {row[:2] for row in before.values()}

@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import lookalike
-from lookalike import Index, LookalikeError, build, changes, models
+from lookalike import Index, LookalikeError, build, changes, models, watch
 from lookalike.build import Options, build_collection
-from lookalike.collection import Collection
+from lookalike.collection import Collection, making_anew
+from lookalike.export import build_table
+from lookalike.groups.results import finding
+from lookalike.images import Source
 from lookalike.images.isolated import IsolatedDecoder
 from lookalike.weights import CARS
 from rights import without_rights
+from segments import collection_of, unit
 from test_cli import run, told
 
 
@@ -522,3 +528,132 @@ def test_weights_of_the_same_name_are_told_apart(
     anew = lookalike.index(photos, tmp_path / "x.index", overwrite=True)
     assert models.is_bundled(anew.collection.model)
     assert models.is_bundled(models.at_precision(models.resolve(), "bf16"))
+
+
+# Nothing of others goes.
+
+
+def test_what_is_skipped_stands_in_a_file_of_its_own(photos: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "skipped.csv"
+    mine.write_text("mine")
+    (photos / "0" / "text.png").write_text("no picture")
+    for out in (tmp_path / "x.csv", tmp_path / "x.y"):
+        own = tmp_path / f"{'x' if out.suffix == '.csv' else out.name}.skipped.csv"
+        assert build_table(photos, out, Options(spark=False)).skipped == 1
+        assert own.read_text().splitlines()[1].startswith('"0/text.png",')
+        for gone in (None, out):
+            if gone is not None:
+                shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+            with pytest.raises(LookalikeError, match="is there already"):
+                build_table(photos, out, Options(spark=False))
+        assert build_table(photos, out, Options(spark=False), overwrite=True).skipped == 1
+        own.write_text("mine")
+        with pytest.raises(LookalikeError, match="of something else"):
+            build_table(photos, out, Options(spark=False), overwrite=True)
+        assert own.read_text() == "mine"
+    assert mine.read_text() == "mine"
+
+
+def test_of_two_that_make_the_same_file_one_does(photos: Path, tmp_path: Path) -> None:
+    def make(_: int) -> object:
+        try:
+            return build_table(photos, tmp_path / "x.csv", Options(spark=False))
+        except LookalikeError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(make, range(2)))
+    (refused,) = (one for one in done if isinstance(one, str))
+    assert "which stays" in refused or "is there already" in refused
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 13
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_comes_meanwhile_stays(tmp_path: Path, overwrite: bool) -> None:
+    out = tmp_path / "found"
+    with (
+        nullcontext() if overwrite else pytest.raises(LookalikeError, match="which stays"),
+        finding(out, "pairs", Source("files", "/photos"), overwrite),
+    ):
+        out.mkdir()
+        (out / "mine").touch()
+    assert (out / "mine").exists() != overwrite
+
+
+def test_one_at_a_time_makes_an_index_anew(living: Index, photos: Path) -> None:
+    with making_anew(living.path):
+        with pytest.raises(LookalikeError, match=f"makes {living.path} anew: try again") as error:
+            lookalike.index(photos, living.path, overwrite=True, spark=False)
+        assert "\n" not in str(error.value)
+    before = rows_of(living)
+    assert len(lookalike.index(photos, living.path, overwrite=True, spark=False)) == 12
+    assert rows_of(lookalike.open(living.path)).keys() == before.keys()
+    assert [one.name for one in living.path.parent.iterdir() if "next" in one.name] == []
+
+
+# Wherever a process goes.
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+CALLS: dict[str, Callable[[Index], object]] = {
+    "remove": lambda index: index.remove("0.jpg"),
+    "remove all": lambda index: index.remove("*"),
+    "vacuum": lambda index: index.vacuum(0),
+    "repair": lambda index: index.repair(),
+    "root": lambda index: index.collection.move("/elsewhere"),
+    "also": lambda index: index.collection.also_below(["/elsewhere"]),
+    "compact": lambda index: changes.compact(index.collection, few=2),
+    "signatures": lambda index: index.searcher.get_ready(),
+    "check": lambda index: index.check(),
+    "refresh": lambda index: index.refresh(),
+    "history": lambda index: index.history(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_an_index_stays_the_one_that_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[Index], object]
+) -> None:
+    for seed, name in enumerate(("here", "there")):
+        collection_of(unit((40, 16), seed), tmp_path / name / "x.index", [20, 20])
+    here, there = tmp_path / "here", tmp_path / "there"
+    monkeypatch.chdir(here)
+    opened = lookalike.open("x.index")
+    before = everything(there)
+    undisturbed = Path(shutil.copytree(here / "x.index", tmp_path / "undisturbed" / "x.index"))
+    monkeypatch.chdir(there)
+    call(opened)
+    assert everything(there) == before
+    call(lookalike.open(undisturbed))
+    one, other = (Collection.open(path) for path in (here / "x.index", undisturbed))
+    assert (one.version, one.counts(), one.source) == (other.version, other.counts(), other.source)
+    assert opened.path == here / "x.index"
+
+
+def test_additions_go_to_the_index_that_was_opened(
+    living: Index, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    shutil.copytree(living.path, there / "x.index")
+    shutil.copytree(photos, there / "photos")
+    monkeypatch.chdir(tmp_path)
+    opened = lookalike.open("x.index")
+    looks = watch.looks(Path("x.index"), "photos", Options(spark=False), every=0)
+    next(looks)
+    before = everything(there)
+    paint(photos / "new.png", 100)
+    os.utime(photos / "new.png", (1, 1))  # it counts at once
+    monkeypatch.chdir(there)
+    assert opened.add(photos).new == 1
+    (photos / "new.png").unlink()
+    assert opened.sync().removed == 1
+    paint(photos / "newer.png", 101)
+    os.utime(photos / "newer.png", (1, 1))
+    look = next(looks)
+    assert look.trouble is None and look.done is not None and look.done.new == 1
+    assert everything(there) == before
+    assert "newer.png" in rows_of(lookalike.open(living.path))
