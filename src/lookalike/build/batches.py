@@ -94,5 +94,6 @@ def _names(files: "DataFrame", root: str) -> Iterator[str]:
     """Give the names below a local folder of files that are still there."""
     for row in files.select("path").collect():  # no more than a batch
         path = "/" + row["path"].removeprefix("file:").lstrip("/")
-        if os.path.exists(path):
-            yield os.path.relpath(path, root)
+        name = os.path.relpath(path, root)
+        if os.path.exists(path) and not name.startswith("../"):  # a checkpoint may say anything
+            yield name

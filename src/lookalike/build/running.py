@@ -39,6 +39,7 @@ from lookalike.spark import (
     small_batches,
     tries_again,
 )
+from lookalike.untrusted import is_hash, read_json
 from lookalike.weights import look_like_cars
 
 if TYPE_CHECKING:
@@ -333,7 +334,7 @@ def _on_spark(
         assert context is not None
         receipt = folder / f"{context.partitionId()}.receipt"
         if receipt.exists():  # of an attempt that was lost only afterwards
-            yield pa.RecordBatch.from_pylist([json.loads(receipt.read_text())], SEGMENT)
+            yield pa.RecordBatch.from_pylist([_said_in(receipt)], SEGMENT)
             return
         rows = embedding.embed_batches(
             read(batches),
@@ -397,7 +398,7 @@ def _leave(receipt: Path, written: Written) -> Written:
         os.link(part, receipt)
         return written
     except FileExistsError:
-        first: Written = json.loads(receipt.read_text())
+        first = _said_in(receipt)
         if first["path"] != written["path"]:
             Path(written["path"]).unlink()
         return first
@@ -409,7 +410,16 @@ def _receipts(folder: Path, seen: set[str]) -> list[Written]:
     """Read the receipts that were not seen yet."""
     fresh = sorted({file.name for file in folder.glob("*.receipt")} - seen)
     seen.update(fresh)
-    return [json.loads((folder / name).read_text()) for name in fresh]
+    return [_said_in(folder / name) for name in fresh]
+
+
+def _said_in(receipt: Path) -> Written:
+    """Return what a receipt says of a data file beside it; `ValueError` for one elsewhere."""
+    said: Written = read_json(receipt)
+    file = Path(said["path"])
+    if file.parent != receipt.parent or not is_hash(file.stem):
+        raise ValueError(f"{receipt} says that {file} was written")
+    return said
 
 
 def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
