@@ -19,23 +19,23 @@ from importlib.machinery import PathFinder
 
 
 def hostile(decoding):
-    decode, upright = decoding.decode_pixels, decoding.upright
+    decode, upright = decoding.decode_pixels, decoding._upright
 
-    def decode_pixels(data):
+    def decode_pixels(data, truncated=False):
         if data.endswith({CRASH!r}):
             os.kill(os.getpid(), signal.SIGSEGV)
         if data.endswith({HANG!r}):
             time.sleep(600)
         if data.endswith({LEAVE!r}):
             os._exit(3)
-        return decode(data)
+        return decode(data, truncated)
 
-    def upright_or_crash(image):
-        if image.size == {CRASHES_WHEN_LARGE}:
+    def upright_or_crash(opened, truncated):
+        if opened.size == {CRASHES_WHEN_LARGE}:
             os.kill(os.getpid(), signal.SIGSEGV)
-        return upright(image)
+        return upright(opened, truncated)
 
-    decoding.decode_pixels, decoding.upright = decode_pixels, upright_or_crash
+    decoding.decode_pixels, decoding._upright = decode_pixels, upright_or_crash
 
 
 def impatient(isolated):

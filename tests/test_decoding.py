@@ -30,8 +30,9 @@ from lookalike.images import (
     sniff,
     transform,
 )
-from lookalike.images.decoding import DEVIATION, MAX_BYTES, MEAN, MIN_SIDE, read
+from lookalike.images.decoding import DEVIATION, MAX_BYTES, MEAN, read
 from lookalike.images.formats import FIRST_BYTES
+from lookalike.images.reasons import MIN_SIDE
 from rights import without_rights
 
 Bytes = npt.NDArray[np.uint8]

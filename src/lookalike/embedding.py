@@ -79,7 +79,8 @@ class ImageEmbedder:
 
     An image is a path, the bytes of a file, a `PIL.Image`, an array (height, width[, 3 or 4]) of
     uint8 or of floats in 0..1, a uint8 tensor (3, height, width) as torchvision decodes it, or a
-    float tensor (3, 224, 224) as `lookalike.images.transform()` returns it.
+    float tensor (3, 224, 224) as `lookalike.images.transform()` returns it. `truncated` takes
+    files that were cut short too, as far as they go.
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class ImageEmbedder:
         normalize: bool = True,
         threads: int = 0,
         model: Model | None = None,
+        truncated: bool = False,
     ) -> None:
         self.model = model or models.at_precision(models.resolve(backbone, weights), precision)
         self.normalize = normalize
+        self.truncated = truncated
         self._threads = threads
 
     @property
@@ -125,19 +128,24 @@ class ImageEmbedder:
         vectors = np.empty((len(batch), self.width), np.float32)
         for start in range(0, len(batch), self.batch):
             some = batch[start : start + self.batch]
-            vectors[start : start + self.batch] = self.of_pixels(np.stack([*map(to_pixels, some)]))
+            vectors[start : start + self.batch] = self.of_pixels(
+                np.stack([to_pixels(image, self.truncated) for image in some])
+            )
         return vectors
 
     def __repr__(self) -> str:
         return f"ImageEmbedder({self.model.backbone!r}, {self.model.weights!r}, width={self.width})"
 
 
-def to_pixels(image: ImageLike) -> npt.NDArray[np.uint8]:
-    """Bring any kind of image to uint8 of shape (224, 224, 3); `BadImage` if that fails."""
+def to_pixels(image: ImageLike, truncated: bool = False) -> npt.NDArray[np.uint8]:
+    """Bring any kind of image to uint8 of shape (224, 224, 3); `BadImage` if that fails.
+
+    `truncated` takes what there is of a file that was cut short.
+    """
     if isinstance(image, str | os.PathLike):
         image = read_file(image)
     if isinstance(image, bytes | bytearray | memoryview):
-        return images.decode_pixels(bytes(image))[0]
+        return images.decode_pixels(bytes(image), truncated)[0]
     if isinstance(image, Image.Image):
         return images.pixels(images.upright(image))
     if hasattr(image, "detach"):  # a torch tensor, told without importing torch
@@ -215,7 +223,7 @@ def embed_batches(
         for start in range(0, batch.num_rows, run.batch)
     )
     if threads == 1:
-        with images.decoder(isolated, expendable) as decode:
+        with images.decoder(isolated, expendable, source.truncated) as decode:
             yield from (_embed_rows(group, source, run, decode, known) for group in groups)
         return
     pending: deque[Future[pa.RecordBatch]] = deque()
@@ -224,7 +232,7 @@ def embed_batches(
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor(threads) as pool,
-        images.decoder(isolated) as decode,
+        images.decoder(isolated, truncated=source.truncated) as decode,
     ):
         warnings.simplefilter("ignore")
         try:

@@ -45,10 +45,12 @@ class Query:
             if self.content is None:
                 # Of whoever asks, not of the table: it may lie anywhere.
                 return (
-                    images.decode(read_file(images.decode_path(self.path))) if self.path else None
+                    images.decode(read_file(images.decode_path(self.path)), truncated=True)
+                    if self.path
+                    else None
                 )
             if isinstance(self.content, bytes):
-                return images.decode(self.content)
+                return images.decode(self.content, truncated=True)
             return images.upright(self.content)
         except images.BadImage:
             return None
@@ -211,6 +213,6 @@ def _read(source: images.Source, path: str) -> bytes:
 
 def _picture(source: images.Source, path: str) -> "Image.Image | None":
     try:
-        return images.decode(images.read(source, path))
+        return images.decode(images.read(source, path), truncated=True)
     except images.BadImage:
         return None

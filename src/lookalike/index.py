@@ -374,7 +374,9 @@ class Index(Groupings):
     @property
     def embedder(self) -> embedding.ImageEmbedder:
         """The embedder that made this index's vectors."""
-        return embedding.ImageEmbedder(model=self.collection.model)
+        return embedding.ImageEmbedder(
+            model=self.collection.model, truncated=self.collection.source.truncated
+        )
 
     def dataframe(self, spark: "SparkSession | None" = None) -> "DataFrame":
         """Return the index as a Spark DataFrame: `id, path, label, ..., embedding`."""

@@ -28,7 +28,8 @@ class Options:
     `spark` is True to use Spark, False to do without, None to let the number of files decide.
     What is done is committed so often that a run that is killed loses no more than `wave` images;
     or, where cores are many, what they are at. `like` is an index whose very model is taken, its
-    calibration included, so that the vectors of both can be compared.
+    calibration included, so that the vectors of both can be compared. `truncated` embeds images
+    that were cut short too, as far as they go; an index goes on as it was begun.
     """
 
     labels: str | Path | None = None
@@ -43,6 +44,7 @@ class Options:
     spark: bool | None = None
     wave: int = WAVE
     like: str | Path | None = None
+    truncated: bool = False
 
 
 _USUAL = (Options.model, Options.weights, Options.precision)
@@ -134,6 +136,8 @@ def prepare(
     )
     if source.kind != "files" and options.spark is False:
         raise LookalikeError(f"only Spark reads {source.root}: leave --no-spark out")
+    truncated = stored.source.truncated if stored else options.truncated
+    source = replace(source, truncated=truncated)
     labels = None
     if options.labels is not None:
         labels = open_labels(options.labels, options.image_name, options.label_name)

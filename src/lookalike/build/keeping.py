@@ -156,11 +156,15 @@ def _misfit(stored: Collection, job: Job, options: Options) -> str | None:
     """Say what a collection was made of, where that is not what is wanted now."""
     about, source = stored.about_model, stored.source
     wanted = remembered(job.source)
+    if wanted.truncated != source.truncated:
+        return f"made {'with' if source.truncated else 'without'} --truncated"
     if replace(wanted, names=()) != replace(source, names=(), also=()):
         return f"made of {source.root}"
     if job.chosen:
         same = about["fingerprint"] == job.full.fingerprint
         return None if same else f"made with another model than {options.like}"
+    if about["preprocessing"] != job.full.preprocessing:
+        return f"made with the preprocessing {about['preprocessing']}"
     if about["backbone"] != options.model or stored.full_model != job.full_model:
         same = (about["backbone"], about["weights"]) == (options.model, job.full.weights)
         others = "other weights named" if same else "the weights"

@@ -98,7 +98,7 @@ def remembered(source: images.Source) -> images.Source:
         return source
     folders = all(os.path.isdir(os.path.join(source.root, name)) for name in source.names)
     names = source.names if folders and len(source.names) <= _NAMES else ()
-    return images.Source("files", source.root, names)
+    return images.Source("files", source.root, names, truncated=source.truncated)
 
 
 def again(stored: Collection) -> list[str]:

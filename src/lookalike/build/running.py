@@ -433,7 +433,10 @@ def _decoded(source: images.Source, paths: Sequence[str]) -> Pixels:
             return decode(images.read(source, path))[0]
         return None
 
-    with ThreadPoolExecutor(cores()) as pool, images.decoder(isolated=True) as decode:
+    with (
+        ThreadPoolExecutor(cores()) as pool,
+        images.decoder(True, truncated=source.truncated) as decode,
+    ):
         decoded = pool.map(decoded_file, paths)
         return np.array([pixels for pixels in decoded if pixels is not None], np.uint8)
 
@@ -446,7 +449,8 @@ def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
     always = not tries_again(frame.sparkSession)
 
     def decoded_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with images.decoder(always or is_second_try(), expendable=True) as decode:
+        isolated, truncated = always or is_second_try(), source.truncated
+        with images.decoder(isolated, True, truncated) as decode:
             for batch in batches:
                 decoded = []
                 for content in batch["content"]:

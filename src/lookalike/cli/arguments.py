@@ -41,6 +41,10 @@ Like = Annotated[
     Path | None,
     typer.Option(metavar="INDEX", help="With the very model of this index: both can be joined."),
 ]
+Truncated = Annotated[
+    bool,
+    typer.Option("--truncated", help="Take images that were cut short too, as far as they go."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 UseSpark = Annotated[
     bool | None,
@@ -97,6 +101,7 @@ def takes_images(command: Callable[..., None]) -> Callable[..., None]:
         device: Device = "auto",
         spark: UseSpark = None,
         wave: Wave = WAVE,
+        truncated: Truncated = False,
         overwrite: Overwrite = False,
         **own: Any,
     ) -> None:
@@ -113,6 +118,7 @@ def takes_images(command: Callable[..., None]) -> Callable[..., None]:
             spark,
             wave,
             like,
+            truncated,
         )
         command(images, out, options, overwrite, **own)
 

@@ -41,7 +41,7 @@ def thumbnails(folder: Path) -> Iterator[Ask]:
     """
     (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True)
     asked: dict[tuple[str, str], Future[Thumbnail]] = {}
-    with IsolatedDecoder() as decoder:
+    with IsolatedDecoder(truncated=True) as decoder:
         pool = ThreadPoolExecutor(cores() + 1)  # one reads while the others wait for decoders
 
         def ask(source: images.Source, path: str) -> Future[Thumbnail]:

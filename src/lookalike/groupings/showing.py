@@ -270,7 +270,7 @@ def threshold_sheet(
 
 def _tile(collection: Collection, path: str) -> Tile:
     try:
-        picture = images.decode(images.read(collection.source, path))
+        picture = images.decode(images.read(collection.source, path), truncated=True)
     except images.BadImage:
         picture = None
     return Tile(picture, None, os.path.basename(path))

@@ -183,7 +183,7 @@ def _see_how_sharp(sql: "DuckDBPyConnection", source: images.Source) -> pa.Table
     rows = itertools.chain.from_iterable(iter(lambda: query.fetchmany(_BATCH), []))
     found = []
     with (
-        images.IsolatedDecoder() as decoder,
+        images.IsolatedDecoder(truncated=True) as decoder,
         progress_line("seeing how sharp images are", "images") as move,
     ):
         for row in in_threads(lambda row: (row[0], _sharpness(decoder, source, row[1])), rows):

@@ -86,7 +86,9 @@ def _moved(collection: Collection, rows: Rows, seed: int) -> Vectors:
                 break
             move(len(distances), DRAWN)
             try:
-                picture = images.decode(images.read(collection.source, paths[at]))
+                picture = images.decode(
+                    images.read(collection.source, paths[at]), collection.source.truncated
+                )
             except images.BadImage:
                 continue
             changed = embed([variant(picture, change, number) for change in CHANGES])

@@ -39,7 +39,8 @@ def verify(pairs: Path, a: images.Source, b: images.Source, spark: bool) -> None
         isolated = not tries_again(running)
 
         def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            with decoder(isolated or is_second_try(), expendable=True) as decode:
+            apart, truncated = isolated or is_second_try(), a.truncated or b.truncated
+            with decoder(apart, True, truncated) as decode:
                 yield from map(partial(with_agreement, **_looks(decode, a, b)), batches)
 
         with progress(running, "comparing pixels"):
@@ -68,7 +69,7 @@ def _looks(decode: Decode, a: images.Source, b: images.Source) -> dict[str, Look
 
 def _in_process(pairs: Path, checked: Path, a: images.Source, b: images.Source) -> None:
     with (
-        decoder(isolated=True) as decode,
+        decoder(True, truncated=a.truncated or b.truncated) as decode,
         pq.ParquetFile(pairs) as file,
         pq.ParquetWriter(checked, file.schema_arrow.append(AGREEMENT)) as writer,
         progress_line("comparing pixels", "pairs") as move,

@@ -3,7 +3,6 @@
 from lookalike.images.decoding import (
     PREPROCESSING,
     SIDE,
-    BadImage,
     decode,
     decode_pixels,
     pixels,
@@ -12,6 +11,7 @@ from lookalike.images.decoding import (
 )
 from lookalike.images.formats import HEIC, heic_is_installed, readable_endings, sniff
 from lookalike.images.isolated import IsolatedDecoder, decoder
+from lookalike.images.reasons import BadImage
 from lookalike.images.scan import Found, has_images, nothing_found, walk
 from lookalike.images.sources import (
     Source,

@@ -10,17 +10,21 @@ import io
 import os
 import stat
 import threading
-import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 
-from lookalike.images.formats import HEIC, load_plugin, sniff
+from lookalike.images import depth
+from lookalike.images.colour import is_other, to_srgb
+from lookalike.images.frames import show_structure
+from lookalike.images.opening import END_OF_JPEG, Opened, open_image
+from lookalike.images.paper import on_paper
+from lookalike.images.reasons import PIXELS_LIMIT, reasons
+from lookalike.images.reasons import BadImage as BadImage
 
 try:
     import cykooz_resizer as resizing
@@ -34,18 +38,12 @@ SIDE = 224
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's red, green and blue, in 0..1
 DEVIATION = (0.229, 0.224, 0.225)
 ROOM = 280  # pixels a side that a scaled JPEG keeps: scaling is cruder than the resize after it
-PREPROCESSING = "squash-224-bilinear-3"
+PREPROCESSING = "squash-224-bilinear-4"
 """Version of the preprocessing. Embeddings made with different versions do not mix."""
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit: a quarter of a gigabyte at 24 bits, doubled
+MAX_PIXELS = PIXELS_LIMIT  # a process of `decoding_process` may be given less
 LARGE = 32_000_000  # pixels: a whole photo that Pillow decodes, 100 megabytes and more
 MAX_BYTES = 512 * 2**20
-NO_IMAGE = "not an image that can be read (JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP and others)"
-MIN_SIDE = 8  # pixels; anything thinner is a spacer or a tracking pixel, not a picture
-
-
-class BadImage(ValueError):
-    """Why an input did not become pixels: one line, fit for a table of skipped inputs."""
 
 
 def transform() -> "v2.Compose":
@@ -90,77 +88,71 @@ def read(path: str | bytes | os.PathLike[str]) -> bytes:
         raise BadImage(f"unreadable: {error.strerror or error}") from None
 
 
-def decode(data: bytes) -> Image.Image:
-    """Decode an image of one of `formats.ENDINGS` to an upright RGB image.
+def decode(data: bytes, truncated: bool = False) -> Image.Image:
+    """Decode an image of one of `formats.ENDINGS` to an upright RGB image, in sRGB.
 
-    Raises `BadImage` with the reason for anything else.
+    Of several pages it is the largest, of an animation the first frame that shows something.
+    `truncated` takes also what there is of a file that was cut short. Raises `BadImage` with the
+    reason for anything else.
     """
-    with _reasons():
-        return upright(_open(data))
+    with reasons():
+        return _converted(*_upright(_open(data), truncated))
 
 
-def decode_pixels(data: bytes) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+def decode_pixels(
+    data: bytes, truncated: bool = False
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     """Decode and resize in one go: uint8 (224, 224, 3), and width and height of the upright image.
 
     What `pixels(decode(data))` gives, or nearly so, and several times quicker for large photos:
     where a JPEG is to be made smaller by two or more, libjpeg-turbo leaves that out of the
-    inverse DCT (https://libjpeg-turbo.org). Raises `BadImage` as `decode` does.
+    inverse DCT (https://libjpeg-turbo.org), and colours are converted last. Raises `BadImage` as
+    `decode` does.
     """
-    with _reasons():
-        image = _open(data)
-        if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-            with contextlib.suppress(ValueError):  # sloppy or damaged: Pillow has the last word
-                return _scaled_jpeg(data, image)
+    with reasons():
+        opened = _open(data)
+        if opened.is_plain_jpeg:
+            for whole in (data, data + END_OF_JPEG):
+                with contextlib.suppress(ValueError):  # sloppy or damaged: Pillow has the last word
+                    return _scaled_jpeg(whole, opened.header)
         # Large ones take several times what their pixels do, here and there: one at a time.
-        with large if image.width * image.height > LARGE else contextlib.nullcontext():
-            image = upright(image)
-            return pixels(image), image.size
+        with large if opened.pixels > LARGE else contextlib.nullcontext():
+            image, profile = _upright(opened, truncated)
+            small = Image.fromarray(pixels(image))
+        return np.asarray(_converted(small, profile)), image.size
 
 
-def thumbnail(data: bytes, side: int) -> bytes:
-    """Decode to an upright JPEG of at most `side` pixels a side, never enlarged.
+def thumbnail(data: bytes, side: int, truncated: bool = False) -> bytes:
+    """Decode to an upright JPEG of at most `side` pixels a side, never enlarged, in sRGB.
 
-    Nothing of the file comes along but its picture and, of an RGB one, its colour profile: no place
-    where it was taken. Raises `BadImage` as `decode` does.
+    Nothing of the file comes along but its picture: no place where it was taken. Raises `BadImage`
+    as `decode` does.
     """
-    with _reasons():
-        image = _open(data)
-        image.draft("RGB", (2 * side, 2 * side))  # what libjpeg-turbo leaves out need not be scaled
-        profile = image.info.get("icc_profile") if image.mode == "RGB" else None
-        with large if image.width * image.height > LARGE else contextlib.nullcontext():
-            image = upright(image)
+    with reasons():
+        opened = _open(data)
+        opened.draft(2 * side)  # what libjpeg-turbo leaves out need not be scaled
+        with large if opened.pixels > LARGE else contextlib.nullcontext():
+            image, profile = _upright(opened, truncated)
             image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        image = _converted(image, profile)
         image.info = {}  # else the comment would be written again
         jpeg = io.BytesIO()
-        image.save(jpeg, "JPEG", quality=85, icc_profile=profile)
+        image.save(jpeg, "JPEG", quality=85)
         return jpeg.getvalue()
 
 
-def _open(data: bytes) -> Image.Image:
-    if not data:
-        raise BadImage("empty file")
-    name = sniff(data)
-    if name is None:
-        raise BadImage(NO_IMAGE)
-    if not load_plugin(name):
-        raise BadImage(f"HEIC, which is not read here: {HEIC}")
-    image = Image.open(io.BytesIO(data), formats=[name])
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadImage(f"too many pixels: {width} x {height}")
-    if min(width, height) < MIN_SIDE:
-        raise BadImage(f"smaller than {MIN_SIDE} pixels on a side: {width} x {height}")
-    return image
+def _open(data: bytes) -> Opened:
+    return open_image(data, MAX_PIXELS)
 
 
-def _scaled_jpeg(data: bytes, header: Image.Image) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+def _scaled_jpeg(data: bytes, header: Any) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     # Only by 2, 4 and 8: other scalings take longer, and disagree with Pillow on damaged pictures.
     width, height = header.size
     factor = max(f for f in (1, 2, 4, 8) if f == 1 or min(width, height) >= f * ROOM)
     scaled = simplejpeg.decode_jpeg(
         data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor)
     )
-    squashed = _squash(scaled)
+    squashed = _in_srgb(_squash(scaled), header)
     orientation = _orientation(header)
     if orientation == 1:
         return squashed, header.size
@@ -168,6 +160,15 @@ def _scaled_jpeg(data: bytes, header: Image.Image) -> tuple[npt.NDArray[np.uint8
     small.info = header.info  # has the orientation; a square may as well be turned when small
     lying = orientation in (5, 6, 7, 8)
     return np.asarray(_turned(small)), header.size[::-1] if lying else header.size
+
+
+def _in_srgb(small: npt.NDArray[np.uint8], header: Any) -> npt.NDArray[np.uint8]:
+    profile = header.info.get("icc_profile")
+    if not profile or not is_other(profile, header.mode):
+        return small
+    picture = Image.fromarray(small)
+    picture = picture.getchannel(0) if header.mode == "L" else picture
+    return np.asarray(to_srgb(picture, profile))
 
 
 # Held while a large picture is decoded. A process of `decoding_process` asks its caller instead.
@@ -207,65 +208,48 @@ def _turned(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Bring a Pillow image to RGB, turned as its EXIF orientation says.
+    """Bring a Pillow image to RGB in sRGB, turned as its EXIF orientation says.
 
-    Greyscale, palette, CMYK and 16-bit become RGB; what is transparent becomes white. Raises
-    `BadImage` if its pixels cannot be decoded or there are none.
+    Greyscale, palette, CMYK, LAB and more than eight bits become RGB; what is transparent is laid
+    on paper (`paper.on_paper`). Raises `BadImage` if its pixels cannot be decoded or there are
+    none.
     """
-    with _reasons():
+    with reasons():
         if not all(image.size):
             raise BadImage(f"no pixels: {image.width} x {image.height}")
         image.load()
-        return _to_rgb(_turned(image))
+        return _converted(*_to_rgb(_turned(image)))
 
 
-@contextlib.contextmanager
-def _reasons() -> Iterator[None]:
-    """Turn whatever a decoder raises into `BadImage`, and keep its warnings to itself."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large, odd or sloppy, but decodable: no noise
-            yield
-    except BadImage:
-        raise
-    except Image.DecompressionBombError:
-        raise BadImage(f"too many pixels: over {MAX_PIXELS:,}") from None
-    except UnidentifiedImageError:
-        raise BadImage(NO_IMAGE) from None
-    except MemoryError:
-        raise BadImage("too large for the memory at hand") from None
-    except Exception as error:  # decoders raise whatever they meet: SyntaxError, struct.error, ...
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(f"damaged image: {message[:200]}") from None
+def _upright(opened: Opened, truncated: bool) -> tuple[Image.Image, bytes | None]:
+    """Load an image, upright and RGB, in its own colours; with the profile that they still need."""
+    image = opened.load(truncated)
+    image = show_structure(image, lambda frame: _to_rgb(frame)[0])
+    return _to_rgb(_turned(image))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
+    """Bring an image to RGB; with its profile, where its colours are still those of that one."""
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(image)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.has_transparency_data:
-        if image.mode != "RGBA":
-            image = image.convert("RGBA")
-        paper = Image.new("RGB", image.size, "white")
-        paper.paste(image, mask=image)
-        return paper
-    return image.convert("RGB")
+        image = Image.fromarray(depth.to_bytes(np.asarray(image)))
+    elif image.has_transparency_data:
+        if image.mode in ("LA", "La"):
+            image = _grey_with_alpha(image.convert("LA"), profile)
+        image = on_paper(image.convert("RGBA"))
+    if image.mode in ("1", "L", "CMYK", "LAB"):
+        image = image.convert("L") if image.mode == "1" else image
+        return to_srgb(image, profile).convert("RGB"), None
+    return image.convert("RGB"), profile
 
 
-def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or floating point: Pillow would clip it at 255, so scale it."""
-    values = np.asarray(image).astype(np.float32)
-    top = float(np.nanmax(values))
-    if image.mode == "F":
-        white = max(top, 1.0)
-    elif image.mode.startswith("I;16") or 255 < top < 2**16:
-        white = 2**16 - 1
-    else:
-        white = 255 if top <= 255 else 2**31 - 1
-    np.nan_to_num(values, copy=False)
-    values *= 255 / white
-    np.rint(values, out=values)  # in place, for it may be large
-    grey = values.clip(0, 255, out=values).astype(np.uint8)
-    del values
-    return Image.fromarray(grey).convert("RGB")
+def _grey_with_alpha(image: Image.Image, profile: bytes | None) -> Image.Image:
+    grey, alpha = image.split()
+    colours = to_srgb(grey, profile).convert("RGB")
+    colours.putalpha(alpha)
+    return colours
+
+
+def _converted(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert RGB to sRGB, as its profile says."""
+    return to_srgb(image, profile)

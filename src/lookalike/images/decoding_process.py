@@ -16,6 +16,7 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 
 from lookalike.images import decoding
+from lookalike.images.reasons import BadImage
 
 REQUEST = Struct("=QI")
 """Bytes of the image; pixels a side of the JPEG that is wanted, 0 for pixels to embed."""
@@ -32,10 +33,10 @@ MAX_MEMORY = 4 * 2**30
 """Bytes of addresses: the largest picture there may be takes 2 GB, its file half of one."""
 
 
-def serve(seconds: float, most: int) -> None:
+def serve(seconds: float, most: int, truncated: bool) -> None:
     """Answer until the other end of the socket closes. A decode ends after `seconds`, by SIGALRM.
 
-    Images of over `most` pixels are not decoded.
+    Images of over `most` pixels are not decoded; of truncated ones what there is, if `truncated`.
 
     The caller has an eye on the time as well; but if it was killed, nobody else ends a decode that
     hangs.
@@ -50,8 +51,8 @@ def serve(seconds: float, most: int) -> None:
             data = requests.read(size)
             turn.budget(seconds)
             try:
-                answer = _jpeg(data, side) if side else _pixels(data)
-            except decoding.BadImage as error:
+                answer = _jpeg(data, side, truncated) if side else _pixels(data, truncated)
+            except BadImage as error:
                 reason = str(error).encode(errors="surrogatepass")
                 answer = (REASON, len(reason), 0, memoryview(reason))
             turn.budget(0)
@@ -62,13 +63,13 @@ def serve(seconds: float, most: int) -> None:
 Answer: TypeAlias = tuple[bytes, int, int, memoryview]
 
 
-def _pixels(data: bytes) -> Answer:
-    pixels, size = decoding.decode_pixels(data)
+def _pixels(data: bytes, truncated: bool) -> Answer:
+    pixels, size = decoding.decode_pixels(data, truncated)
     return PIXELS, *size, np.ascontiguousarray(pixels).data.cast("B")
 
 
-def _jpeg(data: bytes, side: int) -> Answer:
-    jpeg = decoding.thumbnail(data, side)
+def _jpeg(data: bytes, side: int, truncated: bool) -> Answer:
+    jpeg = decoding.thumbnail(data, side, truncated)
     return JPEG, len(jpeg), 0, memoryview(jpeg)
 
 

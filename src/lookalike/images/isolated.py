@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy.typing as npt
 
 from lookalike.errors import LookalikeError
 from lookalike.images import decoding
-from lookalike.images.decoding import SIDE, BadImage
+from lookalike.images.decoding import SIDE
+from lookalike.images.reasons import PIXELS_LIMIT, BadImage
 from lookalike.images.remote import Ended, Process
 
 MAX_SECONDS = 60.0
@@ -29,28 +31,29 @@ Decode: TypeAlias = Callable[[bytes], Decoded]
 
 
 @contextmanager
-def decoder(isolated: bool, expendable: bool = False) -> Iterator[Decode]:
+def decoder(isolated: bool, expendable: bool = False, truncated: bool = False) -> Iterator[Decode]:
     """Give a function that decodes as `decoding.decode_pixels` does, for any number of threads.
 
     It does so in processes apart if `isolated`, else in this one. `expendable` says of this one
     that it may be lost: a decode over `MAX_SECONDS` then ends it by SIGALRM. That is for the
     workers of Spark, which tries their task again; with one thread, where no handler is set.
+    `truncated` takes files that were cut short too, as far as they go.
     """
     if isolated:
-        with IsolatedDecoder() as processes:
+        with IsolatedDecoder(truncated=truncated) as processes:
             yield processes.decode_pixels
     elif expendable and hasattr(signal, "SIGALRM"):
-        yield _decode_or_die
+        yield partial(_decode_or_die, truncated)
     else:
-        yield decoding.decode_pixels
+        yield partial(decoding.decode_pixels, truncated=truncated)
 
 
-def _decode_or_die(data: bytes) -> Decoded:
+def _decode_or_die(truncated: bool, data: bytes) -> Decoded:
     if signal.getsignal(signal.SIGALRM) != signal.SIG_DFL:
-        return decoding.decode_pixels(data)
+        return decoding.decode_pixels(data, truncated)
     signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
     try:
-        return decoding.decode_pixels(data)
+        return decoding.decode_pixels(data, truncated)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -63,11 +66,13 @@ class IsolatedDecoder:
 
     Processes start when they are needed and end with `close`, or when this process ends in
     whatever way: they read from a socket, and that closes. An image may take `seconds`
-    (`MAX_SECONDS`) and have `most` pixels.
+    (`MAX_SECONDS`) and have `most` pixels. `truncated` takes files that were cut short too.
     """
 
-    def __init__(self, seconds: float | None = None, most: int = decoding.MAX_PIXELS) -> None:
-        self._limits = (MAX_SECONDS if seconds is None else seconds, most)
+    def __init__(
+        self, seconds: float | None = None, most: int = PIXELS_LIMIT, truncated: bool = False
+    ) -> None:
+        self._limits = (MAX_SECONDS if seconds is None else seconds, most, truncated)
         self._lock = threading.Lock()
         self._all: set[Process] = set()
         self._idle: list[Process] = []

@@ -14,7 +14,6 @@ from typing import NoReturn
 
 from lookalike.errors import LookalikeError
 from lookalike.images import decoding
-from lookalike.images.decoding import BadImage
 from lookalike.images.decoding_process import (
     HEADER,
     JPEG,
@@ -25,6 +24,7 @@ from lookalike.images.decoding_process import (
     REQUEST,
     ROOM,
 )
+from lookalike.images.reasons import BadImage
 
 START_SECONDS = 60.0
 """For a process to start: an overloaded machine and a network file system can be slow."""
@@ -50,13 +50,13 @@ class Ended(Exception):
 class Process:
     """One process that decodes, and the socket to it. One thread at a time talks to it."""
 
-    def __init__(self, seconds: float, most: int) -> None:
+    def __init__(self, seconds: float, most: int, truncated: bool) -> None:
         """Start it, without waiting until it has; `LookalikeError` if there is no way to."""
         self.is_new = True
         self._seconds = seconds
         package = Path(__file__).parent
         packages = {"lookalike": str(package.parent), "lookalike.images": str(package)}
-        given = json.dumps([[*map(str, sys.path)], packages, [seconds, most]])
+        given = json.dumps([[*map(str, sys.path)], packages, [seconds, most, truncated]])
         # What reserves memory for threads that will never be.
         alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
         self._until = 0.0

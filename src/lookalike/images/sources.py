@@ -34,6 +34,7 @@ class Source:
     files or folders below it that were asked for (local files only; "" is the root itself).
     `image_column` names the column of bytes of a table, `label_column` that of its labels. `also`
     are absolute folders elsewhere, whose images have absolute paths (local files only).
+    `truncated` says that images which were cut short are taken too, as far as they go.
     """
 
     kind: Literal["files", "uri", "table"]
@@ -42,6 +43,7 @@ class Source:
     image_column: str | None = None
     label_column: str | None = None
     also: tuple[str, ...] = ()
+    truncated: bool = False
 
     @classmethod
     def stored(cls, about: dict[str, Any]) -> Self:
@@ -49,7 +51,9 @@ class Source:
 
         Raises `ValueError`, `KeyError` or `TypeError` where that was not a source.
         """
-        about = {"also": [], **about}
+        about = {"also": [], "truncated": False, **about}
+        if not isinstance(about["truncated"], bool):
+            raise ValueError(f"truncated is {str(about['truncated'])[:40]!r}")
         if about["kind"] not in ("files", "uri", "table"):
             raise ValueError(f"no kind of source: {str(about['kind'])[:40]!r}")
         for name in ("names", "also"):
@@ -238,7 +242,7 @@ def _is_remote(source: Source) -> bool:
 
 
 def read(source: Source, path: str) -> bytes:
-    """Return the bytes of one image again, wherever it lies; `decoding.BadImage` if it is gone.
+    """Return the bytes of one image again, wherever it lies; `BadImage` if it is gone.
 
     So it is, and nothing is opened, where the path leads out of the folders of the source.
     """

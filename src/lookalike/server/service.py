@@ -34,7 +34,7 @@ class Service:
         self.library = Library(index)
         self.metrics = Metrics()
         self.uploads = Uploads(limits, cores(), self.metrics.batches)
-        self._decoder = IsolatedDecoder(_THUMBNAIL_SECONDS)
+        self._decoder = IsolatedDecoder(_THUMBNAIL_SECONDS, truncated=True)
         self.thumbnails = Thumbnails(self._decoder, cap)
         self.maps = Maps()
         self._searching = ThreadPoolExecutor(cores(), "search")
