@@ -237,10 +237,9 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
         if image.mode in ("LA", "La"):
             image = _grey_with_alpha(image.convert("LA"), profile)
         image = on_paper(image.convert("RGBA"))
-    if image.mode in ("1", "L", "CMYK", "LAB"):
-        image = image.convert("L") if image.mode == "1" else image
+    if image.mode in ("L", "CMYK", "LAB"):
         return to_srgb(image, profile).convert("RGB"), None
-    return image.convert("RGB"), profile
+    return image if image.mode == "RGB" else image.convert("RGB"), profile
 
 
 def _grey_with_alpha(image: Image.Image, profile: bytes | None) -> Image.Image:

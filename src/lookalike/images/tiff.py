@@ -60,7 +60,7 @@ class Page:
         return int(forms.pop()) if len(forms) == 1 else 0
 
     def read(self) -> Image.Image:
-        """Return the picture in 8 bits a sample: L, RGB or RGBA, not yet turned.
+        """Return the picture in 8 bits a sample: L, RGB or RGBA, turned or with what says how.
 
         Raises `BadImage` for a kind that is not read.
         """
@@ -69,6 +69,7 @@ class Page:
         if samples not in (colours, colours + 1) or (self._bits, self._form) == (16, _FLOAT):
             raise BadImage(UNREADABLE)
         self._check_length()
+        turn, (width, height) = self.tags.get(Base.Orientation, 1), self.size
         if samples > 1 and self.tags.get(_PLANAR, 1) == 2:
             planes = [depth.read_samples(plane) for plane in self._planes(samples)]
             if any(plane is None or plane.ndim != 2 for plane in planes):
@@ -79,12 +80,15 @@ class Page:
             if read is None:
                 raise BadImage(UNREADABLE)
             values = read if read.ndim == 3 else read[..., None]
-        if values.shape != (*self.size[::-1], samples):
+            if turn in (5, 6, 7, 8):  # OpenCV turns a TIFF by itself, but not its planes
+                width, height = height, width
+            turn = 1
+        if values.shape != (height, width, samples):
             raise BadImage(UNREADABLE)
         picture = self._picture(values[..., :colours], values[..., colours:])
         if _PROFILE in self.tags:
             picture.info["icc_profile"] = self.tags[_PROFILE]
-        picture.getexif()[Base.Orientation] = self.tags.get(Base.Orientation, 1)
+        picture.getexif()[Base.Orientation] = turn
         return picture
 
     def _picture(self, colours: depth.Samples, alpha: depth.Samples) -> Image.Image:

@@ -1,0 +1,295 @@
+"""More than eight bits a sample: what was bright stays bright, what was dark stays dark."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+import fuzz
+from lookalike.images import BadImage, decode, decode_pixels, pixels
+from lookalike.images.tiff import UNREADABLE
+from tiffs import Order, directory_of, pages, tiff
+
+Samples = npt.NDArray[Any]
+
+# Something with black and white in it, so that no percentile moves it far.
+RGB = np.asarray(fuzz.picture(5, (120, 90))).copy()
+RGB[:20, :30], RGB[-20:, :30] = 0, 255
+GREY = np.asarray(Image.fromarray(RGB).convert("L"))
+ALPHA = np.linspace(40, 255, 120 * 90).reshape(90, 120).astype(np.uint8)
+NEAR = 3  # levels, on average: a percent of clipped values, and rounding
+
+
+def of_bits(picture: Samples, bits: int, kind: Any = np.uint16) -> Samples:
+    """The picture in so many bits."""
+    values: Samples = np.rint(picture / 255 * (2**bits - 1)).astype(kind)
+    return values
+
+
+def as_grey(levels: Samples) -> Samples:
+    return np.repeat(levels[..., None], 3, axis=2)
+
+
+def distance(data: bytes, wanted: Samples) -> float:
+    """Mean difference from what is right, by either road."""
+    image = decode(data)
+    quick, size = decode_pixels(data)
+    assert image.mode == "RGB" and size == image.size
+    assert np.array_equal(pixels(image), quick)
+    return float(np.abs(np.asarray(image).astype(int) - wanted).mean())
+
+
+def png(values: Samples, significant: int | None = None) -> bytes:
+    """Write 16 bits a sample, of one to four channels, which Pillow writes for grey alone."""
+    values = values[..., None] if values.ndim == 2 else values
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
+    if significant:
+        chunks.append((b"sBIT", bytes([significant] * channels)))
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(fuzz.png_chunk(*chunk) for chunk in chunks)
+
+
+def pgm(values: Samples, most: int) -> bytes:
+    kind = b"P5" if values.ndim == 2 else b"P6"
+    return b"%s %d %d %d\n" % (kind, *values.shape[1::-1], most) + values.astype(">u2").tobytes()
+
+
+def j2k(values: Samples, bits: int) -> bytes:
+    """Write a lossless JPEG 2000 of so many bits: one of 16, whose header is changed."""
+    shifted = values.astype(int) - 2 ** (bits - 1) + 2**15
+    buffer = io.BytesIO()
+    Image.fromarray(shifted.astype(np.uint16)).save(buffer, "JPEG2000", no_jp2=True)
+    data = bytearray(buffer.getvalue())
+    assert data[42] == 15
+    data[42] = bits - 1
+    return bytes(data)
+
+
+# --- ten, twelve, fourteen bits -----------------------------------------------------------------
+
+FILES: dict[str, Callable[[Samples], bytes]] = {
+    "png": png,
+    "tiff": tiff,
+    "tiff of the other end": lambda values: tiff(values, order=">"),
+    "deflated tiff": lambda values: tiff(values, deflate=True),
+    "pgm": lambda values: pgm(values, 65535),
+}
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("write", FILES.values(), ids=FILES)
+def test_bits_in_sixteen(write: Callable[[Samples], bytes], bits: int) -> None:
+    assert distance(write(of_bits(GREY, bits)), as_grey(GREY)) < NEAR
+    if write is not FILES["pgm"]:  # whose colours Pillow brings to eight bits
+        assert distance(write(of_bits(RGB, bits)), RGB) < NEAR
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_transparency_has_as_many_bits(bits: int) -> None:
+    share = ALPHA[..., None] / 255
+    for colours in (RGB, GREY[..., None]):
+        both = of_bits(np.dstack([colours, ALPHA]), bits)
+        on_white = np.rint(np.broadcast_to(colours, RGB.shape) * share + 255 * (1 - share))
+        assert distance(png(both), on_white) < NEAR
+        assert distance(tiff(both, planar=True), on_white) < NEAR
+    assert (
+        distance(
+            tiff(of_bits(np.dstack([RGB, ALPHA]), bits)), np.rint(RGB * share + 255 * (1 - share))
+        )
+        < NEAR
+    )
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 15])
+def test_bits_that_a_file_tells(bits: int) -> None:
+    grey, dark = of_bits(GREY, bits), of_bits(GREY // 40, bits)
+    for values, levels in ((grey, GREY), (dark, GREY // 40)):
+        for data in (
+            png(values, significant=bits),
+            tiff(values, more={281: 2**bits - 1}),
+            pgm(values, 2**bits - 1),
+            j2k(values, bits),
+        ):
+            assert distance(data, as_grey(levels)) < NEAR
+    stretched = (grey.astype(int) << (16 - bits)).astype(np.uint16)
+    assert distance(png(stretched, significant=bits), as_grey(GREY)) < NEAR
+
+
+@pytest.mark.parametrize(
+    "dark",
+    [
+        np.rint(GREY / 255 * 20_000),  # uses its fifteenth bit
+        (GREY // 8) * 257.0,  # eight bits stretched to sixteen
+        (GREY // 8) * 256.0,
+    ],
+    ids=["a third of white", "times 257", "times 256"],
+)
+@pytest.mark.parametrize("write", FILES.values(), ids=FILES)
+def test_what_is_dark_stays_dark(write: Callable[[Samples], bytes], dark: Samples) -> None:
+    assert distance(write(dark.astype(np.uint16)), as_grey(np.rint(dark / 257))) < NEAR
+
+
+def test_a_file_that_says_sixteen_bits_is_taken_at_its_word() -> None:
+    dark = of_bits(GREY, 12)
+    for data in (png(dark, significant=16), tiff(dark, more={281: 65535})):
+        assert distance(data, as_grey(np.rint(dark / 257))) < NEAR
+
+
+def test_black_is_black() -> None:
+    nothing = np.zeros_like(GREY, np.uint16)
+    for write in FILES.values():
+        assert distance(write(nothing), as_grey(nothing)) == 0
+
+
+# --- TIFF ---------------------------------------------------------------------------------------
+
+NUMBERS: dict[str, Callable[[Samples], Samples]] = {
+    "unsigned 16": lambda picture: of_bits(picture, 16),
+    "unsigned 12 in 16": lambda picture: of_bits(picture, 12),
+    "unsigned 32": lambda picture: of_bits(picture, 32, np.uint32),
+    "unsigned 20 in 32": lambda picture: of_bits(picture, 20, np.uint32),
+    "signed 8": lambda picture: (picture.astype(int) - 128).astype(np.int8),
+    "signed 16": lambda picture: of_bits(picture, 15, np.int16),
+    "signed 16 from below": lambda p: (of_bits(p, 16, int) - 2**15).astype(np.int16),
+    "signed 32": lambda picture: of_bits(picture, 31, np.int32),
+    "Hounsfield": lambda picture: (of_bits(picture, 12, int) - 1024).astype(np.int16),
+    "floats to 1": lambda picture: (picture / 255).astype(np.float32),
+    "floats to 255": lambda picture: picture.astype(np.float32),
+    "floats to 5000": lambda picture: (picture / 255 * 5000).astype(np.float32),
+    "floats around 0": lambda picture: (picture / 255 * 9 - 4).astype(np.float32),
+    "doubles": lambda picture: picture / 255,
+}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "of the other end": {"order": ">"},
+    "deflated": {"deflate": True},
+    "deflated, of the other end": {"deflate": True, "order": ">"},
+}
+
+
+@pytest.mark.parametrize("make", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_numbers_of_any_type(make: Callable[[Samples], Samples], layout: dict[str, Any]) -> None:
+    assert distance(tiff(make(GREY), **layout), as_grey(GREY)) < NEAR
+    assert distance(tiff(make(RGB), **layout), RGB) < NEAR
+    assert distance(tiff(make(RGB), planar=True, **layout), RGB) < NEAR
+    if make(GREY).dtype != np.int8:
+        white_is_zero = tiff(make(255 - GREY), photometric=0, **layout)
+        assert distance(white_is_zero, as_grey(GREY)) < NEAR
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_eight_bits_in_planes_and_as_negatives(layout: dict[str, Any]) -> None:
+    assert distance(tiff(RGB, planar=True, **layout), RGB) == 0
+    assert distance(tiff(255 - GREY, photometric=0, **layout), as_grey(GREY)) == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_floats_that_are_out_of_all_bounds(bad: float) -> None:
+    values = (GREY / 255).astype(np.float32)
+    values[45, 60:62] = bad
+    assert distance(tiff(values), as_grey(GREY)) < NEAR
+    bright = (GREY / 255 * 40).astype(np.float32)  # a few highlights of an HDR picture
+    bright[45, 60:62] = 4000
+    assert distance(tiff(bright), as_grey(GREY)) < NEAR
+
+
+def test_floats_a_little_beyond_their_bounds() -> None:
+    values = (GREY / 255 * 1.04 - 0.02).astype(np.float32)  # as resizing leaves them
+    assert distance(tiff(values), as_grey(GREY)) < NEAR + 4
+
+
+def test_premultiplied_transparency() -> None:
+    share = ALPHA[..., None] / 255
+    values = of_bits(np.dstack([RGB * share, ALPHA]), 16)
+    wanted = np.rint(RGB * share + 255 * (1 - share))
+    assert distance(tiff(values, more={338: 1}), wanted) < NEAR
+    assert distance(tiff(values, more={338: 0}), RGB * share) < NEAR  # no transparency
+
+
+def test_a_deep_tiff_is_turned() -> None:
+    # Where the first row and column lie, by the standard: 6 is right and top, 4 bottom and left.
+    for orientation, upright in ((6, np.rot90(RGB, -1)), (4, RGB[::-1]), (5, RGB.swapaxes(0, 1))):
+        for planar in (False, True):
+            lying = tiff(of_bits(RGB, 12), planar=planar, more={274: orientation})
+            assert distance(lying, upright) < NEAR
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff((RGB / 255).astype(np.float16)),
+        tiff((RGB / 255).astype(np.float16), planar=True),
+        tiff(of_bits(np.dstack([RGB, RGB]), 16), photometric=2),  # six channels
+        tiff(of_bits(RGB, 16), photometric=8),
+        tiff(GREY, photometric=32803),
+        tiff(of_bits(RGB, 16).view(np.uint8)[..., ::2], photometric=9),
+    ],
+    ids=[
+        "half floats",
+        "half floats in planes",
+        "six channels",
+        "LAB of 16 bits",
+        "CFA",
+        "ICC LAB",
+    ],
+)
+def test_a_tiff_of_a_kind_that_cannot_be_read(data: bytes) -> None:
+    for read in (decode, decode_pixels):
+        with pytest.raises(BadImage, match=f"^{UNREADABLE}$"):
+            read(data)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("deflate", [False, True])
+def test_a_deep_tiff_that_was_cut_or_scratched(deflate: bool, planar: bool) -> None:
+    whole = tiff(of_bits(RGB, 16), deflate=deflate, planar=planar)
+    at = int.from_bytes(whole[4:8], "little")
+    directory = whole[at:]
+    for length in (at // 3, at - 10):  # the directory is whole, the strips are not
+        cut = whole[:length] + directory
+        changed = bytearray(cut)
+        struct.pack_into("<I", changed, 4, length)
+        try:
+            assert decode(bytes(changed)).size == (120, 90)
+        except BadImage as error:
+            assert "truncated" in str(error) or "TIFF of a kind" in str(error)
+    if deflate:
+        scratched = bytearray(whole)
+        scratched[at // 2 : at // 2 + 60] = b"\xff" * 60
+        try:
+            first = decode(bytes(scratched)).tobytes()
+        except BadImage as error:
+            assert "TIFF of a kind" in str(error)
+        else:
+            assert first == decode(bytes(scratched)).tobytes()
+
+
+# --- pages --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [8, 12])
+def test_the_largest_page_counts(bits: int, order: Order) -> None:
+    large = RGB if bits == 8 else of_bits(RGB, bits)
+    small = RGB[::4, ::4]
+    parts = [directory_of(small, order=order), directory_of(large, order=order)]
+    mask = directory_of(np.zeros((200, 200), np.uint8), order=order, more={254: 4})
+    data = pages([*parts, mask, directory_of(255 - RGB, order=order)], order)
+    assert distance(data, RGB) < NEAR
+
+
+def test_pages_in_a_circle_come_to_an_end(deadline: None) -> None:
+    data = bytearray(pages([directory_of(RGB), directory_of(RGB[:40])]))
+    first = data[4:8]
+    data[-4:] = first  # the second has no lists behind it: this is its link
+    assert decode(bytes(data)).size == (120, 90)
