@@ -101,12 +101,8 @@ def test_transparency_has_as_many_bits(bits: int) -> None:
         on_white = np.rint(np.broadcast_to(colours, RGB.shape) * share + 255 * (1 - share))
         assert distance(png(both), on_white) < NEAR
         assert distance(tiff(both, planar=True), on_white) < NEAR
-    assert (
-        distance(
-            tiff(of_bits(np.dstack([RGB, ALPHA]), bits)), np.rint(RGB * share + 255 * (1 - share))
-        )
-        < NEAR
-    )
+        if colours is RGB:
+            assert distance(tiff(both), on_white) < NEAR
 
 
 @pytest.mark.parametrize("bits", [9, 10, 12, 15])
