@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-all lint bench weights clean
+.PHONY: demo test test-all test-avx2 lint bench weights clean
 
 # Everything below waits for this once; afterwards it costs nothing.
 $(READY): pyproject.toml constraints.txt
@@ -26,6 +26,10 @@ test: lint  ## what has to pass before every commit
 
 test-all: lint  ## the long ones too
 	$(BIN)/python -m pytest -q -m ''
+
+test-avx2: $(READY)  ## the tests as on a processor with AVX2 and without AVX-512, VNNI, AMX
+	cc -shared -fPIC -o $(VENV)/cpuid.so tests/cpuid.c -ldl
+	WITHOUT=avx512,vnni,amx LD_PRELOAD=$(abspath $(VENV)/cpuid.so) $(BIN)/python -m pytest -q
 
 bench: $(READY)  ## figures of the README, on drawn cars; IMAGES=folder for others
 	$(BIN)/python benchmarks/road.py $(if $(IMAGES),--images $(IMAGES)) $(if $(LABELS),--labels $(LABELS)) --json

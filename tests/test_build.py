@@ -35,6 +35,7 @@ from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images
 from lookalike.index import Engine
 from lookalike.models import SAMPLE, calibration
+from lookalike.models.engines import processor
 from lookalike.progress import Move
 from lookalike.spark import session
 
@@ -807,10 +808,12 @@ def test_an_index_embeds_as_it_was_embedded(
     assert len(cosines) == 96
     if precision == "f32":
         assert model == index.collection.model
-        assert min(cosines) > 1 - 1e-6
     else:
         assert model.fingerprint != index.collection.model.fingerprint
-        assert 0.95 < min(cosines) < 1 - 1e-6
+        assert min(cosines) > 0.95
+    # A processor without bf16 computes in f32 instead.
+    rounded = precision == "int8" or (precision == "bf16" and "BF16" in processor())
+    assert (min(cosines) < 1 - 1e-6) == rounded
 
 
 @pytest.mark.parametrize("spark", [False, True], ids=["loop", "spark"])

@@ -292,16 +292,24 @@ def test_copies_in_a_long_cell_do_not_crowd_it(
 def test_a_long_cell_of_different_rows_is_taken_in_steps(
     cells: Cells, vectors: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crowd = vectors[:1] + 1e-3 * unit((2500, vectors.shape[1]), 3)
+    # Fives so far from each other that no rounding of a matrix product, which depends on its shape
+    # and on the processor, brings one of them among the nearest of another.
+    centres = vectors[:1] + 0.05 * unit((500, vectors.shape[1]), 3)
+    crowd = np.repeat(centres, 5, axis=0) + 1e-3 * unit((2500, vectors.shape[1]), 4)
+    home = int(cells.home(vectors[:1])[0])
+    assert (cells.home(crowd) == home).all()
     collection = collection_of(crowd, tmp_path / "crowd.index", [2500])
     held_rows = HeldCells(collection.segments, cells, Region(0, len(cells), 0, 1), 6)
     assert len(held_rows.ids) == 2500
-    home = int(cells.home(crowd[:1])[0])
     looks = np.arange(2500), np.full(2500, home)
-    whole = held_rows.nearest_in(crowd, 5, None, looks, 60)
-    monkeypatch.setattr("lookalike.neighbors.held._PRODUCT", 10_000)
-    steps = held_rows.nearest_in(crowd, 5, None, looks, 60)
-    assert np.array_equal(whole[0], steps[0]) and np.array_equal(whole[1], steps[1])
+    five = np.repeat(np.arange(2500).reshape(500, 5), 5, axis=0)
+    wanted = np.sort(np.linalg.norm(crowd[:, None] - crowd[five], axis=2), axis=1)
+    for product in (2**24, 10_000):  # all queries at once, and four at a time
+        monkeypatch.setattr("lookalike.neighbors.held._PRODUCT", product)
+        found, distances = held_rows.nearest_in(crowd, 5, None, looks, 60)
+        assert np.array_equal(np.sort(found, axis=1), five)
+        assert np.array_equal(found[:, 0], np.arange(2500))
+        np.testing.assert_allclose(distances, wanted, rtol=1e-4, atol=1e-7)
 
 
 def test_queries_look_until_there_are_enough_rows(cells: Cells, vectors: Floats) -> None:

@@ -49,11 +49,16 @@ def variation(car: Image.Image, seed: int) -> Pixels:
     return pixels(ImageEnhance.Brightness(cut).enhance(rng.uniform(0.7, 1.3)))
 
 
+def photographed(photos: int) -> Pixels:
+    """Return photos of drawn cars."""
+    cars = [snapshot(CLASSES[i], np.random.default_rng((5, i)))[0] for i in range(CARS)]
+    return np.array([variation(cars[i % CARS], i) for i in range(photos)])
+
+
 @pytest.fixture(scope="module")
 def sample() -> Pixels:
-    """As few photos as `auto` measures with, of drawn cars."""
-    cars = [snapshot(CLASSES[i], np.random.default_rng((5, i)))[0] for i in range(CARS)]
-    return np.array([variation(cars[i % CARS], i) for i in range(SAMPLE // 2)])
+    """As few photos as `auto` measures with."""
+    return photographed(SAMPLE // 2)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +85,7 @@ def informer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "openvino_telemetry").mkdir()
     (folder / "openvino_telemetry" / "__init__.py").write_text(f"open({str(told)!r}, 'w')\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         yield told
 
 
@@ -130,6 +135,33 @@ def test_int8_that_overflows_is_refused(int8_of_few: Model, few: Pixels) -> None
     other = np.frombuffer(int8_of_few.probe, np.float32)[::-1].tobytes()
     elsewhere = dataclasses.replace(int8_of_few, fingerprint="elsewhere", probe=other)
     refusal(lambda: engine(elsewhere), r"cosine 0\.\d+\): use one with VNNI, or index again")
+
+
+def test_int8_leaves_room_for_sums(int8: Model) -> None:
+    """Where two products are added in 16 bits, weights of 7 are the most that cannot overflow."""
+    import openvino
+
+    network = openvino.Core().read_model(int8.graph, int8.weights_data)
+    constants = [one for one in network.get_ops() if one.get_type_name() == "Constant"]
+    weights = [one.get_data() for one in constants if one.get_element_type() == openvino.Type.i8]
+    assert len(weights) == 20, "convolutions of ResNet-18"
+    assert max(np.abs(some.astype(int)).max() for some in weights) * 255 * 2 < 2**15
+
+
+def test_what_another_method_made_is_not_mistaken(
+    full: Model,
+    int8_of_few: Model,
+    few: Pixels,
+    no_choices: Path,
+    no_process: None,
+    choose: Callable[[float, float], Model],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert choose(0.0, ANY_TIME) == int8_of_few
+    monkeypatch.setattr("lookalike.models.precision.METHOD", "another")
+    refusal(lambda: at_precision(full, "int8", lambda: few), "no int8, for Python does not start")
+    assert choose(0.0, ANY_TIME) == at_precision(full, "bf16")
+    assert len(list(no_choices.iterdir())) == 2
 
 
 # --- neighbours in common -----------------------------------------------------------------------

@@ -36,8 +36,8 @@ class Model:
     """What makes two embeddings comparable: models with equal fingerprints give equal vectors.
 
     `graph` and `weights_data` are the network as OpenVINO stores it, `network` its tensors for
-    PyTorch; either may be empty. `probe`, for int8, whose products overflow on some processors,
-    is the vector of `engines.PROBE`, float32: an engine that gives another is refused. `agreement`
+    PyTorch; either may be empty. `probe`, for int8, is the vector of `engines.PROBE`, float32: an
+    engine that gives another is refused, as where the sums of an older int8 overflow. `agreement`
     is the share of the five nearest neighbours that a precision has in common with f32, where it
     was measured.
     """

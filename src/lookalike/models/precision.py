@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lookalike.cache import cache_folder, keeping, new_file
 from lookalike.errors import LookalikeError, Unreadable
-from lookalike.models.calibration import expected, never_mind, quantize
+from lookalike.models.calibration import METHOD, expected, never_mind, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
 from lookalike.models.model import Model, fingerprint, identity, resolve
 from lookalike.spark import cores
@@ -120,7 +120,8 @@ def _bf16(full: Model) -> Model:
 
 def _int8(full: Model, pixels: Pixels) -> Model:
     some = pixels[:: max(len(pixels) // CALIBRATION, 1)][:CALIBRATION]
-    folder = cache_folder() / "models" / fingerprint([full.fingerprint, "int8", _digest(some)])
+    made_of = [full.fingerprint, "int8", METHOD, _digest(some)]
+    folder = cache_folder() / "models" / fingerprint(made_of)
     readable = True
     try:
         kept = replace(Model.load(folder), weights=full.weights)
@@ -154,7 +155,7 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
     """Compare precisions on real images: both their speed and their neighbours are measured."""
     if len(pixels) < SAMPLE // 2:  # few enough to be embedded before anything is known
         return full
-    known = [full.fingerprint, _digest(pixels), device, processor()]
+    known = [full.fingerprint, _digest(pixels), device, METHOD, *processor()]
     note = cache_folder() / "choices" / f"{fingerprint(known)}.json"
     makers: dict[str, Callable[[], Model]] = {"bf16": lambda: _bf16(full)}
     if device == "cpu" and full.graph:
