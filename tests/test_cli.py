@@ -139,7 +139,9 @@ def test_search_by_signatures_and_with_filters(index: Index, photo: Path) -> Non
     assert {hit["label"] for hit in answer["neighbors"]} == {label}
     near = told("search", index.path, photo, "--within", str(exact[2]["distance"]))
     assert near["neighbors"] == exact[:3]
-    assert told("search", index.path, photo, "--path", "nowhere/*")["neighbors"] == []
+    assert told("search", index.path, photo, "--within", "0")["neighbors"] == []
+    done = run("search", index.path, photo, "--path", "nowhere/*", "--json")
+    assert_fails(done, "no image has a path that matches 'nowhere/*'")
 
 
 @pytest.mark.long

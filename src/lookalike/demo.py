@@ -14,6 +14,7 @@ from lookalike.drawing import draw_collection
 from lookalike.embedding import ImageEmbedder
 from lookalike.errors import LookalikeError
 from lookalike.export import export_csv
+from lookalike.given import Name, local_path
 from lookalike.hits import Hits, Query
 from lookalike.index import Index
 from lookalike.spark import session
@@ -34,9 +35,9 @@ class Outcome:
 
 
 def run(
-    photos: str | Path | None,
-    labels: Path | None,
-    out: Path,
+    photos: Name | None,
+    labels: Name | None,
+    out: Name,
     say: Say,
     *,
     seed: int | None = None,
@@ -48,6 +49,7 @@ def run(
     `say` is given a line for each step. What an earlier run left in `out` is replaced.
     """
     options = options or Options()
+    out = local_path(out)
     _claim(out)
     new: Path | None = None
     if photos is None:

@@ -53,6 +53,10 @@ ROW = pa.schema(
 """
 
 
+NO_DIRECTION = "the network gives numbers for it that are not finite, or nothing but zeros"
+"""Why an image that was decoded has no vector."""
+
+_USUAL = 1e15  # up to this length, and down to one over it, float32 squares vectors well
 _GIVEN = ("id", "path", "label", "reason", "size", "modified")
 
 
@@ -61,11 +65,45 @@ def content_hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def normalize(vectors: Vectors) -> Vectors:
-    """Scale each row of a float32 array (n, width) to length 1; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+def normalize(vectors: npt.NDArray[Any]) -> Vectors:
+    """Scale each row of numbers (n, width) to length 1, as float32.
+
+    Rows of any finite length come out right, also where their squares are beyond float32. A row
+    that has no direction becomes one of NaN: zeros, what is so near zero that its type holds no
+    more than that, or numbers that are not finite.
+    """
+    with np.errstate(all="ignore"):
+        rows = np.asarray(vectors, np.float32)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        scaled: Vectors = rows / lengths
+        odd = ~((lengths > 1 / _USUAL) & (lengths < _USUAL))[:, 0]
+        if odd.any():
+            scaled[odd] = _normalize_any(vectors[odd])
     return scaled
+
+
+def _normalize_any(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Do the same in numbers that can be squared."""
+    least = np.finfo(vectors.dtype).tiny if vectors.dtype.kind == "f" else 1
+    rows = vectors.astype(np.float64)
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
+    rows /= np.where((largest >= least) & np.isfinite(largest), largest, np.nan)
+    unit: npt.NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
+
+
+def unit_rows(vectors: npt.NDArray[Any]) -> Vectors:
+    """Do as `normalize`, but leave rows whose length is 1 as they are, to the last bit."""
+    with np.errstate(over="ignore"):
+        given = vectors.astype(np.float32)
+        are_unit = np.abs(np.linalg.norm(given, axis=1, keepdims=True) - 1) < 1e-6
+    return np.where(are_unit, given, normalize(vectors))
+
+
+def have_direction(vectors: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Say of each row of a float array (n, width) whether its numbers are finite, not all zero."""
+    usable: npt.NDArray[np.bool_] = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+    return usable
 
 
 class ImageEmbedder:
@@ -107,7 +145,8 @@ class ImageEmbedder:
     def __call__(self, image: "ImageLike | Sequence[ImageLike]") -> Vectors:
         """Return float32 of shape (width,), or (n, width) for a list of n images.
 
-        Raises `lookalike.images.BadImage` with the reason if an image cannot be read.
+        Raises `lookalike.images.BadImage` with the reason if an image cannot be read, or if the
+        network has no vector for it.
         """
         if isinstance(image, list | tuple):
             return self._embed(image)
@@ -120,7 +159,10 @@ class ImageEmbedder:
         return models.engine(self.model, self._threads).batch
 
     def of_pixels(self, pixels: npt.NDArray[np.uint8]) -> Vectors:
-        """Return the vectors, float32 (n, width), of pixels as decoded, uint8 (n, 224, 224, 3)."""
+        """Return the vectors, float32 (n, width), of pixels as decoded, uint8 (n, 224, 224, 3).
+
+        Those without a direction are NaN where they are normalised.
+        """
         vectors = models.engine(self.model, self._threads)(pixels)
         return normalize(vectors) if self.normalize else vectors
 
@@ -131,6 +173,8 @@ class ImageEmbedder:
             vectors[start : start + self.batch] = self.of_pixels(
                 np.stack([to_pixels(image, self.truncated) for image in some])
             )
+        if not have_direction(vectors).all():
+            raise images.BadImage(NO_DIRECTION)
         return vectors
 
     def __repr__(self) -> str:
@@ -276,7 +320,13 @@ def _embed_rows(
         except images.BadImage as error:
             columns["reason"][at] = str(error)
     if fresh:
-        vectors.update(zip(fresh, normalize(run(decoded[: len(fresh)])), strict=True))
+        made = normalize(run(decoded[: len(fresh)]))
+        for at, vector, usable in zip(fresh, made, have_direction(made), strict=True):
+            if usable:
+                vectors[at] = vector
+            else:
+                columns["status"][at], columns["reason"][at] = "skipped", NO_DIRECTION
+                columns["width"][at] = columns["height"][at] = None
     columns["embedding"] = _list_array(vectors, rows.num_rows)
     return pa.RecordBatch.from_pydict(columns, schema=ROW)
 

@@ -13,6 +13,7 @@ from lookalike.build import Options, Report, embed_all, look, prepare, stored_ro
 from lookalike.collection import Collection, Written
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
+from lookalike.given import Name, local_path
 from lookalike.models import calibration
 from lookalike.spark import is_at_hand, local_uri, session
 from lookalike.untrusted import without_formulas
@@ -21,8 +22,8 @@ _SKIPPED = pa.schema([("path", pa.string()), ("reason", pa.string())])
 
 
 def build_table(
-    photos: str | Path | Sequence[str | Path],
-    out: Path,
+    photos: Name | Sequence[Name],
+    out: Name,
     options: Options,
     overwrite: bool = False,
     *,
@@ -36,6 +37,7 @@ def build_table(
     With `no_formulas`, which is for CSV, a spreadsheet takes no name or label for a formula: those
     that begin like one get an apostrophe.
     """
+    out = local_path(out)
     if no_formulas and not is_csv(out):
         raise LookalikeError(f"formulas are a matter of CSV files, and {out} will be Parquet")
     out = out.absolute()
@@ -86,9 +88,9 @@ def _is_ours(skipped: Path) -> bool:
         return there.readline(len(header)) == header
 
 
-def export_csv(stored: Collection, out: Path, *, no_formulas: bool = False) -> None:
+def export_csv(stored: Collection, out: Name, *, no_formulas: bool = False) -> None:
     """Step 4: write the embeddings of a collection to a CSV file, as `build_table` does."""
-    out = out.absolute()
+    out = local_path(out).absolute()
     with collection.staging_folder(out) as staging:
         width = int(stored.about_model["width"])
         _write_csv(stored.files(), staging / "out", width, no_formulas)

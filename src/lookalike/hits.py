@@ -186,8 +186,7 @@ def draw_shown(
         raise LookalikeError(f"n is {count}: show at least 1 image")
     places = rows.left(rows.chosen(labels, None))
     if not len(places):
-        said = f"no image has the label {' or '.join(map(repr, labels))}" if labels else "no images"
-        raise LookalikeError(f"there is nothing to show: {said}")
+        raise nothing_left(labels, None) if len(rows) else LookalikeError("no images to show")
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(places, min(count, len(places)), replace=False))
     queries = []
@@ -197,6 +196,15 @@ def draw_shown(
         content = None if _is_file(source, path) else _read(source, path)
         queries.append(Query(vector, whole, rows.labels[row].as_py(), int(rows.ids[row]), content))
     return Shown(tuple(rng.permutation(np.array(queries, object)).tolist()))
+
+
+def nothing_left(labels: list[str] | None, globs: list[str] | None) -> LookalikeError:
+    """Return the error for filters that leave no image in."""
+    filters = (("has the label", labels), ("has a path that matches", globs))
+    said = [f"{what} {' or '.join(map(repr, some))}" for what, some in filters if some]
+    if not said:
+        return LookalikeError("no label or path is given to filter by: leave the filter out")
+    return LookalikeError(f"no image {' and '.join(said)}: look at the names and their case")
 
 
 def _is_file(source: images.Source, path: str) -> bool:

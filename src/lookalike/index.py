@@ -7,10 +7,12 @@ import random
 import time
 from collections.abc import Sequence
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 from PIL import Image
 
@@ -18,8 +20,9 @@ from lookalike import embedding, evaluate, fidelity, images, on_spark, search
 from lookalike.collection import Collection, Segment
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.errors import LookalikeError
+from lookalike.given import Name, local_path
 from lookalike.groupings import Groupings
-from lookalike.hits import Answers, Hits, Query, Shown, draw_shown
+from lookalike.hits import Answers, Hits, Query, Shown, draw_shown, nothing_left
 from lookalike.images.decoding import read as read_file
 from lookalike.progress import progress_line
 from lookalike.searcher import NEIGHBORS, RECALL, RECALLS, Searcher
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 Engine = Literal["auto", "exact", "lsh", "spark"]
 _FEW = 5  # neighbours, where nobody says how many
+_DARKEST = 0.5 / 255  # what is less is black in a picture
 _LOOKED_FOR = 20  # images, before it is believed that all have moved
 
 
@@ -150,6 +154,8 @@ class Index(Groupings):
         from lookalike import build
 
         given = [names] if isinstance(names, str) else list(names)
+        if not all(given):  # which would be the folder that this process is in
+            raise LookalikeError("an empty name: name images, folders or globs")
         return self._changed(build.remove(self.collection, given, dry_run=dry_run, say=say))
 
     def _changed(self, done: "tuple[Collection, Changed]") -> "Changed":
@@ -190,14 +196,14 @@ class Index(Groupings):
         self.refresh()
         return vacuumed
 
-    def move_photos(self, root: str | Path) -> None:
+    def move_photos(self, root: Name) -> None:
         """Say where the photos are now, after their folder was moved or the index was copied.
 
         Raises `LookalikeError` where none of some images drawn at random is found there.
         """
         moved = os.fspath(root)
-        if "://" not in moved:
-            moved = os.path.abspath(moved)
+        if self.collection.source.kind == "files" or "://" not in moved:
+            moved = os.path.abspath(local_path(root))
         source = dataclasses.replace(self.collection.source, root=moved)
         rows = self.searcher.rows
         paths = rows.paths.take(search.draw(len(rows), _LOOKED_FOR)).to_pylist()
@@ -220,12 +226,14 @@ class Index(Groupings):
     ) -> "Hits | list[Hits]":
         """Find the k nearest neighbours (5) of an image, or of each of a list of images.
 
-        `image` is whatever `ImageEmbedder` takes, or a float vector (width,) of the same model.
-        Vectors may come as an array (n, width). A file that is in the index is not its own
-        neighbour. That a vector is of another model shows only if its width is. `options` are
-        those of `nearest`. Raises `LookalikeError` for k < 1 or a vector of another model's width,
-        and `lookalike.images.BadImage` for what is no picture.
+        `image` is whatever `ImageEmbedder` takes, or a vector (width,) of the same model, of any
+        length but 0. Vectors of length 1 may come as an array (n, width). A file that is in the
+        index is not its own neighbour. That a vector is of another model shows only if its width
+        is. `options` are those of `nearest`. Raises `LookalikeError` for k < 1 or a vector of
+        another width or without a direction, and `lookalike.images.BadImage` for what is no
+        picture.
         """
+        image = _as_array(image)
         if self._are_vectors(image):
             image = list(cast("Vectors", image))
         if isinstance(image, list | tuple):
@@ -251,7 +259,8 @@ class Index(Groupings):
         `spark` is hashing by Spark ML; `explain` says which of its tables collided. `within` is a
         largest distance: then all rows so near are found, or the k nearest of them, exactly.
         `label` and `path` leave in only rows with one of these labels, whose path below the root
-        matches one of these globs (`*` matches slashes too).
+        matches one of these globs (`*` matches slashes too). Raises `LookalikeError` where no row
+        is left in, whatever the query: that nothing is `within` a distance is an answer.
         """
         if k is not None:
             search.check_k(k)
@@ -266,11 +275,14 @@ class Index(Groupings):
         if explain:
             raise LookalikeError("--explain is about hash tables: add --engine spark")
         searcher = self.searcher
+        self._check_width(query.vector)
+        allowed = searcher.rows.chosen(_listed(label), _listed(path))
+        if allowed is not None and len(allowed) and not allowed.any():
+            raise nothing_left(_listed(label), _listed(path))
         if within is None and searcher.may_estimate(engine, recall, len(searcher.rows)):
             with progress_line("getting signatures ready"):
                 searcher.get_ready()  # or it would count as time that this search took
         started = time.perf_counter()
-        allowed = searcher.rows.chosen(_listed(label), _listed(path))
         used: Engine = "exact"
         compared: int | None = None
         if within is not None:
@@ -297,6 +309,7 @@ class Index(Groupings):
 
     def query(self, image: ImageLike) -> Query:
         """Turn an image into a query; one whose file is in the index needs no embedding."""
+        image = _as_array(image)
         if isinstance(image, np.ndarray) and image.ndim == 1:
             return Query(self._checked(image))
         if isinstance(image, bytes | Image.Image):
@@ -396,9 +409,9 @@ class Index(Groupings):
 
     def neighbors(
         self,
-        out: str | Path,
+        out: Name,
         k: int = 10,
-        queries: "Index | str | Path | None" = None,
+        queries: "Index | Name | None" = None,
         *,
         engine: Literal["auto", "exact", "lsh"] = "auto",
         recall: float = RECALL,
@@ -414,7 +427,7 @@ class Index(Groupings):
         asking = queries.collection if isinstance(queries, Index) else queries
         return on_spark.write_neighbors(
             self.collection,
-            Path(out),
+            local_path(out),
             k,
             asking,
             engine=engine,
@@ -435,8 +448,8 @@ class Index(Groupings):
     ) -> "DataFrame":
         """Find the k nearest neighbours of each row of a DataFrame with a vector, on Spark.
 
-        `column` holds vectors or arrays of numbers, of length 1 as `ImageEmbedder` makes them;
-        `id_column` whole numbers. Returns a DataFrame `query_id, rank, neighbor_id, distance`.
+        `column` holds vectors or arrays of numbers, of the index's width and of any length but 0;
+        `id_column` numbers or names. Returns a DataFrame `query_id, rank, neighbor_id, distance`.
         The queries are written to a folder that all workers see, beside the index, and that goes
         with the Python process.
         """
@@ -451,7 +464,7 @@ class Index(Groupings):
         )
 
     def hash(
-        self, out: str | Path, family: str = "projection", *, overwrite: bool = False
+        self, out: Name, family: str = "projection", *, overwrite: bool = False
     ) -> "DataFrame":
         """Steps 7 and 8: write the hashes of all vectors to `out/hashes`, the model beside them.
 
@@ -459,7 +472,7 @@ class Index(Groupings):
         `family` is `projection`, for the vectors as they are, or `minhash`, for the set of the
         strongest features of each. Returns them as a DataFrame.
         """
-        return on_spark.write_hashes(self.collection, Path(out), family, overwrite)
+        return on_spark.write_hashes(self.collection, local_path(out), family, overwrite)
 
     def _row_of_path(self, path: str) -> "tuple[Segment, int, dict[str, Any]] | None":
         source = self.collection.source
@@ -476,28 +489,47 @@ class Index(Groupings):
         return None
 
     def _are_vectors(self, image: Any) -> bool:
-        """Tell embeddings (n, width) from a grey picture: their rows have length 1."""
+        """Tell embeddings (n, width) from a grey picture of that width, whose floats are in 0..1.
+
+        Half of their rows have length 1, or as a picture they would be none, or black.
+        """
         if not (isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype.kind == "f"):
             return False
-        lengths = np.linalg.norm(image, axis=1)
-        return image.shape[1] == self.collection.about_model["width"] and np.allclose(
-            lengths, 1, atol=1e-3
-        )
+        if image.shape[1] != self.collection.about_model["width"]:
+            return False
+        unit = np.isclose(np.linalg.norm(image.astype(np.float64), axis=1), 1, atol=1e-3)
+        is_picture = image.size > 0 and image.min() >= 0 and _DARKEST <= image.max() <= 1
+        return bool(2 * np.count_nonzero(unit) >= len(unit)) or not is_picture
 
-    def _checked(self, vector: Vectors) -> Vectors:
+    def _check_width(self, vector: npt.NDArray[Any]) -> None:
         width = self.collection.about_model["width"]
         if vector.shape != (width,):
             raise LookalikeError(
-                f"a vector of {len(vector)} numbers, but this index has {width}: "
+                f"a vector of {vector.size} numbers, but this index has {width}: "
                 "embed the query with the index's own model (index.embedder)"
             )
+
+    def _checked(self, vector: npt.NDArray[Any]) -> Vectors:
+        self._check_width(vector)
+        if vector.dtype.kind not in "fiu":
+            raise LookalikeError(f"a vector of {vector.dtype}: give numbers")
         if not np.isfinite(vector).all():
             raise LookalikeError("a vector with numbers that are not finite: embed the query again")
-        given = np.asarray(vector, np.float32)
-        if abs(float(np.linalg.norm(given)) - 1) < 1e-6:  # an image and its vector find the same
-            return given
-        unit: Vectors = embedding.normalize(given[None])[0]
-        return unit
+        unit = embedding.unit_rows(vector[None])  # an image and its vector find the same
+        if not embedding.have_direction(unit)[0]:
+            raise LookalikeError(
+                "a vector of zeros, or too near zero, has no direction: embed the query again"
+            )
+        return cast("Vectors", unit[0])
+
+
+def _as_array(image: Any) -> Any:
+    """Return numbers that came as a list or as a tensor without channels as an array."""
+    if hasattr(image, "detach") and image.ndim < 3:
+        return image.detach().cpu().numpy()
+    if isinstance(image, list | tuple) and image and all(isinstance(one, Real) for one in image):
+        return np.array(image, np.float64)
+    return image
 
 
 def _is_there(source: images.Source, path: str) -> bool:
@@ -512,8 +544,8 @@ def _listed(one: str | Sequence[str] | None) -> list[str] | None:
 
 
 def index(
-    photos: str | Path | Sequence[str | Path],
-    out: str | Path,
+    photos: Name | Sequence[Name],
+    out: Name,
     *,
     overwrite: bool = False,
     **options: Any,
@@ -529,10 +561,10 @@ def index(
     """
     from lookalike.build import Options, build_collection
 
-    return Index(build_collection(photos, Path(out), Options(**options), overwrite)[0])
+    return Index(build_collection(photos, local_path(out), Options(**options), overwrite)[0])
 
 
-def open(path: str | Path, version: int | None = None, *, look: bool = True) -> Index:
+def open(path: Name, version: int | None = None, *, look: bool = True) -> Index:
     """Open an index, at its newest version or an older one.
 
     Raises `LookalikeError` if there is none, or, unless `look` is false, if it lacks a data file.

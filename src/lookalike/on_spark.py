@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from lookalike import hashing, search
 from lookalike.collection import Collection, make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
+from lookalike.given import Name
 from lookalike.groups.graph import check_same_model
 from lookalike.hashing.parameters import check_recall
 from lookalike.hits import Hits, Query
@@ -23,7 +24,7 @@ from lookalike.search import Neighbor
 from lookalike.spark import local_uri, progress, session
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
     from lookalike.hashing import Hasher, Tuned
 
@@ -107,7 +108,7 @@ def write_neighbors(
     collection: Collection,
     out: Path,
     k: int,
-    queries: Collection | str | Path | None,
+    queries: Collection | Name | None,
     *,
     engine: Engine,
     recall: float,
@@ -120,7 +121,7 @@ def write_neighbors(
     make_free(out, overwrite)
     if out.exists() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
         raise LookalikeError(f"{out} is a folder of something else: give another --out")
-    asking = Collection.open(queries) if isinstance(queries, str | Path) else queries
+    asking = Collection.open(queries) if isinstance(queries, str | os.PathLike) else queries
     if asking is not None:
         check_same_model(collection, asking)
     spark = session()
@@ -155,17 +156,12 @@ def kneighbors(
     recall: float,
 ) -> "DataFrame":
     """Find the k nearest neighbours of each row of a DataFrame, as `Index.kneighbors` says."""
-    from pyspark.ml.functions import vector_to_array
-    from pyspark.ml.linalg import VectorUDT
     from pyspark.sql import functions as F
+    from pyspark.sql.types import IntegralType
 
-    vector = F.col(column)
-    if isinstance(queries.schema[column].dataType, VectorUDT):
-        vector = vector_to_array(vector)
-    rows = queries.select(
-        F.col(id_column).cast("bigint").alias("id"),
-        vector.cast("array<float>").alias("embedding"),
-    )
+    search.check_k(k)
+    vector = _numbers(queries, column)
+    number = _column(queries, id_column)
     try:
         folder = _kept_to_the_end().enter_context(staging_folder(collection.path)) / "queries"
         folder.mkdir()
@@ -175,8 +171,51 @@ def kneighbors(
             f"the queries cannot be kept beside {collection.path} ({error.strerror}): copy the "
             "index to where you may write"
         ) from None
+    names = None
+    if isinstance(queries.schema[id_column].dataType, IntegralType):
+        rows = queries.select(number.cast("bigint").alias("id"), vector.alias("embedding"))
+    else:
+        # Written down: Spark numbers rows anew each time that it looks at them.
+        numbers = F.monotonically_increasing_id()
+        counted = queries.select(numbers.alias("id"), number.alias("name"), vector.alias("vector"))
+        counted.write.parquet(local_uri(folder / "counted"))
+        names = queries.sparkSession.read.parquet(local_uri(folder / "counted"))
+        rows = names.select(
+            F.when(F.col("name").isNotNull(), F.col("id")).alias("id"),
+            F.col("vector").alias("embedding"),
+        )
     stored = store(rows, folder, int(collection.about_model["width"]))
-    return neighbors(queries.sparkSession, collection, k, stored, engine, recall)
+    found = neighbors(queries.sparkSession, collection, k, stored, engine, recall)
+    if names is None:
+        return found
+    named = found.join(names.withColumnRenamed("id", "query_id"), "query_id")
+    return named.select(F.col("name").alias("query_id"), *found.columns[1:])
+
+
+def _column(frame: "DataFrame", name: str) -> "Column":
+    """Return a column of a DataFrame, whatever its name; `LookalikeError` where there is none."""
+    if name not in frame.columns:
+        raise LookalikeError(
+            f"the queries have no column {name!r}, but {', '.join(frame.columns)}: say which it is"
+        )
+    return frame[f"`{name.replace('`', '``')}`"]
+
+
+def _numbers(frame: "DataFrame", name: str) -> "Column":
+    """Return a column of vectors or of arrays of numbers as arrays of floats or doubles."""
+    from pyspark.ml.functions import vector_to_array
+    from pyspark.ml.linalg import VectorUDT
+    from pyspark.sql.types import ArrayType, FloatType, NumericType
+
+    column, kind = _column(frame, name), frame.schema[name].dataType
+    if isinstance(kind, VectorUDT):
+        return vector_to_array(column)
+    if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)):
+        raise LookalikeError(
+            f"the column {name!r} is {kind.simpleString()}: give vectors or arrays of numbers"
+        )
+    # As float32, what is beyond that would be infinite or zero.
+    return column if isinstance(kind.elementType, FloatType) else column.cast("array<double>")
 
 
 @cache

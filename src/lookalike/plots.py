@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lookalike.cache import new_file
 from lookalike.errors import LookalikeError
+from lookalike.given import local_path
 
 SUFFIXES = (".png", ".svg")
 _COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#0891b2", "#be123c", "#57534e")
@@ -18,6 +19,7 @@ Points = Sequence[tuple[float, float]]
 
 def check(file: Path) -> None:
     """Raise `LookalikeError` where no plot can be drawn into such a file, before any work."""
+    local_path(file)
     if file.suffix.lower() not in SUFFIXES:
         raise LookalikeError(f"{file.name}: a plot is a file that ends in {' or '.join(SUFFIXES)}")
     try:

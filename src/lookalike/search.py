@@ -15,6 +15,7 @@ from lookalike import images
 from lookalike.collection import Segment
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
+from lookalike.given import is_text
 from lookalike.hashing.signatures import Effort, Signatures
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ class Rows:
         for segment in self.segments:
             mask = np.ones(len(segment.ids), bool)
             if labels is not None:
-                wanted = pa.array(labels, pa.string())
+                # A label that is not UTF-8 is no row's.
+                wanted = pa.array([one for one in labels if is_text(one)], pa.string())
                 mask &= pc.is_in(segment.rows["label"], wanted).to_numpy()
             if globs is not None:
                 patterns = "|".join(map(images.glob_pattern, globs)) or "$."
@@ -343,5 +345,7 @@ def hashed(
 
 def check_k(k: int) -> None:
     """Raise `LookalikeError` unless k is a number of neighbours that one can ask for."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise LookalikeError(f"k is {k!r}: give a whole number")
     if k < 1:
         raise LookalikeError(f"k is {k}: ask for at least 1 neighbour")

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow as pa
 
 from lookalike import images, models
 from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
+from lookalike.given import Name, local_path
 from lookalike.images.labels import open_labels
 from lookalike.images.matching import Labelled
 from lookalike.models import Model
@@ -32,7 +32,7 @@ class Options:
     that were cut short too, as far as they go; an index goes on as it was begun.
     """
 
-    labels: str | Path | None = None
+    labels: Name | None = None
     image_name: str = "image"
     label_name: str = "Class"
     image_column: str | None = None
@@ -43,7 +43,7 @@ class Options:
     device: str = "auto"
     spark: bool | None = None
     wave: int = WAVE
-    like: str | Path | None = None
+    like: Name | None = None
     truncated: bool = False
 
 
@@ -122,7 +122,7 @@ class Job:
 
 
 def prepare(
-    photos: str | Path | Sequence[str | Path], options: Options, stored: Collection | None = None
+    photos: Name | Sequence[Name], options: Options, stored: Collection | None = None
 ) -> Job:
     """Check what is asked for; `LookalikeError` if it cannot be done.
 
@@ -140,7 +140,7 @@ def prepare(
     source = replace(source, truncated=truncated)
     labels = None
     if options.labels is not None:
-        labels = open_labels(options.labels, options.image_name, options.label_name)
+        labels = open_labels(local_path(options.labels), options.image_name, options.label_name)
     if source.kind == "files" and not images.has_images(source):
         raise images.nothing_found(source)
     if stored is None and options.like is not None:

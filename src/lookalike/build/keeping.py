@@ -39,6 +39,7 @@ from lookalike.collection import (
     writing,
 )
 from lookalike.errors import LookalikeError
+from lookalike.given import Name, local_path
 from lookalike.images.frame import image_frame
 from lookalike.images.listing import label_images, list_images
 from lookalike.images.matching import Labelled
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 _HANDFUL = 64  # images, which no cluster is asked for
 
-Photos = str | Path | Sequence[str | Path]
+Photos = Name | Sequence[Name]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ Find = Callable[[Job, Collection, Path, Place], Found]
 
 
 def build_collection(
-    photos: Photos, out: Path, options: Options, overwrite: bool = False
+    photos: Photos, out: Name, options: Options, overwrite: bool = False
 ) -> tuple[Collection, Report]:
     """Embed all images into a collection in the folder `out`, wave by wave.
 
@@ -102,7 +103,7 @@ def build_collection(
     `overwrite` a new one then takes its place when it is complete. What fails before the first
     wave leaves `out` as it was.
     """
-    out = out.absolute()
+    out = local_path(out).absolute()
     make_free(out, overwrite=True)
     if out.exists() and not (is_collection(out) or is_unfinished(out)):
         raise LookalikeError(f"{out} is not an index and will not be replaced: give another --out")
@@ -421,7 +422,7 @@ def remove(
     A path is that of a file or folder, or is taken from the root of the collection. The files
     themselves stay. Raises `LookalikeError`, and removes nothing, where a name is of no image.
     """
-    wanted = {name: meant(stored.source, name) for name in names}
+    wanted = {images.encode_path(name): meant(stored.source, name) for name in names}
     with working(stored.path, only_looks=dry_run) as staging:
         stored = stored.newest()
         gone = changes.matching(stored, wanted, staging, say)

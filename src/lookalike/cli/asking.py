@@ -19,6 +19,7 @@ from lookalike.cli.printing import (
     show_json,
 )
 from lookalike.errors import LookalikeError
+from lookalike.given import local_path
 from lookalike.images import BadImage
 from lookalike.searcher import RECALL
 
@@ -114,6 +115,8 @@ def search(
 
     if (image is None) != random:
         raise typer.BadParameter("give an IMAGE, or --random, and not both")
+    for written in filter(None, (picture, html)):
+        local_path(written)  # before any work
     opened = open_index(index, version)
     try:
         query = opened.random(seed) if random else opened.query(str(image))

@@ -1,7 +1,9 @@
 """The commands that keep an index as its images are: add, remove, sync, watch."""
 
+import codecs
 import contextlib
 import inspect
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +37,7 @@ from lookalike.cli.printing import (
     stopped_well,
 )
 from lookalike.collection import Collection
+from lookalike.given import local_path
 
 if TYPE_CHECKING:
     from lookalike.index import Index
@@ -239,8 +242,9 @@ def root(
 def _lines(file: str | None) -> list[str]:
     if file is None:
         return []
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(errors="surrogateescape")
-    return [line for line in text.splitlines() if line]
+    content = sys.stdin.buffer.read() if file == "-" else local_path(file).read_bytes()
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return [os.fsdecode(name) for line in lines if (name := line.removesuffix(b"\r"))]
 
 
 def _say(sign: str, path: str) -> None:

@@ -87,6 +87,8 @@ def show_hits(hits: Hits, images: int) -> None:
         tables = f"  tables {', '.join(map(str, hit['tables']))}" if "tables" in hit else ""
         line = f"{hit['rank']:>3}  {hit['distance']:.4f}  {name:{width}}  {path}{tables}"
         answers.print(line, markup=False)
+    if not hits:
+        answers.print("no neighbours" if images else "no neighbours: the index holds no image")
     answers.print(f"[dim]{note_of(hits, images)}[/]")
     if hits.candidates is not None:
         share = hits.candidates / max(images, 1)

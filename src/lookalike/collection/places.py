@@ -18,6 +18,7 @@ from typing import IO
 from lookalike.collection.caches import forget
 from lookalike.collection.left import clear
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
+from lookalike.given import local_path
 
 _OWNER = ".owner"  # locked while the process that made a staging folder lives
 _PATIENCE = 2.0  # seconds, with who has a collection to itself: mostly to clear up in it
@@ -51,8 +52,7 @@ def staging_folder(beside: Path) -> Iterator[Path]:
 
 def left_folders(beside: Path) -> list[Path]:
     """Return the staging folders beside `beside` that killed runs have left there."""
-    parent = beside.absolute().parent
-    found = parent.glob(f".{glob.escape(beside.name)}-????????")
+    found = beside.parent.glob(f".{glob.escape(beside.name)}-????????")
     return sorted(folder for folder in found if _is_left(folder))
 
 
@@ -146,6 +146,7 @@ def is_busy(path: Path) -> bool:
 
 def make_free(out: Path, overwrite: bool) -> None:
     """Raise `LookalikeError` where `out` is taken and may not be replaced, or has no fit name."""
+    local_path(out)
     if re.search(r"%[0-9A-Fa-f]{2}|[][{}*?\\\x00-\x1f\udc80-\udcff]", str(out.absolute())):
         raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
     if out.exists() and not overwrite:

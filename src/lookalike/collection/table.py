@@ -30,6 +30,7 @@ from lookalike.collection.segments import (
 )
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError, forbidden, is_forbidden
+from lookalike.given import Name, is_text, local_path
 from lookalike.images import Source
 from lookalike.models import Model, in_words
 from lookalike.spark import local_uri
@@ -77,14 +78,14 @@ class Collection:
         self._table = table
 
     @classmethod
-    def open(cls, path: str | Path, version: int | None = None, *, look: bool = True) -> Self:
+    def open(cls, path: Name, version: int | None = None, *, look: bool = True) -> Self:
         """Open a collection, at its newest version or an older one.
 
         Raises `LookalikeError` if there is none, if another lookalike made it, if it may not be
         read, or, unless `look` is false, if a data file is gone or cut short.
         """
         try:
-            return cls._open(Path(path), version, look)
+            return cls._open(local_path(path), version, look)
         except PermissionError as error:
             raise forbidden(error.filename or path) from None
 
@@ -100,6 +101,10 @@ class Collection:
                 raise LookalikeError(f"{path} is a damaged index: its log is gone; {_RESTORE}")
             what = "is not an index" if path.exists() else "does not exist"
             raise LookalikeError(f"{path} {what}: make one with `lookalike index IMAGES --out`")
+        if not is_text(str(path.absolute())):
+            raise LookalikeError(
+                f"{path} has a name that is not UTF-8, which Delta cannot open: rename its folder"
+            )
         about = _read_about(path)
         try:
             table = DeltaTable(path.absolute())

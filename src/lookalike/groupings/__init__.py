@@ -1,5 +1,6 @@
 """What is found in a collection as a whole, each in a folder with tables, figures and pictures."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,7 @@ import numpy as np
 
 from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
+from lookalike.given import Name, local_path
 from lookalike.groupings import showing
 from lookalike.groupings.applying import set_aside_found
 from lookalike.groupings.showing import IN_GALLERY, SHOWN
@@ -38,8 +40,8 @@ class Groupings:
 
     def join(
         self,
-        out: str | Path,
-        other: "Groupings | str | Path | None" = None,
+        out: Name,
+        other: "Groupings | Name | None" = None,
         *,
         within: float | None = None,
         k: int | None = None,
@@ -62,7 +64,7 @@ class Groupings:
         It is Spark ML's `approxSimilarityJoin`, with the same meaning of distance; `engine="spark"`
         asks that itself, where what it shuffles fits on the disk.
         """
-        opened = Collection.open(other) if isinstance(other, str | Path) else other
+        opened = Collection.open(other) if isinstance(other, str | os.PathLike) else other
         second = opened.collection if isinstance(opened, Groupings) else opened
         asking = second or self.collection
         check_same_model(self.collection, asking)
@@ -92,7 +94,7 @@ class Groupings:
 
     def duplicates(
         self,
-        out: str | Path,
+        out: Name,
         *,
         within: float | None = None,
         keep: Keep = "largest",
@@ -132,17 +134,17 @@ class Groupings:
                 showing.threshold_sheet(folder, self.collection, figures["within"], limit)
         return Found.open(out)
 
-    def set_aside(self, found: Found, how: How, to: str | Path) -> Aside:
+    def set_aside(self, found: Found, how: How, to: Name) -> Aside:
         """Move, copy, link or list the images to drop; `groups.aside.undo(to)` takes that back.
 
         Images that are no longer what they were when they were compared stay, and so do those whose
         one to keep is not.
         """
-        return set_aside_found(self.collection, found, how, Path(to))
+        return set_aside_found(self.collection, found, how, local_path(to))
 
     def clusters(
         self,
-        out: str | Path,
+        out: Name,
         *,
         resolution: float = 1.0,
         least: int = 2,
@@ -169,7 +171,7 @@ class Groupings:
 
     def outliers(
         self,
-        out: str | Path,
+        out: Name,
         *,
         k: int = 15,
         recall: float = RECALL,
@@ -194,7 +196,7 @@ class Groupings:
 
     def gallery(
         self,
-        out: str | Path,
+        out: Name,
         *,
         k: int = 15,
         seed: int = 0,
@@ -223,9 +225,9 @@ class Groupings:
         return Found.open(out)
 
     def _finding(
-        self, out: str | Path, table: str, overwrite: bool
+        self, out: Name, table: str, overwrite: bool
     ) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
-        return finding(Path(out), table, self.collection.source, overwrite)
+        return finding(local_path(out), table, self.collection.source, overwrite)
 
 
 @contextmanager

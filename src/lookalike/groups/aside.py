@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
+from lookalike.given import Name, local_path
 from lookalike.groups.journal import JOURNAL, Entry, entries, journal
 from lookalike.groups.moving import PART, copy, is_copy, is_empty, is_moved, is_reserved, move
 from lookalike.images import Source, encode_path, full_path
@@ -76,7 +77,7 @@ def set_aside(how: How, source: Source, drops: Iterable[tuple[str, str]], folder
     return Aside(**counts)
 
 
-def undo(folder: Path, say: Callable[[str], None] = lambda line: None) -> int:
+def undo(folder: Name, say: Callable[[str], None] = lambda line: None) -> int:
     """Put back what was moved, remove copies and links, and return for how many images.
 
     A copy is removed only where the image is there and has the same bytes, a link only where it
@@ -84,7 +85,7 @@ def undo(folder: Path, say: Callable[[str], None] = lambda line: None) -> int:
     image that cannot be put back; after the others were, that is a `LookalikeError`. Else the
     journal and all empty folders go at the end.
     """
-    folder = folder.absolute()
+    folder = local_path(folder).absolute()
     if not (folder / JOURNAL).is_file():
         raise LookalikeError(f"{folder} has no {JOURNAL}: there is nothing to undo")
     back = failed = 0
@@ -119,6 +120,7 @@ def check(how: How, source: Source, folder: Path) -> None:
     Not among the images, where they would be found again, and not in what lookalike wrote, which is
     replaced as a whole.
     """
+    local_path(folder)
     if how == "list":
         return
     if source.kind != "files":

@@ -14,6 +14,7 @@ from pyarrow import csv
 from lookalike.cache import new_file
 from lookalike.collection import make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
+from lookalike.given import Name, local_path
 from lookalike.images import Source, encode_path
 from lookalike.images.sources import looked_at
 from lookalike.spark import local_uri, session
@@ -35,9 +36,9 @@ class Found:
     figures: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
+    def open(cls, folder: Name) -> Self:
         """Open what was found earlier. Raises `LookalikeError` where there is nothing of it."""
-        folder = Path(folder).absolute()
+        folder = local_path(folder).absolute()
         try:
             about = read_json(folder / _ABOUT)
             return cls(folder, inner_name(str(about.pop("table"))), about)
@@ -52,13 +53,13 @@ class Found:
 
         return pd.read_parquet(self.folder / (table or self.table))
 
-    def to_csv(self, file: str | Path, *, no_formulas: bool = False) -> None:
+    def to_csv(self, file: Name, *, no_formulas: bool = False) -> None:
         """Write the table as CSV, whole or not at all.
 
         With `no_formulas` a spreadsheet takes no text for a formula (`untrusted.without_formulas`).
         """
         table = pds.dataset(self.folder / self.table, format="parquet")
-        with new_file(Path(file)) as part, csv.CSVWriter(str(part), table.schema) as writer:
+        with new_file(local_path(file)) as part, csv.CSVWriter(str(part), table.schema) as writer:
             for batch in table.to_batches():
                 columns = [
                     without_formulas(column)

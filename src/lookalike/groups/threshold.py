@@ -111,6 +111,8 @@ def around(collection: Collection, within: float, count: int) -> tuple[Around, A
     Those just within it and those just beyond, of drawn images with their nearest neighbours.
     """
     rows = Rows(collection.segments)
+    if not len(rows):
+        return [], []
     drawn = search.draw(len(rows), _ASKED)
     squared, found = search.exact_many(rows, rows.vectors(drawn), _CROWD + 2)
     distances = np.sqrt(np.maximum(squared, 0))

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from lookalike.cache import new_folder
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
+from lookalike.given import Name, local_path
 from lookalike.hashing.parameters import RECALL, Floats, Parameters, choose_parameters, predict
 from lookalike.hashing.sample import draw_sample
 from lookalike.spark import local_uri
@@ -67,8 +68,9 @@ class Hasher:
         ]
         return self.transform(vectors).withColumn("tables", F.array_compact(F.array(*shared)))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Name) -> None:
         """Write model and parameters; an older one there is replaced."""
+        folder = local_path(folder)
         shutil.rmtree(folder, ignore_errors=True)
         with new_folder(folder) as staging:
             self.model.save(local_uri(staging / "model"))
@@ -76,12 +78,13 @@ class Hasher:
             (staging / "parameters.json").write_text(about + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> "Hasher":
+    def load(cls, folder: Name) -> "Hasher":
         """Read back what `save` wrote."""
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
         from pyspark.ml.feature import BucketedRandomProjectionLSHModel
 
+        folder = local_path(folder)
         try:
             parameters = Parameters(**read_json(folder / "parameters.json"))
             _check_types(folder / "model" / "data")

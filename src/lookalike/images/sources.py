@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from urllib.parse import unquote_to_bytes
 
 from lookalike.errors import LookalikeError
+from lookalike.given import Name
 from lookalike.images import decoding, parquet
 
 EXTENSIONS = frozenset(
@@ -81,7 +82,7 @@ def decode_path(encoded: str) -> str:
 
 
 def locate(
-    images: str | Path | Sequence[str | Path],
+    images: Name | Sequence[Name],
     *,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -91,7 +92,7 @@ def locate(
     A folder, a file, a glob, a list of these, a URI (`s3a://...`, `hdfs://...`), or, where
     `image_column` is given or the name says so, a Parquet file or folder with a column of bytes.
     """
-    given = [images] if isinstance(images, str | Path) else list(images)
+    given = [images] if isinstance(images, str | os.PathLike) else list(images)
     if not given or not all(map(os.fspath, given)):
         raise LookalikeError("no images given: name a folder, a file or a glob")
     first = os.fspath(given[0])

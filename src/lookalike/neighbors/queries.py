@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lookalike.embedding import Vectors
+from lookalike.embedding import Vectors, have_direction, unit_rows
 from lookalike.errors import LookalikeError
 from lookalike.search import Numbers
 
@@ -95,24 +95,47 @@ class Stored:
 
 
 def store(frame: "DataFrame", folder: Path, width: int) -> list[Stored]:
-    """Write a DataFrame `id bigint, embedding array<float>` to files that tasks can map.
+    """Write a DataFrame `id bigint, embedding array` to files that tasks can map.
 
-    Rows without a vector are left out. Raises where one has another width or numbers that are not
-    finite.
+    The vectors are brought to length 1. Rows without a vector are left out. Raises
+    `LookalikeError` where one has another width, has no direction, or has no id.
     """
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             batch = batch.filter(batch["embedding"].is_valid())
-            values = batch["embedding"].flatten().to_numpy(zero_copy_only=False)
-            if pc.any(pc.not_equal(pc.list_value_length(batch["embedding"]), width)).as_py():
-                raise LookalikeError(f"the queries have vectors of another width than {width}")
-            if not np.isfinite(values).all():
-                raise LookalikeError("the queries have vectors with numbers that are not finite")
+            vectors, problem = _vectors(batch, width)
             file = folder / f"{uuid.uuid4().hex}.npy"
-            np.save(file.with_suffix(".ids.npy"), batch["id"].to_numpy())
-            np.save(file, np.ascontiguousarray(values, np.float32).reshape(-1, width))
-            yield pa.RecordBatch.from_pydict({"file": [str(file)]})
+            if problem is None:
+                np.save(file.with_suffix(".ids.npy"), batch["id"].to_numpy())
+                np.save(file, vectors)
+            yield pa.RecordBatch.from_pydict(
+                {"file": [str(file)], "problem": pa.array([problem], pa.string())}
+            )
 
     # What a task wrote that failed and ran again is not named here, and goes with the folder.
-    return [Stored(Path(row["file"])) for row in frame.mapInArrow(task, "file string").collect()]
+    rows = frame.mapInArrow(task, "file string, problem string").collect()
+    if problems := sorted(row["problem"] for row in rows if row["problem"]):
+        raise LookalikeError(problems[0])  # an exception of a task is told with pages of Java's
+    return [Stored(Path(row["file"])) for row in rows]
+
+
+def _vectors(batch: pa.RecordBatch, width: int) -> tuple[Vectors, str | None]:
+    """Return the vectors of a batch, float32 (n, width), or what is wrong with one of them."""
+    none = np.empty((0, width), np.float32)
+    lengths = pc.list_value_length(batch["embedding"])
+    others = lengths.filter(pc.not_equal(lengths, width))
+    if len(others):
+        return none, (
+            f"the queries have vectors of another width than {width} ({others[0]} numbers): embed "
+            "them with the index's own model (index.embedder)"
+        )
+    if batch["id"].null_count:
+        return none, "the queries have rows without an id: give each one"
+    values = batch["embedding"].flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    if not np.isfinite(values).all():
+        return none, "the queries have vectors with numbers that are not finite: embed them again"
+    vectors = unit_rows(values)
+    if not have_direction(vectors).all():
+        return none, "the queries have vectors of zeros, which have no direction: leave them out"
+    return np.ascontiguousarray(vectors), None

@@ -14,7 +14,7 @@ from fastapi import HTTPException
 from lookalike import images
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
-from lookalike.hits import Query
+from lookalike.hits import Hits, Query
 from lookalike.index import Index
 from lookalike.search import Mask, Neighbor, Numbers
 from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALL, RECALLS
@@ -98,14 +98,17 @@ class Shelf:
     ) -> dict[str, Any]:
         """Return what `answers.Found` says, but for the query; `HTTPException` as `chosen`."""
         chosen = self.chosen(labels, paths)
-        hits = self.index.nearest(
-            query,
-            k,
-            engine="auto" if self.is_ready else "exact",
-            within=within,
-            label=list(labels) or None,
-            path=list(paths) or None,
-        )
+        if chosen is not None and not chosen.any():
+            hits = Hits(query, (), "exact", 0.0, self.index.collection.source)
+        else:
+            hits = self.index.nearest(
+                query,
+                k,
+                engine="auto" if self.is_ready else "exact",
+                within=within,
+                label=list(labels) or None,
+                path=list(paths) or None,
+            )
         compared = hits.candidates
         if compared is None:
             compared = len(self.rows) if chosen is None else int(np.count_nonzero(chosen))

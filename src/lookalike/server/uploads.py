@@ -17,7 +17,7 @@ from prometheus_client import Histogram
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
-from lookalike.embedding import ImageEmbedder, Vectors
+from lookalike.embedding import NO_DIRECTION, ImageEmbedder, Vectors, have_direction
 from lookalike.errors import LookalikeError
 from lookalike.images import BadImage, IsolatedDecoder
 from lookalike.server.library import log
@@ -136,12 +136,15 @@ class Uploads:
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         try:
-            return await mine
+            vector = await mine
         except LookalikeError as error:
             log.error("%s", error)  # which may name files
             raise HTTPException(
                 503, "the network does not run here: the log of the server says why"
             ) from None
+        if not have_direction(vector[None])[0]:
+            raise HTTPException(415, f"no picture to search with: {NO_DIRECTION}")
+        return vector
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()

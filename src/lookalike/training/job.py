@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from lookalike.errors import LookalikeError
+from lookalike.given import Name, local_path
 from lookalike.images import PREPROCESSING
 from lookalike.images import SIDE as SEEN
 from lookalike.models import find_device, lite0
@@ -66,8 +67,8 @@ class Trained:
 
 def fine_tune(
     images: Images,
-    labels: str | Path,
-    out: str | Path,
+    labels: Name,
+    out: Name,
     *,
     image_name: str = "image",
     label_name: str = "Class",
@@ -78,7 +79,7 @@ def fine_tune(
     held_out: float = 0.2,
     device: str = "auto",
     seed: int = 0,
-    work: str | Path | None = None,
+    work: Name | None = None,
     overwrite: bool = False,
     tell: Callable[[str], None] = say,
 ) -> Trained:
@@ -96,15 +97,15 @@ def fine_tune(
     asked for is not to be had.
     """
     started = time.monotonic()
-    out = Path(out).absolute()
+    out = local_path(out).absolute()
     _check(out, epochs, batch, held_out, seed, overwrite)
     where = torch.device(find_device(device))
     weights = "imagenet" if (model, weights) == (lite0.NAME, "cars") else weights
     network = _network(model, weights)
-    place = work_folder(out, None if work is None else Path(work).absolute())
+    place = work_folder(out, None if work is None else local_path(work).absolute())
     with alone(place):
         photos = gather(
-            [(images, Path(labels))],
+            [(images, local_path(labels))],
             place / DECODED,
             image_name=image_name,
             label_name=label_name,
