@@ -28,7 +28,7 @@ import numpy as np
 
 from lookalike import Index
 from lookalike.collection import Collection
-from lookalike.hashing import candidate_pairs, fit, with_vectors
+from lookalike.hashing import candidates, fit, with_vectors
 from lookalike.searcher import Searcher
 from lookalike.spark import session
 from lookalike.sql import connect, quoted
@@ -105,7 +105,7 @@ def contestant(given: argparse.Namespace) -> Answer:
     if name == "stock":
         table = with_vectors(Collection.open(work / "index").dataframe(session()))
         hasher = fit(table)
-        return lambda: {"seconds": 0, "pairs": candidate_pairs(hasher, table)}
+        return lambda: {"seconds": 0, "pairs": candidates(hasher, table).pairs}
     options: dict[str, Any] = {
         "within": given.within,
         "cap": given.cap,

@@ -187,7 +187,7 @@ def test_spark_ml_joins_where_it_fits_and_is_refused_where_not(
     found = set(zip(stock.a_id, stock.b_id, strict=True))
     assert found <= known and len(found) > 0.5 * len(known)
     monkeypatch.setattr("lookalike.hashing.joining._SHARE", 1e-9)
-    with pytest.raises(LookalikeError, match=r"would write [\d,]+ pairs, about .* GB"):
+    with pytest.raises(LookalikeError, match=r"compare [\d,]+ pairs .* [\d,]+ rows .* GB"):
         index.join(tmp_path / "refused", within=within, engine="spark")
     assert not (tmp_path / "refused").exists()
 

@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 import lookalike
-from lookalike import ImageEmbedder, Index, LookalikeError, images
+from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images
 from lookalike.cli import main
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import NO_DIRECTION, Vectors, embed_batches, normalize
 from lookalike.given import local_path
 from lookalike.images.listing import IMAGE
 from lookalike.models import resolve
+from lookalike.spark import session
 from segments import collection_of, unit
 from small import small_network
 
@@ -458,7 +459,7 @@ def test_paths_are_given_as_strings_too(drawn: DrawnCollection, tmp_path: Path, 
         shutil.copy(photo, photos)
     options = Options(labels=named(drawn.labels), spark=False)
     assert build_table(named(photos), named(tmp_path / "t.csv"), options).images == 3
-    assert build_table([named(photos)], named(tmp_path / "t"), options).images == 3
+    assert build_table([named(photos)], named(tmp_path / "u"), options).images == 3
     stored, report = build_collection(named(photos), named(tmp_path / "k.index"), options)
     assert report.images == 3
     export_csv(stored, named(tmp_path / "again.csv"))
@@ -477,3 +478,103 @@ def test_paths_are_given_as_strings_too(drawn: DrawnCollection, tmp_path: Path, 
     for find in (index.clusters, index.outliers, index.gallery):
         assert find(named(tmp_path / find.__name__), spark=False).figures["images"] == 3
     assert index.add(named(photos)).same == index.sync(named(photos)).same == 3
+
+
+# Queries in a DataFrame of Spark's.
+
+
+@pytest.fixture(scope="module")
+def rows() -> Vectors:
+    return unit((40, 16), 3)
+
+
+@pytest.fixture(scope="module")
+def spark_index(rows: Vectors, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return Index(collection_of(rows, tmp_path_factory.mktemp("spark") / "k.index", [40]))
+
+
+def test_queries_of_a_frame_of_any_length(spark_index: Index, rows: Vectors) -> None:
+    """Names stay names."""
+    scales = {"as they are": 1.0, "small": 1e-30, "large": 1e20, "beyond float32": 1e300}
+    given = [(name, (rows[5].astype(float) * scale).tolist()) for name, scale in scales.items()]
+    frame = session().createDataFrame(given, "name string, `v.x` array<double>")
+    found = spark_index.kneighbors(frame, 3, id_column="name", column="v.x")
+    assert found.columns == ["query_id", "rank", "neighbor_id", "distance"]
+    wanted = [hit.id for hit in spark_index.search(rows[5], 3)]
+    answers: dict[str, list[int]] = {name: [] for name in scales}
+    for row in found.orderBy("query_id", "rank").collect():
+        answers[row["query_id"]].append(row["neighbor_id"])
+    assert answers == dict.fromkeys(scales, wanted)
+
+
+@pytest.mark.parametrize(
+    ("schema", "row", "words"),
+    [
+        ("id int, embedding array<float>", (1, [0.5] * 3), "another width than 16 .3 numbers"),
+        ("id string, embedding array<double>", ("x", [0.5] * 17), "than 16 .17 numbers"),
+        ("id int, embedding array<double>", (1, [float("nan")] * 16), "not finite"),
+        ("id int, embedding array<float>", (1, [None] * 16), "not finite"),
+        ("id int, embedding array<double>", (1, [0.0] * 16), "zeros"),
+        ("id int, embedding array<double>", (None, [0.5] * 16), "without an id"),
+        ("id string, embedding array<double>", (None, [0.5] * 16), "without an id"),
+        ("id int, embedding array<string>", (1, ["x"] * 16), "is array<string>: give vectors"),
+        ("id int, embedding double", (1, 0.5), "is double: give vectors"),
+        ("number int, embedding array<double>", (1, [0.5] * 16), "no column 'id', but number"),
+        ("id int, v array<double>", (1, [0.5] * 16), "no column 'embedding', but id, v"),
+    ],
+)
+def test_queries_of_a_frame_that_are_refused(
+    spark_index: Index, schema: str, row: Any, words: str
+) -> None:
+    frame = session().createDataFrame([row], schema)
+    with pytest.raises(LookalikeError, match=words) as refused:
+        spark_index.kneighbors(frame)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("stage", ["spark", "amplified"])
+def test_hashing_another_width_is_told_in_a_line(stage: str) -> None:
+    from pyspark.errors import PySparkException
+
+    def frame(width: int) -> Any:
+        given = [(n, v.tolist()) for n, v in enumerate(unit((50, width), 1).astype(float))]
+        return assemble_arrays(session().createDataFrame(given, "id bigint, v array<double>"))
+
+    if stage == "spark":
+        hasher: Any = hashing.fit(frame(16))
+        with pytest.raises(LookalikeError, match="3 numbers, but the hash tables are for 16"):
+            hasher.nearest(frame(16), np.ones(3, np.float32), 2)
+    else:
+        hasher = hashing.AmplifiedProjectionLSH(bucketLength=1.0, numHashTables=2).fit(frame(16))
+    assert hasher.transform(frame(16)).count() == 50
+    with pytest.raises(PySparkException) as refused:
+        hasher.transform(frame(5)).select("hashes").collect()
+    assert "5 numbers in the column 'features', but the hash tables are for 16" in str(
+        refused.value
+    )
+    assert "Traceback" not in str(refused.value)
+
+
+def assemble_arrays(frame: Any) -> Any:
+    from pyspark.ml.functions import array_to_vector
+
+    return frame.select("id", array_to_vector(frame["v"]).alias("features"))
+
+
+def test_a_join_by_hashes_counts_pairs_once() -> None:
+    vectors = unit((60, 16), 1).astype(float)
+    given = [(number, vector.tolist()) for number, vector in enumerate(vectors)]
+    table = assemble_arrays(session().createDataFrame(given, "id bigint, v array<double>"))
+    one_bucket = hashing.fit(table, bucket_length=0.2, tables=7)
+    found = hashing.candidates(one_bucket, table)
+    hashes = np.floor(vectors @ hashing.directions(one_bucket.model).T / 0.2)
+    shared = hashes[:, None] == hashes[None]
+    true = int(np.triu(shared.any(axis=2), 1).sum())
+    assert found.rows == shared.sum(), "what Spark ML makes rows of"
+    assert true <= found.pairs <= 60 * 59 // 2 < found.rows
+    between = hashing.candidates(one_bucket, table, table.limit(10))
+    assert between.pairs <= 600
+    with pytest.raises(
+        LookalikeError, match=rf"{found.pairs:,} pairs or fewer.*{found.rows:,} rows"
+    ):
+        hashing.similarity_join(one_bucket, table, 0.5, room=0)

@@ -15,7 +15,7 @@ from lookalike.hashing.frames import (
     read_embeddings,
     with_vectors,
 )
-from lookalike.hashing.joining import candidate_pairs, similarity_join
+from lookalike.hashing.joining import Candidates, candidates, similarity_join
 from lookalike.hashing.parameters import Parameters, choose_parameters, collision_probability
 from lookalike.hashing.projection import Hasher, directions, fit
 from lookalike.hashing.sample import Sample, draw_sample
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AmplifiedProjectionLSH",
     "AmplifiedProjectionLSHModel",
+    "Candidates",
     "Hasher",
     "Parameters",
     "Sample",
@@ -35,7 +36,7 @@ __all__ = [
     "Tuned",
     "assemble",
     "bucket_columns",
-    "candidate_pairs",
+    "candidates",
     "choose_parameters",
     "collision_probability",
     "describe",

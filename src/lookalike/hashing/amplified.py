@@ -25,6 +25,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
 from lookalike.errors import LookalikeError
+from lookalike.hashing.frames import check_widths
 from lookalike.hashing.parameters import Floats, Parameters
 from lookalike.hashing.sample import draw_rows
 from lookalike.hashing.tables import Tables, leading_axes
@@ -135,7 +136,9 @@ class AmplifiedProjectionLSHModel(
         def hashes(vectors: pd.Series) -> pd.Series:
             return pd.Series(list(tables(_stacked(vectors, tables.width))))
 
-        vectors = vector_to_array(F.col(_checked(dataset, self.getInputCol())), "float32")
+        column = _checked(dataset, self.getInputCol())
+        dataset = check_widths(dataset, tables.width, column)
+        vectors = vector_to_array(F.col(column), "float32")
         hashed = pandas_udf(hashes, "array<bigint>")(vectors)  # type: ignore[call-overload]
         return dataset.withColumn(self.getOutputCol(), hashed)
 
@@ -169,7 +172,7 @@ class AmplifiedProjectionLSHModel(
         def distances(vectors: pd.Series) -> pd.Series:
             return pd.Series(np.linalg.norm(_stacked(vectors, len(numbers)) - numbers, axis=1))
 
-        found = self.candidates(dataset, key)
+        found = check_widths(self.candidates(dataset, key), len(numbers), self.getInputCol())
         vectors = vector_to_array(F.col(self.getInputCol()))
         distance = pandas_udf(distances, "double")(vectors)  # type: ignore[call-overload]
         return found.withColumn(distCol, distance).orderBy(distCol).limit(numNearestNeighbors)

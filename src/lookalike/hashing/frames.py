@@ -23,6 +23,22 @@ def assemble(frame: "DataFrame", width: int = 512, column: str = "features") -> 
     return VectorAssembler(inputCols=names, outputCol=column).transform(frame).drop(*names)
 
 
+def check_widths(frame: "DataFrame", width: int, column: str = "features") -> "DataFrame":
+    """Let a frame whose vector column has a vector of another width, or none, fail with a line.
+
+    Rows are looked at when Spark is asked for them: it is then a `SparkRuntimeException`, with no
+    traceback of a task in it.
+    """
+    from pyspark.ml.functions import vector_to_array
+    from pyspark.sql import functions as F
+
+    vector = F.col(column)
+    found = F.coalesce(F.size(vector_to_array(vector)), F.lit(0))
+    words = "numbers in the column", f"{column!r}, but the hash tables are for {width}: embed them"
+    error = F.raise_error(F.concat_ws(" ", found, *map(F.lit, words), F.lit("with one model")))
+    return frame.withColumn(column, F.when(found == width, vector).otherwise(error))
+
+
 def with_vectors(frame: "DataFrame", column: str = "features") -> "DataFrame":
     """Turn the array column `embedding` of a collection into a vector column, as step 6 does."""
     from pyspark.ml.functions import array_to_vector

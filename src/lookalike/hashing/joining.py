@@ -1,14 +1,14 @@
 """Spark ML's `approxSimilarityJoin`, asked only where what it shuffles fits on the disk.
 
 It writes every pair that shares a bucket, vectors included, before it looks at a single distance:
-of a table with itself soon more than any disk holds. How many pairs that are is counted beforehand.
+of a table with itself soon more than any disk holds. How many rows that are is counted beforehand.
 https://spark.apache.org/docs/latest/ml-features.html#approximate-similarity-join
 """
 
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lookalike.errors import LookalikeError
 from lookalike.hashing.projection import Hasher, directions
@@ -21,24 +21,41 @@ _BESIDE = 200  # bytes of whatever else a row has
 _SHARE = 0.5  # of the free disk may be filled
 
 
-def candidate_pairs(hasher: Hasher, vectors: "DataFrame", others: "DataFrame | None" = None) -> int:
-    """Count the pairs that share a bucket, once for each table in which they do.
+class Candidates(NamedTuple):
+    """What a join by hashes compares: pairs of different rows, and the rows that are shuffled.
 
-    A table with itself counts every pair from both of its ends, as Spark ML makes them.
+    Spark ML makes a row of a pair for each table in which both share a bucket, of a table with
+    itself from both of its ends and of each row with itself as well. How many of them are of one
+    pair is not looked up: there are at most so many `pairs`.
     """
+
+    pairs: int
+    rows: int
+
+
+def candidates(
+    hasher: Hasher, vectors: "DataFrame", others: "DataFrame | None" = None
+) -> Candidates:
+    """Count what Spark ML's join of a table with another one, or with itself, would compare."""
     from pyspark.sql import functions as F
 
     def buckets(rows: "DataFrame", name: str) -> "DataFrame":
         hashes = hasher.transform(rows).select(F.posexplode("hashes").alias("table", "hash"))
         return hashes.groupBy("table", "hash").agg(F.count("*").alias(name))
 
-    counted = buckets(vectors, "one")
-    if others is None:
-        counted = counted.withColumn("other", F.col("one"))
-    else:
-        counted = counted.join(buckets(others, "other"), ["table", "hash"])
-    ((total,),) = counted.select(F.sum(F.col("one") * F.col("other"))).collect()
-    return int(total or 0)
+    one = buckets(vectors, "one")
+    both = (
+        one.withColumn("other", F.col("one"))
+        if others is None
+        else one.join(buckets(others, "other"), ["table", "hash"])
+    )
+    ((shuffled,),) = both.select(F.sum(F.col("one") * F.col("other"))).collect()
+    rows = int(shuffled or 0)
+    if others is not None:
+        return Candidates(min(rows, vectors.count() * others.count()), rows)
+    count = vectors.count()
+    selves = count * hasher.parameters.tables
+    return Candidates(min((rows - selves) // 2, count * (count - 1) // 2), rows)
 
 
 def similarity_join(
@@ -57,17 +74,18 @@ def similarity_join(
     from pyspark.sql import functions as F
 
     spark = vectors.sparkSession
-    count = candidate_pairs(hasher, vectors, others)
+    compared = candidates(hasher, vectors, others)
     width = directions(hasher.model).shape[1]
-    needed = count * 2 * (_NUMBER * width + _BESIDE)
+    needed = compared.rows * 2 * (_NUMBER * width + _BESIDE)
     if room is None:
         local = spark.conf.get("spark.local.dir", None) or tempfile.gettempdir()
         place = Path(local.split(",")[0])
         room = int(_SHARE * shutil.disk_usage(place if place.exists() else Path("/")).free)
     if needed > room:
         raise LookalikeError(
-            f"Spark ML's join would write {count:,} pairs, about {needed / 1e9:,.0f} GB, and there "
-            f"is room for {room / 1e9:,.0f}: leave --engine spark out"
+            f"Spark ML's join would compare {compared.pairs:,} pairs or fewer and write "
+            f"{compared.rows:,} rows for them, about {needed / 1e9:,.1f} GB, and there is room for "
+            f"{room / 1e9:,.1f}: leave --engine spark out"
         )
     columns = ["id", hasher.input_column]
     one, other = vectors.select(*columns), (vectors if others is None else others).select(*columns)

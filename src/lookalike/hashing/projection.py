@@ -6,7 +6,7 @@ https://spark.apache.org/docs/latest/ml-features.html#locality-sensitive-hashing
 import json
 import shutil
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from lookalike.cache import new_folder
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
+from lookalike.hashing.frames import check_widths
 from lookalike.hashing.parameters import RECALL, Floats, Parameters, choose_parameters, predict
 from lookalike.hashing.sample import draw_sample
 from lookalike.spark import local_uri
@@ -41,7 +42,21 @@ class Hasher:
 
     def transform(self, vectors: "DataFrame") -> "DataFrame":
         """Step 8: add the column `hashes`, one bucket number a hash table."""
-        return self.model.transform(vectors)
+        return self.model.transform(self._checked(vectors))
+
+    def _checked(self, vectors: "DataFrame") -> "DataFrame":
+        return check_widths(vectors, self._width, self.input_column)
+
+    @cached_property
+    def _width(self) -> int:
+        return int(directions(self.model).shape[1])
+
+    def _check_query(self, query: Vectors) -> None:
+        if query.shape != (self._width,):
+            raise LookalikeError(
+                f"a query of {query.size} numbers, but the hash tables are for {self._width}: "
+                "embed it with the same model"
+            )
 
     def nearest(self, vectors: "DataFrame", query: Vectors, k: int) -> "DataFrame":
         """Step 11: `approxNearestNeighbors`, at most k rows with their `distance`, nearest first.
@@ -50,8 +65,9 @@ class Hasher:
         """
         from pyspark.ml.linalg import DenseVector
 
+        self._check_query(query)
         key = DenseVector(query.astype(float).tolist())
-        return self.model.approxNearestNeighbors(vectors, key, k, distCol="distance")
+        return self.model.approxNearestNeighbors(self._checked(vectors), key, k, distCol="distance")
 
     def explain(self, vectors: "DataFrame", query: Vectors) -> "DataFrame":
         """Say of every row which tables it shares a bucket with the query in, counted from 1.
@@ -61,6 +77,7 @@ class Hasher:
         from pyspark.ml.functions import vector_to_array
         from pyspark.sql import functions as F
 
+        self._check_query(query)
         own = np.floor(directions(self.model) @ query / self.model.getBucketLength())
         shared = [
             F.when(vector_to_array(F.col("hashes")[table])[0] == float(bucket), table + 1)
