@@ -350,7 +350,8 @@ def test_tasks_travel_light(index: Index, cells: Cells) -> None:
     asked = Queries.of(index.collection.segments)
     plan = [Region(0, len(cells), 0, 1)]
     route = tasks.routing(cells, np.ones(len(cells), np.int64), plan, asked, 3, 5, 1)
-    look = tasks.looking(index.collection.segments, cells, plan, asked, 5, True, np.inf, 20, 1)
+    effort = Effort(3, 20)
+    look = tasks.looking(index.collection.segments, cells, plan, asked, 5, True, np.inf, effort, 1)
     for task in (route, look):
         assert (
             len(cloudpickle.dumps(task))

@@ -15,7 +15,7 @@ from lookalike.collection import Collection
 from lookalike.embedding import normalize
 from lookalike.hashing.cells import Cells
 from lookalike.hashing.signatures import Effort
-from lookalike.searcher import RECALLS, Measured, Searcher
+from lookalike.searcher import RECALL, RECALLS, Measured, Searcher
 from segments import Floats, collection_of, grown, unit
 from test_signatures import clustered, ids
 
@@ -121,7 +121,7 @@ def test_a_recall_beyond_the_signatures_is_exact(stored: Collection, vectors: Fl
     ready = Searcher(stored)
     efforts = (Effort(5, 50), Effort(9, 60), *[None] * 4)
     ready.measured = Measured(
-        ready.cells.fingerprint, 100, efforts, (0.9, 0.95, *[None] * 4), 2.0, {}
+        ready.cells.fingerprint, 100, efforts, (0.9, 0.95, *[None] * 4), 2.0, ROWS, ROWS
     )
     assert ready.nearest(vectors[0], 10, recall=0.95)[1:] == ("lsh", 60)
     assert ready.nearest(vectors[0], 10, recall=0.98)[1] == "exact"
@@ -154,33 +154,92 @@ def test_strangers_are_searched_harder(stored: Collection, vectors: Floats) -> N
     assert np.mean(compared) > 2 * ready.nearest(vectors[0], 10)[2]
 
 
-def recall_of(ready: Searcher, vectors: Floats, first: int, k: int = 10, **options: Any) -> float:
-    """What share of their true neighbours rows find, whose ids begin with `first`."""
+# --- rows that are added --------------------------------------------------------------------------
+
+
+def recall_of(
+    ready: Searcher, first: int, vectors: Floats, k: int = 10, step: int = 1, **options: Any
+) -> float:
+    """What share of their true neighbours the rows with ids from `first` on find."""
     shares = []
-    for own, query in enumerate(vectors, first):
-        wanted = ids(ready.nearest(query, k, engine="exact", without=own)[0])
-        found = ready.nearest(query, k, without=own, **options)[0]
-        assert len(found) == k
-        shares.append(len(set(ids(found)) & set(wanted)) / k)
+    for own, query in zip(range(first, 10**9, step), vectors, strict=False):
+        wanted = ids(ready.nearest(query, k, engine="exact", without=own, **options)[0])
+        found = ids(ready.nearest(query, k, recall=RECALL, engine="lsh", without=own, **options)[0])
+        assert len(found) == len(wanted)
+        shares.append(len(set(found) & set(wanted)) / k)
     return float(np.mean(shares))
 
 
-def near_copies(of: Floats, count: int, seed: int = 0) -> Floats:
-    """Vectors close around one, that differ from each other in twelve directions."""
-    rng = np.random.default_rng(seed)
-    spread = rng.normal(size=(12, len(of)))
-    return normalize(of + 0.01 * rng.normal(size=(count, 12)) @ spread / len(of) ** 0.5)
+def near_copies(of: Floats, count: int, directions: int = 12) -> Floats:
+    """Vectors close around one, that differ from each other in a few directions."""
+    rng = np.random.default_rng(0)
+    spread = rng.normal(size=(directions, len(of))) / len(of) ** 0.5
+    return normalize((of + 0.01 * rng.normal(size=(count, directions)) @ spread).astype("f4"))
 
 
-def test_a_dense_spot_is_searched_harder(stored: Collection, vectors: Floats) -> None:
-    """Rows too few to be measured again, and closer together than estimates can tell apart."""
-    before = Searcher(stored)
-    before.get_ready()
-    copies = near_copies(vectors[0], 200)
-    after = Searcher(grown(stored, copies))
-    assert recall_of(after, copies[:100], ROWS, recall=0.98) > 0.97
-    few = after.nearest(vectors[1], 10)[2]
-    assert few == before.nearest(vectors[1], 10)[2] < len(copies), "others are not"
+def in_other_directions(rows: Floats, count: int) -> Floats:
+    """Vectors in heaps, as others lie, along the directions in which `rows` differ least."""
+    least = np.linalg.eigh(np.cov(rows.T))[1][:, : rows.shape[1] // 3]
+    return normalize((clustered(count, 1, least.shape[1]) @ least.T).astype("f4"))
+
+
+def wide(rows: int) -> Floats:
+    """Vectors of so many numbers that their leading directions leave most out."""
+    return clustered(rows, 0, 384)
+
+
+KINDS = ("near copies", "other directions", "like the rest")
+
+
+def addition(kind: str, rows: Floats, count: int) -> Floats:
+    if kind == "near copies":
+        return near_copies(rows[0], count)
+    if kind == "other directions":
+        return in_other_directions(rows, count)
+    return clustered(ROWS + count, 0, rows.shape[1])[ROWS:]
+
+
+@pytest.fixture(scope="module")
+def wide_vectors() -> Floats:
+    return wide(ROWS)
+
+
+@pytest.fixture(scope="module")
+def wide_folder(wide_vectors: Floats, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index that was searched before."""
+    folder = tmp_path_factory.mktemp("wide")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOOKALIKE_CACHE", str(folder / "cache"))
+        Searcher(collection_of(wide_vectors, folder / "wide.index", [ROWS])).get_ready()
+    return folder
+
+
+@pytest.fixture
+def searched(wide_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
+    shutil.copytree(wide_folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(searcher, "EXACT_UP_TO", 1000)
+    return Collection.open(tmp_path / "wide.index")
+
+
+@pytest.mark.parametrize("count", [40, 500])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_added_is_found_like_the_rest(
+    searched: Collection, wide_vectors: Floats, kind: str, count: int
+) -> None:
+    """A few are searched harder; for many, unlike the rest, cells are fitted again."""
+    before = Searcher(searched)
+    fingerprint, usual = before.cells.fingerprint, before.nearest(wide_vectors[1], 10)[2]
+    added = addition(kind, wide_vectors, count)
+    after = Searcher(grown(searched, added))
+    assert recall_of(after, ROWS, added[::5], step=5) >= 0.97
+    assert recall_of(after, 0, wide_vectors[:60]) >= 0.97
+    told = after.known_recall()
+    assert told is not None and told >= 0.97
+    assert (after.cells.fingerprint != fingerprint) == (count == 500 and kind != "like the rest")
+    if count == 500:  # nor does a query take more candidates than before
+        compared = [after.nearest(query, 10)[2] for query in (*added[:50], *wide_vectors[:50])]
+        assert np.median(compared) < 2 * usual
 
 
 def test_cells_are_found_again_when_the_collection_has_grown(

@@ -6,18 +6,16 @@ written to, it costs that time again in the next process. Neither a JVM nor torc
 """
 
 import contextlib
-import json
 import os
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lookalike import search
-from lookalike.cache import new_file
 from lookalike.collection import Collection, Segment
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError, Unreadable
@@ -28,82 +26,47 @@ from lookalike.hashing.cells import (
     Codes,
     Homes,
     Rotation,
-    as_bytes,
     cell_count,
 )
 from lookalike.hashing.signatures import Effort, Signatures
+from lookalike.measuring import (
+    DAMAGED,
+    NEIGHBORS,
+    PART,
+    PART_QUERIES,
+    QUERIES,
+    RECALL,
+    RECALLS,
+    SHORT,
+    Asking,
+    File,
+    Measured,
+    Part,
+    Range,
+    ask,
+    decide,
+    found_so,
+    least,
+    merged,
+    most_candidates,
+)
 from lookalike.search import Mask, Neighbor, Numbers, Rows
-from lookalike.untrusted import read_json
+
+__all__ = ["NEIGHBORS", "QUERIES", "RECALL", "RECALLS", "Measured", "Searcher"]
 
 EXACT_UP_TO = 10_000
 """Rows up to which exact search takes a millisecond at most, and misses nothing."""
-RECALL = 0.98
-RECALLS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-NEIGHBORS = 10  # that the recalls are of
-QUERIES = 200  # rows drawn: half say how hard a recall has to look, half what that is worth
-_MOST = 0.02  # of all rows are candidates; a recall that takes more is left to exact search
 _FEW = 2 * NEIGHBORS + 2  # rows at least, or there is nothing to measure
-_RESERVE = 1 / 3  # of what a recall allows to miss is not missed by the half that decides
-_BY_CELLS = 1 / 2  # of what is missed lies in cells that are not looked into
 _HARDER = 3  # times the effort, where what was measured does not hold
-_USUAL = 0.99  # of the drawn rows have their neighbours within reach
-_MOSTLY = 0.95  # of the drawn rows find their neighbours no later than what is late
-_NEARLY = 0.9  # of the rows are those that were measured: what was found holds
 _GROWN = 2  # times as many rows as the cells were fitted to: they are fitted again
-_EFFORT = [field.name for field in fields(Effort)]
+_UNLIKE = 1 / 128
+"""Of all rows: so many that cells do not describe, and they are fitted again. It takes 30
+microseconds a row of all, less than half of what it took to embed those."""
+_ROUNDING = 1e-6  # of a distance
+_NEARLY = 1 / 2  # of all rows are enough to say what is usual
+_OF_A_PART = ROTATION_SAMPLE // 8  # rows drawn from a part that is to be described too
 
-DAMAGED = (OSError, ValueError, TypeError, KeyError)
 Engine = Literal["exact", "lsh"]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the signatures of one version are worth, measured on drawn rows.
-
-    `efforts` has for each of `RECALLS` how hard to look for 10 neighbours, None where only exact
-    search will do; `recall` what share of them `queries` other drawn rows found so. `reach` is a
-    distance within which nearly all drawn rows have 10 neighbours. `cells` is the fingerprint of
-    those that were measured, `segments` names the rows: a segment each, and how many it has.
-    """
-
-    cells: str
-    queries: int
-    efforts: tuple[Effort | None, ...]
-    recall: tuple[float | None, ...]
-    reach: float
-    segments: dict[str, int]
-
-    def effort(self, recall: float, k: int) -> Effort | None:
-        """Return how hard to look for k neighbours at a recall; None for exact search."""
-        for reached, effort in zip(RECALLS, self.efforts, strict=True):
-            if reached >= recall and effort is not None:
-                return effort.times(max(k / NEIGHBORS, 1))
-        return None
-
-    def save(self, file: Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        with new_file(file) as part:
-            part.write_text(json.dumps(asdict(self), indent=1) + "\n")
-
-    @classmethod
-    def load(cls, file: Path) -> Self:
-        """Read it back. Raises one of `DAMAGED`."""
-        about = read_json(file)
-        efforts = tuple(effort and Effort(**effort) for effort in about["efforts"])
-        recall = tuple(found if found is None else float(found) for found in about["recall"])
-        if not len(efforts) == len(recall) == len(RECALLS):
-            raise ValueError("of other recalls")
-        given = [effort for effort in about["efforts"] if effort]
-        if any(not min(map(effort.__getitem__, _EFFORT)) > 0 for effort in given):
-            raise ValueError("no effort, or one that says not what is late")
-        cells, queries, reach = str(about["cells"]), int(about["queries"]), about["reach"] + 0.0
-        segments = {str(name): int(rows) for name, rows in about["segments"].items()}
-        return cls(cells, queries, efforts, recall, reach, segments)
-
-    def holds_for(self, segments: dict[str, int]) -> bool:
-        """Say whether nearly the same rows were measured as these segments hold."""
-        common = sum(rows for name, rows in segments.items() if name in self.segments)
-        return common >= _NEARLY * max(sum(segments.values()), sum(self.segments.values()))
 
 
 def home(segment: Segment, cells: Cells) -> Homes:
@@ -174,17 +137,13 @@ class Searcher:
             return None
         effort = self.measured.effort(recall, k)
         if effort is None and engine == "lsh":
-            effort = Effort(len(self.cells), self._most)
+            effort = Effort(len(self.cells), most_candidates(len(self.rows)))
         # Where few rows are left in, as many of them are in more cells.
         return effort and replace(effort, cells=round(effort.cells * len(self.rows) / max(left, 1)))
 
     def may_estimate(self, engine: str, recall: float, left: int) -> bool:
         """Say whether search may go by signatures."""
         return engine == "lsh" or (engine == "auto" and left > EXACT_UP_TO and recall < 1)
-
-    @property
-    def _most(self) -> int:
-        return max(round(_MOST * len(self.rows)), 10 * NEIGHBORS)
 
     def known_recall(self) -> float | None:
         """Return the recall@10 that signatures have at `RECALL`; None where it is not measured."""
@@ -196,17 +155,20 @@ class Searcher:
 
         It was measured with this version, or with one that has nearly the same rows.
         """
-        newest_first = sorted(self.collection.measured_versions(), reverse=True)
-        for version in newest_first:
-            with contextlib.suppress(*DAMAGED):
-                kept = Measured.load(self._measured_file(version))
-                if kept.holds_for(self._segments):
-                    return kept
+        for kept in self._kept():
+            if kept.holds_for(self._files, self.collection.next_id):
+                return kept
         return None
 
+    def _kept(self) -> Iterator[Measured]:
+        """Give what was measured with this version and older ones, the newest first."""
+        for version in sorted(self.collection.measured_versions(), reverse=True):
+            with contextlib.suppress(*DAMAGED):
+                yield Measured.load(self._measured_file(version))
+
     @cached_property
-    def _segments(self) -> dict[str, int]:
-        return {file.stem[:12]: rows for file, _, _, rows in self.collection.ranges()}
+    def _files(self) -> list[File]:
+        return [File(first, last, rows) for _, first, last, rows in self.collection.ranges()]
 
     def _measured_file(self, version: int) -> Path:
         return self.collection.signature_folder / f"{version}.json"
@@ -214,14 +176,13 @@ class Searcher:
     def get_ready(self) -> None:
         """Make or read all that search by signatures needs."""
         if len(self.rows) >= _FEW:
-            _ = self.signatures, self.measured
+            _ = self.measured, self.signatures
 
     @cached_property
     def cells(self) -> Cells:
         """The cells of the collection, found when they are first needed and when it has grown."""
-        file = self.collection.signature_folder / "cells.npz"
         try:
-            kept = Cells.load(file)
+            kept = Cells.load(self._cells_file)
             width = self.collection.about_model["width"]
             if len(self.rows) <= _GROWN * kept.rows and kept.rotation.directions.shape[1] == width:
                 return kept
@@ -229,12 +190,26 @@ class Searcher:
             raise
         except LookalikeError:  # none yet, or damaged ones
             pass
-        rotation = Rotation.fit(self.rows.vectors(search.draw(len(self.rows), ROTATION_SAMPLE)))
-        drawn = search.draw(len(self.rows), POINTS * cell_count(len(self.rows)))
+        before = next(self._kept(), None)
+        return self._fit([] if before is None else self._ranges(before))
+
+    @property
+    def _cells_file(self) -> Path:
+        return self.collection.signature_folder / "cells.npz"
+
+    def _fit(self, parts: Sequence[Range]) -> Cells:
+        """Fit cells to all rows, and directions to those of some parts as well, however few."""
+        total = len(self.rows)
+        some = [search.draw(total, ROTATION_SAMPLE)]
+        for ids in parts:
+            rows = self._rows_in(ids)
+            some.append(rows[search.draw(len(rows), _OF_A_PART)])
+        rotation = Rotation.fit(self.rows.vectors(np.unique(np.concatenate(some))))
+        drawn = search.draw(total, POINTS * cell_count(total))
         blocks = np.array_split(drawn, -(-len(drawn) // ROTATION_SAMPLE))
         sample = np.concatenate([rotation(self.rows.vectors(block)) for block in blocks])
-        cells = Cells.fit(rotation, sample, len(self.rows))
-        self._keep(partial(cells.save, file))
+        cells = Cells.fit(rotation, sample, total, self.collection.next_id)
+        self._keep(partial(cells.save, self._cells_file))
         return cells
 
     @cached_property
@@ -246,79 +221,88 @@ class Searcher:
 
     @cached_property
     def measured(self) -> Measured:
-        """What the signatures of this version are worth, measured when it is first needed."""
+        """What the signatures of this version are worth, measured when it is first needed.
+
+        Where rows were added that the cells do not describe, and not too few, these are fitted
+        again.
+        """
         kept = self.known()
         if kept is not None and kept.cells == self.cells.fingerprint:
             return kept
-        measured = self._measure()
+        measured = self._measure(next(self._kept(), None))
         self._keep(partial(measured.save, self._measured_file(self.collection.version)))
         return measured
 
-    def _measure(self) -> Measured:
-        drawn, queries, true, reach = self._known()
-        if len(drawn) < 2:  # nothing but copies
-            nothing = (None,) * len(RECALLS)
-            return Measured(self.cells.fingerprint, 0, nothing, nothing, reach, self._segments)
-        order = np.random.default_rng(1).permutation(len(drawn))
-        decide, check = order[: len(order) // 2], order[len(order) // 2 :]
-        places = self._cell_places(queries, true)
-        efforts: list[Effort | None] = []
-        reached: list[float | None] = []
-        for recall in RECALLS:
-            missed = (1 - recall) * (1 - _RESERVE)
-            cells = int(_quantile(places[decide], 1 - missed * _BY_CELLS))
-            ranks = self._ranks(drawn, queries, true, cells)
-            count = _quantile(ranks[decide], 1 - missed)
-            few = np.isfinite(count)
-            late = _lateness(places, cells), _lateness(ranks, count)
-            efforts.append(Effort(cells, int(count), *late) if few else None)
-            reached.append(round(float(np.mean(ranks[check] <= count)), 4) if few else None)
-        return Measured(
-            self.cells.fingerprint,
-            len(check),
-            tuple(efforts),
-            tuple(reached),
-            reach,
-            self._segments,
-        )
+    def _measure(self, before: Measured | None, fitted: bool = False) -> Measured:
+        """Measure all of it, or, where that still holds, only what was added since.
 
-    def _known(self) -> tuple[Numbers, Vectors, Numbers, float]:
-        """Draw rows (q,); return them, their vectors, their true neighbours (q, 10), their reach.
-
-        No two of them are copies of each other: a heap of copies, all found, would hide what is
-        missed beside it.
+        `fitted` says that cells were fitted for the sake of what was added.
         """
-        some = search.draw(len(self.rows), 10 * QUERIES)
-        kinds = np.sort(np.unique(as_bytes(self.rows.vectors(some)), return_index=True)[1])
-        drawn = some[np.sort(np.random.default_rng(2).permutation(kinds)[:QUERIES])]
-        queries = self.rows.vectors(drawn)
-        squared, nearest = search.exact_many(self.rows, queries, NEIGHBORS + 1)
-        reach = _quantile(np.maximum(squared[:, -1], 0), _USUAL) ** 0.5
-        true = [rows[rows != own][:NEIGHBORS] for own, rows in zip(drawn, nearest, strict=True)]
-        return drawn, queries, np.array(true), reach
+        stop, cells = self.collection.next_id, self.cells
+        ranges = [] if before is None else self._ranges(before)
+        known: dict[Range, Part] = {}
+        if before is not None and before.cells == cells.fingerprint and before.fits(self._files):
+            measured, known = before, {part.range: part for part in before.parts}
+        else:
+            asking = ask(self.rows, QUERIES, self._rows_beside(ranges))
+            measured = decide(self.rows, self.signatures, stop, asking)
+        usual = [one for one in zip(RECALLS, measured.efforts, strict=True) if one[0] <= RECALL]
+        recall, effort = next(((r, e) for r, e in reversed(usual) if e is not None), (0.0, None))
+        new: list[tuple[Range, int, Asking]] = []
+        unlike = sum(part.rows for part in known.values() if part.first >= cells.stop)
+        for ids in ranges:
+            if ids not in known and effort is not None:
+                some = self._rows_in(ids)
+                asking = ask(self.rows, PART_QUERIES, some)
+                is_short = found_so(self.signatures, asking, effort) < recall - SHORT
+                if is_short or fitted or ids.stop <= (before.stop if before else 0):
+                    new.append((ids, len(some), asking))
+                if is_short and ids.first >= cells.stop:
+                    unlike += len(some)
+        if unlike > _UNLIKE * len(self.rows):
+            self.cells = self._fit(ranges)
+            del self.signatures
+            return self._measure(before, fitted=True)
+        self.measured = measured  # to search with
+        parts = [part for ids, part in known.items() if ids in ranges]
+        parts += [Part(*ids, rows, self._recall(asking)) for ids, rows, asking in new]
+        least_recall = least(measured.recall, parts)
+        return replace(measured, recall=least_recall, stop=stop, parts=tuple(sorted(parts)))
 
-    def _cell_places(self, queries: Vectors, true: Numbers) -> Numbers:
-        """Return which cell, nearest first and counted from 1, holds each neighbour (q, 10)."""
-        order = self.cells.nearest(self.cells.rotation(queries), len(self.cells))
-        places = np.empty_like(order)
-        np.put_along_axis(places, order, np.arange(1, len(self.cells) + 1)[None], axis=1)
-        homes = np.concatenate([home(segment, self.cells) for segment in self.rows.segments])
-        return np.take_along_axis(places, homes[true].astype(np.int64), axis=1)
+    def _ranges(self, before: Measured) -> list[Range]:
+        """Return the ids of parts: of those that differed before, and of what was added since."""
+        parts = [
+            *(part.range for part in before.parts),
+            Range(before.stop, self.collection.next_id),
+        ]
+        return merged(ids for ids in parts if len(self._rows_in(ids)) >= PART)
 
-    def _ranks(
-        self, drawn: Numbers, queries: Vectors, true: Numbers, cells: int
-    ) -> npt.NDArray[np.float64]:
-        """Return which candidate each neighbour (q, 10) is, where so many cells are looked into.
+    def _rows_beside(self, parts: Sequence[Range]) -> Numbers | None:
+        """Return the rows that are in no part, rising; None for all, where they are not most."""
+        beside = np.ones(len(self.rows), bool)
+        for ids in parts:
+            beside[self._rows_in(ids)] = False
+        rest = np.flatnonzero(beside)
+        return rest if len(rest) >= _NEARLY * len(beside) else None
 
-        Counted from 1, infinite beyond `_MOST` of all rows.
-        """
-        _, found = self.signatures.nearest(queries, self._most + 1, cells)
-        ranks = np.full(true.shape, np.inf)
-        for at, (own, some) in enumerate(zip(drawn, found, strict=True)):
-            some = some[(some != own) & (some >= 0)]
-            place = dict(zip(some.tolist(), range(1, len(some) + 1), strict=True))
-            ranks[at] = [place.get(row, np.inf) for row in true[at].tolist()]
-        return ranks
+    def _rows_in(self, ids: Range) -> Numbers:
+        """Return the rows with such ids, rising."""
+        return np.flatnonzero((self.rows.ids >= ids.first) & (self.rows.ids < ids.stop))
+
+    def _recall(self, asking: Asking) -> tuple[float | None, ...]:
+        """Return for each of `RECALLS` what share of their neighbours rows find by a search."""
+        own = self.rows.ids[asking.rows].tolist()
+        shares: list[float | None] = []
+        for recall, effort in zip(RECALLS, self.measured.efforts, strict=True):
+            right = 0
+            for number, vector, far in zip(own, asking.vectors, asking.farthest, strict=True):
+                found, *_ = self.nearest(
+                    vector, NEIGHBORS, engine="lsh", recall=recall, without=number
+                )
+                right += sum(one.distance <= far * (1 + _ROUNDING) for one in found)
+            share = right / max(len(own) * NEIGHBORS, 1)
+            shares.append(None if effort is None else round(share, 4))
+        return tuple(shares)
 
     def _keep(self, save: "partial[None]") -> None:
         folder = self.collection.signature_folder
@@ -326,18 +310,3 @@ class Searcher:
             with contextlib.suppress(OSError):  # a full disk costs time, not the answer
                 folder.mkdir(exist_ok=True)
                 save()
-
-
-def _lateness(places: npt.NDArray[Any], looked_at: float) -> float:
-    """Return how late, in shares of all looked at, what is found stands for most queries.
-
-    `places` are those of the neighbours of each query (q, 10), counted from 1.
-    """
-    seen = np.where(places <= looked_at, places, np.nan)
-    means = np.nanmean(seen[np.isfinite(seen).any(axis=1)], axis=1)
-    return min(float(np.quantile(means, _MOSTLY)) / looked_at, 1.0) if len(means) else 1.0
-
-
-def _quantile(values: npt.NDArray[Any], share: float) -> float:
-    """Return the least value that so large a share does not exceed."""
-    return float(np.quantile(values, share, method="inverted_cdf"))

@@ -71,15 +71,16 @@ class Rotation:
 class Cells:
     """A rotation and the centres of cells, float32 (cells, bits), near ones close together.
 
-    `rows` is the size of the collection that they were fitted to.
+    `rows` is the size of the collection that they were fitted to, of rows with ids below `stop`.
     """
 
     rotation: Rotation
     centres: Vectors
     rows: int
+    stop: int = 0
 
     @classmethod
-    def fit(cls, rotation: Rotation, sample: Vectors, rows: int) -> Self:
+    def fit(cls, rotation: Rotation, sample: Vectors, rows: int, stop: int = 0) -> Self:
         """Find cells for `rows` rows from a sample of them, rotated, (n, bits).
 
         In two levels of k-means, the square root of all cells each: a hundredth of the time of
@@ -96,14 +97,14 @@ class Cells:
         for part in range(len(parts)):
             inside = sample[part_of == part]
             centres.append(_means(inside, round(count * len(inside) / len(sample))))
-        return cls(rotation, np.concatenate(centres), rows)
+        return cls(rotation, np.concatenate(centres), rows, stop)
 
     def __len__(self) -> int:
         return len(self.centres)
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Rotation, Vectors, int]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Rotation, Vectors, int, int]]:
         """Travel without what is made of them."""
-        return type(self), (self.rotation, self.centres, self.rows)
+        return type(self), (self.rotation, self.centres, self.rows, self.stop)
 
     def nearest(self, rotated: Vectors, count: int) -> Numbers:
         """Return the `count` cells nearest to each rotated vector (n, bits): (n, count)."""
@@ -152,6 +153,7 @@ class Cells:
                 offset=self.rotation.offset,
                 centres=self.centres,
                 rows=self.rows,
+                stop=self.stop,
             )
 
     @classmethod
@@ -160,7 +162,7 @@ class Cells:
         try:
             stored = read_arrays(file)
             numbers = [stored[name] for name in ("directions", "offset", "centres")]
-            rows = int(stored["rows"])
+            rows, stop = int(stored["rows"]), int(stored.get("stop", 0))
             if not all(one.dtype == np.float32 and np.isfinite(one).all() for one in numbers):
                 raise ValueError("no numbers")
             directions, offset, centres = map(np.ascontiguousarray, numbers)
@@ -168,7 +170,7 @@ class Cells:
             shapes = directions.shape[:-1], centres.shape[1:]
             if shapes != (offset.shape, offset.shape) or centres.size == 0 or rows < 1:
                 raise ValueError("of shapes that do not go together")
-            return cls(Rotation(directions, offset), centres, rows)
+            return cls(Rotation(directions, offset), centres, rows, stop)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if says_nothing(error):
                 raise Unreadable(file, error) from None

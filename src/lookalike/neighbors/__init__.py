@@ -84,7 +84,7 @@ def neighbors(
         plan = list(regions(counts, most))
         least = k + own if within == np.inf else 0
         route = routing(cells, counts, plan, asked, effort.cells, least, threads)
-        look = looking(segments, cells, plan, asked, k, own, within, effort.candidates, threads)
+        look = looking(segments, cells, plan, asked, k, own, within, effort, threads)
         blocks = spark.range(0, len(asked.blocks), 1, _TASKS * tasks)
         parts = max(_TASKS * tasks, len(plan))
         looks = blocks.mapInArrow(route, ddl(LOOKS)).repartition(parts, "region")

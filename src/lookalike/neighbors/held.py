@@ -20,6 +20,7 @@ REGION_ROWS = 65_536
 _LONG = 4 * CELL_ROWS  # rows of a cell that may be copies of each other
 _PRODUCT = 2**24  # distances at a time, 64 MB
 _ROUNDING = 1e-3  # of distances along directions
+_MORE = 4  # times as many candidates, where those compared may not suffice
 _CLOSE = 4  # rows more than wanted: matrix products are too coarse to tell near ties apart
 
 
@@ -71,12 +72,12 @@ class Held:
         the row with its id in `without` (q,) is left out.
         """
         wanted = min(k + (without is not None) + _CLOSE, len(self.ids))
-        return self._best(queries, k, without, faiss.knn(queries, self.vectors, wanted)[1])
+        return self._best(queries, k, without, faiss.knn(queries, self.vectors, wanted)[1])[:2]
 
     def _best(
         self, queries: Vectors, k: int, without: Numbers | None, rows: Numbers
-    ) -> tuple[Numbers, Vectors]:
-        """Return the k nearest of some rows to each query, (q, n), -1 for none."""
+    ) -> tuple[Numbers, Vectors, Numbers]:
+        """Return the k nearest of some rows to each query, (q, n), -1 for none; their places."""
         rows = np.ascontiguousarray(rows)
         squared = np.empty(rows.shape, np.float32)
         arrays: tuple[Any, ...] = (squared, queries, self.vectors, rows)
@@ -92,7 +93,8 @@ class Held:
         found = np.take_along_axis(found, order, axis=1)
         missing = ((0, 0), (0, k - found.shape[1]))
         found = np.pad(found, missing, constant_values=-1)
-        return found, np.sqrt(np.pad(squared, missing, constant_values=np.inf))
+        distances = np.sqrt(np.pad(squared, missing, constant_values=np.inf))
+        return found, distances, np.pad(order, missing)
 
 
 class HeldCells(Held):
@@ -146,13 +148,51 @@ class HeldCells(Held):
         looks: tuple[Numbers, Numbers],
         candidates: int,
         within: float = np.inf,
+        late: float = 1.0,
     ) -> tuple[Numbers, Vectors]:
         """Return the k nearest rows to each query as `nearest` does, of those it looks at.
 
         `looks` are pairs of a query's number and a cell that it looks into; of the rows in them it
         is compared with `candidates`, the nearest along the directions of the cells. Rows that are
-        farther than `within` along these alone are none.
+        farther than `within` along these alone are none. Where what is found stands on average
+        beyond the share `late` of the candidates, or they are too few to tell, a query is compared
+        with more, until that changes nothing.
         """
+        found, distances, is_late = self._look(queries, k, without, looks, candidates, within, late)
+        again = np.flatnonzero(is_late)
+        while len(again):
+            candidates = min(_MORE * candidates, len(self.ids))
+            unsettled = []
+            step = max(_PRODUCT // candidates, 1)
+            for some in np.array_split(again, range(step, len(again), step)):
+                number = np.full(len(queries), -1)
+                number[some] = np.arange(len(some))
+                theirs = number[looks[0]] >= 0
+                before = found[some]
+                found[some], distances[some], is_late = self._look(
+                    np.ascontiguousarray(queries[some]),
+                    k,
+                    None if without is None else without[some],
+                    (number[looks[0][theirs]], looks[1][theirs]),
+                    candidates,
+                    within,
+                    0.0,
+                )
+                unsettled.append(some[is_late & (found[some] != before).any(axis=1)])
+            again = np.concatenate(unsettled)
+        return found, distances
+
+    def _look(
+        self,
+        queries: Vectors,
+        k: int,
+        without: Numbers | None,
+        looks: tuple[Numbers, Numbers],
+        candidates: int,
+        within: float,
+        late: float,
+    ) -> tuple[Numbers, Vectors, npt.NDArray[np.bool_]]:
+        """Do as `nearest_in` once; return for which queries there may be more to find as well."""
         wanted = min(max(candidates, k) + (without is not None) + _CLOSE, len(self.ids))
         turned = self.rotation(queries)
         rotated = np.pad(-turned, ((0, 0), (0, 1)), constant_values=1)
@@ -177,7 +217,13 @@ class HeldCells(Held):
                 best.heaps.addn_query_subset_with_ids(len(some), who, len(rows), how_far, which, 0)
             begin = end
         best.finalize()
-        return self._best(queries, k, without, best.I)
+        found, distances, places = self._best(queries, k, without, best.I)
+        there = distances <= within if within < np.inf else np.isfinite(distances)
+        count = there.sum(axis=1)
+        mean = (places * there).sum(axis=1) / np.maximum(count, 1)
+        is_late = (mean > late * wanted) | (count < k)
+        more = (best.I[:, -1] >= 0) & (wanted < len(self.ids)) & (late < 1)
+        return found, distances, is_late & more
 
 
 def _few_copies(ids: Numbers, vectors: Vectors, most: int) -> npt.NDArray[np.bool_]:

@@ -1,5 +1,7 @@
 """How hard to look for all rows within a distance, rather than for so many nearest."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from lookalike import search
@@ -46,7 +48,7 @@ def effort_within(
             places = np.minimum(places, _places(searcher, other, one))
         share = 1 - (1 - recall) * (1 - _RESERVE)
         cells = int(np.quantile(places, share, method="inverted_cdf"))
-    return Effort(cells, candidates)
+    return replace(usual, cells=cells, candidates=candidates)
 
 
 def _draw(asked: Queries) -> Vectors:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from lookalike.collection import Segment
 from lookalike.embedding import Vectors
 from lookalike.hashing.cells import Cells
+from lookalike.hashing.signatures import Effort
 from lookalike.neighbors.held import Held, HeldCells, Region
 from lookalike.neighbors.queries import Queries
 from lookalike.search import Numbers
@@ -148,7 +149,7 @@ def looking(
     k: int,
     own: bool,
     within: float,
-    candidates: int,
+    effort: Effort,
     threads: int,
 ) -> Task:
     """Make the task of a region: from `LOOKS`, sorted by region, to `FOUND`."""
@@ -157,10 +158,10 @@ def looking(
         faiss.omp_set_num_threads(threads)
         for number, rows in groupby(_rows(batches), itemgetter("region")):
             held = HeldCells(segments, cells, plan[number], k + own)
-            wanted = max(candidates, k)
+            wanted = max(effort.candidates, k)
             most = max(_PORTION // (16 * held.vectors.shape[1] + 40 * wanted), 1)
             for some in _portions(_asking(rows, most), most):
-                yield from _look(held, asked, some, k, own, within, candidates)
+                yield from _look(held, asked, some, k, own, within, effort)
 
     return task
 
@@ -206,7 +207,7 @@ def _look(
     k: int,
     own: bool,
     within: float,
-    candidates: int,
+    effort: Effort,
 ) -> Batches:
     """Answer what queries ask of a region."""
     starts = np.cumsum([0, *(len(one.places) for one in portion)])
@@ -216,7 +217,9 @@ def _look(
     cells = np.concatenate([one.cells for one in portion]).astype(np.int64)
     looks = np.concatenate(numbers), cells
     alone = ids if own else None
-    found, distances = held.nearest_in(vectors, k, alone, looks, candidates, within)
+    found, distances = held.nearest_in(
+        vectors, k, alone, looks, effort.candidates, within, effort.late_rank
+    )
     for one, start in zip(portion, starts, strict=False):
         here = slice(start, start + len(one.places))
         yield _found(one.block, one.places, found[here], distances[here], within)
