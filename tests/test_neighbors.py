@@ -18,9 +18,10 @@ from lookalike.neighbors.held import Held, HeldCells, Region, regions
 from lookalike.neighbors.queries import Queries
 from lookalike.neighbors.tasks import look_into
 from lookalike.search import Rows, exact
-from lookalike.searcher import Measured
+from lookalike.searcher import Measured, Searcher
 from lookalike.spark import session
-from segments import Floats, collection_of, in_pieces, unit
+from segments import Floats, collection_of, grown, in_pieces, unit
+from test_searcher import addition
 from test_signatures import clustered
 
 ROWS = 3000
@@ -110,6 +111,27 @@ def test_queries_from_a_dataframe(index: Index, vectors: Floats, kind: str) -> N
     for number, vector in rows[::7]:
         wanted = exact(Rows(index.collection.segments), np.array(vector, np.float32), 4)
         assert [other for other, _ in found[number]] == [one.id for one in wanted]
+
+
+@pytest.mark.parametrize("kind", ["near copies", "other directions"])
+def test_all_neighbours_of_what_is_added(
+    kind: str, vectors: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too few to have cells of their own, and nothing that their directions tell apart."""
+    monkeypatch.setattr(searcher, "EXACT_UP_TO", 100)
+    wide = clustered(ROWS, 0, 384)
+    stored = collection_of(wide, tmp_path / "wide.index", [ROWS])
+    Searcher(stored).get_ready()
+    index = Index(grown(stored, addition(kind, wide, 200)))
+    found = told(index.neighbors(tmp_path / "out", 10))
+    rows = Rows(index.collection.segments)
+    for numbers in (range(ROWS, ROWS + 200, 4), range(0, ROWS, 60)):
+        shares = []
+        for number in numbers:
+            query = rows.vectors(np.array([number]))[0]
+            wanted = {one.id for one in exact(rows, query, 10, without=number)}
+            shares.append(len({other for other, _ in found[number]} & wanted) / 10)
+        assert np.mean(shares) >= 0.97
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -310,6 +332,29 @@ def test_a_long_cell_of_different_rows_is_taken_in_steps(
         assert np.array_equal(np.sort(found, axis=1), five)
         assert np.array_equal(found[:, 0], np.arange(2500))
         np.testing.assert_allclose(distances, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_a_query_that_finds_its_neighbours_late_is_compared_with_more(
+    cells: Cells, tmp_path: Path
+) -> None:
+    """Rows that are one point along the directions of the cells, and differ in others."""
+    width = cells.rotation.directions.shape[1]
+    others = np.linalg.svd(cells.rotation.directions)[2][len(cells.centres[0]) :]
+    crowd = unit((900, len(others)), 3) @ others
+    collection = collection_of(crowd.astype(np.float32), tmp_path / "crowd.index", [900])
+    held = HeldCells(collection.segments, cells, Region(0, len(cells), 0, 1), 6)
+    asking = crowd[:40].astype(np.float32)
+    assert asking.shape == (40, width)
+    looks = np.repeat(np.arange(40), len(cells)), np.tile(np.arange(len(cells)), 40)
+    own = np.arange(40)
+    wanted = held.nearest(asking, 5, own)
+    once = held.nearest_in(asking, 5, own, looks, 20)
+    found = held.nearest_in(asking, 5, own, looks, 20, late=0.05)
+    assert np.array_equal(found[0], wanted[0]) and not np.array_equal(once[0], wanted[0])
+    near = float(np.median(wanted[1]))  # where all within a distance are asked for, as well
+    some = held.nearest_in(asking, 5, own, looks, 20, near, late=0.05)
+    there = wanted[1] <= near
+    assert np.array_equal(some[0][there], wanted[0][there])
 
 
 def test_queries_look_until_there_are_enough_rows(cells: Cells, vectors: Floats) -> None:

@@ -1,14 +1,22 @@
 """What holds of search whatever the collection: properties, tried on many drawn ones."""
 
+from functools import cache
+from typing import cast
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lookalike.collection import Segment
 from lookalike.hashing.cells import Cells, Rotation
 from lookalike.hashing.signatures import Effort, Signatures
+from lookalike.measuring import Measured, ask, decide
 from lookalike.neighbors.held import Held, HeldCells, Region
-from lookalike.search import Rows, approximate, exact, exact_many
-from segments import Floats, in_pieces, reference
+from lookalike.search import Neighbor, Rows, approximate, exact, exact_many
+from segments import Floats, Piece, in_pieces, reference
+from test_searcher import KINDS, addition
+from test_signatures import clustered
 
 slow = settings(deadline=None, max_examples=40)
 
@@ -85,33 +93,91 @@ def test_approximate_search(made: tuple[Floats, list[int]], k: int, seed: int) -
 
 
 @slow
-@given(collections(least=30), collections(), st.integers(1, 12))
+@given(collections(least=30), collections(), st.integers(1, 12), st.integers(0, 10**6))
 def test_adding_and_removing_leaves_results_as_before(
-    made: tuple[Floats, list[int]], more: tuple[Floats, list[int]], k: int
+    made: tuple[Floats, list[int]], more: tuple[Floats, list[int]], k: int, seed: int
 ) -> None:
+    """Rows that are far from all others come, anywhere among them, and go again."""
     vectors, sizes = made
-    added = np.resize(more[0], (len(more[0]), vectors.shape[1])).astype(np.float32)
-    before = in_pieces(vectors, sizes)
-    after = in_pieces(np.concatenate([vectors, added]), [*sizes, len(added)])
-    ids = Rows(before).ids
-    grown = Rows(after)
-    for segment, old in zip(after, before, strict=False):
-        segment.ids = old.ids
-    after[-1].ids = np.arange(len(added)) + 10**6
-    cells = signed(vectors, Rows(before)).cells
+    before = Rows(in_pieces(vectors, sizes))
+    far = np.resize(more[0], (len(more[0]), vectors.shape[1])).astype(np.float64) + 1e-3
+    far *= 1e5 / np.linalg.norm(far, axis=1, keepdims=True)
+    order = np.random.default_rng(seed).permutation(len(vectors) + len(far))
+    all_ids = np.concatenate([before.ids, np.arange(len(far)) + 10**6])[order]
+    cut = len(order) // 3
+    mixed = in_pieces(np.concatenate([vectors, far])[order], [cut, len(order) - cut])
+    left = []
+    for segment, some in zip(mixed, np.split(all_ids, [cut]), strict=True):
+        segment.ids = some
+        left.append(Piece(segment.vectors[some < 10**6], some[some < 10**6]))
+    grown, again = Rows(mixed), Rows(cast("list[Segment]", left))
+    cells = signed(vectors, before).cells
 
     def of(rows: Rows) -> Signatures:
         homes = [cells.home(one.vectors) for one in rows.segments]
         signs = [cells.sign(a.vectors, b) for a, b in zip(rows.segments, homes, strict=True)]
         return Signatures(cells, homes, signs)
 
+    def told(found: list[Neighbor]) -> list[tuple[int, float]]:
+        return [(one.id, one.distance) for one in found]
+
     effort = Effort(2, 20)
+    few, many, same = of(before), of(grown), of(again)
     for query in vectors[:3]:
-        alone = approximate(Rows(before), of(Rows(before)), query, k, effort)
-        assert exact(grown, query, k)[0].distance <= exact(Rows(before), query, k)[0].distance
-        assert approximate(Rows(after[:-1]), of(Rows(after[:-1])), query, k, effort) == alone
-        together = exact(grown, query, len(vectors) + len(added))
-        assert {one.id for one in together} == {*ids.tolist(), *after[-1].ids.tolist()}
+        wanted = [distance for _, distance in reference(before.segments, query, k)]
+        for rows in (grown, again):
+            found = [one.distance for one in exact(rows, query, k)]
+            assert np.allclose(found, wanted, rtol=1e-4)
+        alone, compared = approximate(before, few, query, k, effort)
+        once_more, as_many = approximate(again, same, query, k, effort)
+        assert as_many == compared
+        together, beside = approximate(grown, many, query, k, effort)
+        held = np.count_nonzero(few.nearest(query[None], len(before), effort.cells)[1] >= 0)
+        if compared is not None:
+            assert told(once_more) == told(alone)
+        if compared is not None and beside is not None and held >= k:
+            assert told(together) == told(alone)
+        distances = dict(zip(grown.ids.tolist(), grown.squared_distances(query), strict=True))
+        assert all(one.distance**2 == pytest.approx(distances[one.id]) for one in together)
+
+
+@cache
+def base(width: int) -> tuple[Floats, Signatures, Measured]:
+    """Rows that were there before, their signatures, and what these are worth."""
+    vectors = clustered(5000, 0, width)
+    rows = Rows(in_pieces(vectors, [5000]))
+    signatures = signed(vectors, rows)
+    return vectors, signatures, decide(rows, signatures, 5000, ask(rows, 200))
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from([16, 96, 384]),
+    st.sampled_from([60, 700]),
+    st.sampled_from([1, 5, 50]),
+    st.sampled_from([0.9, 0.98, 0.999]),
+    st.sampled_from([1, 50]),
+)
+def test_what_is_added_is_found_without_being_measured(
+    kind: str, width: int, count: int, k: int, recall: float, segments: int
+) -> None:
+    vectors, signatures, measured = base(width)
+    added = addition(kind, vectors, count)
+    sizes = [len(part) for part in np.array_split(added, segments)]
+    rows = Rows(in_pieces(np.concatenate([vectors, added]), [len(vectors), *sizes]))
+    cells = signatures.cells
+    homes = [cells.home(one.vectors) for one in rows.segments]
+    signs = [cells.sign(a.vectors, b) for a, b in zip(rows.segments, homes, strict=True)]
+    grown = Signatures(cells, homes, signs)
+    effort = measured.effort(recall, k)
+    if effort is None:  # left to exact search
+        return
+    shares = []
+    for query in (*added[:: count // 30], *vectors[:30]):
+        found = {one.id for one in approximate(rows, grown, query, k, effort)[0]}
+        shares.append(len(found & {one.id for one in exact(rows, query, k)}) / k)
+    assert np.mean(shares) >= recall - 0.03
 
 
 @slow

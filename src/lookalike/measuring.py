@@ -34,6 +34,8 @@ _MOST = 0.02  # of all rows are candidates; a recall that takes more is left to 
 _RESERVE = 1 / 3  # of what a recall allows to miss is not missed by the half that decides
 _BY_CELLS = 1 / 2  # of what is missed lies in cells that are not looked into
 _USUAL = 0.99  # of the drawn rows have their neighbours within reach
+_CELLS = 4  # at least, and
+_TELLING = 2.5  # candidates a neighbour: of fewer all that is found stands late among them
 _MOSTLY = 0.95  # of the drawn rows find their neighbours no later than what is late
 _NEARLY = 0.9  # of the rows are those that were measured: what was found holds
 _CLOSE = 22  # rows more than wanted: matrix products are too coarse to tell near ties apart
@@ -200,6 +202,11 @@ class Asking(NamedTuple):
     true: Numbers
     farthest: Vectors
 
+    @property
+    def reach(self) -> float:
+        """A distance within which nearly all of them have 10 neighbours; 0 where none asks."""
+        return quantile(self.farthest, _USUAL) if len(self.rows) else 0.0
+
 
 def ask(rows: Rows, count: int, some: Numbers | None = None) -> Asking:
     """Draw rows of all or of `some` and find their true neighbours, comparing them with all rows.
@@ -226,7 +233,7 @@ def ask(rows: Rows, count: int, some: Numbers | None = None) -> Asking:
 def decide(rows: Rows, signatures: Signatures, stop: int, asking: Asking) -> Measured:
     """Decide how hard each recall has to look; half of those that ask say what that is worth."""
     cells = signatures.cells
-    reach = quantile(asking.farthest, _USUAL) if len(asking.rows) else 0.0
+    reach = asking.reach
     if len(asking.rows) < 2:  # nothing but copies
         nothing = (None,) * len(RECALLS)
         return Measured(cells.fingerprint, 0, nothing, nothing, reach, len(rows), stop)
@@ -237,9 +244,9 @@ def decide(rows: Rows, signatures: Signatures, stop: int, asking: Asking) -> Mea
     reached: list[float | None] = []
     for recall in RECALLS:
         missed = (1 - recall) * (1 - _RESERVE)
-        looked_into = int(quantile(places[half], 1 - missed * _BY_CELLS))
+        looked_into = max(int(quantile(places[half], 1 - missed * _BY_CELLS)), _CELLS)
         ranks = candidate_ranks(signatures, asking, looked_into)
-        count = quantile(ranks[half], 1 - missed)
+        count = max(quantile(ranks[half], 1 - missed), _TELLING * NEIGHBORS)
         if not np.isfinite(count):
             efforts.append(None)
             reached.append(None)

@@ -259,6 +259,8 @@ class Searcher:
                     new.append((ids, len(some), asking))
                 if is_short and ids.first >= cells.stop:
                     unlike += len(some)
+                if not is_short:  # such rows are no strangers
+                    measured = replace(measured, reach=max(measured.reach, asking.reach))
         if unlike > _UNLIKE * len(self.rows):
             self.cells = self._fit(ranges)
             del self.signatures
