@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from lookalike import Index, LookalikeError, searcher
+from lookalike.changes import compact
 from lookalike.collection import Collection
 from lookalike.embedding import normalize
 from lookalike.hashing.cells import Cells
 from lookalike.hashing.signatures import Effort
+from lookalike.measuring import Older, Part, least
 from lookalike.searcher import RECALL, RECALLS, Measured, Searcher
 from segments import Floats, collection_of, grown, unit
 from test_signatures import clustered, ids
@@ -240,6 +242,55 @@ def test_what_is_added_is_found_like_the_rest(
     if count == 500:  # nor does a query take more candidates than before
         compared = [after.nearest(query, 10)[2] for query in (*added[:50], *wide_vectors[:50])]
         assert np.median(compared) < 2 * usual
+
+
+def test_small_additions_are_a_part_together(searched: Collection, wide_vectors: Floats) -> None:
+    """Also when segments become others, and until the rows are gone."""
+    added = addition("near copies", wide_vectors, 300)
+    few = grown(searched, added[:100], [1] * 5 + [95])
+    first = Searcher(few)
+    first.get_ready()
+    assert first.measured == Searcher(searched).measured, "too few to be measured"
+    many = grown(few, added[100:], [50] * 4)
+    second = Searcher(many)
+    assert recall_of(second, ROWS, added[::6], step=6) >= 0.97
+    (part,) = second.measured.parts
+    assert part == Part(ROWS, ROWS + 300, 300, part.recall)
+    assert second.measured.recall == least(second.measured.recall, [part])
+    merged = compact(many, 2)
+    assert len(merged.files()) < len(many.files())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Searcher, "_measure", None)
+        again = Searcher(merged)
+        again.get_ready()
+        assert again.measured == second.measured, "the same rows are not measured again"
+    gone = [file for file, first, *_ in merged.ranges() if first >= ROWS]
+    fewer = Searcher(merged.commit("remove", removed=gone, rows_removed=300))
+    assert recall_of(fewer, 0, wide_vectors[:60]) >= 0.97
+    assert fewer.measured.parts == ()
+
+
+def test_a_filter_that_leaves_in_what_was_added(searched: Collection, wide_vectors: Floats) -> None:
+    added = addition("near copies", wide_vectors, 200)
+    after = Searcher(grown(searched, added))
+    rng = np.random.default_rng(1)
+    for share in (0.5, 0.9):
+        allowed = (after.rows.ids >= ROWS) | (rng.random(len(after.rows)) < share)
+        assert recall_of(after, ROWS, added[::8], step=8, allowed=allowed) >= 0.97
+
+
+def test_what_an_older_program_measured_is_measured_again(searched: Collection) -> None:
+    file = searched.signature_folder / "0.json"
+    now = json.loads(file.read_text())
+    efforts = [{name: one[name] for name in ("cells", "candidates")} for one in now["efforts"]]
+    older = {name: now[name] for name in ("cells", "queries", "recall", "reach")}
+    file.write_text(json.dumps(older | {"efforts": efforts, "segments": {"0" * 12: ROWS}}))
+    with pytest.raises(Older):
+        Measured.load(file)
+    ready = Searcher(searched)
+    assert ready.known_recall() is None
+    ready.get_ready()
+    assert json.loads(file.read_text()) == now
 
 
 def test_cells_are_found_again_when_the_collection_has_grown(
