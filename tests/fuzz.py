@@ -5,6 +5,7 @@
 writes COUNT of them; the same seed gives the same files.
 """
 
+import contextlib
 import io
 import struct
 import sys
@@ -17,6 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+import profiles
+import tiffs
 
 Bytes = npt.NDArray[np.uint8]
 Random = np.random.Generator
@@ -50,7 +54,40 @@ def pictures() -> dict[str, bytes]:
     one, photo, others = picture(1), picture(2, PHOTO), [picture(n) for n in (3, 4, 5)]
     deep = np.asarray(one.convert("L")).astype(np.uint16) * 257
     frames: dict[str, Any] = {"save_all": True, "append_images": others, "duration": 40}
+    heic = {}
+    with contextlib.suppress(ImportError):  # an extra
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+        heic = {"still.heic": encoded(one, "HEIF"), "deep.heic": encoded(photo, "HEIF")}
+    profile = profiles.of_primaries(profiles.PROPHOTO, 1.8)
+    colours = np.asarray(one).astype(np.uint16) * 16
     return {
+        **heic,
+        "profile.jpg": encoded(one, "JPEG", icc_profile=profile),
+        "profile.png": encoded(one.convert("RGBA"), "PNG", icc_profile=profile),
+        "ink.jpg": encoded(one.convert("CMYK"), "JPEG", icc_profile=profiles.of_grey_inks()),
+        "grey.png": encoded(one.convert("L"), "PNG", icc_profile=profiles.of_grey(1.8)),
+        "still.avif": encoded(one, "AVIF"),
+        "animated.avif": encoded(one, "AVIF", **frames),
+        "fade.gif": encoded(Image.new("RGB", SIZE), "GIF", **frames),
+        "fade.png": encoded(Image.new("RGB", SIZE), "PNG", **frames),
+        "boxed.jp2": encoded(one, "JPEG2000"),
+        "bare.j2k": encoded(Image.fromarray(deep), "JPEG2000", no_jp2=True),
+        "rgb.ppm": encoded(one, "PPM"),
+        "deep.pgm": b"P5 96 64 4095\n" + (deep // 16).astype(">u2").tobytes(),
+        "plain.pbm": b"P1\n16 16\n" + b"0 1 " * 128,
+        "float.pfm": encoded(one.convert("F"), "PPM"),
+        "rgba.tga": encoded(one.convert("RGBA"), "TGA"),
+        "packed.tga": encoded(one, "TGA", compression="tga_rle"),
+        "sizes.ico": encoded(one, "ICO", sizes=[(16, 16), (64, 42)]),
+        "bitmap.ico": encoded(one, "ICO", sizes=[(32, 32)], bitmap_format="bmp"),
+        "both.mpo": encoded(one.copy(), "MPO", save_all=True, append_images=[photo.copy()]),
+        "deep.tif": tiffs.tiff(colours, deflate=True),
+        "planes.tif": tiffs.tiff(colours, planar=True),
+        "signed.tif": tiffs.tiff(colours.astype(np.int32), order=">"),
+        "doubles.tif": tiffs.tiff(np.asarray(one) / 255, planar=True, deflate=True),
+        "white-is-zero.tif": tiffs.tiff(deep, photometric=0),
         "baseline.jpg": encoded(one, "JPEG"),
         "photo.jpg": encoded(photo, "JPEG", quality=60),
         "progressive.jpg": encoded(photo, "JPEG", quality=60, progressive=True),
@@ -236,6 +273,14 @@ def dimensions(data: bytes) -> list[tuple[int, str]]:
         if data[12:16] == b"VP8L":
             return [(21, "<H"), (23, "<H")]
         return [(24, "<H"), (27, "<H")] if data[12:16] == b"VP8X" else [(26, "<H"), (28, "<H")]
+    if data.startswith(b"\0\0\1\0"):
+        return [(6, "<H"), (4, "<H")]
+    if data.startswith(b"\xff\x4f"):
+        return [(8, ">I"), (12, ">I")]
+    if (extents := data.find(b"ispe")) > 0:  # of AVIF and HEIC
+        return [(extents + 8, ">I"), (extents + 12, ">I")]
+    if (header := data.find(b"ihdr")) > 0:  # of JPEG 2000
+        return [(header + 8, ">I"), (header + 4, ">I")]
     if data.startswith(b"II*\0") and len(data) > 8:
         directory = int.from_bytes(data[4:8], "little") + 2
         entries = [directory + 12 * n for n in range(20)]

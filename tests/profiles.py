@@ -44,6 +44,11 @@ def of_inks(corners: dict[tuple[int, ...], tuple[float, float, float]]) -> bytes
     return _profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": table})
 
 
+def of_grey_inks() -> bytes:
+    """A profile of CMYK whose inks are all grey."""
+    return of_inks({ink: (96.0 - 24 * sum(ink), 0.0, 0.0) for ink in np.ndindex(2, 2, 2, 2)})
+
+
 def encode(linear: Matrix, gamma: float) -> npt.NDArray[np.uint8]:
     """Light in 0 to 1 as bytes."""
     return np.rint(255 * linear.clip(0, 1) ** (1 / gamma)).astype(np.uint8)

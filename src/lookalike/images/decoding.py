@@ -112,9 +112,9 @@ def decode_pixels(
     with reasons():
         opened = _open(data)
         if opened.is_plain_jpeg:
-            for whole in (data, data + END_OF_JPEG):
+            for missing in (b"", END_OF_JPEG):
                 with contextlib.suppress(ValueError):  # sloppy or damaged: Pillow has the last word
-                    return _scaled_jpeg(whole, opened.header)
+                    return _scaled_jpeg(data + missing, opened.header)
         # Large ones take several times what their pixels do, here and there: one at a time.
         with large if opened.pixels > LARGE else contextlib.nullcontext():
             image, profile = _upright(opened, truncated)

@@ -23,7 +23,7 @@ DEPTHS = (8, 10, 12, 14)
 PERCENTILES = (0.2, 99.8)
 """Of the finite values, which become black and white where nothing else says what does."""
 _SEEN = 2_000_000  # values that percentiles are taken of: evenly spread, where there are more
-_ROWS = 256  # converted at a time, so that floats of a large picture are never all there
+_AT_A_TIME = 2_000_000  # values converted, so that floats of a large picture are never all there
 
 
 def to_bytes(values: Samples, declared: int | None = None) -> npt.NDArray[np.uint8]:
@@ -52,13 +52,14 @@ def limits(values: Samples, declared: int | None = None) -> tuple[float, float]:
 def scaled(values: Samples, black: float, white: float) -> npt.NDArray[np.uint8]:
     """Map black to 0 and white to 255; what lies beyond them is clipped, NaN becomes black."""
     result = np.empty(values.shape, np.uint8)
-    for top in range(0, len(values), _ROWS):
-        part = values[top : top + _ROWS].astype(np.float64)
+    rows = max(1, _AT_A_TIME * len(values) // max(values.size, 1))
+    for top in range(0, len(values), rows):
+        part = values[top : top + rows].astype(np.float64)
         np.nan_to_num(part, copy=False, nan=black, posinf=white, neginf=black)
         part -= black
         part *= 255 / (white - black)
         np.rint(part, out=part)
-        result[top : top + _ROWS] = part.clip(0, 255, out=part)
+        result[top : top + rows] = part.clip(0, 255, out=part)
     return result
 
 
