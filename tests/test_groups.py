@@ -25,7 +25,7 @@ from lookalike.cli import app
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import normalize
 from lookalike.groups import pairs
-from lookalike.groups.alignment import AGREES, agreement, thumbnail
+from lookalike.groups.alignment import AGREES, align, thumbnail
 from lookalike.groups.overview import SECTIONS, drawn_apart
 from lookalike.groups.results import Found
 from lookalike.groups.stars import stars
@@ -83,6 +83,13 @@ def test_a_chain_is_not_one_star() -> None:
 # Pixels.
 
 
+def agreement(one: Any, other: Any) -> float:
+    """How well two thumbnails agree."""
+    laid = align(one, other)
+    assert laid is not None
+    return laid.agreement
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_pixels_of_a_copy_agree_and_those_of_another_car_do_not(
     change: str, drawn: DrawnCollection
@@ -102,10 +109,13 @@ def test_a_picture_in_other_colours_is_another_picture(drawn: DrawnCollection) -
     assert agreement(one, other) < AGREES <= agreement(one, one)
 
 
-def test_flat_pictures_agree_where_they_are_equal() -> None:
-    white, black = (np.full((64, 64, 3), level, np.uint8) for level in (255, 0))
-    assert agreement(white, white) == 1
-    assert agreement(white, black) < AGREES
+@pytest.mark.parametrize("span", [0, 1, 4])
+def test_what_is_blank_agrees_with_nothing(span: int) -> None:
+    """Not even with itself: whether pixels are equal others say."""
+    slope = np.linspace(200 - span, 200, 64).round().astype(np.uint8)
+    blank = np.stack([np.tile(slope, (64, 1))] * 3, axis=2)
+    colour = np.tile(np.array([90, 120, 200], np.uint8), (64, 64, 1))
+    assert align(blank, blank) is align(blank, colour) is align(colour, colour) is None
 
 
 # The join.

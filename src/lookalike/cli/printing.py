@@ -182,6 +182,7 @@ def words_of_pairs(figures: dict[str, Any]) -> list[str]:
     return [
         f"{figures['pairs']:,} pairs" + ("" if within is None else f" within {within:g}"),
         *([f"{figures['agreeing']:,} of them show the same"] if "agreeing" in figures else []),
+        *_words_of_kept(figures),
         *_words_of_missing(figures),
     ]
 
@@ -215,11 +216,19 @@ def words_of_groups(figures: dict[str, Any]) -> list[str]:
             f"that distance is suggested: {figures['copies_within']:.0%} of copies lie within it, "
             f"and {figures['images_with_another_within']:.0%} of images have another image there"
         )
-    if figures["unreadable_pairs"]:
-        lines.append(
-            f"{figures['unreadable_pairs']:,} pairs could not be compared: their photos are gone"
-        )
-    return lines + _words_of_missing(figures)
+    if not figures["verified"]:
+        lines.append("pixels were not looked at: images that are only alike are among them")
+    return lines + _words_of_kept(figures) + _words_of_missing(figures)
+
+
+def _words_of_kept(figures: dict[str, Any]) -> list[str]:
+    """Say of which pairs pixels do not say that they are the same, though they may seem so."""
+    said = {
+        "alike_pairs": "pairs are alike at first sight, but not the same",
+        "unclear_pairs": "pairs are too blank to tell, and not equal to the pixel",
+        "unreadable_pairs": "pairs could not be compared: their photos are gone or unreadable",
+    }
+    return [f"{figures[name]:,} {what}" for name, what in said.items() if figures.get(name)]
 
 
 def words_of_clusters(figures: dict[str, Any]) -> list[str]:

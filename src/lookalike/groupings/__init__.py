@@ -20,7 +20,7 @@ from lookalike.groups.aside import Aside, How
 from lookalike.groups.duplicates import TABLE, Keep, duplicates
 from lookalike.groups.graph import Engine, check_same_model, write_graph
 from lookalike.groups.results import Found, finding
-from lookalike.groups.verifying import count_agreeing
+from lookalike.groups.verifying import count_agreeing, count_compared
 from lookalike.groups.verifying import verify as looked_at
 from lookalike.searcher import RECALL
 
@@ -88,6 +88,7 @@ class Groupings:
             if verify:
                 looked_at(folder / "pairs", self.collection.source, asking.source, figures["spark"])
                 figures["agreeing"] = count_agreeing(folder / "pairs")
+                figures |= count_compared(folder / "pairs")
             if shown:
                 showing.pairs(folder, self.collection, asking, figures, shown)
         return Found.open(out)

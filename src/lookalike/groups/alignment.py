@@ -4,20 +4,17 @@ Embeddings say what looks alike, two cars of one model too. A copy that was crop
 mirrored, turned a little or compressed again is the same picture, and pixels know it.
 """
 
-from collections.abc import Callable
-from functools import lru_cache
+import contextlib
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from lookalike import images
-from lookalike.images.isolated import Decode
+from lookalike.groups.closeness import Map, places
 
 Thumbnail: TypeAlias = npt.NDArray[np.uint8]
 _Levels: TypeAlias = npt.NDArray[np.float32]
-Look: TypeAlias = Callable[[str], Thumbnail | None]
 
 SIDE = 64  # pixels of a thumbnail
 AGREES = 0.965
@@ -36,10 +33,19 @@ _OVERLAP = 0.5  # of a picture has to lie on the other
 _MARKED = 0.05  # of the pixels may show something else
 _NOTHING = 1e-9  # instead of a division by zero
 _WHOLE = 0.99  # of a pixel
-_SAME = 8  # levels that no pixel differs by
-_KEPT = 20_000  # thumbnails in memory, 12 KB each
+_STRUCTURE = 2.0  # levels of deviation, below which there is nothing to align by
 
-AGREEMENT = pa.field("agreement", pa.float32())
+
+@dataclass(frozen=True)
+class Alignment:
+    """How one picture is laid upon another."""
+
+    agreement: float
+    """How well they correlate then, -1 to 1."""
+    map: Map
+    """From places in the one to those in the other, both 0 to 1 a side, (3, 3)."""
+    mirrored: bool
+    """Whether the other one is mirrored first."""
 
 
 def thumbnail(pixels: npt.NDArray[np.uint8]) -> Thumbnail:
@@ -50,13 +56,16 @@ def thumbnail(pixels: npt.NDArray[np.uint8]) -> Thumbnail:
     return cast("Thumbnail", small)
 
 
-def agreement(one: Thumbnail, other: Thumbnail) -> float:
-    """Return how well two pictures agree, -1 to 1: as they are, or with one of them mirrored."""
+def align(one: Thumbnail, other: Thumbnail) -> Alignment | None:
+    """Lay the other picture upon the one, as it is or mirrored, whichever agrees better.
+
+    None where one of them is so blank that anything blank would agree with it.
+    """
     import cv2
 
     first, second = one.astype(np.float32), other.astype(np.float32)
-    if np.abs(first - second).max() < _SAME:  # without structure nothing can be aligned
-        return 1.0
+    if min(_structure(first), _structure(second)) < _STRUCTURE:
+        return None
     ways = second, np.ascontiguousarray(second[:, ::-1])
     size = (_ROUGH, _ROUGH)
     rough, *roughly = (
@@ -70,10 +79,18 @@ def agreement(one: Thumbnail, other: Thumbnail) -> float:
                 best, warp, way = found, mapped, number
         if best >= _ENOUGH:
             break
-    if best < _WORTH:
-        return best
-    warp = warp * np.array([[1, 1, SIDE / _ROUGH]], np.float32)
-    return _aligned(first, ways[way], warp, steps=30, blur=5)[0]
+    side = _ROUGH
+    if best >= _WORTH:
+        side = SIDE
+        warp = warp * np.array([[1, 1, SIDE / _ROUGH]], np.float32)
+        best, warp = _aligned(first, ways[way], warp, steps=30, blur=5)
+    unit = places(side, side)
+    return Alignment(best, unit @ np.vstack([warp, [0, 0, 1]]) @ np.linalg.inv(unit), way == 1)
+
+
+def _structure(picture: _Levels) -> float:
+    """Return the deviation of levels from those that a channel has on average."""
+    return float(np.sqrt(picture.var(axis=(0, 1)).mean()))
 
 
 def _zoomed(zoom: float) -> _Levels:
@@ -94,10 +111,9 @@ def _aligned(one: Any, other: Any, start: _Levels, steps: int, blur: int) -> tup
     greys = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (one, other)]
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, steps, _CLOSE)
     align: Any = cv2.findTransformECC
-    try:
-        _, warp = align(*greys, start.copy(), cv2.MOTION_AFFINE, criteria, None, blur)
-    except cv2.error:  # it does not converge
-        return 0.0, start
+    warp = start
+    with contextlib.suppress(cv2.error):  # it does not converge where there is little to see
+        warp = align(*greys, start.copy(), cv2.MOTION_AFFINE, criteria, None, blur)[1]
     flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, one.shape[:2]
     moved = cv2.warpAffine(other, warp, size, flags=flags)
     there = cv2.warpAffine(np.ones(size, np.float32), warp, size, flags=flags) > _WHOLE
@@ -111,42 +127,3 @@ def _aligned(one: Any, other: Any, start: _Levels, steps: int, blur: int) -> tup
     a, b = a[fits] - a[fits].mean(), b[fits] - b[fits].mean()
     found = float(np.vdot(a, b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), _NOTHING))
     return found, warp
-
-
-def looking_at(decode: Decode, source: images.Source) -> Look:
-    """Make a function from the path of an image to its thumbnail, or None; it keeps some thousand.
-
-    Threads may share it, as many as `decode` serves.
-    """
-    import cv2
-
-    cv2.setNumThreads(1)  # tasks and threads share the cores already
-
-    @lru_cache(_KEPT)
-    def look(path: str) -> Thumbnail | None:
-        try:
-            return thumbnail(decode(images.read(source, path))[0])
-        except images.BadImage:
-            return None
-
-    return look
-
-
-def with_agreement(pairs: pa.RecordBatch, a: Look, b: Look) -> pa.RecordBatch:
-    """Add `agreement` to pairs with `a_path, b_path, distance`.
-
-    It is null where one of the two can be read or decoded no longer. What is at no distance agrees.
-    """
-
-    def agree(a_path: str, b_path: str, distance: float) -> float | None:
-        if not distance:
-            return 1.0
-        one, other = a(a_path), b(b_path)
-        return None if one is None or other is None else agreement(one, other)
-
-    columns = (pairs[name].to_pylist() for name in ("a_path", "b_path", "distance"))
-    found = [agree(*pair) for pair in zip(*columns, strict=True)]
-    column = pa.array(found, AGREEMENT.type)
-    return pa.RecordBatch.from_arrays(
-        [*pairs.columns, column], schema=pairs.schema.append(AGREEMENT)
-    )

@@ -16,7 +16,7 @@ from lookalike.groups import alignment
 from lookalike.groups.pairs import CAP, join
 from lookalike.groups.stars import stars
 from lookalike.groups.threshold import suggest
-from lookalike.groups.verifying import in_threads
+from lookalike.groups.verifying import count_compared, in_threads
 from lookalike.groups.verifying import verify as looked_at
 from lookalike.progress import progress_line
 from lookalike.searcher import RECALL
@@ -33,16 +33,17 @@ _SHARP = pa.schema({"id": pa.int64(), "sharpness": pa.float64()})
 _BATCH = 256  # images that are asked for at a time
 _LONGEST = 1024  # pixels on a side, to see how sharp a picture is
 
-# Images that are the same to the byte, or to the last digit of their vectors, are of one class,
-# named by an id, however many they are: pairs were cut off, classes are not.
+# Images that are the same to the byte, or to the last pixel, are of one class, named by an id,
+# however many they are: pairs were cut off, classes are not. Where pixels are not looked at, equal
+# vectors are taken for equal pixels.
 _CLASSES = """
 CREATE TEMP TABLE same AS
     SELECT id, min(id) OVER twins AS first, count(*) OVER twins AS twins
     FROM stored WHERE status = 'ok' WINDOW twins AS (PARTITION BY content_hash);
 CREATE TEMP TABLE paired AS
     SELECT id, min(first) AS first FROM (
-        SELECT b_id AS id, first FROM pairs JOIN same ON same.id = a_id WHERE distance = 0 UNION ALL
-        SELECT a_id AS id, first FROM pairs JOIN same ON same.id = b_id WHERE distance = 0)
+        SELECT b_id AS id, first FROM pairs JOIN same ON same.id = a_id WHERE equal UNION ALL
+        SELECT a_id AS id, first FROM pairs JOIN same ON same.id = b_id WHERE equal)
     GROUP BY id;
 CREATE TEMP TABLE doubled AS
     SELECT same.id, least(same.first, coalesce(paired.first, same.first)) AS class
@@ -127,16 +128,15 @@ def duplicates(
     assert within is not None
     joined = join(collection, folder, within, cap, recall=recall, spark=spark)
     if verify:
-        looked_at(folder / "pairs", collection.source, collection.source, joined["spark"])
+        source = collection.source
+        looked_at(folder / "pairs", source, source, joined["spark"], agrees)
     with collection.asked(folder) as sql:
         pairs = f"FROM {parquet_in(folder / 'pairs')}"
-        unreadable = 0
         if verify:
-            query = f"SELECT count(*) {pairs} WHERE agreement IS NULL"
-            ((unreadable,),) = sql.execute(query).fetchall()
-            pairs = f"SELECT a_id, b_id, distance, agreement {pairs} WHERE agreement >= {agrees}"
+            chosen = f"agreement, compared = 'equal' AS equal {pairs} WHERE agreement >= {agrees}"
         else:
-            pairs = f"SELECT a_id, b_id, distance, 1::float AS agreement {pairs}"
+            chosen = f"1::float AS agreement, distance = 0 AS equal {pairs}"
+        pairs = f"SELECT a_id, b_id, distance, {chosen}"
         sql.execute(f"CREATE TEMP TABLE pairs AS {pairs}; {_CLASSES}")
         seen = (
             _see_how_sharp(sql, collection.source) if keep == "sharpest" else _SHARP.empty_table()
@@ -154,7 +154,7 @@ def duplicates(
         **dict(zip(names, figures, strict=True)),
         "keep": keep,
         "verified": verify,
-        "unreadable_pairs": unreadable,
+        **(count_compared(folder / "pairs") if verify else {}),
         **(suggested.to_dict() if suggested else {}),
         **{
             name: joined[name]

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike import images
-from lookalike.groups.alignment import AGREEMENT, AGREES, Look, looking_at, with_agreement
-from lookalike.images.isolated import Decode, decoder
+from lookalike.groups.alignment import AGREES
+from lookalike.groups.looking import COMPARED, Eyes, compared
+from lookalike.images.isolated import Viewer, viewer
 from lookalike.progress import progress_line
 from lookalike.spark import cores, is_second_try, local_uri, progress, session, tries_again
 from lookalike.sql import connect, parquet_in
@@ -24,10 +25,13 @@ _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 
 
-def verify(pairs: Path, a: images.Source, b: images.Source, spark: bool) -> None:
-    """Add to a folder of pairs how well their pixels agree: a column `agreement`.
+def verify(
+    pairs: Path, a: images.Source, b: images.Source, spark: bool, agrees: float = AGREES
+) -> None:
+    """Add to a folder of pairs what their pixels say: the columns `agreement` and `compared`.
 
-    On Spark or in threads; either way a decoder that crashes costs one image.
+    Those that agree by `agrees` at first sight are looked at closely. On Spark or in threads;
+    either way a decoder that crashes costs one image.
     """
     checked = pairs.with_name("checked")
     if spark:
@@ -40,15 +44,16 @@ def verify(pairs: Path, a: images.Source, b: images.Source, spark: bool) -> None
 
         def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             apart, truncated = isolated or is_second_try(), a.truncated or b.truncated
-            with decoder(apart, True, truncated) as decode:
-                yield from map(partial(with_agreement, **_looks(decode, a, b)), batches)
+            with viewer(apart, True, truncated) as sees:
+                yield from map(_comparing(sees, a, b, agrees), batches)
 
         with progress(running, "comparing pixels"):
-            compared = rows.mapInArrow(task, f"{columns}, agreement float")
-            compared.orderBy("distance", "a_id", "b_id").write.parquet(local_uri(checked))
+            schema = f"{columns}, agreement float, compared string"
+            seen = rows.mapInArrow(task, schema)
+            seen.orderBy("distance", "a_id", "b_id").write.parquet(local_uri(checked))
     else:
         checked.mkdir()
-        _in_process(pairs / "part-0.parquet", checked / "part-0.parquet", a, b)
+        _in_process(pairs / "part-0.parquet", checked / "part-0.parquet", a, b, agrees)
     shutil.rmtree(pairs)
     checked.rename(pairs)
 
@@ -61,20 +66,32 @@ def count_agreeing(pairs: Path) -> int:
     return int(count)
 
 
-def _looks(decode: Decode, a: images.Source, b: images.Source) -> dict[str, Look]:
-    """Return how to look at either end of a pair; what both may show is decoded once."""
-    look = looking_at(decode, a)
-    return {"a": look, "b": look if a == b else looking_at(decode, b)}
+def count_compared(pairs: Path) -> dict[str, int]:
+    """Return how many pairs ended as which of `looking.Seen`, but for those that are usual."""
+    with connect(pairs.parent) as sql:
+        query = f"SELECT compared, count(*) FROM {parquet_in(pairs)} GROUP BY compared"
+        found = dict(sql.execute(query).fetchall())
+    return {f"{kind}_pairs": int(found.get(kind, 0)) for kind in ("unreadable", "unclear", "alike")}
 
 
-def _in_process(pairs: Path, checked: Path, a: images.Source, b: images.Source) -> None:
+def _comparing(
+    sees: Viewer, a: images.Source, b: images.Source, agrees: float
+) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+    """Return what compares a batch of pairs; what both ends may show is decoded once."""
+    eyes = Eyes(sees, a)
+    return partial(compared, a=eyes, b=eyes if a == b else Eyes(sees, b), agrees=agrees)
+
+
+def _in_process(
+    pairs: Path, checked: Path, a: images.Source, b: images.Source, agrees: float
+) -> None:
     with (
-        decoder(True, truncated=a.truncated or b.truncated) as decode,
+        viewer(True, truncated=a.truncated or b.truncated) as sees,
         pq.ParquetFile(pairs) as file,
-        pq.ParquetWriter(checked, file.schema_arrow.append(AGREEMENT)) as writer,
+        pq.ParquetWriter(checked, pa.schema([*file.schema_arrow, *COMPARED])) as writer,
         progress_line("comparing pixels", "pairs") as move,
     ):
-        compare = partial(with_agreement, **_looks(decode, a, b))
+        compare = _comparing(sees, a, b, agrees)
         done, total = 0, file.metadata.num_rows
         for batch in in_threads(compare, file.iter_batches(_BATCH)):
             writer.write_batch(batch)

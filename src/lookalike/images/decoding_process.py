@@ -2,9 +2,9 @@
 
 `isolated.IsolatedDecoder` starts it and is its only caller. Its standard input is one end of a
 socket, and the answers go back through it, so that nothing a library prints gets among them. An
-image comes as a `REQUEST` and its bytes. The answer is a `HEADER`, then the pixels, a JPEG or the
-text of the reason. Of this package only `decoding` is imported: the process starts in a tenth of a
-second.
+image comes as a `REQUEST` and its bytes. The answer is a `HEADER`, then the pixels, other bytes or
+the text of the reason. Of this package only what decodes is imported: the process starts in a tenth
+of a second.
 """
 
 import os
@@ -15,15 +15,17 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
-from lookalike.images import decoding
+from lookalike.images import decoding, identity
 from lookalike.images.reasons import BadImage
 
 REQUEST = Struct("=QI")
-"""Bytes of the image; pixels a side of the JPEG that is wanted, 0 for pixels to embed."""
+"""Bytes of the image; pixels a side of the JPEG that is wanted, or one of the following."""
+EMBED, VIEW, DIGEST = 0, 2**32 - 1, 2**32 - 2
+"""Wanted are pixels to embed, an `identity.View`, an `identity.digest`."""
 HEADER = Struct("=cII")
 """What comes, and two numbers: width and height, or the bytes of the rest and 0."""
-READY, PIXELS, JPEG, REASON, LARGE = b"r", b"p", b"j", b"b", b"l"
-"""Started; decoded, in one way or the other; not decoded; a large one, to be decoded once the
+READY, PIXELS, BYTES, REASON, LARGE = b"r", b"p", b"y", b"b", b"l"
+"""Started; decoded, in one way or another; not decoded; a large one, to be decoded once the
 caller sends a byte."""
 
 ROOM = decoding.SIDE**2 * 3
@@ -47,11 +49,11 @@ def serve(seconds: float, most: int, truncated: bool) -> None:
         decoding.MAX_PIXELS = most
         _tell(READY)
         while request := requests.read(REQUEST.size):
-            size, side = REQUEST.unpack(request)
+            size, wanted = REQUEST.unpack(request)
             data = requests.read(size)
             turn.budget(seconds)
             try:
-                answer = _jpeg(data, side, truncated) if side else _pixels(data, truncated)
+                answer = _answer(data, wanted, truncated)
             except BadImage as error:
                 reason = str(error).encode(errors="surrogatepass")
                 answer = (REASON, len(reason), 0, memoryview(reason))
@@ -63,14 +65,17 @@ def serve(seconds: float, most: int, truncated: bool) -> None:
 Answer: TypeAlias = tuple[bytes, int, int, memoryview]
 
 
-def _pixels(data: bytes, truncated: bool) -> Answer:
-    pixels, size = decoding.decode_pixels(data, truncated)
-    return PIXELS, *size, np.ascontiguousarray(pixels).data.cast("B")
-
-
-def _jpeg(data: bytes, side: int, truncated: bool) -> Answer:
-    jpeg = decoding.thumbnail(data, side, truncated)
-    return JPEG, len(jpeg), 0, memoryview(jpeg)
+def _answer(data: bytes, wanted: int, truncated: bool) -> Answer:
+    if wanted == EMBED:
+        pixels, size = decoding.decode_pixels(data, truncated)
+        return PIXELS, *size, np.ascontiguousarray(pixels).data.cast("B")
+    if wanted == VIEW:
+        made = identity.view(data, truncated).packed()
+    elif wanted == DIGEST:
+        made = identity.digest(data, truncated)
+    else:
+        made = decoding.thumbnail(data, wanted, truncated)
+    return BYTES, len(made), 0, memoryview(made)
 
 
 def _tell(kind: bytes, one: int = 0, two: int = 0, rest: bytes | memoryview = b"") -> None:

@@ -2,22 +2,23 @@
 
 Decoders are written in C, and a file that was made to, or is damaged in the right place, can end
 the process they run in or keep it for ever. `IsolatedDecoder` gives what
-`decoding.decode_pixels` and `decoding.thumbnail` give, with two more reasons.
+`decoding` and `identity` give, with two more reasons.
 """
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import LookalikeError
-from lookalike.images import decoding
+from lookalike.images import decoding, identity
 from lookalike.images.decoding import SIDE
+from lookalike.images.decoding_process import DIGEST, EMBED, VIEW
+from lookalike.images.identity import View
 from lookalike.images.reasons import PIXELS_LIMIT, BadImage
 from lookalike.images.remote import Ended, Process
 
@@ -30,9 +31,29 @@ Decoded: TypeAlias = tuple[npt.NDArray[np.uint8], tuple[int, int]]
 Decode: TypeAlias = Callable[[bytes], Decoded]
 
 
+class Viewer(Protocol):
+    """What makes of the bytes of a file what is to be seen in it, for any number of threads."""
+
+    def decode_pixels(self, data: bytes) -> Decoded:
+        """Do what `decoding.decode_pixels` does."""
+
+    def view(self, data: bytes) -> View:
+        """Do what `identity.view` does."""
+
+    def digest(self, data: bytes) -> bytes:
+        """Do what `identity.digest` does."""
+
+
 @contextmanager
 def decoder(isolated: bool, expendable: bool = False, truncated: bool = False) -> Iterator[Decode]:
-    """Give a function that decodes as `decoding.decode_pixels` does, for any number of threads.
+    """Give a function that decodes as `decoding.decode_pixels` does, where `viewer` says."""
+    with viewer(isolated, expendable, truncated) as made:
+        yield made.decode_pixels
+
+
+@contextmanager
+def viewer(isolated: bool, expendable: bool = False, truncated: bool = False) -> Iterator[Viewer]:
+    """Give what decodes, for any number of threads.
 
     It does so in processes apart if `isolated`, else in this one. `expendable` says of this one
     that it may be lost: a decode over `MAX_SECONDS` then ends it by SIGALRM. That is for the
@@ -41,21 +62,39 @@ def decoder(isolated: bool, expendable: bool = False, truncated: bool = False) -
     """
     if isolated:
         with IsolatedDecoder(truncated=truncated) as processes:
-            yield processes.decode_pixels
-    elif expendable and hasattr(signal, "SIGALRM"):
-        yield partial(_decode_or_die, truncated)
+            yield processes
     else:
-        yield partial(decoding.decode_pixels, truncated=truncated)
+        yield _Here(expendable and hasattr(signal, "SIGALRM"), truncated)
 
 
-def _decode_or_die(truncated: bool, data: bytes) -> Decoded:
-    if signal.getsignal(signal.SIGALRM) != signal.SIG_DFL:
-        return decoding.decode_pixels(data, truncated)
-    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
-    try:
-        return decoding.decode_pixels(data, truncated)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+class _Here:
+    """Decodes in this process, which ends where a decode takes too long if it is expendable."""
+
+    def __init__(self, expendable: bool, truncated: bool) -> None:
+        self._expendable, self._truncated = expendable, truncated
+
+    def decode_pixels(self, data: bytes) -> Decoded:
+        with self._limit():
+            return decoding.decode_pixels(data, self._truncated)
+
+    def view(self, data: bytes) -> View:
+        with self._limit():
+            return identity.view(data, self._truncated)
+
+    def digest(self, data: bytes) -> bytes:
+        with self._limit():
+            return identity.digest(data, self._truncated)
+
+    @contextmanager
+    def _limit(self) -> Iterator[None]:
+        if not self._expendable or signal.getsignal(signal.SIGALRM) != signal.SIG_DFL:
+            yield
+            return
+        signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class IsolatedDecoder:
@@ -84,18 +123,26 @@ class IsolatedDecoder:
         Raises `BadImage` with the reasons of `decoding.decode_pixels`, if the process was ended by
         a signal, or if it took too long; `LookalikeError` if no process can be started.
         """
-        (width, height), rest = self._decode(data, 0)
+        (width, height), rest = self._decode(data, EMBED)
         return np.frombuffer(rest, np.uint8).reshape(SIDE, SIDE, 3), (width, height)
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
         """Decode to a small JPEG as `decoding.thumbnail` does; raises what `decode_pixels` does."""
         return bytes(self._decode(data, side)[1])
 
-    def _decode(self, data: bytes, side: int) -> tuple[tuple[int, int], memoryview]:
+    def view(self, data: bytes) -> View:
+        """Decode to a view as `identity.view` does; raises what `decode_pixels` does."""
+        return View.unpacked(self._decode(data, VIEW)[1])
+
+    def digest(self, data: bytes) -> bytes:
+        """Return what `identity.digest` does; raises what `decode_pixels` does."""
+        return bytes(self._decode(data, DIGEST)[1])
+
+    def _decode(self, data: bytes, wanted: int) -> tuple[tuple[int, int], memoryview]:
         while True:
             process = self._take()
             try:
-                decoded = process.decode(data, side)
+                decoded = process.decode(data, wanted)
             except Ended as ended:
                 self._discard(process)
                 # Who has decoded others before may have been ended by what they left behind, or

@@ -15,8 +15,8 @@ from typing import NoReturn
 from lookalike.errors import LookalikeError
 from lookalike.images import decoding
 from lookalike.images.decoding_process import (
+    BYTES,
     HEADER,
-    JPEG,
     LARGE,
     PIXELS,
     READY,
@@ -90,13 +90,13 @@ class Process:
                 why = said.splitlines()[-1] if said else str(error)
         raise LookalikeError(f"no process to decode images starts ({why})")
 
-    def decode(self, data: bytes, side: int) -> tuple[tuple[int, int], memoryview]:
+    def decode(self, data: bytes, wanted: int) -> tuple[tuple[int, int], memoryview]:
         """Hand an image over and wait for the answer: two numbers and bytes.
 
         Raises `BadImage`, or `TimeoutError` or `Ended`, after which the process is of no use.
         """
         self._allow(self._seconds)
-        self._send(REQUEST.pack(len(data), side), data)
+        self._send(REQUEST.pack(len(data), wanted), data)
         kind, one, two, rest = self._answer()
         # Large ones decode one at a time in all threads and processes of this one. The lock is
         # taken here: if the process that it is taken for ends, so does this block.
@@ -145,7 +145,7 @@ class Process:
         buffer = memoryview(bytearray(HEADER.size + ROOM))
         got = self._receive(buffer, HEADER.size)
         kind, one, two = HEADER.unpack(buffer[: HEADER.size])
-        size = HEADER.size + {PIXELS: ROOM, JPEG: one, REASON: one}.get(kind, 0)
+        size = HEADER.size + {PIXELS: ROOM, BYTES: one, REASON: one}.get(kind, 0)
         if size > _LONGEST:
             self.kill()
             raise Ended("an endless answer")
