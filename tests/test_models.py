@@ -1,6 +1,7 @@
 """Networks, weights and engines: the right vectors, or one line that says what to do."""
 
 import dataclasses
+import errno
 import importlib.util
 import io
 import json
@@ -467,6 +468,13 @@ def write(text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / "model.json").write_text(text)
 
 
+def zero_half(file: Path) -> None:
+    """Have of a file what a power cut may leave."""
+    size = file.stat().st_size
+    os.truncate(file, size // 2)
+    os.truncate(file, size)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "gone": shutil.rmtree,
     "no words": lambda folder: (folder / "model.json").unlink(),
@@ -474,6 +482,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no weights": lambda folder: (folder / "network.bin").unlink(),
     "half the weights": lambda folder: os.truncate(folder / "network.bin", 1000),
     "no bytes of weights": lambda folder: os.truncate(folder / "network.bin", 0),
+    "zeros for weights": lambda folder: zero_half(folder / "network.bin"),
     "half the graph": lambda folder: os.truncate(folder / "network.xml", 1000),
     "empty words": write(""),
     "half the words": write('{"backbone": "resnet18", "wei'),
@@ -494,8 +503,10 @@ def test_half_a_model_is_none(
 
 
 @pytest.mark.parametrize("name", ["network.bin", "model.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, zero_half])
 def test_a_damaged_cache_is_made_again(
     name: str,
+    damage: Callable[[Path], object],
     converted: Model,
     weights_of: Callable[[str], str],
     tmp_path: Path,
@@ -504,11 +515,35 @@ def test_a_damaged_cache_is_made_again(
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path))
     folder = tmp_path / "models" / converted.fingerprint
     converted.save(folder)
-    (folder / name).unlink()
+    damage(folder / name)
     again = resolve(CONVERTED, weights_of(CONVERTED))
     assert again == converted
     assert np.allclose(unit(engine(again)(PIXELS)), unit(engine(converted)(PIXELS)), atol=1e-5)
     assert Model.load(folder) == converted
+
+
+def test_a_model_stays_that_cannot_be_read_now(
+    converted: Model,
+    weights_of: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path))
+    folder = tmp_path / "models" / converted.fingerprint
+    converted.save(folder)
+    before = {file: file.stat().st_ino for file in folder.iterdir()}
+    read = Path.read_bytes
+
+    def fail(file: Path) -> bytes:
+        if file.parent == folder:
+            raise OSError(errno.EMFILE, "Too many open files", str(file))
+        return read(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        refusal(lambda: Model.load(folder), "cannot be read now .Too many open files.")
+        assert resolve(CONVERTED, weights_of(CONVERTED)) == converted
+    assert {file: file.stat().st_ino for file in folder.iterdir()} == before
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(

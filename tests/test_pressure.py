@@ -271,6 +271,7 @@ def test_a_cache_that_takes_nothing_costs_time_alone(
             assert run(*arguments(index, made.new))[0] == 0
         assert run(*made.indexing(tmp_path / "other.index"))[0] == 0
     assert found[0] == 0 and len(found[1]) > 100
+    assert found[2].count("set LOOKALIKE_CACHE") == 1, found[2]
     assert contents(state(tmp_path / "other.index")[1]) == contents(state(made.index)[1])
 
 

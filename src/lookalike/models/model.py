@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,12 +66,11 @@ class Model:
         """Write the model into a folder that appears whole or not at all."""
         contents = {name: getattr(self, name) for name in _FILES}
         sizes = {name: len(content) for name, content in contents.items() if content}
+        about = {**self.about(), "bytes": sizes, "crc32": _sums(contents)}
         with new_folder(folder) as staging:
             for name in sizes:
                 (staging / _FILES[name]).write_bytes(contents[name])
-            (staging / _ABOUT).write_text(
-                json.dumps({**self.about(), "bytes": sizes}, indent=1) + "\n"
-            )
+            (staging / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
 
     def keep(self, folder: Path) -> None:
         """Write it into a folder of the cache in place of what is there, if that can be written."""
@@ -89,6 +89,8 @@ class Model:
             }
             if sizes != {name: len(content) for name, content in contents.items()}:
                 raise ValueError("a file is cut short")
+            if about.pop("crc32", sums := _sums(contents)) != sums:  # older ones have none
+                raise ValueError("a file is not what was written")
             model = cls(**in_words(about), **contents)
             if len(model.probe) not in (0, 4 * model.width):
                 raise ValueError("a vector of another width")
@@ -97,6 +99,10 @@ class Model:
             if says_nothing(error):
                 raise Unreadable(folder, error) from None
             raise LookalikeError(f"no whole model in {folder} ({error}): index again") from None
+
+
+def _sums(contents: dict[str, bytes]) -> dict[str, int]:
+    return {name: zlib.crc32(content) for name, content in contents.items() if content}
 
 
 def in_words(about: Any) -> dict[str, Any]:
