@@ -1,5 +1,6 @@
 """Training: views, what is to be learned, the loop, the photos, and the command around them."""
 
+import errno
 import json
 import math
 import os
@@ -455,6 +456,23 @@ def test_decoded_photos_are_taken_again_unless_something_changed(
     assert not taken and len(more) == len(first) + 1
     (kept / "photos.json").write_text("{}")
     assert len(gathered()[0]) == len(more), "what is damaged is made again"
+
+
+def test_decoded_photos_stay_that_cannot_be_mapped_now(
+    mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    gather([mixed], kept)
+    before = {file: file.stat().st_mtime_ns for file in kept.iterdir()}
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "memmap", fail)
+        with pytest.raises(LookalikeError, match=r"kept cannot be read now .*--work"):
+            gather([mixed], kept)
+    assert {file: file.stat().st_mtime_ns for file in kept.iterdir()} == before
 
 
 def test_what_cannot_be_gathered_is_said(
