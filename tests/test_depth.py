@@ -13,6 +13,7 @@ from PIL import Image
 
 import fuzz
 from lookalike.images import BadImage, decode, decode_pixels, pixels
+from lookalike.images.depth import scaled
 from lookalike.images.tiff import UNREADABLE
 from tiffs import Order, directory_of, pages, tiff
 
@@ -138,6 +139,15 @@ def test_a_file_that_says_sixteen_bits_is_taken_at_its_word() -> None:
     dark = of_bits(GREY, 12)
     for data in (png(dark, significant=16), tiff(dark, more={281: 65535})):
         assert distance(data, as_grey(np.rint(dark / 257))) < NEAR
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_many_samples_are_scaled_as_few_are(kind: Any) -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(kind)
+    for black, white in ((0, 4095), (-1024, 3071), (0, 32767)):
+        assert np.array_equal(
+            scaled(np.tile(every, 2), black, white)[: 2**16], scaled(every, black, white)
+        )
 
 
 def test_black_is_black() -> None:
