@@ -20,6 +20,9 @@ def test_the_notebook_runs_and_ends_with_pictures(monkeypatch: pytest.MonkeyPatc
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     sheet, *rows = (cell.outputs[-1].data for cell in cells[-4:])
     assert "image/png" in sheet
+    (medians,) = (one for cell in cells for one in cell.outputs if "medians" in one.get("text", ""))
+    near, far = map(float, re.findall(r"\d\.\d\d", medians.text))
+    assert 0 < near < far, "distances; lengths of vectors are all 1"
     # A query and its five neighbours; five drawn images; two queries with three neighbours each.
     assert [row["text/html"].count("data:image/jpeg") for row in rows] == [6, 5, 8]
 
