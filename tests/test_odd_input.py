@@ -352,6 +352,38 @@ def test_a_host_that_is_no_name(index: Index, run: Run) -> None:
     assert_one_line(run("serve", index.path, "--host", BAD), "cannot listen on")
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("evaluate {} --no-spark --seed -1", "seed is -1"),
+        ("gallery {} --out out --no-spark --seed -1", "seed is -1"),
+        ("tune {} --seed -1", "seed is -1"),
+        ("join {} --out out --no-spark --shown -1", "shown is -1"),
+        ("duplicates {} --out out --no-spark --shown -1", "shown is -1"),
+        ("clusters {} --out out --no-spark --recall nan", "recall nan"),
+        ("outliers {} --out out --no-spark --recall 2", "recall 2.0"),
+        ("root {} {}/lookalike.json", "is no folder"),
+    ],
+)
+def test_numbers_out_of_range(
+    index: Index,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(run(*command.replace("{}", str(index.path)).split()), words)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("every", ["nan", "inf", "0", "-1"])
+def test_seconds_that_are_none(index: Index, run: Run, every: str) -> None:
+    code, out, err = run("watch", index.path, "--once", "--every", every)
+    assert (code, out) == (2, "") and "0.01 to" in err
+
+
 # Indexes of next to nothing.
 
 
@@ -513,14 +545,30 @@ def test_queries_of_a_frame_of_any_length(spark_index: Index, rows: Vectors) -> 
         ("id int, embedding array<float>", (1, [0.5] * 3), "another width than 16 .3 numbers"),
         ("id string, embedding array<double>", ("x", [0.5] * 17), "than 16 .17 numbers"),
         ("id int, embedding array<double>", (1, [float("nan")] * 16), "not finite"),
-        ("id int, embedding array<float>", (1, [None] * 16), "not finite"),
-        ("id int, embedding array<double>", (1, [0.0] * 16), "zeros"),
-        ("id int, embedding array<double>", (None, [0.5] * 16), "without an id"),
+        pytest.param(
+            "id int, embedding array<float>", (1, [None] * 16), "not finite", marks=pytest.mark.long
+        ),
+        pytest.param(
+            "id int, embedding array<double>", (1, [0.0] * 16), "zeros", marks=pytest.mark.long
+        ),
+        pytest.param(
+            "id int, embedding array<double>",
+            (None, [0.5] * 16),
+            "without an id",
+            marks=pytest.mark.long,
+        ),
         ("id string, embedding array<double>", (None, [0.5] * 16), "without an id"),
         ("id int, embedding array<string>", (1, ["x"] * 16), "is array<string>: give vectors"),
-        ("id int, embedding double", (1, 0.5), "is double: give vectors"),
+        pytest.param(
+            "id int, embedding double", (1, 0.5), "is double: give vectors", marks=pytest.mark.long
+        ),
         ("number int, embedding array<double>", (1, [0.5] * 16), "no column 'id', but number"),
-        ("id int, v array<double>", (1, [0.5] * 16), "no column 'embedding', but id, v"),
+        pytest.param(
+            "id int, v array<double>",
+            (1, [0.5] * 16),
+            "no column 'embedding', but id, v",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_queries_of_a_frame_that_are_refused(

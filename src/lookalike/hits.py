@@ -15,7 +15,7 @@ from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.images.decoding import read as read_file
 from lookalike.images.sources import is_inside
-from lookalike.search import Neighbor, Rows
+from lookalike.search import Neighbor, Rows, check_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,6 +184,7 @@ def draw_shown(
     """
     if count < 1:
         raise LookalikeError(f"n is {count}: show at least 1 image")
+    check_seed(seed)
     places = rows.left(rows.chosen(labels, None))
     if not len(places):
         raise nothing_left(labels, None) if len(rows) else LookalikeError("no images to show")

@@ -204,6 +204,8 @@ class Index(Groupings):
         moved = os.fspath(root)
         if self.collection.source.kind == "files" or "://" not in moved:
             moved = os.path.abspath(local_path(root))
+            if self.collection.source.kind == "files" and not os.path.isdir(moved):
+                raise LookalikeError(f"{images.encode_path(moved)} is no folder: say where it is")
         source = dataclasses.replace(self.collection.source, root=moved)
         rows = self.searcher.rows
         paths = rows.paths.take(search.draw(len(rows), _LOOKED_FOR)).to_pylist()
@@ -370,6 +372,7 @@ class Index(Groupings):
         search.check_k(k)
         if queries < 1:
             raise LookalikeError(f"queries is {queries}: draw at least 1 image")
+        search.check_seed(seed)
         rows = self.searcher.rows
         figures = {
             "images": len(self),

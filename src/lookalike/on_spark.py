@@ -72,6 +72,7 @@ def _explained(
 def tune(collection: Collection, recall: float, seed: int) -> "Tuned":
     """Say what hashing is worth, as `Index.tune` says."""
     check_recall(recall)  # before a JVM starts
+    search.check_seed(seed)
     spark = session()
     vectors = hashing.with_vectors(collection.dataframe(spark))
     with progress(spark, "measuring hashing"):

@@ -349,3 +349,9 @@ def check_k(k: int) -> None:
         raise LookalikeError(f"k is {k!r}: give a whole number")
     if k < 1:
         raise LookalikeError(f"k is {k}: ask for at least 1 neighbour")
+
+
+def check_seed(seed: int | None) -> None:
+    """Raise `LookalikeError` for a seed that NumPy takes for none."""
+    if seed is not None and seed < 0:
+        raise LookalikeError(f"seed is {seed}: give 0 or more")

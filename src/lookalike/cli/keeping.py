@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from lookalike.index import Index
 
 
+_LONGEST = 10**7  # seconds between two looks
+
+
 def _brings_in(command: Callable[..., Changed]) -> Callable[..., None]:
     """Give a command the arguments that say which images an index is to have, and how.
 
@@ -141,8 +144,8 @@ def watch(
     """
     from lookalike import watch as watching
 
-    if every < 0.01:
-        raise typer.BadParameter("--every is a time in seconds, 0.01 or more")
+    if not 0.01 <= every <= _LONGEST:
+        raise typer.BadParameter(f"--every is a time in seconds, 0.01 to {_LONGEST:,}")
     if checkpoint is not None and not spark:
         raise typer.BadParameter("--checkpoint goes with --spark")
     options = Options(labels, image_name, label_name, device=device, wave=wave)

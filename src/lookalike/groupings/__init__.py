@@ -22,6 +22,7 @@ from lookalike.groups.graph import Engine, check_same_model, write_graph
 from lookalike.groups.results import Found, finding
 from lookalike.groups.verifying import count_agreeing, count_compared
 from lookalike.groups.verifying import verify as looked_at
+from lookalike.search import check_seed
 from lookalike.searcher import RECALL
 
 __all__ = ["Groupings"]
@@ -68,7 +69,7 @@ class Groupings:
         second = opened.collection if isinstance(opened, Groupings) else opened
         asking = second or self.collection
         check_same_model(self.collection, asking)
-        with self._finding(out, "pairs", overwrite) as (folder, figures):
+        with self._finding(out, "pairs", overwrite, shown, recall) as (folder, figures):
             if engine == "spark" and k is not None:
                 raise LookalikeError("Spark ML joins within a distance: say --within, and no -k")
             if within is None and k is None:
@@ -117,7 +118,7 @@ class Groupings:
         `oldest`, `sharpest` or `first` (by path). `threshold.png` shows pairs from around what
         decided. Nothing happens to the images: `set_aside` does that.
         """
-        with self._finding(out, TABLE, overwrite) as (folder, figures):
+        with self._finding(out, TABLE, overwrite, shown, recall) as (folder, figures):
             figures |= duplicates(
                 self.collection,
                 folder,
@@ -161,7 +162,7 @@ class Groupings:
         `cluster` (0 the largest)`, id, path, label, representative, weight`; images in no cluster
         of `least` are not in it. A `resolution` above 1 makes more and smaller clusters.
         """
-        with self._finding(out, clusters.TABLE, overwrite) as (folder, figures):
+        with self._finding(out, clusters.TABLE, overwrite, shown, recall) as (folder, figures):
             with _graph(self.collection, folder, k, recall, spark) as graph:
                 figures |= clusters.cluster(
                     self.collection, graph, folder, resolution=resolution, least=least
@@ -186,7 +187,7 @@ class Groupings:
         the k-th neighbour)`, density` (local)`, score`. `suspects.parquet` beside it has images
         whose neighbours carry another label: `rank, id, path, label, suggested, score`.
         """
-        with self._finding(out, outliers.TABLE, overwrite) as (folder, figures):
+        with self._finding(out, outliers.TABLE, overwrite, shown, recall) as (folder, figures):
             voters = max(k, _VOTERS)
             with _graph(self.collection, folder, voters, recall, spark) as graph:
                 figures |= outliers.outliers(self.collection, graph, folder, k)
@@ -214,7 +215,8 @@ class Groupings:
         has what is shown (`groups.overview`). `k` neighbours of each image count.
         """
         overview.check_count(shown)  # before the work that the graph is
-        with self._finding(out, overview.TABLE, overwrite) as (folder, figures):
+        check_seed(seed)
+        with self._finding(out, overview.TABLE, overwrite, shown, recall) as (folder, figures):
             voters = max(k, _VOTERS)
             with _graph(self.collection, folder, voters, recall, spark) as graph:
                 figures |= outliers.outliers(self.collection, graph, folder, k)
@@ -226,8 +228,12 @@ class Groupings:
         return Found.open(out)
 
     def _finding(
-        self, out: Name, table: str, overwrite: bool
+        self, out: Name, table: str, overwrite: bool, shown: int, recall: float
     ) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
+        if shown < 0:
+            raise LookalikeError(f"shown is {shown}: give 0 or more")
+        if not 0 < recall <= 1:
+            raise LookalikeError(f"recall {recall} is not over 0 and up to 1: say 1 to compare all")
         return finding(local_path(out), table, self.collection.source, overwrite)
 
 
