@@ -22,7 +22,7 @@ from lookalike.images import (
     read,
     walk,
 )
-from lookalike.images.sources import EXTENSIONS
+from lookalike.images.kinds import readable
 from rights import without_rights
 
 TREE = [
@@ -78,7 +78,7 @@ def test_a_relative_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_extension_in_any_case(tmp_path: Path) -> None:
-    names = sorted(f"{n}{e}" for e in EXTENSIONS for n, e in [("a", e), ("b", e.upper())])
+    names = sorted(f"{n}{e}" for e in readable() for n, e in [("a", e), ("b", e.upper())])
     for name in [*names, "a.txt", "jpg", "a.jpg~", "a.jpgx"]:
         (tmp_path / name).touch()
     assert listed(tmp_path) == names

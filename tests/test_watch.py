@@ -507,6 +507,41 @@ def test_a_stream_adds_each_new_photo_once(place: Place) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("uri", [False, True], ids=["folder", "uri"])
+def test_a_stream_opens_what_has_no_ending(place: Place, tmp_path: Path, uri: bool) -> None:
+    index = tmp_path / "new.index"
+    build_collection(place.photos.as_uri() if uri else place.photos, index, Options())
+    place = Place(place.photos, index, place.others)
+    place.put(0, "sub/none", modified=OLD)
+    place.put(1, "odd [1].%41", modified=OLD)
+    for name in ("film.mp4", "notes", "x.MP4"):
+        (place.photos / name).write_text("no image")
+    looks = streamed(place)
+    assert added(looks) == 2, looks
+    counts = [look.done.not_looked_at for look in looks if look.done]
+    assert {".mp4": 2, "without ending": 1} in counts
+    assert place.stored().counts() == (8, 0)
+    done = build.sync(place.stored(), None, Options(), dry_run=True)[1]
+    assert (done.new, done.same, done.removed) == (0, 8, 0)
+    assert done.not_looked_at == {".mp4": 2, "without ending": 1}
+
+
+@pytest.mark.long
+def test_watching_tells_of_a_type_once(place: Place) -> None:
+    (place.photos / "film.mp4").touch()
+    with running(place) as one:
+        one.until(lambda: "not looked at: 1 .mp4" in one.notes())
+        place.put(0, "new.jpg", modified=OLD)
+        one.told(1)
+        (place.photos / "b.mp4").touch()
+        (place.photos / "c.svg").touch()
+        one.until(lambda: "not looked at: 1 .svg" in one.notes())
+        one.end()
+    assert one.notes().count("not looked at") == 2
+    assert one.changes()[0]["not_looked_at"] == {".mp4": 1}
+
+
+@pytest.mark.long
 def test_a_batch_that_fails_comes_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     left, add_batch = [LookalikeError("the disk is full")], build.add_batch
 

@@ -77,6 +77,8 @@ def run(
     index = Index(stored)
     rate = report.images / report.seconds
     say(f" 3  {report.images:,} images embedded, {rate:.0f} a second; {report.skipped} skipped")
+    if report.not_looked_at:
+        say(f"    not looked at: {images.in_words(report.not_looked_at)}")
     if report.advice:
         say(f"    note: {report.advice}")
     csv_path = out / "cars.csv"

@@ -9,7 +9,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from lookalike import collection, images
-from lookalike.build import Options, Report, embed_all, look, prepare, stored_rows
+from lookalike.build import Options, Report, embed_all, look, nothing_readable, prepare, stored_rows
 from lookalike.collection import Collection, Written
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
@@ -57,8 +57,10 @@ def build_table(
             written: list[Written] = []
             done = embed_all(job, found.inputs, folder, lambda wave, _: written.extend(wave))
             if not written:
-                raise images.nothing_found(job.rooted)
+                raise images.nothing_found(job.rooted, job.left_out)
             files = [Path(row["path"]) for row in sorted(written, key=lambda row: row["first_id"])]
+            if not done.images:
+                raise nothing_readable(files, job.left_out)
             fresh = staging / "out"
             if is_csv(out):
                 _write_csv(files, fresh, done.model.width, no_formulas)
@@ -67,7 +69,7 @@ def build_table(
             _write_skipped(files, staging / "skipped", no_formulas)
             collection.put_in_place(fresh, out, overwrite=overwrite)
             collection.put_in_place(staging / "skipped", skipped, overwrite=overwrite)
-    return Report.of(done, found.labelled)
+    return Report.of(done, found.labelled, job.left_out)
 
 
 def is_csv(out: Path) -> bool:

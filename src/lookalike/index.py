@@ -32,7 +32,7 @@ from lookalike.untrusted import read_json
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from lookalike.build import Changed
+    from lookalike.build import Changed, Report
     from lookalike.build.keeping import Photos
     from lookalike.changes import Say
     from lookalike.hashing import Hasher, Tuned
@@ -48,8 +48,10 @@ class Index(Groupings):
     """An index on disk, opened at one version. Searching it starts neither a JVM nor torch.
 
     It stays at that version, whatever others write, until it changes the index itself or is told to
-    `refresh`.
+    `refresh`. `report` says what the run did that made it, None where it was opened.
     """
+
+    report: "Report | None" = None
 
     def __init__(self, opened: Collection) -> None:
         self.collection = opened
@@ -559,12 +561,15 @@ def index(
     is embedded.
     `options` are the fields of `lookalike.build.Options`: `labels` names a CSV file, `model`,
     `weights` and `precision` a model, `like` an index whose model is taken. Images that cannot be
-    read are kept with the reason.
-    Raises `LookalikeError` where nothing can be indexed; `out` is then as it was.
+    read are kept with the reason; `report` of what is returned has the counts, those of files that
+    are no images too. Raises `LookalikeError` where nothing can be indexed: `out` is as it was.
     """
     from lookalike.build import Options, build_collection
 
-    return Index(build_collection(photos, local_path(out), Options(**options), overwrite)[0])
+    collection, report = build_collection(photos, local_path(out), Options(**options), overwrite)
+    made = Index(collection)
+    made.report = report
+    return made
 
 
 def open(path: Name, version: int | None = None, *, look: bool = True) -> Index:

@@ -1,9 +1,9 @@
 """From images to a collection: made, resumed, added to, brought up to date."""
 
 from lookalike.build.batches import add_batch
-from lookalike.build.jobs import Job, Options, Report, prepare
-from lookalike.build.keeping import Changed, add, build_collection, look, remove, sync
-from lookalike.build.running import embed_all, stored_rows
+from lookalike.build.jobs import Changed, Job, Options, Report, prepare
+from lookalike.build.keeping import add, build_collection, look, remove, sync
+from lookalike.build.running import embed_all, nothing_readable, stored_rows
 
 __all__ = [
     "Changed",
@@ -15,6 +15,7 @@ __all__ = [
     "build_collection",
     "embed_all",
     "look",
+    "nothing_readable",
     "prepare",
     "remove",
     "stored_rows",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from lookalike import changes, images
-from lookalike.build.jobs import Job, Options
-from lookalike.build.keeping import Changed, Found, Photos, update, wanted_of
+from lookalike.build.jobs import Changed, Job, Options
+from lookalike.build.keeping import Found, Photos, update, wanted_of
 from lookalike.build.place import Place
 from lookalike.build.running import Inputs
 from lookalike.changes import Settled
@@ -54,7 +54,7 @@ def _look_at(
     looks = 0
     while True:
         looks += 1
-        listing = list_found(files, staging / f"listing-{looks}")
+        listing = list_found(files, staging / f"listing-{looks}", job.left_out)
         plan = changes.plan(stored, listing, (), staging, settled=settled)
         if not plan.count:
             return Found(Inputs(), plan)
@@ -79,7 +79,7 @@ def _look_at_files(
 ) -> Found:
     """Look at local files again, for their times to the nanosecond and for those gone by now."""
     listing = staging / "listing.parquet"
-    names = sorted(_names(files, job.source.root))
+    names = sorted(_names(files, job.source.root, job.left_out))
     there = images.walk(replace(job.source, names=tuple(names))) if names else iter(())
     list_those(there, listing, place)
     labelled = Labelled()
@@ -90,10 +90,12 @@ def _look_at_files(
     return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, labelled)
 
 
-def _names(files: "DataFrame", root: str) -> Iterator[str]:
-    """Give the names below a local folder of files that are still there."""
+def _names(files: "DataFrame", root: str, left_out: images.LeftOut) -> Iterator[str]:
+    """Give the names below a local folder of images that are still there."""
     for row in files.select("path").collect():  # no more than a batch
         path = "/" + row["path"].removeprefix("file:").lstrip("/")
         name = os.path.relpath(path, root)
-        if os.path.exists(path) and not name.startswith("../"):  # a checkpoint may say anything
+        if name.startswith("../") or not os.path.exists(path):  # a checkpoint may say anything
+            continue
+        if left_out.takes(path):
             yield name

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -72,21 +73,58 @@ class Report(Done):
     """The same, with what was not embedded: `same` images were in the collection already.
 
     `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only.
+    `not_looked_at` counts files that are no images by their endings, the most first.
     """
 
     unused_labels: int = 0
     loose_labels: int = 0
     same: int = 0
+    not_looked_at: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, done: Done, labelled: Labelled, same: int = 0) -> "Report":
+    def of(
+        cls, done: Done, labelled: Labelled, left_out: images.LeftOut, same: int = 0
+    ) -> "Report":
         """Add to what was done what was not."""
         return cls(
             **vars(done),
             unused_labels=labelled.unused,
             loose_labels=labelled.loose,
             same=same,
+            not_looked_at=left_out.counts(),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `--json` prints it."""
+        names = ("images", "skipped", "same", "unused_labels", "loose_labels", "not_looked_at")
+        known = {name: getattr(self, name) for name in names}
+        return known | {"precision": self.model.precision, "seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What `add`, `sync` or `remove` did, or would do, as counts of inputs.
+
+    `new` and `changed` ones were read: of those, `images` are embedded and `skipped` have a reason
+    instead. `same` ones were left alone. `removed` ones are in the collection no longer.
+    `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only.
+    `not_looked_at` counts files that are no images by their endings, the most first.
+    """
+
+    version: int
+    new: int = 0
+    changed: int = 0
+    same: int = 0
+    removed: int = 0
+    images: int = 0
+    skipped: int = 0
+    unused_labels: int = 0
+    loose_labels: int = 0
+    not_looked_at: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `--json` prints it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -95,9 +133,11 @@ class Job:
 
     `full` is the model in full precision, brought to the wanted one when images are at hand; or,
     where `chosen`, the model that a collection has. `full_model` is the fingerprint of the former.
+    `left_out` counts what is no image.
     """
 
     source: images.Source
+    left_out: images.LeftOut
     labels: Iterator[pa.RecordBatch] | None
     full: Model
     full_model: str
@@ -131,18 +171,24 @@ def prepare(
     models.check_precision(options.precision)
     if options.wave < 1:
         raise LookalikeError(f"a wave of {options.wave} images: commit after 1 or more")
+    file = None if options.labels is None else local_path(options.labels)
+    left_out = images.LeftOut(file)
     source = images.locate(
-        photos, image_column=options.image_column, label_column=options.label_column
+        photos,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        left_out=left_out,
     )
     if source.kind != "files" and options.spark is False:
         raise LookalikeError(f"only Spark reads {source.root}: leave --no-spark out")
     truncated = stored.source.truncated if stored else options.truncated
     source = replace(source, truncated=truncated)
     labels = None
-    if options.labels is not None:
-        labels = open_labels(local_path(options.labels), options.image_name, options.label_name)
-    if source.kind == "files" and not images.has_images(source):
-        raise images.nothing_found(source)
+    if file is not None:
+        labels = open_labels(file, options.image_name, options.label_name)
+    there = images.LeftOut(file)
+    if source.kind == "files" and not images.has_images(source, there):
+        raise images.nothing_found(source, there)
     if stored is None and options.like is not None:
         if (options.model, options.weights, options.precision) != _USUAL:
             raise LookalikeError("--like says it all: leave --model, --weights, --precision out")
@@ -155,6 +201,7 @@ def prepare(
     full = model or models.resolve(options.model, options.weights, device)
     return Job(
         source,
+        left_out,
         labels,
         full,
         stored.full_model if stored else full.fingerprint,

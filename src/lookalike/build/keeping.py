@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike import changes, images
-from lookalike.build.jobs import Done, Job, Options, Report, prepare
+from lookalike.build.jobs import Changed, Done, Job, Options, Report, prepare
 from lookalike.build.place import (
     Place,
     again,
@@ -21,7 +21,7 @@ from lookalike.build.place import (
     place_of_root,
     remembered,
 )
-from lookalike.build.running import Inputs, Wanted, embed_all
+from lookalike.build.running import Inputs, Wanted, embed_all, nothing_readable
 from lookalike.changes import Plan, Say, Settled
 from lookalike.collection import (
     Collection,
@@ -54,30 +54,6 @@ if TYPE_CHECKING:
 _HANDFUL = 64  # images, which no cluster is asked for
 
 Photos = Name | Sequence[Name]
-
-
-@dataclass(frozen=True)
-class Changed:
-    """What `add`, `sync` or `remove` did, or would do, as counts of inputs.
-
-    `new` and `changed` ones were read: of those, `images` are embedded and `skipped` have a reason
-    instead. `same` ones were left alone. `removed` ones are in the collection no longer.
-    `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only.
-    """
-
-    version: int
-    new: int = 0
-    changed: int = 0
-    same: int = 0
-    removed: int = 0
-    images: int = 0
-    skipped: int = 0
-    unused_labels: int = 0
-    loose_labels: int = 0
-
-    def to_dict(self) -> dict[str, int]:
-        """Return it as `--json` prints it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -134,7 +110,7 @@ def _fill(
         with _new_place(out) as share, staging_folder(out / "work") as staging:
             found = look(job, None, staging)
             made, done = _bring_in(job, found, out, None, staging, "index", share)
-            return _ready(made), Report.of(done, found.labelled)
+            return _ready(made), Report.of(done, found.labelled, job.left_out)
     if misfit := _misfit(stored, job, options):
         raise LookalikeError(
             f"{out} is there already, {misfit}: give another --out, or --overwrite it"
@@ -150,7 +126,10 @@ def _fill(
         gone = np.union1d(found.plan.whole, found.plan.gone if anew else found.plan.whole)
         if len(gone):
             made = changes.remove(made, lambda _: gone, "index")
-        return _ready(made), Report.of(replace(done, advice=None), found.labelled, same)
+        if not made.counts()[0]:
+            raise nothing_readable(made.files(), job.left_out)
+        done = replace(done, advice=None)
+        return _ready(made), Report.of(done, found.labelled, job.left_out, same)
 
 
 def _misfit(stored: Collection, job: Job, options: Options) -> str | None:
@@ -277,6 +256,7 @@ def update(
             len(gone),
             unused_labels=found.labelled.unused,
             loose_labels=found.labelled.loose,
+            not_looked_at=job.left_out.counts(),
         )
         if dry_run:
             return stored, changed
@@ -312,7 +292,7 @@ def look(
     if job.source.kind != "files":
         return _look_with_spark(job, stored, staging, say, settled, keep_labels)
     listing = staging / "listing.parquet"
-    count = list_images(job.source, listing, place)
+    count = list_images(job.source, listing, place, job.left_out)
     labelled = Labelled()
     if job.labels is not None:
         root = (stored.source if stored else job.source).root
@@ -336,7 +316,9 @@ def _look_with_spark(
 ) -> Found:
     spark = session()
     with progress(spark, "listing images"):
-        frame, names, labelled = image_frame(spark, job.source, staging, job.labels)
+        frame, names, labelled = image_frame(
+            spark, job.source, staging, job.labels, left_out=job.left_out
+        )
     if stored is None:
         return Found(Inputs(frame=frame), None, labelled)
     with progress(spark, "comparing with what is there"):
@@ -344,7 +326,7 @@ def _look_with_spark(
         files = sorted((staging / "listing").glob("*.parquet"))
         plan = changes.plan(stored, files, [""], staging, say, settled, keep_labels)
     if not plan.listed:  # a folder of local files says so itself
-        raise images.nothing_found(job.source)
+        raise images.nothing_found(job.source, job.left_out)
     return Found(wanted_of(frame, plan, staging), plan, labelled)
 
 
@@ -376,12 +358,15 @@ def _bring_in(
     folder = new_data_folder(out)
     since = -1 if stored is None else stored.version
     beside = False  # whether others write as well
+    held: list[Written] = []  # of nothing no index is made
 
     def deliver(written: list[Written], model: Model) -> None:
         nonlocal stored, beside
         if stored is None:
-            stored = Collection.create(out, source, model, written, job.full_model)
-            share()
+            held.extend(written)
+            if any(row["embedded"] for row in held):
+                stored = Collection.create(out, source, model, held, job.full_model)
+                share()
         else:
             first_id = plan.first_id if plan else 0
             replaces = bool(plan and plan.changed)
@@ -397,10 +382,12 @@ def _bring_in(
 
     try:
         done = embed_all(replace(job, source=source), found.inputs, folder, deliver)
+        if stored is None and held:
+            raise nothing_readable([Path(row["path"]) for row in held], job.left_out)
     finally:  # of what was never committed: of a task that was tried again, or of a wave given up
         discard(out, folder, since)
     if stored is None:
-        raise images.nothing_found(job.rooted)
+        raise images.nothing_found(job.rooted, job.left_out)
     return stored, done
 
 

@@ -487,3 +487,16 @@ def stored_rows(files: Sequence[Path], status: str, columns: list[str]) -> Itera
             wanted = batch.filter(pc.equal(batch["status"], status)).select(columns)
             if wanted.num_rows:
                 yield wanted
+
+
+def nothing_readable(files: Sequence[Path], left_out: images.LeftOut) -> LookalikeError:
+    """Return the error for inputs none of which became an embedding: the reason of the first."""
+    there = images.in_words(left_out.counts())
+    count = sum(pq.read_metadata(file).num_rows for file in files)
+    first = next(stored_rows(files, "skipped", ["path", "reason"])).slice(0, 1).to_pylist()[0]
+    such = f"none of {count:,} inputs can be read, such as " if count > 1 else "cannot read "
+    return LookalikeError(
+        f"{such}{first['path']}: {first['reason']}; "
+        + (f"not looked at: {there}; " if there else "")
+        + "nothing is left to index"
+    )

@@ -83,7 +83,8 @@ K = Annotated[int, typer.Option("-k", help="How many neighbours.")]
 def takes_images(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the arguments that say which images are embedded, and how.
 
-    It gets the images, `out`, the `Options` and `overwrite`; options of its own come after them.
+    It gets the images, `out`, the `Options`, `overwrite` and `as_json`; options of its own come
+    after them.
     """
 
     def with_arguments(
@@ -103,6 +104,7 @@ def takes_images(command: Callable[..., None]) -> Callable[..., None]:
         wave: Wave = WAVE,
         truncated: Truncated = False,
         overwrite: Overwrite = False,
+        as_json: AsJson = False,
         **own: Any,
     ) -> None:
         options = Options(
@@ -120,10 +122,10 @@ def takes_images(command: Callable[..., None]) -> Callable[..., None]:
             like,
             truncated,
         )
-        command(images, out, options, overwrite, **own)
+        command(images, out, options, overwrite, as_json, **own)
 
     common = list(inspect.signature(with_arguments).parameters.values())[:-1]
-    others = list(inspect.signature(command).parameters.values())[4:]
+    others = list(inspect.signature(command).parameters.values())[5:]
     with_arguments.__doc__ = command.__doc__
     with_arguments.__signature__ = inspect.Signature([*common, *others])  # type: ignore[attr-defined]
     return with_arguments

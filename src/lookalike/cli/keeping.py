@@ -34,6 +34,7 @@ from lookalike.cli.printing import (
     printable,
     show_json,
     show_labels,
+    show_left_out,
     stopped_well,
 )
 from lookalike.collection import Collection
@@ -162,7 +163,11 @@ def watch(
                 f"watching {printable(place)} every {every:g} s, Ctrl-C ends it", markup=False
             )
         trouble = ""
+        told: set[str] = set()  # types of files that are no images
         for look in looks:
+            left_out = look.done.not_looked_at if look.done else {}
+            show_left_out({type_: n for type_, n in left_out.items() if type_ not in told})
+            told |= left_out.keys()
             before, trouble = trouble, ""
             if look.trouble is not None:
                 trouble = printable(last_words(look.trouble))
@@ -277,4 +282,5 @@ def _show(done: Changed, index: Path, dry_run: bool, as_json: bool) -> None:
         notes.print(f"{said}: {index} is at version {done.version}", markup=False)
     if done.skipped:
         notes.print(f"  why: lookalike info {index} --skipped", markup=False)
+    show_left_out(done.not_looked_at)
     show_labels(done.unused_labels, done.loose_labels)

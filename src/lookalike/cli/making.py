@@ -25,7 +25,9 @@ from lookalike.cli.printing import (
     notes,
     printable,
     show_hits,
+    show_json,
     show_labels,
+    show_left_out,
     show_parameters,
     stopped_well,
 )
@@ -38,6 +40,7 @@ def embed(
     out: Path,
     options: Options,
     overwrite: bool,
+    as_json: bool,
     no_formulas: NoFormulas = False,
 ) -> None:
     """Embed images into a CSV file (`--out` ends in .csv) or a folder of Parquet.
@@ -49,13 +52,16 @@ def embed(
     if no_formulas and not is_csv(out):
         raise typer.BadParameter("--no-formulas is for CSV files: give an --out that ends in .csv")
     report = build_table(images, out, options, overwrite, no_formulas=no_formulas)
+    if as_json:
+        show_json(report.to_dict())
+        return
     _say_report(report, out)
     if report.skipped:
         notes.print(f"  why: {skipped_of(out.absolute())}", markup=False)
 
 
 @takes_images
-def index(images: list[str], out: Path, options: Options, overwrite: bool) -> None:
+def index(images: list[str], out: Path, options: Options, overwrite: bool, as_json: bool) -> None:
     """Embed images and keep them as an index to search.
 
     What is done is committed wave by wave: the same command goes on where it was stopped, and later
@@ -69,8 +75,12 @@ def index(images: list[str], out: Path, options: Options, overwrite: bool) -> No
     growing = out.with_name(f".{out.name}.next") if overwrite and is_collection(out) else out
     with stopped_well(growing, "nothing was changed"):
         report = build_collection(images, out, options, overwrite)[1]
+    if as_json:
+        show_json(report.to_dict())
+        return
     if report.same and not report.images + report.skipped:
         notes.print(f"nothing is new or changed: {report.same:,} inputs are in {out} already")
+        show_left_out(report.not_looked_at)
     else:
         _say_report(report, out)
     if report.skipped:
@@ -95,6 +105,7 @@ def _say_report(report: Report, path: Path) -> None:
         notes.print(f"{report.same:,} more were there already, and have not changed")
     if report.skipped:
         notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
+    show_left_out(report.not_looked_at)
     show_labels(report.unused_labels, report.loose_labels)
     if report.advice:
         notes.print(f"[yellow]note:[/] {report.advice}")

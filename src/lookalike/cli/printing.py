@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from lookalike.collection import Collection, is_collection
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
 from lookalike.evaluate import points
 from lookalike.hashing import Parameters
 from lookalike.hits import Hits
+from lookalike.images import in_words
 from lookalike.searcher import RECALL
 
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -55,6 +57,12 @@ def last_words(error: Exception) -> str:
 def show_json(answer: dict[str, Any]) -> None:
     """Print an answer for programs."""
     print(json.dumps(answer), flush=True)  # noqa: T201 - plain text, to be piped
+
+
+def show_left_out(counts: dict[str, int]) -> None:
+    """Say which files are no images, and so were not looked at."""
+    if counts:
+        notes.print(f"[yellow]not looked at:[/] {escape(in_words(counts))}")
 
 
 def show_labels(unused: int, loose: int) -> None:

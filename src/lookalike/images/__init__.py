@@ -11,6 +11,7 @@ from lookalike.images.decoding import (
 )
 from lookalike.images.formats import HEIC, heic_is_installed, readable_endings, sniff
 from lookalike.images.isolated import IsolatedDecoder, decoder
+from lookalike.images.kinds import LeftOut, in_words
 from lookalike.images.reasons import BadImage
 from lookalike.images.scan import Found, has_images, nothing_found, walk
 from lookalike.images.sources import (
@@ -30,6 +31,7 @@ __all__ = [
     "BadImage",
     "Found",
     "IsolatedDecoder",
+    "LeftOut",
     "Source",
     "decode",
     "decode_pixels",
@@ -39,6 +41,7 @@ __all__ = [
     "full_path",
     "glob_pattern",
     "has_images",
+    "in_words",
     "heic_is_installed",
     "locate",
     "nothing_found",

@@ -15,7 +15,8 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError
-from lookalike.images.sources import encode_path, is_image, is_uri
+from lookalike.images.kinds import is_image
+from lookalike.images.sources import encode_path, is_uri
 
 SCHEMA = pa.schema({"name": pa.string(), "label": pa.string()})
 CONFLICTING = "have more than one label: keep one"

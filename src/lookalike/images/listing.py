@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lookalike.images.kinds import LeftOut
 from lookalike.images.matching import Labelled, match_labels
 from lookalike.images.scan import Found, nothing_found, walk
 from lookalike.images.sources import Source
@@ -42,15 +43,17 @@ Seen = Callable[[str], str]
 """Takes an encoded path below the root of a source; gives it as it is to be noted."""
 
 
-def list_images(source: Source, listing: Path, seen: Seen = str) -> int:
+def list_images(
+    source: Source, listing: Path, seen: Seen = str, left_out: LeftOut | None = None
+) -> int:
     """Write the inputs of a local source to a Parquet file, numbered from 0; return how many.
 
-    `seen` says how a path is noted. Raises `LookalikeError` if there is no input. A batch of names
-    is in memory at a time.
+    `seen` says how a path is noted; what is no image is counted in `left_out`. Raises
+    `LookalikeError` if there is no input. A batch of names is in memory at a time.
     """
-    count = list_those(walk(source), listing, seen)
+    count = list_those(walk(source, (left_out or LeftOut()).takes), listing, seen)
     if count == 0:
-        raise nothing_found(source)
+        raise nothing_found(source, left_out)
     return count
 
 

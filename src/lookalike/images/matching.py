@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from lookalike.errors import LookalikeError
+from lookalike.images.formats import ENDINGS
 from lookalike.images.labels import (
     AMBIGUOUS,
     CONFLICTING,
@@ -16,7 +17,6 @@ from lookalike.images.labels import (
     no_labels,
     write_labels,
 )
-from lookalike.images.sources import EXTENSIONS
 from lookalike.sql import parquet, quoted
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _match_rest(sql: "DuckDBPyConnection", root: str, extension: bool, folders: 
 
 
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]*:/"
-_KNOWN = rf"\.({'|'.join(sorted(extension[1:] for extension in EXTENSIONS))})"
+_KNOWN = rf"\.({'|'.join(ending[1:] for endings in ENDINGS.values() for ending in endings)})"
 
 
 def _alike(path: str) -> str:

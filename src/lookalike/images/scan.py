@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from lookalike.errors import LookalikeError
-from lookalike.images.sources import EXTENSIONS, Source, encode_path, is_image
+from lookalike.images.kinds import LeftOut, in_words, is_image, readable
+from lookalike.images.sources import Source, encode_path
 
 _FARTHEST = 2**63 - 1  # nanoseconds, in the year 2262: a table holds no later time
 
@@ -25,24 +26,26 @@ class Found:
     modified: int | None = None
 
 
-def walk(source: Source, wanted: Callable[[str], bool] = is_image) -> Iterator[Found]:
-    """Yield the files of a `wanted` name below the root in the order of their paths, each once.
+def walk(source: Source, takes: Callable[[str], bool] | None = None) -> Iterator[Found]:
+    """Yield the files below the root in the order of their paths, each once, hidden ones out.
 
-    Hidden ones are left out. Links are followed; one that leads back to a folder above it is an
-    input with a reason, as is one that leads nowhere. A file that was named outright is taken
-    whatever its extension.
+    `takes` says of a path whether it counts; by default what is an image does. An index is not
+    looked into. Links are followed; one that leads back to a folder above it is an input with a
+    reason, as is one that leads nowhere. A file that was named outright is taken whatever its
+    extension.
     """
+    takes = takes or LeftOut().takes
     for name in source.names:
         path = os.path.join(source.root, name) if name else source.root
         # The root is a folder, even where it has just vanished: else all in it would seem gone.
         if name and not os.path.isdir(path):
             yield _found(path, _status(path), encode_path(name))
         else:
-            yield from _walk_folder(path, source.root, (), wanted)
+            yield from _walk_folder(path, source.root, (), takes)
 
 
 def _walk_folder(
-    folder: str, root: str, above: tuple[tuple[int, int], ...], wanted: Callable[[str], bool]
+    folder: str, root: str, above: tuple[tuple[int, int], ...], takes: Callable[[str], bool]
 ) -> Iterator[Found]:
     def below(path: str) -> str:
         return encode_path(os.path.relpath(path, root))
@@ -62,14 +65,16 @@ def _walk_folder(
             raise LookalikeError(f"cannot read {encode_path(folder)}: {error.strerror}") from None
         yield Found(below(folder), f"unreadable folder: {error.strerror}")
         return
+    if above and {("lookalike.json", False), ("_delta_log", True)} <= set(entries):
+        return
     # With the slash, folders sort where the paths of their files do.
     entries.sort(key=lambda entry: encode_path(entry[0]) + "/" * bool(entry[1]))
     for name, is_folder in entries:
         path = os.path.join(folder, name)
         if is_folder:
-            yield from _walk_folder(path, root, (*above, identity), wanted)
+            yield from _walk_folder(path, root, (*above, identity), takes)
         # What cannot be looked at may be a folder, of a disk that is away: nothing in it is gone.
-        elif wanted(name) or is_folder is None:
+        elif is_folder is None or takes(path):
             yield _found(path, _status(path), below(path))
 
 
@@ -105,8 +110,11 @@ def _found(file: str, status: Status, path: str) -> Found:
     return Found(path, f"unreadable: {status.strerror}")
 
 
-def has_images(source: Source) -> bool:
-    """Say whether `walk` finds anything, as soon as that shows."""
+def has_images(source: Source, left_out: LeftOut | None = None) -> bool:
+    """Say whether `walk` finds anything, as soon as that shows.
+
+    Where it finds nothing, `left_out` has what there is instead.
+    """
     for name in source.names:
         top = os.path.join(source.root, name)
         if name and not os.path.isdir(top):
@@ -115,12 +123,15 @@ def has_images(source: Source) -> bool:
             if any(is_image(file) and not file.startswith(".") for file in files):
                 return True
             folders[:] = [folder for folder in folders if not folder.startswith(".")]
-    return next(walk(source), None) is not None  # links, and what cannot be read
+    # By their first bytes; links, and what cannot be read.
+    return next(walk(source, (left_out or LeftOut()).takes), None) is not None
 
 
-def nothing_found(source: Source) -> LookalikeError:
-    """Return the error for a place without images."""
-    extensions = ", ".join(sorted(EXTENSIONS))
+def nothing_found(source: Source, left_out: LeftOut | None = None) -> LookalikeError:
+    """Return the error for a place without images, which says what there is instead."""
+    there = in_words(left_out.counts()) if left_out is not None else ""
     return LookalikeError(
-        f"no images in {encode_path(source.root)}: looked for names ending in {extensions}"
+        f"no images in {encode_path(source.root)}: "
+        + (f"not looked at: {there}; " if there else "")
+        + f"images end in {', '.join(sorted(readable()))}"
     )

@@ -14,10 +14,8 @@ from urllib.parse import unquote_to_bytes
 from lookalike.errors import LookalikeError
 from lookalike.given import Name
 from lookalike.images import decoding, parquet
+from lookalike.images.kinds import LeftOut, in_words, is_archive, is_image
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-)
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _GLOB = re.compile(r"[][*?{}\\]")  # what Hadoop takes for more than itself
 _LOOKED_AT = 10_000  # names in a folder among which a table beside images is looked for
@@ -86,11 +84,13 @@ def locate(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    left_out: LeftOut | None = None,
 ) -> Source:
     """Say what kind of place `images` is. Nothing is read yet beyond its outermost folder.
 
     A folder, a file, a glob, a list of these, a URI (`s3a://...`, `hdfs://...`), or, where
     `image_column` is given or the name says so, a Parquet file or folder with a column of bytes.
+    What a glob matches and is no image is counted in `left_out`.
     """
     given = [images] if isinstance(images, str | os.PathLike) else list(images)
     if not given or not all(map(os.fspath, given)):
@@ -107,7 +107,9 @@ def locate(
         if len(given) > 1:
             raise LookalikeError("one URI at a time: use a glob that covers them")
         return Source("uri", first, ())
-    return _locate_files([os.path.abspath(os.fspath(name)) for name in given])
+    return _locate_files(
+        [os.path.abspath(os.fspath(name)) for name in given], left_out or LeftOut()
+    )
 
 
 def _is_table(name: str) -> bool:
@@ -164,17 +166,26 @@ def fixed_part(path: str) -> str:
     return path if os.path.lexists(path) else str(Path(*parts[: next(magic, len(parts))]))
 
 
-def _locate_files(given: list[str]) -> Source:
+def _locate_files(given: list[str], left_out: LeftOut) -> Source:
     paths: set[str] = set()
     for name in given:
         if os.path.lexists(name):
+            if is_archive(name) and os.path.isfile(name):
+                raise LookalikeError(
+                    f"{encode_path(name)} is an archive: unpack it and give the folder"
+                )
             paths.add(name)
         elif glob.has_magic(name):
-            paths.update(matches(name, is_image))
+            paths.update(matches(name, left_out.takes))
         else:
             raise LookalikeError(f"no such file or folder: {encode_path(name)}")
     if not paths:
-        raise LookalikeError(f"nothing matches {encode_path(given[0])}: quote it and check it")
+        there = in_words(left_out.counts())
+        raise LookalikeError(
+            f"no image matches {encode_path(given[0])}: not looked at: {there}"
+            if there
+            else f"nothing matches {encode_path(given[0])}: quote it and check it"
+        )
     # What lies in a folder that was named as well would be found twice.
     folders = {path for path in paths if os.path.isdir(path)}
     outer = [p for p in paths if folders.isdisjoint(map(str, Path(p).parents))]
@@ -185,8 +196,8 @@ def _locate_files(given: list[str]) -> Source:
     return Source("files", root, tuple(names))
 
 
-def matches(pattern: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
-    """Give the folders that a glob matches and the files whose name `is_wanted`, hidden ones out.
+def matches(pattern: str, takes: Callable[[str], bool]) -> Iterator[str]:
+    """Give the folders that a glob matches and the files that `takes` takes, hidden ones out.
 
     `**` follows no links: they may go round.
     """
@@ -197,7 +208,7 @@ def matches(pattern: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
     wanted = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts[start:]]
     for path in base.glob(str(Path(*wanted))):
         hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
-        if not hidden and (os.path.isdir(path) or is_wanted(path.name)):
+        if not hidden and (os.path.isdir(path) or takes(str(path))):
             yield str(path)
 
 
@@ -205,11 +216,6 @@ def _order(folder: str, name: str) -> str:
     """Sort key of a name: with the slash, folders stand where the paths of their files do."""
     slash = "/" if os.path.isdir(os.path.join(folder, name)) else ""
     return encode_path(name) + slash
-
-
-def is_image(name: str) -> bool:
-    """Tell by its name whether a file is taken for an image."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def glob_pattern(glob: str) -> str:
