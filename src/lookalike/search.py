@@ -240,7 +240,7 @@ def approximate(
     count, cells = max(effort.candidates, k) + own, effort.cells
     wanted, before, is_late, is_far = count + 1, np.empty(0, np.int64), False, False
     while wanted < len(rows) // 8 and cells <= len(signatures.cells):
-        (estimates,), (found,) = signatures.nearest(query[None], wanted, cells, allowed)
+        (estimates,), (found,), (cells_near,) = signatures.look(query[None], wanted, cells, allowed)
         few = int(np.count_nonzero(found >= 0))
         if few == wanted and estimates[count - 1] == estimates[-1]:
             wanted *= _MORE
@@ -256,9 +256,9 @@ def approximate(
         if np.array_equal(near, before):
             break
         compared = len(candidates)
-        is_late = is_late or order[best].mean() > effort.late_rank * compared
-        places = signatures.places(query, candidates[best], cells)
-        is_far = is_far or places.mean() > effort.late_cell * cells
+        places = signatures.places(candidates[best], cells_near)
+        is_late = is_late or order[best].sum() > effort.late_rank * compared * len(best)
+        is_far = is_far or places.sum() > effort.late_cell * cells * len(best)
         is_late, is_far = is_late and few == wanted, is_far and cells < len(signatures.cells)
         if not is_late and not is_far:
             break

@@ -108,8 +108,11 @@ class Cells:
 
     def nearest(self, rotated: Vectors, count: int) -> Numbers:
         """Return the `count` cells nearest to each rotated vector (n, bits): (n, count)."""
-        rotated = np.ascontiguousarray(rotated)
-        found: Numbers = self._quantizer.search(rotated, min(count, len(self)))[1]
+        return self.look(np.ascontiguousarray(rotated), count)[1]
+
+    def look(self, rotated: Vectors, count: int) -> tuple[Vectors, Numbers]:
+        """Do as `nearest`, and return the squared distances of their centres first."""
+        found: tuple[Vectors, Numbers] = self._quantizer.search(rotated, min(count, len(self)))
         return found
 
     def home(self, vectors: Vectors) -> Homes:

@@ -74,24 +74,38 @@ class Signatures:
         Queries are (q, width); estimates (squared, along the directions alone) and rows (q, count),
         -1 where there are no more. `allowed`, bool (rows,), leaves rows out.
         """
+        return self.look(queries, count, cells, allowed)[:2]
+
+    def look(
+        self,
+        queries: Vectors,
+        count: int,
+        cells: int,
+        allowed: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[npt.NDArray[np.float32], Numbers, Numbers]:
+        """Do as `nearest`, and return the cells looked into as well, nearest first, (q, cells)."""
         rotated = np.ascontiguousarray(self.cells.rotation(queries))
         count = min(count, len(self))
-        if not count:
-            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        options: dict[str, Any] = {"nprobe": min(cells, len(self.cells)), "qb": 4}
-        if allowed is not None:
-            packed = np.packbits(allowed, bitorder="little")
-            options["sel"] = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(packed))
-        found = self._index.search(
-            rotated, count, params=faiss.IVFRaBitQSearchParameters(**options)
-        )
-        return found[0], found[1]
+        how_far, near = self.cells.look(rotated, cells)
+        estimates = np.empty((len(queries), count), np.float32)
+        rows = np.empty((len(queries), count), np.int64)
+        if count:
+            options: dict[str, Any] = {"nprobe": near.shape[1], "qb": 4}
+            if allowed is not None:
+                packed = np.packbits(allowed, bitorder="little")
+                options["sel"] = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(packed))
+            arrays: tuple[Any, ...] = (near, how_far, estimates, rows)
+            self._index.search_preassigned_c(
+                len(queries),
+                faiss.swig_ptr(rotated),
+                count,
+                *map(faiss.swig_ptr, arrays),
+                False,
+                faiss.IVFRaBitQSearchParameters(**options),
+            )
+        return estimates, rows, near
 
-    def places(self, query: Vectors, rows: Numbers, cells: int) -> Numbers:
-        """Return which cell, nearest to a query (width,) first and counted from 1, holds each row.
-
-        Rows are int64 (n,), all in the `cells` nearest to the query.
-        """
-        near = self.cells.nearest(self.cells.rotation(query[None]), cells)[0]
-        found: Numbers = 1 + np.argmax(near == self.homes[rows][:, None], axis=1)
+    def places(self, rows: Numbers, near: Numbers) -> Numbers:
+        """Return which of the cells near a query (cells,), counted from 1, holds each row (n,)."""
+        found: Numbers = 1 + (near == self.homes[rows][:, None]).argmax(axis=1)
         return found
