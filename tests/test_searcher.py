@@ -357,7 +357,8 @@ def test_filters_of_the_index(stored: Collection, vectors: Floats) -> None:
     wanted = [hit for hit in index.search(vectors[5], k=ROWS, recall=1) if hit.distance <= 0.4]
     assert list(near) == wanted
     assert list(index.search(vectors[5], k=2, within=0.4)) == wanted[:2]
-    assert len(index.search(vectors[5], k=4, label="nobody")) == 0
+    with pytest.raises(LookalikeError, match="no image has the label 'nobody'"):
+        index.search(vectors[5], k=4, label="nobody")
 
 
 @pytest.mark.parametrize(
