@@ -34,16 +34,15 @@ _AROUND = 17  # pixels a side, of a neighbourhood whose activity counts
 _PLACE = 5  # pixels a side, of a place that differs
 _EDGE = 3  # pixels along the border that are not compared
 _CLIPPED = 5  # levels from black and white, where brightness may have cut off the rest
-_COLOR = 0.7  # colours count so much less than brightness: files keep them at half the size
 _MARKED = 0.05  # of the pixels may lie under a mark
 _ONE_SIDED = 0.9  # of the change that a mark makes is to lighter levels, or to darker ones
 _LONG = 0.15  # of the longer side, which a mark takes up at least
 _THIN = 0.025, 8.0  # of the longer side, and pixels: the larger is the widest stroke of a mark
+_MOSTLY = 0.75  # of a mark, which hang together
 _TOGETHER = 1 / 16  # of the longer side, between two parts of a mark
 _TONES = 2.6  # bits, of the levels of a photo; those of paper, charts and maps take 0.3 to 2
 _TONE = 8  # levels
 _LITTLE = 1e-6  # instead of a division by zero
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def agree_closely(one: Picture, other: Picture, start: Map) -> bool:
@@ -55,21 +54,23 @@ def agree_closely(one: Picture, other: Picture, start: Map) -> bool:
     if one.shape[2] != other.shape[2]:  # one of them alone can be seen through
         return False
     first, second = _of_one_scale(one, other, start)
-    maps = [_aligned(first, second, start, _ALIGNED_AT[0], _STEPS[0])]
-    if np.abs(start - np.eye(3)).max() < _UNMOVED:  # where little is to be seen, it goes astray
-        maps.append(np.eye(3))
     best, best_detail = start, -1.0
-    for found in maps:
+    if np.abs(start - np.eye(3)).max() < _UNMOVED:  # quicker, and fits copies that were not cropped
+        same, best_detail = _agree(first, second, np.eye(3))
+        if same:
+            return True
+        best = np.eye(3)
+    for number, (side, steps) in enumerate(zip(_ALIGNED_AT, _STEPS, strict=True)):
+        if number and best_detail >= _ALIGNED:
+            break
+        found = _aligned(first, second, best, side, steps)
         if found is not None:
             same, detail = _agree(first, second, found)
             if same:
                 return True
             if detail > best_detail:
                 best, best_detail = found, detail
-    if best_detail >= _ALIGNED:
-        return False
-    found = _aligned(first, second, best, _ALIGNED_AT[1], _STEPS[1])
-    return found is not None and _agree(first, second, found)[0]
+    return False
 
 
 def places(width: int, height: int) -> Map:
@@ -77,7 +78,7 @@ def places(width: int, height: int) -> Map:
     return np.array([[1 / width, 0, 0.5 / width], [0, 1 / height, 0.5 / height], [0, 0, 1]])
 
 
-def _of_one_scale(one: Picture, other: Picture, start: Map) -> tuple[Levels, Levels]:
+def _of_one_scale(one: Picture, other: Picture, start: Map) -> tuple[Picture, Picture]:
     """Resize two pictures so that a pixel of either shows as much; the coarser one stays."""
     zoom = max(abs(float(np.linalg.det(start[:2, :2]))), _LITTLE)  # how much of the other it covers
     areas = [picture.shape[0] * picture.shape[1] for picture in (one, other)]
@@ -95,21 +96,26 @@ def _resized(picture: Any, share: float) -> Any:
     how = cv2.INTER_AREA if share < 1 else cv2.INTER_LINEAR
     if (height, width) != picture.shape[:2]:
         picture = cv2.resize(picture, (width, height), interpolation=how)
-    return picture.astype(np.float32)
+    return picture
 
 
-def _luma(picture: Any) -> Levels:
+def _luma(picture: Picture) -> Picture:
     """Return the levels of a picture in grey; of one that can be seen through with its opacity."""
-    levels: Levels = picture[..., :3] @ _LUMA
-    return levels if picture.shape[2] == 3 else (levels + picture[..., 3]) / 2
+    import cv2
+
+    grey: Any = cv2.cvtColor(np.ascontiguousarray(picture[..., :3]), cv2.COLOR_RGB2GRAY)
+    if picture.shape[2] == 4:
+        grey = grey // 2 + picture[..., 3] // 2
+    levels: Picture = grey
+    return levels
 
 
-def _aligned(one: Levels, other: Levels, start: Map, side: int, steps: int) -> Map | None:
+def _aligned(one: Picture, other: Picture, start: Map, side: int, steps: int) -> Map | None:
     """Improve the map from one picture to the other, at so many pixels; None if none fits."""
     import cv2
 
     share = min(side / max(*one.shape[:2], *other.shape[:2]), 1)
-    small = [_resized(_luma(picture), share) for picture in (one, other)]
+    small = [_resized(_luma(picture), share).astype(np.float32) for picture in (one, other)]
     ours, theirs = (places(*picture.shape[::-1]) for picture in small)
     begin = np.linalg.inv(theirs) @ start @ ours
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, steps, _CLOSE)
@@ -122,7 +128,7 @@ def _aligned(one: Levels, other: Levels, start: Map, side: int, steps: int) -> M
     return better
 
 
-def _agree(one: Levels, other: Levels, found: Map) -> tuple[bool, float]:
+def _agree(one: Picture, other: Picture, found: Map) -> tuple[bool, float]:
     """Say whether pictures of one scale agree everywhere, once the other is laid upon the one.
 
     With it comes how well their details do.
@@ -140,7 +146,8 @@ def _agree(one: Levels, other: Levels, found: Map) -> tuple[bool, float]:
     if there.mean() < _OVERLAP:
         return False, 0.0
     ours, theirs = _of_one_brightness(one, moved, there)
-    first, second = (cv2.GaussianBlur(_luma(p), (0, 0), _BLUR) for p in (ours, theirs))
+    greys = [_luma(picture).astype(np.float32) for picture in (ours, theirs)]
+    first, second = (cv2.GaussianBlur(grey, (0, 0), _BLUR) for grey in greys)
     if (detail := _detail(first, second, there)) < _DETAIL:
         return False, detail
     contrast = max(float(np.ptp(levels[there])) for levels in (first, second))
@@ -153,7 +160,7 @@ def _agree(one: Levels, other: Levels, found: Map) -> tuple[bool, float]:
     if not differs.any():
         return True, detail
     marks = (misfit > 1) & there
-    return _is_mark(_luma(ours), _luma(theirs), differs, marks, there), detail
+    return _is_mark(greys[0], greys[1], differs, marks, there), detail
 
 
 def _mask(mask: Any, shape: Any) -> Any:
@@ -162,15 +169,17 @@ def _mask(mask: Any, shape: Any) -> Any:
     return cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def _of_one_brightness(one: Levels, other: Levels, there: Any) -> tuple[Levels, Levels]:
+def _of_one_brightness(one: Picture, other: Picture, there: Any) -> tuple[Picture, Picture]:
     """Give the one of less contrast the brightness and contrast of the other, cut off as it is.
 
     Transparent ones are left as they are.
     """
+    import cv2
+
     if one.shape[2] == 4:
         return one, other
     step = max(int(there.sum()) // 20_000, 1)
-    a, b = (_luma(picture)[there][::step] for picture in (one, other))
+    a, b = (_luma(picture)[there][::step].astype(np.float32) for picture in (one, other))
     inside = [(x > _CLIPPED) & (x < 255 - _CLIPPED) for x in (a, b)]
     if (both := inside[0] & inside[1]).mean() > 0.05:
         a, b = a[both], b[both]
@@ -181,9 +190,11 @@ def _of_one_brightness(one: Levels, other: Levels, there: Any) -> tuple[Levels, 
         rest = np.abs(b - gain * a - offset)
         fits = rest <= np.quantile(rest, 0.9)
         a, b = a[fits], b[fits]
-    if gain >= 1:
-        return np.clip(gain * one + offset, 0, 255), other
-    return one, np.clip((other - offset) / gain, 0, 255)
+    levels = np.arange(256.0)
+    levels = gain * levels + offset if gain >= 1 else (levels - offset) / gain
+    table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    made: Any = cv2.LUT(one if gain >= 1 else other, table)
+    return (made, other) if gain >= 1 else (one, made)
 
 
 def _detail(first: Any, second: Any, there: Any) -> float:
@@ -195,22 +206,18 @@ def _detail(first: Any, second: Any, there: Any) -> float:
     return float(np.vdot(a, b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), _LITTLE))
 
 
-def _colors(ours: Levels, theirs: Levels) -> list[tuple[Levels, Levels]]:
-    """Return colour differences, at half the size, and opacity, of both."""
+def _colors(ours: Picture, theirs: Picture) -> list[tuple[Levels, Levels]]:
+    """Return colour differences, at half the size as most files have them, and opacity, of both."""
     import cv2
 
     size = max(ours.shape[1] // 2, 1), max(ours.shape[0] // 2, 1)
-    half: list[Any] = [
-        cv2.GaussianBlur(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), (0, 0), _BLUR)
-        for picture in (ours, theirs)
-    ]
-    made = [
-        tuple(_COLOR * (picture[..., channel] - _luma(picture)) for picture in half)
-        for channel in (0, 2)
-    ]
-    if ours.shape[2] == 4:
-        made.append((half[0][..., 3], half[1][..., 3]))
-    return [(one, other) for one, other in made]
+    planes = []
+    for picture in (ours, theirs):
+        half: Any = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        colors = cv2.cvtColor(np.ascontiguousarray(half[..., :3]), cv2.COLOR_RGB2YCrCb)
+        parts = [colors[..., 1], colors[..., 2], *([half[..., 3]] if half.shape[2] == 4 else [])]
+        planes.append([cv2.GaussianBlur(p.astype(np.float32), (0, 0), _BLUR) for p in parts])
+    return [(one, other) for one, other in zip(*planes, strict=True)]
 
 
 def _misfit(first: Any, second: Any, noise: float) -> Any:
@@ -272,7 +279,7 @@ def _is_mark(first: Levels, second: Levels, differs: Any, misfits: Any, there: A
     counts = np.bincount(parts[under])
     rows, columns = np.nonzero(under & (parts == counts.argmax()))
     long = max(np.ptp(rows), np.ptp(columns)) >= _LONG * longest
-    return bool(long and counts.max() >= _ONE_SIDED * counts.sum())
+    return bool(long and counts.max() >= _MOSTLY * counts.sum())
 
 
 def _tones(levels: Levels) -> float:

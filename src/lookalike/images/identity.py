@@ -19,7 +19,7 @@ from lookalike.images.opening import Opened
 from lookalike.images.reasons import reasons
 
 MOST = 2**20
-"""Pixels of a view at most: a line of small print on a page of paper is still legible."""
+"""Pixels of a view at most: print on a page of paper is still legible."""
 _STRIP = 2**22  # pixels that are brought to a form in which they can be compared, at a time
 _PACKED = struct.Struct("=IIII")  # height, width, channels; frames
 
@@ -61,7 +61,7 @@ def view(data: bytes, truncated: bool = False) -> View:
             share = min(1.0, (MOST / (image.width * image.height)) ** 0.5)
             if share < 1:
                 size = max(int(image.width * share), 1), max(int(image.height * share), 1)
-                image = image.resize(size, Image.Resampling.BOX)
+                image = image.resize(size, Image.Resampling.BILINEAR)
         return View(np.asarray(decoding._converted(image, profile)), 1)
 
 
