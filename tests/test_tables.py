@@ -3,6 +3,8 @@
 import csv
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +24,11 @@ from lookalike.drawing import DrawnCollection
 from lookalike.errors import LookalikeError
 from lookalike.export import build_table
 from lookalike.images.listing import list_those, listed
+from lookalike.images.scan import Found
 from lookalike.images.sources import Source, locate
+from lookalike.images.table_frame import read_only, table_frames
 from lookalike.images.tables import ROWS, local_shards, look_into, read_parts
-from lookalike.spark import session
+from lookalike.spark import last_words, session
 from small import small_network
 
 NANOS = pa.timestamp("ns")
@@ -235,6 +239,33 @@ def test_a_row_group_of_many_rows(tmp_path: Path) -> None:
     assert [cell.as_py() for batch in batches for cell in batch["content"]] == cells
     assert max(batch.num_rows for batch in batches) <= 64
     assert images.read(source, "x.parquet#9999") == b"9999"
+
+
+READ = r"""
+import re, sys
+from lookalike.images.parquet import Shard, open_file
+with open_file(sys.argv[1]) as file:
+    rows = sum(cells.rows for cells in Shard(file, "image").cells(0))
+peak = re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())
+print(rows, int(peak[1]) // 1024)
+"""
+
+
+@pytest.mark.parametrize("encoding", ["RLE_DICTIONARY", "DELTA_BYTE_ARRAY"])
+def test_pages_that_unpack_to_more_than_they_say(tmp_path: Path, encoding: str) -> None:
+    """Cells of 8 MB, all alike: some kB in the file, 256 MB where all are unpacked at once."""
+    cells: pa.Array = pa.array([bytes(2**23)] * 32, pa.binary())
+    how: dict[str, Any] = {"use_dictionary": False, "column_encoding": {"image": encoding}}
+    if encoding == "RLE_DICTIONARY":
+        cells, how = cells.dictionary_encode(), {"dictionary_pagesize_limit": 2**30}
+    file = tmp_path / "x.parquet"
+    table = pa.table({"image": cells})
+    pq.write_table(table, file, compression="zstd", store_schema=False, **how)
+    assert file.stat().st_size < 100_000
+    done = subprocess.run([sys.executable, "-c", READ, file], capture_output=True, text=True)
+    rows, megabytes = map(int, done.stdout.split())
+    assert rows == 32
+    assert megabytes < 330, done
 
 
 @pytest.mark.parametrize(
@@ -489,6 +520,65 @@ def test_a_file_system_that_spark_alone_knows(
     assert report.images == 2
     named = [f"viewfs://tables/data/x.parquet#{row}" for row in (0, 1)]
     assert label_of(Index(stored)) == dict(zip(named, "ab", strict=True))
+    (tmp_path / "t/y.parquet").write_text("no table")
+    with pytest.raises(LookalikeError, match="Spark") as caught:
+        build_collection("viewfs://tables/data", tmp_path / "y.index", options)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_an_error_of_spark_is_one_line() -> None:
+    java = "An error occurred while calling o101.load.\n: java.lang.RuntimeException: "
+    java += "java.lang.ClassNotFoundException: Class x.S3A not found\n\tat x.Y(Z.java:27)\n"
+    java += "Caused by: java.lang.ClassNotFoundException: Class x.S3A not found\n\tat x.Y(Z.java)"
+    python = (
+        "\nCaused by: org.apache.spark.api.python.PythonException: Traceback (most recent call "
+    )
+    python += (
+        'last):\n  File "x.py", line 1, in task\nValueError: no such thing\n\n\tat x.Y(Z.java)'
+    )
+    for said, wanted in {
+        "[PATH_NOT_FOUND] Path does not exist: file:/x\n+- Plan": "[PATH_NOT_FOUND] Path does not "
+        "exist: file:/x",
+        java: "java.lang.ClassNotFoundException: Class x.S3A not found",
+        java + python: "ValueError: no such thing",
+        "": "Exception",
+    }.items():
+        assert last_words(Exception(said)) == wanted
+
+
+def test_only_files_with_wanted_rows_are_read(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write(tmp_path / f"t/{name}.parquet")
+    (tmp_path / "t/d.parquet").write_text("no table")
+    frame, _ = table_frames(session(), locate(tmp_path / "t"), tmp_path)
+    found = (Found(path) for path in ("b.parquet#3", "d.parquet"))
+    list_those(found, tmp_path / "wanted.parquet")
+    read_only(tmp_path / "wanted.parquet", tmp_path)
+    rows = frame.collect()
+    assert {row["path"].split("#")[0] for row in rows} == {"b.parquet", "d.parquet"}
+    assert [row["content"] for row in rows] == [*PHOTOS, None]
+
+
+@pytest.mark.parametrize("names", [["train-*.parquet"], ["train-0.parquet", "train-1.parquet"]])
+def test_what_an_index_was_made_of_is_looked_at_again(
+    tmp_path: Path, photos: list[bytes], small: Options, names: list[str]
+) -> None:
+    for name in ("train-0", "train-1", "test-0"):
+        write(tmp_path / f"t/{name}.parquet", pa.array([photos[0]]))
+    index = lookalike.index(
+        [tmp_path / "t" / n for n in names], tmp_path / "x.index", **vars(small)
+    )
+    assert (len(index), index.sync(**vars(small)).same) == (2, 2)
+    write(tmp_path / "t/train-2.parquet", pa.array([photos[1]]))
+    assert index.sync(**vars(small)).new == (1 if len(names) == 1 else 0)
+    (tmp_path / "t/train-1.parquet").unlink()
+    if len(names) == 1:
+        assert index.sync(**vars(small)).removed == 1
+    else:
+        with pytest.raises(LookalikeError, match=r"no such table: .*train-1\.parquet"):
+            index.sync(**vars(small))
+        assert len(index) == 2
 
 
 def test_the_command_line_takes_globs_and_says_what_is_skipped(

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 JAVA_NEEDED = 17
 _GROUP = Path("/sys/fs/cgroup")
+_LONGEST = 400  # characters of an error of Spark's
+# What Java and Python name an error by, the last of them being what led to the others.
+_NAMED = re.compile(r"(?:Caused by: |: )?([\w.$]+(?:Error|Exception)\b.*: .*)")
 _ATTEMPTS = 4  # of a task; plain local[N] gives a task one attempt only
 
 
@@ -155,12 +158,19 @@ def read_parquet(spark: "SparkSession", path: str) -> "DataFrame":
 
 def last_words(error: BaseException) -> str:
     """Return what an error of Spark's comes to, in a line: it brings pages of Java along."""
-    java = getattr(error, "java_exception", None)
-    while java is not None and java.getCause() is not None:
-        java = java.getCause()
-    said = str(error if java is None else java.toString())
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [
+        found[1]
+        for line in lines
+        if (found := _NAMED.match(line)) and not line.endswith("(most recent call last):")
+    ]
+    said = named[-1] if named else lines[0] if lines else type(error).__name__
+    return said[:_LONGEST]
+
+
+def is_of_spark(error: BaseException) -> bool:
+    """Say whether an error comes from Spark, or from Java."""
+    return type(error).__module__.startswith(("pyspark", "py4j"))
 
 
 def _local_settings(master: str | None) -> dict[str, str]:

@@ -43,6 +43,7 @@ from lookalike.given import Name, local_path
 from lookalike.images.frame import image_frame
 from lookalike.images.listing import label_images, list_images
 from lookalike.images.matching import Labelled
+from lookalike.images.table_frame import read_only
 from lookalike.models import Model, calibration
 from lookalike.progress import progress_line
 from lookalike.searcher import EXACT_UP_TO, Searcher
@@ -327,6 +328,8 @@ def _look_with_spark(
         plan = changes.plan(stored, files, [""], staging, say, settled, keep_labels)
     if not plan.listed:  # a folder of local files says so itself
         raise images.nothing_found(job.source, job.left_out)
+    if job.source.kind == "table":
+        read_only(plan.wanted, staging)
     return Found(wanted_of(frame, plan, staging), plan, labelled)
 
 

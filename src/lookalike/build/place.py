@@ -107,11 +107,10 @@ def again(stored: Collection) -> list[str]:
     Raises `LookalikeError` where that was single files.
     """
     source = stored.source
-    if source.kind != "files":
-        return [os.path.join(source.root, *source.names[:1])]
-    if not source.names:
+    if source.kind == "files" and not source.names:
         raise LookalikeError(f"{stored.path} was made of single files: say which to look at")
-    return [os.path.join(source.root, name) if name else source.root for name in source.names]
+    names = source.names or ("",)
+    return [os.path.join(source.root, name) if name else source.root for name in names]
 
 
 def meant(source: images.Source, name: str) -> str:

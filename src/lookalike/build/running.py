@@ -33,7 +33,9 @@ from lookalike.progress import progress_line, say
 from lookalike.spark import (
     cores,
     is_at_hand,
+    is_of_spark,
     is_second_try,
+    last_words,
     progress,
     session,
     small_batches,
@@ -376,8 +378,13 @@ def _on_spark(
                         before, pending = done, []
                     move(done, count or None, _note(skipped))
                 running.result()
-            except BaseException:
+            except BaseException as error:
                 spark.sparkContext.cancelAllJobs()  # or the pool would wait for them
+                if is_of_spark(error):
+                    raise LookalikeError(
+                        f"Spark gave up: {last_words(error)}; run the same again, it goes on from "
+                        "what is there"
+                    ) from None
                 raise
     finally:
         shared.destroy()

@@ -12,6 +12,7 @@ from rich.markup import escape
 from lookalike.cli import asking, grouping, keeping, making, serving, training, upkeep
 from lookalike.cli.printing import last_words, notes, printable
 from lookalike.errors import LookalikeError
+from lookalike.spark import is_of_spark
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -64,7 +65,7 @@ def main() -> NoReturn:
         sys.exit(0)
     except Exception as error:
         ours = isinstance(error, LookalikeError | OSError)
-        if not ours and not type(error).__module__.startswith(("pyspark", "py4j")):
+        if not ours and not is_of_spark(error):
             raise
         message = last_words(error)
     except SystemExit as ended:

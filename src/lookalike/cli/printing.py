@@ -1,7 +1,6 @@
 """What commands print: answers to stdout, notes to stderr."""
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from lookalike import spark
 from lookalike.collection import Collection, is_collection
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
 from lookalike.evaluate import points
@@ -47,11 +47,9 @@ def last_words(error: Exception) -> str:
         if is_full_disk(error):
             return str(full_disk(error.filename or "nothing more can be written"))
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-    lines = [line.strip() for line in str(error).splitlines()]
-    if not type(error).__module__.startswith(("pyspark", "py4j")):
-        return " ".join(lines) or type(error).__name__
-    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b.*: ", line)]
-    return f"Spark gave up: {(named or lines or [type(error).__name__])[-1]}"
+    if spark.is_of_spark(error):
+        return f"Spark gave up: {spark.last_words(error)}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def show_json(answer: dict[str, Any]) -> None:

@@ -21,9 +21,9 @@ _NAME = re.compile(r"\.(parquet|parq|pq)(\.(gz|gzip|snappy|zst|zstd|br|brotli|lz
 _MAGIC = b"PAR1"
 _SPARK_TYPES = b"org.apache.spark.sql.parquet.row.metadata"
 _BUFFER = 2**20  # bytes of a column chunk that are read at a time
-_BATCH = 16 * 2**20  # bytes of a batch of cells, if they are of a size
+_BATCH = 16 * 2**20  # bytes of a batch of cells, unless one is larger
 _LABELS = 16_384  # labels of a batch
-_BATCH_ROWS = 64  # cells of a batch at most: a few large ones among many small ones fit as well
+_BATCH_ROWS = 64  # cells of a batch at most
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -189,13 +189,8 @@ class Shard:
                 some = min(rows - start, _LABELS)
                 yield Cells(None, None, self._same(some), some)
             return
-        at_once = self._at_once(group) if content else _LABELS
-        for batch in self._file.iter_batches(
-            max(at_once, 1),
-            row_groups=[group],
-            columns=[".".join(column) for column in wanted],
-            use_threads=False,
-        ):
+        columns = [".".join(column) for column in wanted]
+        for batch in self._batches(group, columns, one_by_one=content):
             labels = self._same(batch.num_rows)
             if self._label is not None:
                 labels = _texts(_within(batch, self._label), self._classes)
@@ -203,6 +198,28 @@ class Shard:
                 yield Cells(*self._contents(batch), labels, batch.num_rows)
             else:
                 yield Cells(None, None, labels, batch.num_rows)
+
+    def _batches(
+        self, group: int, columns: list[str], *, one_by_one: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """Give columns of a row group. Cells unpacked `one_by_one` are no more than `_BATCH` bytes.
+
+        Pages of a few bytes can unpack to as many cells of any size as there are rows: values that
+        repeat, or begin alike. What is said of their sizes in the file may be wrong.
+        """
+        rows = self._file.iter_batches(
+            1 if one_by_one else _LABELS, row_groups=[group], columns=columns, use_threads=False
+        )
+        held: list[pa.RecordBatch] = []
+        size = 0
+        for row in rows:
+            if held and (size + row.nbytes > _BATCH or len(held) == _BATCH_ROWS):
+                yield _together(held)
+                held, size = [], 0
+            held.append(row)
+            size += row.nbytes
+        if held:
+            yield _together(held)
 
     def cell(self, row: int) -> tuple[bytes | None, str | None]:
         """Return the bytes of one cell, its row counted from 0, or the name of a file instead.
@@ -224,14 +241,6 @@ class Shard:
     def _same(self, rows: int) -> pa.Array:
         """Return the label that the folder gives, for so many rows."""
         return pa.array([self._given] * rows, pa.string())
-
-    def _at_once(self, group: int) -> int:
-        """Return how many cells of a row group are held at a time."""
-        about = self._file.metadata.row_group(group)
-        name = ".".join(self._image)
-        chunks = (about.column(at) for at in range(about.num_columns))
-        size = sum(c.total_uncompressed_size for c in chunks if _begins(c.path_in_schema, name))
-        return int(min(_BATCH * about.num_rows // max(size, 1), _BATCH_ROWS))
 
     def _contents(self, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array | None]:
         images = _within(batch, self._image)
@@ -308,8 +317,11 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _begins(path: str, name: str) -> bool:
-    return path == name or path.startswith(f"{name}.")
+def _together(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    if len(batches) == 1:
+        return batches[0]
+    (whole,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return whole
 
 
 def _stored(array: pa.Array) -> pa.Array:

@@ -15,7 +15,7 @@ from lookalike.images.sources import Source, encode_path, is_uri
 from lookalike.images.tables import PART, ROWS, local_shards, look_into, read_parts
 from lookalike.progress import say
 from lookalike.spark import local_uri, read_parquet
-from lookalike.sql import connect, parquet_in, quoted
+from lookalike.sql import connect, parquet, parquet_in, quoted
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -87,6 +87,24 @@ def table_frames(
         return rows.select(running_id(), *ROWS.names)
 
     return frame(True), frame(False).drop("content")
+
+
+def read_only(wanted: Path, staging: Path) -> None:
+    """Leave out of the rows that `table_frames` gives the files of which no row is `wanted`.
+
+    `wanted` is a listing. Before Spark has begun with the rows.
+    """
+    parts, fewer = staging / "parts.parquet", staging / "fewer.parquet"
+    if not parts.exists():  # Spark reads the table by itself
+        return
+    with connect(staging) as sql:
+        rows = f"(select path, regexp_replace(path, '#[0-9]+$', '') as file from {parquet(wanted)})"
+        sql.execute(
+            f"copy (from {parquet(parts)} where path in (select file from {rows}) "
+            f"or path in (select path from {rows}) order by path, first_row) "
+            f"to {quoted(fewer)} (format parquet)"
+        )
+    fewer.replace(parts)
 
 
 def _ddl(schema: pa.Schema) -> str:

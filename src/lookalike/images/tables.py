@@ -64,7 +64,8 @@ def local_shards(source: Source) -> Iterator[Found]:
         if os.path.lexists(top) or not glob.has_magic(name):
             tops = [name]
         else:
-            found = sorted(set(matches(top, _is_shard)))
+            pattern = os.path.join(glob.escape(source.root), name)
+            found = sorted(set(matches(pattern, _is_shard)))
             tops = [os.path.relpath(path, source.root) for path in found]
         for one in tops:
             for shard in walk(replace(source, kind="files", names=(one,)), _is_shard):
