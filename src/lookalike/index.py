@@ -206,7 +206,7 @@ class Index(Groupings):
         moved = os.fspath(root)
         if self.collection.source.kind == "files" or "://" not in moved:
             moved = os.path.abspath(local_path(root))
-            if self.collection.source.kind == "files" and not os.path.isdir(moved):
+            if self.collection.source.kind == "files" and os.path.isfile(moved):
                 raise LookalikeError(f"{images.encode_path(moved)} is no folder: say where it is")
         source = dataclasses.replace(self.collection.source, root=moved)
         rows = self.searcher.rows
