@@ -501,10 +501,15 @@ def test_an_index_lies_in_a_folder_of_any_name_or_it_is_refused(
         assert len(index.search(str(photos / "00001.jpg"), engine=engine)) == 2
 
 
-def test_an_index_without_a_single_picture_can_be_asked(index: Index, tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "bad.jpg").write_text("no picture")
-    empty = Index(build_collection(tmp_path / "photos", tmp_path / "x.index", Options())[0])
+def test_an_index_without_a_single_picture_can_be_asked(
+    drawn: DrawnCollection, index: Index, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photos" / "bad.jpg"
+    photo.parent.mkdir()
+    shutil.copy(next(drawn.photos.rglob("*.jpg")), photo)
+    empty = Index(build_collection(photo.parent, tmp_path / "x.index", Options(spark=False))[0])
+    photo.write_text("no picture any more")
+    empty.sync()
     assert len(empty) == 0
     assert len(empty.search(index.random(0).vector)) == 0
     with pytest.raises(LookalikeError, match="no embedded image"):

@@ -758,7 +758,7 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
 @pytest.mark.parametrize(
     ("labels", "options", "words"),
     [
-        ("image,Class\nx.jpg,red\n", [], ["none of the 1 labels", "'image'", "'0.jpg'"]),
+        ("image,Class\nx.jpg,red\n", [], ["no label is of a photo", "'x.jpg'", "'0.jpg'"]),
         ("image,Class\n0.jpg,red\n3.jpg,red\n", [], ["one label, 'red'", "two kinds"]),
         ("image,Class\n0.jpg,red\n3.jpg,blue\n", [], ["each of the 2 labels has one photo"]),
         ("image,Class\n0.jpg,a\n3.jpg,a\n1.jpg,b\n", [], ["one label, 'a'"]),
