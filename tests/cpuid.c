@@ -84,8 +84,8 @@ int sigaction(int number, const struct sigaction *wanted, struct sigaction *was)
 __attribute__((constructor)) static void begin(void) {
   if (getenv("WITHOUT")) without = strdup(getenv("WITHOUT"));
   sigaction(SIGSEGV, NULL, NULL); /* finds the real one */
-  struct sigaction ours = {.sa_sigaction = on_fault,
-                           .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+  /* Not on an alternate stack: Python's is too small for the registers of AMX, which end up there. */
+  struct sigaction ours = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
   set_action(SIGSEGV, &ours, NULL);
   if (let_fault(1)) {
     dprintf(2, "this processor, or this system, lets nobody hide what it can\n");

@@ -672,11 +672,12 @@ def test_segments_whose_receipts_nobody_sees_are_there(
 
 
 def test_of_two_attempts_the_first_counts(tmp_path: Path) -> None:
-    first, second = ({"path": str(tmp_path / name), "rows": 1} for name in ("first", "second"))
+    names = [f"{digit * 32}.parquet" for digit in "01"]
+    first, second = ({"path": str(tmp_path / name), "rows": 1} for name in names)
     for written in (first, second):
         Path(str(written["path"])).touch()
         assert running._leave(tmp_path / "0.receipt", written) == first
-    assert sorted(os.listdir(tmp_path)) == ["0.receipt", "first"]
+    assert sorted(os.listdir(tmp_path)) == ["0.receipt", names[0]]
     assert running._receipts(tmp_path, set()) == [first]
 
 
