@@ -681,6 +681,16 @@ def test_of_two_attempts_the_first_counts(tmp_path: Path) -> None:
     assert running._receipts(tmp_path, set()) == [first]
 
 
+@pytest.mark.parametrize(
+    "text", ['{"path": "/etc/x.parquet"}', '{"path": "x.parquet"}', '{"path": 7}', "{}", "[]", "x"]
+)
+def test_a_receipt_that_misleads_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "0.receipt").write_text(text)
+    with pytest.raises(LookalikeError, match=r"0\.receipt was changed by another prog") as error:
+        running._receipts(tmp_path, set())
+    assert "\n" not in str(error.value)
+
+
 def test_rows_that_do_not_come_back_are_an_error(index: Index, tmp_path: Path) -> None:
     written = [{"path": "x.parquet", "rows": 2, "embedded": 0}]
     came: list[object] = []

@@ -1,9 +1,11 @@
 """An index that lives: added to, synchronised, removed from, gone on with, moved."""
 
 import errno
+import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +27,7 @@ from lookalike.build import Options, build_collection
 from lookalike.collection import Collection, making_anew
 from lookalike.export import build_table
 from lookalike.groups.results import finding
-from lookalike.images import Source
+from lookalike.images import PREPROCESSING, Source
 from lookalike.images.isolated import IsolatedDecoder
 from lookalike.weights import CARS
 from rights import without_rights
@@ -582,7 +584,7 @@ def test_what_comes_meanwhile_stays(tmp_path: Path, overwrite: bool) -> None:
 
 def test_one_at_a_time_makes_an_index_anew(living: Index, photos: Path) -> None:
     with making_anew(living.path):
-        with pytest.raises(LookalikeError, match=f"makes {living.path} anew: try again") as error:
+        with pytest.raises(LookalikeError, match=f"rebuilding {living.path}: try again") as error:
             lookalike.index(photos, living.path, overwrite=True, spark=False)
         assert "\n" not in str(error.value)
     before = rows_of(living)
@@ -657,3 +659,33 @@ def test_additions_go_to_the_index_that_was_opened(
     assert look.trouble is None and look.done is not None and look.done.new == 1
     assert everything(there) == before
     assert "newer.png" in rows_of(lookalike.open(living.path))
+
+
+def test_a_mix_of_two_preprocessings_is_said_once(
+    living: Index, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (rest := tmp_path / "more").mkdir()
+    shutil.copy(next(photos.glob("*/*.png")), rest / "new.png")
+    about = living.path / "lookalike.json"
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    living.add(photos)
+    assert "older preprocessing" not in terminal.getvalue()
+    about.write_text(about.read_text().replace(PREPROCESSING, "squash-224-bilinear-3"))
+    older = lookalike.open(living.path)
+    for _ in range(2):
+        older.add(photos)
+    lookalike.index(rest, tmp_path / "y.index", like=living.path, spark=False)
+    said = f"{living.path} was made with an older preprocessing: "
+    assert terminal.getvalue().count(said) == 1
+
+
+def test_a_table_does_not_go_into_an_index_of_a_folder(living: Index, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"x"]}), table := tmp_path / "t.parquet")
+    with pytest.raises(LookalikeError) as error:
+        living.add(table)
+    assert str(error.value) == (
+        f"{living.path} holds photos of a folder, but what is given is a Parquet table: "
+        "make another index for it"
+    )

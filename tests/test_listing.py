@@ -201,35 +201,39 @@ NAMES = ("a/1.jpg", "a/2.JPG", "b/1.jpg", "b/3.png", "b/3.jpg", "Zoë.webp", "x.
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted", "unused", "loose"),
+    ("text", "wanted", "unused", "loose", "missing"),
     [
-        ("A/1.JPG,x\na/2.jpg,y\n", {"a/1.jpg": "x", "a/2.JPG": "y"}, 0, 0),
-        ("a\\1.jpg,x\n.\\B\\1.jpg,y\n", {"a/1.jpg": "x", "b/1.jpg": "y"}, 0, 0),
-        ("zoe\u0308.webp,x\n", {"Zoë.webp": "x"}, 0, 0),
-        ("ZOË,x\nx.y,y\nk/l,z\n", {"Zoë.webp": "x", "x.y.jpg": "y", "k\\l.jpg": "z"}, 0, 3),
-        ("root/a/1.jpg,x\nroot/b/1.jpg,y\n", {"a/1.jpg": "x", "b/1.jpg": "y"}, 0, 0),
-        ("/the/root/a/1.jpg,x\nfile:///the/root/b/1.jpg,y\n", "a/1.jpg=x b/1.jpg=y", 0, 0),
-        ("./../root/a/1.jpg,x\n../b/1.jpg,y\n", "a/1.jpg=x b/1.jpg=y", 0, 0),
-        ("c:\\my pics\\a\\1.jpg,x\nc:\\my pics\\b\\1.jpg,y\n", "a/1.jpg=x b/1.jpg=y", 0, 2),
-        ("s3://old/a/1,x\ns3://old/b/1,y\n", "a/1.jpg=x b/1.jpg=y", 0, 2),
+        ("A/1.JPG,x\na/2.jpg,y\n", {"a/1.jpg": "x", "a/2.JPG": "y"}, 0, 0, 0),
+        ("a\\1.jpg,x\n.\\B\\1.jpg,y\n", {"a/1.jpg": "x", "b/1.jpg": "y"}, 0, 0, 0),
+        ("zoe\u0308.webp,x\n", {"Zoë.webp": "x"}, 0, 0, 0),
+        ("ZOË,x\nx.y,y\nk/l,z\n", {"Zoë.webp": "x", "x.y.jpg": "y", "k\\l.jpg": "z"}, 0, 3, 0),
+        ("root/a/1.jpg,x\nroot/b/1.jpg,y\n", {"a/1.jpg": "x", "b/1.jpg": "y"}, 0, 0, 0),
+        ("/the/root/a/1.jpg,x\nfile:///the/root/b/1.jpg,y\n", "a/1.jpg=x b/1.jpg=y", 0, 0, 0),
+        ("./../root/a/1.jpg,x\n../b/1.jpg,y\n", "a/1.jpg=x b/1.jpg=y", 0, 0, 0),
+        ("c:\\my pics\\a\\1.jpg,x\nc:\\my pics\\b\\1.jpg,y\n", "a/1.jpg=x b/1.jpg=y", 0, 2, 0),
+        ("s3://old/a/1,x\ns3://old/b/1,y\n", "a/1.jpg=x b/1.jpg=y", 0, 2, 0),
         # Several photos, several labels: neither.
-        ("2,x\n1.JPEG,y\n3,z\n", "a/2.JPG=x", 2, 1),
-        ("B/3.PNG,x\nb/3.webp,y\n", "b/3.png=x b/3.jpg=y", 0, 1),
-        ("A/2.jpg,x\na/2.jpG,y\na/1,x\nA/1,x\n", "a/1.jpg=x", 2, 2),
-        ("p/a/1.jpg,x\nq/a/1.jpg,y\np/b/1.jpg,z\n", "b/1.jpg=z", 2, 1),
+        ("2,x\n1.JPEG,y\n3,z\n", "a/2.JPG=x", 2, 1, 0),
+        ("B/3.PNG,x\nb/3.webp,y\n", "b/3.png=x b/3.jpg=y", 0, 1, 0),
+        ("A/2.jpg,x\na/2.jpG,y\na/1,x\nA/1,x\n", "a/1.jpg=x", 2, 2, 0),
+        ("p/a/1.jpg,x\nq/a/1.jpg,y\np/b/1.jpg,z\n", "b/1.jpg=z", 2, 1, 0),
         # Other folders count only where nothing else does.
-        ("p/a/1.jpg,x\nb/1.jpg,y\n", "b/1.jpg=y", 1, 0),
+        ("p/a/1.jpg,x\nb/1.jpg,y\n", "b/1.jpg=y", 1, 0, 0),
         # What a table of numbers makes of labels.
-        ("a/1,1.0\na/2,2.\nb/1,3\nZoë,nan\n", "a/1.jpg=1 a/2.JPG=2 b/1.jpg=3", 0, 3),
-        ("a/1,1.0\na/2,2.50\nb/1,-1e3\nZoë,NA\n", "a/1.jpg=1 a/2.JPG=2.50 b/1.jpg=-1e3", 0, 3),
-        ("a/1,1.0\na/2,v2\nb/1,NA\n", "a/1.jpg=1.0 a/2.JPG=v2 b/1.jpg=NA", 0, 3),
-        ("a/1,None\na/2,v2\nb/1,null\n", "a/1.jpg=None a/2.JPG=v2 b/1.jpg=null", 0, 3),
-        ("a/1,007\na/2,7\nb/1,<NA>\nZoë,NaN\n", "a/1.jpg=007 a/2.JPG=7", 0, 2),
-        ("a/1, red \na/1,red\na/2,re\u0301d\nb/1,réd", "a/1.jpg=red a/2.JPG=réd b/1.jpg=réd", 0, 3),
+        ("a/1,1.0\na/2,2.\nb/1,3\nZoë,nan\n", "a/1.jpg=1 a/2.JPG=2 b/1.jpg=3", 0, 3, 1),
+        ("a/1,1.0\na/2,2.50\nb/1,-1e3\nZoë,NA\n", "a/1.jpg=1 a/2.JPG=2.50 b/1.jpg=-1e3", 0, 3, 1),
+        ("a/1,1.0\na/2,v2\nb/1,NA\n", "a/1.jpg=1.0 a/2.JPG=v2 b/1.jpg=NA", 0, 3, 0),
+        ("a/1,None\na/2,v2\nb/1,null\n", "a/1.jpg=None a/2.JPG=v2 b/1.jpg=null", 0, 3, 0),
+        ("a/1,007\na/2,7\nb/1,<NA>\nZoë,NaN\n", "a/1.jpg=007 a/2.JPG=7", 0, 2, 2),
+        ("a/1,1.0\na/2,Nan\nb/1,naN\nZoë,2", "a/1.jpg=1 Zoë.webp=2", 0, 2, 2),
+        # A word, not a number that is missing.
+        ("a/1,Nan\na/2,pita\nb/1,NaN\nZoë,<na>", "a/1.jpg=Nan a/2.JPG=pita Zoë.webp=<na>", 0, 3, 1),
+        ("a/1,nan\na/2,pita\nb/1,NAN\nZoë,<NA>", "a/2.JPG=pita", 0, 1, 3),
+        ("a/1, red \na/1,red\na/2,re\u0301d", "a/1.jpg=red a/2.JPG=réd", 0, 2, 0),
     ],
 )  # fmt: skip
 def test_names_that_are_alike(
-    tmp_path: Path, text: str, wanted: dict[str, str] | str, unused: int, loose: int
+    tmp_path: Path, text: str, wanted: dict[str, str] | str, unused: int, loose: int, missing: int
 ) -> None:
     if isinstance(wanted, str):
         wanted = dict(part.split("=") for part in wanted.split(" "))
@@ -239,7 +243,7 @@ def test_names_that_are_alike(
     done = label_images(listing, one_by_one(open_labels(label_file(tmp_path, text))), "/the/root")
     rows = pq.read_table(listing).to_pylist()
     assert {row["path"]: row["label"] for row in rows if row["label"] is not None} == wanted
-    assert done == Labelled(unused, loose)
+    assert done == Labelled(unused, loose, missing)
     assert [row["path"] for row in rows] == list(NAMES)
 
 
@@ -262,17 +266,17 @@ def test_labels_of_other_photos(tmp_path: Path) -> None:
         ),
         pytest.param(
             "a.jpg,red\nnone.jpg,red\nnone.jpg,blue\n",
-            "1 names in the label file have more than one label: keep one: none.jpg",
+            "1 name in the label file has more than one label: keep one: none.jpg",
             id="two labels for no photo",
         ),
         pytest.param(
             "b.jpg,red\nb.jpg,blue\nsub/b.jpg,tan\n",
-            "1 names in the label file have more than one label: keep one: b.jpg",
+            "1 name in the label file has more than one label: keep one: b.jpg",
             id="two labels for a photo labelled by its path",
         ),
         pytest.param(
             "same.jpg,red\n",
-            "1 names in the label file fit several photos: give paths instead: same.jpg",
+            "1 name in the label file fits several photos: give paths instead: same.jpg",
             id="two photos",
         ),
         pytest.param(
@@ -283,7 +287,7 @@ def test_labels_of_other_photos(tmp_path: Path) -> None:
         ),
         pytest.param(
             "SAME,red\nNONE,blue\n",
-            "1 names in the label file fit several photos: give paths instead: SAME",
+            "1 name in the label file fits several photos: give paths instead: SAME",
             id="two photos without extension, and nothing else",
         ),
         pytest.param(
@@ -298,7 +302,7 @@ def test_labels_of_other_photos(tmp_path: Path) -> None:
         ),
         pytest.param(
             "same.jpg,red\nnone.jpg,red\nsame.jpg,blue\n",
-            "1 names in the label file have more than one label: keep one: same.jpg",
+            "1 name in the label file has more than one label: keep one: same.jpg",
             id="two labels and two photos",
         ),
         pytest.param(

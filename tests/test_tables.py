@@ -152,7 +152,7 @@ def bad_shards(folder: Path) -> dict[str, str]:
     pq.write_table(pa.table({"picture": PHOTOS}), folder / "lacks.parquet")
     return {
         **dict.fromkeys(
-            ["empty", "footer", "half", "magic", "zeros", "text"], "no whole Parquet file"
+            ["empty", "footer", "half", "magic", "zeros", "text"], "not a complete Parquet file"
         ),
         "pipe": "not a regular file",
         "link": "broken link",
@@ -494,7 +494,7 @@ def test_a_table_of_nothing_is_an_error(tmp_path: Path, small: Options) -> None:
     (tmp_path / "none").mkdir()
     write(tmp_path / "rowless/x.parquet", pa.array([], pa.binary()))
     for given, words in {
-        "t": r"no image can be read from .*t: empty.parquet: unreadable: no whole Parquet file",
+        "t": r"no image can be read from .*t: empty.parquet: unreadable: not a complete",
         "none": "no Parquet files in",
         "rowless": "it has no rows",
         "t/int.parquet": "int.parquet: column 'image' holds int64, no image bytes: name the right",
@@ -600,4 +600,4 @@ def test_the_command_line_takes_globs_and_says_what_is_skipped(
         ]
     skipped = (tmp_path / "x.skipped.csv").read_text()
     assert "train-1.parquet" in skipped
-    assert "no whole Parquet file" in skipped
+    assert "not a complete Parquet file" in skipped

@@ -332,7 +332,7 @@ def test_no_data_file_lies_outside_the_index(index: Index, tmp_path: Path, own_c
             if "add" in entry:
                 entry["add"]["path"] = name
         log.write_text("\n".join(map(json.dumps, entries)))
-        with pytest.raises(LookalikeError, match="is a damaged index: it names") as error:
+        with pytest.raises(LookalikeError, match="is a damaged index: its log names") as error:
             lookalike.open(path).search(np.ones(512, np.float32))
         assert "\n" not in str(error.value)
     assert kept.exists()
@@ -352,7 +352,7 @@ def test_upkeep_reads_and_deletes_nothing_outside(
     named = json.dumps(name.format(outside=outside))
     log.write_text(log.read_text().replace(json.dumps(f"{kept.relative_to(path)}"), named))
     for command in (["check"], ["check", "--repair"], ["vacuum", "--keep-days", "0"], ["info"]):
-        assert_fails(run(command[0], path, *command[1:]), "is a damaged index: it names")
+        assert_fails(run(command[0], path, *command[1:]), "is a damaged index: its log names")
     assert outside.exists() and kept.exists()
 
 

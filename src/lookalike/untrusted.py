@@ -34,7 +34,8 @@ def inner_names(names: pa.StringArray | pa.ChunkedArray) -> None:
     """Raise `ValueError` unless names of data files, as a log has them, lie below the index."""
     strange = names.filter(pc.invert(pc.fill_null(pc.match_substring_regex(names, _INNER), False)))
     if len(strange):
-        raise ValueError(f"it names {str(strange[0])[:200]!r}")
+        name = str(strange[0])[:200]
+        raise ValueError(f"its log names a data file outside the index: {name!r}")
 
 
 def inner_name(name: str) -> str:

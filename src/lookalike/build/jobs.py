@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +17,7 @@ from lookalike.images.labels import open_labels
 from lookalike.images.matching import Labelled
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
+from lookalike.progress import say
 
 MEASURE_FROM = 1_000
 """Images from which on `auto` saves more time than it takes to compare precisions."""
@@ -72,12 +75,14 @@ class Done:
 class Report(Done):
     """The same, with what was not embedded: `same` images were in the collection already.
 
-    `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only.
+    `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only; rows
+    with `missing_labels` have `nan` for one, or the like.
     `not_looked_at` counts files that are no images by their endings, the most first.
     """
 
     unused_labels: int = 0
     loose_labels: int = 0
+    missing_labels: int = 0
     same: int = 0
     not_looked_at: dict[str, int] = field(default_factory=dict)
 
@@ -90,14 +95,15 @@ class Report(Done):
             **vars(done),
             unused_labels=labelled.unused,
             loose_labels=labelled.loose,
+            missing_labels=labelled.missing,
             same=same,
             not_looked_at=left_out.counts(),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as `--json` prints it."""
-        names = ("images", "skipped", "same", "unused_labels", "loose_labels", "not_looked_at")
-        known = {name: getattr(self, name) for name in names}
+        counts = ("images", "skipped", "same", "unused_labels", "loose_labels", "missing_labels")
+        known = {name: getattr(self, name) for name in (*counts, "not_looked_at")}
         return known | {"precision": self.model.precision, "seconds": round(self.seconds, 3)}
 
 
@@ -107,7 +113,8 @@ class Changed:
 
     `new` and `changed` ones were read: of those, `images` are embedded and `skipped` have a reason
     instead. `same` ones were left alone. `removed` ones are in the collection no longer.
-    `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only.
+    `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only; rows
+    with `missing_labels` have `nan` for one, or the like.
     `not_looked_at` counts files that are no images by their endings, the most first.
     """
 
@@ -120,6 +127,7 @@ class Changed:
     skipped: int = 0
     unused_labels: int = 0
     loose_labels: int = 0
+    missing_labels: int = 0
     not_looked_at: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,6 +201,8 @@ def prepare(
         if (options.model, options.weights, options.precision) != _USUAL:
             raise LookalikeError("--like says it all: leave --model, --weights, --precision out")
         stored = Collection.open(options.like)
+    if stored and stored.about_model["preprocessing"] != images.PREPROCESSING:
+        _say_it_mixes(stored.path)
     model = stored.model if stored else None
     # int8 is for CPUs, so that a GPU is only in the way of who asks for it.
     precision = model.precision if model else options.precision
@@ -210,4 +220,14 @@ def prepare(
         options.spark,
         options.wave,
         chosen=stored is not None,
+    )
+
+
+@cache
+def _say_it_mixes(path: Path) -> None:
+    """Say, once a process, what becomes of new pictures beside those of an older preprocessing."""
+    say(
+        f"{path} was made with an older preprocessing: new pictures with colour profiles, deep "
+        "samples or transparency come out otherwise, and what it skipped stays skipped; "
+        "`lookalike index --overwrite` makes it anew"
     )

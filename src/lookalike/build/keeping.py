@@ -257,6 +257,7 @@ def update(
             len(gone),
             unused_labels=found.labelled.unused,
             loose_labels=found.labelled.loose,
+            missing_labels=found.labelled.missing,
             not_looked_at=job.left_out.counts(),
         )
         if dry_run:

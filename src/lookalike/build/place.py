@@ -8,6 +8,12 @@ from lookalike import images
 from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 
+_HELD = {
+    "files": "photos of a folder",
+    "table": "images of a Parquet table",
+    "uri": "photos of another file system",
+}
+_GIVEN = {"files": "a folder", "table": "a Parquet table", "uri": "on another file system"}
 _NAMES = 100  # folders that a collection remembers it was made of
 
 
@@ -38,8 +44,8 @@ def place_of(stored: Collection, source: images.Source) -> Place:
     """
     if source.kind != stored.source.kind:
         raise LookalikeError(
-            f"{stored.path} was made of {stored.source.kind}, this is {source.kind}: "
-            "make another index of it"
+            f"{stored.path} holds {_HELD[stored.source.kind]}, but "
+            f"what is given is {_GIVEN[source.kind]}: make another index for it"
         )
     if source.kind == "table":
         if source != stored.source:

@@ -421,12 +421,22 @@ def _receipts(folder: Path, seen: set[str]) -> list[Written]:
 
 
 def _said_in(receipt: Path) -> Written:
-    """Return what a receipt says of a data file beside it; `ValueError` for one elsewhere."""
-    said: Written = read_json(receipt)
-    file = Path(said["path"])
+    """Return what a receipt says of a data file beside it; `LookalikeError` for one elsewhere."""
+    try:
+        said: Written = read_json(receipt)
+        file = Path(said["path"])
+    except (ValueError, KeyError, TypeError):
+        raise _misleading(receipt) from None
     if file.parent != receipt.parent or not is_hash(file.stem):
-        raise ValueError(f"{receipt} says that {file} was written")
+        raise _misleading(receipt)
     return said
+
+
+def _misleading(receipt: Path) -> LookalikeError:
+    return LookalikeError(
+        f"{receipt} was changed by another program: it names no data file beside it: "
+        "run the same command again"
+    )
 
 
 def _sample_of_files(source: images.Source, listing: Path) -> Pixels:

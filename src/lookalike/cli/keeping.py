@@ -283,4 +283,4 @@ def _show(done: Changed, index: Path, dry_run: bool, as_json: bool) -> None:
     if done.skipped:
         notes.print(f"  why: lookalike info {index} --skipped", markup=False)
     show_left_out(done.not_looked_at)
-    show_labels(done.unused_labels, done.loose_labels)
+    show_labels(done.unused_labels, done.loose_labels, done.missing_labels)

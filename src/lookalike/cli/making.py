@@ -31,7 +31,7 @@ from lookalike.cli.printing import (
     show_parameters,
     stopped_well,
 )
-from lookalike.collection import is_collection
+from lookalike.collection import is_collection, successor
 
 
 @takes_images
@@ -72,7 +72,7 @@ def index(images: list[str], out: Path, options: Options, overwrite: bool, as_js
     from lookalike.build import build_collection
 
     # What is there stays until its successor is complete.
-    growing = out.with_name(f".{out.name}.next") if overwrite and is_collection(out) else out
+    growing = successor(out) if overwrite and is_collection(out) else out
     with stopped_well(growing, "nothing was changed"):
         report = build_collection(images, out, options, overwrite)[1]
     if as_json:
@@ -106,7 +106,7 @@ def _say_report(report: Report, path: Path) -> None:
     if report.skipped:
         notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
     show_left_out(report.not_looked_at)
-    show_labels(report.unused_labels, report.loose_labels)
+    show_labels(report.unused_labels, report.loose_labels, report.missing_labels)
     if report.advice:
         notes.print(f"[yellow]note:[/] {report.advice}")
 

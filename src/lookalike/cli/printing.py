@@ -63,7 +63,7 @@ def show_left_out(counts: dict[str, int]) -> None:
         notes.print(f"[yellow]not looked at:[/] {escape(in_words(counts))}")
 
 
-def show_labels(unused: int, loose: int) -> None:
+def show_labels(unused: int, loose: int, missing: int) -> None:
     """Say of labels what their owner would not expect."""
     if unused:
         are = "label is" if unused == 1 else "labels are"
@@ -73,6 +73,9 @@ def show_labels(unused: int, loose: int) -> None:
         notes.print(
             f"[yellow]{loose:,} {fit}[/] by a part of the name only, without extension or folders"
         )
+    if missing:
+        have = "row has" if missing == 1 else "rows have"
+        notes.print(f"[yellow]{missing:,} {have} no label[/] (nan or the like)")
 
 
 def note_of(hits: Hits, images: int) -> str:

@@ -180,8 +180,8 @@ def making_anew(out: Path) -> Iterator[Path]:
                 ) from None
             if not _takes(lock, fcntl.LOCK_EX):
                 raise LookalikeError(
-                    f"something else makes {out} anew: try again when that is done, or give "
-                    "another --out"
+                    f"another process is rebuilding {out}: try again when that is done, or "
+                    "give another --out"
                 )
             with contextlib.suppress(FileNotFoundError):  # whoever had it has just deleted it
                 if os.path.samestat(os.fstat(lock.fileno()), file.stat()):

@@ -19,8 +19,9 @@ from lookalike.images.kinds import is_image
 from lookalike.images.sources import encode_path, is_uri
 
 SCHEMA = pa.schema({"name": pa.string(), "label": pa.string()})
-CONFLICTING = "have more than one label: keep one"
-AMBIGUOUS = "fit several photos: give paths instead"
+# What is said of one name, and of several.
+CONFLICTING = ("has more than one label: keep one", "have more than one label: keep one")
+AMBIGUOUS = ("fits several photos: give paths instead", "fit several photos: give paths instead")
 EXAMPLES = 5  # names in an error, out of however many
 _DELIMITERS = ",;\t|"
 _MARKS = {  # the longer first: UTF-32 begins as UTF-16 does
@@ -252,7 +253,13 @@ def write_labels(batches: Iterator[pa.RecordBatch], path: Path) -> None:
             writer.write_batch(batch)
 
 
-def names_in_doubt(count: int, first: Sequence[str], meaning: str) -> LookalikeError:
+def names_in_doubt(count: int, first: Sequence[str], meaning: tuple[str, str]) -> LookalikeError:
     """Return the error for names that are `CONFLICTING` or `AMBIGUOUS`, the `first` few shown."""
     more = ", ..." if count > len(first) else ""
-    return LookalikeError(f"{count} names in the label file {meaning}: {', '.join(first)}{more}")
+    one, several = meaning
+    what = (
+        f"1 name in the label file {one}"
+        if count == 1
+        else (f"{count:,} names in the label file {several}")
+    )
+    return LookalikeError(f"{what}: {', '.join(first)}{more}")

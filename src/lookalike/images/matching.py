@@ -22,8 +22,8 @@ from lookalike.sql import parquet, quoted
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_MISSING = "('nan', '<na>')"  # what pandas writes of numbers that are missing, in small letters
-_MISSING_NUMBER = "('na', 'n/a', 'null', 'none')"  # where all others are numbers; else classes
+_MISSING = "('nan', 'NaN', 'NAN', '<NA>')"  # as programs write missing numbers; `Nan` is a class
+_MISSING_NUMBER = "('nan', '<na>', 'na', 'n/a', 'null', 'none')"  # in any case, among numbers
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 _DEPTH = 32  # names at the end of a path that are compared
 _SHOWN = 80  # letters of a name in an error
@@ -34,11 +34,13 @@ class Labelled:
     """How labels were given to photos.
 
     `unused` labels are of no photo, or of several; `loose` ones fitted one photo by a part of their
-    name only: without the extension, or without the folders.
+    name only: without the extension, or without the folders. `missing` rows have `nan` for a label,
+    or the like.
     """
 
     unused: int = 0
     loose: int = 0
+    missing: int = 0
 
 
 def match_labels(
@@ -61,7 +63,7 @@ def match_labels(
     Raises `LookalikeError` where a name has several labels or, as it stands, fits several photos,
     and where no label fits at all unless `some` may be of other photos.
     """
-    _read(sql, labels, folder)
+    missing = _read(sql, labels, folder)
     sql.execute(
         "create temp table chosen as "
         "select id, coalesce(by_path.name, by_base.name) as name, "
@@ -90,17 +92,20 @@ def match_labels(
     if not some and not _one(sql, "select count() from labelled"):
         _refuse(sql, "select distinct name from doubtful", AMBIGUOUS)
         _refuse_strangers(sql)
-    return Labelled(_one(sql, "select count() from names"), loose)
+    return Labelled(_one(sql, "select count() from names"), loose, missing)
 
 
-def _read(sql: "DuckDBPyConnection", labels: Iterator[pa.RecordBatch], folder: Path) -> None:
-    """Make the table `given` of labels: a row a name, `conflicting` where it has several labels."""
+def _read(sql: "DuckDBPyConnection", labels: Iterator[pa.RecordBatch], folder: Path) -> int:
+    """Make the table `given` of labels: a row a name, `conflicting` where it has several labels.
+
+    Return how many rows have `nan` for a label, or the like.
+    """
     file = folder / "labels.parquet"
     write_labels(labels, file)
     sql.execute(
         f"create temp view read as select name, label, lower(label) as small from {parquet(file)}"
     )
-    missing = f"small in {_MISSING}"
+    missing = f"label in {_MISSING}"
     (numbers,) = sql.execute(
         f"select bool_and(regexp_full_match(small, '{_NUMBER}')) from read "
         f"where not {missing} and small not in {_MISSING_NUMBER}"
@@ -116,9 +121,10 @@ def _read(sql: "DuckDBPyConnection", labels: Iterator[pa.RecordBatch], folder: P
     )
     if not _one(sql, "select count() from given"):
         raise no_labels()
+    return _one(sql, f"select count() from read where {missing}")
 
 
-def _refuse(sql: "DuckDBPyConnection", names: str, meaning: str) -> None:
+def _refuse(sql: "DuckDBPyConnection", names: str, meaning: tuple[str, str]) -> None:
     """Raise an error if a query gives any names."""
     first = sql.execute(f"select name, count() over () from ({names}) order by name")
     if some := first.fetchmany(EXAMPLES):

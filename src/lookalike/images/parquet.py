@@ -123,7 +123,7 @@ class Shard:
             schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             raise BadImage(
-                f"unreadable: no whole Parquet file, half written or damaged ({_line(error)})"
+                f"unreadable: not a complete Parquet file, half written or damaged ({_line(error)})"
             ) from None
         self._refuse_foreign()
         found = _find(schema, image)
