@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import alike
 import lookalike
@@ -17,6 +17,7 @@ from conftest import UNSEEN, needs_photos
 from lookalike import Index
 from lookalike.drawing import DrawnCollection
 from lookalike.groups.alignment import AGREES
+from lookalike.groups.closeness import agree_closely
 from lookalike.groups.looking import Eyes, compared
 from lookalike.groups.variants import CHANGES, variant
 from lookalike.images import Source, decode_pixels, identity
@@ -206,6 +207,43 @@ def test_processes_apart_see_the_same(kind: str) -> None:
         assert here.frames == there.frames
         np.testing.assert_array_equal(here.pixels, there.pixels)
         assert identity.digest(data) == apart.digest(data)
+
+
+def textured(number: int) -> Image.Image:
+    """Grey clouds at four scales: stone, skin, an X-ray."""
+    rng = np.random.default_rng(number)
+    levels = np.full((600, 800), 128.0)
+    for side, amplitude in ((6, 60), (20, 35), (70, 20), (250, 10)):
+        knots = Image.fromarray(rng.standard_normal((side, side * 4 // 3)).astype(np.float32))
+        levels += amplitude * np.asarray(knots.resize((800, 600), Image.Resampling.BICUBIC))
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+LINES: dict[str, tuple[list[tuple[int, int]], int, int]] = {  # where, width, level
+    "crack": ([(200, 150), (260, 190), (300, 260), (380, 300), (430, 380)], 3, 20),
+    "scratch": ([(100, 200), (700, 230)], 2, 250),
+    "hair": ([(160, 420), (300, 390), (420, 400), (560, 330), (600, 260)], 3, 10),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_photo_with_one_line_more_is_another(line: str, compare: Compare) -> None:
+    where, width, level = LINES[line]
+    for number in range(2):
+        photo = textured(number)
+        drawn = photo.copy()
+        ImageDraw.Draw(drawn).line(where, fill=(level,) * 3, width=width)
+        files = [encoded(picture, "JPEG", quality=90) for picture in (photo, drawn)]
+        assert compare(*files) == [(None, "alike")]
+        ((_, seen),) = compare(files[0], variant(photo, "watermark", number))
+        assert seen == "same"
+
+
+@pytest.mark.parametrize("zoom", [0.0, 1e-9, 1e-3, 40.0, 1e4])
+def test_an_alignment_that_collapsed_is_no_agreement(zoom: float) -> None:
+    """Nothing is enlarged to see more of what a map like that shows."""
+    picture = np.asarray(textured(1))
+    assert not agree_closely(picture, picture, np.diag([zoom, zoom, 1.0]))
 
 
 def test_what_is_looked_at_is_bounded() -> None:

@@ -4,7 +4,7 @@ Two copies of a form agree by 0.99 at 64 pixels a side, whatever is filled in, a
 skies. Here the one is laid upon the other as large as both allow. What differs must then be no more
 than what compression, scaling and a little misalignment leave: much where there is much to see,
 nearly nothing on blank paper. And what there is to see at the scale of a few pixels must be the
-same in both. The one exception is a mark, such as agencies print across their photos.
+same in both. The one exception is a mark, such as agencies print across their photos: lettering.
 """
 
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ _STEPS = 20, 40  # of the alignment
 _UNMOVED = 0.03  # of a side, by which the map of a copy that was not cropped is off at most
 _CLOSE = 1e-4  # of the alignment, when it ends
 _OVERLAP = 0.4  # of a picture has to lie on the other
+_ZOOM = 25.0  # times the area that one picture shows of the other's, at most, either way
 _BLUR = 1.0  # pixels, of what is compared: compression changes single ones
 _FINE = 4.0  # pixels, the scale of details
 _DETAIL = 0.5  # correlation of details in two copies
@@ -39,6 +40,7 @@ _ONE_SIDED = 0.9  # of the change that a mark makes is to lighter levels, or to 
 _LONG = 0.15  # of the longer side, which a mark takes up at least
 _THIN = 0.025, 8.0  # of the longer side, and pixels: the larger is the widest stroke of a mark
 _MOSTLY = 0.75  # of a mark, which hang together
+_STROKES = 4  # of one size, that a mark has at least; a crack or a wire has one, torn to 2 or 3
 _TOGETHER = 1 / 16  # of the longer side, between two parts of a mark
 _TONES = 2.6  # bits, of the levels of a photo; those of paper, charts and maps take 0.3 to 2
 _TONE = 8  # levels
@@ -49,11 +51,24 @@ def agree_closely(one: Picture, other: Picture, start: Map) -> bool:
     """Say whether two pictures agree in every place, as copies of one do.
 
     They are uint8 (height, width, 3), or (height, width, 4) with their opacity. `start` takes
-    places in the one to those in the other, both 0 to 1 a side, (3, 3): about as they fit.
+    places in the one to those in the other, both 0 to 1 a side, (3, 3): about as they fit. What
+    cannot be laid upon each other does not agree.
     """
+    import cv2
+
     if one.shape[2] != other.shape[2]:  # one of them alone can be seen through
         return False
-    first, second = _of_one_scale(one, other, start)
+    # An alignment that collapsed to a point would have one of them enlarged beyond all memory.
+    if not 1 / _ZOOM <= abs(float(np.linalg.det(start[:2, :2]))) <= _ZOOM:
+        return False
+    try:
+        return _agree_in_every_place(*_of_one_scale(one, other, start), start)
+    except cv2.error:
+        return False
+
+
+def _agree_in_every_place(first: Picture, second: Picture, start: Map) -> bool:
+    """Say whether two pictures of one scale agree, as well as they can be aligned."""
     best, best_detail = start, -1.0
     if np.abs(start - np.eye(3)).max() < _UNMOVED:  # quicker, and fits copies that were not cropped
         same, best_detail = _agree(first, second, np.eye(3))
@@ -80,7 +95,7 @@ def places(width: int, height: int) -> Map:
 
 def _of_one_scale(one: Picture, other: Picture, start: Map) -> tuple[Picture, Picture]:
     """Resize two pictures so that a pixel of either shows as much; the coarser one stays."""
-    zoom = max(abs(float(np.linalg.det(start[:2, :2]))), _LITTLE)  # how much of the other it covers
+    zoom = abs(float(np.linalg.det(start[:2, :2])))  # how much of the other it covers
     areas = [picture.shape[0] * picture.shape[1] for picture in (one, other)]
     area = min(areas[0], areas[1] * zoom)
     longest = max(one.shape[:2]) * (area / areas[0]) ** 0.5
@@ -255,6 +270,7 @@ def _differing(misfit: Levels, there: Any) -> Any:
 def _is_mark(first: Levels, second: Levels, differs: Any, misfits: Any, there: Any) -> bool:
     """Say whether what differs is one mark across a photo: thin, long, all lighter or all darker.
 
+    It is of several strokes, as letters are: one line alone is a thing that is to be seen.
     What differs on paper, in a drawing or on a screen is what it is about, and no mark.
     """
     import cv2
@@ -273,6 +289,9 @@ def _is_mark(first: Levels, second: Levels, differs: Any, misfits: Any, there: A
     strokes = where & (strength > np.median(strength[under]) / 2)
     inside: Any = cv2.distanceTransform(strokes.astype(np.uint8), cv2.DIST_L2, 3)
     if 2 * inside.max() > max(_THIN[0] * longest, _THIN[1]):
+        return False
+    sizes = np.bincount(cv2.connectedComponents(strokes.astype(np.uint8))[1].ravel())[1:]
+    if sizes.sum() ** 2 < _STROKES * (sizes.astype(np.float64) ** 2).sum():
         return False
     near = np.ones((int(_TOGETHER * longest) + 1,) * 2, np.uint8)
     _, parts = cv2.connectedComponents(cv2.dilate(under.astype(np.uint8), near))
