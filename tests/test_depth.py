@@ -169,6 +169,8 @@ NUMBERS: dict[str, Callable[[Samples], Samples]] = {
     "signed 32": lambda picture: of_bits(picture, 31, np.int32),
     "Hounsfield": lambda picture: (of_bits(picture, 12, int) - 1024).astype(np.int16),
     "floats to 1": lambda picture: (picture / 255).astype(np.float32),
+    "floats to a tenth": lambda picture: (picture / 255 * 0.1).astype(np.float32),
+    "floats to a hundredth": lambda picture: (picture / 255 * 0.01).astype(np.float32),
     "floats to 255": lambda picture: picture.astype(np.float32),
     "floats to 5000": lambda picture: (picture / 255 * 5000).astype(np.float32),
     "floats around 0": lambda picture: (picture / 255 * 9 - 4).astype(np.float32),

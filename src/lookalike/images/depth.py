@@ -8,7 +8,7 @@ stays below a quarter of white is therefore brightened, unless its file says the
 those of eight bits stretched to sixteen. The other way round, dark scans would be black.
 
 What has no depth to go by (floating point, 32 bits, signed numbers) is stretched between finite
-percentiles, unless it lies in 0 to 1 or in 0 to 255.
+percentiles, unless it lies in 0 to 1, and reaches a quarter of that, or in 0 to 255.
 """
 
 import io
@@ -79,7 +79,7 @@ def _depth(values: Samples, highest: int, declared: int | None) -> int:
 
 def _limits_of_floats(values: Samples) -> tuple[float, float]:
     low, high = _percentiles(values)
-    if low >= -0.05 and high <= 1:
+    if low >= -0.05 and 0.25 <= high <= 1:  # below a quarter of white it is no scale of 0 to 1
         return 0, 1
     if low >= 0 and high <= 255 and (high > 100 or _are_whole(values)):
         return 0, 255
