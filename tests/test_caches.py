@@ -9,14 +9,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lookalike import LookalikeError, cache
 from lookalike.cache import new_file, new_folder
-from lookalike.collection import Collection, put_in_place
+from lookalike.collection import Collection, Segment, put_in_place
 from lookalike.search import Rows, exact
 from lookalike.searcher import Searcher, home, signed
 from lookalike.upkeep import check, repair, vacuum
@@ -164,6 +166,67 @@ def test_a_process_that_is_killed_while_it_makes_a_cache_leaves_none(
     assert answers(stored.path) == wanted
 
 
+@pytest.mark.parametrize("name", ["vectors.npy", "rows.arrow", "all"])
+def test_a_cache_that_lacks_a_file_is_made_again(
+    stored: Collection, folder: Path, name: str
+) -> None:
+    wanted = answers(stored.path), signatures(stored.path)
+    whole = {name for name in state(folder) if "of-" not in name}
+    for file in stored.segments[0].cache.iterdir():
+        if name in (file.name, "all"):
+            file.unlink()
+    assert (answers(stored.path), signatures(stored.path)) == wanted
+    assert {name for name in state(folder) if "of-" not in name} == whole
+    assert check(stored).ok
+
+
+def unsealed(segment: Segment) -> None:
+    """Leave a cache as those were that had no seals."""
+    for file in (segment.cache / "vectors.npy", segment.cache / "rows.arrow"):
+        os.truncate(file, file.stat().st_size - cache._SEAL.size)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_cache_without_seals_is_made_again(
+    stored: Collection, folder: Path, tmp_path: Path, link: bool
+) -> None:
+    wanted = answers(stored.path)
+    segment = stored.segments[0]
+    unsealed(segment)
+    if link:
+        segment.cache.rename(tmp_path / "elsewhere")
+        segment.cache.symlink_to(tmp_path / "elsewhere")
+    assert answers(stored.path) == wanted
+    assert Segment(segment.file).is_cached_well()
+    assert len(caches(folder)) == 2
+    assert (tmp_path / "elsewhere").exists() == link
+
+
+def test_a_damaged_cache_that_cannot_be_deleted_is_said_once(
+    stored: Collection,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wanted = answers(stored.path), signatures(stored.path)
+    bad, rename, rmtree = stored.segments[0].cache, os.rename, shutil.rmtree
+    unsealed(stored.segments[0])
+    before = state(bad)
+
+    def refuse(one: Path, *others: Any, **options: Any) -> None:
+        if Path(one) == bad:  # as if it were another's, in a folder for all
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(one))
+        rename(one, *others, **options)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(shutil, "rmtree", lambda one, **_: rmtree(one) if one != bad else None)
+    assert (answers(stored.path), signatures(stored.path)) == wanted
+    (line,) = capsys.readouterr().err.splitlines()
+    assert os.strerror(errno.EPERM) in line and "set LOOKALIKE_CACHE" in line
+    assert state(bad) == before
+    assert len(caches(folder)) == 2, "nothing is left beside it"
+
+
 # What says nothing of a cache.
 
 
@@ -306,6 +369,50 @@ def test_a_file_that_was_written_over_is_another(stored: Collection, tmp_path: P
     found = answers(stored.path)
     assert found != mine
     assert found == [one.id for one in exact_of(unit((ROWS, WIDTH), 1))]
+
+
+def replace_by(file: Path, other: Path) -> None:
+    """Give a data file the content of another, at its own place."""
+    shutil.copy(other, file.with_name("fresh"))
+    file.with_name("fresh").rename(file)
+
+
+@pytest.mark.parametrize("when", ["before it is read", "while it is read"])
+def test_what_changes_after_it_was_hashed_is_kept_nowhere(
+    stored: Collection, folder: Path, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = stored.files()[0]
+    good = tmp_path / "good"
+    shutil.copy(file, good)
+    theirs = Collection.open(foreign(stored, tmp_path / "foreign.index")).files()[0]
+    segment = Segment(file)
+    assert segment.cache.name == file.stem
+    if when == "before it is read":
+        replace_by(file, theirs)
+    else:
+        read = pq.read_table
+
+        def read_and_lose(*args: Any, **options: Any) -> pa.Table:
+            table = read(theirs, **options)
+            replace_by(file, theirs)
+            return table
+
+        monkeypatch.setattr(pq, "read_table", read_and_lose)
+    np.testing.assert_array_equal(segment.vectors, unit((ROWS, WIDTH), 1)[:400])
+    monkeypatch.undo()
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(folder))
+    assert caches(folder) == []
+    replace_by(file, good)
+    np.testing.assert_array_equal(Segment(file).vectors, unit((ROWS, WIDTH), 0)[:400])
+    replace_by(file, theirs)
+    # Nor is anything put into the cache that another process has made of the right content.
+    assert segment.derived("sums", "1", sums).sum() == sums(segment).sum()
+    replace_by(file, good)
+    np.testing.assert_array_equal(Segment(file).derived("sums", "1", sums), sums(Segment(file)))
+
+
+def sums(segment: Segment) -> Floats:
+    return np.asarray(segment.vectors.sum(axis=1), np.float32)
 
 
 def test_copies_and_moved_indexes_share_a_cache(

@@ -122,6 +122,18 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def discard(folder: Path) -> None:
+    """Delete a folder at once, as others see it, whether or not all in it can go.
+
+    Raises `OSError` where it stays.
+    """
+    aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    folder.rename(aside)
+    if aside.is_symlink():
+        aside.unlink()
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def _sync(file: Path) -> None:
     opened = os.open(file, os.O_RDONLY)
     try:

@@ -35,32 +35,33 @@ def identity(file: Path) -> str:
     return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
-def cache_of(file: Path) -> Path:
+def cache_of(file: Path) -> tuple[Path, str]:
     """Return the folder of what is made from a data file, which may not exist. Raises `OSError`.
 
-    It is of this content. What is not what its name says has a folder that no other file has.
+    It is of the content that the file has as long as its `identity` is the one returned with it.
+    What is not what its name says has a folder that no other file has.
     """
     now = identity(file)
     shared, own = _folder(file.stem), _folder(now)
     if is_hash(file.stem) and os.path.exists(shared / f"{_OF}{now}"):
-        return shared
+        return shared, now
     if (
         not is_hash(file.stem)
         or os.path.isdir(own)
         or digest(file) != file.stem
         or identity(file) != now
     ):
-        return own  # or it is being written to
+        return own, now  # or it is being written to
     if os.path.isdir(shared):
         with keeping():
-            mark(shared, file)
-    return shared
+            mark(shared, file, now)
+    return shared, now
 
 
-def mark(folder: Path, file: Path) -> None:
-    """Note in a cache that a file was hashed, and is what it was made of. Raises `OSError`."""
+def mark(folder: Path, file: Path, now: str) -> None:
+    """Note in a cache that it is of a file, as long as its identity is `now`. Raises `OSError`."""
     # One that is lost is made again.
-    with new_file(folder / f"{_OF}{identity(file)}", lasting=False) as part:
+    with new_file(folder / f"{_OF}{now}", lasting=False) as part:
         part.write_bytes(os.fsencode(file.absolute()))
 
 

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import itertools
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.cache import (
+    discard,
     keeping,
     map_sealed,
     new_file,
@@ -145,40 +145,54 @@ class Segment:
         return type(self), (self.file,)
 
     @cached_property
-    def _mapped(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
+    def _mapped(self) -> tuple[npt.NDArray[np.float32], pa.Table, bool]:
+        """`vectors`, `rows`, and whether the cache has the same, so that more may be kept there."""
+        was_there = os.path.lexists(self.cache)  # as it comes whole, what lacks a file is damaged
         try:
-            return self._map()
-        except FileNotFoundError:  # not there yet
-            pass
+            return *self._map(), True
         except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
             if says_nothing(error):
                 _give_up(self.file, error)
-                return self.stored()
-            shutil.rmtree(self.cache, ignore_errors=True)
-        with _readable(self.file):
-            before = identity(self.file)
+                return *self.stored(), False
+        if was_there:
+            with keeping():
+                discard(self.cache)
         vectors, rows = self.stored()
+        if not self._is_unchanged():  # of which content that is, nobody knows
+            return vectors, rows, False
         with keeping():
-            with new_folder(self.cache) as staging:
-                np.save(staging / "vectors.npy", vectors)
-                with pa.ipc.new_file(str(staging / "rows.arrow"), rows.schema) as writer:
-                    writer.write_table(rows)
-                for file in (staging / "vectors.npy", staging / "rows.arrow"):
-                    seal(file)
-                mark(staging, self.file)
-                if identity(self.file) != before:  # of which content it would be, nobody knows
-                    return vectors, rows
-            return self._map()
-        return vectors, rows
+            if not os.path.lexists(self.cache):
+                self._keep(vectors, rows)
+            with contextlib.suppress(ValueError, MemoryError, pa.ArrowException):
+                return *self._map(), True
+        return vectors, rows, False
+
+    def _is_unchanged(self) -> bool:
+        with contextlib.suppress(OSError):
+            return identity(self.file) == self._found[1]
+        return False
+
+    def _keep(self, vectors: npt.NDArray[np.float32], rows: pa.Table) -> None:
+        with new_folder(self.cache) as staging:
+            np.save(staging / "vectors.npy", vectors)
+            with pa.ipc.new_file(str(staging / "rows.arrow"), rows.schema) as writer:
+                writer.write_table(rows)
+            for file in (staging / "vectors.npy", staging / "rows.arrow"):
+                seal(file)
+            mark(staging, self.file, self._found[1])
 
     @cached_property
+    def _found(self) -> tuple[Path, str]:
+        with _readable(self.file):
+            return cache_of(self.file)
+
+    @property
     def cache(self) -> Path:
         """The folder of what is made from the file again whenever it is missing.
 
         Raises `LookalikeError` where the file is gone or cannot be read.
         """
-        with _readable(self.file):
-            return cache_of(self.file)
+        return self._found[0]
 
     def _map(self, *, all_of_it: bool = False) -> tuple[npt.NDArray[np.float32], pa.Table]:
         vectors = map_array(self.cache / "vectors.npy", all_of_it=all_of_it)
@@ -230,6 +244,8 @@ class Segment:
 
         `of` tells it from others of its kind, of which the cache keeps the newest alone.
         """
+        if not self._mapped[2]:
+            return make(self)
         file = self.cache / f"{kind}-{of}.npy"
         try:
             kept = map_array(file)
