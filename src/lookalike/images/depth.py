@@ -4,8 +4,9 @@ A file of 16 bits a sample may hold 10, 12 or 14 bits, as scanners, microscopes 
 write them, without saying so. The highest bit in use then says it: 8, 10, 12, 14 or 16 bits,
 whichever is the least that holds the largest value. A picture of 16 bits that is so dark that it
 stays below a quarter of white is therefore brightened, unless its file says the depth (PNG's
-`sBIT`, TIFF's `MaxSampleValue`, the precision of JPEG 2000, the `maxval` of PGM), or its values are
-those of eight bits stretched to sixteen. The other way round, dark scans would be black.
+`sBIT`, TIFF's `MaxSampleValue`, the precision of JPEG 2000, a `maxval` of PGM below 65,535), or its
+values are those of eight bits stretched to sixteen. The other way round, dark scans would be black.
+The colours of a PPM are as bright as its `maxval` says.
 
 What has no depth to go by (floating point, 32 bits, signed numbers) is stretched between finite
 percentiles, unless it lies in 0 to 1, and reaches a quarter of that, or in 0 to 255.
