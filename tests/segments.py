@@ -67,7 +67,7 @@ def unit(shape: tuple[int, int], seed: int) -> Floats:
 def collection_of(vectors: Floats, path: Path, sizes: Sequence[int]) -> Collection:
     """Make a collection of vectors: ids and paths by row, every other one with a label.
 
-    A segment of size 0 holds one input that was skipped.
+    A segment of size 0 holds one input that was skipped. So does a row of NaN, among others.
     """
     folder = path / "data" / uuid.uuid4().hex
     folder.mkdir(parents=True)
@@ -101,6 +101,7 @@ def _written(
 ) -> list[dict[str, object]]:
     """Write a segment of vectors whose ids begin with `first`, or of one input that was skipped."""
     size, numbers = len(part), range(first, first + len(part))
+    unread = np.isnan(part[:, 0])
     columns = {name: pa.nulls(size, ROW.field(name).type) for name in ROW.names}
     columns |= {
         "id": pa.array(numbers, pa.int64()),
@@ -109,10 +110,11 @@ def _written(
         "content_hash": pa.array([f"{number:032x}" for number in numbers]),
         "width": pa.array([64] * size, pa.int32()),
         "height": pa.array([48] * size, pa.int32()),
-        "status": pa.array(["ok"] * size),
-        "embedding": pa.FixedSizeListArray.from_arrays(part.ravel(), part.shape[1]).cast(
-            ROW.field("embedding").type
-        ),
+        "status": pa.array(np.where(unread, "skipped", "ok").tolist(), pa.string()),
+        "reason": pa.array(["empty file" if one else None for one in unread.tolist()], pa.string()),
+        "embedding": pa.FixedSizeListArray.from_arrays(
+            part.ravel(), part.shape[1], mask=pa.array(unread)
+        ).cast(ROW.field("embedding").type),
     }
     batch = pa.RecordBatch.from_arrays([columns[name] for name in ROW.names], schema=ROW)
     if not size:  # a segment in which nothing could be read

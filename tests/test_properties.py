@@ -147,7 +147,7 @@ def base(width: int) -> tuple[Floats, Signatures, Measured]:
     vectors = clustered(5000, 0, width)
     rows = Rows(in_pieces(vectors, [5000]))
     signatures = signed(vectors, rows)
-    return vectors, signatures, decide(rows, signatures, 5000, ask(rows, 200))
+    return vectors, signatures, decide(signatures, ask(rows, 200), 5000, 5000)
 
 
 @settings(deadline=None, max_examples=10)

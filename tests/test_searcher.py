@@ -16,7 +16,7 @@ from lookalike.collection import Collection
 from lookalike.embedding import normalize
 from lookalike.hashing.cells import Cells
 from lookalike.hashing.signatures import Effort
-from lookalike.measuring import Older, Part, least
+from lookalike.measuring import DAMAGED, Older, Part, least
 from lookalike.searcher import RECALL, RECALLS, Measured, Searcher
 from segments import Floats, collection_of, grown, unit
 from test_signatures import clustered, ids
@@ -101,6 +101,41 @@ def test_what_is_damaged_is_made_again(
     again.get_ready()
     assert again.nearest(vectors[3], 10) == wanted
     assert (stored.signature_folder / name).stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ('"rows": 6000', '"rows": 1e999'),
+        ('"stop": 6000', '"stop": NaN'),
+        ('"queries": 100', '"queries": -1e999'),
+        ('"cells": 7', '"cells": 1e999'),
+        ('"cells": 7', '"cells": 0'),
+        ('"cells": 7', '"cells": "many"'),
+        ('"candidates": 30', '"candidates": NaN'),
+        ('"late_cell": 0.5', '"late_cell": NaN'),
+        ('"late_rank": 0.25', '"late_rank": 1e999'),
+        ('"late_rank": 0.25', '"late_rank": 1' + 400 * "0"),
+        ('"late_rank": 0.25', '"late": 0.25'),
+        ('"reach": 0.75', '"reach": NaN'),
+        ('"reach": 0.75', '"reach": -1e999'),
+        ("0.96875", "NaN"),
+        ("0.96875", "1.5"),
+        ("0.96875", '"all"'),
+    ],
+)
+def test_figures_that_are_none_are_damaged(tmp_path: Path, now: str, said: str) -> None:
+    file = tmp_path / "0.json"
+    shares = (0.96875,) * len(RECALLS)
+    efforts = (Effort(7, 30, 0.5, 0.25), *[None] * (len(RECALLS) - 1))
+    whole = Measured("x", 100, efforts, shares, 0.75, ROWS, ROWS, (Part(9, 300, 291, shares),))
+    whole.save(file)
+    assert Measured.load(file) == whole
+    text = file.read_text()
+    assert now in text
+    file.write_text(text.replace(now, said))
+    with pytest.raises(DAMAGED):
+        Measured.load(file)
 
 
 def test_measured_figures_hold_together(stored: Collection) -> None:
@@ -268,6 +303,77 @@ def test_small_additions_are_a_part_together(searched: Collection, wide_vectors:
     fewer = Searcher(merged.commit("remove", removed=gone, rows_removed=300))
     assert recall_of(fewer, 0, wide_vectors[:60]) >= 0.97
     assert fewer.measured.parts == ()
+
+
+def with_skipped(vectors: Floats, skipped: int, first: int = 0) -> Floats:
+    """The same with so many inputs that were skipped, spread among those from `first` on."""
+    rows = np.full((len(vectors) + skipped, vectors.shape[1]), np.nan, np.float32)
+    at = np.linspace(first, len(rows) - 1, len(rows) - first - skipped).round().astype(int)
+    rows[np.concatenate([np.arange(first), at])] = vectors
+    return rows
+
+
+def measured_once(collection: Collection) -> Measured:
+    """Measure what is to be measured, and see that the next process takes what was."""
+    ready = Searcher(Collection.open(collection.path))
+    ready.get_ready()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Searcher, "_measure", None)
+        again = Searcher(Collection.open(collection.path))
+        again.get_ready()
+        assert again.measured == ready.measured
+        assert again.known_recall() == ready.measured.recall[RECALLS.index(RECALL)]
+    return ready.measured
+
+
+def test_skipped_inputs_are_measured_once(
+    vectors: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are, and among what is added as well."""
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    first = collection_of(with_skipped(vectors[:3000], 1000), tmp_path / "odd.index", [1500, 2500])
+    assert len(Searcher(first).rows) == 3000
+    measured_once(first)
+    added = with_skipped(near_copies(vectors[0], 300), 200)
+    (part,) = measured_once(grown(first, added)).parts
+    assert part.range == (4000, 4500)
+    third = grown(Collection.open(first.path), np.full_like(added, np.nan))
+    assert measured_once(third).parts == (part,), "nothing was added to measure"
+
+
+def test_gaps_that_merging_leaves_are_measured_once(
+    vectors: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a merged file are taken to be spread evenly over its ids, and are not."""
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    old = collection_of(vectors[:2000], tmp_path / "old.index", [500, 500, 1000])
+    Searcher(old).get_ready()
+    both = grown(old, near_copies(vectors[0], 300))
+    (part,) = measured_once(both).parts
+    file = both.files()[1]
+    fewer = both.commit("remove", removed=[file], rows_removed=500)
+    assert measured_once(fewer).parts[0].range == part.range
+    whole = compact(fewer, 2)
+    assert len(whole.files()) == 1
+    assert measured_once(whole).parts[0].range == part.range
+
+
+def test_cells_are_fitted_again_when_the_others_are_gone(
+    searched: Collection, wide_vectors: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part was too small a share of all to fit cells for it, and is not any more."""
+    monkeypatch.setattr(searcher, "_UNLIKE", 0.0485)
+    before = grown(searched, near_copies(wide_vectors[0], 300))
+    first = Searcher(before)
+    first.get_ready()
+    (part,) = first.measured.parts
+    fingerprint = first.cells.fingerprint
+    # Less than a part, though the log counts those that were skipped too.
+    few = grown(before, with_skipped(wide_vectors[:200], 100))
+    monkeypatch.setattr(searcher, "_UNLIKE", 1 / 128)
+    measured = measured_once(few)
+    assert measured.cells != fingerprint
+    assert measured.parts[0].range == part.range
 
 
 def test_a_filter_that_leaves_in_what_was_added(searched: Collection, wide_vectors: Floats) -> None:

@@ -161,6 +161,17 @@ def test_only_near_cells_are_looked_into(vectors: Floats, cells: Cells) -> None:
         assert sorted(found) == np.flatnonzero(np.isin(homes, looked_into)).tolist()
 
 
+def test_places_count_the_cells_nearest_first(vectors: Floats, cells: Cells) -> None:
+    signatures = signatures_of(cells, [vectors])
+    for query in vectors[:5]:
+        _, (found,), (near,) = signatures.look(query[None], 6000, 7)
+        rows = found[found >= 0]
+        places = signatures.places(rows, near)
+        assert np.array_equal(near[places - 1], signatures.homes[rows])
+        assert set(places.tolist()) == set(range(1, 8))
+        assert signatures.places(rows[:0], near).shape == (0,)
+
+
 @pytest.mark.parametrize("cut", [[6000], [1, 31, 32, 33, 0, 5903], [2000] * 3], ids=str)
 def test_parts_are_one_whole(vectors: Floats, cells: Cells, cut: list[int]) -> None:
     whole = signatures_of(cells, [vectors])

@@ -6,8 +6,9 @@ that the others do not have. So each part of some size is measured for itself.
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -39,9 +40,8 @@ _TELLING = 2.5  # candidates a neighbour: of fewer all that is found stands late
 _MOSTLY = 0.95  # of the drawn rows find their neighbours no later than what is late
 _NEARLY = 0.9  # of the rows are those that were measured: what was found holds
 _CLOSE = 22  # rows more than wanted: matrix products are too coarse to tell near ties apart
-_EFFORT = [field.name for field in fields(Effort)]
 
-DAMAGED = (OSError, ValueError, TypeError, KeyError)
+DAMAGED = (OSError, ValueError, TypeError, KeyError, OverflowError)
 
 
 class Older(ValueError):
@@ -59,7 +59,10 @@ class Range(NamedTuple):
 
 
 class File(NamedTuple):
-    """What the log says of a data file: its first and last id, and how many rows it has."""
+    """What the log says of a data file: its first and last id, and how many rows it has.
+
+    Inputs that were skipped are rows of it too.
+    """
 
     first: int
     last: int
@@ -68,7 +71,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True, order=True)
 class Part:
-    """Rows that were added and differ from others: their ids, and how many they are.
+    """Rows that were added and differ from others: their ids, and how many `rows_in` says they are.
 
     `recall` has for each of `RECALLS` what share of their neighbours drawn ones of them find.
     """
@@ -91,8 +94,8 @@ class Measured:
     `efforts` has for each of `RECALLS` how hard to look for 10 neighbours, None where only exact
     search will do; `recall` what share of them `queries` other drawn rows found so, or the rows of
     a part where these found fewer. `reach` is a distance within which nearly all drawn rows have 10
-    neighbours. `cells` is the fingerprint of those that were measured. Efforts are those of `rows`
-    rows; rows with ids from `stop` on were not looked at.
+    neighbours. `cells` is the fingerprint of those that were measured. Efforts are those of files
+    of `rows` rows; rows with ids from `stop` on were not looked at.
     """
 
     cells: str
@@ -122,10 +125,7 @@ class Measured:
         about = read_json(file)
         if "segments" in about:
             raise Older("measured by an older program")
-        efforts = tuple(effort and Effort(**effort) for effort in about["efforts"])
-        given = [effort for effort in about["efforts"] if effort]
-        if any(not min(map(effort.__getitem__, _EFFORT)) > 0 for effort in given):
-            raise ValueError("no effort, or one that says not what is late")
+        efforts = tuple(map(_effort, about["efforts"]))
         recall = _shares(about["recall"])
         if len(efforts) != len(RECALLS):
             raise ValueError("of other recalls")
@@ -133,7 +133,9 @@ class Measured:
             Part(int(one["first"]), int(one["stop"]), int(one["rows"]), _shares(one["recall"]))
             for one in about["parts"]
         )
-        cells, queries, reach = str(about["cells"]), int(about["queries"]), about["reach"] + 0.0
+        cells, queries, reach = str(about["cells"]), int(about["queries"]), float(about["reach"])
+        if not 0 <= reach < math.inf:
+            raise ValueError(f"no distance: {reach}")
         rows, stop = int(about["rows"]), int(about["stop"])
         return cls(cells, queries, efforts, recall, reach, rows, stop, parts)
 
@@ -148,10 +150,23 @@ class Measured:
         return self.fits(files) and rows_in(files, Range(self.stop, next_id)) < PART
 
 
+def _effort(given: dict[str, Any] | None) -> Effort | None:
+    if given is None:
+        return None
+    counts = int(given["cells"]), int(given["candidates"])
+    effort = Effort(*counts, float(given["late_cell"]), float(given["late_rank"]))
+    if not all(0 < value < math.inf for value in astuple(effort)):
+        raise ValueError(f"no effort: {given}")
+    return effort
+
+
 def _shares(given: list[Any]) -> tuple[float | None, ...]:
     if len(given) != len(RECALLS):
         raise ValueError("of other recalls")
-    return tuple(found if found is None else float(found) for found in given)
+    shares = tuple(found if found is None else float(found) for found in given)
+    if not all(share is None or 0 <= share <= 1 for share in shares):
+        raise ValueError(f"no shares: {given}")
+    return shares
 
 
 def _is_near(rows: int, others: int) -> bool:
@@ -230,13 +245,16 @@ def ask(rows: Rows, count: int, some: Numbers | None = None) -> Asking:
     return Asking(drawn, vectors, true, farthest)
 
 
-def decide(rows: Rows, signatures: Signatures, stop: int, asking: Asking) -> Measured:
-    """Decide how hard each recall has to look; half of those that ask say what that is worth."""
+def decide(signatures: Signatures, asking: Asking, rows: int, stop: int) -> Measured:
+    """Decide how hard each recall has to look; half of those that ask say what that is worth.
+
+    `rows` is how many the log says there are, `stop` the id that the next one gets.
+    """
     cells = signatures.cells
     reach = asking.reach
     if len(asking.rows) < 2:  # nothing but copies
         nothing = (None,) * len(RECALLS)
-        return Measured(cells.fingerprint, 0, nothing, nothing, reach, len(rows), stop)
+        return Measured(cells.fingerprint, 0, nothing, nothing, reach, rows, stop)
     order = np.random.default_rng(1).permutation(len(asking.rows))
     half, check = order[: len(order) // 2], order[len(order) // 2 :]
     places = cell_places(signatures, asking)
@@ -255,7 +273,7 @@ def decide(rows: Rows, signatures: Signatures, stop: int, asking: Asking) -> Mea
         efforts.append(Effort(looked_into, int(count), *late))
         reached.append(round(float(np.mean(ranks[check] <= count)), 4))
     return Measured(
-        cells.fingerprint, len(check), tuple(efforts), tuple(reached), reach, len(rows), stop
+        cells.fingerprint, len(check), tuple(efforts), tuple(reached), reach, rows, stop
     )
 
 

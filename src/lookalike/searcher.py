@@ -49,6 +49,7 @@ from lookalike.measuring import (
     least,
     merged,
     most_candidates,
+    rows_in,
 )
 from lookalike.search import Mask, Neighbor, Numbers, Rows
 
@@ -245,29 +246,31 @@ class Searcher:
             measured, known = before, {part.range: part for part in before.parts}
         else:
             asking = ask(self.rows, QUERIES, self._rows_beside(ranges))
-            measured = decide(self.rows, self.signatures, stop, asking)
+            count = sum(file.rows for file in self._files)
+            measured = decide(self.signatures, asking, count, stop)
         usual = [one for one in zip(RECALLS, measured.efforts, strict=True) if one[0] <= RECALL]
         recall, effort = next(((r, e) for r, e in reversed(usual) if e is not None), (0.0, None))
-        new: list[tuple[Range, int, Asking]] = []
-        unlike = sum(part.rows for part in known.values() if part.first >= cells.stop)
+        new: list[tuple[Range, Asking]] = []
+        unlike = sum(len(self._rows_in(ids)) for ids in known if ids.first >= cells.stop)
         for ids in ranges:
             if ids not in known and effort is not None:
                 some = self._rows_in(ids)
                 asking = ask(self.rows, PART_QUERIES, some)
                 is_short = found_so(self.signatures, asking, effort) < recall - SHORT
                 if is_short or fitted or ids.stop <= (before.stop if before else 0):
-                    new.append((ids, len(some), asking))
+                    new.append((ids, asking))
                 if is_short and ids.first >= cells.stop:
                     unlike += len(some)
                 if not is_short:  # such rows are no strangers
                     measured = replace(measured, reach=max(measured.reach, asking.reach))
         if unlike > _UNLIKE * len(self.rows):
             self.cells = self._fit(ranges)
-            del self.signatures
+            self.__dict__.pop("signatures", None)  # where they were made: they are of other cells
             return self._measure(before, fitted=True)
         self.measured = measured  # to search with
         parts = [part for ids, part in known.items() if ids in ranges]
-        parts += [Part(*ids, rows, self._recall(asking)) for ids, rows, asking in new]
+        for ids, asking in new:
+            parts.append(Part(*ids, rows_in(self._files, ids), self._recall(asking)))
         least_recall = least(measured.recall, parts)
         return replace(measured, recall=least_recall, stop=stop, parts=tuple(sorted(parts)))
 
@@ -296,14 +299,16 @@ class Searcher:
         own = self.rows.ids[asking.rows].tolist()
         shares: list[float | None] = []
         for recall, effort in zip(RECALLS, self.measured.efforts, strict=True):
+            if effort is None:
+                shares.append(None)
+                continue
             right = 0
             for number, vector, far in zip(own, asking.vectors, asking.farthest, strict=True):
                 found, *_ = self.nearest(
                     vector, NEIGHBORS, engine="lsh", recall=recall, without=number
                 )
                 right += sum(one.distance <= far * (1 + _ROUNDING) for one in found)
-            share = right / max(len(own) * NEIGHBORS, 1)
-            shares.append(None if effort is None else round(share, 4))
+            shares.append(round(right / max(len(own) * NEIGHBORS, 1), 4))
         return tuple(shares)
 
     def _keep(self, save: "partial[None]") -> None:

@@ -107,5 +107,7 @@ class Signatures:
 
     def places(self, rows: Numbers, near: Numbers) -> Numbers:
         """Return which of the cells near a query (cells,), counted from 1, holds each row (n,)."""
-        found: Numbers = 1 + (near == self.homes[rows][:, None]).argmax(axis=1)
+        place = np.zeros(len(self.cells), np.int64)
+        place[near] = np.arange(1, len(near) + 1)
+        found: Numbers = place[self.homes[rows]]
         return found
