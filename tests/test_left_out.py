@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -165,9 +167,17 @@ def test_the_label_file_and_indexes_are_nothing_that_was_left_out(tmp_path: Path
 @pytest.mark.parametrize("name", ["k.zip", "00000.tar", "x.TAR.GZ", "pics.7z"])
 def test_an_archive_is_to_be_unpacked(tmp_path: Path, name: str) -> None:
     write(tmp_path, **{name: b"PK", "a.jpg": b""})
-    for given in ([tmp_path / name], [tmp_path / "a.jpg", tmp_path / name]):
+    for given in (tmp_path / name, [tmp_path / name]):
         with pytest.raises(LookalikeError, match=rf"{name} is an archive: unpack it"):
             locate(given)
+    left_out = LeftOut()  # where a shell has expanded a glob
+    source = locate([tmp_path / "a.jpg", tmp_path / name], left_out=left_out)
+    assert source.names == ("a.jpg",)
+    assert left_out.counts() == {Path(name).suffix.lower(): 1}
+    write(tmp_path, **{f"other{name}": b"PK"})
+    with pytest.raises(LookalikeError, match=r"not looked at: 2 \..* \(unpack archives first\)"):
+        locate([tmp_path / name, tmp_path / f"other{name}"])
+    (tmp_path / f"other{name}").unlink()
     assert found(tmp_path) == (["a.jpg"], {Path(name).suffix.lower(): 1})
 
 
@@ -386,3 +396,45 @@ def test_spark_looks_into_files_of_no_ending(mixed: Path, tmp_path: Path, networ
     with pytest.raises(LookalikeError, match=r"no images in .*: not looked at: 1 \.mp4, 1 wi"):
         build_collection((tmp_path / "films").as_uri(), tmp_path / "y.index", options)
     assert not (tmp_path / "y.index").exists()
+
+
+def test_a_folder_of_photos_stays_one(tmp_path: Path, network: Options) -> None:
+    photos = pictures(tmp_path / "p", 3, 1)
+    for number, file in enumerate(sorted(photos.iterdir())):
+        file.rename(photos / f"photo{number}")
+    out = photos / "idx"
+    stored = build_collection(photos, out, network)[0]
+    build_table(photos, photos / "t", network)
+    pq.write_table(pa.table({"name": ["photo0"]}), photos / "meta.parquet")
+    write(photos, LICENSE=b"words")
+    assert locate(photos).kind == "files"
+    assert build_collection(photos, out, network)[1].same == 3
+    assert build.sync(stored, None, network)[1].same == 3
+    # Where a table of images comes to lie there, what was indexed stays what it was.
+    content = [(photos / "photo0").read_bytes()]
+    pq.write_table(pa.table({"image": content}), photos / "images.parquet")
+    assert locate(photos).kind == "table"
+    (photos / "photo0").rename(photos / "photo0.png")
+    done = build.sync(stored, None, network)[1]
+    assert (done.new, done.same, done.removed) == (1, 2, 1)
+    for file in photos.glob("photo*"):
+        file.unlink()
+    with pytest.raises(LookalikeError, match=r"no images in .*not looked at: .*parquet"):
+        build.sync(stored, None, network)
+    for name in ("images.parquet", "meta.parquet", "LICENSE"):
+        (photos / name).unlink()
+    shutil.rmtree(photos / "t")
+    with pytest.raises(LookalikeError, match="no images in "):
+        build_collection(photos, out, network)
+
+
+def test_a_parquet_file_among_images_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, **{"a.jpg": b"", "b.jpg": b"", "bad.parquet": b"no table"})
+    pq.write_table(pa.table({"name": ["a"]}), tmp_path / "meta.parquet")
+    left_out = LeftOut()
+    source = locate(sorted(tmp_path.iterdir()), left_out=left_out)
+    assert (source.kind, source.names) == ("files", ("a.jpg", "b.jpg"))
+    assert left_out.counts() == {".parquet": 2}
+    pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "photos.parquet")
+    with pytest.raises(LookalikeError, match=r"images and tables are given \(.*photos\.parquet"):
+        locate(sorted(tmp_path.iterdir()))

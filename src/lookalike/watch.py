@@ -246,7 +246,7 @@ def _root(stored: Collection, photos: str | None) -> str:
     """Name the folder to watch as Spark takes it; `LookalikeError` where it cannot."""
     source = stored.source
     if photos is not None or source.kind == "files":
-        source = images.locate(photos or source.root)
+        source = images.locate(photos or source.root, kind=source.kind)
     if source.kind == "table":
         raise LookalikeError(f"{source.root} is a table, no folder of images: sync it instead")
     if source.kind == "uri":

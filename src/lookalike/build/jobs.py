@@ -170,11 +170,16 @@ class Job:
 
 
 def prepare(
-    photos: Name | Sequence[Name], options: Options, stored: Collection | None = None
+    photos: Name | Sequence[Name],
+    options: Options,
+    stored: Collection | None = None,
+    *,
+    kind: str | None = None,
 ) -> Job:
     """Check what is asked for; `LookalikeError` if it cannot be done.
 
-    The model of a `stored` collection counts instead of what the options say.
+    The model of a `stored` collection counts instead of what the options say. `kind` is that of
+    the source, where it is known.
     """
     models.check_precision(options.precision)
     if options.wave < 1:
@@ -186,6 +191,7 @@ def prepare(
         image_column=options.image_column,
         label_column=options.label_column,
         left_out=left_out,
+        kind=kind,
     )
     if source.kind != "files" and options.spark is False:
         raise LookalikeError(f"only Spark reads {source.root}: leave --no-spark out")

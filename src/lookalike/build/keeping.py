@@ -238,7 +238,9 @@ def update(
         image_column=options.image_column or source.image_column,
         label_column=options.label_column or source.label_column,
     )
-    job = prepare(again(stored) if photos is None else photos, options, stored)
+    # What was made of files stays so, whatever tables lie beside them by now.
+    kind = "files" if source.kind == "files" and not options.image_column else None
+    job = prepare(again(stored) if photos is None else photos, options, stored, kind=kind)
     place = place_of(stored, job.source)
     with working(stored.path, only_looks=dry_run) as staging:
         stored = stored.newest()

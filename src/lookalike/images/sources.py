@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 from lookalike.errors import LookalikeError
 from lookalike.given import Name
 from lookalike.images import decoding, parquet
-from lookalike.images.kinds import LeftOut, in_words, is_archive, is_image
+from lookalike.images.kinds import OTHERS, LeftOut, ending, in_words, is_archive, is_image
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _GLOB = re.compile(r"[][*?{}\\]")  # what Hadoop takes for more than itself
@@ -85,56 +85,84 @@ def locate(
     image_column: str | None = None,
     label_column: str | None = None,
     left_out: LeftOut | None = None,
+    kind: str | None = None,
 ) -> Source:
     """Say what kind of place `images` is. Nothing is read yet beyond its outermost folder.
 
     A folder, a file, a glob, a list of these, a URI (`s3a://...`, `hdfs://...`), or, where
     `image_column` is given or the name says so, a Parquet file or folder with a column of bytes.
-    What a glob matches and is no image is counted in `left_out`.
+    What a glob matches, or a list holds, and is no image is counted in `left_out`. With the `kind`
+    "files", which is known then, a folder is no table, whatever lies in it.
     """
     given = [images] if isinstance(images, str | os.PathLike) else list(images)
     if not given or not all(map(os.fspath, given)):
         raise LookalikeError("no images given: name a folder, a file or a glob")
-    first = os.fspath(given[0])
-    tables = [image_column is not None or _is_table(os.fspath(name)) for name in given]
+    names = [os.fspath(name) for name in given]
+    left_out = left_out or LeftOut()
+    is_table = parquet.is_parquet if kind == "files" else _is_table
+    tables = [image_column is not None or is_table(name) for name in names]
     if all(tables):
-        return _locate_table([os.fspath(n) for n in given], image_column or "image", label_column)
-    if any(tables):
-        raise LookalikeError("images and tables are given: index one, and the other apart from it")
+        return _locate_table(names, image_column or "image", label_column)
+    names = _without_tables(names, tables, left_out)
     if label_column is not None:
         raise LookalikeError("--label-column is for tables: for photos give --labels a CSV file")
-    if _URI.match(first):
-        if len(given) > 1:
+    if _URI.match(names[0]):
+        if len(names) > 1:
             raise LookalikeError("one URI at a time: use a glob that covers them")
-        return Source("uri", first, ())
-    return _locate_files(
-        [os.path.abspath(os.fspath(name)) for name in given], left_out or LeftOut()
-    )
+        return Source("uri", names[0], ())
+    return _locate_files([os.path.abspath(name) for name in names], left_out)
 
 
 def _is_table(name: str) -> bool:
     """Tell whether a place is a table, by its name or by what lies in it.
 
-    Raises `LookalikeError` where that is a folder with images and a table of images as well.
+    A folder with images is none, unless only their first bytes show them and the table has some.
+    Raises `LookalikeError` where images show by their names, and the table has some as well.
     """
     if parquet.is_parquet(name):
         return True
     images = False
     tables: list[str] = []
+    unknown: list[str] = []  # files that may be images
     entries = 0
     for folder, folders, files in os.walk(name):
+        if folder != name and "lookalike.json" in files and "_delta_log" in folders:
+            folders.clear()  # an index, which is not looked into
+            continue
         folders[:] = [below for below in folders if not below.startswith((".", "_"))]
-        images = images or any(is_image(file) and not file.startswith(".") for file in files)
+        files = [file for file in files if not file.startswith(".")]
+        images = images or any(map(is_image, files))
+        if len(unknown) < _LOOKED_AT:
+            unknown += (os.path.join(folder, file) for file in files if ending(file) not in OTHERS)
         tables += (os.path.join(folder, file) for file in files if parquet.is_parquet(file))
         entries += len(files) + len(folders)
-        if (tables and entries > _LOOKED_AT) or (images and entries > _LOOKED_AT):
+        if (tables or images) and entries > _LOOKED_AT:
             break
-    if images and any(parquet.holds_images(table, "image") for table in tables[:_TABLES]):
+    if not tables or not (images or any(map(LeftOut().takes, unknown))):
+        return bool(tables)
+    holds = any(parquet.holds_images(table, "image") for table in sorted(tables)[:_TABLES])
+    if images and holds:
         raise LookalikeError(
             f"{encode_path(name)} holds images and a table of images ({os.path.basename(tables[0])}"
             "): give --image-column image for the table, or a glob for the images"
         )
-    return bool(tables) and not images
+    return holds
+
+
+def _without_tables(given: list[str], tables: list[bool], left_out: LeftOut) -> list[str]:
+    """Leave Parquet files without images out of a list, as a shell made it of a glob; count them.
+
+    Raises `LookalikeError` where one holds images, or is a folder of tables.
+    """
+    for name, is_table in zip(given, tables, strict=True):
+        if not is_table:
+            continue
+        if not os.path.isfile(name) or parquet.holds_images(name, "image"):
+            raise LookalikeError(
+                f"images and tables are given ({encode_path(name)}): index one, and the other apart"
+            )
+        left_out.add(ending(name))
+    return [name for name, is_table in zip(given, tables, strict=True) if not is_table]
 
 
 def _locate_table(given: list[str], image_column: str, label_column: str | None) -> Source:
@@ -170,11 +198,14 @@ def _locate_files(given: list[str], left_out: LeftOut) -> Source:
     paths: set[str] = set()
     for name in given:
         if os.path.lexists(name):
-            if is_archive(name) and os.path.isfile(name):
+            if not (is_archive(name) and os.path.isfile(name)):
+                paths.add(name)
+            elif len(given) == 1:
                 raise LookalikeError(
                     f"{encode_path(name)} is an archive: unpack it and give the folder"
                 )
-            paths.add(name)
+            else:  # of a glob that a shell expanded
+                left_out.add(ending(name))
         elif glob.has_magic(name):
             paths.update(matches(name, left_out.takes))
         else:
