@@ -22,6 +22,7 @@ from lookalike.collection import Collection, is_collection
 from lookalike.export import build_table
 from lookalike.images import LeftOut, formats, in_words, locate, walk
 from lookalike.images.kinds import OTHERS, REST, TYPES, readable
+from lookalike.spark import session
 from small import picture, pictures, small_network
 from test_cli import assert_fails
 from test_cli import run as cli
@@ -396,6 +397,39 @@ def test_spark_looks_into_files_of_no_ending(mixed: Path, tmp_path: Path, networ
     with pytest.raises(LookalikeError, match=r"no images in .*: not looked at: 1 \.mp4, 1 wi"):
         build_collection((tmp_path / "films").as_uri(), tmp_path / "y.index", options)
     assert not (tmp_path / "y.index").exists()
+
+
+def test_a_listing_of_a_uri_reads_no_photo(tmp_path: Path, network: Options) -> None:
+    """Of 30 photos some are changed: the others are not read, however they are named."""
+    names = ["{}.jpg", "{}.PNG", "{}", "{}.foo", "{}.a,b"]
+    photos, size = tmp_path / "p", 100_000
+    for number in range(30):
+        name = names[number % len(names)].format(f"x [{number}]")
+        write(photos, **{name: image("PNG") + bytes([number]) * size})
+    write(photos, **{"b.mp4": b"film" * size, "c.jpg.part": b"half" * size})
+    options = Options(**{**vars(network), "spark": None})
+    jvm: Any = session()._jvm
+    statistics = jvm.org.apache.hadoop.fs.FileSystem.getGlobalStorageStatistics()
+
+    def read(begin: int = 0) -> int:
+        below = statistics.get("file")
+        return (int(below.getLong("bytesRead") or 0) if below else 0) - begin
+
+    begin = read()
+    stored, report = build_collection(photos.as_uri(), tmp_path / "x.index", options)
+    assert (report.images, report.skipped) == (30, 0)
+    assert report.not_looked_at == {".mp4": 1, ".part": 1}
+    whole, begin = read(begin), read()
+    done = build.sync(stored, None, options, dry_run=True)[1]
+    assert (done.new, done.changed, done.same, done.removed) == (0, 0, 30, 0)
+    unchanged, begin = read(begin), read()
+    (photos / "x [1].PNG").write_bytes(image("PNG"))
+    (photos / "x [2]").write_bytes(image("JPEG"))
+    done = build.sync(stored, None, options)[1]
+    assert (done.new, done.changed, done.same, done.skipped) == (0, 2, 28, 0)
+    changed = read(begin)
+    assert 30 * size < whole < 45 * size
+    assert unchanged < size > changed
 
 
 def test_a_folder_of_photos_stays_one(tmp_path: Path, network: Options) -> None:

@@ -14,7 +14,7 @@ from lookalike import build, images
 from lookalike.build import Changed, Options
 from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
-from lookalike.images.frame import literal, new_files
+from lookalike.images.uri_frame import literal, new_files
 from lookalike.spark import local_uri, session
 from lookalike.upkeep import vacuum
 

@@ -16,9 +16,10 @@ from lookalike.build.place import Place
 from lookalike.build.running import Inputs
 from lookalike.changes import Settled
 from lookalike.collection import Collection
-from lookalike.images.frame import Vanished, image_frame, list_found
+from lookalike.images.frame import Vanished, image_frame
 from lookalike.images.listing import label_images, list_those
 from lookalike.images.matching import Labelled
+from lookalike.images.uri_frame import list_found
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -44,6 +44,7 @@ from lookalike.images.frame import image_frame
 from lookalike.images.listing import label_images, list_images
 from lookalike.images.matching import Labelled
 from lookalike.images.table_frame import read_only
+from lookalike.images.uri_frame import read_listed
 from lookalike.models import Model, calibration
 from lookalike.progress import progress_line
 from lookalike.searcher import EXACT_UP_TO, Searcher
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _HANDFUL = 64  # images, which no cluster is asked for
+_READ_BY_NAME = 10_000  # files of a URI, at most: of more, all are read and some are taken
 
 Photos = Name | Sequence[Name]
 
@@ -318,6 +320,8 @@ def _look_with_spark(
     settled: Settled | None,
     keep_labels: bool,
 ) -> Found:
+    from pyspark.errors import AnalysisException
+
     spark = session()
     with progress(spark, "listing images"):
         frame, names, labelled = image_frame(
@@ -333,6 +337,9 @@ def _look_with_spark(
         raise images.nothing_found(job.source, job.left_out)
     if job.source.kind == "table":
         read_only(plan.wanted, staging)
+    elif 0 < plan.count <= _READ_BY_NAME:
+        with suppress(AnalysisException):  # one has gone since
+            frame = read_listed(spark, plan.wanted)
     return Found(wanted_of(frame, plan, staging), plan, labelled)
 
 
