@@ -24,6 +24,7 @@ RGB = np.asarray(fuzz.picture(5, (120, 90))).copy()
 RGB[:20, :30], RGB[-20:, :30] = 0, 255
 GREY = np.asarray(Image.fromarray(RGB).convert("L"))
 ALPHA = np.linspace(40, 255, 120 * 90).reshape(90, 120).astype(np.uint8)
+NO_DATA = 42113  # the tag
 NEAR = 3  # levels, on average: a percent of clipped values, and rounding
 
 
@@ -90,8 +91,7 @@ FILES: dict[str, Callable[[Samples], bytes]] = {
 @pytest.mark.parametrize("write", FILES.values(), ids=FILES)
 def test_bits_in_sixteen(write: Callable[[Samples], bytes], bits: int) -> None:
     assert distance(write(of_bits(GREY, bits)), as_grey(GREY)) < NEAR
-    if write is not FILES["pgm"]:  # whose colours Pillow brings to eight bits
-        assert distance(write(of_bits(RGB, bits)), RGB) < NEAR
+    assert distance(write(of_bits(RGB, bits)), RGB) < NEAR
 
 
 @pytest.mark.parametrize("bits", [12, 16])
@@ -154,6 +154,164 @@ def test_black_is_black() -> None:
     nothing = np.zeros_like(GREY, np.uint16)
     for write in FILES.values():
         assert distance(write(nothing), as_grey(nothing)) == 0
+
+
+# --- what does not set the scale ----------------------------------------------------------------
+
+HOLE = (slice(30, 60), slice(30, 80))
+"""Where there is no data, or where a light is."""
+WITH_HOLE = GREY.copy()
+WITH_HOLE[HOLE] = 0
+
+
+def with_hole(values: Samples, value: float) -> Samples:
+    holed = values.copy()
+    holed[HOLE] = value
+    return holed
+
+
+heights: Samples = GREY.astype(np.float32) / 255 * 2400
+UNMEASURED: dict[str, tuple[Samples, float]] = {
+    "heights": (heights, -9999),
+    "heights beside the sea": (heights * 3.5, -9999),
+    "heights, whole": (of_bits(GREY, 12, np.int16), -9999),
+    "the least float": (heights, float(np.finfo(np.float32).min)),
+    "the least double": (heights.astype(np.float64), float(np.finfo(np.float64).min)),
+    "the largest float": (heights, float(np.finfo(np.float32).max)),
+    "shares": (GREY.astype(np.float32) / 255, -9999),
+    "around zero": (GREY.astype(np.float32) / 255 * 40 - 20, -999),
+    "huge": (heights, 1e30),
+    "least of 16 bits": (of_bits(GREY, 14, np.int16), -32768),
+    "least of 32 bits": (np.rint(heights * 100).astype(np.int32), -(2**31)),
+    "largest of signed 16": (of_bits(GREY, 12, np.int16), 32767),
+    "largest of unsigned 16": (of_bits(GREY, 12), 65535),
+    "largest of unsigned 32": (of_bits(GREY, 20, np.uint32), 2**32 - 1),
+}
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["guessed", "named"])
+@pytest.mark.parametrize("kind", UNMEASURED)
+def test_where_there_is_no_data_is_black(kind: str, named: bool) -> None:
+    values, nothing = UNMEASURED[kind]
+    more = {NO_DATA: f"{nothing:.15g}"} if named else {}
+    for order in ("<", ">"):
+        data = tiff(with_hole(values, nothing), order=order, deflate=True, more=more)
+        assert distance(data, as_grey(WITH_HOLE)) < NEAR
+        assert not np.asarray(decode(data))[HOLE].any()
+    negative = tiff(with_hole(values.max() - values, nothing), photometric=0, more=more)
+    if values.min() >= 0 and "heights" not in kind:  # whose scale may begin elsewhere
+        assert distance(negative, as_grey(WITH_HOLE)) < NEAR + 2
+    mostly = np.full((360, 480), nothing, values.dtype)
+    mostly[:90, :120] = values
+    left = np.zeros(mostly.shape, np.uint8)
+    left[:90, :120] = GREY
+    assert distance(tiff(mostly, more=more), as_grey(left)) < NEAR
+
+
+@pytest.mark.parametrize("text", ["-1", "7", "1024", " 1024 ", "1024.0", "nan", "-inf"])
+def test_a_file_names_what_means_no_data(text: str) -> None:
+    nothing = float(text)
+    for kind in (np.float32, np.float64, np.int16, np.int32):
+        if kind not in (np.float32, np.float64) and not np.isfinite(nothing):
+            continue
+        values = of_bits(GREY, 12, int)
+        values[values == nothing] += 1
+        holed = with_hole(values.astype(kind), nothing)
+        data = tiff(holed, more={NO_DATA: text})
+        assert distance(data, as_grey(WITH_HOLE)) < NEAR
+        assert not np.asarray(decode(data))[HOLE].any()
+    colours = of_bits(RGB, 14)
+    colours[HOLE] = 65535
+    for planar in (False, True):
+        data = tiff(colours, planar=planar, more={NO_DATA: "65535"})
+        assert distance(data, np.where((colours == 65535), 0, RGB)) < NEAR
+
+
+@pytest.mark.parametrize("text", ["", "none", "-9999", "70000", "0", "1e400"])
+def test_a_name_for_what_is_not_there_changes_nothing(text: str) -> None:
+    for values in (of_bits(GREY, 12), GREY.astype(np.float32) / 255, of_bits(GREY, 15, np.int16)):
+        assert distance(tiff(values, more={NO_DATA: text}), as_grey(GREY)) < NEAR
+    alone = np.full_like(heights, -9999)
+    assert distance(tiff(alone, more={NO_DATA: "-9999"}), np.zeros_like(RGB)) == 0
+
+
+def test_what_is_far_from_others_may_be_the_picture() -> None:
+    """Masks, lights and dark places keep the scale that they had."""
+    mask = np.where(GREY > 128, 65535, 0).astype(np.uint16)
+    levels = np.where(GREY > 128, 255, 0)
+    for write in FILES.values():
+        assert distance(write(mask), as_grey(levels)) == 0
+    assert distance(png(np.dstack([mask] * 3)), as_grey(levels)) == 0
+    labels = with_hole((GREY // 32).astype(np.uint16), 65535)
+    assert distance(tiff(labels), as_grey(np.rint(labels / 257))) == 0
+    ends = np.where(GREY > 128, 1, -1).astype(np.float32)
+    assert distance(tiff(ends), as_grey(levels)) == 0
+
+
+HOT = ((20, 70), (61, 17), (80, 101))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("bits", [8, 12, 14])
+@pytest.mark.parametrize("write", FILES.values(), ids=FILES)
+def test_hot_pixels_do_not_make_a_scan_dark(
+    write: Callable[[Samples], bytes], bits: int, count: int
+) -> None:
+    for most in (65535, 61234):
+        grey, colours = of_bits(GREY, bits), of_bits(RGB, bits)
+        for number, (y, x) in enumerate(HOT[:count]):
+            grey[y, x] = colours[y, x, number] = most - 97 * number
+        assert distance(write(grey), as_grey(GREY)) < NEAR
+        assert distance(write(colours), RGB) < NEAR
+
+
+def test_hot_pixels_of_more_bits() -> None:
+    grey = of_bits(GREY, 20, np.uint32)
+    grey[20, 70] = 2**32 - 1
+    assert distance(tiff(grey), as_grey(GREY)) < NEAR
+    told = of_bits(GREY // 4, 12)
+    told[20, 70] = 65535
+    assert distance(tiff(told, more={281: 4095}), as_grey(GREY // 4)) < NEAR
+
+
+@pytest.mark.parametrize("side", [2, 8])
+@pytest.mark.parametrize("write", FILES.values(), ids=FILES)
+def test_a_light_in_a_dark_picture_stays_the_white_of_it(
+    write: Callable[[Samples], bytes], side: int
+) -> None:
+    for most in (65535, 50_000):
+        dark = of_bits(GREY, 12)
+        dark[40 : 40 + side, 60 : 60 + side] = most
+        assert distance(write(dark), as_grey(np.rint(dark / 257))) < 1
+        colours = of_bits(RGB, 12)
+        colours[40 : 40 + side, 60 : 60 + side] = most
+        assert distance(write(colours), np.rint(colours / 257)) < 1
+
+
+def test_glitter_in_a_dark_picture_stays_the_white_of_it() -> None:
+    """More than a few bright pixels are no fault of a sensor."""
+    dark = of_bits(GREY, 12)
+    dark[::8, ::8] = 65535
+    assert distance(tiff(dark), as_grey(np.rint(dark / 257))) < 1
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("most", [65535, 4095, 1000, 255])
+def test_grey_is_the_same_in_every_portable_map(bits: int, most: int) -> None:
+    """As `P5` and `P2`, and in three equal colours as `P6` and `P3`."""
+    grey = np.minimum(of_bits(GREY, bits), most)
+    data = []
+    for values in (grey, np.dstack([grey] * 3)):
+        head = b"%d %d %d\n" % (120, 90, most)
+        kind = 5 if values.ndim == 2 else 6
+        packed = values.astype(">u2" if most > 255 else np.uint8).tobytes()
+        data.append(b"P%d " % kind + head + packed)
+        data.append(b"P%d " % (kind - 3) + head + b" ".join(b"%d" % v for v in values.flat) + b"\n")
+    first, *others = (np.asarray(decode(one)) for one in data)
+    for other in others:
+        assert np.abs(first.astype(int) - other).max() <= (0 if most in (65535, 255) else 1)
+    levels = GREY if most == 65535 else np.rint(grey / most * 255)
+    assert np.abs(first.astype(int) - as_grey(levels)).mean() < NEAR
 
 
 # --- TIFF ---------------------------------------------------------------------------------------

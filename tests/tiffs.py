@@ -2,14 +2,15 @@
 
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy.typing as npt
 
 ROWS = 40  # of a strip
 Order = Literal["<", ">"]
-Directory = tuple[dict[int, tuple[int, ...]], list[bytes]]
-"""The tags of a page, and its strips."""
+Directory = tuple[dict[int, tuple[int, ...] | str], list[bytes]]
+"""The tags of a page, numbers or text, and its strips."""
 
 FORMS = {"u": 1, "i": 2, "f": 3}
 
@@ -22,7 +23,7 @@ def tiff(
     deflate: bool = False,
     order: Order = "<",
     bits: int | None = None,
-    more: dict[int, int] | None = None,
+    more: Mapping[int, int | str] | None = None,
 ) -> bytes:
     """Write samples of shape (height, width[, channels]) as one page; `more` are further tags."""
     return pages([directory_of(values, photometric, planar, deflate, order, bits, more)], order)
@@ -35,7 +36,7 @@ def directory_of(
     deflate: bool = False,
     order: Order = "<",
     bits: int | None = None,
-    more: dict[int, int] | None = None,
+    more: Mapping[int, int | str] | None = None,
 ) -> Directory:
     """Return the tags of a page and its strips."""
     values = values[..., None] if values.ndim == 2 else values
@@ -46,7 +47,7 @@ def directory_of(
         for top in range(0, height, ROWS):
             part = plane[top : top + ROWS].astype(values.dtype.newbyteorder(order)).tobytes()
             strips.append(zlib.compress(part) if deflate else part)
-    tags: dict[int, tuple[int, ...]] = {
+    tags: dict[int, tuple[int, ...] | str] = {
         256: (width,),
         257: (height,),
         258: (bits or values.dtype.itemsize * 8,) * channels,
@@ -60,7 +61,9 @@ def directory_of(
     }
     if channels in (2, 4):
         tags[338] = (2,)
-    return tags | {tag: (value,) for tag, value in (more or {}).items()}, strips
+    for tag, value in (more or {}).items():
+        tags[tag] = value if isinstance(value, str) else (value,)
+    return tags, strips
 
 
 def pages(directories: list[Directory], order: Order = "<") -> bytes:
@@ -77,11 +80,18 @@ def pages(directories: list[Directory], order: Order = "<") -> bytes:
         after = len(data) + 2 + 12 * len(entries) + 4
         data += struct.pack(f"{order}H", len(entries))
         lists = b""
-        for tag, numbers in entries:
-            packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        for tag, value in entries:
+            is_text = isinstance(value, str)
+            if isinstance(value, str):
+                packed = value.encode() + b"\0"
+                count = len(packed)
+                packed += bytes(-count % 4)
+            else:
+                count = len(value)
+                packed = struct.pack(f"{order}{count}I", *value)
             if len(packed) > 4:
                 packed, lists = struct.pack(f"{order}I", after + len(lists)), lists + packed
-            data += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + packed
+            data += struct.pack(f"{order}HHI", tag, 2 if is_text else 4, count) + packed
         link = len(data)
         data += bytes(4) + lists
     return bytes(data)

@@ -232,7 +232,7 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     """Bring an image to RGB; with its profile, where its colours are still those of that one."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(depth.to_bytes(np.asarray(image)))
+        image = Image.fromarray(depth.to_bytes(np.asarray(image))[0])
     elif image.has_transparency_data:
         if image.mode in ("LA", "La"):
             image = _grey_with_alpha(image.convert("LA"), profile)

@@ -6,10 +6,11 @@ whichever is the least that holds the largest value. A picture of 16 bits that i
 stays below a quarter of white is therefore brightened, unless its file says the depth (PNG's
 `sBIT`, TIFF's `MaxSampleValue`, the precision of JPEG 2000, a `maxval` of PGM below 65,535), or its
 values are those of eight bits stretched to sixteen. The other way round, dark scans would be black.
-The colours of a PPM are as bright as its `maxval` says.
 
 What has no depth to go by (floating point, 32 bits, signed numbers) is stretched between finite
 percentiles, unless it lies in 0 to 1, and reaches a quarter of that, or in 0 to 255.
+
+Where there is no data a picture is black; that and hot pixels (`outlying`) do not set the scale.
 """
 
 import io
@@ -18,22 +19,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.images.outlying import absent, evenly, largest
+
 Samples = npt.NDArray[Any]
 
 DEPTHS = (8, 10, 12, 14)
 PERCENTILES = (0.2, 99.8)
 """Of the finite values, which become black and white where nothing else says what does."""
-_SEEN = 2_000_000  # values that percentiles are taken of: evenly spread, where there are more
 _AT_A_TIME = 2_000_000  # values converted, so that floats of a large picture are never all there
 
 
-def to_bytes(values: Samples, declared: int | None = None) -> npt.NDArray[np.uint8]:
-    """Bring samples of any number type to uint8 of the same shape.
+def to_bytes(
+    values: Samples,
+    declared: int | None = None,
+    no_data: float | None = None,
+    negative: bool = False,
+) -> tuple[npt.NDArray[np.uint8], float]:
+    """Bring samples of any number type to uint8 of the same shape; return also what became white.
 
-    `declared` are the bits that the file says its samples have.
+    `declared` are the bits that the file says its samples have, `no_data` is the value that it says
+    means nothing. Of a `negative`, that value becomes black.
     """
-    black, white = limits(values, declared)
-    return scaled(values, black, white)
+    nothing = absent(values, no_data)
+    if nothing is None or nothing.all():
+        black, white = limits(values, declared)
+    else:
+        black, white = limits(values[~nothing], declared)
+    levels = scaled(values, black, white)
+    if negative:
+        np.subtract(255, levels, out=levels)
+    if nothing is not None:
+        levels[nothing] = 0
+    return levels, white
 
 
 def limits(values: Samples, declared: int | None = None) -> tuple[float, float]:
@@ -45,6 +62,7 @@ def limits(values: Samples, declared: int | None = None) -> tuple[float, float]:
     if lowest < 0:
         full = lowest < ends.min // 2
         return (ends.min, ends.max) if full else _percentiles(values)
+    highest = largest(values, DEPTHS if highest < 2**16 else (*DEPTHS, 16, 20, 24))
     if highest < 2**16:
         return 0, min(2 ** _depth(values, highest, declared) - 1, ends.max)
     return 0, ends.max if highest > ends.max // 2 else _percentiles(values)[1]
@@ -88,7 +106,7 @@ def _limits_of_floats(values: Samples) -> tuple[float, float]:
 
 
 def _percentiles(values: Samples) -> tuple[float, float]:
-    seen = _evenly(values)
+    seen = evenly(values)
     finite = seen[np.isfinite(seen)]
     if not len(finite):
         return 0, 1
@@ -97,14 +115,9 @@ def _percentiles(values: Samples) -> tuple[float, float]:
 
 
 def _are_whole(values: Samples) -> bool:
-    seen = _evenly(values)
+    seen = evenly(values)
     finite = seen[np.isfinite(seen)]
     return bool((finite == np.rint(finite)).all())
-
-
-def _evenly(values: Samples) -> Samples:
-    flat = values.reshape(-1)
-    return flat[:: max(1, len(flat) // _SEEN)]
 
 
 def declared_bits(data: bytes, name: str) -> int | None:

@@ -94,26 +94,32 @@ class Opened:
         check_size(image.size, self.most)  # an icon's says less than the picture in it has
         if image.mode.startswith("I") or image.mode == "F":
             # Pillow stretches what a PGM says it has to sixteen bits.
-            stretched = self.format == "PPM" and tile and tile[0].codec_name != "raw"
+            stretched = self.format == "PPM" and not self._is_of_sixteen_bits(tile)
             declared = 16 if stretched else depth.declared_bits(self.data, self.format)
-            return _with_info(depth.to_bytes(np.asarray(image), declared), image)
-        if tile and self.format == "PNG" and ";16" in str(tile[0].args):
+            return _with_info(depth.to_bytes(np.asarray(image), declared)[0], image)
+        if image.mode in ("RGB", "RGBA") and self._is_of_sixteen_bits(tile):
             return self._all_bits(image)
         return image
 
+    def _is_of_sixteen_bits(self, tile: Any) -> bool:
+        """Tell whether a PNG has sixteen bits a sample, or a PPM or PGM says that it uses all."""
+        how = tile[0].args if tile else ""
+        if self.format == "PPM":
+            return how == "I;16B" or (isinstance(how, tuple) and how[-1] == 2**16 - 1)
+        return self.format == "PNG" and ";16" in str(how)
+
     def _all_bits(self, image: Image.Image) -> Image.Image:
         """Look at the low bytes too, where a picture of 16 bits is dark in the high ones."""
-        ends = image.getextrema()[:3]
-        if max(int(high) for _, high in ends) >= 64:  # type: ignore[misc]
+        colours = np.reshape(image.histogram()[: 3 * 256], (3, 256))
+        if colours[:, 65:255].sum() > 0.001 * colours.sum():  # neither dark nor without data
             return image
         values = depth.read_samples(self.data)
         if values is None or values.ndim != 3 or values.shape[2] not in (3, 4):
             return image
         declared = depth.declared_bits(self.data, self.format)
-        black, white = depth.limits(values[..., :3], declared)
+        levels, white = depth.to_bytes(values[..., :3], declared)
         alpha = values[..., 3:]
         opaque = white if alpha.size and alpha.max() <= white else 2**16 - 1
-        levels = depth.scaled(values[..., :3], black, white)
         return _with_info(np.dstack([levels, depth.scaled(alpha, 0, opaque)]), image)
 
     def _lacks_only_its_end(self) -> bool:

@@ -5,6 +5,7 @@ by OpenCV, whose answer is taken apart here: which value is white, which channel
 https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf
 """
 
+import contextlib
 import io
 import struct
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ MAX_PAGES = 100
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _SAMPLES, _STRIP_BYTES, _LARGEST_VALUE, _PLANAR = 273, 277, 279, 281, 284
 _TILES, _TILE_BYTES, _EXTRA, _FORMAT, _PROFILE = 324, 325, 338, 339, 34675
+_NO_DATA = 42113  # https://gdal.org/en/stable/drivers/raster/gtiff.html
 _OF_EACH_PLANE = (_WIDTH, _HEIGHT, _COMPRESSION, 266, 278, 317, 322, 323)  # the same in all
 _MASK = 4  # a bit of the kind of page (tag 254)
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
@@ -59,6 +61,13 @@ class Page:
         forms = set(_tuple(self.tags.get(_FORMAT, _UNSIGNED)))
         return int(forms.pop()) if len(forms) == 1 else 0
 
+    @property
+    def _no_data(self) -> float | None:
+        """The value that GDAL's tag says means that there is no data."""
+        with contextlib.suppress(ValueError):
+            return float(str(self.tags.get(_NO_DATA, "")).strip("\0 "))
+        return None
+
     def read(self) -> Image.Image:
         """Return the picture in 8 bits a sample: L, RGB or RGBA, turned or with what says how.
 
@@ -92,11 +101,10 @@ class Page:
         return picture
 
     def _picture(self, colours: depth.Samples, alpha: depth.Samples) -> Image.Image:
-        black, white = depth.limits(colours, self._declared(colours))
-        levels = depth.scaled(colours, black, white)
-        # Which says that white is zero; of eight bits OpenCV sees to that.
-        if self.tags.get(_PHOTOMETRIC, 0) == 0 and self._bits > 8:
-            np.subtract(255, levels, out=levels)
+        # A negative says that white is zero; of eight bits OpenCV sees to that.
+        negative = self.tags.get(_PHOTOMETRIC, 0) == 0 and self._bits > 8
+        declared = self._declared(colours)
+        levels, white = depth.to_bytes(colours, declared, self._no_data, negative)
         extra = _tuple(self.tags.get(_EXTRA, 2))[0]
         if not alpha.shape[2] or extra == 0:
             return Image.fromarray(levels if levels.shape[2] == 3 else levels[..., 0])
