@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,16 +26,16 @@ from PIL import Image
 from bad_inputs import write_bad_inputs, write_odd_but_good
 from conftest import UNSEEN, calibrating, needs_photos
 from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images, models
-from lookalike.build import Options, Report, build_collection, running
+from lookalike.build import Options, Report, build_collection, look, running
 from lookalike.build.jobs import prepare
 from lookalike.build.running import _sample_of_frame
-from lookalike.collection import Collection
+from lookalike.collection import Collection, Written
 from lookalike.drawing import DrawnCollection
 from lookalike.export import build_table, export_csv
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images
 from lookalike.index import Engine
-from lookalike.models import SAMPLE, calibration
+from lookalike.models import SAMPLE, Model, calibration
 from lookalike.models.engines import processor
 from lookalike.progress import Move
 from lookalike.spark import session
@@ -206,12 +207,12 @@ def test_all_readers_read_the_same_csv(table: Table, read: Callable[[Path], Rows
 
 
 def test_what_was_skipped_stands_beside_the_csv(table: Table) -> None:
-    with (table.path.parent / "cars.skipped.csv").open(newline="") as file:
+    with (table.path.parent / "cars.csv.skipped.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "reason"]
     assert sorted(path for path, _ in rows) == sorted(table.mixed.bad)
     assert all(table.mixed.bad[path] in reason for path, reason in rows)
-    assert sorted(os.listdir(table.path.parent)) == ["cars.csv", "cars.skipped.csv"]
+    assert sorted(os.listdir(table.path.parent)) == ["cars.csv", "cars.csv.skipped.csv"]
 
 
 def test_a_csv_of_an_index_reads_back_exactly(index: Index, tmp_path: Path) -> None:
@@ -638,14 +639,14 @@ def test_a_loop_and_spark_make_the_same_table(table: Table, tmp_path: Path, name
             made[spark] = [tuple(row.values()) for row in rows.to_pylist()]
         else:
             made[spark] = read_by_csv(out)
-        assert sorted(os.listdir(out.parent)) == sorted([name, "cars.skipped.csv"])
+        assert sorted(os.listdir(out.parent)) == sorted([name, f"{name}.skipped.csv"])
     loop, by_spark = made[False], made[True]
     assert len(loop) == 24
     assert [row[:2] for row in loop] == [row[:2] for row in by_spark]
     vectors = [[row[2] for row in rows] for rows in (loop, by_spark)]
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=1e-6)
-    skipped = [(tmp_path / str(spark) / "cars.skipped.csv").read_text() for spark in (False, True)]
-    assert skipped[0] == skipped[1]
+    skipped = [tmp_path / str(spark) / f"{name}.skipped.csv" for spark in (False, True)]
+    assert skipped[0].read_text() == skipped[1].read_text()
 
 
 @pytest.mark.parametrize("build", [build_collection, build_table])
@@ -734,19 +735,49 @@ def test_a_gpu_is_one_process_s(
 @pytest.mark.parametrize(
     ("wave", "threads", "batch", "shares"),
     [
-        (1024, 3, 16, (6, 928)),
-        (64, 3, 16, (2, 32)),
-        (1024, 17, 256, (34, 1024)),
-        (512, 17, 256, (1, 256)),
-        (511, 17, 256, (1, 255)),
-        (8, 3, 16, (1, 8)),
+        (1024, 3, 16, (16, 6, 913)),
+        (64, 3, 16, (10, 3, 25)),
+        (1024, 17, 256, (256, 34, 769)),
+        (512, 17, 256, (15, 17, 243)),
+        (511, 17, 256, (15, 17, 242)),
+        (8, 3, 16, (1, 4, 4)),
+        (1, 3, 16, (1, 0, 1)),
     ],
 )
 def test_threads_work_side_by_side_whatever_the_wave(
-    wave: int, threads: int, batch: int, shares: tuple[int, int]
+    wave: int, threads: int, batch: int, shares: tuple[int, int, int]
 ) -> None:
     run: Any = SimpleNamespace(batch=batch)
     assert running._share(wave, threads, run) == shares
+
+
+@pytest.mark.parametrize(("wave", "count"), [(1, 6), (5, 24), (16, 60)])
+def test_no_more_than_a_wave_is_read_and_not_committed(
+    drawn: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wave: int, count: int
+) -> None:
+    photos = some_photos(drawn, count, tmp_path / "photos")
+    read, reads, committed = images.read, [0], [0]
+    most = 0
+
+    def counted(*given: Any) -> bytes:
+        reads.append(reads[-1] + 1)
+        return read(*given)
+
+    def commit(written: list[Written], _: Model) -> None:
+        nonlocal most
+        before = -1
+        while reads[-1] != before:  # a slow one, beside which threads read on
+            before = reads[-1]
+            time.sleep(0.05)
+        most = max(most, reads[-1] - committed[-1])
+        committed.append(committed[-1] + sum(row["rows"] for row in written))
+
+    monkeypatch.setattr(images, "read", counted)
+    (tmp_path / "data").mkdir()
+    job = prepare(photos, Options(precision="f32", spark=False, wave=wave))
+    running.embed_all(job, look(job, None, tmp_path).inputs, tmp_path / "data", commit)
+    assert committed[-1] == reads[-1] == count
+    assert wave // 2 <= most <= wave
 
 
 INDEXING = """

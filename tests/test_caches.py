@@ -432,6 +432,26 @@ def test_copies_and_moved_indexes_share_a_cache(
         assert answers(tmp_path / "copy.index") == wanted
 
 
+def test_a_path_has_one_mark_however_often_its_file_becomes_another(
+    stored: Collection, folder: Path, tmp_path: Path
+) -> None:
+    wanted = answers(stored.path)
+    before = state(folder).keys()
+    for _ in range(3):
+        for file in stored.files():  # another inode, another ctime, as after a mount
+            shutil.copy2(file, tmp_path / "copy")
+            os.replace(tmp_path / "copy", file)
+        assert answers(stored.path) == wanted
+        assert state(folder).keys() == before
+        with pytest.MonkeyPatch.context() as patch:  # what was hashed once is not again
+            patch.setattr("lookalike.collection.caches.digest", None)
+            assert answers(stored.path) == wanted
+    other = Collection.open(foreign(stored, tmp_path / "foreign.index"))
+    file = stored.files()[0]
+    replace_by(file, other.files()[0])  # the mark is of what was there before
+    np.testing.assert_array_equal(Segment(file).vectors, unit((ROWS, WIDTH), 1)[:400])
+
+
 def test_a_cache_goes_with_the_last_file_of_its_content(
     stored: Collection, folder: Path, tmp_path: Path
 ) -> None:

@@ -605,7 +605,12 @@ def test_embedding_with_a_label_file_from_windows(
         photo.name: "Citroën 2CV"
     }
     assert len(rows) == 4 and len(rows[0]) == 514
-    assert sorted(os.listdir(tmp_path)) == ["cars.csv", "cars.skipped.csv", "labels.csv", "photos"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "cars.csv",
+        "cars.csv.skipped.csv",
+        "labels.csv",
+        "photos",
+    ]
 
 
 def test_hashing_and_searching_by_it(

@@ -539,21 +539,26 @@ def test_what_is_skipped_stands_in_a_file_of_its_own(photos: Path, tmp_path: Pat
     mine = tmp_path / "skipped.csv"
     mine.write_text("mine")
     (photos / "0" / "text.png").write_text("no picture")
-    for out in (tmp_path / "x.csv", tmp_path / "x.y"):
-        own = tmp_path / f"{'x' if out.suffix == '.csv' else out.name}.skipped.csv"
+    for out in (tmp_path / "x.csv", tmp_path / "x"):  # each has its own
+        own = tmp_path / f"{out.name}.skipped.csv"
         assert build_table(photos, out, Options(spark=False)).skipped == 1
         assert own.read_text().splitlines()[1].startswith('"0/text.png",')
-        for gone in (None, out):
-            if gone is not None:
-                shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
-            with pytest.raises(LookalikeError, match="is there already"):
-                build_table(photos, out, Options(spark=False))
+        with pytest.raises(LookalikeError, match=f"{out.name} is there already"):
+            build_table(photos, out, Options(spark=False))
         assert build_table(photos, out, Options(spark=False), overwrite=True).skipped == 1
+        # Of a table that is gone it tells nothing any longer.
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+        assert build_table(photos, out, Options(spark=False)).skipped == 1
+        told = own.read_text()
         own.write_text("mine")
         with pytest.raises(LookalikeError, match="of something else"):
             build_table(photos, out, Options(spark=False), overwrite=True)
         assert own.read_text() == "mine"
+        own.write_text(told)
     assert mine.read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == [
+        "photos", "skipped.csv", "x", "x.csv", "x.csv.skipped.csv", "x.skipped.csv"
+    ]  # fmt: skip
 
 
 def test_of_two_that_make_the_same_file_one_does(photos: Path, tmp_path: Path) -> None:

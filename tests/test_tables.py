@@ -598,6 +598,6 @@ def test_the_command_line_takes_globs_and_says_what_is_skipped(
             ["train-0.parquet#0", "a"],
             ["train-0.parquet#1", "b"],
         ]
-    skipped = (tmp_path / "x.skipped.csv").read_text()
+    skipped = (tmp_path / "x.csv.skipped.csv").read_text()
     assert "train-1.parquet" in skipped
     assert "not a complete Parquet file" in skipped

@@ -470,7 +470,7 @@ def test_formulas_are_left_alone_unless_asked(formulas: Path, tmp_path: Path) ->
     options = Options(labels=tmp_path / "labels.csv", precision="f32")
     build_table(formulas, tmp_path / "as they are.csv", options)
     plain = table_of(tmp_path / "as they are.csv")
-    skipped = table_of(tmp_path / "as they are.skipped.csv")
+    skipped = table_of(tmp_path / "as they are.csv.skipped.csv")
     build_table(formulas, tmp_path / "safe.csv", options, no_formulas=True)
     safe, safely_skipped = (table_of(tmp_path / f"safe{one}.csv") for one in ("", ".skipped"))
 

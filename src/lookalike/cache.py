@@ -4,7 +4,6 @@ Whoever can write into that folder is believed: it is for one person, or for peo
 other.
 """
 
-import contextlib
 import errno
 import functools
 import hashlib
@@ -26,6 +25,9 @@ _MARK = b"lookseal"
 _WHOLE = 2**20  # bytes up to which all of a file is compared with its seal when it is mapped
 _SAMPLES = 16  # of a larger one, evenly from the first to the last
 _BLOCK = 4096  # bytes of a sample: what a disk loses at a time
+
+# A folder that nobody may list, or of a file system to which folders are no files.
+_CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EISDIR)
 
 
 def cache_folder() -> Path:
@@ -134,7 +136,7 @@ def discard(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sync(file: Path) -> None:
+def _sync(file: str | Path) -> None:
     opened = os.open(file, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -142,10 +144,13 @@ def _sync(file: Path) -> None:
         os.close(opened)
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where its file system can say so."""
-    with contextlib.suppress(OSError):
+def sync_folder(folder: str | Path) -> None:
+    """Have the names in a folder on the disk, where its file system can do so. Raises `OSError`."""
+    try:
         _sync(folder)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 # Seals: what a power cut, or a disk, has made of a file shows before it is used.

@@ -241,6 +241,7 @@ def embed_batches(
     threads: int = 1,
     device: str = "cpu",
     *,
+    batch: int | None = None,
     ahead: int | None = None,
     known: Known | None = None,
     isolated: bool = False,
@@ -251,8 +252,9 @@ def embed_batches(
     What Spark's `mapInArrow` runs in every task, and a plain loop too. An input that cannot be
     read becomes a row with the status `skipped`. `threads` decode and embed side by side, so that
     one's decoding overlaps another's network; the order stays. Beside the batch that was given,
-    memory holds one image as it is decoded for each thread and some dozens at 224 x 224. They are
-    up to `ahead` of the network's batches ahead of what is given; by default two a thread.
+    memory holds one image as it is decoded for each thread and some dozens at 224 x 224. Each
+    thread takes `batch` rows at a time, by default what the network likes best. They are up to
+    `ahead` such batches ahead of what is given; by default two a thread.
 
     `isolated` gives each thread a process in which it decodes, so that an image on which a decoder
     crashes, or takes over `images.isolated.MAX_SECONDS`, is skipped; they end with the generator.
@@ -261,10 +263,9 @@ def embed_batches(
     """
     run = models.engine(model, threads, streams=threads, device=device)
     ahead = 2 * threads if ahead is None else ahead
+    rows = batch or run.batch
     groups = (
-        batch.slice(start, run.batch)
-        for batch in batches
-        for start in range(0, batch.num_rows, run.batch)
+        given.slice(start, rows) for given in batches for start in range(0, given.num_rows, rows)
     )
     if threads == 1:
         with images.decoder(isolated, expendable, source.truncated) as decode:

@@ -32,8 +32,7 @@ def build_table(
     """Steps 3 and 4: embed all images into a CSV file or, if `out` has no `.csv`, into Parquet.
 
     CSV has the columns `image, label, e0, e1, ...`, Parquet `image, label, embedding`; images in
-    the order of their ids. What this run skipped stands beside it, with reasons: in `x.skipped.csv`
-    where `out` is `x.csv` (`skipped_of`).
+    the order of their ids. What this run skipped stands beside it, with reasons: `skipped_of(out)`.
     With `no_formulas`, which is for CSV, a spreadsheet takes no name or label for a formula: those
     that begin like one get an apostrophe.
     """
@@ -42,8 +41,9 @@ def build_table(
         raise LookalikeError(f"formulas are a matter of CSV files, and {out} will be Parquet")
     out = out.absolute()
     skipped = skipped_of(out)
-    for one in (out, skipped):
-        collection.make_free(one, overwrite)
+    collection.make_free(out, overwrite)
+    of_none = not out.exists()  # what such a file there is tells of is gone
+    collection.make_free(skipped, overwrite or of_none)
     if skipped.exists() and not _is_ours(skipped):
         raise LookalikeError(f"{skipped} is a file of something else: give another --out")
     if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
@@ -68,7 +68,7 @@ def build_table(
                 _write_parquet(files, fresh)
             _write_skipped(files, staging / "skipped", no_formulas)
             collection.put_in_place(fresh, out, overwrite=overwrite)
-            collection.put_in_place(staging / "skipped", skipped, overwrite=overwrite)
+            collection.put_in_place(staging / "skipped", skipped, overwrite=overwrite or of_none)
     return Report.of(done, found.labelled, job.left_out)
 
 
@@ -79,7 +79,7 @@ def is_csv(out: Path) -> bool:
 
 def skipped_of(out: Path) -> Path:
     """Return the file in which `build_table` says what it skipped, named after what it makes."""
-    return out.with_name(f"{out.stem if is_csv(out) else out.name}.skipped.csv")
+    return out.with_name(f"{out.name}.skipped.csv")
 
 
 def _is_ours(skipped: Path) -> bool:

@@ -245,13 +245,15 @@ def _in_a_loop(
 ) -> None:
     assert inputs.listing is not None
     threads = cores() + 1  # one may wait for the disk while the others compute
-    ahead, together = _share(job.wave, threads, models.engine(model, threads, threads, job.device))
+    run = models.engine(model, threads, threads, job.device)
+    batch, ahead, together = _share(job.wave, threads, run)
     rows = embedding.embed_batches(
         listed(inputs.listing),
         job.rooted,
         model,
         threads,
         job.device,
+        batch=batch,
         ahead=ahead,
         known=inputs.known,
         isolated=True,
@@ -274,19 +276,21 @@ def _note(skipped: int) -> str:
     return f"{skipped:,} skipped" if skipped else ""
 
 
-def _share(wave: int, threads: int, run: models.Engine) -> tuple[int, int]:
-    """Share a wave between what threads have in work, in batches, and what waits for a commit.
+def _share(wave: int, threads: int, run: models.Engine) -> tuple[int, int, int]:
+    """Share a wave between what threads have in work and what waits for a commit.
 
-    Together they are what a killed run loses. A wave under the usual keeps threads waiting rather
-    than lose more, but for one batch, without which none would work beside another; where cores are
-    so many that the usual one does not suffice for them, it is what they have in work that is lost
-    as well.
+    Together they are what a killed run loses. Returned are the rows of a batch, how many batches
+    are ahead of what waits, and of how many rows on they wait no longer: a batch may end beyond.
+    Of a wave under the usual the batches are smaller, so that all threads have work and no more is
+    lost; where cores are so many that the usual one does not suffice for them, it is what they have
+    in work that is lost as well.
     """
-    ahead = 2 * threads
+    batch, ahead = run.batch, 2 * threads
     if wave < jobs.WAVE:
-        ahead = max(min(ahead, wave // 2 // run.batch), 1)
-    waiting = wave - ahead * run.batch
-    return ahead, waiting if waiting >= wave // 2 else wave
+        batch = max(min(batch, wave // ahead), 1)
+        ahead = min(ahead, wave // 2 // batch)
+    waiting = wave - ahead * batch
+    return batch, ahead, (waiting if waiting >= wave // 2 else wave) - batch + 1
 
 
 def waves(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[Iterator[pa.RecordBatch]]:

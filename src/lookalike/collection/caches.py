@@ -3,7 +3,8 @@
 The name of a data file says what it holds, and anybody may have written that name. So a file is
 read to the end and hashed before its cache is used. A mark in the cache then says which file that
 was: the next process asks no more than when and where it was written. A copy of the file finds the
-same cache, once it has been hashed as well.
+same cache, once it has been hashed as well. Each path has one mark, however often the file there
+becomes another to the system, as after each mount of some file systems.
 """
 
 import hashlib
@@ -15,7 +16,8 @@ from pathlib import Path
 from lookalike.cache import cache_folder, keeping, new_file
 from lookalike.untrusted import is_hash
 
-_OF = "of-"  # begins the name of a mark, which holds the path of the file
+_OF = "of-"  # begins the name of a mark, which holds identity and path of the file
+_DIGITS = 32  # of a hash, hexadecimal
 
 
 def digest(file: Path) -> str:
@@ -31,8 +33,7 @@ def identity(file: Path) -> str:
     """
     status = file.stat()
     parts = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    text = "\0".join([str(file.absolute()), *map(str, parts)])
-    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return _hash(b"\0".join([_path(file), *(b"%d" % part for part in parts)]))
 
 
 def cache_of(file: Path) -> tuple[Path, str]:
@@ -43,7 +44,7 @@ def cache_of(file: Path) -> tuple[Path, str]:
     """
     now = identity(file)
     shared, own = _folder(file.stem), _folder(now)
-    if is_hash(file.stem) and os.path.exists(shared / f"{_OF}{now}"):
+    if is_hash(file.stem) and _marked(_mark(shared, file))[0] == now:
         return shared, now
     if (
         not is_hash(file.stem)
@@ -61,8 +62,8 @@ def cache_of(file: Path) -> tuple[Path, str]:
 def mark(folder: Path, file: Path, now: str) -> None:
     """Note in a cache that it is of a file, as long as its identity is `now`. Raises `OSError`."""
     # One that is lost is made again.
-    with new_file(folder / f"{_OF}{now}", lasting=False) as part:
-        part.write_bytes(os.fsencode(file.absolute()))
+    with new_file(_mark(folder, file), lasting=False) as part:
+        part.write_bytes(now.encode() + _path(file))
 
 
 def forget(file: Path) -> None:
@@ -73,15 +74,36 @@ def forget(file: Path) -> None:
         if not is_hash(file.stem):
             return
         shared = _folder(file.stem)
-        (shared / f"{_OF}{now}").unlink(missing_ok=True)
+        _mark(shared, file).unlink(missing_ok=True)
         if not any(map(_is_there, shared.glob(f"{_OF}*"))):
             shutil.rmtree(shared, ignore_errors=True)
 
 
-def _is_there(marked: Path) -> bool:
+def _is_there(marking: Path) -> bool:
+    now, file = _marked(marking)
     with suppress(OSError):
-        return marked.name == f"{_OF}{identity(Path(os.fsdecode(marked.read_bytes())))}"
+        return identity(file) == now
     return False
+
+
+def _mark(folder: Path, file: Path) -> Path:
+    return folder / f"{_OF}{_hash(_path(file))}"
+
+
+def _marked(marking: Path) -> tuple[str, Path]:
+    """Return what `mark` has noted: what the identity of a file was, and its path."""
+    with suppress(OSError):
+        noted = marking.read_bytes()
+        return noted[:_DIGITS].decode(errors="replace"), Path(os.fsdecode(noted[_DIGITS:]))
+    return "", Path()
+
+
+def _path(file: Path) -> bytes:
+    return os.fsencode(file.absolute())
+
+
+def _hash(what: bytes) -> str:
+    return hashlib.blake2b(what, digest_size=_DIGITS // 2).hexdigest()
 
 
 def _folder(name: str) -> Path:

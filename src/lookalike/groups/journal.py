@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from lookalike.cache import sync_folder
 from lookalike.errors import LookalikeError
-from lookalike.groups.moving import sync_folder
 from lookalike.images import decode_path, encode_path
 
 JOURNAL = "aside.csv"
@@ -53,7 +53,7 @@ def journal(folder: Path) -> Iterator[Callable[[Entry], None]]:
         file.truncate(whole)
         if not whole:
             append(_HEADER, True)
-            sync_folder(str(folder))
+            sync_folder(folder)
         yield write_down
 
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from lookalike.cache import sync_folder
 from lookalike.errors import LookalikeError
 from lookalike.images import encode_path
 
@@ -66,15 +67,6 @@ def is_copy(origin: str, other: str) -> bool:
         return False
     filecmp.clear_cache()  # it goes by size and time
     return filecmp.cmp(origin, other, shallow=False)
-
-
-def sync_folder(folder: str) -> None:
-    """Have the names in a folder on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reserve(target: str) -> None:
