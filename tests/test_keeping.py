@@ -686,6 +686,38 @@ def test_a_mix_of_two_preprocessings_is_said_once(
     assert terminal.getvalue().count(said) == 1
 
 
+@pytest.mark.parametrize("what", ["add", "sync"])
+def test_what_an_older_preprocessing_skipped_is_tried_once(
+    photos: Path, tmp_path: Path, what: str
+) -> None:
+    whole = paint(odd := photos / "0" / "odd.png", 90).read_bytes()
+    odd.write_bytes(bytes(8) + whole[8:])  # read as an older release might have
+    (photos / "0" / "text.png").write_text("no picture")
+    index = lookalike.index(photos, tmp_path / "x.index", spark=False)
+    then = odd.stat().st_mtime_ns
+    odd.write_bytes(whole)
+    os.utime(odd, ns=(then, then))
+    assert (getattr(index, what)(photos).changed, index.collection.counts()) == (0, (12, 2))
+    about = index.path / "lookalike.json"
+    said = json.loads(about.read_text().replace(PREPROCESSING, "squash-224-bilinear-3"))
+    del said["tried"]  # as older releases leave it
+    about.write_text(json.dumps(said))
+    before = rows_of(index)
+    older = lookalike.open(index.path)
+    assert older.sync(dry_run=True).changed == older.add(photos, dry_run=True).changed == 2
+    assert json.loads(about.read_text()) == said
+    done = getattr(older, what)(photos)
+    assert (done.changed, done.images, done.skipped, done.same) == (2, 1, 1, 12)
+    after = rows_of(older)
+    assert after["0/odd.png"]["status"] == "ok"
+    assert after["0/text.png"]["reason"] == before["0/text.png"]["reason"]
+    assert after["0/text.png"]["id"] > max(row["id"] for row in before.values())
+    for again in (older, lookalike.open(index.path)):
+        assert getattr(again, what)(photos).version == done.version, "it was tried"
+    (photos / "0" / "text.png").write_text("no picture either")
+    assert (older.sync().changed, older.sync().changed) == (1, 0)
+
+
 def test_a_table_does_not_go_into_an_index_of_a_folder(living: Index, tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [b"x"]}), table := tmp_path / "t.parquet")
     with pytest.raises(LookalikeError) as error:

@@ -1,8 +1,9 @@
 """What of a listing a collection lacks, and the commits that bring it in, whoever else writes.
 
 An image is the same while path, size and time of change are; one that is not gets a new row with a
-new id in place of its old one. Every commit follows from the newest version: where another writer
-was quicker, it is worked out again from theirs, so that no path is ever there twice.
+new id in place of its old one. So does, once, what an older preprocessing could not read. Every
+commit follows from the newest version: where another writer was quicker, it is worked out again
+from theirs, so that no path is ever there twice.
 """
 
 import glob
@@ -119,7 +120,8 @@ def plan(
             "or listing.modified is distinct from stored.modified "
             f"or {label} is distinct from stored.label "
             "or (listing.reason is not null and listing.reason is distinct from stored.reason) "
-            f"or (listing.reason is null and {_passing('stored')})"
+            f"or (listing.reason is null and ({_passing('stored')} "
+            f"or (stored.status = 'skipped' and stored.id < {stored.tried_from})))"
         )
         _find_gone(sql, below)
         whole = _find_whole(sql) if stored.source.kind == "table" else _NONE
@@ -428,7 +430,8 @@ def _overlap(
         sql.execute(
             "create temp table shared as select ours.id as ours, stored.id as theirs, "
             f"stored.id >= {first_id} or (stored.status = 'skipped' and ours.status = 'skipped' "
-            "and stored.reason = ours.reason and stored.size is not distinct from ours.size "
+            f"and stored.id >= {stored.tried_from} and stored.reason = ours.reason "
+            "and stored.size is not distinct from ours.size "
             "and stored.modified is not distinct from ours.modified "
             "and stored.label is not distinct from ours.label) "
             # A disk that is away for a moment costs no embedding.

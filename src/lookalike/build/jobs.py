@@ -234,6 +234,6 @@ def _say_it_mixes(path: Path) -> None:
     """Say, once a process, what becomes of new pictures beside those of an older preprocessing."""
     say(
         f"{path} was made with an older preprocessing: new pictures with colour profiles, deep "
-        "samples or transparency come out otherwise, and what it skipped stays skipped; "
+        "samples or transparency come out otherwise; what it skipped is tried once more; "
         "`lookalike index --overwrite` makes it anew"
     )

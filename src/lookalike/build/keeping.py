@@ -367,6 +367,8 @@ def _bring_in(
     plan = found.plan
     if stored is not None and plan is not None and not plan.count:
         return stored, Done(job.full)
+    if stored is not None:
+        stored = stored.note_tries()
     source = stored.source if stored is not None else remembered(job.source)
     folder = new_data_folder(out)
     since = -1 if stored is None else stored.version

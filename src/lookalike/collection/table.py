@@ -31,7 +31,7 @@ from lookalike.collection.segments import (
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError, forbidden, is_forbidden
 from lookalike.given import Name, is_text, local_path
-from lookalike.images import Source
+from lookalike.images import PREPROCESSING, Source
 from lookalike.models import Model, in_words
 from lookalike.spark import local_uri
 from lookalike.sql import connect, parquet
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 _ABOUT = "lookalike.json"
 _NEXT_ID = "lookalike.next_id"  # an application's transaction number, as Delta has them
+_TRIED = "tried"  # in the description: the first id of each preprocessing, as it skips
 _OF_US = "lookalike"  # the key in a commit's metadata
 _LOOK_AT = 4096  # files at most whose presence is checked when a collection is opened
 
@@ -70,12 +71,18 @@ class Collection:
     """A collection at one version."""
 
     def __init__(
-        self, path: Path, table: "DeltaTable", source: Source, about_model: dict[str, Any]
+        self,
+        path: Path,
+        table: "DeltaTable",
+        source: Source,
+        about_model: dict[str, Any],
+        tried: int | None = None,
     ) -> None:
         self.path = path.absolute()  # wherever this process goes from here
         self.source = source
         self.about_model = about_model  # the model in words, known without loading it
         self._table = table
+        self._tried = tried
 
     @classmethod
     def open(cls, path: Name, version: int | None = None, *, look: bool = True) -> Self:
@@ -115,7 +122,9 @@ class Collection:
                     )
                 table.load_as_version(version)
             source, about_model = Source.stored(about["source"]), in_words(about["model"])
-            opened = cls(path, table, source, about_model)
+            same = about_model["preprocessing"] == PREPROCESSING
+            tried = about.get(_TRIED, {}).get(PREPROCESSING, 0 if same else None)
+            opened = cls(path, table, source, about_model, None if tried is None else int(tried))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not _is_newer(error):
                 raise _no_longer_kept(path, version) from None
@@ -143,6 +152,7 @@ class Collection:
         model.save(path / "model")
         about = {"format": FORMAT, "source": asdict(source), "model": model.about()}
         about["full_model"] = full_model or model.fingerprint
+        about[_TRIED] = {PREPROCESSING: 0}
         (path / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         rows, embedded = _sums(segments)
         try:
@@ -273,16 +283,35 @@ class Collection:
 
     def move(self, root: str) -> Self:
         """Say that the images now lie below `root`, an absolute folder or a URI."""
-        return self._describe(lambda _: {"root": root})
+        return self._describe(lambda about: about["source"].update(root=root))
 
     def also_below(self, folders: Iterable[str]) -> Self:
         """Say that images lie below these folders too, outside the root."""
-        return self._describe(lambda source: {"also": sorted({*source.get("also", ()), *folders})})
 
-    def _describe(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Self:
+        def note(about: dict[str, Any]) -> None:
+            about["source"]["also"] = sorted({*about["source"].get("also", ()), *folders})
+
+        return self._describe(note)
+
+    @property
+    def tried_from(self) -> int:
+        """The id from which on it was this preprocessing, and none before it, that skipped."""
+        return self.next_id if self._tried is None else self._tried
+
+    def note_tries(self) -> Self:
+        """Say that what is skipped from now on was tried with this preprocessing."""
+        if self._tried is not None:
+            return self
+
+        def note(about: dict[str, Any]) -> None:
+            about.setdefault(_TRIED, {}).setdefault(PREPROCESSING, self.next_id)
+
+        return self._describe(note)
+
+    def _describe(self, change: Callable[[dict[str, Any]], None]) -> Self:
         with writing(self.path), describing(self.path):
             about = _read_about(self.path)
-            about["source"].update(change(about["source"]))
+            change(about)
             with new_file(self.path / _ABOUT) as part:
                 part.write_text(json.dumps(about, indent=1) + "\n")
         return type(self).open(self.path, self.version)
