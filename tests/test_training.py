@@ -414,7 +414,8 @@ def mixed(drawn: DrawnCollection, tmp_path: Path) -> tuple[Path, Path]:
     (folder / "2.jpg").write_bytes(b"")
     labels = tmp_path / "labels.csv"
     rows = [f"{n}.jpg,{'red' if n % 2 else 'blue'}" for n in range(6)]
-    labels.write_text("\n".join(["image,Class", *rows, "elsewhere.jpg,red", ""]))
+    labels.write_text("\n".join(["image,Class", *rows, "elsewhere.jpg,red", "6.jpg,nan", ""]))
+    (folder / "film.mp4").write_bytes(b"film")
     return folder, labels
 
 
@@ -426,7 +427,9 @@ def test_photos_are_decoded_in_order_and_others_counted(
     assert photos.labels.tolist() == [0, 1, 0, 1, UNLABELLED]
     assert sum(photos.skipped.values()) == 2 and photos.skipped["empty file"] == 1
     assert any("not an image" in reason for reason in photos.skipped)
-    assert (photos.unlabelled, photos.unused_labels) == (1, 1)
+    counts = (photos.unlabelled, photos.unused_labels, photos.loose_labels, photos.missing_labels)
+    assert counts == (1, 1, 0, 1)
+    assert photos.not_looked_at == {".mp4": 1}
     with Image.open(mixed[0] / "3.jpg") as image:
         expected = np.asarray(image.convert("RGB").resize((SIDE, SIDE)), np.float32)
     assert photos.pixels().shape == (5, SIDE, SIDE, 3)
@@ -448,6 +451,11 @@ def test_decoded_photos_are_taken_again_unless_something_changed(
     first, _ = gathered()
     again, taken = gathered()
     assert taken and again.identity == first.identity
+    (folder / "note.svg").touch()
+    labels.write_text(labels.read_text().replace("5.jpg", "5"))
+    looser, taken = gathered()
+    assert taken and (again.loose_labels, looser.loose_labels) == (0, 1)
+    assert looser.not_looked_at == {".mp4": 1, ".svg": 1}
     labels.write_text(labels.read_text().replace("3.jpg,red", "3.jpg,green"))
     relabelled, taken = gathered()
     assert not taken and list(relabelled.classes) == ["blue", "green", "red"]
@@ -750,6 +758,7 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
     assert "learned from 4 photos of 2 labels, 8 views" in noted
     assert "2 skipped: " in noted and "1 empty file" in noted
     assert "1 photo has no label" in noted and "1 label is of no photo" in noted
+    assert "not looked at: 1 .mp4" in noted and "1 row has no label (nan" in noted
     assert sorted(os.listdir(work)) == [".lock", "decoded"], "a folder that was named is kept"
     code, _, noted = lookalike(*asked, "--work", work, "--overwrite")
     assert code == 0 and "of so few photos none are held out" in noted
@@ -917,7 +926,7 @@ def test_weights_that_run_away_are_not_written(
 
 def test_what_got_worse_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     held = HeldOut(800, 20, True, {"R@1": 0.5, "P@5": 0.4}, {"R@1": 0.6, "P@5": 0.5})
-    done = Trained(Path("x"), "resnet18", "cars", "cpu", 9, 3, 90, 1.0, {}, 0, 0, held)
+    done = Trained(Path("x"), "resnet18", "cars", "cpu", 9, 3, 90, 1.0, {}, 0, 0, 0, 0, {}, held)
     _show_what_it_gained(done)
     said = capsys.readouterr()
     assert said.out.startswith("R@1 0.500 -> 0.600, P@5 0.400 -> 0.500: ") and not said.err

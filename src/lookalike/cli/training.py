@@ -16,7 +16,7 @@ from lookalike.cli.arguments import (
     Overwrite,
     Weights,
 )
-from lookalike.cli.printing import answers, notes, show_json
+from lookalike.cli.printing import answers, notes, show_json, show_labels, show_left_out
 from lookalike.errors import LookalikeError
 
 if TYPE_CHECKING:
@@ -129,9 +129,8 @@ def _say_what_was_done(done: "Trained") -> None:
     if done.unlabelled:
         have = "photo has" if done.unlabelled == 1 else "photos have"
         notes.print(f"{done.unlabelled:,} {have} no label and took no part")
-    if done.unused_labels:
-        are = "label is" if done.unused_labels == 1 else "labels are"
-        notes.print(f"{done.unused_labels:,} {are} of no photo found here")
+    show_left_out(done.not_looked_at)
+    show_labels(done.unused_labels, done.loose_labels, done.missing_labels)
 
 
 def _show_what_it_gained(done: "Trained") -> None:

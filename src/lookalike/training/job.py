@@ -43,8 +43,9 @@ class Trained:
     """What `fine_tune` did: the file it wrote, from what, and what came of it.
 
     It learned from `photos` of so many `classes`, looking at `views` of them. `skipped` counts the
-    reasons why photos could not be read, `unlabelled` those without a label, `unused_labels` the
-    labels of no photo. `held_out` is None where nothing was measured.
+    reasons why photos could not be read, `unlabelled` those without a label. The labels that are
+    `unused`, `loose` or `missing` and what was `not_looked_at` are counted as by
+    `lookalike.index`. `held_out` is None where nothing was measured.
     """
 
     out: Path
@@ -58,6 +59,9 @@ class Trained:
     skipped: dict[str, int]
     unlabelled: int
     unused_labels: int
+    loose_labels: int
+    missing_labels: int
+    not_looked_at: dict[str, int]
     held_out: HeldOut | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,6 +160,9 @@ def fine_tune(
         skipped=photos.skipped,
         unlabelled=photos.unlabelled,
         unused_labels=photos.unused_labels,
+        loose_labels=photos.loose_labels,
+        missing_labels=photos.missing_labels,
+        not_looked_at=photos.not_looked_at,
         held_out=measured,
     )
 

@@ -8,9 +8,9 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,10 @@ from PIL import Image
 from lookalike import images
 from lookalike.collection.places import staging_folder
 from lookalike.errors import LookalikeError, says_nothing
-from lookalike.images import BadImage, IsolatedDecoder, Source
+from lookalike.images import BadImage, IsolatedDecoder, LeftOut, Source
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images, listed, write_listing
+from lookalike.images.matching import Labelled
 from lookalike.progress import progress_line
 from lookalike.spark import cores
 from lookalike.sql import connect, parquet
@@ -43,17 +44,21 @@ class Photos:
     """n photos kept in a folder: `labels`, int64 (n,), count `classes`; `UNLABELLED` for none.
 
     `skipped` counts the reasons why others are not among them, `unlabelled` those left out for
-    want of a label, `unused_labels` the labels of no photo. Equal photos with equal labels have
-    the same `identity`.
+    want of a label, `unused_labels` the labels of no photo; `loose_labels`, `missing_labels` and
+    `not_looked_at` are those of `build.Report`. Equal photos with equal labels have the same
+    `identity`.
     """
 
     folder: Path
     labels: npt.NDArray[np.int64]
     classes: Sequence[str]
     skipped: dict[str, int]
-    unlabelled: int
-    unused_labels: int
     identity: str
+    unlabelled: int = 0
+    unused_labels: int = 0
+    loose_labels: int = 0
+    missing_labels: int = 0
+    not_looked_at: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,8 +68,7 @@ class Photos:
         """Read what `gather` wrote; `OSError`, `ValueError` or `KeyError` where it did not."""
         about = json.loads((folder / _ABOUT).read_text())
         labels = np.array(about.pop("labels"), np.int64)
-        names = [field.name for field in fields(cls) if field.name not in ("folder", "labels")]
-        return cls(folder, labels, **{name: about[name] for name in names})
+        return cls(folder, labels, about["classes"], about["skipped"], about["identity"])
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """Return uint8 (n, 288, 288, 3), squashed to a square; mapped, not read."""
@@ -102,14 +106,22 @@ def gather(
         ]
         more = 0
         if labelled:
-            counts = _count_labels(listings)
-            check_labels(counts)
-            more = besides(len(counts))
+            offered = _count_labels(listings)
+            check_labels(offered)
+            more = besides(len(offered))
         identity = _identity(listings)
+        left_out = sum((Counter(one.left_out.counts()) for one in listings), Counter[str]())
+        counts: dict[str, Any] = {
+            "unlabelled": sum(one.unlabelled for one in listings),
+            "unused_labels": sum(one.labels.unused for one in listings),
+            "loose_labels": sum(one.labels.loose for one in listings),
+            "missing_labels": sum(one.labels.missing for one in listings),
+            "not_looked_at": dict(left_out.most_common()),
+        }
         try:
             there = Photos.load(folder)
             if there.identity == identity and len(there.pixels()):
-                return there
+                return replace(there, **counts)
         except (OSError, ValueError, KeyError) as error:  # none there yet, or damaged
             if says_nothing(error):
                 raise LookalikeError(
@@ -128,13 +140,11 @@ def gather(
             "labels": [UNLABELLED if name is None else numbers[name] for name in names],
             "classes": classes,
             "skipped": dict(skipped),
-            "unlabelled": sum(one.unlabelled for one in listings),
-            "unused_labels": sum(one.unused_labels for one in listings),
             "identity": identity,
         }
         (fresh / _ABOUT).write_text(json.dumps(about))
         fresh.rename(folder)
-    return Photos.load(folder)
+    return replace(Photos.load(folder), **counts)
 
 
 def check_labels(photos: Mapping[str, int]) -> None:
@@ -160,8 +170,9 @@ class _Listing:
     source: Source
     file: Path
     count: int
+    left_out: LeftOut
     unlabelled: int = 0
-    unused_labels: int = 0
+    labels: Labelled = field(default_factory=Labelled)
 
 
 def _list(
@@ -172,23 +183,24 @@ def _list(
     label_name: str,
 ) -> _Listing:
     place, labels = source
-    located = images.locate(place)
+    left_out = LeftOut(labels)
+    located = images.locate(place, left_out=left_out)
     if located.kind != "files":
         raise LookalikeError(
             f"lookalike train takes files: copy the photos of {located.root} to a disk"
         )
     offered = None if labels is None else open_labels(labels, image_name, label_name)
     file = staging / f"listing-{number}.parquet"
-    count = list_images(located, file)
+    count = list_images(located, file, left_out=left_out)
     if offered is None:
-        return _Listing(located, file, count)
-    unused = label_images(file, offered, images.encode_path(located.root)).unused
+        return _Listing(located, file, count, left_out)
+    labelled = label_images(file, offered, images.encode_path(located.root))
     known = staging / f"labelled-{number}.parquet"
     with connect(staging) as sql:
         chosen = f"from {parquet(file)} where label is not null"
         (kept,) = sql.execute(f"select count() {chosen}").fetchall()[0]
         write_listing(f"select * {chosen} order by id", known, sql)
-    return _Listing(located, known, kept, count - kept, unused)
+    return _Listing(located, known, kept, left_out, count - kept, labelled)
 
 
 def _count_labels(listings: Sequence[_Listing]) -> Counter[str]:
