@@ -520,9 +520,28 @@ def test_a_file_system_that_spark_alone_knows(
     assert report.images == 2
     named = [f"viewfs://tables/data/x.parquet#{row}" for row in (0, 1)]
     assert label_of(Index(stored)) == dict(zip(named, "ab", strict=True))
-    (tmp_path / "t/y.parquet").write_text("no table")
-    with pytest.raises(LookalikeError, match="Spark") as caught:
-        build_collection("viewfs://tables/data", tmp_path / "y.index", options)
+    # What is wrong with a file is its reason, and a file of another kind is none.
+    for name in ("y", "half [1] a%20b"):
+        (tmp_path / f"t/{name}.parquet").write_bytes((tmp_path / "t/x.parquet").read_bytes()[:-9])
+    write(tmp_path / "t/deep/er/z {2}.parquet", pa.array(photos[2:3]), label=["c"])
+    write(tmp_path / "t/number.parquet", pa.array([1, 2]))
+    pq.write_table(pa.table({"other": photos[:1]}), tmp_path / "t/other.parquet")
+    (tmp_path / "t/read me").write_text("no table")
+    index = Index(build_collection("viewfs://tables/data", tmp_path / "y.index", options)[0])
+    reasons = dict(index.collection.skipped())
+    words = {"y": "unreadable: ", "half [1] a%2520b": "unreadable: ", "number": "no image bytes"}
+    for name, said in (words | {"other": "no column 'image'"}).items():
+        assert said in reasons.pop(f"viewfs://tables/data/{name}.parquet")
+    assert (reasons, index.collection.counts()) == ({}, (3, 4))
+    last = "viewfs://tables/data/deep/er/z {2}.parquet#0"
+    assert label_of(index) == dict(zip([*named, last], "abc", strict=True))
+    write(tmp_path / "t/y.parquet", pa.array(photos[3:4]), label=["d"])
+    done = index.sync()
+    assert (done.changed, done.images, index.collection.counts()) == (0, 1, (4, 3))
+    for file in (tmp_path / "t").rglob("*.parquet"):
+        file.write_text("no table")
+    with pytest.raises(LookalikeError, match="no image can be read from viewfs") as caught:
+        build_collection("viewfs://tables/data", tmp_path / "z.index", options)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 JAVA_NEEDED = 17
 _GROUP = Path("/sys/fs/cgroup")
 _LONGEST = 400  # characters of an error of Spark's
+_GLOB = re.compile(r"[][{}*?\\]")
 # What Java and Python name an error by, the last of them being what led to the others.
 _NAMED = re.compile(r"(?:Caused by: |: )?([\w.$]+(?:Error|Exception)\b.*: .*)")
 _ATTEMPTS = 4  # of a task; plain local[N] gives a task one attempt only
@@ -134,8 +135,8 @@ def local_uri(path: str | Path) -> str:
     return f"file://{Path(path).absolute()}"
 
 
-def read_parquet(spark: "SparkSession", path: str) -> "DataFrame":
-    """Read a table whose columns are not known, and that anybody may have written.
+def read_parquet(spark: "SparkSession", path: str, files: Sequence[str]) -> "DataFrame":
+    """Read files of a table whose columns are not known, and that anybody may have written.
 
     Raises `LookalikeError` for one with types that bring code of their own.
     """
@@ -144,7 +145,11 @@ def read_parquet(spark: "SparkSession", path: str) -> "DataFrame":
     before = spark.conf.get(key, None)
     spark.conf.set(key, "true")
     try:
-        frame = spark.read.parquet(path)
+        reader = spark.read
+        if path not in files:  # the names of folders tell of rows as if all were read
+            within = _GLOB.split(path)[0]
+            reader.option("basePath", path if within == path else within.rpartition("/")[0])
+        frame = reader.parquet(*(_GLOB.sub(r"\\\g<0>", file) for file in files))
     finally:
         spark.conf.unset(key) if before is None else spark.conf.set(key, before)
     # Asked of Java: Python would look up the types in order to name the columns.

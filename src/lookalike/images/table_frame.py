@@ -1,8 +1,9 @@
 """Tables of images as a DataFrame: one Spark job looks into their files, another reads the rows."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -10,17 +11,19 @@ import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError
 from lookalike.images.listing import list_those, listed, task_count
+from lookalike.images.parquet import is_parquet
 from lookalike.images.scan import Found
-from lookalike.images.sources import Source, encode_path, is_uri
+from lookalike.images.sources import Source, decode_path, encode_path, is_uri
 from lookalike.images.tables import PART, ROWS, local_shards, look_into, read_parts
 from lookalike.progress import say
-from lookalike.spark import local_uri, read_parquet
+from lookalike.spark import last_words, local_uri, read_parquet
 from lookalike.sql import connect, parquet, parquet_in, quoted
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 _FOOTERS = 64  # that a task reads at least, where files are many
+_AT_A_TIME = 16  # files that the driver asks for at once, where Spark alone can
 _TYPES = {pa.int64(): "bigint", pa.int32(): "int", pa.bool_(): "boolean", pa.binary(): "binary"}
 
 
@@ -61,7 +64,7 @@ def table_frames(
         bad = sql.execute("select path, reason from parts where reason is not null order by path")
         first = bad.fetchone()
         if not rows and first and remote and not reached:  # a file system that Spark alone knows
-            return _read_by_spark(spark, source)
+            return _read_by_spark(spark, source, listing)
         if not rows:
             said = "it has no rows" if first is None else f"{first[0]}: {first[1]}"
             raise LookalikeError(f"no image can be read from {encode_path(source.root)}: {said}")
@@ -121,12 +124,22 @@ def _uris(spark: "SparkSession", root: str) -> Iterator[Found]:
         yield Found(encode_path(f"file:{path}" if scheme == "file" else uri))
 
 
-def _read_by_spark(spark: "SparkSession", source: Source) -> "tuple[DataFrame, DataFrame]":
-    """Read a table that lies where Spark alone can read: one bad file then fails it."""
+def _read_by_spark(
+    spark: "SparkSession", source: Source, listing: Path
+) -> "tuple[DataFrame, DataFrame]":
+    """Read a table that lies where Spark alone can read.
+
+    The driver asks for the footer of each file in a listing; one that has none is a reason. One
+    that is damaged further on fails the run.
+    """
     from pyspark.sql import functions as F
     from pyspark.sql.types import BinaryType, StructType
 
-    frame = read_parquet(spark, source.root)
+    good, bad = _footers(spark, source, listing)
+    if not good:
+        said = f"{bad[0][0]}: {bad[0][1]}" if bad else "no file of it is Parquet"
+        raise LookalikeError(f"no image can be read from {encode_path(source.root)}: {said}")
+    frame = read_parquet(spark, source.root, good)
     for column in filter(None, (source.image_column, source.label_column)):
         if column not in frame.columns:
             raise LookalikeError(
@@ -146,7 +159,6 @@ def _read_by_spark(spark: "SparkSession", source: Source) -> "tuple[DataFrame, D
         )
     label = F.col(f"`{source.label_column}`") if source.label_column else F.lit(None)
     rows = frame.select(
-        running_id(),
         _row_path().alias("path"),
         label.cast("string").alias("label"),
         F.when(content.isNull(), "empty cell").alias("reason"),
@@ -155,7 +167,51 @@ def _read_by_spark(spark: "SparkSession", source: Source) -> "tuple[DataFrame, D
         nanoseconds("_metadata.file_modification_time"),
         content.alias("content"),
     )
+    if bad:
+        reasons = spark.createDataFrame(bad, "path string, reason string")
+        rows = rows.unionByName(reasons, allowMissingColumns=True)
+    rows = rows.select(running_id(), "*")
     return rows, rows.drop("content")
+
+
+def _footers(
+    spark: "SparkSession", source: Source, listing: Path
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the URIs of a table's files that give images, and path and reason of the others."""
+    from py4j.protocol import Py4JJavaError
+
+    java: Any = spark._jvm  # pyspark itself has no way to a footer
+    hadoop = spark._jsparkSession.sessionState().newHadoopConf()
+    column = str(source.image_column)
+
+    def look(path: str) -> str | None:
+        """Return why a file gives no images, "" for one that nobody takes for Parquet."""
+        place = java.org.apache.hadoop.fs.Path(decode_path(path))
+        try:
+            file = java.org.apache.parquet.hadoop.util.HadoopInputFile.fromPath(place, hadoop)
+            reader = java.org.apache.parquet.hadoop.ParquetFileReader.open(file)
+        except Py4JJavaError as error:
+            return f"unreadable: {last_words(error)[:200]}" if is_parquet(path) else ""
+        try:
+            schema = reader.getFileMetaData().getSchema()
+            kind = str(schema.getType(column)) if schema.containsField(column) else None
+        finally:
+            reader.close()
+        if kind is None or "binary" in kind.split():
+            return None if kind else f"no column {column!r}: name the right one with --image-column"
+        return f"column {column!r} holds {kind}, no image bytes"
+
+    good: list[str] = []
+    bad: list[tuple[str, str]] = []
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        for batch in listed(listing):
+            paths = batch["path"].to_pylist()
+            for path, reason in zip(paths, pool.map(look, paths), strict=True):
+                if reason is None:
+                    good.append(decode_path(path))
+                elif reason:
+                    bad.append((path, reason))
+    return good, bad
 
 
 def _row_path() -> "Column":
