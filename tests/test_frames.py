@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import fuzz
 from lookalike.images import decode, decode_pixels, pixels
@@ -158,8 +158,15 @@ FORMS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("colour", "paper"),
-    [((255,) * 3, "black"), ((246,) * 3, "black"), ((225,) * 3, "white"), ((0,) * 3, "white")],
-    ids=["white", "nearly white", "light", "black"],
+    [
+        ((255,) * 3, "black"),
+        ((246,) * 3, "black"),
+        ((239,) * 3, "black"),
+        ((230,) * 3, "black"),
+        ((225,) * 3, "white"),
+        ((0,) * 3, "white"),
+    ],
+    ids=["white", "nearly white", "pale", "paler than light", "light", "black"],
 )
 def test_a_sign_can_be_seen(form: str, colour: tuple[int, int, int], paper: str) -> None:
     kind, change, options = FORMS[form]
@@ -167,6 +174,37 @@ def test_a_sign_can_be_seen(form: str, colour: tuple[int, int, int], paper: str)
     assert_shows(encoded(image, kind, **options), on(image.convert("RGBA"), paper), near=3)
     other = encoded(change(sign(2, colour)), kind, **options)
     assert distance(decode(other), on(image.convert("RGBA"), paper)) > 5
+
+
+@pytest.mark.parametrize("opacity", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize(("level", "paper"), [(235, "black"), (200, "white"), (20, "white")])
+def test_a_sign_that_can_be_seen_through(level: int, paper: str, opacity: float) -> None:
+    image = sign(3, (level,) * 3)
+    image.putalpha(image.getchannel("A").point(lambda value: int(value * opacity)))
+    for kind in ("PNG", "WEBP"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        assert_shows(encoded(image, kind, **options), on(image, paper), near=3)
+
+
+@pytest.mark.parametrize(("level", "paper"), [(234, "black"), (60, "white")])
+def test_soft_edges_do_not_choose_the_paper(level: int, paper: str) -> None:
+    """Drawn four times as large and made smaller, over transparent black and white."""
+    for behind in (0, 255):
+        large = Image.new("RGBA", (SIZE[0] * 4, SIZE[1] * 4), (behind, behind, behind, 0))
+        draw = ImageDraw.Draw(large)
+        for at in range(20, 360, 40):
+            draw.line((at, 10, at - 15, 240), fill=(level, level, level, 255), width=7)
+        image = large.resize(SIZE, Image.Resampling.LANCZOS)
+        assert_shows(encoded(image, "PNG"), on(image, paper), near=3)
+
+
+def test_a_light_drawing_with_something_dark_in_it_is_on_white() -> None:
+    image = sign(1, (236,) * 3)
+    image.paste((30, 30, 30, 255), (30, 20, 50, 40))
+    assert_shows(encoded(image, "PNG"), on(image, "white"), near=3)
+    image = sign(1, (236,) * 3)
+    image.paste((205, 205, 205, 255), (30, 20, 45, 30))  # which is as faint there
+    assert_shows(encoded(image, "PNG"), on(image, "black"), near=3)
 
 
 def test_one_transparent_colour() -> None:
