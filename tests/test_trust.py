@@ -472,7 +472,7 @@ def test_formulas_are_left_alone_unless_asked(formulas: Path, tmp_path: Path) ->
     plain = table_of(tmp_path / "as they are.csv")
     skipped = table_of(tmp_path / "as they are.csv.skipped.csv")
     build_table(formulas, tmp_path / "safe.csv", options, no_formulas=True)
-    safe, safely_skipped = (table_of(tmp_path / f"safe{one}.csv") for one in ("", ".skipped"))
+    safe, safely_skipped = (table_of(tmp_path / f"safe.csv{one}") for one in ("", ".skipped.csv"))
 
     def quoted(text: str) -> str:
         return f"'{text}" if text.startswith(tuple(BEGINNINGS)) else text
