@@ -670,7 +670,7 @@ def test_a_run_interrupted_early_says_so_and_leaves_nothing(
 
 
 def test_an_interrupted_run_says_what_it_has_done(drawn: DrawnCollection, tmp_path: Path) -> None:
-    done = interrupted(tmp_path, drawn.photos, "_delta_log/*1.json")
+    done = interrupted(tmp_path, drawn.photos, "_delta_log/*3.json")
     said = re.search(r"stopped; (\d+) inputs are in \S+: run the same command to go on", done.err)
     assert_fails(done, "stopped; ")
     assert said is not None and 32 <= int(said[1]) < 96
