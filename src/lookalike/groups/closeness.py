@@ -44,6 +44,7 @@ _STROKES = 4  # of one size, that a mark has at least; a crack or a wire has one
 _TOGETHER = 1 / 16  # of the longer side, between two parts of a mark
 _TONES = 2.6  # bits, of the levels of a photo; those of paper, charts and maps take 0.3 to 2
 _TONE = 8  # levels
+_COUNTED = 8_000  # pixels, evenly spread, by which brightness is compared
 _LITTLE = 1e-6  # instead of a division by zero
 
 
@@ -63,7 +64,7 @@ def agree_closely(one: Picture, other: Picture, start: Map) -> bool:
         return False
     try:
         return _agree_in_every_place(*_of_one_scale(one, other, start), start)
-    except cv2.error:
+    except (cv2.error, np.linalg.LinAlgError):
         return False
 
 
@@ -139,6 +140,8 @@ def _aligned(one: Picture, other: Picture, start: Map, side: int, steps: int) ->
         _, found = align(*small, begin[:2].astype(np.float32), cv2.MOTION_AFFINE, criteria, None, 5)
     except cv2.error:  # it does not converge
         return None
+    if not np.isfinite(found).all():
+        return None
     better: Map = theirs @ np.vstack([found, [0, 0, 1]]) @ np.linalg.inv(ours)
     return better
 
@@ -150,38 +153,60 @@ def _agree(one: Picture, other: Picture, found: Map) -> tuple[bool, float]:
     """
     import cv2
 
-    height, width = one.shape[:2]
-    pixels = np.linalg.inv(places(*other.shape[1::-1])) @ found @ places(width, height)
-    flags: Any = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved: Any = cv2.warpAffine(other, pixels[:2], (width, height), flags=flags)
-    whole = np.full(other.shape[:2], 255, np.uint8)
-    covered: Any = cv2.warpAffine(whole, pixels[:2], (width, height), flags=flags)
-    edge = np.ones((2 * _EDGE + 1,) * 2, np.uint8)
-    there = cv2.erode((covered == 255).astype(np.uint8), edge, borderValue=0) > 0
+    moved, there = _laid(other, one.shape[:2], found)
     if there.mean() < _OVERLAP:
         return False, 0.0
+    even = tuple(slice(side - side % 2) for side in there.shape)  # so that they are halved quickly
+    one, moved, there = one[even], moved[even], there[even]
     ours, theirs = _of_one_brightness(one, moved, there)
     greys = [_luma(picture).astype(np.float32) for picture in (ours, theirs)]
     first, second = (cv2.GaussianBlur(grey, (0, 0), _BLUR) for grey in greys)
-    if (detail := _detail(first, second, there)) < _DETAIL:
+    inside = there.astype(np.float32)
+    if (detail := _detail(first, second, inside)) < _DETAIL:
         return False, detail
-    contrast = max(float(np.ptp(levels[there])) for levels in (first, second))
+    ends = [cv2.minMaxLoc(levels, there.view(np.uint8))[:2] for levels in (first, second)]
+    contrast = max(high - low for low, high in ends)
     noise = min(max(_OF_CONTRAST * contrast, _LEAST_NOISE), _NOISE)
-    misfit = _misfit(first, second, noise)
-    differs = _differing(misfit, there)
-    for plane in _colors(ours, theirs):
-        inside = _mask(there, plane[0].shape) > 0
-        differs |= _mask(_differing(_misfit(*plane, noise), inside), there.shape) > 0
+    misfit = _misfit(first, second, noise, inside)
+    differs = _differing(misfit, inside)
+    colors = _colors(ours, theirs)
+    smaller = _mask(inside, colors[0][0].shape)
+    for plane in colors:
+        differing = _differing(_misfit(*plane, noise, smaller), smaller)
+        if differing.any():
+            differs |= _mask(differing.astype(np.uint8), there.shape) > 0
     if not differs.any():
         return True, detail
     marks = (misfit > 1) & there
     return _is_mark(greys[0], greys[1], differs, marks, there), detail
 
 
-def _mask(mask: Any, shape: Any) -> Any:
+def _laid(other: Picture, shape: tuple[int, int], found: Map) -> tuple[Picture, Any]:
+    """Lay a picture upon one of another shape; return it, and where it is, but for its edges."""
     import cv2
 
-    return cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST)
+    height, width = shape
+    pixels = np.linalg.inv(places(*other.shape[1::-1])) @ found @ places(width, height)
+    if other.shape[:2] == shape and np.array_equal(pixels, np.eye(3)):
+        moved: Any = other
+        covered, margin = np.ones(shape, np.uint8), _EDGE
+    else:
+        flags: Any = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        moved = cv2.warpAffine(other, pixels[:2], (width, height), flags=flags)
+        right, bottom = other.shape[1] - 1, other.shape[0] - 1
+        corners = np.array([[0, 0, 1], [right, 0, 1], [right, bottom, 1], [0, bottom, 1]])
+        lie = (np.linalg.inv(pixels) @ corners.T)[:2].T.clip(-(2.0**20), 2.0**20)
+        covered, margin = np.zeros(shape, np.uint8), _EDGE + 1  # drawn with all pixels it touches
+        cv2.fillConvexPoly(covered, np.rint(lie * 16).astype(np.int32), 1, shift=4)
+    edge = np.ones((2 * margin + 1,) * 2, np.uint8)
+    return moved, cv2.erode(covered, edge, borderValue=0) > 0
+
+
+def _mask(mask: Any, shape: Any) -> Any:
+    """Return a mask of another shape."""
+    import cv2
+
+    return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def _of_one_brightness(one: Picture, other: Picture, there: Any) -> tuple[Picture, Picture]:
@@ -193,8 +218,9 @@ def _of_one_brightness(one: Picture, other: Picture, there: Any) -> tuple[Pictur
 
     if one.shape[2] == 4:
         return one, other
-    step = max(int(there.sum()) // 20_000, 1)
-    a, b = (_luma(picture)[there][::step].astype(np.float32) for picture in (one, other))
+    step = max(int((int(there.sum()) / _COUNTED) ** 0.5), 1)  # of rows, and of columns
+    seen = there[::step, ::step]
+    a, b = (_luma(p[::step, ::step])[seen].astype(np.float32) for p in (one, other))
     inside = [(x > _CLIPPED) & (x < 255 - _CLIPPED) for x in (a, b)]
     if (both := inside[0] & inside[1]).mean() > 0.05:
         a, b = a[both], b[both]
@@ -203,7 +229,8 @@ def _of_one_brightness(one: Picture, other: Picture, there: Any) -> tuple[Pictur
         gain = float(b.std() / max(float(a.std()), _LITTLE)) or 1.0
         offset = float(b.mean() - gain * a.mean())
         rest = np.abs(b - gain * a - offset)
-        fits = rest <= np.quantile(rest, 0.9)
+        most = int(0.9 * (len(rest) - 1))
+        fits = rest <= np.partition(rest, most)[most]
         a, b = a[fits], b[fits]
     levels = np.arange(256.0)
     levels = gain * levels + offset if gain >= 1 else (levels - offset) / gain
@@ -212,12 +239,20 @@ def _of_one_brightness(one: Picture, other: Picture, there: Any) -> tuple[Pictur
     return (made, other) if gain >= 1 else (one, made)
 
 
-def _detail(first: Any, second: Any, there: Any) -> float:
+def _detail(first: Any, second: Any, inside: Levels) -> float:
     """Return how what is to be seen at the scale of some pixels correlates, -1 to 1."""
     import cv2
 
-    a, b = (levels - cv2.GaussianBlur(levels, (0, 0), _FINE) for levels in (first, second))
-    a, b = a[there], b[there]
+    height, width = first.shape
+    half = width // 2, height // 2  # where a blur so wide is quick
+    fine = []
+    for levels in (first, second):
+        small = cv2.resize(levels, half, interpolation=cv2.INTER_AREA)
+        small = cv2.GaussianBlur(small, (0, 0), _FINE / 2)
+        coarse = cv2.resize(small, (width, height))
+        cv2.subtract(levels, coarse, dst=coarse)
+        fine.append(cv2.multiply(coarse, inside, dst=coarse))
+    a, b = fine
     return float(np.vdot(a, b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), _LITTLE))
 
 
@@ -225,7 +260,7 @@ def _colors(ours: Picture, theirs: Picture) -> list[tuple[Levels, Levels]]:
     """Return colour differences, at half the size as most files have them, and opacity, of both."""
     import cv2
 
-    size = max(ours.shape[1] // 2, 1), max(ours.shape[0] // 2, 1)
+    size = ours.shape[1] // 2, ours.shape[0] // 2
     planes = []
     for picture in (ours, theirs):
         half: Any = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
@@ -235,36 +270,48 @@ def _colors(ours: Picture, theirs: Picture) -> list[tuple[Levels, Levels]]:
     return [(one, other) for one, other in zip(*planes, strict=True)]
 
 
-def _misfit(first: Any, second: Any, noise: float) -> Any:
+def _misfit(first: Any, second: Any, noise: float, inside: Levels) -> Levels:
     """Return by how much each pixel is outside of what lies around it in the other picture.
 
-    1 is as much as copies differ by, there where so much is to be seen.
+    1 is as much as copies differ by, there where so much is to be seen. Where even blank places of
+    copies differ by more than that, and around it, that is looked at; elsewhere it is 0.
     """
     import cv2
 
     near = np.ones((3, 3), np.uint8)
     outside = np.zeros_like(first)
+    beyond = np.empty_like(first)
     for a, b in ((first, second), (second, first)):
-        np.maximum(outside, b - cv2.dilate(a, near), out=outside)
-        np.maximum(outside, cv2.erode(a, near) - b, out=outside)
-    around = (_AROUND, _AROUND)
+        cv2.max(outside, cv2.subtract(b, cv2.dilate(a, near, dst=beyond), dst=beyond), dst=outside)
+        cv2.max(outside, cv2.subtract(cv2.erode(a, near, dst=beyond), b, dst=beyond), dst=outside)
+    misfit: Levels = np.zeros_like(first)
+    cv2.multiply(outside, inside, dst=beyond)
+    x, y, width, height = cv2.boundingRect(
+        (cv2.blur(beyond, (_PLACE, _PLACE)) > noise).view(np.uint8)
+    )
+    if not width:
+        return misfit
+    wide = 2 * _AROUND  # so that deviations at the rim are of all that is around it
+    part = slice(max(y - wide, 0), y + height + wide), slice(max(x - wide, 0), x + width + wide)
     deviations = []
-    for levels in (first, second):
-        mean = cv2.blur(levels, around)
-        squares = cv2.blur(levels * levels, around)
+    for levels in (first[part], second[part]):
+        mean = cv2.blur(levels, (_AROUND, _AROUND))
+        squares = cv2.blur(levels * levels, (_AROUND, _AROUND))
         deviations.append(squares - mean * mean)
     least = np.minimum(*deviations)
     np.sqrt(np.maximum(least, 0, out=least), out=least)
-    outside /= noise + _OF_ACTIVITY * least
-    return outside
+    least *= _OF_ACTIVITY
+    least += noise
+    np.divide(outside[part], least, out=misfit[part])
+    return misfit
 
 
-def _differing(misfit: Levels, there: Any) -> Any:
+def _differing(misfit: Levels, inside: Levels) -> Any:
     """Return where places, of some pixels a side, differ by more than copies do."""
     import cv2
 
-    mean = cv2.blur(np.where(there, misfit, 0), (_PLACE, _PLACE))
-    return (mean > 1) & there
+    mean = cv2.blur(cv2.multiply(misfit, inside), (_PLACE, _PLACE))
+    return (mean > 1) & (inside > 0)
 
 
 def _is_mark(first: Levels, second: Levels, differs: Any, misfits: Any, there: Any) -> bool:
@@ -281,12 +328,13 @@ def _is_mark(first: Levels, second: Levels, differs: Any, misfits: Any, there: A
     if not 0 < under.sum() <= _MARKED * there.sum():
         return False
     change = second - first
-    strength = np.abs(change)
-    if abs(float(change[under].sum())) < _ONE_SIDED * float(strength[under].sum()):
+    changed = change[under]
+    if abs(float(changed.sum())) < _ONE_SIDED * float(np.abs(changed).sum()):
         return False
-    if min(_tones(levels[there & ~where]) for levels in (first, second)) < _TONES:
+    beside = there & ~where
+    if min(_tones(levels, beside) for levels in (first, second)) < _TONES:
         return False
-    strokes = where & (strength > np.median(strength[under]) / 2)
+    strokes = where & (np.abs(change) > np.median(np.abs(changed)) / 2)
     inside: Any = cv2.distanceTransform(strokes.astype(np.uint8), cv2.DIST_L2, 3)
     if 2 * inside.max() > max(_THIN[0] * longest, _THIN[1]):
         return False
@@ -301,9 +349,10 @@ def _is_mark(first: Levels, second: Levels, differs: Any, misfits: Any, there: A
     return bool(long and counts.max() >= _MOSTLY * counts.sum())
 
 
-def _tones(levels: Levels) -> float:
-    """Return how many bits the levels of a picture take, of 32 steps."""
-    steps = (levels.clip(0, 255) / _TONE).astype(np.int64)
-    counts = np.bincount(steps, minlength=1)
-    shares = counts[counts > 0] / max(len(levels), 1)
+def _tones(levels: Levels, where: Any) -> float:
+    """Return how many bits the levels of a picture take there, of 32 steps."""
+    import cv2
+
+    counts = cv2.calcHist([levels], [0], where.view(np.uint8), [256 // _TONE], [0, 256])
+    shares = counts[counts > 0] / max(float(counts.sum()), 1)
     return float(-(shares * np.log2(shares)).sum())
