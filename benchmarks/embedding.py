@@ -9,8 +9,9 @@ turn on all of them, so that a busy minute of the machine hits all. These are
     batched   the same in batches of 32
     limit     the engine that lookalike uses, fed ready pixels from memory: what cannot be beaten
     spark     `lookalike index --spark` in its steady state, from listed files to written segments
+    resnet18  the same with that network, which tutorials use, instead of the default one
 
-the last two in each precision. A ratio is of the medians of images a second. What is paid once a
+the last three in each precision. A ratio is of the medians of images a second. What is paid once a
 run (listing, starting Spark, choosing a precision) is left to startup.py and rivals/fastdup.py.
 """
 
@@ -34,7 +35,7 @@ from lookalike.spark import cores
 from measure import Contestant, answer, cpu_of_tree, machine, peak_of_tree
 
 PRECISIONS = ("f32", "bf16", "int8")
-BY_PRECISION = [f"{kind}_{p}" for kind in ("limit", "spark") for p in PRECISIONS]
+BY_PRECISION = [f"{kind}_{p}" for kind in ("limit", "spark", "resnet18") for p in PRECISIONS]
 CONTESTANTS = ("tutorial", "batched", *BY_PRECISION)
 WARM_UP = 512  # images: a JVM compiles what it runs often, and does so for a while
 BATCH = 32  # of the batched rival
@@ -87,7 +88,11 @@ def compare(names: list[str], folder: Path, photos: list[Path], repeat: int) -> 
             figures[f"spark_{precision}"]["images_per_s"] / figures[against]["images_per_s"], 3
         )
         for precision in PRECISIONS
-        for rival, against in (("tutorial", "tutorial"), ("limit", f"limit_{precision}"))
+        for rival, against in (
+            ("tutorial", "tutorial"),
+            ("limit", f"limit_{precision}"),
+            ("resnet18", f"resnet18_{precision}"),
+        )
         if {f"spark_{precision}", against} <= figures.keys()
     }
     return {"machine": machine(), "images": len(photos), **figures, "ratios": ratios}
@@ -115,13 +120,14 @@ def take_turns(name: str, photos: list[Path]) -> None:
         "batched": lambda: eager(BATCH),
         "limit": lambda: limit(precision, photos),
         "spark": lambda: spark(precision),
+        "resnet18": lambda: spark(precision, "resnet18"),
     }[kind]()
     embed(photos[:WARM_UP])
     answer(0)
     for line in sys.stdin:
         # Spark ends Python workers that had nothing to do for a minute, as they have while others
         # take their turn, and a fresh one imports and compiles: so all is embedded twice.
-        wanted = kind == "spark" or line.strip() == "go"
+        wanted = kind in ("spark", "resnet18") or line.strip() == "go"
         answer(embed(photos) if wanted else 0)
 
 
@@ -176,13 +182,13 @@ def decoded(photos: list[Path]) -> Pixels:
         return np.stack(list(pool.map(lambda p: images.decode_pixels(p.read_bytes())[0], photos)))
 
 
-def spark(precision: str) -> Pass:
+def spark(precision: str, model: str = "auto") -> Pass:
     """Return `lookalike index --spark`; its time is that from the first task to the last."""
     from lookalike.build import Options, build_collection
 
     folder = Path(tempfile.mkdtemp())
     os.environ["LOOKALIKE_CACHE"] = str(folder / "cache")
-    options = Options(precision=precision, spark=True)
+    options = Options(model=model, precision=precision, spark=True)
 
     def embed(photos: list[Path]) -> float:
         report = build_collection(photos, folder / "bench.index", options, overwrite=True)[1]

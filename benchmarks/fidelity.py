@@ -1,7 +1,7 @@
 """How near every engine and precision comes to PyTorch in full precision. One line of JSON.
 
     python benchmarks/fidelity.py --images cars_train --labels cardatasettrain.csv --json
-    python benchmarks/fidelity.py --images photos --model efficientnet-lite0 --json
+    python benchmarks/fidelity.py --images photos --model resnet18 --json
 
 The reference is Pillow's resize, as `lookalike.images.transform()` has it, and PyTorch in f32.
 Compared are the vectors (cosine), the five nearest neighbours of every image among all others (the
@@ -21,6 +21,7 @@ from lookalike import images, models
 from lookalike.embedding import Vectors, normalize
 from lookalike.images.labels import open_labels
 from lookalike.models.engines import Pixels, TorchEngine
+from lookalike.weights import DEFAULT
 from measure import machine
 
 BATCH = 32
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--model", default=DEFAULT)
     parser.add_argument("--json", action="store_true", help="the only form there is")
     given = parser.parse_args()
     photos = sorted(given.images.rglob("*.jpg"))[: given.limit]
@@ -93,8 +94,7 @@ def eager(pixels: Pixels, model: str) -> Vectors:
 
     from lookalike.models.networks import FromPixels, backbone
 
-    weights = "cars" if model == "resnet18" else "imagenet"
-    network = FromPixels(backbone(model, weights), model).eval()
+    network = FromPixels(backbone(model), model).eval()
     with torch.no_grad():
         parts = [
             network(torch.from_numpy(pixels[at : at + BATCH])).numpy()

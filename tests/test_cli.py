@@ -227,12 +227,12 @@ def test_info_for_programs_and_people(index: Index, odd: Odd) -> None:
     facts = told("info", odd.index)
     assert {"images", "skipped", "version", "model", "recall"} <= facts.keys()
     assert (facts["images"], facts["skipped"], facts["version"]) == (len(odd.paths), 2, 0)
-    assert facts["model"]["backbone"] == "resnet18"
+    assert facts["model"]["backbone"] == "efficientnet-lite0"
     assert facts["recall"] == {"exact": 1.0, "lsh": None, "spark": None}
     done = run("info", odd.index)
     assert (done.code, done.err) == (0, "")
     assert f"   images  {len(odd.paths)}\n" in done.out
-    assert "resnet18, weights cars, f32" in done.out
+    assert "efficientnet-lite0, weights general, f32" in done.out
     assert facts["lsh"] is None
     assert "      lsh  not measured yet: `lookalike evaluate` does it\n" in done.out
 
@@ -385,7 +385,7 @@ def test_tuning(
         ("{photos} --weights {junk}", None, ["junk.parquet"]),
         ("{photos} --weights nowhere.pt", None, ["no weights 'nowhere.pt'"]),
         ("{photos} --model resnet17", None, ["no classification network 'resnet17'"]),
-        ("{photos} --model resnet50", None, ["not resnet50", "--weights imagenet"]),
+        ("{photos} --model resnet50", None, ["no weights of resnet50", "--weights imagenet"]),
         ("{photos}", "image,Class\n00001.jpg,red\n00001.jpg,blue\n", ["00001.jpg", "one label"]),
         ("{both}", "image,Class\n00004.jpg,red\n", ["00004.jpg", "several photos"]),
         ("file:///no/where", None, ["/no/where"]),
@@ -477,7 +477,7 @@ def rough(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> P
     line, *more = done.err.splitlines()
     assert all(re.fullmatch(r"int8 was made ready in \d+ s", one) for one in more)
     assert line.startswith(f"96 images embedded into {out} (")
-    assert line.endswith(" a second, int8)")
+    assert line.endswith(" a second, efficientnet-lite0 in int8)")
     return out
 
 
@@ -486,7 +486,7 @@ def test_an_index_in_int8_is_one(rough: Path, index: Index) -> None:
     assert (facts.pop("precision"), exact.pop("precision")) == ("int8", "f32")
     assert facts.pop("fingerprint") != exact.pop("fingerprint")
     assert facts == exact
-    assert "resnet18, weights cars, int8\n" in run("info", rough).out
+    assert "efficientnet-lite0, weights general, int8\n" in run("info", rough).out
 
 
 def test_searching_in_int8(rough: Path, index: Index, photo: Path, tmp_path: Path) -> None:
@@ -569,10 +569,10 @@ def test_what_was_chosen_is_said(
         return run_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
 
     out = tmp_path / "x.index"
-    done = here("index", drawn.photos, "--out", out, "--no-spark")
+    done = here("index", drawn.photos, "--out", out, "--no-spark", "--model", "resnet18")
     assert (done.code, done.out) == (0, ""), done.err
     embedded, chosen = done.err.splitlines()
-    assert embedded.endswith(" a second, int8)")
+    assert embedded.endswith(" a second, resnet18 in int8)")
     agreement = told("info", out)["model"]["agreement"]
     assert 0.5 <= agreement <= 1
     assert re.fullmatch(

@@ -173,7 +173,10 @@ def test_lists(embed: ImageEmbedder) -> None:
     two = embed((PICTURE, png(noise(1))))
     assert (two.shape, two.dtype.name) == ((2, 512), "float32")
     assert np.abs(two[0] - two[1]).max() > 1e-3
-    assert (embed.width, repr(embed)) == (512, "ImageEmbedder('resnet18', 'cars', width=512)")
+    assert (embed.width, repr(embed)) == (
+        512,
+        "ImageEmbedder('efficientnet-lite0', 'general', width=512)",
+    )
 
 
 def test_more_than_a_batch(embed: ImageEmbedder) -> None:

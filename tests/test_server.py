@@ -339,7 +339,7 @@ def test_labels(client: TestClient, index: Index) -> None:
 def test_info(client: TestClient, index: Index) -> None:
     info = client.get("/api/info").json()
     assert (info["images"], info["version"]) == (len(index), index.collection.version)
-    assert info["name"] == "cars.index" and info["model"]["backbone"] == "resnet18"
+    assert info["name"] == "cars.index" and info["model"]["backbone"] == "efficientnet-lite0"
     assert info["recall"]["engine"] == "exact" and info["recall"]["measured"] == 1.0
     assert info["limits"] == {"k": 200, "upload_bytes": 200_000, "upload_pixels": 4_000_000}
     assert str(index.path) not in json.dumps(info)

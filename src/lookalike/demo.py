@@ -48,7 +48,7 @@ def run(
 
     `say` is given a line for each step. What an earlier run left in `out` is replaced.
     """
-    options = options or Options()
+    options = options or Options(model="resnet18")
     out = local_path(out)
     _claim(out)
     new: Path | None = None
@@ -79,8 +79,6 @@ def run(
     say(f" 3  {report.images:,} images embedded, {rate:.0f} a second; {report.skipped} skipped")
     if report.not_looked_at:
         say(f"    not looked at: {images.in_words(report.not_looked_at)}")
-    if report.advice:
-        say(f"    note: {report.advice}")
     csv_path = out / "cars.csv"
     export_csv(stored, csv_path)
     say(f" 4  stored in {csv_path}, {csv_path.stat().st_size / 1e6:.0f} MB")

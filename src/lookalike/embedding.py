@@ -19,6 +19,7 @@ from lookalike.images.decoding import DEVIATION, MEAN
 from lookalike.images.decoding import read as read_file
 from lookalike.images.isolated import Decode
 from lookalike.models import Model
+from lookalike.weights import AUTO
 
 if TYPE_CHECKING:
     import torch
@@ -109,11 +110,14 @@ def have_direction(vectors: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 class ImageEmbedder:
     """Step 2: given an image, its vector. ResNet-18 without its last layer gives 512 numbers.
 
-    >>> embed = ImageEmbedder()
+    >>> embed = ImageEmbedder("resnet18")
     >>> embed(Image.new("RGB", (64, 48), "red")).shape
     (512,)
     >>> embed([Image.new("RGB", (64, 48), "red")] * 2).shape
     (2, 512)
+
+    Without a name it is the network for photos of anything, EfficientNet-Lite0, with 512 numbers
+    too.
 
     An image is a path, the bytes of a file, a `PIL.Image`, an array (height, width[, 3 or 4]) of
     uint8 or of floats in 0..1, a uint8 tensor (3, height, width) as torchvision decodes it, or a
@@ -123,8 +127,8 @@ class ImageEmbedder:
 
     def __init__(
         self,
-        backbone: str = "resnet18",
-        weights: str = "cars",
+        backbone: str = AUTO,
+        weights: str = AUTO,
         *,
         precision: str = "auto",
         normalize: bool = True,

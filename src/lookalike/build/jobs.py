@@ -18,6 +18,7 @@ from lookalike.images.matching import Labelled
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
 from lookalike.progress import say
+from lookalike.weights import AUTO
 
 MEASURE_FROM = 1_000
 """Images from which on `auto` saves more time than it takes to compare precisions."""
@@ -41,8 +42,8 @@ class Options:
     label_name: str = "Class"
     image_column: str | None = None
     label_column: str | None = None
-    model: str = "resnet18"
-    weights: str = "cars"
+    model: str = AUTO
+    weights: str = AUTO
     precision: str = "auto"
     device: str = "auto"
     spark: bool | None = None
@@ -60,7 +61,6 @@ class Done:
 
     `images` were embedded (or had their embedding at hand), `skipped` have a reason instead.
     `choosing_seconds` went into the choice of the model's precision, `seconds` into embedding.
-    `advice` is a sentence for the person at the terminal, if there is something to say.
     """
 
     model: Model
@@ -68,7 +68,6 @@ class Done:
     seconds: float = 0.0
     images: int = 0
     skipped: int = 0
-    advice: str | None = None
 
 
 @dataclass(frozen=True)

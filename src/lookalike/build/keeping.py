@@ -49,6 +49,7 @@ from lookalike.models import Model, calibration
 from lookalike.progress import progress_line
 from lookalike.searcher import EXACT_UP_TO, Searcher
 from lookalike.spark import local_uri, progress, session
+from lookalike.weights import AUTO
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -131,7 +132,6 @@ def _fill(
             made = changes.remove(made, lambda _: gone, "index")
         if not made.counts()[0]:
             raise nothing_readable(made.files(), job.left_out)
-        done = replace(done, advice=None)
         return _ready(made), Report.of(done, found.labelled, job.left_out, same)
 
 
@@ -148,8 +148,10 @@ def _misfit(stored: Collection, job: Job, options: Options) -> str | None:
         return None if same else f"made with another model than {options.like}"
     if about["preprocessing"] != job.full.preprocessing:
         return f"made with the preprocessing {about['preprocessing']}"
-    if about["backbone"] != options.model or stored.full_model != job.full_model:
-        same = (about["backbone"], about["weights"]) == (options.model, job.full.weights)
+    # Where nothing is said, an index keeps the model that it has, whatever is the default by now.
+    keeps = options.model == options.weights == AUTO
+    if not keeps and stored.full_model != job.full_model:
+        same = (about["backbone"], about["weights"]) == (job.full.backbone, job.full.weights)
         others = "other weights named" if same else "the weights"
         return f"made with {about['backbone']} and {others} {about['weights']}"
     if options.precision not in ("auto", about["precision"]):

@@ -42,7 +42,6 @@ from lookalike.spark import (
     tries_again,
 )
 from lookalike.untrusted import is_hash, read_json
-from lookalike.weights import look_like_cars
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -197,14 +196,11 @@ def _done(
     """Run what embeds; `LookalikeError` if not the `expected` rows come of it, 0 for any."""
     started = time.perf_counter()
     rows = embedded = 0
-    advice: str | None = None
 
     def count(written: list[Written]) -> None:
-        nonlocal rows, embedded, advice
+        nonlocal rows, embedded
         rows += sum(row["rows"] for row in written)
         embedded += sum(row["embedded"] for row in written)
-        if advice is None:
-            advice = _advice(model, written) if models.is_bundled(model) else ""
         deliver(written, model)
 
     run(folder, count)
@@ -213,7 +209,7 @@ def _done(
             f"{rows:,} of {expected:,} images came back from Spark: run the same command again"
         )
     seconds = time.perf_counter() - started
-    return Done(model, chosen_in, seconds, embedded, rows - embedded, advice or None)
+    return Done(model, chosen_in, seconds, embedded, rows - embedded)
 
 
 def _parts(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Reader]":
@@ -485,20 +481,6 @@ def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
         rows = decoded.limit(models.SAMPLE).collect()
     pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
     return pixels.reshape(len(rows), images.SIDE, images.SIDE, 3)
-
-
-def _advice(model: Model, written: Sequence[Written]) -> str | None:
-    """Say, kindly, that these photos are not what the bundled weights were made for; "" if not."""
-    files = [Path(row["path"]) for row in written if row["embedded"]]
-    if not files:
-        return None
-    first = next(stored_rows(files, "ok", ["embedding"]))["embedding"]
-    if look_like_cars(first.flatten().to_numpy().reshape(len(first), model.width)):
-        return ""
-    return (
-        "most of these photos do not look like cars, for which the bundled weights were made; "
-        "they work, but `--model efficientnet-lite0` or weights of your own find better look-alikes"
-    )
 
 
 def stored_rows(files: Sequence[Path], status: str, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -9,6 +9,7 @@ import typer
 
 from lookalike.build import Options
 from lookalike.build.jobs import WAVE
+from lookalike.weights import AUTO
 
 ImagesArgument = Annotated[
     list[str],
@@ -29,12 +30,16 @@ LabelColumn = Annotated[str | None, typer.Option(help="Column of a table that ho
 ModelName = Annotated[
     str,
     typer.Option(
-        "--model", help="A torchvision classification network, or `efficientnet-lite0` (ImageNet)."
+        "--model",
+        help="`efficientnet-lite0`, for photos of anything; `resnet18`, for cars; or another "
+        "classification network of torchvision's. `auto`: the first, or what an index has.",
     ),
 ]
 Weights = Annotated[
     str,
-    typer.Option(help="`cars` (bundled, of resnet18), `imagenet`, or a file.", metavar="NAME|FILE"),
+    typer.Option(
+        help="`imagenet`, or a file. `auto`: the model's bundled ones.", metavar="NAME|FILE"
+    ),
 ]
 Precision = Annotated[str, typer.Option(help="auto, f32, bf16 or int8.")]
 Like = Annotated[
@@ -95,8 +100,8 @@ def takes_images(command: Callable[..., None]) -> Callable[..., None]:
         label_name: LabelName = "Class",
         image_column: ImageColumn = None,
         label_column: LabelColumn = None,
-        model: ModelName = "resnet18",
-        weights: Weights = "cars",
+        model: ModelName = AUTO,
+        weights: Weights = AUTO,
         precision: Precision = "auto",
         like: Like = None,
         device: Device = "auto",

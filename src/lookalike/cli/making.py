@@ -32,6 +32,7 @@ from lookalike.cli.printing import (
     stopped_well,
 )
 from lookalike.collection import is_collection, successor
+from lookalike.weights import AUTO
 
 
 @takes_images
@@ -92,7 +93,8 @@ def _say_report(report: Report, path: Path) -> None:
     shown = escape(printable(str(path)))
     model = report.model
     notes.print(
-        f"{report.images:,} images embedded into {shown} ({rate:.0f} a second, {model.precision})"
+        f"{report.images:,} images embedded into {shown} "
+        f"({rate:.0f} a second, {model.backbone} in {model.precision})"
     )
     if model.agreement is not None:
         notes.print(
@@ -107,8 +109,6 @@ def _say_report(report: Report, path: Path) -> None:
         notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
     show_left_out(report.not_looked_at)
     show_labels(report.unused_labels, report.loose_labels, report.missing_labels)
-    if report.advice:
-        notes.print(f"[yellow]note:[/] {report.advice}")
 
 
 def hash_(
@@ -142,7 +142,7 @@ def demo(
     image_name: ImageName = "image",
     label_name: LabelName = "Class",
     model: ModelName = "resnet18",
-    weights: Weights = "cars",
+    weights: Weights = AUTO,
     precision: Precision = "auto",
 ) -> None:
     """All twelve steps, from a folder of photos to five look-alikes as pictures.

@@ -18,6 +18,7 @@ from lookalike.cli.arguments import (
 )
 from lookalike.cli.printing import answers, notes, show_json, show_labels, show_left_out
 from lookalike.errors import LookalikeError
+from lookalike.weights import AUTO
 
 if TYPE_CHECKING:
     from lookalike.training import Trained
@@ -36,8 +37,8 @@ def train(
     out: Annotated[Path, typer.Option(help="The weights to write, .safetensors.")],
     image_name: ImageName = "image",
     label_name: LabelName = "Class",
-    model: ModelName = "resnet18",
-    weights: Weights = "cars",
+    model: ModelName = AUTO,
+    weights: Weights = AUTO,
     epochs: Annotated[
         int | None,
         typer.Option(help="Looks at each photo, on average. [default: 12; more at few photos]"),

@@ -19,7 +19,7 @@ from lookalike.errors import LookalikeError, Unreadable, says_nothing
 from lookalike.images import PREPROCESSING
 from lookalike.models import lite0
 from lookalike.untrusted import read_json
-from lookalike.weights import CARS
+from lookalike.weights import AUTO, BUNDLED, FILES, settle
 
 _FILES = {
     "graph": "network.xml",
@@ -128,18 +128,17 @@ def identity(backbone: str, weights: str) -> str:
     return fingerprint([backbone, _weights_identity(backbone, weights), PREPROCESSING, "f32"])
 
 
-def resolve(backbone: str = "resnet18", weights: str = "cars", device: str = "cpu") -> Model:
+def resolve(backbone: str = AUTO, weights: str = AUTO, device: str = "cpu") -> Model:
     """Find or make the model for these names, in full precision. Done once, on the driver.
 
-    The converted network is kept in the cache folder: with the same file of weights, or the
-    bundled ones, only the first call needs torch. For CUDA the model carries its tensors too.
-    `cars`, the default, of `efficientnet-lite0` is `imagenet`: it has no other of its own.
+    The converted network is kept in the cache folder: with the same file of weights only the first
+    call needs torch, with the bundled ones none. For CUDA the model carries its tensors too.
+    `auto` is what `weights.settle` says.
     Raises `LookalikeError` for a network or weights that are not to be had.
     """
-    if (backbone, weights) == (lite0.NAME, "cars"):
-        weights = "imagenet"
+    backbone, weights = settle(backbone, weights)
     own = identity(backbone, weights)
-    name = weights if weights in ("cars", "imagenet") else Path(weights).name
+    name = weights if weights in (*FILES, "imagenet") else Path(weights).name
     folder = cache_folder() / "models" / own
     readable = True
     try:
@@ -151,7 +150,8 @@ def resolve(backbone: str = "resnet18", weights: str = "cars", device: str = "cp
     except LookalikeError:  # not there yet, or damaged
         pass
 
-    make = _bundled if (backbone, weights, device) == ("resnet18", "cars", "cpu") else _converted
+    bundled = device == "cpu" and BUNDLED.get(backbone) == weights
+    make = _bundled if bundled else _converted
     width, graph, data, tensors = make(backbone, weights, device)
     model = Model(backbone, name, "f32", width, PREPROCESSING, own, None, graph, data, tensors)
     if readable:
@@ -159,11 +159,13 @@ def resolve(backbone: str = "resnet18", weights: str = "cars", device: str = "cp
     return model
 
 
-def _bundled(*_: str) -> tuple[int, bytes, bytes, bytes]:
+def _bundled(backbone: str, *_: str) -> tuple[int, bytes, bytes, bytes]:
     """Make what most people begin with, without the seconds that importing torch takes."""
-    from lookalike.models.resnet import WIDTH, resnet18
+    from lookalike.models import efficientnet, resnet
 
-    return WIDTH, *resnet18(CARS), b""
+    if backbone == lite0.NAME:
+        return efficientnet.WIDTH, *efficientnet.lite0(FILES["general"]), b""
+    return resnet.WIDTH, *resnet.resnet18(FILES["cars"]), b""
 
 
 def _converted(backbone: str, weights: str, device: str) -> tuple[int, bytes, bytes, bytes]:
@@ -190,7 +192,7 @@ def _weights_identity(backbone: str, weights: str) -> str:
 
         known = backbone in list_models()
         return str(get_model_weights(backbone).DEFAULT) if known else weights
-    path = CARS if weights == "cars" else Path(weights)
+    path = FILES.get(weights) or Path(weights)
     if not path.is_file():
         return weights  # what is wrong with it is said where it is loaded
     with path.open("rb") as file:

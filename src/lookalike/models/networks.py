@@ -18,20 +18,28 @@ from lookalike.errors import LookalikeError
 from lookalike.images import SIDE
 from lookalike.images.decoding import DEVIATION, MEAN
 from lookalike.models import lite0
-from lookalike.weights import CARS
+from lookalike.models.lite0_torch import Lite0
+from lookalike.weights import AUTO, BUNDLED, FILES, settle
 
 _LARGEST = 65_504  # in half precision
 _WHOSE = "give the --model that they were trained with"
 
 
-def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
+def backbone(name: str = "resnet18", weights: str = AUTO) -> nn.Module:
     """Step 2: a classification network without its last layer, in eval mode.
 
-    `name` is one of torchvision's, or `efficientnet-lite0`. `weights` is `cars` (bundled),
-    `imagenet` (torchvision's own, or the package's) or a file. The module maps normalised float32
-    images (n, 3, 224, 224) to features (n, width); resnet18 gives 512.
+    `name` is one of torchvision's, or `efficientnet-lite0`. `weights` is `cars` or `general` (both
+    bundled, the first of resnet18, the other of efficientnet-lite0 with a projection), `imagenet`
+    (torchvision's own, or the package's) or a file. The module maps normalised float32 images
+    (n, 3, 224, 224) to features (n, width); resnet18 gives 512.
+    `auto` is what `weights.settle` says.
     https://docs.pytorch.org/vision/stable/models.html
     """
+    name, weights = settle(name, weights)
+    if name == lite0.NAME and weights not in ("cars", "imagenet"):
+        state = _from_file(_file(name, weights))
+        if state.keys() == Lite0().state_dict().keys():  # as it is bundled, or trained from that
+            return _filled(Lite0(), state, name, weights)
     network = _untrained(name, weights)
     head = _last_layer(network)
     state = _imagenet(name) if weights == "imagenet" else _from_file(_file(name, weights))
@@ -42,16 +50,22 @@ def backbone(name: str = "resnet18", weights: str = "cars") -> nn.Module:
             f"the weights {weights!r} are not of {name}: they lack {len(missing)} of its "
             f"{len(wanted)} tensors, {missing[0]} first; {_WHOSE}"
         )
+    own = network.state_dict()  # has the versions of its layers, which files often lack
+    own.update({key: state[key] for key in wanted})
+    _leave_out(head, _filled(network, own, name, weights))
+    return network
+
+
+def _filled(
+    network: nn.Module, state: dict[str, torch.Tensor], name: str, weights: str
+) -> nn.Module:
     try:
-        own = network.state_dict()  # has the versions of its layers, which files often lack
-        own.update({key: state[key] for key in wanted})
-        network.load_state_dict(own)
+        network.load_state_dict(state)
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
         raise LookalikeError(
             f"the weights {weights!r} are not of {name}: {detail}; {_WHOSE}"
         ) from None
-    _leave_out(head, network)
     return network.float().eval()
 
 
@@ -91,10 +105,13 @@ def restore(name: str, weights: str, data: bytes) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    network = _untrained(name, weights)
-    _leave_out(_last_layer(network), network)
     try:
-        network.load_state_dict(load(data))
+        tensors = load(data)
+        network: nn.Module = Lite0()
+        if name != lite0.NAME or tensors.keys() != network.state_dict().keys():
+            network = _untrained(name, weights)
+            _leave_out(_last_layer(network), network)
+        network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
         detail = " ".join(str(error).split())[-200:]
         raise LookalikeError(f"the tensors are not of {name} ({detail}): index again") from None
@@ -133,15 +150,21 @@ def _last_layer(network: nn.Module) -> str:
 
 
 def _file(name: str, weights: str) -> Path:
-    if weights == "cars":
-        if name != "resnet18":
+    if weights in FILES:
+        of = next(one for one in BUNDLED if BUNDLED[one] == weights)
+        if of != name:
             raise LookalikeError(
-                f"the bundled weights 'cars' are of resnet18, not {name}: "
-                "use --weights imagenet or a file"
+                f"the bundled weights {weights!r} are of {of}, not {name}: "
+                "say --weights imagenet or a file"
             )
-        return CARS
+        return FILES[weights]
+    if weights == AUTO:
+        raise LookalikeError(
+            f"no weights of {name} come with lookalike: say --weights imagenet or a file"
+        )
     if not Path(weights).is_file():
-        raise LookalikeError(f"no weights {weights!r}: say cars, imagenet or an existing file")
+        known = ", ".join((*FILES, "imagenet"))
+        raise LookalikeError(f"no weights {weights!r}: say {known} or an existing file")
     return Path(weights)
 
 

@@ -13,16 +13,19 @@ import numpy.typing as npt
 
 from lookalike.cache import cache_folder, keeping, new_file
 from lookalike.errors import LookalikeError, Unreadable
+from lookalike.models import lite0
 from lookalike.models.calibration import METHOD, expected, never_mind, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
 from lookalike.models.model import Model, fingerprint, identity, resolve
 from lookalike.spark import cores
 from lookalike.untrusted import read_json
+from lookalike.weights import BUNDLED
 
 PRECISIONS = ("auto", "f32", "bf16", "int8")
 SAMPLE = 256  # images on which precisions are compared
 CALIBRATION = 32  # of these, the images whose activations give int8 its ranges
 AGREEMENT = 0.95  # of the five nearest neighbours must be those of f32
+_NOT_IN_INT8 = {lite0.NAME}  # keeps 92 % of its neighbours at best: `auto` does not try
 _QUICKER = 0.85  # of the work of f32: else less precision buys nothing
 
 
@@ -69,8 +72,8 @@ def in_f32(model: Model) -> Model | None:
     if model.precision == "bf16":
         again = fingerprint([model.fingerprint, "f32"])
         return replace(model, precision="f32", fingerprint=again, agreement=None)
-    if (model.backbone, model.weights) == ("resnet18", "cars"):
-        full = resolve()
+    if BUNDLED.get(model.backbone) == model.weights:
+        full = resolve(model.backbone, model.weights)
         if _int8_fingerprint(full.fingerprint, model.weights_data) == model.fingerprint:
             return full
     for folder in (cache_folder() / "models").glob("*"):
@@ -82,9 +85,9 @@ def in_f32(model: Model) -> Model | None:
 
 def is_bundled(model: Model) -> bool:
     """Say whether a model was made of the weights that come with this version of lookalike."""
-    if (model.backbone, model.weights) != ("resnet18", "cars"):
+    if BUNDLED.get(model.backbone) != model.weights:
         return False
-    full = identity("resnet18", "cars")
+    full = identity(model.backbone, model.weights)
     int8 = _int8_fingerprint(full, model.weights_data)
     return model.fingerprint in (full, fingerprint([full, "bf16"]), int8)
 
@@ -158,7 +161,7 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
     known = [full.fingerprint, _digest(pixels), device, METHOD, *processor()]
     note = cache_folder() / "choices" / f"{fingerprint(known)}.json"
     makers: dict[str, Callable[[], Model]] = {"bf16": lambda: _bf16(full)}
-    if device == "cpu" and full.graph:
+    if device == "cpu" and full.graph and full.backbone not in _NOT_IN_INT8:
         makers = {"int8": lambda: _int8(full, pixels), **makers}
     # Not there, or damaged, or of an int8 that is gone:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, LookalikeError):

@@ -18,7 +18,7 @@ from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.images import PREPROCESSING
 from lookalike.images import SIDE as SEEN
-from lookalike.models import find_device, lite0
+from lookalike.models import find_device
 from lookalike.models.model import fingerprint
 from lookalike.models.networks import FromPixels, backbone, dump, save
 from lookalike.progress import progress_line, say
@@ -29,6 +29,7 @@ from lookalike.training.objective import LossWeights, Objective
 from lookalike.training.photos import Images, Photos, Pixels, gather
 from lookalike.training.views import Variety, Views, draw
 from lookalike.training.workspace import DECODED, alone, check_out, work_folder
+from lookalike.weights import AUTO, settle
 
 _LOSS = LossWeights(imitation=0, relations=0)  # the labels alone
 _VARIETY = Variety()
@@ -76,8 +77,8 @@ def fine_tune(
     *,
     image_name: str = "image",
     label_name: str = "Class",
-    model: str = "resnet18",
-    weights: str = "cars",
+    model: str = AUTO,
+    weights: str = AUTO,
     epochs: int | None = None,
     batch: int | None = None,
     held_out: float = 0.2,
@@ -104,7 +105,7 @@ def fine_tune(
     out = local_path(out).absolute()
     _check(out, epochs, batch, held_out, seed, overwrite)
     where = torch.device(find_device(device))
-    weights = "imagenet" if (model, weights) == (lite0.NAME, "cars") else weights
+    model, weights = settle(model, weights)
     network = _network(model, weights)
     place = work_folder(out, None if work is None else local_path(work).absolute())
     with alone(place):

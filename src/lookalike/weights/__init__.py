@@ -1,17 +1,50 @@
-"""The weights that come with the package; `README.md` beside them is their model card."""
+"""The weights that come with the package; `general.md` and `cars.md` are their model cards."""
 
+import json
+import re
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
+AUTO = "auto"
+"""For a network or weights: the default ones."""
 
-CARS = Path(__file__).with_name("resnet18-cars.safetensors")
-_MEAN = Path(__file__).with_name("resnet18-cars-mean.npy")
-# Cosine to the mean car photo: half of all car photos have over 0.69, 95 % over 0.61; half of 200
-# others under 0.56, 95 % under 0.61.
-_CAR = 0.61
+DEFAULT = "efficientnet-lite0"
+"""The network for photos of anything."""
+
+BUNDLED = {"efficientnet-lite0": "general", "resnet18": "cars"}
+"""Networks whose weights come along, and what these are called."""
+
+FILES = {
+    "general": Path(__file__).with_name("efficientnet-lite0.safetensors"),
+    "cars": Path(__file__).with_name("resnet18-cars.safetensors"),
+}
+"""Bundled weights by name."""
 
 
-def look_like_cars(vectors: npt.NDArray[np.float32]) -> bool:
-    """Say whether most of these embeddings (n, 512), made with the `cars` weights, are of cars."""
-    return bool(np.median(vectors @ np.load(_MEAN)) > _CAR)
+def settle(network: str, weights: str) -> tuple[str, str]:
+    """Say which network and weights are meant where one of them, or both, is `auto`.
+
+    >>> settle("auto", "auto"), settle("auto", "cars"), settle("resnet18", "auto")
+    (('efficientnet-lite0', 'general'), ('resnet18', 'cars'), ('resnet18', 'cars'))
+
+    A file that `lookalike train` wrote says which network it is of. Of a network that has no
+    bundled weights, `auto` stays what it is.
+    """
+    if network == AUTO:
+        bundled = next((name for name in BUNDLED if BUNDLED[name] == weights), None)
+        network = bundled or _network_of(weights) or DEFAULT
+    return network, BUNDLED.get(network, AUTO) if weights == AUTO else weights
+
+
+def _network_of(weights: str) -> str | None:
+    """Return the network that a safetensors file says it is of."""
+    if not weights.endswith(".safetensors"):
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    # What is wrong with the file is said where it is loaded.
+    with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
+        with safe_open(weights, "np") as file:
+            name = json.loads(file.metadata()["about"])["arch"]
+        return name if re.fullmatch(r"[\w-]+", name) else None
+    return None

@@ -1,0 +1,86 @@
+"""The bundled EfficientNet-Lite0 in OpenVINO's own operations, straight from its weights.
+
+Tan, Le, "EfficientNet: Rethinking model scaling for convolutional neural networks" (2019), in the
+form with ReLU6 and without squeeze-and-excitation. Its batch normalisations are folded into the
+convolutions already. `lite0_torch` is the same network in PyTorch.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.images import SIDE
+from lookalike.models.engines import packed
+
+FEATURES = 1280  # numbers of the network itself
+WIDTH = 512  # of what the projection makes of them
+MEAN = 127.0  # of every channel of its pixels, in 0..255
+DEVIATION = 128.0
+SHIFT = 0.03  # added before the square root, which is too steep near nothing
+# Blocks of each stage, and the stride of its first one; their kernels' side, their channels.
+STAGES = (
+    (1, 1, 3, 16),
+    (2, 2, 3, 24),
+    (2, 2, 5, 40),
+    (3, 2, 3, 80),
+    (3, 1, 5, 112),
+    (4, 2, 5, 192),
+    (1, 1, 3, 320),
+)
+
+Floats = npt.NDArray[np.float32]
+
+
+def lite0(weights: Path, projected: bool = True) -> tuple[bytes, bytes]:
+    """Return OpenVINO's two files for a safetensors file of Lite0: the graph, the weights.
+
+    The network maps pixels, uint8 (n, 224, 224, 3), to float32 (n, width): what the file's
+    projection makes of the features, or without it the 1,280 features themselves.
+    """
+    import openvino
+    from openvino import opset13 as ops
+    from safetensors.numpy import load_file
+
+    tensors = {name: tensor.astype(np.float32) for name, tensor in load_file(weights).items()}
+
+    def convolution(flow: Any, name: str, stride: int = 1) -> Any:
+        kernel = tensors[f"{name}.weight"]
+        size, pad, step = [stride] * 2, [0, 0], [1, 1]
+        if name.endswith("depthwise"):  # one kernel a channel
+            kernel = kernel[:, None]
+            flow = ops.group_convolution(flow, kernel, size, pad, pad, step, "same_upper")
+        else:
+            flow = ops.convolution(flow, kernel, size, pad, pad, step, "same_upper")
+        flow.set_friendly_name(name)
+        return ops.add(flow, tensors[f"{name}.bias"].reshape(1, -1, 1, 1))
+
+    def relu6(flow: Any) -> Any:
+        return ops.clamp(flow, 0.0, 6.0)
+
+    pixels = ops.parameter([-1, SIDE, SIDE, 3], np.uint8)
+    flow = ops.transpose(ops.convert(pixels, "f32"), np.array([0, 3, 1, 2]))
+    flow = ops.divide(ops.subtract(flow, np.float32(MEAN)), np.float32(DEVIATION))
+    flow = relu6(convolution(flow, "stem", 2))
+    number = 0
+    for blocks, first, _, _ in STAGES:
+        for stride in (first, *[1] * (blocks - 1)):
+            block, inner = f"blocks.{number}", flow
+            if f"{block}.expand.weight" in tensors:
+                inner = relu6(convolution(inner, f"{block}.expand"))
+            inner = relu6(convolution(inner, f"{block}.depthwise", stride))
+            inner = convolution(inner, f"{block}.project")
+            same = flow.output(0).partial_shape == inner.output(0).partial_shape
+            flow = ops.add(inner, flow) if same else inner
+            number += 1
+    flow = relu6(convolution(flow, "head"))
+    features = ops.reduce_mean(flow, np.array([2, 3]))
+    features.set_friendly_name("mean")
+    if projected:
+        features = ops.sqrt(ops.add(features, np.float32(SHIFT)))
+        features.set_friendly_name("root")
+        features = ops.matmul(features, tensors["projection.weight"], False, True)
+        features.set_friendly_name("projection")
+        features = ops.add(features, tensors["projection.bias"].reshape(1, -1))
+    return packed(openvino.Model([features], [pixels]))
