@@ -140,11 +140,12 @@ def laid(photos: list[Photo], folder: Path, exchanged: bool) -> list[Path]:
         folder / f"{number:07}{photo.suffix.lower()}" for number, (photo, _) in enumerate(photos)
     ]
     for file, (photo, _) in zip(files, photos, strict=True):
-        if exchanged:
+        if not exchanged:
+            file.symlink_to(photo.resolve())
+            continue
+        with suppress(BadImage):  # it takes no part then
             right = np.asarray(images.decode(photo.read_bytes()))[..., ::-1]
             Image.fromarray(right).save(file, quality=QUALITY)
-        else:
-            file.symlink_to(photo.resolve())
     return files
 
 

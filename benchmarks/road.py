@@ -49,6 +49,7 @@ def run(
     """Measure everything once, searches `repeat` times."""
     out = work / "bench.index"
     build = [*COMMAND, "index", str(images), "--out", str(out), "--precision", precision]
+    build += ["--model", "resnet18"]
     indexing = timed([*build, *(["--labels", str(labels)] if labels else [])])
     index = lookalike.open(out)
     first = str(next(images.glob("*.jpg")))

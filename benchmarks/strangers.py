@@ -56,9 +56,11 @@ def main() -> None:
 
 def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Index both kinds of photos once, and measure on tables of their rows."""
-    options = Options(labels=given.labels, precision="f32", spark=False)
+    options = Options(labels=given.labels, model="resnet18", precision="f32", spark=False)
     own = build_collection(given.images, work / "own", options)[0]
-    others = build_collection(given.strangers, work / "others", Options(precision="f32"))[0]
+    others = build_collection(
+        given.strangers, work / "others", Options(model="resnet18", precision="f32")
+    )[0]
     rows, strange = (
         pa.concat_tables(
             [read_rows(file, ROW.names, filters=[("status", "=", "ok")]) for file in one.files()]

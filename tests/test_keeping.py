@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 import lookalike
 from lookalike import Index, LookalikeError, build, changes, models, watch
 from lookalike.build import Options, build_collection
-from lookalike.collection import Collection, making_anew
+from lookalike.collection import Collection, making_anew, successor
 from lookalike.export import build_table
 from lookalike.groups.results import finding
 from lookalike.images import PREPROCESSING, Source
@@ -523,16 +523,26 @@ def test_weights_of_the_same_name_are_told_apart(
     assert not models.is_bundled(old.collection.model)
 
     with pytest.raises(LookalikeError, match="resnet18 and other weights named cars: give another"):
-        lookalike.index(photos, tmp_path / "x.index", model="resnet18")
+        lookalike.index(photos, tmp_path / "x.index", weights="cars")
     shutil.copy(next(photos.rglob("*.png")), photos / "again.png")
     assert old.sync().images == 1  # it goes on with the weights that it has
-    photos.joinpath("again.png").rename(photos / "later.png")
-    again = lookalike.index(photos, tmp_path / "x.index")  # as it does where nothing is said
-    assert (again.report.images if again.report else 0) == 1
+    # Where no weights are asked for, and the very network, or none.
+    for number, model in enumerate(("auto", "resnet18")):
+        shutil.copy(photos / "again.png", photos / f"later{number}.png")
+        again = lookalike.index(photos, tmp_path / "x.index", model=model)
+        assert again.report is not None and again.report.images + again.report.same == 14 + number
     assert not models.is_bundled(lookalike.open(tmp_path / "x.index").collection.model)
     anew = lookalike.index(photos, tmp_path / "x.index", overwrite=True)
     assert models.is_bundled(anew.collection.model)
     assert models.is_bundled(models.at_precision(models.resolve(), "bf16"))
+
+
+def test_a_successor_of_another_network_is_not_gone_on_with(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.index"
+    lookalike.index(photos, out, model="resnet18")
+    lookalike.index(photos, successor(out), model="resnet18")  # as one that was killed leaves it
+    anew = lookalike.index(photos, out, overwrite=True)
+    assert anew.collection.model.backbone == "efficientnet-lite0"
 
 
 # Nothing of others goes.

@@ -432,6 +432,24 @@ def test_a_listing_of_a_uri_reads_no_photo(tmp_path: Path, network: Options) -> 
     assert unchanged < size > changed
 
 
+def test_a_uri_of_more_endings_than_are_counted(tmp_path: Path, network: Options) -> None:
+    photos = tmp_path / "p"
+    names = [f"scan.{number:04}" for number in range(TYPES + 20)]
+    write(photos, **{name: image("PNG") + name.encode() for name in names})
+    options = Options(**{**vars(network), "spark": None})
+    stored, report = build_collection(photos.as_uri(), tmp_path / "x.index", options)
+    assert (report.images, report.skipped, report.not_looked_at) == (TYPES + 20, 0, {})
+    # Of some that are read by name, one is over the limit: each row has an id of its own.
+    write(photos, **{name: image("PNG") + b"changed" + name.encode() for name in names[:30]})
+    with (photos / "large.png").open("wb") as file:
+        file.truncate(images.decoding.MAX_BYTES + 1)
+    done = build.sync(stored, None, options)[1]
+    assert (done.new, done.changed, done.images, done.skipped) == (1, 30, 30, 1)
+    newest = Collection.open(stored.path)
+    ids = [row for file in newest.files() for row in pq.read_table(file)["id"].to_pylist()]
+    assert len(ids) == len(set(ids))
+
+
 def test_a_folder_of_photos_stays_one(tmp_path: Path, network: Options) -> None:
     photos = pictures(tmp_path / "p", 3, 1)
     for number, file in enumerate(sorted(photos.iterdir())):

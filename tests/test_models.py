@@ -133,6 +133,9 @@ def test_trained_weights_say_which_network_they_are_of(tmp_path: Path) -> None:
     save(FromPixels(backbone("resnet18")), file, {"arch": "resnet18"})
     assert settle("auto", str(file)) == ("resnet18", str(file))
     assert resolve(weights=str(file)) == resolve("resnet18", str(file))
+    assert settle("auto", file) == ("resnet18", str(file))
+    save(FromPixels(backbone("resnet18")), file, {"arch": "torchvision.models.resnet18 without fc"})
+    assert settle("auto", str(file)) == ("resnet18", str(file))
     for about in ({}, {"arch": "a b"}, {"arch": ""}):
         save(FromPixels(backbone("resnet18")), file, about)
         assert settle("auto", str(file)) == (DEFAULT, str(file))
@@ -431,9 +434,7 @@ def test_lite0_has_weights_of_its_own(tmp_path: Path) -> None:
     assert (tuned.weights, tuned.width) == ("tuned.safetensors", 1280)
     assert tuned.fingerprint != model.fingerprint
     assert np.abs(unit(engine(tuned)(PIXELS)) - unit(engine(model)(PIXELS))).max() > 1e-3
-    refusal(
-        lambda: resolve(lite0.NAME, str(FILES["cars"])), "are not of efficientnet-lite0: they lack"
-    )
+    refusal(lambda: resolve(lite0.NAME, str(FILES["cars"])), "are not of efficientnet-lite0; give")
     refusal(lambda: resolve("resnet18", str(path)), "are not of resnet18: they lack")
     refusal(lambda: backbone(lite0.NAME, "cars"), "'cars' are of resnet18, not efficientnet-lite0")
 

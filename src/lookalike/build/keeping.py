@@ -93,7 +93,7 @@ def build_collection(
         if not (overwrite and (is_collection(out) or is_collection(successor(out)))):
             return _fill(job, out, options)
         with making_anew(out) as beside:
-            if is_collection(beside) and _misfit(Collection.open(beside), job, options):
+            if is_collection(beside) and _misfit(Collection.open(beside), job, options, anew=True):
                 with writing(beside, alone=True):
                     shutil.rmtree(beside)
             report = _fill(job, beside, options, anew=True)[1]
@@ -115,7 +115,7 @@ def _fill(
             found = look(job, None, staging)
             made, done = _bring_in(job, found, out, None, staging, "index", share)
             return _ready(made), Report.of(done, found.labelled, job.left_out)
-    if misfit := _misfit(stored, job, options):
+    if misfit := _misfit(stored, job, options, anew=anew):
         raise LookalikeError(
             f"{out} is there already, {misfit}: give another --out, or --overwrite it"
         )
@@ -135,7 +135,7 @@ def _fill(
         return _ready(made), Report.of(done, found.labelled, job.left_out, same)
 
 
-def _misfit(stored: Collection, job: Job, options: Options) -> str | None:
+def _misfit(stored: Collection, job: Job, options: Options, *, anew: bool) -> str | None:
     """Say what a collection was made of, where that is not what is wanted now."""
     about, source = stored.about_model, stored.source
     wanted = remembered(job.source)
@@ -148,8 +148,8 @@ def _misfit(stored: Collection, job: Job, options: Options) -> str | None:
         return None if same else f"made with another model than {options.like}"
     if about["preprocessing"] != job.full.preprocessing:
         return f"made with the preprocessing {about['preprocessing']}"
-    # Where nothing is said, an index keeps the model that it has, whatever is the default by now.
-    keeps = options.model == options.weights == AUTO
+    # Where no other is asked for, an index keeps the weights that it has, whatever comes along now.
+    keeps = options.weights == AUTO and options.model in (AUTO, about["backbone"]) and not anew
     if not keeps and stored.full_model != job.full_model:
         same = (about["backbone"], about["weights"]) == (job.full.backbone, job.full.weights)
         others = "other weights named" if same else "the weights"
@@ -265,6 +265,7 @@ def update(
             loose_labels=found.labelled.loose,
             missing_labels=found.labelled.missing,
             not_looked_at=job.left_out.counts(),
+            backbone=job.full.backbone,
         )
         if dry_run:
             return stored, changed

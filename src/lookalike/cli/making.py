@@ -141,7 +141,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Which picture is the query.")] = 2,
     image_name: ImageName = "image",
     label_name: LabelName = "Class",
-    model: ModelName = "resnet18",
+    model: ModelName = AUTO,
     weights: Weights = AUTO,
     precision: Precision = "auto",
 ) -> None:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +46,8 @@ def uri_frames(
     if left_out is not None:
         _count(listed, opened, left_out)
     named, shown = listed.filter(_is_named()), opened.filter("shows").drop("shows")
-    endings = {row[0] for row in shown.select(_ending()).distinct().limit(TYPES).collect()}
-    files = _load(spark, roots, endings)
+    endings = {row[0] for row in shown.select(_ending()).distinct().limit(TYPES + 1).collect()}
+    files = _load(spark, roots, endings if len(endings) <= TYPES else None)
     wanted = _is_named() | _may_be_image() & _shows() if endings else _is_named()
     # Asked of the listing alone: Spark fails the whole job on a file of over two gigabytes.
     reason = F.format_string("file of %,d bytes, over the limit", "length").alias("reason")
@@ -78,10 +77,11 @@ def read_listed(spark: "SparkSession", listing: Path) -> "DataFrame":
     ]
     bad = rows.filter("reason is not null").withColumn("content", F.lit(None).cast("binary"))
     if not paths:
-        return bad.select(*IMAGE.names)
+        return bad.select(*IMAGE.names)  # with the ids of the listing, each of which is there once
     labels = F.broadcast(rows.select("path", "label"))
     read = _as_listed(_load(spark, paths).withColumn("reason", F.lit(None).cast("string")))
-    return read.join(labels, "path").select(*IMAGE.names).unionByName(bad.select(*IMAGE.names))
+    found = read.join(labels, "path").unionByName(bad.select(*read.columns, "label"))
+    return found.withColumn("id", running_id()).select(*IMAGE.names)
 
 
 def new_files(spark: "SparkSession", root: str, at_once: int) -> "DataFrame":
@@ -185,20 +185,28 @@ def _look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _begins_as_image(path: str) -> bool:
-    """Tell it of a file by its first bytes; what is gone or cannot be opened is none."""
-    with suppress(OSError, ValueError, BadImage), open_file(path) as file:
-        return shows_image(file.read(FIRST_BYTES))
-    return False
+    """Tell it of a file by its first bytes; what is gone is none, nor what nobody here may read.
+
+    What else fails, as where a store does not answer, raises: it says nothing about the file.
+    """
+    try:
+        with open_file(path) as file:
+            return shows_image(file.read(FIRST_BYTES))
+    except (FileNotFoundError, BadImage):
+        return False
+    except OSError:
+        if path.startswith("file:"):
+            return False
+        raise
 
 
 def _is_reached(path: str) -> bool:
     """Tell whether files can be opened without Spark where this one lies."""
-    try:
-        open_file(path).close()
-    except (FileNotFoundError, BadImage):
-        return True
-    except (OSError, ValueError):
-        return path.startswith("file:")
+    if not path.startswith("file:"):
+        try:
+            open_file(path).close()
+        except (OSError, ValueError):
+            return False
     return True
 
 

@@ -150,8 +150,7 @@ def resolve(backbone: str = AUTO, weights: str = AUTO, device: str = "cpu") -> M
     except LookalikeError:  # not there yet, or damaged
         pass
 
-    bundled = device == "cpu" and BUNDLED.get(backbone) == weights
-    make = _bundled if bundled else _converted
+    make = _bundled if BUNDLED.get(backbone) == weights else _converted
     width, graph, data, tensors = make(backbone, weights, device)
     model = Model(backbone, name, "f32", width, PREPROCESSING, own, None, graph, data, tensors)
     if readable:
@@ -159,13 +158,18 @@ def resolve(backbone: str = AUTO, weights: str = AUTO, device: str = "cpu") -> M
     return model
 
 
-def _bundled(backbone: str, *_: str) -> tuple[int, bytes, bytes, bytes]:
+def _bundled(backbone: str, weights: str, device: str) -> tuple[int, bytes, bytes, bytes]:
     """Make what most people begin with, without the seconds that importing torch takes."""
     from lookalike.models import efficientnet, resnet
 
+    tensors = b""
+    if device != "cpu":
+        from lookalike.models import networks
+
+        tensors = networks.dump(networks.backbone(backbone, weights))
     if backbone == lite0.NAME:
-        return efficientnet.WIDTH, *efficientnet.lite0(FILES["general"]), b""
-    return resnet.WIDTH, *resnet.resnet18(FILES["cars"]), b""
+        return efficientnet.WIDTH, *efficientnet.lite0(FILES[weights]), tensors
+    return resnet.WIDTH, *resnet.resnet18(FILES[weights]), tensors
 
 
 def _converted(backbone: str, weights: str, device: str) -> tuple[int, bytes, bytes, bytes]:

@@ -40,6 +40,8 @@ def backbone(name: str = "resnet18", weights: str = AUTO) -> nn.Module:
         state = _from_file(_file(name, weights))
         if state.keys() == Lite0().state_dict().keys():  # as it is bundled, or trained from that
             return _filled(Lite0(), state, name, weights)
+        if "_conv_stem.weight" not in state:
+            raise LookalikeError(f"the weights {weights!r} are not of {name}; {_WHOSE}")
     network = _untrained(name, weights)
     head = _last_layer(network)
     state = _imagenet(name) if weights == "imagenet" else _from_file(_file(name, weights))

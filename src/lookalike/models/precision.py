@@ -24,6 +24,7 @@ from lookalike.weights import BUNDLED
 PRECISIONS = ("auto", "f32", "bf16", "int8")
 SAMPLE = 256  # images on which precisions are compared
 CALIBRATION = 32  # of these, the images whose activations give int8 its ranges
+_OF_DELICATE = 256  # images, for a network of `_NOT_IN_INT8`
 AGREEMENT = 0.95  # of the five nearest neighbours must be those of f32
 _NOT_IN_INT8 = {lite0.NAME}  # keeps 92 % of its neighbours at best: `auto` does not try
 _QUICKER = 0.85  # of the work of f32: else less precision buys nothing
@@ -122,7 +123,8 @@ def _bf16(full: Model) -> Model:
 
 
 def _int8(full: Model, pixels: Pixels) -> Model:
-    some = pixels[:: max(len(pixels) // CALIBRATION, 1)][:CALIBRATION]
+    count = _OF_DELICATE if full.backbone in _NOT_IN_INT8 else CALIBRATION
+    some = pixels[:: max(len(pixels) // count, 1)][:count]
     made_of = [full.fingerprint, "int8", METHOD, _digest(some)]
     folder = cache_folder() / "models" / fingerprint(made_of)
     readable = True

@@ -1,6 +1,7 @@
 """The weights that come with the package; `general.md` and `cars.md` are their model cards."""
 
 import json
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ FILES = {
 """Bundled weights by name."""
 
 
-def settle(network: str, weights: str) -> tuple[str, str]:
+def settle(network: str, weights: str | os.PathLike[str]) -> tuple[str, str]:
     """Say which network and weights are meant where one of them, or both, is `auto`.
 
     >>> settle("auto", "auto"), settle("auto", "cars"), settle("resnet18", "auto")
@@ -30,6 +31,7 @@ def settle(network: str, weights: str) -> tuple[str, str]:
     A file that `lookalike train` wrote says which network it is of. Of a network that has no
     bundled weights, `auto` stays what it is.
     """
+    weights = os.fspath(weights)
     if network == AUTO:
         bundled = next((name for name in BUNDLED if BUNDLED[name] == weights), None)
         network = bundled or _network_of(weights) or DEFAULT
@@ -46,5 +48,6 @@ def _network_of(weights: str) -> str | None:
     with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
         with safe_open(weights, "np") as file:
             name = json.loads(file.metadata()["about"])["arch"]
-        return name if re.fullmatch(r"[\w-]+", name) else None
+        found = re.fullmatch(r"(?:torchvision\.models\.)?([\w-]+)(?: without fc)?", name)
+        return found[1] if found else None
     return None
