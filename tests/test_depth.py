@@ -1,7 +1,10 @@
 """More than eight bits a sample: what was bright stays bright, what was dark stays dark."""
 
 import io
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -227,6 +230,67 @@ def test_a_file_names_what_means_no_data(text: str) -> None:
         assert distance(data, np.where((colours == 65535), 0, RGB)) < NEAR
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["guessed", "named"])
+@pytest.mark.parametrize("planar", [False, True])
+def test_a_colour_that_is_white_in_one_channel_keeps_it(planar: bool, named: bool) -> None:
+    more = {NO_DATA: "65535"} if named else {}
+    bright = of_bits(RGB, 16)
+    bright[HOLE] = 65535
+    bright[70:80, 50:70] = 65535, 56477, 17263
+    wanted = np.rint(bright / 257)
+    if named:
+        wanted[(bright == 65535).all(axis=-1)] = 0
+    assert distance(tiff(bright, planar=planar, more=more), wanted) < 1
+    red = np.maximum(of_bits(RGB // 2, 12), 1)  # far below a red light
+    red[HOLE] = 65535, 500, 300
+    assert distance(tiff(red, planar=planar, more=more), np.rint(red / 257)) < 1
+    shares = (RGB / 255).astype(np.float32)
+    shares[HOLE] = 1, 0.86, 0.26
+    named_one = tiff(shares, planar=planar, more={NO_DATA: "1"})
+    kept = np.where((shares == 1).all(axis=-1, keepdims=True), 0, shares)
+    assert distance(named_one, np.rint(kept * 255)) < 1
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["guessed", "named"])
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("value", [-9999, 1e30, float(np.finfo(np.float32).min)])
+def test_what_no_colour_holds_is_no_data_in_one_channel(
+    value: float, planar: bool, named: bool
+) -> None:
+    more = {NO_DATA: f"{value:.15g}"} if named else {}
+    holed = (RGB / 255).astype(np.float32)
+    holed[HOLE][..., 1] = value
+    wanted = RGB.copy()
+    wanted[HOLE][..., 1] = 0
+    assert distance(tiff(holed, planar=planar, more=more), wanted) < NEAR
+
+
+@pytest.mark.parametrize("upright", [False, True], ids=["lying", "upright"])
+@pytest.mark.parametrize("nothing", [None, 0, -9999])
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32, np.uint32])
+def test_a_thin_light_is_as_white_beside_no_data(
+    kind: Any, nothing: int | None, upright: bool
+) -> None:
+    if nothing is not None and nothing < 0 and kind in (np.uint16, np.uint32):
+        nothing = 7
+    most = int(min(np.iinfo(kind).max, 65535))
+    dark = (np.arange(300 * 400).reshape(300, 400) % 292 + 8).astype(kind)
+    dark[100:200, 200] = most
+    if nothing is not None:
+        dark[:50] = nothing
+    values = dark if upright else dark.T
+    more = {} if nothing is None else {NO_DATA: str(nothing)}
+    right = np.rint(np.where(values == nothing, 0, values).astype(float) / most * 255)
+    assert distance(tiff(values, more=more), as_grey(right)) < 1
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32])
+def test_hot_pixels_beside_no_data_do_not_make_a_map_dark(kind: Any) -> None:
+    values = with_hole(of_bits(GREY, 10, kind), -9999)
+    values[20, 70], values[61, 17] = 32000, 30000
+    assert distance(tiff(values, more={NO_DATA: "-9999"}), as_grey(WITH_HOLE)) < NEAR
+
+
 @pytest.mark.parametrize("text", ["", "none", "-9999", "70000", "0", "1e400"])
 def test_a_name_for_what_is_not_there_changes_nothing(text: str) -> None:
     for values in (of_bits(GREY, 12), GREY.astype(np.float32) / 255, of_bits(GREY, 15, np.int16)):
@@ -297,8 +361,11 @@ def test_glitter_in_a_dark_picture_stays_the_white_of_it() -> None:
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
 @pytest.mark.parametrize("most", [65535, 4095, 1000, 255])
-def test_grey_is_the_same_in_every_portable_map(bits: int, most: int) -> None:
-    """As `P5` and `P2`, and in three equal colours as `P6` and `P3`."""
+@pytest.mark.parametrize("end", [b"", b"\n", b" # end"], ids=["no end", "line", "comment"])
+def test_grey_is_the_same_in_every_portable_map(
+    bits: int, most: int, end: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As `P5` and `P2`, and in three equal colours as `P6` and `P3`, whatever ends the text."""
     grey = np.minimum(of_bits(GREY, bits), most)
     data = []
     for values in (grey, np.dstack([grey] * 3)):
@@ -306,12 +373,25 @@ def test_grey_is_the_same_in_every_portable_map(bits: int, most: int) -> None:
         kind = 5 if values.ndim == 2 else 6
         packed = values.astype(">u2" if most > 255 else np.uint8).tobytes()
         data.append(b"P%d " % kind + head + packed)
-        data.append(b"P%d " % (kind - 3) + head + b" ".join(b"%d" % v for v in values.flat) + b"\n")
+        data.append(b"P%d " % (kind - 3) + head + b" ".join(b"%d" % v for v in values.flat) + end)
     first, *others = (np.asarray(decode(one)) for one in data)
     for other in others:
         assert np.abs(first.astype(int) - other).max() <= (0 if most in (65535, 255) else 1)
     levels = GREY if most == 65535 else np.rint(grey / most * 255)
     assert np.abs(first.astype(int) - as_grey(levels)).mean() < NEAR
+    assert capfd.readouterr() == ("", "")
+
+
+def test_opencv_prints_nothing_of_what_it_cannot_read() -> None:
+    """Even where another module loads it first, which takes a process of its own to see."""
+    code = (
+        "import cv2; from lookalike.images.depth import read_samples;"
+        "assert read_samples(b'P3 9 9 65535\\n1 2') is None"
+    )
+    usual = {name: value for name, value in os.environ.items() if name != "OPENCV_LOG_LEVEL"}
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, env=usual, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
 # --- TIFF ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.images.outlying import absent, evenly, largest
+from lookalike.images.outlying import Mask, absent, evenly, largest
 
 Samples = npt.NDArray[Any]
 
@@ -41,10 +41,8 @@ def to_bytes(
     means nothing. Of a `negative`, that value becomes black.
     """
     nothing = absent(values, no_data)
-    if nothing is None or nothing.all():
-        black, white = limits(values, declared)
-    else:
-        black, white = limits(values[~nothing], declared)
+    some = nothing is not None and not nothing.all()
+    black, white = limits(values, declared, nothing if some else None)
     levels = scaled(values, black, white)
     if negative:
         np.subtract(255, levels, out=levels)
@@ -53,8 +51,13 @@ def to_bytes(
     return levels, white
 
 
-def limits(values: Samples, declared: int | None = None) -> tuple[float, float]:
-    """Return the values that mean black and white."""
+def limits(
+    values: Samples, declared: int | None = None, nothing: Mask | None = None
+) -> tuple[float, float]:
+    """Return the values that mean black and white; `nothing` says where there is no data."""
+    picture = values
+    if nothing is not None:
+        values = values[~nothing]
     if values.dtype.kind == "f":
         return _limits_of_floats(values)
     lowest, highest = int(values.min()), int(values.max())
@@ -62,7 +65,8 @@ def limits(values: Samples, declared: int | None = None) -> tuple[float, float]:
     if lowest < 0:
         full = lowest < ends.min // 2
         return (ends.min, ends.max) if full else _percentiles(values)
-    highest = largest(values, DEPTHS if highest < 2**16 else (*DEPTHS, 16, 20, 24))
+    depths = DEPTHS if highest < 2**16 else (*DEPTHS, 16, 20, 24)
+    highest = largest(picture, depths, nothing)
     if highest < 2**16:
         return 0, min(2 ** _depth(values, highest, declared) - 1, ends.max)
     return 0, ends.max if highest > ends.max // 2 else _percentiles(values)[1]
@@ -152,9 +156,10 @@ def read_samples(data: bytes | bytearray) -> Samples | None:
     """
     import os
 
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # it would print what is wrong
     import cv2
 
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(0)  # it would print what is wrong
     values: Samples | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
         return None

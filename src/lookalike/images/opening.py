@@ -113,7 +113,8 @@ class Opened:
         colours = np.reshape(image.histogram()[: 3 * 256], (3, 256))
         if colours[:, 65:255].sum() > 0.001 * colours.sum():  # neither dark nor without data
             return image
-        values = depth.read_samples(self.data)
+        # Of numbers written as text, OpenCV wants something behind the last one.
+        values = depth.read_samples(self.data + b"\n" if self.format == "PPM" else self.data)
         if values is None or values.ndim != 3 or values.shape[2] not in (3, 4):
             return image
         declared = depth.declared_bits(self.data, self.format)

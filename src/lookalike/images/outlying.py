@@ -37,17 +37,30 @@ def evenly(values: Samples) -> Samples:
 
 
 def absent(values: Samples, named: float | None = None) -> Mask | None:
-    """Return where samples say that there is no data; None where all of them are data.
+    """Return where samples say that there is no data, a mask of their shape; None where none does.
 
-    `named` is the number that the file says means that.
+    `named` is the number that the file says means that. Where a colour may hold that number as
+    well, it means so only in all channels of a pixel: bright red may be white in one of them.
     """
-    if named is not None:
-        found = _equal(values, named)
-        if found.any():
-            return found
-    with np.errstate(over="ignore"):
-        lone = _lone(evenly(values))
-    return None if lone is None else values == lone
+    if named is None or not (found := _equal(values, named)).any():
+        with np.errstate(over="ignore"):
+            named = _lone(evenly(values))
+        if named is None:
+            return None
+        found = values == named
+    if values.ndim < 3:
+        return found
+    pixels = np.broadcast_to(found.all(axis=-1, keepdims=True), found.shape)
+    if np.array_equal(pixels, found) or not _is_of_a_colour(values[~found], named):
+        return found
+    return pixels
+
+
+def _is_of_a_colour(others: Samples, value: float) -> bool:
+    """Tell whether a channel of a picture that holds all others may hold that value too."""
+    if value in _LARGEST:
+        return True
+    return bool(np.isfinite(value)) and not _is_far(evenly(others), value, _USUAL_GAP, 1)
 
 
 def _equal(values: Samples, named: float) -> Mask:
@@ -79,22 +92,26 @@ def _lone(seen: Samples) -> Any:
     return None
 
 
-def _is_far(others: Samples, value: float, gap: float) -> bool:
+def _is_far(others: Samples, value: float, gap: float, different: int = _VALUES) -> bool:
+    if others.dtype.kind == "f":
+        others = others[np.isfinite(others)].astype(np.float64)
     if not len(others):
         return False
     low, high = float(others.min()), float(others.max())
     between = max(low - float(value), float(value) - high)
-    return between >= gap * (high - low) and len(np.unique(others)) >= _VALUES
+    return between >= gap * (high - low) and len(np.unique(others)) >= different
 
 
-def largest(values: Samples, depths: tuple[int, ...]) -> int:
+def largest(values: Samples, depths: tuple[int, ...], nothing: Mask | None = None) -> int:
     """Return the largest of whole numbers from 0 on, shape (height, width, ..), but for hot pixels.
 
     Those need at least two bits more than nearly all others, of which `depths` are what they may
-    be said to need, and stand alone: a light has bright neighbours.
+    be said to need, and stand alone: a light has bright neighbours. `nothing` says where there is
+    no data.
     """
-    highest = int(values.max())
-    seen = evenly(values)
+    known = values if nothing is None else values[~nothing]
+    highest = int(known.max())
+    seen = evenly(known)
     most = max(int(_HOT * len(seen)), 1)
     if np.count_nonzero(seen >= 1 << max(highest.bit_length() - _BITS, 0)) > most:
         return highest  # as of nearly all pictures
@@ -103,11 +120,13 @@ def largest(values: Samples, depths: tuple[int, ...]) -> int:
     if highest.bit_length() - needed < _BITS:
         return highest
     hot = values >= 2**needed
+    if nothing is not None:
+        hot &= ~nothing
     beside = sum(
         int((np.take(hot, range(1, size), axis) & np.take(hot, range(size - 1), axis)).sum())
         for axis, size in enumerate(values.shape[:2])
     )
     count = int(hot.sum())
-    if count > max(_HOT * values.size, 1) or beside > _BESIDE * count:
+    if count > max(_HOT * known.size, 1) or beside > _BESIDE * count:
         return highest
-    return int(values[~hot].max())
+    return int(known[known < 2**needed].max())
