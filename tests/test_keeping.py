@@ -445,7 +445,8 @@ def test_commands(living: Index, photos: Path, tmp_path: Path) -> None:
     assert listed.out.splitlines() == [f"- {new}", "- 0/00.png"]
     assert "would be: 2 removed" in listed.err
     assert told("remove", living.path, "--from", names)["removed"] == 2
-    assert "1 new: " in run("sync", living.path).err
+    said = run("sync", living.path).err
+    assert "1 new: " in said and "is at version 3, embedded with efficientnet-lite0" in said
     assert "nothing to do: 12 inputs" in run("sync", living.path).err
     again = run("index", photos, "--out", living.path, "--no-spark")
     assert (again.code, again.out) == (0, "")

@@ -280,7 +280,7 @@ def _show(done: Changed, index: Path, dry_run: bool, as_json: bool) -> None:
         notes.print(f"nothing to do: {done.same:,} inputs are as they were", markup=False)
     else:
         network = f", embedded with {done.backbone}" if done.images else ""
-        notes.print(f"{said}{network}: {index} is at version {done.version}", markup=False)
+        notes.print(f"{said}: {index} is at version {done.version}{network}", markup=False)
     if done.skipped:
         notes.print(f"  why: lookalike info {index} --skipped", markup=False)
     show_left_out(done.not_looked_at)
