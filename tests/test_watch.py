@@ -359,7 +359,7 @@ def test_files_that_vanish_during_a_listing_stay(
     before = place.paths()
     found, count = list(images.walk(images.locate(place.photos))), 0
 
-    def cut_short(_: images.Source) -> Iterator[Any]:
+    def cut_short(*_: Any) -> Iterator[Any]:
         nonlocal count
         count += 1
         return iter(found[:2] if count in (1, 3) else found)
