@@ -51,8 +51,12 @@ def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
         name = f"leak-{number:04}.jpg"
         (second / name).write_bytes(variant(Image.open(photo), kind, number))
         planted[str(photo.relative_to(given.images)), name] = kind
-    one = lookalike.index(given.images, out=work / "one.index", model="resnet18", precision="f32")
-    other = lookalike.index(second, out=work / "other.index", model="resnet18", precision="f32")
+    one = lookalike.create_index(
+        given.images, out=work / "one.index", model="resnet18", precision="f32"
+    )
+    other = lookalike.create_index(
+        second, out=work / "other.index", model="resnet18", precision="f32"
+    )
     started = time.perf_counter()
     joined = one.join(work / "out", other, within=given.within, verify=True, shown=10 * given.leaks)
     seconds = time.perf_counter() - started

@@ -58,7 +58,7 @@ def run(images: Path, photos: int, work: Path) -> dict[str, Any]:
         raise SystemExit(process.returncode)
     return {
         "machine": machine(),
-        "images": len(lookalike.open(out)),
+        "images": len(lookalike.open_index(out)),
         "megapixels": SIZE[0] * SIZE[1] / 1e6,
         "seconds": round(time.perf_counter() - started, 1),
         "peak_mb_of_one_process": {name: round(held / 2**20) for name, held in peaks.items()},

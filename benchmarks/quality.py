@@ -33,7 +33,7 @@ from PIL import Image
 
 from lookalike import images, models
 from lookalike.embedding import Vectors, normalize
-from lookalike.images import BadImage
+from lookalike.errors import ImageError
 from lookalike.images.decoding import read as read_file
 from lookalike.images.labels import open_labels
 from lookalike.models import Engine
@@ -143,7 +143,7 @@ def laid(photos: list[Photo], folder: Path, exchanged: bool) -> list[Path]:
         if not exchanged:
             file.symlink_to(photo.resolve())
             continue
-        with suppress(BadImage):  # it takes no part then
+        with suppress(ImageError):  # it takes no part then
             right = np.asarray(images.decode(photo.read_bytes()))[..., ::-1]
             Image.fromarray(right).save(file, quality=QUALITY)
     return files
@@ -154,7 +154,7 @@ def embedded(run: Engine, files: list[Path]) -> Found:
 
     def decoded() -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         for number, file in enumerate(files):
-            with suppress(BadImage):
+            with suppress(ImageError):
                 yield number, images.decode_pixels(read_file(file))[0]
 
     def batches() -> Iterator[list[tuple[int, npt.NDArray[np.uint8]]]]:

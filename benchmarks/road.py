@@ -51,7 +51,7 @@ def run(
     build = [*COMMAND, "index", str(images), "--out", str(out), "--precision", precision]
     build += ["--model", "resnet18"]
     indexing = timed([*build, *(["--labels", str(labels)] if labels else [])])
-    index = lookalike.open(out)
+    index = lookalike.open_index(out)
     first = str(next(images.glob("*.jpg")))
     cold = timed([*COMMAND, "search", str(out), first])
     searches = {

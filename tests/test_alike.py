@@ -78,7 +78,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Index:
         for number in range(EACH):
             data = make(number)
             (folder / f"{kind}-{number}{suffix(data)}").write_bytes(data)
-    return lookalike.index(folder, out=folder.parent / "x.index", spark=False)
+    return lookalike.create_index(folder, out=folder.parent / "x.index", spark=False)
 
 
 @pytest.mark.parametrize("spark", [False, True], ids=["threads", "spark"])

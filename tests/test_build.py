@@ -785,7 +785,7 @@ import sys
 import lookalike
 from lookalike import build
 build.running.LOOP_UP_TO = int(sys.argv[3])
-index = lookalike.index(sys.argv[1], sys.argv[2], spark={"": None, "no": False}[sys.argv[4]])
+index = lookalike.create_index(sys.argv[1], sys.argv[2], spark={"": None, "no": False}[sys.argv[4]])
 print(len(index), "pyspark" in sys.modules, "py4j" in sys.modules)
 """
 

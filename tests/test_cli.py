@@ -519,8 +519,11 @@ def test_an_index_like_another_can_be_joined_with_it(
     few, out = tmp_path / "few", tmp_path / "few.index"
     few.mkdir()
     shutil.copy(photo, few / "copy.jpg")
-    first, like = Index(Collection.open(rough)), partial(lookalike.index, few, out, spark=False)
-    apart = lookalike.index(few, tmp_path / "apart.index", spark=False)
+    first, like = (
+        Index(Collection.open(rough)),
+        partial(lookalike.create_index, few, out, spark=False),
+    )
+    apart = lookalike.create_index(few, tmp_path / "apart.index", spark=False)
     with pytest.raises(LookalikeError, match=f"another model than .* --like {rough}"):
         first.join(tmp_path / "pairs", apart)
     assert not (tmp_path / "pairs").exists()

@@ -55,7 +55,7 @@ def small(made: Small, tmp_path: Path) -> Small:
     """A copy of the pictures and their index."""
     shutil.copytree(made.photos, tmp_path / "photos")
     shutil.copytree(made.index, tmp_path / "small.index")
-    lookalike.open(tmp_path / "small.index").move_photos(tmp_path / "photos")
+    lookalike.open_index(tmp_path / "small.index").move_photos(tmp_path / "photos")
     return Small(tmp_path / "photos", tmp_path / "small.index", made.options)
 
 
@@ -180,7 +180,7 @@ def test_two_remove_the_same(small: Small) -> None:
 def test_a_change_beside_another_of_the_same_segment(small: Small, also: str) -> None:
     for number in (10, 11):  # more segments than one
         picture(small.photos / f"new-{number}.png", 600 + number)
-        lookalike.open(small.index).add(small.photos, spark=False)
+        lookalike.open_index(small.index).add(small.photos, spark=False)
     for number in range(8):
         picture(small.photos / f"{number:03}.png", 700 + number)
     before = paths_in(small.index)
@@ -215,11 +215,11 @@ def test_two_make_the_same_index(small: Small, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_reader_stays_at_its_version(small: Small) -> None:
-    held = lookalike.open(small.index)
+    held = lookalike.open_index(small.index)
     version, rows = held.collection.version, rows_of(held.collection)
     query = question(0, held.collection.about_model["width"])
     before = held.search(query, 5)
-    writer = lookalike.open(small.index)
+    writer = lookalike.open_index(small.index)
     for number in range(50):
         if number % 2:
             writer.remove(f"{number // 2 % 20:03}.png")
@@ -227,7 +227,7 @@ def test_a_reader_stays_at_its_version(small: Small) -> None:
             picture(small.photos / f"{number // 2 % 20:03}.png", 900 + number)
             writer.sync(spark=False)
     assert writer.collection.version >= version + 50
-    again = lookalike.open(small.index, version)
+    again = lookalike.open_index(small.index, version)
     for asked in (held, again):
         assert [*asked.search(query, 5)] == [*before]
         assert rows_of(asked.collection) == rows

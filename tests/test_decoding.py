@@ -20,9 +20,9 @@ from PIL import Image
 
 from lookalike.drawing.designs import CLASSES
 from lookalike.drawing.photo import snapshot
+from lookalike.errors import ImageError
 from lookalike.images import (
     SIDE,
-    BadImage,
     decode,
     decode_pixels,
     pixels,
@@ -68,8 +68,8 @@ def furthest(a: Image.Image | Bytes, b: Image.Image | Bytes) -> int:
 
 
 def reason_of(call: Callable[[], object]) -> str:
-    """Call what must raise `BadImage`; its reason, one line that is the same on every run."""
-    with pytest.raises(BadImage) as caught:
+    """Call what must raise `ImageError`; its reason, one line that is the same on every run."""
+    with pytest.raises(ImageError) as caught:
         call()
     reason = str(caught.value)
     assert reason and reason.isprintable()
@@ -505,7 +505,7 @@ def outcome(function: Callable[[bytes], object], data: bytes) -> str:
     """What decoding came to: the reason, or `pixels`."""
     try:
         function(data)
-    except BadImage as error:
+    except ImageError as error:
         return str(error)
     return "pixels"
 
@@ -562,14 +562,14 @@ def test_a_jpeg_with_a_hole_comes_to_the_same(good: bytes) -> None:
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from lookalike.images import BadImage, decode, decode_pixels
+from lookalike.images import decode, decode_pixels
 small, data = (Path(path).read_bytes() for path in sys.argv[2:])
 decode_pixels(small)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     {"decode": decode, "decode_pixels": decode_pixels}[sys.argv[1]](data)
     print("pixels")
-except BadImage as error:
+except ImageError as error:
     print(error)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 // 10**6)
 """
@@ -712,7 +712,7 @@ def test_garbage_after_the_right_first_bytes(magic: bytes) -> None:
     for size in [3, 20, *rng.integers(30, 600, 20)]:
         try:
             image = decode(magic + rng.bytes(int(size)))
-        except BadImage as error:
+        except ImageError as error:
             text = str(error)
             assert text.isprintable() and "0x" not in text and "'MPO'" not in text
         else:  # noise can be a picture: of a GIF, nearly all is
@@ -727,7 +727,7 @@ def test_one_wrong_byte_is_a_picture_or_a_reason(kind: str) -> None:
         data[at] ^= int(rng.integers(1, 256))
         try:
             assert decode(bytes(data)).mode == "RGB"
-        except BadImage as error:
+        except ImageError as error:
             assert str(error).isprintable() and "0x" not in str(error)
 
 

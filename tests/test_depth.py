@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 import fuzz
-from lookalike.images import BadImage, decode, decode_pixels, pixels
+from lookalike.errors import ImageError
+from lookalike.images import decode, decode_pixels, pixels
 from lookalike.images.depth import scaled
 from lookalike.images.tiff import UNREADABLE
 from tiffs import Order, directory_of, pages, tiff
@@ -491,7 +492,7 @@ def test_a_deep_tiff_is_turned() -> None:
 )
 def test_a_tiff_of_a_kind_that_cannot_be_read(data: bytes) -> None:
     for read in (decode, decode_pixels):
-        with pytest.raises(BadImage, match=f"^{UNREADABLE}$"):
+        with pytest.raises(ImageError, match=f"^{UNREADABLE}$"):
             read(data)
 
 
@@ -507,14 +508,14 @@ def test_a_deep_tiff_that_was_cut_or_scratched(deflate: bool, planar: bool) -> N
         struct.pack_into("<I", changed, 4, length)
         try:
             assert decode(bytes(changed)).size == (120, 90)
-        except BadImage as error:
+        except ImageError as error:
             assert "truncated" in str(error) or "TIFF of a kind" in str(error)
     if deflate:
         scratched = bytearray(whole)
         scratched[at // 2 : at // 2 + 60] = b"\xff" * 60
         try:
             first = decode(bytes(scratched)).tobytes()
-        except BadImage as error:
+        except ImageError as error:
             assert "TIFF of a kind" in str(error)
         else:
             assert first == decode(bytes(scratched)).tobytes()

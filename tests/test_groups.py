@@ -24,6 +24,7 @@ from lookalike import Index, LookalikeError, images
 from lookalike.cli import app
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import normalize
+from lookalike.errors import ImageError
 from lookalike.groups import pairs
 from lookalike.groups.alignment import AGREES, align, thumbnail
 from lookalike.groups.overview import SECTIONS, drawn_apart
@@ -235,7 +236,7 @@ def planted(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def twice(planted: Path) -> Index:
     """An index of them."""
-    return lookalike.index(planted, out=planted.parent / "twice.index", spark=False)
+    return lookalike.create_index(planted, out=planted.parent / "twice.index", spark=False)
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +335,7 @@ def test_copies_to_the_byte_are_one_group_however_many(
     for number, photo in enumerate(sorted(drawn.photos.rglob("*.jpg"))[:3]):
         for copy in range(30):
             (photos / f"{number}-{copy:02}.jpg").write_bytes(photo.read_bytes())
-    index = lookalike.index(photos, out=tmp_path / "x.index", spark=False)
+    index = lookalike.create_index(photos, out=tmp_path / "x.index", spark=False)
     found = index.duplicates(tmp_path / "out", within=0.1, cap=2, keep="oldest", spark=False)
     table = found.to_pandas()
     assert found.figures["cut"] == 90
@@ -353,7 +354,7 @@ def test_a_chain_of_morphing_pictures_is_not_one_group(
     )
     for step in range(41):
         Image.blend(one, other, step / 40).save(photos / f"{step:02}.png")
-    index = lookalike.index(photos, out=tmp_path / "x.index", spark=False)
+    index = lookalike.create_index(photos, out=tmp_path / "x.index", spark=False)
     for verify in (True, False):
         found = index.duplicates(
             tmp_path / str(verify), within=0.3, verify=verify, spark=False, shown=0
@@ -379,7 +380,7 @@ def test_photos_that_are_gone_are_told(twice: Index, tmp_path: Path, wide: float
     about = json.loads((moved / "lookalike.json").read_text())
     about["source"]["root"] = str(tmp_path / "nowhere")
     (moved / "lookalike.json").write_text(json.dumps(about))
-    opened = lookalike.open(moved)
+    opened = lookalike.open_index(moved)
     with pytest.raises(LookalikeError, match="cannot be read: say --within"):
         opened.duplicates(tmp_path / "out")
     found = opened.duplicates(tmp_path / "out", within=wide, spark=False)
@@ -411,7 +412,7 @@ def test_what_is_in_the_way_stays(twice: Index, tmp_path: Path) -> None:
 def copied(twice: Index, planted: Path, tmp_path: Path) -> Iterator[Path]:
     """The photos and the index, where they may be changed."""
     shutil.copytree(planted, tmp_path / "photos")
-    lookalike.index(tmp_path / "photos", out=tmp_path / "x.index", spark=False)
+    lookalike.create_index(tmp_path / "photos", out=tmp_path / "x.index", spark=False)
     yield tmp_path
 
 
@@ -429,7 +430,7 @@ def test_duplicates_are_moved_aside_and_back(copied: Path, wide: float) -> None:
 
 
 def test_an_image_that_has_changed_is_not_set_aside(copied: Path, wide: float) -> None:
-    index = lookalike.open(copied / "x.index")
+    index = lookalike.open_index(copied / "x.index")
     found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
     drop = found.to_pandas().query("action == 'drop'").path.iloc[0]
     with (copied / "photos" / drop).open("ab") as file:
@@ -462,14 +463,14 @@ def test_what_was_looked_at_can_be_applied_later(copied: Path, wide: float) -> N
 def test_an_image_goes_for_none_that_cannot_be_read(
     copied: Path, wide: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = lookalike.open(copied / "x.index")
+    index = lookalike.open_index(copied / "x.index")
     found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
     table = found.to_pandas()
     kept = table.path[table.action == "keep"].iloc[0]
     os.utime(copied / "photos" / kept)  # somebody was at it
 
     def unreadable(*_: object) -> bytes:
-        raise images.BadImage("unreadable: Input/output error")
+        raise ImageError("unreadable: Input/output error")
 
     monkeypatch.setattr(images, "read", unreadable)
     aside = index.set_aside(found, "move", copied / "aside")
@@ -477,20 +478,20 @@ def test_an_image_goes_for_none_that_cannot_be_read(
 
 
 def test_an_old_result_moves_no_image_that_has_become_another(copied: Path, wide: float) -> None:
-    photos, index = copied / "photos", lookalike.open(copied / "x.index")
+    photos, index = copied / "photos", lookalike.open_index(copied / "x.index")
     found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
     drops = found.to_pandas().query("action == 'drop'").path.tolist()
     new = Image.effect_noise((200, 200), 90).convert("RGB")
     new.save(photos / drops[0])  # another picture by the same name, and indexed as such
     (photos / "000.jpg").write_bytes((photos / drops[0]).read_bytes())
-    index = lookalike.index(photos, out=copied / "x.index", overwrite=True, spark=False)
+    index = lookalike.create_index(photos, out=copied / "x.index", overwrite=True, spark=False)
     aside = index.set_aside(found, "move", copied / "aside")
     assert (aside.done, aside.changed) == (35, 1)
     assert (photos / drops[0]).is_file() and (photos / "000.jpg").is_file()
 
 
 def test_a_file_that_was_only_touched_is_the_same(copied: Path, wide: float) -> None:
-    index = lookalike.open(copied / "x.index")
+    index = lookalike.open_index(copied / "x.index")
     found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
     for photo in (copied / "photos").iterdir():
         photo.touch()
@@ -498,7 +499,7 @@ def test_a_file_that_was_only_touched_is_the_same(copied: Path, wide: float) -> 
 
 
 def test_nothing_is_set_aside_where_it_would_be_replaced(copied: Path, wide: float) -> None:
-    index = lookalike.open(copied / "x.index")
+    index = lookalike.open_index(copied / "x.index")
     found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
     for place in (copied / "out" / "aside", copied / "x.index" / "aside"):
         with pytest.raises(LookalikeError, match="is replaced when it is made again"):
@@ -510,7 +511,7 @@ def test_broken_photos_and_empty_indexes_are_no_hindrance(
     copied: Path, wide: float, narrow: float
 ) -> None:
     (copied / "photos" / "broken.jpg").write_bytes(b"no picture")
-    index = lookalike.open(copied / "x.index")
+    index = lookalike.open_index(copied / "x.index")
     index.sync(spark=False)
     options: dict[str, Any] = {"spark": False, "shown": 0}
     assert index.duplicates(copied / "a", within=wide, **options).figures["drop"] == 36
@@ -570,7 +571,9 @@ def test_leaks_between_two_collections_are_found(tmp_path: Path) -> None:
             (test / f"{number}.jpg").write_bytes(variant(Image.open(photo), change, number))
     for photo in photos[160:260]:
         (test / photo.name).write_bytes(photo.read_bytes())
-    one, other = (lookalike.index(part, out=f"{part}.index", spark=False) for part in (train, test))
+    one, other = (
+        lookalike.create_index(part, out=f"{part}.index", spark=False) for part in (train, test)
+    )
     table = one.join(tmp_path / "leaks", other, within=0.6, verify=True).to_pandas()
     right = [(photo.name, f"{number}.jpg") for number, photo in enumerate(photos[:60])]
     same = table[table.agreement >= AGREES]

@@ -14,11 +14,12 @@ from PIL import Image
 from pyspark.ml.feature import BucketedRandomProjectionLSHModel, MinHashLSHModel
 
 import lookalike
-from lookalike import Hits, Index, LookalikeError, hashing, images
+from lookalike import Index, LookalikeError, SearchResult, hashing, images
 from lookalike.build import Options, build_collection
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import Vectors
-from lookalike.hits import Answers, draw_shown
+from lookalike.errors import ImageError
+from lookalike.hits import SearchResults, draw_sample
 from lookalike.search import Rows
 from lookalike.spark import session
 from segments import in_pieces, unit
@@ -38,7 +39,7 @@ def nearest_by_hand(index: Index, vector: Vectors, k: int) -> list[tuple[str, fl
     return [(paths[at], float(distances[at])) for at in np.argsort(distances, kind="stable")[:k]]
 
 
-def assert_are(hits: Hits, wanted: list[tuple[str, float]]) -> None:
+def assert_are(hits: SearchResult, wanted: list[tuple[str, float]]) -> None:
     """Check the neighbours one by one, with their ranks."""
     assert [hit.path for hit in hits] == [path for path, _ in wanted]
     assert [hit.rank for hit in hits] == list(range(1, len(wanted) + 1))
@@ -91,7 +92,7 @@ def test_an_image_that_is_gone_or_elsewhere_is_not_shown(tmp_path: Path) -> None
     paths = pa.array(["../secret.png", "gone.png"])
     table = pa.table({"path": paths, "label": pa.nulls(2, pa.string())})
     rows.segments[0].__dict__["rows"] = table
-    shown = draw_shown(rows, images.locate(tmp_path / "photos"), 2, 0, None)
+    shown = draw_sample(rows, images.locate(tmp_path / "photos"), 2, 0, None)
     assert [query.picture() for query in shown] == [None, None]
     assert shown._repr_html_().count("file is gone") == 4  # said, and described
 
@@ -100,8 +101,10 @@ def test_several_answers_show_themselves(index: Index, photos: list[Path]) -> No
     answers = index.search([photos[0], Image.open(photos[1])], k=2)
     assert isinstance(answers, list) and len(answers) == 2
     assert answers._repr_html_().count("data:image/jpeg") == 6  # type: ignore[attr-defined]
-    assert repr(answers[0]).startswith(f"Hits(2 neighbours of {photos[0].name}, the nearest 0.")
-    many = Answers(answers[:1] * 50)
+    assert repr(answers[0]).startswith(
+        f"SearchResult(2 neighbours of {photos[0].name}, the nearest 0."
+    )
+    many = SearchResults(answers[:1] * 50)
     assert many._repr_html_().count("data:image/jpeg") == 20 * 3
     assert "and 30 more answers" in many._repr_html_()
 
@@ -109,7 +112,7 @@ def test_several_answers_show_themselves(index: Index, photos: list[Path]) -> No
 def copy_of(index: Index, folder: Path) -> Index:
     """Copy an index; its photos stay where they are."""
     shutil.copytree(index.path, folder)
-    return lookalike.open(folder)
+    return lookalike.open_index(folder)
 
 
 # Search.
@@ -163,7 +166,7 @@ def test_a_vector_of_any_length(index: Index, new: Path) -> None:
 
 def test_a_list_gets_a_list(index: Index, photos: list[Path], new: Path) -> None:
     hits = index.search([photos[0], str(new), index.embedder(new)], k=2)
-    assert [type(one) for one in hits] == [Hits] * 3
+    assert [type(one) for one in hits] == [SearchResult] * 3
     for one, alone in zip(hits, (photos[0], new, new), strict=True):
         assert one.neighbors == index.search(alone, k=2).neighbors
     assert index.search([]) == []
@@ -227,7 +230,7 @@ def test_a_vector_that_does_not_fit_is_refused(index: Index, vector: Any, messag
 def test_what_is_no_picture_is_refused(index: Index, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     for given in (tmp_path / "text.jpg", tmp_path / "nowhere.jpg", tmp_path, b"no picture"):
-        with pytest.raises(images.BadImage):
+        with pytest.raises(ImageError):
             index.search(given)
     with pytest.raises(LookalikeError, match="no engine 'fast'"):
         index.search(np.ones(512, np.float32), engine="fast")
@@ -247,7 +250,7 @@ def test_equal_distances_are_in_the_order_of_ids(photos: list[Path], tmp_path: P
     (tmp_path / "photos").mkdir()
     for name in "cabd":
         shutil.copy(photos[0], tmp_path / "photos" / f"{name}.jpg")
-    twins = lookalike.index(tmp_path / "photos", tmp_path / "x.index")
+    twins = lookalike.create_index(tmp_path / "photos", tmp_path / "x.index")
     hits = twins.search(tmp_path / "photos" / "c.jpg")
     assert [hit.path for hit in hits] == ["a.jpg", "b.jpg", "d.jpg"]
     assert [hit.distance for hit in hits] == [0, 0, 0]
@@ -364,7 +367,7 @@ def test_a_moved_index_answers_as_before(index: Index, new: Path, tmp_path: Path
     first = copy_of(index, tmp_path / "first.index")
     wanted = first.search(new).neighbors
     first.path.rename(tmp_path / "moved.index")
-    moved = lookalike.open(tmp_path / "moved.index")
+    moved = lookalike.open_index(tmp_path / "moved.index")
     assert moved.search(new).neighbors == wanted
     assert moved.dataframe().count() == len(moved) == 96
     assert "file is gone" not in moved.search(new).html()
@@ -401,7 +404,7 @@ def test_a_damaged_index_is_told_in_a_line(
     copy = copy_of(index, tmp_path / "x.index")
     harm(copy.path)
     with pytest.raises(LookalikeError, match=message) as error:
-        lookalike.open(copy.path)
+        lookalike.open_index(copy.path)
     assert "\n" not in str(error.value)
 
 
@@ -413,7 +416,7 @@ def test_a_missing_data_file_is_told_in_a_line(
         file.unlink()
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "empty cache"))
     with pytest.raises(LookalikeError, match=r"data file .* is missing"):
-        lookalike.open(copy.path).search(np.ones(512, np.float32))
+        lookalike.open_index(copy.path).search(np.ones(512, np.float32))
 
 
 def test_photos_change_after_they_were_indexed(
@@ -437,7 +440,7 @@ def test_photos_change_after_they_were_indexed(
     hits = index.search(changed, k=5)
     assert gone.name in {hit.path for hit in hits}
     assert hits.html().count("file is gone") >= 1
-    with pytest.raises(images.BadImage):
+    with pytest.raises(ImageError):
         index.search(gone)
 
 
@@ -445,14 +448,14 @@ def test_lookalike_index_takes_options_and_says_no_to_others(
     photos: list[Path], drawn: DrawnCollection, tmp_path: Path
 ) -> None:
     given = [str(photo) for photo in photos[:3]]
-    made = lookalike.index(given, str(tmp_path / "x.index"), labels=drawn.labels)
+    made = lookalike.create_index(given, str(tmp_path / "x.index"), labels=drawn.labels)
     assert len(made) == 3
     assert all(hit.label for hit in made.search(given[0]))
-    assert lookalike.index(given, tmp_path / "x.index").collection.version == 0
+    assert lookalike.create_index(given, tmp_path / "x.index").collection.version == 0
     (tmp_path / "others").mkdir()
     shutil.copy(given[0], tmp_path / "others")
     with pytest.raises(LookalikeError, match="is there already, made of"):
-        lookalike.index(tmp_path / "others", tmp_path / "x.index")
+        lookalike.create_index(tmp_path / "others", tmp_path / "x.index")
     with pytest.raises(TypeError):
-        lookalike.index(given, tmp_path / "y.index", colour="red")
-    assert len(lookalike.index(given[:2], tmp_path / "x.index", overwrite=True)) == 2
+        lookalike.create_index(given, tmp_path / "y.index", colour="red")
+    assert len(lookalike.create_index(given[:2], tmp_path / "x.index", overwrite=True)) == 2

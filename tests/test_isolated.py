@@ -34,7 +34,8 @@ from lookalike import ImageEmbedder, LookalikeError
 from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import embed_batches
-from lookalike.images import BadImage, IsolatedDecoder, Source, decode_pixels, decoding, isolated
+from lookalike.errors import ImageError
+from lookalike.images import IsolatedDecoder, Source, decode_pixels, decoding, isolated
 from lookalike.images.listing import IMAGE
 from lookalike.spark import tries_again
 
@@ -73,7 +74,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reason_of(decoder: IsolatedDecoder, data: bytes) -> str:
-    with pytest.raises(BadImage) as error:
+    with pytest.raises(ImageError) as error:
         decoder.decode_pixels(data)
     return str(error.value)
 
@@ -103,7 +104,7 @@ def test_the_same_pixels_and_the_same_reasons(decoder: IsolatedDecoder, tmp_path
         data = path.read_bytes()
         try:
             decode_pixels(data)
-        except BadImage as error:
+        except ImageError as error:
             assert reason_of(decoder, data) == str(error)
         else:
             assert_is_good(decoder, data)
@@ -220,7 +221,7 @@ def test_each_thread_has_a_process(hostile: None) -> None:
     def works(decode: Callable[[bytes], object], one: bytes) -> bool:
         try:
             decode(one)
-        except BadImage as error:
+        except ImageError as error:
             assert str(error) == CRASHED
             return False
         return True
@@ -542,7 +543,7 @@ def test_thumbnails_are_upright_small_and_without_what_the_file_says(
         assert kept.size == (256, 256)  # never enlarged
     noise = Image.effect_noise((2500, 2500), 100)
     assert len(decoder.thumbnail(encoded(noise), 2500)) > 300_000  # more than pixels take
-    with pytest.raises(BadImage, match="empty file"):
+    with pytest.raises(ImageError, match="empty file"):
         decoder.thumbnail(b"", 300)
 
 

@@ -52,7 +52,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def living(photos: Path, tmp_path: Path) -> Index:
-    return lookalike.index(photos, tmp_path / "x.index", spark=False)
+    return lookalike.create_index(photos, tmp_path / "x.index", spark=False)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_what_is_new_is_found_at_once(living: Index, photos: Path) -> None:
     assert {path: row for path, row in after.items() if path in before} == before
     assert after["1/new.png"]["id"] == 12
     assert living.search(Image.open(new), k=1)[0].path == "1/new.png"
-    assert lookalike.open(living.path).search(Image.open(new), k=1)[0].distance < 1e-3
+    assert lookalike.open_index(living.path).search(Image.open(new), k=1)[0].distance < 1e-3
     assert living.add(photos).version == living.add([new]).version == 1, "nothing to do"
 
 
@@ -130,7 +130,7 @@ def test_a_sync_makes_the_index_equal_to_the_folder(living: Index, photos: Path)
         ("+", "0/text.png"), ("+", "new.png"), ("-", "2/05.png"), ("~", "1/04.png")
     ]  # fmt: skip
     assert (would.new, would.changed, would.removed, would.version) == (2, 1, 1, 0)
-    assert lookalike.open(living.path).collection.version == 0
+    assert lookalike.open_index(living.path).collection.version == 0
     done = living.sync()
     assert (done.new, done.changed, done.removed, done.images, done.skipped) == (2, 1, 1, 2, 1)
     assert rows_of(living).keys() == names_of(photos)
@@ -172,7 +172,7 @@ def test_an_empty_folder_empties_nothing(living: Index, photos: Path) -> None:
     photos.mkdir()
     with pytest.raises(LookalikeError, match="no images in"):
         living.sync()
-    assert len(lookalike.open(living.path)) == 12
+    assert len(lookalike.open_index(living.path)) == 12
 
 
 def test_labels_come_change_and_stay(living: Index, photos: Path, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_images_outside_the_root(living: Index, tmp_path: Path) -> None:
     done = living.add(tmp_path / "elsewhere")
     assert (done.new, len(living)) == (1, 13)
     assert living.collection.source.also == (str(tmp_path / "elsewhere"),)
-    hits = lookalike.open(living.path).search(elsewhere, k=12)
+    hits = lookalike.open_index(living.path).search(elsewhere, k=12)
     assert hits.query.id == 12 and 12 not in [hit.id for hit in hits]
     found = living.search(Image.open(elsewhere), k=1)
     assert found.to_dict()["neighbors"][0]["path"] == str(elsewhere)
@@ -226,7 +226,7 @@ def test_removing(living: Index, photos: Path, names: list[str], gone: set[str])
     assert len(living) == len(after)
     assert living.collection.next_id == 12, "no id is given twice"
     assert len(list(photos.rglob("*.png"))) == 12, "the files stay"
-    old = lookalike.open(living.path, version=0)
+    old = lookalike.open_index(living.path, version=0)
     assert len(old.search(photos / "0" / "00.png", k=20)) == 11
 
 
@@ -251,10 +251,10 @@ def test_versions(living: Index, photos: Path) -> None:
     assert [(one["version"], one["what"], one["images"]) for one in living.history()] == [
         (2, "remove", 12), (1, "sync", 13), (0, "index", 12)
     ]  # fmt: skip
-    old = lookalike.open(living.path, version=1)
+    old = lookalike.open_index(living.path, version=1)
     assert (len(old), old.refresh(), len(old), old.refresh()) == (13, True, 12, False)
     with pytest.raises(LookalikeError, match=r"no version 3: .*--history"):
-        lookalike.open(living.path, version=3)
+        lookalike.open_index(living.path, version=3)
     assert told("search", living.path, photos / "new.png", "--version", "1", "-k", "20")[
         "neighbors"
     ]
@@ -310,9 +310,9 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, living: Index, overw
         stop_after(2, patch)
         build_collection(photos, out, options, overwrite)
     if overwrite:
-        assert len(lookalike.open(out)) == 12, "the old one, until the new one is complete"
+        assert len(lookalike.open_index(out)) == 12, "the old one, until the new one is complete"
     else:
-        assert lookalike.open(out).collection.counts() == (31, 1)
+        assert lookalike.open_index(out).collection.counts() == (31, 1)
     stored, report = build_collection(photos, out, options, overwrite)
     assert (report.images, report.skipped, report.same) == (38, 0, 32)
     assert stored.counts() == (69, 1)
@@ -341,8 +341,8 @@ def test_what_a_killed_run_has_left_is_cleared(photos: Path, tmp_path: Path) -> 
     (out / "model").mkdir()
     (out / ".writers").touch()
     with pytest.raises(LookalikeError, match="was never finished"):
-        lookalike.open(out)
-    assert len(lookalike.index(photos, out, spark=False)) == 12
+        lookalike.open_index(out)
+    assert len(lookalike.create_index(photos, out, spark=False)) == 12
     assert not (out / "data" / "folder").exists()
 
 
@@ -350,9 +350,9 @@ def test_an_index_of_other_images_is_not_gone_on_with(
     living: Index, photos: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(LookalikeError, match="is there already, made of"):
-        lookalike.index(tmp_path, living.path)
+        lookalike.create_index(tmp_path, living.path)
     with pytest.raises(LookalikeError, match="is there already, in f32"):
-        lookalike.index(photos, living.path, precision="bf16")
+        lookalike.create_index(photos, living.path, precision="bf16")
     assert living.collection.newest().version == 0
 
 
@@ -368,7 +368,7 @@ def test_what_spark_reads_is_gone_on_with_too(photos: Path, tmp_path: Path, kind
     write("a.parquet", sorted(photos.rglob("*.png")))
     given = photos.as_uri() if kind == "uri" else str(table)
     out = tmp_path / "y.index"
-    index = lookalike.index(given, out)
+    index = lookalike.create_index(given, out)
     assert len(index) == 12
     assert build_collection(given, out, Options())[1].same == 12
     new = [paint(photos / "new" / f"{number}.png", 50 + number) for number in range(2)]
@@ -388,13 +388,13 @@ def test_an_index_and_its_photos_may_move(living: Index, photos: Path, tmp_path:
     copied = tmp_path / "usb" / "x.index"
     shutil.copytree(living.path, copied)
     photos.rename(tmp_path / "usb" / "photos")
-    index = lookalike.open(copied)
+    index = lookalike.open_index(copied)
     with pytest.raises(LookalikeError, match="is not there, nor are others"):
         index.move_photos(tmp_path / "nowhere")
     index.move_photos(tmp_path / "usb" / "photos")
     assert index.search(tmp_path / "usb" / "photos" / "0" / "00.png").query.id == 0
-    assert lookalike.open(copied).sync().same == 12
-    assert lookalike.open(copied).collection.version == 0
+    assert lookalike.open_index(copied).sync().same == 12
+    assert lookalike.open_index(copied).collection.version == 0
 
 
 def test_other_readers_follow(living: Index, photos: Path) -> None:
@@ -411,7 +411,7 @@ def test_a_dry_run_needs_no_more_than_reading(
 ) -> None:
     shutil.copytree(photos, folder_of_all / "photos")
     photos, temporary = folder_of_all / "photos", folder_of_all / "temporary"
-    living = lookalike.index(photos, folder_of_all / "x.index", spark=False)
+    living = lookalike.create_index(photos, folder_of_all / "x.index", spark=False)
     temporary.mkdir()
     temporary.chmod(0o777)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -421,7 +421,7 @@ def test_a_dry_run_needs_no_more_than_reading(
     (photos / "0" / "00.png").unlink()
     before = {file: file.stat().st_mtime_ns for file in living.path.rglob("*")}
     with without_rights():
-        opened = lookalike.open(living.path)
+        opened = lookalike.open_index(living.path)
         done = opened.sync(dry_run=True)
         assert (done.new, done.removed, done.same) == (1, 1, 11)
         assert opened.add(photos, dry_run=True).new == 1
@@ -458,7 +458,7 @@ def test_commands(living: Index, photos: Path, tmp_path: Path) -> None:
 def test_only_what_lies_in_the_named_places_may_be_gone(photos: Path, tmp_path: Path) -> None:
     paint(photos / "1" / "sub" / "a.png", 20)
     paint(photos / "10" / "b.png", 21)
-    index = lookalike.index(photos, tmp_path / "x.index")
+    index = lookalike.create_index(photos, tmp_path / "x.index")
     gone = {"1/sub/a.png", "10/b.png", "0/00.png", "2/02.png"}
     for name in gone:
         (photos / name).unlink()
@@ -489,7 +489,7 @@ def test_a_root_that_is_no_folder_now_empties_nothing(
 ) -> None:
     root = tmp_path / "root"
     root.symlink_to(photos)
-    index = lookalike.index(root, tmp_path / "x.index")
+    index = lookalike.create_index(root, tmp_path / "x.index")
     photos.rename(tmp_path / "away")  # as a disk is that was mounted there
     if left == "a file":
         root.unlink()
@@ -506,7 +506,7 @@ def test_a_root_that_is_no_folder_now_empties_nothing(
 def test_a_time_that_no_table_holds(photos: Path, tmp_path: Path) -> None:
     far = photos / "0" / "00.png"
     os.utime(far, ns=(2**63 + 10**18,) * 2)  # some file systems take less
-    index = lookalike.index(photos, tmp_path / "x.index")
+    index = lookalike.create_index(photos, tmp_path / "x.index")
     assert (len(index), index.sync().same) == (12, 12)
     (times,) = (row["modified"] for path, row in rows_of(index).items() if path == "0/00.png")
     assert times == min(far.stat().st_mtime_ns, 2**63 - 1)
@@ -520,29 +520,31 @@ def test_weights_of_the_same_name_are_told_apart(
     save_file(earlier, tmp_path / "earlier.safetensors")
     with monkeypatch.context() as before:
         before.setitem(FILES, "cars", tmp_path / "earlier.safetensors")
-        old = lookalike.index(photos, tmp_path / "x.index", model="resnet18")
+        old = lookalike.create_index(photos, tmp_path / "x.index", model="resnet18")
     assert not models.is_bundled(old.collection.model)
 
     with pytest.raises(LookalikeError, match="resnet18 and other weights named cars: give another"):
-        lookalike.index(photos, tmp_path / "x.index", weights="cars")
+        lookalike.create_index(photos, tmp_path / "x.index", weights="cars")
     shutil.copy(next(photos.rglob("*.png")), photos / "again.png")
     assert old.sync().images == 1  # it goes on with the weights that it has
     # Where no weights are asked for, and the very network, or none.
     for number, model in enumerate(("auto", "resnet18")):
         shutil.copy(photos / "again.png", photos / f"later{number}.png")
-        again = lookalike.index(photos, tmp_path / "x.index", model=model)
+        again = lookalike.create_index(photos, tmp_path / "x.index", model=model)
         assert again.report is not None and again.report.images + again.report.same == 14 + number
-    assert not models.is_bundled(lookalike.open(tmp_path / "x.index").collection.model)
-    anew = lookalike.index(photos, tmp_path / "x.index", overwrite=True)
+    assert not models.is_bundled(lookalike.open_index(tmp_path / "x.index").collection.model)
+    anew = lookalike.create_index(photos, tmp_path / "x.index", overwrite=True)
     assert models.is_bundled(anew.collection.model)
     assert models.is_bundled(models.at_precision(models.resolve(), "bf16"))
 
 
 def test_a_successor_of_another_network_is_not_gone_on_with(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.index"
-    lookalike.index(photos, out, model="resnet18")
-    lookalike.index(photos, successor(out), model="resnet18")  # as one that was killed leaves it
-    anew = lookalike.index(photos, out, overwrite=True)
+    lookalike.create_index(photos, out, model="resnet18")
+    lookalike.create_index(
+        photos, successor(out), model="resnet18"
+    )  # as one that was killed leaves it
+    anew = lookalike.create_index(photos, out, overwrite=True)
     assert anew.collection.model.backbone == "efficientnet-lite0"
 
 
@@ -604,11 +606,11 @@ def test_what_comes_meanwhile_stays(tmp_path: Path, overwrite: bool) -> None:
 def test_one_at_a_time_makes_an_index_anew(living: Index, photos: Path) -> None:
     with making_anew(living.path):
         with pytest.raises(LookalikeError, match=f"rebuilding {living.path}: try again") as error:
-            lookalike.index(photos, living.path, overwrite=True, spark=False)
+            lookalike.create_index(photos, living.path, overwrite=True, spark=False)
         assert "\n" not in str(error.value)
     before = rows_of(living)
-    assert len(lookalike.index(photos, living.path, overwrite=True, spark=False)) == 12
-    assert rows_of(lookalike.open(living.path)).keys() == before.keys()
+    assert len(lookalike.create_index(photos, living.path, overwrite=True, spark=False)) == 12
+    assert rows_of(lookalike.open_index(living.path)).keys() == before.keys()
     assert [one.name for one in living.path.parent.iterdir() if "next" in one.name] == []
 
 
@@ -642,13 +644,13 @@ def test_an_index_stays_the_one_that_was_opened(
         collection_of(unit((40, 16), seed), tmp_path / name / "x.index", [20, 20])
     here, there = tmp_path / "here", tmp_path / "there"
     monkeypatch.chdir(here)
-    opened = lookalike.open("x.index")
+    opened = lookalike.open_index("x.index")
     before = everything(there)
     undisturbed = Path(shutil.copytree(here / "x.index", tmp_path / "undisturbed" / "x.index"))
     monkeypatch.chdir(there)
     call(opened)
     assert everything(there) == before
-    call(lookalike.open(undisturbed))
+    call(lookalike.open_index(undisturbed))
     one, other = (Collection.open(path) for path in (here / "x.index", undisturbed))
     assert (one.version, one.counts(), one.source) == (other.version, other.counts(), other.source)
     assert opened.path == here / "x.index"
@@ -662,7 +664,7 @@ def test_additions_go_to_the_index_that_was_opened(
     shutil.copytree(living.path, there / "x.index")
     shutil.copytree(photos, there / "photos")
     monkeypatch.chdir(tmp_path)
-    opened = lookalike.open("x.index")
+    opened = lookalike.open_index("x.index")
     looks = watch.looks(Path("x.index"), "photos", Options(spark=False), every=0)
     next(looks)
     before = everything(there)
@@ -677,7 +679,7 @@ def test_additions_go_to_the_index_that_was_opened(
     look = next(looks)
     assert look.trouble is None and look.done is not None and look.done.new == 1
     assert everything(there) == before
-    assert "newer.png" in rows_of(lookalike.open(living.path))
+    assert "newer.png" in rows_of(lookalike.open_index(living.path))
 
 
 def test_a_mix_of_two_preprocessings_is_said_once(
@@ -692,10 +694,10 @@ def test_a_mix_of_two_preprocessings_is_said_once(
     living.add(photos)
     assert "older preprocessing" not in terminal.getvalue()
     about.write_text(about.read_text().replace(PREPROCESSING, "squash-224-bilinear-3"))
-    older = lookalike.open(living.path)
+    older = lookalike.open_index(living.path)
     for _ in range(2):
         older.add(photos)
-    lookalike.index(rest, tmp_path / "y.index", like=living.path, spark=False)
+    lookalike.create_index(rest, tmp_path / "y.index", like=living.path, spark=False)
     said = f"{living.path} was made with an older preprocessing: "
     assert terminal.getvalue().count(said) == 1
 
@@ -707,7 +709,7 @@ def test_what_an_older_preprocessing_skipped_is_tried_once(
     whole = paint(odd := photos / "0" / "odd.png", 90).read_bytes()
     odd.write_bytes(bytes(8) + whole[8:])  # read as an older release might have
     (photos / "0" / "text.png").write_text("no picture")
-    index = lookalike.index(photos, tmp_path / "x.index", spark=False)
+    index = lookalike.create_index(photos, tmp_path / "x.index", spark=False)
     then = odd.stat().st_mtime_ns
     odd.write_bytes(whole)
     os.utime(odd, ns=(then, then))
@@ -717,7 +719,7 @@ def test_what_an_older_preprocessing_skipped_is_tried_once(
     del said["tried"]  # as older releases leave it
     about.write_text(json.dumps(said))
     before = rows_of(index)
-    older = lookalike.open(index.path)
+    older = lookalike.open_index(index.path)
     assert older.sync(dry_run=True).changed == older.add(photos, dry_run=True).changed == 2
     assert json.loads(about.read_text()) == said
     done = getattr(older, what)(photos)
@@ -726,7 +728,7 @@ def test_what_an_older_preprocessing_skipped_is_tried_once(
     assert after["0/odd.png"]["status"] == "ok"
     assert after["0/text.png"]["reason"] == before["0/text.png"]["reason"]
     assert after["0/text.png"]["id"] > max(row["id"] for row in before.values())
-    for again in (older, lookalike.open(index.path)):
+    for again in (older, lookalike.open_index(index.path)):
         assert getattr(again, what)(photos).version == done.version, "it was tried"
     (photos / "0" / "text.png").write_text("no picture either")
     assert (older.sync().changed, older.sync().changed) == (1, 0)

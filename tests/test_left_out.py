@@ -364,10 +364,10 @@ def test_python_says_what_was_left_out(mixed: Path, tmp_path: Path, network: Opt
         "weights": network.weights,
         "precision": "f32",
     }
-    index = lookalike.index(mixed, tmp_path / "x.index", **options)
+    index = lookalike.create_index(mixed, tmp_path / "x.index", **options)
     assert index.report is not None
     assert index.report.not_looked_at == {".mp4": 2, ".csv": 1, ".svg": 1}
-    assert lookalike.open(index.path).report is None
+    assert lookalike.open_index(index.path).report is None
     write(mixed, **{"d.svg": b""})
     assert index.sync().not_looked_at == {".mp4": 2, ".svg": 2, ".csv": 1}
     assert index.sync(dry_run=True).not_looked_at == {".mp4": 2, ".svg": 2, ".csv": 1}

@@ -19,7 +19,9 @@ from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images
 from lookalike.cli import main
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import NO_DIRECTION, Vectors, embed_batches, normalize
+from lookalike.errors import ImageError
 from lookalike.given import local_path
+from lookalike.hits import Query
 from lookalike.images.listing import IMAGE
 from lookalike.models import resolve
 from lookalike.spark import session
@@ -143,7 +145,7 @@ def test_rows_are_scaled_whatever_their_size() -> None:
 
 def test_a_query_of_another_width_is_refused(index: Index) -> None:
     with pytest.raises(LookalikeError, match="3 numbers, but this index has 512"):
-        index.nearest(lookalike.Query(np.ones(3, np.float32)))
+        index.nearest(Query(np.ones(3, np.float32)))
 
 
 @pytest.mark.parametrize("k", [2.5, "3", True])
@@ -180,7 +182,7 @@ def test_a_network_that_gives_no_vectors(tmp_path: Path, value: float) -> None:
         assert np.linalg.norm(embed(picture)) == pytest.approx(1)
         assert np.linalg.norm(made["embedding"]) == pytest.approx(1)
         return
-    with pytest.raises(images.BadImage, match="not finite, or nothing but zeros"):
+    with pytest.raises(ImageError, match="not finite, or nothing but zeros"):
         embed(picture)
     assert (made["status"], made["reason"], made["embedding"]) == ("skipped", NO_DIRECTION, None)
 
@@ -293,7 +295,7 @@ def test_what_no_file_is_called(name: str) -> None:
 def changed(index: Index, drawn: DrawnCollection, tmp_path: Path) -> Index:
     """A copy of the index whose photos lie in a folder of their own."""
     shutil.copytree(index.path, tmp_path / "copy.index")
-    return lookalike.open(tmp_path / "copy.index")
+    return lookalike.open_index(tmp_path / "copy.index")
 
 
 @pytest.mark.parametrize("command", ["info {}", "search {} --random", "check {}", "join {i} {}"])
@@ -333,7 +335,7 @@ def test_names_in_a_file_as_windows_writes_them(tmp_path: Path, run: Run) -> Non
     collection_of(unit((3, 8), 0), path, [3])
     code, out, _ = run("remove", path, "--from", "-", stdin=b"\xef\xbb\xbf1.jpg\r\n\r\n2.jpg")
     assert (code, out) == (0, "")
-    assert [hit.path for hit in lookalike.open(path).search(unit((1, 8), 1)[0])] == ["0.jpg"]
+    assert [hit.path for hit in lookalike.open_index(path).search(unit((1, 8), 1)[0])] == ["0.jpg"]
 
 
 @pytest.mark.parametrize("given", [[""], ["1.jpg", ""]])
@@ -345,7 +347,7 @@ def test_an_empty_name_removes_nothing(
     collection_of(unit((3, 8), 0), path, [3])
     monkeypatch.chdir("/")
     assert_one_line(run("remove", path, *given), "an empty name")
-    assert len(lookalike.open(path)) == 3
+    assert len(lookalike.open_index(path)) == 3
 
 
 def test_a_host_that_is_no_name(index: Index, run: Run) -> None:
@@ -403,7 +405,7 @@ def few(
         shutil.copy(photo, folder / "photos")
     if request.param == "skipped":
         (folder / "photos" / "x.jpg").touch()
-    made = lookalike.index(folder / "photos", folder / "few.index", spark=False)
+    made = lookalike.create_index(folder / "photos", folder / "few.index", spark=False)
     if not count:
         made.remove(photos[0].name)
     return folder / "few.index", count
@@ -496,8 +498,10 @@ def test_paths_are_given_as_strings_too(drawn: DrawnCollection, tmp_path: Path, 
     assert report.images == 3
     export_csv(stored, named(tmp_path / "again.csv"))
     assert (tmp_path / "again.csv").read_text() == (tmp_path / "t.csv").read_text()
-    lookalike.index(named(photos), named(tmp_path / "l.index"), like=named(tmp_path / "k.index"))
-    index = lookalike.open(named(tmp_path / "k.index"))
+    lookalike.create_index(
+        named(photos), named(tmp_path / "l.index"), like=named(tmp_path / "k.index")
+    )
+    index = lookalike.open_index(named(tmp_path / "k.index"))
     index.move_photos(named(photos))
     assert len(index.search(named(photos / "00001.jpg"), 2)) == 2
     assert ImageEmbedder(model=stored.model)(named(photos / "00001.jpg")).shape == (512,)

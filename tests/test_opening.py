@@ -13,7 +13,8 @@ from PIL.PngImagePlugin import PngInfo
 import fuzz
 import lookalike
 from lookalike import LookalikeError
-from lookalike.images import BadImage, IsolatedDecoder, decode, decode_pixels
+from lookalike.errors import ImageError
+from lookalike.images import IsolatedDecoder, decode, decode_pixels
 from lookalike.images.decoding import thumbnail
 
 PHOTO = fuzz.picture(7, (640, 480))
@@ -63,7 +64,7 @@ def test_what_was_cut_short_is_taken_if_asked_for(name: str) -> None:
     whole, share = CUTS[name]
     cut = whole[: int(len(whole) * share)]
     for read in (decode, decode_pixels, lambda data: thumbnail(data, 100)):
-        with pytest.raises(BadImage, match="truncated"):
+        with pytest.raises(ImageError, match="truncated"):
             read(cut)
     wanted, got = decode_pixels(whole)[0].astype(int), decode_pixels(cut, truncated=True)[0]
     top = np.abs(wanted - got).mean(axis=2)[:150] if name != "bmp" else np.zeros(1)
@@ -73,14 +74,14 @@ def test_what_was_cut_short_is_taken_if_asked_for(name: str) -> None:
     assert len(thumbnail(cut, 100, truncated=True)) > 300
     with IsolatedDecoder(truncated=True) as decoder:
         assert np.array_equal(decoder.decode_pixels(cut)[0], got)
-    with pytest.raises(BadImage, match="truncated"):  # and only then
+    with pytest.raises(ImageError, match="truncated"):  # and only then
         decode(cut)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
 def test_what_is_no_image_is_none_if_truncated_ones_are_asked_for_either() -> None:
     for data in (b"", b"I am no picture.", JPEGS["baseline"][:20], CUTS["tiff"][0]):
-        with pytest.raises(BadImage):
+        with pytest.raises(ImageError):
             decode(data, truncated=True)
 
 
@@ -114,18 +115,20 @@ def test_an_index_remembers_that_truncated_images_count(tmp_path: Path) -> None:
     whole = [encoded(fuzz.picture(seed, (320, 240)), "JPEG", quality=95) for seed in range(3)]
     (photos / "whole.jpg").write_bytes(whole[0])
     (photos / "cut.jpg").write_bytes(whole[1][:-800])
-    usual = lookalike.index(photos, out=tmp_path / "usual.index", precision="f32")
+    usual = lookalike.create_index(photos, out=tmp_path / "usual.index", precision="f32")
     assert (len(usual), usual.info()["skipped"]) == (1, 1)
-    index = lookalike.index(photos, out=tmp_path / "x.index", precision="f32", truncated=True)
+    index = lookalike.create_index(
+        photos, out=tmp_path / "x.index", precision="f32", truncated=True
+    )
     assert (len(index), index.info()["skipped"]) == (2, 0)
     (photos / "more.jpg").write_bytes(whole[2][:-800])
     index.sync()
-    again = lookalike.open(tmp_path / "x.index")
+    again = lookalike.open_index(tmp_path / "x.index")
     assert (len(again), again.info()["skipped"]) == (3, 0)
     query = tmp_path / "query.jpg"
     query.write_bytes(whole[2][:-900])
     assert again.search(query, k=1)[0].path == "more.jpg"
-    with pytest.raises(BadImage, match="truncated"):
+    with pytest.raises(ImageError, match="truncated"):
         usual.search(query, k=1)
     with pytest.raises(LookalikeError, match="with --truncated"):
-        lookalike.index(photos, out=tmp_path / "x.index", precision="f32")
+        lookalike.create_index(photos, out=tmp_path / "x.index", precision="f32")

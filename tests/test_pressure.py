@@ -358,7 +358,7 @@ def test_an_index_that_may_not_be_read(made: Made, folder_of_all: Path, shut: st
     mode = path.stat().st_mode
     path.chmod(0)
     with without_rights(), pytest.raises(LookalikeError, match="may not be read") as refused:
-        opened = lookalike.open(index)
+        opened = lookalike.open_index(index)
         opened.search(question(0, 1024))
     assert str(index) in str(refused.value) and "\n" not in str(refused.value)
     path.chmod(mode)
@@ -368,7 +368,7 @@ def test_an_index_that_may_only_be_read(made: Made, folder_of_all: Path) -> None
     index = copied(made, folder_of_all)
     picture(folder_of_all / "new.png", 900)
     with without_rights():
-        opened = lookalike.open(index)
+        opened = lookalike.open_index(index)
         assert len(opened.search(question(0, 1024))) == 5
         with pytest.raises(LookalikeError, match="cannot be written to"):
             opened.add(folder_of_all)

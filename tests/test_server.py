@@ -67,9 +67,9 @@ def copy(index: Index, drawn: DrawnCollection, tmp_path: Path) -> Index:
     """A copy of the index and its photos, to be changed."""
     shutil.copytree(index.path, tmp_path / "copy.index")
     shutil.copytree(drawn.photos, tmp_path / "photos")
-    copied = lookalike.open(tmp_path / "copy.index")
+    copied = lookalike.open_index(tmp_path / "copy.index")
     copied.move_photos(tmp_path / "photos")
-    return lookalike.open(tmp_path / "copy.index")
+    return lookalike.open_index(tmp_path / "copy.index")
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -697,7 +697,7 @@ def test_an_index_in_the_place_of_another(
         before = client.get("/api/info").json()
         assert client.get("/api/map").status_code == 202
         assert client.get("/api/map").json()["identity"] == before["identity"]
-        lookalike.index(drawn.new, copy.path, overwrite=True, spark=False)
+        lookalike.create_index(drawn.new, copy.path, overwrite=True, spark=False)
         until(lambda: client.get("/api/info").json()["identity"] != before["identity"])
         after = client.get("/api/info").json()
         assert (after["version"], after["images"]) == (before["version"], 4)
@@ -707,7 +707,7 @@ def test_an_index_in_the_place_of_another(
 
 
 def test_an_index_without_labels(drawn: DrawnCollection, tmp_path: Path) -> None:
-    index = lookalike.index(drawn.new, tmp_path / "few.index", spark=False)
+    index = lookalike.create_index(drawn.new, tmp_path / "few.index", spark=False)
     with client_of(index) as client:
         assert client.get("/api/labels").json() == {"labels": [], "total": 0}
         assert client.get("/api/search?image=0").json()["neighbors"][0]["label"] is None

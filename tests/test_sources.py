@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike import LookalikeError
+from lookalike.errors import ImageError
 from lookalike.images import (
-    BadImage,
     Source,
     decode_path,
     encode_path,
@@ -276,7 +276,7 @@ def test_links(tree: Path, tmp_path: Path) -> None:
     texts = {path: read(source, path).decode() for path in good}
     assert (texts["near.jpg"], texts["far/far.jpg"]) == ("a.jpg", "far")
     for path in troubles(tree):
-        with pytest.raises(BadImage):
+        with pytest.raises(ImageError):
             read(source, path)
 
 
@@ -297,7 +297,7 @@ def test_a_broken_link_named_outright(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").symlink_to("nowhere")
     source = locate(tmp_path / "x.jpg")
     assert [one.path for one in walk(source)] == ["x.jpg"]
-    with pytest.raises(BadImage, match=r"^broken link$"):
+    with pytest.raises(ImageError, match=r"^broken link$"):
         read(source, "x.jpg")
 
 
@@ -326,7 +326,7 @@ def test_a_folder_that_may_be_listed_but_not_entered(folder_of_all: Path) -> Non
         for given in (folder_of_all, f"{folder_of_all}/*", f"{folder_of_all}/*/*.jpg"):
             source = locate(given)
             (found,) = walk(source)
-            with pytest.raises(BadImage, match=r"^unreadable: Permission denied$"):
+            with pytest.raises(ImageError, match=r"^unreadable: Permission denied$"):
                 read(source, found.path)
     (folder_of_all / "half").chmod(0o755)
 
@@ -359,10 +359,10 @@ def test_cells_of_a_table(table: Path, outright: bool) -> None:
     for row, cell in enumerate(CELLS):
         if cell is not None:
             assert read(source, f"{encode_path(name)}#{row}") == cell
-    with pytest.raises(BadImage, match=r"^(empty cell|no such file)$"):
+    with pytest.raises(ImageError, match=r"^(empty cell|no such file)$"):
         read(source, f"{encode_path(name)}#5")
     for wrong in [f"{encode_path(name)}#7", "gone.parquet#0", "x"]:
-        with pytest.raises(BadImage, match=r"^unreadable: ") as caught:
+        with pytest.raises(ImageError, match=r"^unreadable: ") as caught:
             read(source, wrong)
         assert str(caught.value).isprintable()
 
@@ -383,6 +383,6 @@ def test_a_uri(tree: Path) -> None:
     assert read(source, (tree / "b c/z.png").as_uri()) == b"b c/z.png"
     nowhere = Source("uri", "nosuch://host/", ())
     for one, wrong in [(source, (tree / "gone.jpg").as_uri()), (nowhere, "nosuch://host/x.jpg")]:
-        with pytest.raises(BadImage, match=r"^unreadable: ") as caught:
+        with pytest.raises(ImageError, match=r"^unreadable: ") as caught:
             read(one, wrong)
         assert str(caught.value).isprintable()

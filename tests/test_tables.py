@@ -21,7 +21,7 @@ from lookalike import Index, images
 from lookalike.build import Options, build_collection
 from lookalike.cli import app
 from lookalike.drawing import DrawnCollection
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.export import build_table
 from lookalike.images.listing import list_those, listed
 from lookalike.images.scan import Found
@@ -50,7 +50,7 @@ def rows_of(source: Source, folder: Path, *, content: bool = True) -> dict[str, 
         if row["reason"] is None:
             assert images.read(source, path) == row["content"]
         else:
-            with pytest.raises(images.BadImage):
+            with pytest.raises(ImageError):
                 images.read(source, path)
     return found
 
@@ -396,7 +396,7 @@ def test_no_cell_names_a_file_outside(beside: Path, tmp_path: Path) -> None:
     for root in (f"file://{beside}", f"file://{beside}/data/x.parquet"):
         source = Source("table", root, ("",), "image")
         for row in range(len(outside)):
-            with pytest.raises(images.BadImage, match="outside the folder of the table"):
+            with pytest.raises(ImageError, match="outside the folder of the table"):
                 images.read(source, f"file:{beside}/data/x.parquet#{row}")
     named(beside, ["images/a.png"])
     for root in (f"file://{beside}", f"file://{beside}/data/x.parquet"):
@@ -468,7 +468,7 @@ def test_a_file_that_is_whole_later_is_taken_then(
     write(folder / "a.parquet", pa.array(photos[:2]))
     whole = write(folder / "b.parquet", pa.array(photos[2:4])).read_bytes()
     (folder / "b.parquet").write_bytes(whole[:-9])
-    for step in (lookalike.index, lookalike.index):  # the second time nothing is new
+    for step in (lookalike.create_index, lookalike.create_index):  # the second time nothing is new
         index = step(folder, out, **vars(small))
         assert (len(index), index.collection.counts()) == (2, (2, 1))
         assert index.collection.version == 0
@@ -585,7 +585,7 @@ def test_what_an_index_was_made_of_is_looked_at_again(
 ) -> None:
     for name in ("train-0", "train-1", "test-0"):
         write(tmp_path / f"t/{name}.parquet", pa.array([photos[0]]))
-    index = lookalike.index(
+    index = lookalike.create_index(
         [tmp_path / "t" / n for n in names], tmp_path / "x.index", **vars(small)
     )
     assert (len(index), index.sync(**vars(small)).same) == (2, 2)

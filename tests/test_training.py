@@ -25,8 +25,7 @@ from torch.nn import functional
 import judge
 import recipe
 import steps
-from lookalike import ImageEmbedder, Index, LookalikeError, evaluate
-from lookalike import open as open_index
+from lookalike import ImageEmbedder, Index, LookalikeError, evaluate, open_index
 from lookalike.cli import main
 from lookalike.cli.training import _name_of_index, _show_what_it_gained
 from lookalike.drawing import DrawnCollection

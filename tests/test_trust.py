@@ -32,10 +32,11 @@ from lookalike.cli import app
 from lookalike.collection import FORMAT, Collection
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import ROW
+from lookalike.errors import ImageError
 from lookalike.export import build_table, export_csv
 from lookalike.groups.results import Found
 from lookalike.hashing.amplified import AmplifiedProjectionLSH, AmplifiedProjectionLSHModel
-from lookalike.images import BadImage, Source, encode_path, read
+from lookalike.images import Source, encode_path, read
 from lookalike.models import Model, engine, resolve
 from lookalike.models.calibration import quantize
 from lookalike.models.graphs import check_graph
@@ -152,7 +153,7 @@ def test_no_path_leads_out_of_the_folders(tmp_path: Path, secret: Path, opened: 
         Source("files", f"{root}/", also=(f"{root}/below",)),
     ):
         for path in [*ways_out(root, secret), "away/../../secret.png"]:
-            with pytest.raises(BadImage, match=OUTSIDE):
+            with pytest.raises(ImageError, match=OUTSIDE):
                 read(source, path)
     assert opened == []
 
@@ -163,7 +164,7 @@ def test_a_root_that_is_no_folder_holds_nothing(
 ) -> None:
     monkeypatch.chdir(secret.parent)
     for path in (str(secret), "secret.png", secret.as_uri()):
-        with pytest.raises(BadImage, match=OUTSIDE):
+        with pytest.raises(ImageError, match=OUTSIDE):
             read(Source("files", root), path)
     assert opened == []
 
@@ -184,7 +185,7 @@ def test_what_is_below_is_read_by_whatever_name(tmp_path: Path, secret: Path) ->
     assert read(source, "nowhere/../link.png") == secret.read_bytes()
     assert read(Source("files", "/"), str(secret)[1:]) == secret.read_bytes()
     for path in (f"{other}.png", f"{other}/../secret.png", "../relative/x.png", str(secret)):
-        with pytest.raises(BadImage, match=OUTSIDE):
+        with pytest.raises(ImageError, match=OUTSIDE):
             read(source, path)
 
 
@@ -240,7 +241,7 @@ def test_no_uri_leads_out_of_the_root(
         assert read(source, uri) == b"content"
     assert len(places) == len(inside)
     for uri in outside:
-        with pytest.raises(BadImage, match=OUTSIDE):
+        with pytest.raises(ImageError, match=OUTSIDE):
             read(source, uri)
     assert len(places) == len(inside)
 
@@ -253,10 +254,10 @@ def test_no_row_of_a_table_leads_out_of_it(tmp_path: Path) -> None:
     assert read(source, "part/x.parquet#0") == b"content"
     other = str(tmp_path / "other/x.parquet")
     for path in ("../other/x.parquet", "%2e%2e/other/x.parquet", other, f"file://{other}"):
-        with pytest.raises(BadImage, match=OUTSIDE):
+        with pytest.raises(ImageError, match=OUTSIDE):
             read(source, f"{path}#0")
     for path in ("part/../part/x.parquet#0", f"{tmp_path}/table/part/x.parquet#0"):
-        with pytest.raises(BadImage, match=OUTSIDE):  # no listing has such, and none is needed
+        with pytest.raises(ImageError, match=OUTSIDE):  # no listing has such, and none is needed
             read(source, path)
 
 
@@ -293,7 +294,7 @@ def test_pictures_of_a_search_show_nothing_from_outside(
 def test_a_random_picture_is_none_from_outside(
     crafted: Path, drawn: DrawnCollection, opened: list[str]
 ) -> None:
-    index = lookalike.open(crafted)
+    index = lookalike.open_index(crafted)
     for seed in range(8):
         with pytest.raises(LookalikeError, match="cannot be read now: outside the folders"):
             index.random(seed)
@@ -316,7 +317,7 @@ def test_fidelity_embeds_nothing_from_outside(crafted: Path, opened: list[str]) 
     about.write_text(about.read_text().replace('"f32"', '"bf16"'))
     model = crafted / "model" / "model.json"
     model.write_text(model.read_text().replace('"f32"', '"bf16"'))
-    figures = lookalike.open(crafted).evaluate(spark=False, queries=5)["against_f32"]
+    figures = lookalike.open_index(crafted).evaluate(spark=False, queries=5)["against_f32"]
     assert figures["left_out"] == 95
     assert len(opened) <= 1
 
@@ -333,7 +334,7 @@ def test_no_data_file_lies_outside_the_index(index: Index, tmp_path: Path, own_c
                 entry["add"]["path"] = name
         log.write_text("\n".join(map(json.dumps, entries)))
         with pytest.raises(LookalikeError, match="is a damaged index: its log names") as error:
-            lookalike.open(path).search(np.ones(512, np.float32))
+            lookalike.open_index(path).search(np.ones(512, np.float32))
         assert "\n" not in str(error.value)
     assert kept.exists()
 
@@ -372,11 +373,11 @@ def test_no_link_in_an_index_has_files_elsewhere_deleted(
     shutil.rmtree(path / link, ignore_errors=True)
     (path / link).symlink_to(elsewhere, target_is_directory=True)
     before = sorted(elsewhere.rglob("*"))
-    opened = lookalike.open(path)
+    opened = lookalike.open_index(path)
     opened.vacuum(0)
     opened.repair()
     opened.remove("00001.jpg")
-    lookalike.open(path).vacuum(0)
+    lookalike.open_index(path).vacuum(0)
     gone = set(before) - set(elsewhere.rglob("*"))
     assert not gone, gone
 
@@ -396,7 +397,7 @@ def test_no_hash_leads_out_of_the_small_pictures(
     def change(rows: pa.Table) -> pa.Table:
         return with_column(rows, "content_hash", [text] * len(rows))
 
-    opened = lookalike.open(copy_with(index, tmp_path / "x.index", change))
+    opened = lookalike.open_index(copy_with(index, tmp_path / "x.index", change))
     with TestClient(create_app(opened), base_url="http://127.0.0.1") as client:
         for size in (160, 320):
             answer = client.get(f"/api/images/0/picture?size={size}")
@@ -428,7 +429,7 @@ def test_names_and_labels_are_text_in_a_page(index: Index, tmp_path: Path, own_c
         names = (attacks * len(rows))[: len(rows)]
         return with_column(with_column(rows, "path", names), "label", names[::-1])
 
-    hits = lookalike.open(copy_with(index, tmp_path / "x.index", change)).search(
+    hits = lookalike.open_index(copy_with(index, tmp_path / "x.index", change)).search(
         np.ones(512, np.float32), k=12
     )
     for page in (hits.html(), hits.html(attacks[0]), hits._repr_html_()):
@@ -737,10 +738,10 @@ def test_no_pickle_for_a_model(
     (copy / "model" / "model.json").write_text(json.dumps(about))
     new = min(drawn.new.rglob("*.jpg"))
     if name == "probe" and not contents[name]:
-        assert len(lookalike.open(copy).search(new)) == 5
+        assert len(lookalike.open_index(copy).search(new)) == 5
         return
     with pytest.raises(LookalikeError) as error:
-        lookalike.open(copy).search(new)
+        lookalike.open_index(copy).search(new)
     assert "\n" not in str(error.value)
 
 
@@ -901,7 +902,7 @@ def test_a_hostile_description_is_told_in_a_line(
     file = tmp_path / "x.index" / "lookalike.json"
     file.write_text(write(json.loads(file.read_text())))
     with pytest.raises(LookalikeError, match="is a damaged index: ") as error:
-        lookalike.open(tmp_path / "x.index")
+        lookalike.open_index(tmp_path / "x.index")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400 + len(str(tmp_path))
 
@@ -967,7 +968,7 @@ def test_spark_learns_no_types_from_an_index(
     index: Index, mark: Path, tmp_path: Path, own_cache: Path
 ) -> None:
     path = copy_with(index, tmp_path / "x.index", lambda rows: with_type(rows, "label", mark))
-    opened = lookalike.open(path)
+    opened = lookalike.open_index(path)
     (file,) = opened.collection.files()
     bare = session().read.parquet(local_uri(file))
     assert MODULE_OF_NONE in bare._jdf.schema().json(), "or this tests nothing"
@@ -994,7 +995,7 @@ def test_a_table_of_images_may_not_bring_types(mark: Path, tmp_path: Path) -> No
     (tmp_path / "t").mkdir()
     pq.write_table(with_type(rows, "label", mark), tmp_path / "t" / "x.parquet")
     with pytest.raises(LookalikeError, match=f"{MODULE_OF_NONE}.Type.*leave that column out"):
-        lookalike.index(tmp_path / "t", tmp_path / "x.index")
+        lookalike.create_index(tmp_path / "t", tmp_path / "x.index")
     assert not (tmp_path / "x.index").exists()
 
 

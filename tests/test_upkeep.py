@@ -647,8 +647,8 @@ def test_old_versions_go_and_the_current_one_stays(stored: Collection, own_cache
 
 
 def test_readers_go_on(stored: Collection) -> None:
-    opened = lookalike.open(stored.path)
-    half = lookalike.open(stored.path)
+    opened = lookalike.open_index(stored.path)
+    half = lookalike.open_index(stored.path)
     query = unit((1, WIDTH), 3)[0]
     wanted = [hit.id for hit in half.search(query)]
     assert vacuum(stored, 0).merged == 3
@@ -845,7 +845,7 @@ def test_sync_brings_lost_images_back(index: Index, drawn: DrawnCollection, tmp_
     lost = Collection.open(path).files()[-1]
     rows = pq.read_metadata(lost).num_rows
     flip(lost, 5000)
-    opened = lookalike.open(path)
+    opened = lookalike.open_index(path)
     done = opened.repair()
     assert done.ok and done.inputs == rows
     assert len(opened) == len(before) - rows

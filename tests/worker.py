@@ -23,11 +23,11 @@ SEEDS = 1_000_000  # of pictures, for each process that adds some
 def search(index: str, seconds: str, seed: str) -> None:
     """Ask the newest version, opened anew or moved on to; say which it was and what it answered."""
     rng = np.random.default_rng(int(seed))
-    held = lookalike.open(index)
+    held = lookalike.open_index(index)
     end = time.monotonic() + float(seconds)
     while time.monotonic() < end:
         held.refresh()
-        for asked in (held, lookalike.open(index)):
+        for asked in (held, lookalike.open_index(index)):
             number = int(rng.integers(8))
             hits = asked.search(question(number, asked.collection.about_model["width"]), 5)
             found = [(hit.id, hit.distance) for hit in hits]
@@ -49,7 +49,7 @@ def add_more(index: str, seconds: str, folder: str, number: str) -> None:
         for _ in range(3):
             seed += 1
             picture(new / f"{seed}.png", seed)
-        lookalike.open(index).add(new, spark=False)
+        lookalike.open_index(index).add(new, spark=False)
 
 
 def remove_some(index: str, seconds: str, seed: str) -> None:
@@ -57,7 +57,7 @@ def remove_some(index: str, seconds: str, seed: str) -> None:
     draw = random.Random(seed)
     end = time.monotonic() + float(seconds)
     while time.monotonic() < end:
-        opened = lookalike.open(index)
+        opened = lookalike.open_index(index)
         paths = [
             path for one in opened.collection.segments for path in one.rows["path"].to_pylist()
         ]
@@ -68,7 +68,7 @@ def remove_some(index: str, seconds: str, seed: str) -> None:
 def compact(index: str) -> None:
     """Make few segments of many."""
     with writing(Path(index)):
-        changes.compact(lookalike.open(index).collection, few=2)
+        changes.compact(lookalike.open_index(index).collection, few=2)
 
 
 def command(*arguments: str) -> None:

@@ -25,9 +25,9 @@ from PIL import Image
 import lookalike
 from lookalike import ImageEmbedder, LookalikeError, evaluate
 from lookalike.cli.printing import last_words, printable
+from lookalike.errors import ImageError
 from lookalike.images import (
     SIDE,
-    BadImage,
     Source,
     decode,
     decode_path,
@@ -58,14 +58,14 @@ def judge(
         exchanged = work / "exchanged"
         exchanged.mkdir()
         for found in walk(source):
-            with contextlib.suppress(BadImage):  # indexing counts it
+            with contextlib.suppress(ImageError):  # indexing counts it
                 red, green, blue = decode(read(source, found.path)).split()
                 file = exchanged / decode_path(found.path)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.merge("RGB", (blue, green, red)).save(file, "JPEG", quality=95)
         figures = {}
         for kind, folder in {"as they are": photos, "exchanged": exchanged}.items():
-            index = lookalike.index(
+            index = lookalike.create_index(
                 folder,
                 work / f"{kind}.index",
                 labels=labels,
@@ -120,7 +120,7 @@ def readable(source: Source, paths: Iterable[str]) -> list[npt.NDArray[np.uint8]
     """
     decoded = []
     for path in paths:
-        with contextlib.suppress(BadImage):
+        with contextlib.suppress(ImageError):
             decoded.append(decode_pixels(read(source, path))[0])
     if not decoded:
         raise LookalikeError(f"no photo in {source.root} can be read: give another folder")

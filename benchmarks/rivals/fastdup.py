@@ -126,7 +126,7 @@ def indexing(precision: str, cache: Path | None) -> Tool:
         run = timed(
             [*command, "--precision", precision], {"LOOKALIKE_CACHE": str(cache or work / "cache")}
         )
-        return run, len(lookalike.open(out))
+        return run, len(lookalike.open_index(out))
 
     return turn
 

@@ -1,25 +1,25 @@
 """Visual similarity search for image collections of any size, on Apache Spark.
 
 >>> import lookalike
->>> index = lookalike.open("cars.index")                    # doctest: +SKIP
+>>> index = lookalike.open_index("cars.index")              # doctest: +SKIP
 >>> hits = index.search("photo.jpg", k=5)                   # doctest: +SKIP
 """
 
 from lookalike.embedding import ImageEmbedder
-from lookalike.errors import LookalikeError
-from lookalike.hits import Hits, Query
-from lookalike.index import Index, index, open
+from lookalike.errors import ImageError, LookalikeError
+from lookalike.hits import SearchResult
+from lookalike.index import Index, create_index, open_index
 from lookalike.search import Neighbor
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Hits",
     "ImageEmbedder",
+    "ImageError",
     "Index",
     "LookalikeError",
     "Neighbor",
-    "Query",
-    "index",
-    "open",
+    "SearchResult",
+    "create_index",
+    "open_index",
 ]

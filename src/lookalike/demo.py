@@ -12,10 +12,10 @@ from lookalike import hashing, images, search
 from lookalike.build import Options, build_collection
 from lookalike.drawing import draw_collection
 from lookalike.embedding import ImageEmbedder
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.export import export_csv
 from lookalike.given import Name, local_path
-from lookalike.hits import Hits, Query
+from lookalike.hits import Query, SearchResult
 from lookalike.index import Index
 from lookalike.spark import session
 from lookalike.weights import AUTO
@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 class Outcome:
     """What the demo left behind."""
 
-    hits: Hits
+    hits: SearchResult
     images: int
     picture: Path
     page: Path
@@ -112,7 +112,7 @@ def run(
     started = time.perf_counter()
     found = search.hashed(others, hasher, query.vector, 5)
     took = (time.perf_counter() - started) * 1000
-    hits = Hits(query, tuple(found), "spark", took, stored.source)
+    hits = SearchResult(query, tuple(found), "spark", took, stored.source)
     exact = index.nearest(query, 5)
     agreed = len({n.path for n in exact} & {n.path for n in hits})
     say(
@@ -142,7 +142,7 @@ def _first_readable(source: images.Source) -> str:
         try:
             images.decode(images.read(source, found.path))
             return found.path
-        except images.BadImage:
+        except ImageError:
             continue
     raise images.nothing_found(source)
 

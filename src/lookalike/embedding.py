@@ -15,6 +15,7 @@ import pyarrow as pa
 from PIL import Image
 
 from lookalike import images, models
+from lookalike.errors import ImageError
 from lookalike.images.decoding import DEVIATION, MEAN
 from lookalike.images.decoding import read as read_file
 from lookalike.images.isolated import Decode
@@ -149,7 +150,7 @@ class ImageEmbedder:
     def __call__(self, image: "ImageLike | Sequence[ImageLike]") -> Vectors:
         """Return float32 of shape (width,), or (n, width) for a list of n images.
 
-        Raises `lookalike.images.BadImage` with the reason if an image cannot be read, or if the
+        Raises `ImageError` with the reason if an image cannot be read, or if the
         network has no vector for it.
         """
         if isinstance(image, list | tuple):
@@ -178,7 +179,7 @@ class ImageEmbedder:
                 np.stack([to_pixels(image, self.truncated) for image in some])
             )
         if not have_direction(vectors).all():
-            raise images.BadImage(NO_DIRECTION)
+            raise ImageError(NO_DIRECTION)
         return vectors
 
     def __repr__(self) -> str:
@@ -186,7 +187,7 @@ class ImageEmbedder:
 
 
 def to_pixels(image: ImageLike, truncated: bool = False) -> npt.NDArray[np.uint8]:
-    """Bring any kind of image to uint8 of shape (224, 224, 3); `BadImage` if that fails.
+    """Bring any kind of image to uint8 of shape (224, 224, 3); `ImageError` if that fails.
 
     `truncated` takes what there is of a file that was cut short.
     """
@@ -205,28 +206,28 @@ def to_pixels(image: ImageLike, truncated: bool = False) -> npt.NDArray[np.uint8
 
 def _as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise images.BadImage(f"an array of shape {array.shape}, not (height, width[, 3 or 4])")
+        raise ImageError(f"an array of shape {array.shape}, not (height, width[, 3 or 4])")
     if array.size == 0:
-        raise images.BadImage(f"an array without pixels, of shape {array.shape}")
+        raise ImageError(f"an array without pixels, of shape {array.shape}")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.floating):
-        raise images.BadImage(f"an array of {array.dtype}, neither uint8 nor floats in 0..1")
+        raise ImageError(f"an array of {array.dtype}, neither uint8 nor floats in 0..1")
     if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-        raise images.BadImage("an array of floats outside 0..1")
+        raise ImageError("an array of floats outside 0..1")
     return np.asarray(np.rint(array * 255), np.uint8)
 
 
 def _tensor_pixels(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
-        raise images.BadImage(f"a tensor of shape {tensor.shape}, not (3, height, width)")
+        raise ImageError(f"a tensor of shape {tensor.shape}, not (3, height, width)")
     channels_last = tensor.transpose(1, 2, 0)
     if tensor.dtype == np.uint8:
         return images.pixels(images.upright(Image.fromarray(_as_bytes(channels_last))))
     if tensor.shape != (3, images.SIDE, images.SIDE):
-        raise images.BadImage(
+        raise ImageError(
             f"a float tensor of shape {tensor.shape}: lookalike.images.transform() gives "
             f"(3, {images.SIDE}, {images.SIDE}); give other pictures as uint8"
         )
@@ -234,7 +235,7 @@ def _tensor_pixels(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     values = (channels_last * np.array(DEVIATION) + np.array(MEAN)) * 255
     whole = np.rint(values)
     if not (np.abs(values - whole).max() < 0.01 and whole.min() >= 0 and whole.max() <= 255):
-        raise images.BadImage("a tensor that is neither uint8 nor normalised as transform() does")
+        raise ImageError("a tensor that is neither uint8 nor normalised as transform() does")
     return np.asarray(whole, np.uint8)
 
 
@@ -322,7 +323,7 @@ def _embed_rows(
                 fresh.append(at)
             columns["width"][at], columns["height"][at] = size
             columns["status"][at] = "ok"
-        except images.BadImage as error:
+        except ImageError as error:
             columns["reason"][at] = str(error)
     if fresh:
         made = normalize(run(decoded[: len(fresh)]))

@@ -1,4 +1,4 @@
-"""The one exception that lookalike raises on purpose, and what others mean by theirs."""
+"""The exceptions that lookalike raises on purpose, and what others mean by theirs."""
 
 import errno
 import re
@@ -10,6 +10,10 @@ _FULL = re.compile(
 
 class LookalikeError(Exception):
     """A problem the caller can solve. The message is one line and says what to do next."""
+
+
+class ImageError(LookalikeError, ValueError):
+    """Why an input did not become pixels: one line, fit for a table of skipped inputs."""
 
 
 class Unreadable(LookalikeError):

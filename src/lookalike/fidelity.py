@@ -10,7 +10,7 @@ import pyarrow as pa
 from lookalike import images, models
 from lookalike.collection import Collection
 from lookalike.embedding import Vectors, content_hash, normalize
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.evaluate import interval
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
@@ -62,7 +62,7 @@ def _pixels(source: images.Source, rows: Rows, places: Numbers) -> list[Pixels |
     """Decode the images of some rows again: uint8 (224, 224, 3) each, None where one is another."""
 
     def decode(row: dict[str, Any]) -> Pixels | None:
-        with contextlib.suppress(images.BadImage):
+        with contextlib.suppress(ImageError):
             data = images.read(source, row["path"])
             if content_hash(data) == row["content_hash"]:
                 return images.decode_pixels(data)[0]

@@ -12,7 +12,7 @@ import numpy as np
 
 from lookalike import images, pictures
 from lookalike.embedding import Vectors
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.decoding import read as read_file
 from lookalike.images.sources import is_inside
 from lookalike.search import Neighbor, Rows, check_seed
@@ -52,12 +52,12 @@ class Query:
             if isinstance(self.content, bytes):
                 return images.decode(self.content, truncated=True)
             return images.upright(self.content)
-        except images.BadImage:
+        except ImageError:
             return None
 
 
 @dataclass(frozen=True, eq=False)
-class Hits(Sequence[Neighbor]):
+class SearchResult(Sequence[Neighbor]):
     """The neighbours of one query, nearest first. Shows itself as pictures in a notebook.
 
     `candidates` counts the rows that shared a bucket with the query, where that was asked for.
@@ -79,7 +79,7 @@ class Hits(Sequence[Neighbor]):
     def __repr__(self) -> str:
         of = f" of {os.path.basename(self.query.path)}" if self.query.path else ""
         nearest = f", the nearest {self.neighbors[0].distance:.3f} away" if self.neighbors else ""
-        return f"Hits({len(self)} neighbours{of}{nearest})"
+        return f"SearchResult({len(self)} neighbours{of}{nearest})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as `search --json` prints it."""
@@ -133,7 +133,7 @@ class Hits(Sequence[Neighbor]):
         return first, rest
 
 
-class Answers(list[Hits]):
+class SearchResults(list[SearchResult]):
     """The answers to several queries, which show themselves as pictures in a notebook."""
 
     def _repr_html_(self) -> str:
@@ -143,7 +143,7 @@ class Answers(list[Hits]):
 
 
 @dataclass(frozen=True, eq=False)
-class Shown(Sequence[Query]):
+class ImageSample(Sequence[Query]):
     """Images of an index, which show themselves as pictures in a notebook.
 
     Each is a query with its own vector: `index.nearest(shown[0])` finds what is like the first.
@@ -158,7 +158,7 @@ class Shown(Sequence[Query]):
         return self.queries[at]
 
     def __repr__(self) -> str:
-        return f"Shown({', '.join(os.path.basename(query.path or '') for query in self)})"
+        return f"ImageSample({', '.join(os.path.basename(query.path or '') for query in self)})"
 
     def picture(self) -> "Image.Image":
         """Return a contact sheet."""
@@ -175,9 +175,9 @@ class Shown(Sequence[Query]):
         ]
 
 
-def draw_shown(
+def draw_sample(
     rows: Rows, source: images.Source, count: int, seed: int | None, labels: list[str] | None
-) -> Shown:
+) -> ImageSample:
     """Draw images at random, of some labels or of all, each once: `count` of them or fewer.
 
     Raises `LookalikeError` for a count below 1, and where no image has one of the labels.
@@ -196,7 +196,7 @@ def draw_shown(
         whole = images.encode_path(images.full_path(source, path))
         content = None if _is_file(source, path) else _read(source, path)
         queries.append(Query(vector, whole, rows.labels[row].as_py(), int(rows.ids[row]), content))
-    return Shown(tuple(rng.permutation(np.array(queries, object)).tolist()))
+    return ImageSample(tuple(rng.permutation(np.array(queries, object)).tolist()))
 
 
 def nothing_left(labels: list[str] | None, globs: list[str] | None) -> LookalikeError:
@@ -216,12 +216,12 @@ def _is_file(source: images.Source, path: str) -> bool:
 def _read(source: images.Source, path: str) -> bytes:
     try:
         return images.read(source, path)
-    except images.BadImage:
+    except ImageError:
         return b""  # which is no picture
 
 
 def _picture(source: images.Source, path: str) -> "Image.Image | None":
     try:
         return images.decode(images.read(source, path), truncated=True)
-    except images.BadImage:
+    except ImageError:
         return None

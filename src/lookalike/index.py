@@ -19,10 +19,17 @@ from PIL import Image
 from lookalike import embedding, evaluate, fidelity, images, on_spark, search
 from lookalike.collection import Collection, Segment
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.groupings import Groupings
-from lookalike.hits import Answers, Hits, Query, Shown, draw_shown, nothing_left
+from lookalike.hits import (
+    ImageSample,
+    Query,
+    SearchResult,
+    SearchResults,
+    draw_sample,
+    nothing_left,
+)
 from lookalike.images.decoding import read as read_file
 from lookalike.progress import progress_line
 from lookalike.searcher import NEIGHBORS, RECALL, RECALLS, Searcher
@@ -169,7 +176,7 @@ class Index(Groupings):
     def check(self) -> "Checked":
         """Check all that must be true of the index, to the last byte; nothing is changed.
 
-        One that is too damaged to be opened otherwise can be with `open(path, look=False)`.
+        One that is too damaged to be opened otherwise can be with `open_index(path, look=False)`.
         """
         from lookalike import upkeep
 
@@ -218,30 +225,30 @@ class Index(Groupings):
         self._move_to(self.collection.move(moved))
 
     @overload
-    def search(self, image: ImageLike, k: int | None = None, **options: Any) -> Hits: ...
+    def search(self, image: ImageLike, k: int | None = None, **options: Any) -> SearchResult: ...
 
     @overload
     def search(
         self, image: list[ImageLike], k: int | None = None, **options: Any
-    ) -> list[Hits]: ...
+    ) -> list[SearchResult]: ...
 
     def search(
         self, image: "ImageLike | list[ImageLike]", k: int | None = None, **options: Any
-    ) -> "Hits | list[Hits]":
+    ) -> "SearchResult | list[SearchResult]":
         """Find the k nearest neighbours (5) of an image, or of each of a list of images.
 
         `image` is whatever `ImageEmbedder` takes, or a vector (width,) of the same model, of any
         length but 0. Vectors of length 1 may come as an array (n, width). A file that is in the
         index is not its own neighbour. That a vector is of another model shows only if its width
         is. `options` are those of `nearest`. Raises `LookalikeError` for k < 1 or a vector of
-        another width or without a direction, and `lookalike.images.BadImage` for what is no
+        another width or without a direction, and `ImageError` for what is no
         picture.
         """
         image = _as_array(image)
         if self._are_vectors(image):
             image = list(cast("Vectors", image))
         if isinstance(image, list | tuple):
-            return Answers(self.nearest(self.query(one), k, **options) for one in image)
+            return SearchResults(self.nearest(self.query(one), k, **options) for one in image)
         return self.nearest(self.query(image), k, **options)
 
     def nearest(
@@ -255,7 +262,7 @@ class Index(Groupings):
         label: str | Sequence[str] | None = None,
         path: str | Sequence[str] | None = None,
         explain: bool = False,
-    ) -> Hits:
+    ) -> SearchResult:
         """Find the k nearest neighbours (5) of a query.
 
         `auto` compares the query with all rows (`exact`) while that is as quick, else with those
@@ -304,7 +311,9 @@ class Index(Groupings):
             )
         took = time.perf_counter() - started
         candidates = compared if used == "lsh" else None
-        return Hits(query, tuple(found), used, took * 1000, self.collection.source, candidates)
+        return SearchResult(
+            query, tuple(found), used, took * 1000, self.collection.source, candidates
+        )
 
     @cached_property
     def searcher(self) -> Searcher:
@@ -345,7 +354,7 @@ class Index(Groupings):
         source = self.collection.source
         try:
             data = images.read(source, row["path"])
-        except images.BadImage as error:
+        except ImageError as error:
             where = images.full_path(source, row["path"])
             raise LookalikeError(f"{where}, indexed once, cannot be read now: {error}") from None
         path = images.encode_path(images.full_path(source, row["path"]))
@@ -354,14 +363,14 @@ class Index(Groupings):
 
     def show(
         self, n: int = 10, seed: int | None = None, label: str | Sequence[str] | None = None
-    ) -> Shown:
+    ) -> ImageSample:
         """Draw n images at random, or n of some labels; in a notebook they show as pictures.
 
         Each is a query: `index.nearest(index.show()[0])`. Raises `LookalikeError` for n < 1 and
         where there is no such image.
         """
         source = self.collection.source
-        return draw_shown(self.searcher.rows, source, n, seed, _listed(label))
+        return draw_sample(self.searcher.rows, source, n, seed, _listed(label))
 
     def evaluate(
         self, k: int = 5, queries: int = 50, seed: int = 0, *, spark: bool = True
@@ -538,7 +547,7 @@ def _as_array(image: Any) -> Any:
 
 
 def _is_there(source: images.Source, path: str) -> bool:
-    with contextlib.suppress(images.BadImage):
+    with contextlib.suppress(ImageError):
         images.read(source, path)
         return True
     return False
@@ -548,7 +557,7 @@ def _listed(one: str | Sequence[str] | None) -> list[str] | None:
     return [one] if isinstance(one, str) else None if one is None else list(one)
 
 
-def index(
+def create_index(
     photos: Name | Sequence[Name],
     out: Name,
     *,
@@ -572,7 +581,7 @@ def index(
     return made
 
 
-def open(path: Name, version: int | None = None, *, look: bool = True) -> Index:
+def open_index(path: Name, version: int | None = None, *, look: bool = True) -> Index:
     """Open an index, at its newest version or an older one.
 
     Raises `LookalikeError` if there is none, or, unless `look` is false, if it lacks a data file.

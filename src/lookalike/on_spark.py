@@ -18,7 +18,7 @@ from lookalike.errors import LookalikeError
 from lookalike.given import Name
 from lookalike.groups.graph import check_same_model
 from lookalike.hashing.parameters import check_recall
-from lookalike.hits import Hits, Query
+from lookalike.hits import Query, SearchResult
 from lookalike.neighbors import neighbors, store
 from lookalike.search import Neighbor
 from lookalike.spark import local_uri, progress, session
@@ -46,7 +46,7 @@ def vectors_and_hasher(collection: Collection) -> "tuple[DataFrame, Hasher]":
     return vectors, hasher
 
 
-def nearest(collection: Collection, query: Query, k: int, explain: bool) -> Hits:
+def nearest(collection: Collection, query: Query, k: int, explain: bool) -> SearchResult:
     """Find neighbours of a query by `approxNearestNeighbors`, as `Index.nearest` says."""
     vectors, hasher = vectors_and_hasher(collection)
     started = time.perf_counter()
@@ -55,7 +55,7 @@ def nearest(collection: Collection, query: Query, k: int, explain: bool) -> Hits
     candidates = None
     if explain:
         found, candidates = _explained(found, hasher, vectors, query)
-    return Hits(query, tuple(found), "spark", took * 1000, collection.source, candidates)
+    return SearchResult(query, tuple(found), "spark", took * 1000, collection.source, candidates)
 
 
 def _explained(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lookalike import build, images
 from lookalike.build import Changed, Options
 from lookalike.collection import Collection
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.uri_frame import literal, new_files
 from lookalike.spark import local_uri, session
 from lookalike.upkeep import vacuum
@@ -88,7 +88,7 @@ class Waiting:
         try:
             with images.decoder(isolated=True) as decode:
                 decode(images.read(self._source, path))
-        except images.BadImage:
+        except ImageError:
             return False
         return True
 

@@ -25,7 +25,7 @@ from lookalike.build import jobs
 from lookalike.build.jobs import Done, Job
 from lookalike.changes import Known
 from lookalike.collection import SEGMENT, SEGMENT_DDL, Written, write_segment
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.listing import choose_sample, listed, task_count
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
@@ -446,7 +446,7 @@ def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
 
 def _decoded(source: images.Source, paths: Sequence[str]) -> Pixels:
     def decoded_file(path: str) -> Pixels | None:
-        with suppress(images.BadImage):
+        with suppress(ImageError):
             return decode(images.read(source, path))[0]
         return None
 
@@ -471,7 +471,7 @@ def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
             for batch in batches:
                 decoded = []
                 for content in batch["content"]:
-                    with suppress(images.BadImage):
+                    with suppress(ImageError):
                         decoded.append(decode(content.as_py() or b"")[0].tobytes())
                 yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
 

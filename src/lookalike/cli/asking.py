@@ -18,9 +18,8 @@ from lookalike.cli.printing import (
     show_hits,
     show_json,
 )
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.given import local_path
-from lookalike.images import BadImage
 from lookalike.searcher import RECALL
 
 
@@ -35,7 +34,7 @@ def info(
 
     Example: `lookalike info cars.index`
     """
-    from lookalike.index import open as open_index
+    from lookalike.index import open_index
 
     if skipped and history:
         raise typer.BadParameter("give --skipped or --history, not both")
@@ -111,7 +110,7 @@ def search(
 
     Example: `lookalike search cars.index photo.jpg --picture found.png`
     """
-    from lookalike.index import open as open_index
+    from lookalike.index import open_index
 
     if (image is None) != random:
         raise typer.BadParameter("give an IMAGE, or --random, and not both")
@@ -120,7 +119,7 @@ def search(
     opened = open_index(index, version)
     try:
         query = opened.random(seed) if random else opened.query(str(image))
-    except BadImage as error:
+    except ImageError as error:
         raise LookalikeError(f"{image} is no picture to search with: {error}") from None
     hits = opened.nearest(
         query,
@@ -167,7 +166,7 @@ def neighbors(
 
     Example: `lookalike neighbors cars.index -k 10 --out cars.neighbors`
     """
-    from lookalike.index import open as open_index
+    from lookalike.index import open_index
 
     if engine not in ("auto", "exact", "lsh"):
         raise typer.BadParameter(f"no engine {engine!r}: say auto, exact or lsh")
@@ -194,7 +193,7 @@ def tune(
 
     Example: `lookalike tune cars.index --recall 0.9`
     """
-    from lookalike.index import open as open_index
+    from lookalike.index import open_index
 
     tuned = open_index(index).tune(recall, seed)
     if as_json:
@@ -220,7 +219,7 @@ def evaluate(
     """
     from lookalike import plots
     from lookalike.evaluate import series
-    from lookalike.index import open as open_index
+    from lookalike.index import open_index
 
     if plot is not None:
         plots.check(plot)

@@ -70,7 +70,7 @@ class Asked:
 
     def opened(self) -> "Index":
         """Open the index."""
-        from lookalike.index import open as open_index
+        from lookalike.index import open_index
 
         return open_index(self.index)
 

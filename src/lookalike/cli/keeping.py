@@ -65,7 +65,7 @@ def _brings_in(command: Callable[..., Changed]) -> Callable[..., None]:
         dry_run: DryRun = False,
         as_json: AsJson = False,
     ) -> None:
-        from lookalike.index import open as open_index
+        from lookalike.index import open_index
 
         options = Options(labels, image_name, label_name, device=device, spark=spark, wave=wave)
         say = _say if dry_run and not as_json else None
@@ -223,7 +223,7 @@ def remove(
 
     Example: `lookalike remove cars.index 'blurred/*.jpg'`
     """
-    from lookalike.index import open as open_index
+    from lookalike.index import open_index
 
     given = [*(names or []), *_lines(names_from)]
     if not given:
@@ -241,7 +241,7 @@ def root(
 
     Example: `lookalike root cars.index /mnt/photos`
     """
-    from lookalike.index import open as open_index
+    from lookalike.index import open_index
 
     open_index(index).move_photos(folder)
     notes.print(f"the photos of {index} are in {folder}", markup=False)

@@ -123,7 +123,7 @@ def hash_(
 
     Example: `lookalike hash cars.index --out cars.hashes`
     """
-    from lookalike.index import open as open_index
+    from lookalike.index import open_index
 
     opened = open_index(index)
     opened.hash(out, family, overwrite=overwrite)

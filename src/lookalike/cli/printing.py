@@ -15,7 +15,7 @@ from lookalike.collection import Collection, is_collection
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
 from lookalike.evaluate import points
 from lookalike.hashing import Parameters
-from lookalike.hits import Hits
+from lookalike.hits import SearchResult
 from lookalike.images import in_words
 from lookalike.searcher import RECALL
 
@@ -78,12 +78,12 @@ def show_labels(unused: int, loose: int, missing: int) -> None:
         notes.print(f"[yellow]{missing:,} {have} no label[/] (nan or the like)")
 
 
-def note_of(hits: Hits, images: int) -> str:
+def note_of(hits: SearchResult, images: int) -> str:
     """Say how neighbours were found, and how quickly."""
     return f"{hits.engine} search over {images:,} images, {hits.took_ms:.1f} ms"
 
 
-def show_hits(hits: Hits, images: int) -> None:
+def show_hits(hits: SearchResult, images: int) -> None:
     """Print neighbours as a table, with what is worth knowing of the search."""
     shown = hits.to_dict()
     label = f" ({shown['query']['label']})" if shown["query"]["label"] else ""

@@ -22,7 +22,7 @@ def check(
 
     Example: `lookalike check cars.index --repair`
     """
-    from lookalike.index import open as open_index
+    from lookalike.index import open_index
 
     opened = open_index(index, look=False)
     done = opened.repair() if repair else opened.check()
@@ -50,7 +50,7 @@ def vacuum(
 
     Example: `lookalike vacuum cars.index --keep-days 30`
     """
-    from lookalike.index import open as open_index
+    from lookalike.index import open_index
 
     done = open_index(index).vacuum(keep_days, dry_run=dry_run)
     if as_json:

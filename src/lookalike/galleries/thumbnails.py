@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from lookalike import images
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.isolated import IsolatedDecoder
 from lookalike.spark import cores
 
@@ -60,11 +60,11 @@ def thumbnails(folder: Path) -> Iterator[Ask]:
 def _make(decoder: IsolatedDecoder, source: images.Source, path: str, file: Path) -> Thumbnail:
     try:
         data = images.read(source, path)
-    except (images.BadImage, LookalikeError) as error:
+    except LookalikeError as error:
         return Thumbnail(reason=str(error))
     try:
         jpeg = decoder.thumbnail(data, SIDE)
-    except images.BadImage as error:
+    except ImageError as error:
         return Thumbnail(reason=str(error))
     file.write_bytes(jpeg)
     with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as small:  # its header alone

@@ -65,5 +65,5 @@ def _is_same(
         if (size, modified) == (status.st_size, status.st_mtime_ns):
             return True
         return content_hash(images.read(collection.source, path)) == known
-    except (OSError, ValueError, images.BadImage):
+    except (OSError, ValueError):
         return not os.path.lexists(file)

@@ -9,6 +9,7 @@ from typing import Any
 
 from lookalike import images
 from lookalike.collection import Collection
+from lookalike.errors import ImageError
 from lookalike.galleries import (
     SAME_LABEL,
     Card,
@@ -271,7 +272,7 @@ def threshold_sheet(
 def _tile(collection: Collection, path: str) -> Tile:
     try:
         picture = images.decode(images.read(collection.source, path), truncated=True)
-    except images.BadImage:
+    except ImageError:
         picture = None
     return Tile(picture, None, os.path.basename(path))
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from lookalike import images
 from lookalike.collection import Collection
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.groups import alignment
 from lookalike.groups.pairs import CAP, join
 from lookalike.groups.stars import stars
@@ -204,7 +204,7 @@ def _sharpness(decoder: images.IsolatedDecoder, source: images.Source, path: str
 
     try:
         small = decoder.thumbnail(images.read(source, path), _LONGEST)
-    except images.BadImage:
+    except ImageError:
         return None
     same_size = ImageOps.contain(Image.open(io.BytesIO(small)).convert("L"), (_LONGEST, _LONGEST))
     return float(cv2.Laplacian(np.asarray(same_size), cv2.CV_64F).var())

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike import images
+from lookalike.errors import ImageError
 from lookalike.groups.alignment import Thumbnail, align, thumbnail
 from lookalike.groups.closeness import agree_closely
 from lookalike.images.identity import View
@@ -67,7 +68,7 @@ class Eyes:
                 return self._views[path]
         try:
             seen = self._sees.view(images.read(self._source, path))
-        except images.BadImage:
+        except ImageError:
             return None
         with self._lock:
             if path not in self._views:
@@ -81,13 +82,13 @@ class Eyes:
         try:
             data = images.read(self._source, path)
             return thumbnail(self._sees.decode_pixels(data)[0]), sha256(data).digest()
-        except images.BadImage:
+        except ImageError:
             return None
 
     def _digest(self, path: str) -> bytes | None:
         try:
             return self._sees.digest(images.read(self._source, path))
-        except images.BadImage:
+        except ImageError:
             return None
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lookalike import images, search
 from lookalike.collection import Collection
 from lookalike.embedding import ImageEmbedder, Vectors
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.groups.variants import CHANGES, variant
 from lookalike.progress import progress_line
 from lookalike.search import Rows
@@ -89,7 +89,7 @@ def _moved(collection: Collection, rows: Rows, seed: int) -> Vectors:
                 picture = images.decode(
                     images.read(collection.source, paths[at]), collection.source.truncated
                 )
-            except images.BadImage:
+            except ImageError:
                 continue
             changed = embed([variant(picture, change, number) for change in CHANGES])
             own = rows.vectors(drawn[at : at + 1])

@@ -12,7 +12,6 @@ from lookalike.images.decoding import (
 from lookalike.images.formats import HEIC, heic_is_installed, readable_endings, sniff
 from lookalike.images.isolated import IsolatedDecoder, decoder
 from lookalike.images.kinds import LeftOut, in_words
-from lookalike.images.reasons import BadImage
 from lookalike.images.scan import Found, has_images, nothing_found, walk
 from lookalike.images.sources import (
     Source,
@@ -28,7 +27,6 @@ __all__ = [
     "HEIC",
     "PREPROCESSING",
     "SIDE",
-    "BadImage",
     "Found",
     "IsolatedDecoder",
     "LeftOut",

@@ -18,13 +18,13 @@ import simplejpeg
 from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 
+from lookalike.errors import ImageError
 from lookalike.images import depth
 from lookalike.images.colour import is_other, to_srgb
 from lookalike.images.frames import show_structure
 from lookalike.images.opening import END_OF_JPEG, Opened, open_image
 from lookalike.images.paper import on_paper
 from lookalike.images.reasons import PIXELS_LIMIT, reasons
-from lookalike.images.reasons import BadImage as BadImage
 
 try:
     import cykooz_resizer as resizing
@@ -72,27 +72,27 @@ def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def read(path: str | bytes | os.PathLike[str]) -> bytes:
-    """Return the content of a regular file; `BadImage` where there is none to be had."""
+    """Return the content of a regular file; `ImageError` where there is none to be had."""
     try:
         # Asked before opening: to open a named pipe would wait for ever.
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise BadImage("not a regular file")
+            raise ImageError("not a regular file")
         if status.st_size > MAX_BYTES:
-            raise BadImage(f"file of {status.st_size:,} bytes, over the limit of {MAX_BYTES:,}")
+            raise ImageError(f"file of {status.st_size:,} bytes, over the limit of {MAX_BYTES:,}")
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
-        raise BadImage("broken link" if os.path.islink(path) else "no such file") from None
+        raise ImageError("broken link" if os.path.islink(path) else "no such file") from None
     except OSError as error:
-        raise BadImage(f"unreadable: {error.strerror or error}") from None
+        raise ImageError(f"unreadable: {error.strerror or error}") from None
 
 
 def decode(data: bytes, truncated: bool = False) -> Image.Image:
     """Decode an image of one of `formats.ENDINGS` to an upright RGB image, in sRGB.
 
     Of several pages it is the largest, of an animation the first frame that shows something.
-    `truncated` takes also what there is of a file that was cut short. Raises `BadImage` with the
+    `truncated` takes also what there is of a file that was cut short. Raises `ImageError` with the
     reason for anything else.
     """
     with reasons():
@@ -106,7 +106,7 @@ def decode_pixels(
 
     What `pixels(decode(data))` gives, or nearly so, and several times quicker for large photos:
     where a JPEG is to be made smaller by two or more, libjpeg-turbo leaves that out of the
-    inverse DCT (https://libjpeg-turbo.org), and colours are converted last. Raises `BadImage` as
+    inverse DCT (https://libjpeg-turbo.org), and colours are converted last. Raises `ImageError` as
     `decode` does.
     """
     with reasons():
@@ -125,8 +125,8 @@ def decode_pixels(
 def thumbnail(data: bytes, side: int, truncated: bool = False) -> bytes:
     """Decode to an upright JPEG of at most `side` pixels a side, never enlarged, in sRGB.
 
-    Nothing of the file comes along but its picture: no place where it was taken. Raises `BadImage`
-    as `decode` does.
+    Nothing of the file comes along but its picture: no place where it was taken. Raises
+    `ImageError` as `decode` does.
     """
     with reasons():
         opened = _open(data)
@@ -211,12 +211,12 @@ def upright(image: Image.Image) -> Image.Image:
     """Bring a Pillow image to RGB in sRGB, turned as its EXIF orientation says.
 
     Greyscale, palette, CMYK, LAB and more than eight bits become RGB; what is transparent is laid
-    on paper (`paper.on_paper`). Raises `BadImage` if its pixels cannot be decoded or there are
+    on paper (`paper.on_paper`). Raises `ImageError` if its pixels cannot be decoded or there are
     none.
     """
     with reasons():
         if not all(image.size):
-            raise BadImage(f"no pixels: {image.width} x {image.height}")
+            raise ImageError(f"no pixels: {image.width} x {image.height}")
         image.load()
         return _converted(*_to_rgb(_turned(image)))
 

@@ -15,8 +15,8 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
+from lookalike.errors import ImageError
 from lookalike.images import decoding, identity
-from lookalike.images.reasons import BadImage
 
 REQUEST = Struct("=QI")
 """Bytes of the image; pixels a side of the JPEG that is wanted, or one of the following."""
@@ -54,7 +54,7 @@ def serve(seconds: float, most: int, truncated: bool) -> None:
             turn.budget(seconds)
             try:
                 answer = _answer(data, wanted, truncated)
-            except BadImage as error:
+            except ImageError as error:
                 reason = str(error).encode(errors="surrogatepass")
                 answer = (REASON, len(reason), 0, memoryview(reason))
             turn.budget(0)

@@ -48,7 +48,7 @@ class View:
 
 
 def view(data: bytes, truncated: bool = False) -> View:
-    """Decode what there is to see of a file. Raises `BadImage` as `decoding.decode` does."""
+    """Decode what there is to see of a file. Raises `ImageError` as `decoding.decode` does."""
     with reasons():
         opened = decoding._open(data)
         if (frames := _frames(opened)) != 1:
@@ -69,7 +69,7 @@ def digest(data: bytes, truncated: bool = False) -> bytes:
     """Return a SHA-256 of all that a file shows: every frame, opacity, depth, the colour profile.
 
     Files of equal pixels have equal ones, whatever their formats. Of a file that was cut short, and
-    of pixels that Pillow gives less deep than they are, it is that of the file. Raises `BadImage`
+    of pixels that Pillow gives less deep than they are, it is that of the file. Raises `ImageError`
     as `decoding.decode` does.
     """
     with reasons():

@@ -14,12 +14,12 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.images import decoding, identity
 from lookalike.images.decoding import SIDE
 from lookalike.images.decoding_process import DIGEST, EMBED, VIEW
 from lookalike.images.identity import View
-from lookalike.images.reasons import PIXELS_LIMIT, BadImage
+from lookalike.images.reasons import PIXELS_LIMIT
 from lookalike.images.remote import Ended, Process
 
 MAX_SECONDS = 60.0
@@ -120,8 +120,8 @@ class IsolatedDecoder:
     def decode_pixels(self, data: bytes) -> Decoded:
         """Decode and resize: uint8 (224, 224, 3), and width and height of the upright image.
 
-        Raises `BadImage` with the reasons of `decoding.decode_pixels`, if the process was ended by
-        a signal, or if it took too long; `LookalikeError` if no process can be started.
+        Raises `ImageError` with the reasons of `decoding.decode_pixels`, if the process was ended
+        by a signal, or if it took too long; `LookalikeError` if no process can be started.
         """
         (width, height), rest = self._decode(data, EMBED)
         return np.frombuffer(rest, np.uint8).reshape(SIDE, SIDE, 3), (width, height)
@@ -148,13 +148,13 @@ class IsolatedDecoder:
                 # Who has decoded others before may have been ended by what they left behind, or
                 # by anybody while it waited. An image is to blame for the end of a new one.
                 if process.is_new and not self._closed:
-                    raise BadImage(f"the decoder crashed ({ended})") from None
+                    raise ImageError(f"the decoder crashed ({ended})") from None
             except TimeoutError:
                 self._discard(process)
                 # Long past the time, this very process did not run: Ctrl-Z, and later `fg`.
                 if process.overdue() < STOPPED_SECONDS:
-                    raise BadImage(f"decoding took over {self._limits[0]:g} s") from None
-            except BadImage:
+                    raise ImageError(f"decoding took over {self._limits[0]:g} s") from None
+            except ImageError:
                 self._put_back(process)
                 raise
             except BaseException:  # interrupted, with half an answer on the way

@@ -15,9 +15,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
+from lookalike.errors import ImageError
 from lookalike.images import depth, tiff
 from lookalike.images.formats import HEIC, load_plugin, sniff
-from lookalike.images.reasons import MIN_SIDE, NO_IMAGE, BadImage
+from lookalike.images.reasons import MIN_SIDE, NO_IMAGE
 
 END_OF_JPEG = b"\xff\xd9"
 
@@ -132,14 +133,14 @@ class Opened:
 
 
 def open_image(data: bytes, most: int) -> Opened:
-    """Read the header of an image; `BadImage` for what is none, or not of a size to look at."""
+    """Read the header of an image; `ImageError` for what is none, or not of a size to look at."""
     if not data:
-        raise BadImage("empty file")
+        raise ImageError("empty file")
     name = sniff(data)
     if name is None:
-        raise BadImage(NO_IMAGE)
+        raise ImageError(NO_IMAGE)
     if not load_plugin(name):
-        raise BadImage(f"HEIC, which cannot be read yet: {HEIC}")
+        raise ImageError(f"HEIC, which cannot be read yet: {HEIC}")
     header = _open_tiff(data) if name == "TIFF" else Image.open(io.BytesIO(data), formats=[name])
     check_size(header.size, most)
     return Opened(data, name, most, header)
@@ -155,16 +156,16 @@ def _open_tiff(data: bytes) -> Image.Image | tiff.Page:
     try:
         return Image.open(io.BytesIO(page.data), formats=["TIFF"])
     except UnidentifiedImageError:
-        raise BadImage(tiff.UNREADABLE if all(page.size) else NO_IMAGE) from None
+        raise ImageError(tiff.UNREADABLE if all(page.size) else NO_IMAGE) from None
 
 
 def check_size(size: tuple[int, int], most: int) -> None:
-    """Raise `BadImage` for more pixels than `most`, or too few on a side."""
+    """Raise `ImageError` for more pixels than `most`, or too few on a side."""
     width, height = size
     if width * height > most:
-        raise BadImage(f"too many pixels: {width} x {height}")
+        raise ImageError(f"too many pixels: {width} x {height}")
     if min(width, height) < MIN_SIDE:
-        raise BadImage(f"smaller than {MIN_SIDE} pixels on a side: {width} x {height}")
+        raise ImageError(f"smaller than {MIN_SIDE} pixels on a side: {width} x {height}")
 
 
 def _with_info(levels: depth.Samples, image: Image.Image) -> Image.Image:

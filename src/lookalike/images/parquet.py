@@ -11,7 +11,8 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lookalike.images.decoding import MAX_BYTES, BadImage
+from lookalike.errors import ImageError
+from lookalike.images.decoding import MAX_BYTES
 from lookalike.untrusted import foreign_types
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def is_parquet(name: str) -> bool:
 def open_file(place: str) -> "pa.NativeFile":
     """Open a path, or a URI as Spark writes it: nothing in it is percent-encoded.
 
-    Raises `BadImage` for what is no regular file, `OSError` and others where it cannot be opened.
+    Raises `ImageError` for what is no regular file, `OSError` and others where it cannot be opened.
     """
     from pyarrow import fs
 
@@ -56,7 +57,7 @@ def open_file(place: str) -> "pa.NativeFile":
     # Asked before opening: to open a named pipe would wait for ever.
     local = isinstance(filesystem, fs.LocalFileSystem)
     if local and os.path.exists(path) and not os.path.isfile(path):
-        raise BadImage("not a regular file")
+        raise ImageError("not a regular file")
     return filesystem.open_input_file(path)
 
 
@@ -106,7 +107,7 @@ class Shard:
     bytes, or structs of `bytes`, a `path`, or both, as Hugging Face has them. Without a column of
     the name `label`, a folder may give the label: `partitions(path)`.
 
-    Raises `BadImage` with the reason where it is no whole Parquet file, or not one of images.
+    Raises `ImageError` with the reason where it is no whole Parquet file, or not one of images.
     """
 
     def __init__(
@@ -122,19 +123,19 @@ class Shard:
             self._file = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
             schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-            raise BadImage(
+            raise ImageError(
                 f"unreadable: not a complete Parquet file, half written or damaged ({_line(error)})"
             ) from None
         self._refuse_foreign()
         found = _find(schema, image)
         if found is None:
-            raise BadImage(_missing(image, schema, "--image-column"))
+            raise ImageError(_missing(image, schema, "--image-column"))
         self._image, kind = found
         self._fields = [field.name for field in kind] if pa.types.is_struct(kind) else []
         held = kind.field("bytes").type if "bytes" in self._fields else kind
         only_named = "path" in self._fields and "bytes" not in self._fields
         if not only_named and not _is_binary(_plain(held)):
-            raise BadImage(
+            raise ImageError(
                 f"column {image!r} holds {kind}, no image bytes: "
                 "name the right one with --image-column"
             )
@@ -151,7 +152,7 @@ class Shard:
                 try:
                     pa.array([], kind).cast(pa.string())
                 except pa.ArrowException:
-                    raise BadImage(
+                    raise ImageError(
                         f"column {label!r} holds {kind}, no labels: "
                         "name the right one with --label-column"
                     ) from None
@@ -163,9 +164,9 @@ class Shard:
         try:
             foreign = foreign_types(described.decode())
         except (ValueError, RecursionError, AttributeError, TypeError):
-            raise BadImage("a description of its columns that cannot be read") from None
+            raise ImageError("a description of its columns that cannot be read") from None
         if foreign:
-            raise BadImage(
+            raise ImageError(
                 f"it has a column of the type {foreign[0]}, which would run code of its own: "
                 "leave that column out of the table"
             )
@@ -224,7 +225,7 @@ class Shard:
     def cell(self, row: int) -> tuple[bytes | None, str | None]:
         """Return the bytes of one cell, its row counted from 0, or the name of a file instead.
 
-        Raises `BadImage` where there is no such row.
+        Raises `ImageError` where there is no such row.
         """
         for group, rows in enumerate(self.groups):
             if row >= rows:
@@ -236,7 +237,7 @@ class Shard:
                     name = None if cells.names is None else cells.names[row].as_py()
                     return cells.content[row].as_py(), name
                 row -= cells.rows
-        raise BadImage("unreadable: fewer rows than when it was indexed")
+        raise ImageError("unreadable: fewer rows than when it was indexed")
 
     def _same(self, rows: int) -> pa.Array:
         """Return the label that the folder gives, for so many rows."""
@@ -371,6 +372,6 @@ def holds_images(path: str, column: str) -> bool:
     try:
         with open_file(path) as file:
             Shard(file, column)
-    except (BadImage, OSError):
+    except (ImageError, OSError):
         return False
     return True

@@ -6,32 +6,30 @@ from collections.abc import Iterator
 
 from PIL import Image, UnidentifiedImageError
 
+from lookalike.errors import ImageError
+
 PIXELS_LIMIT = 178_956_970  # Pillow's own limit: a quarter of a gigabyte at 24 bits, doubled
 MIN_SIDE = 8  # pixels; anything thinner is a spacer or a tracking pixel, not a picture
 NO_IMAGE = "not an image that can be read (JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP and others)"
 
 
-class BadImage(ValueError):
-    """Why an input did not become pixels: one line, fit for a table of skipped inputs."""
-
-
 @contextlib.contextmanager
 def reasons() -> Iterator[None]:
-    """Turn whatever a decoder raises into `BadImage`, and keep its warnings to itself."""
+    """Turn whatever a decoder raises into `ImageError`, and keep its warnings to itself."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large, odd or sloppy, but decodable: no noise
             yield
-    except BadImage:
+    except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise BadImage(f"too many pixels: over {PIXELS_LIMIT:,}") from None
+        raise ImageError(f"too many pixels: over {PIXELS_LIMIT:,}") from None
     except UnidentifiedImageError:
-        raise BadImage(NO_IMAGE) from None
+        raise ImageError(NO_IMAGE) from None
     except MemoryError:
-        raise BadImage("too large for the memory at hand") from None
+        raise ImageError("too large for the memory at hand") from None
     except Exception as error:  # decoders raise whatever they meet: SyntaxError, struct.error, ...
         message = " ".join(str(error).split()) or type(error).__name__
         if "nsufficient memory" in message:  # OpenCV has an error of its own
-            raise BadImage("too large for the memory at hand") from None
-        raise BadImage(f"damaged image: {message[:200]}") from None
+            raise ImageError("too large for the memory at hand") from None
+        raise ImageError(f"damaged image: {message[:200]}") from None

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.images import decoding
 from lookalike.images.decoding_process import (
     BYTES,
@@ -24,7 +24,6 @@ from lookalike.images.decoding_process import (
     REQUEST,
     ROOM,
 )
-from lookalike.images.reasons import BadImage
 
 START_SECONDS = 60.0
 """For a process to start: an overloaded machine and a network file system can be slow."""
@@ -93,7 +92,7 @@ class Process:
     def decode(self, data: bytes, wanted: int) -> tuple[tuple[int, int], memoryview]:
         """Hand an image over and wait for the answer: two numbers and bytes.
 
-        Raises `BadImage`, or `TimeoutError` or `Ended`, after which the process is of no use.
+        Raises `ImageError`, or `TimeoutError` or `Ended`, after which the process is of no use.
         """
         self._allow(self._seconds)
         self._send(REQUEST.pack(len(data), wanted), data)
@@ -106,7 +105,7 @@ class Process:
                 self._send(b"!")
                 kind, one, two, rest = self._answer()
         if kind == REASON:
-            raise BadImage(str(rest, errors="surrogatepass"))
+            raise ImageError(str(rest, errors="surrogatepass"))
         return (one, two), rest
 
     def overdue(self) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import unquote_to_bytes
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.given import Name
 from lookalike.images import decoding, parquet
 from lookalike.images.kinds import OTHERS, LeftOut, ending, in_words, is_archive, is_image
@@ -280,13 +280,13 @@ def _is_remote(source: Source) -> bool:
 
 
 def read(source: Source, path: str) -> bytes:
-    """Return the bytes of one image again, wherever it lies; `BadImage` if it is gone.
+    """Return the bytes of one image again, wherever it lies; `ImageError` if it is gone.
 
     So it is, and nothing is opened, where the path leads out of the folders of the source.
     """
     name, _, row = path.rpartition("#") if source.kind == "table" else (path, "", "")
     if not is_inside(source, name):
-        raise decoding.BadImage("outside the folders of this index")
+        raise ImageError("outside the folders of this index")
     place = full_path(source, name)
     if source.kind == "files":
         return decoding.read(place)
@@ -294,16 +294,16 @@ def read(source: Source, path: str) -> bytes:
         if source.kind == "uri":
             return _whole(place)
         return _read_cell(source, name, int(row))
-    except decoding.BadImage:
+    except ImageError:
         raise
     except Exception as error:  # whatever a remote file system says
-        raise decoding.BadImage(f"unreadable: {' '.join(str(error).split())[:200]}") from None
+        raise ImageError(f"unreadable: {' '.join(str(error).split())[:200]}") from None
 
 
 def _whole(place: str) -> bytes:
     with parquet.open_file(place) as file:
         if (size := file.size()) > decoding.MAX_BYTES:
-            raise decoding.BadImage(f"file of {size:,} bytes, over the limit")
+            raise ImageError(f"file of {size:,} bytes, over the limit")
         return bytes(file.read())
 
 
@@ -313,7 +313,7 @@ def _read_cell(source: Source, table: str, row: int) -> bytes:
     if content is not None:
         return content
     if name is None:
-        raise decoding.BadImage("empty cell")
+        raise ImageError("empty cell")
     return read_beside(source, table, name)
 
 
@@ -321,9 +321,9 @@ def read_beside(source: Source, table: str, name: str) -> bytes:
     """Return the bytes of a file that a cell of a table names instead of holding them.
 
     `table` is the encoded path of the file with the cell. The other one is looked for beside it,
-    then below the root. Raises `BadImage` where it leads out of the root, or is not there.
+    then below the root. Raises `ImageError` where it leads out of the root, or is not there.
     """
-    outside = decoding.BadImage("its cell names a file outside the folder of the table")
+    outside = ImageError("its cell names a file outside the folder of the table")
     if _URI.match(name) or "\0" in name:
         raise outside
     if _is_remote(source):
@@ -339,7 +339,7 @@ def read_beside(source: Source, table: str, name: str) -> bytes:
     return decoding.read(os.path.join(source.root, next(there, inside[0])))
 
 
-def _read_beside_uri(source: Source, table: str, name: str, outside: decoding.BadImage) -> bytes:
+def _read_beside_uri(source: Source, table: str, name: str, outside: ImageError) -> bytes:
     scheme, _, path = table.partition(":/")
     place = f"{scheme}:/{posixpath.normpath(posixpath.join(posixpath.dirname(path), name))}"
     root = source.root
@@ -350,7 +350,7 @@ def _read_beside_uri(source: Source, table: str, name: str, outside: decoding.Ba
     try:
         return _whole(place)
     except FileNotFoundError:
-        raise decoding.BadImage("no such file") from None
+        raise ImageError("no such file") from None
 
 
 def is_inside(source: Source, path: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lookalike.images.decoding import BadImage
+from lookalike.errors import ImageError
 from lookalike.images.listing import IMAGE
 from lookalike.images.parquet import (
     Cells,
@@ -107,7 +107,7 @@ def _parts(source: Source, about: dict[str, Any], place: str) -> list[dict[str, 
                 return []
             shard = _open_shard(source, about["path"], file)
             rows = shard.groups
-    except BadImage as error:
+    except ImageError as error:
         return [about | {"reason": str(error), "rows": 0}]
     except Exception as error:  # whatever a remote file system says
         return [about | {"reason": _unreadable(error), "rows": 0}]
@@ -152,7 +152,7 @@ def read_parts(
                     yield from _read_part(source, shard, part, content)
                     part["read"] = True
         except Exception as error:  # it was whole when it was looked into
-            reason = str(error) if isinstance(error, BadImage) else _unreadable(error)
+            reason = str(error) if isinstance(error, ImageError) else _unreadable(error)
             for part in of_file:
                 if "read" not in part:
                     yield _lost(part, part["first_row"], reason)
@@ -195,9 +195,9 @@ def _whole(
             name = None if names is None else names[at].as_py()
             try:
                 if name is None:
-                    raise BadImage("empty cell")
+                    raise ImageError("empty cell")
                 cells[at] = read_beside(source, path, name)
-            except BadImage as error:
+            except ImageError as error:
                 reasons[at] = str(error)
             except Exception as error:  # whatever a remote file system says
                 reasons[at] = _unreadable(error)

@@ -16,8 +16,8 @@ from PIL import Image
 from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from lookalike.errors import ImageError
 from lookalike.images import depth
-from lookalike.images.reasons import BadImage
 
 UNREADABLE = "a TIFF of a kind that cannot be read"
 MAX_PAGES = 100
@@ -71,29 +71,29 @@ class Page:
     def read(self) -> Image.Image:
         """Return the picture in 8 bits a sample: L, RGB or RGBA, turned or with what says how.
 
-        Raises `BadImage` for a kind that is not read.
+        Raises `ImageError` for a kind that is not read.
         """
         samples = int(self.tags.get(_SAMPLES, 1))
         colours = 3 if self.tags.get(_PHOTOMETRIC, 0) == 2 else 1
         if samples not in (colours, colours + 1) or (self._bits, self._form) == (16, _FLOAT):
-            raise BadImage(UNREADABLE)
+            raise ImageError(UNREADABLE)
         self._check_length()
         turn, (width, height) = self.tags.get(Base.Orientation, 1), self.size
         if samples > 1 and self.tags.get(_PLANAR, 1) == 2:
             planes = [depth.read_samples(plane) for plane in self._planes(samples)]
             if any(plane is None or plane.ndim != 2 for plane in planes):
-                raise BadImage(UNREADABLE)
+                raise ImageError(UNREADABLE)
             values = np.dstack(planes)  # type: ignore[arg-type]
         else:
             read = depth.read_samples(self.data)
             if read is None:
-                raise BadImage(UNREADABLE)
+                raise ImageError(UNREADABLE)
             values = read if read.ndim == 3 else read[..., None]
             if turn in (5, 6, 7, 8):  # OpenCV turns a TIFF by itself, but not its planes
                 width, height = height, width
             turn = 1
         if values.shape != (height, width, samples):
-            raise BadImage(UNREADABLE)
+            raise ImageError(UNREADABLE)
         picture = self._picture(values[..., :colours], values[..., colours:])
         if _PROFILE in self.tags:
             picture.info["icc_profile"] = self.tags[_PROFILE]
@@ -135,7 +135,7 @@ class Page:
     def _planes(self, count: int) -> list[bytearray]:
         """Give each channel as a file of its own: OpenCV reads them only one beside the other."""
         if bytes(self.data[2:4]) not in (b"*\0", b"\0*"):
-            raise BadImage(UNREADABLE)
+            raise ImageError(UNREADABLE)
         order = "<" if self.data[:2] == b"II" else ">"
         common = {tag: self.tags[tag] for tag in _OF_EACH_PLANE if tag in self.tags}
         common |= {_BITS: self._bits, _PHOTOMETRIC: 1, _SAMPLES: 1, _FORMAT: self._form}

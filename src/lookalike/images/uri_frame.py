@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lookalike.errors import ImageError
 from lookalike.images.decoding import MAX_BYTES
 from lookalike.images.formats import FIRST_BYTES
 from lookalike.images.kinds import OTHERS, REST, TYPES, LeftOut, readable, shows_image
 from lookalike.images.listing import IMAGE, LISTING
 from lookalike.images.parquet import open_file
-from lookalike.images.reasons import BadImage
 from lookalike.images.sources import decode_path, encode_path
 from lookalike.images.table_frame import encoded, nanoseconds, running_id
 from lookalike.spark import local_uri
@@ -193,7 +193,7 @@ def _begins_as_image(path: str) -> bool:
     try:
         with open_file(path) as file:
             return shows_image(file.read(FIRST_BYTES))
-    except (FileNotFoundError, BadImage):
+    except (FileNotFoundError, ImageError):
         return False
     except OSError:
         if path.startswith("file:"):

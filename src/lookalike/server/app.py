@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lookalike import __version__
 from lookalike.errors import LookalikeError
-from lookalike.index import Index
-from lookalike.index import open as open_index
+from lookalike.index import Index, open_index
 from lookalike.server import answers
 from lookalike.server.asking import add_searches
 from lookalike.server.browsing import add_images, add_map, add_pictures

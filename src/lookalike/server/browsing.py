@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from lookalike.images import BadImage
+from lookalike.errors import ImageError
 from lookalike.server import answers
 from lookalike.server.parameters import (
     MOST,
@@ -103,7 +103,7 @@ def add_pictures(app: FastAPI, service: Service) -> None:
             return Response(jpeg, media_type="image/jpeg", headers=headers)
         try:
             jpeg, same = await service.draw(request, service.thumbnails.make, shelf, row, size)
-        except BadImage as error:
+        except ImageError as error:
             raise HTTPException(404, f"this photo cannot be shown any more: {error}") from None
         if not same:  # the file has changed since it was indexed
             headers = {"cache-control": "no-store"}
@@ -121,7 +121,7 @@ def add_pictures(app: FastAPI, service: Service) -> None:
         _check_size(size)
         try:
             jpeg = await asyncio.shield(service.uploads.get(key).picture)
-        except BadImage as error:
+        except ImageError as error:
             raise HTTPException(404, f"this upload cannot be shown: {error}") from None
         return Response(jpeg, media_type="image/jpeg", headers={"cache-control": _FOREVER})
 

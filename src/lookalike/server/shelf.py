@@ -13,8 +13,8 @@ from fastapi import HTTPException
 
 from lookalike import images
 from lookalike.embedding import Vectors
-from lookalike.errors import LookalikeError
-from lookalike.hits import Hits, Query
+from lookalike.errors import ImageError, LookalikeError
+from lookalike.hits import Query, SearchResult
 from lookalike.index import Index
 from lookalike.search import Mask, Neighbor, Numbers
 from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALL, RECALLS
@@ -99,7 +99,7 @@ class Shelf:
         """Return what `answers.Found` says, but for the query; `HTTPException` as `chosen`."""
         chosen = self.chosen(labels, paths)
         if chosen is not None and not chosen.any():
-            hits = Hits(query, (), "exact", 0.0, self.index.collection.source)
+            hits = SearchResult(query, (), "exact", 0.0, self.index.collection.source)
         else:
             hits = self.index.nearest(
                 query,
@@ -191,12 +191,12 @@ class Shelf:
         }
 
     def read(self, row: int) -> bytes:
-        """Return the bytes of an image, as they are now; `BadImage` if it is gone."""
+        """Return the bytes of an image, as they are now; `ImageError` if it is gone."""
         source = self.index.collection.source
         try:
             return images.read(source, self.rows.paths[row].as_py())
-        except images.BadImage:
+        except ImageError:
             if source.kind == "files":
                 raise
             # What remote file systems say names places.
-            raise images.BadImage("its table or its place cannot be read") from None
+            raise ImageError("its table or its place cannot be read") from None

@@ -54,7 +54,7 @@ class Thumbnails:
     def make(self, shelf: Shelf, row: int, side: int) -> tuple[bytes, bool]:
         """Return a JPEG of at most `side` pixels, and whether it shows what was indexed.
 
-        Raises `lookalike.images.BadImage` where the image is gone or is none any more.
+        Raises `ImageError` where the image is gone or is none any more.
         """
         named = shelf.content_hash(row)
         data = shelf.read(row)

@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
 from lookalike.embedding import NO_DIRECTION, ImageEmbedder, Vectors, have_direction
-from lookalike.errors import LookalikeError
-from lookalike.images import BadImage, IsolatedDecoder
+from lookalike.errors import ImageError, LookalikeError
+from lookalike.images import IsolatedDecoder
 from lookalike.server.library import log
 
 REMEMBERED = 500
@@ -129,7 +129,7 @@ class Uploads:
             pixels, _ = await loop.run_in_executor(
                 self._decoding, self._decoder.decode_pixels, data
             )
-        except BadImage as error:
+        except ImageError as error:
             raise HTTPException(415, f"no picture to search with: {error}") from None
         mine: asyncio.Future[Vectors] = loop.create_future()
         self._waiting.append((embedder, pixels, mine))

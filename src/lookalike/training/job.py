@@ -46,7 +46,7 @@ class Trained:
     It learned from `photos` of so many `classes`, looking at `views` of them. `skipped` counts the
     reasons why photos could not be read, `unlabelled` those without a label. The labels that are
     `unused`, `loose` or `missing` and what was `not_looked_at` are counted as by
-    `lookalike.index`. `held_out` is None where nothing was measured.
+    `lookalike.create_index`. `held_out` is None where nothing was measured.
     """
 
     out: Path

@@ -18,8 +18,8 @@ from PIL import Image
 
 from lookalike import images
 from lookalike.collection.places import staging_folder
-from lookalike.errors import LookalikeError, says_nothing
-from lookalike.images import BadImage, IsolatedDecoder, LeftOut, Source
+from lookalike.errors import ImageError, LookalikeError, says_nothing
+from lookalike.images import IsolatedDecoder, LeftOut, Source
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images, listed, write_listing
 from lookalike.images.matching import Labelled
@@ -257,7 +257,7 @@ def _decoded(
                 return reason
             try:
                 small = decoder.thumbnail(images.read(source, path), _THUMBNAIL)
-            except BadImage as error:
+            except ImageError as error:
                 return str(error)
             with Image.open(io.BytesIO(small)) as image:
                 squashed = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
