@@ -6,9 +6,9 @@
 Contestants live in processes of their own and take turns; Spark is warm, a small collection goes
 first. Each writes its pairs, once each, nearest first.
 
-    lsh      lookalike through Spark: rows are compared where they share cells
-    exact    lookalike through the same Spark, every row compared with every row
-    equal    `lsh` on as many copies of one vector: what is cut, how much is written
+    approximate  lookalike through Spark: rows are compared where they share cells
+    exact        lookalike through the same Spark, every row compared with every row
+    equal        `approximate` on as many copies of one vector: what is cut, how much is written
 
 Recall is against the pairs that `exact` wrote. What Spark ML's own join would shuffle is counted
 (`stock_pairs`), not tried.
@@ -36,7 +36,7 @@ from measure import answer, machine
 from neighbors import medians, one_turn
 from stored import collection_of
 
-CONTESTANTS = ("lsh", "exact", "equal", "stock")
+CONTESTANTS = ("approximate", "exact", "equal", "stock")
 Answer = Callable[[], dict[str, Any]]
 
 
@@ -80,9 +80,9 @@ def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
         for name in given.only:
             turns.setdefault(name, []).append(one_turn([*command, "--contestant", name], work))
     told = {name: medians(some) for name, some in turns.items()}
-    if {"lsh", "exact"} <= told.keys():
-        told["lsh"]["recall"] = shared(work) / told["exact"]["pairs"]
-        told["exact_vs_lsh"] = told["exact"]["seconds"] / told["lsh"]["seconds"]
+    if {"approximate", "exact"} <= told.keys():
+        told["approximate"]["recall"] = shared(work) / told["exact"]["pairs"]
+        told["exact_vs_approximate"] = told["exact"]["seconds"] / told["approximate"]["seconds"]
     about = {"rows": len(vectors), "within": given.within, "cap": given.cap, "asked": given.recall}
     return {**about, "index_bytes": made.size(), **told}
 
@@ -90,11 +90,11 @@ def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
 def shared(work: Path) -> int:
     """Count the pairs that both found."""
     with connect(work) as sql:
-        lsh, exact = (
+        approximate, exact = (
             f"read_parquet({quoted(work / name / 'pairs' / '*.parquet')})"
-            for name in ("lsh", "exact")
+            for name in ("approximate", "exact")
         )
-        query = f"SELECT count(*) FROM {lsh} SEMI JOIN {exact} USING (a_id, b_id)"
+        query = f"SELECT count(*) FROM {approximate} SEMI JOIN {exact} USING (a_id, b_id)"
         ((count,),) = sql.execute(query).fetchall()
     return int(count)
 
@@ -110,7 +110,7 @@ def contestant(given: argparse.Namespace) -> Answer:
         "within": given.within,
         "cap": given.cap,
         "recall": given.recall,
-        "engine": "exact" if name == "exact" else "lsh",
+        "engine": "exact" if name == "exact" else "approximate",
         "spark": True,
         "shown": 0,
         "overwrite": True,

@@ -2,16 +2,16 @@
 
     python benchmarks/vectors.py --images cars_train more --crops 101000 --out crops.npy
     python benchmarks/neighbors.py --vectors crops.npy --rows 100000 --json
-    python benchmarks/neighbors.py --vectors drawn.npy --rows 250000 500000 --only lsh --json
+    python benchmarks/neighbors.py --vectors drawn.npy --rows 250000 --only approximate --json
 
 Every contestant lives in a process of its own and takes turns with the others. Spark is warm: a
 small collection goes first. What making cells costs is told beside, for it is done once a
 collection.
 
-    lsh      lookalike through Spark, at its default recall
-    exact    lookalike through Spark, every row compared with every row
-    flat     FAISS IndexFlatL2, all rows asked at once, on all cores
-    stock    Spark ML's approxNearestNeighbors, 20 queries, and what all of them would take
+    approximate  lookalike through Spark, at its default recall
+    exact        lookalike through Spark, every row compared with every row
+    flat         FAISS IndexFlatL2, all rows asked at once, on all cores
+    stock        Spark ML's approxNearestNeighbors, 20 queries, and what all of them would take
 """
 
 import argparse
@@ -44,7 +44,7 @@ from stored import collection_of, exact_ids
 K = 10
 SAMPLED = 1000  # rows whose neighbours are checked
 ASKED = 20  # of stock Spark
-CONTESTANTS = ("lsh", "exact", "flat", "stock")
+CONTESTANTS = ("approximate", "exact", "flat", "stock")
 Answer = Callable[[], dict[str, Any]]
 
 
@@ -144,11 +144,13 @@ def medians(turns: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def ratios(figures: dict[str, Any], size: int) -> dict[str, float]:
-    """Say how many times as long as `lsh` each other contestant takes, and exact as FAISS."""
+    """Say how many times as long as `approximate` the others take, and exact as FAISS."""
     seconds = {name: one["seconds"] for name, one in figures.items()}
     if "stock" in seconds:
         seconds["stock"] *= size / ASKED
-    pairs = [(name, "lsh") for name in seconds if name != "lsh"] + [("exact", "flat")]
+    pairs = [(name, "approximate") for name in seconds if name != "approximate"] + [
+        ("exact", "flat")
+    ]
     return {
         f"{one}_vs_{other}": round(seconds[one] / seconds[other], 2)
         for one, other in pairs
@@ -194,7 +196,7 @@ def lookalike(engine: Any) -> Callable[[Path], Answer]:
     def make(work: Path) -> Answer:
         session()
         Index(Collection.open(work / "small")).neighbors(
-            work / "warm", K, engine="lsh", overwrite=True
+            work / "warm", K, engine="approximate", overwrite=True
         )
 
         def act() -> dict[str, Any]:
@@ -257,7 +259,7 @@ def stock(work: Path) -> Answer:
 
 
 MAKERS: dict[str, Callable[[Path], Answer]] = {
-    "lsh": lookalike("lsh"),
+    "approximate": lookalike("approximate"),
     "exact": lookalike("exact"),
     "flat": flat,
     "stock": stock,

@@ -77,13 +77,13 @@ def run(
 
 
 def against_exact(index: lookalike.Index, seeds: int, k: int = 5) -> dict[str, Any]:
-    """Compare `--engine spark` with exact search over `--random --seed 0, 1, ...`."""
+    """Compare `--engine spark-lsh` with exact search over `--random --seed 0, 1, ...`."""
     overlaps, shares, spark_ms, exact_ms = [], [], [], []
-    index.nearest(index.random(0), k, engine="spark")  # fits and warms up
+    index.nearest(index.random(0), k, engine="spark-lsh")  # fits and warms up
     for seed in range(seeds):
         query = index.random(seed)
         exact = index.nearest(query, k, engine="exact")
-        spark = index.nearest(query, k, engine="spark", explain=True)
+        spark = index.nearest(query, k, engine="spark-lsh", explain=True)
         overlaps.append(len({n.id for n in exact} & {n.id for n in spark}))
         shares.append((spark.candidates or 0) / len(index))
         spark_ms.append(spark.took_ms)

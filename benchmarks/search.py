@@ -10,13 +10,13 @@ was given. Of each contestant: seconds to build, bytes beside the vectors, milli
 that can look harder are asked at several settings, which make their `curve`; the figures beside it
 are those of the middle one.
 
-    exact      lookalike, every row compared
-    lsh        lookalike, signatures and then exact distances; the recall asked for
-    flat       FAISS IndexFlatL2
-    rabitq     FAISS PCAR128,RaBitQ without anything exact behind it
-    ivf        FAISS IVF, four times the square root of the rows as lists; how many are looked at
-    hnsw       FAISS HNSW32; efSearch
-    spark      stock approxNearestNeighbors with lookalike's parameters (slow: few queries)
+    exact        lookalike, every row compared
+    approximate  lookalike, signatures and then exact distances; the recall asked for
+    flat         FAISS IndexFlatL2
+    rabitq       FAISS PCAR128,RaBitQ without anything exact behind it
+    ivf          FAISS IVF, four times the square root of the rows as lists; how many are looked at
+    hnsw         FAISS HNSW32; efSearch
+    spark-lsh    stock approxNearestNeighbors with lookalike's parameters (slow: few queries)
 """
 
 import argparse
@@ -47,15 +47,15 @@ K = 10
 HELD_OUT = 1000  # rows that are queries and nothing else
 ONE_BY_ONE = 100  # of them, one after another in every turn
 FEW = 5  # of them in a turn of Spark
-CONTESTANTS = ("exact", "lsh", "flat", "rabitq", "ivf", "hnsw", "spark")
+CONTESTANTS = ("exact", "approximate", "flat", "rabitq", "ivf", "hnsw", "spark-lsh")
 
 SETTINGS: dict[str, tuple[float, ...]] = {
-    "lsh": (0.9, 0.95, 0.98, 0.99, 0.995, 0.999),
+    "approximate": (0.9, 0.95, 0.98, 0.99, 0.995, 0.999),
     "ivf": (4, 8, 16, 32, 64),
     "hnsw": (16, 32, 64, 128, 256),
 }
 """What those can be asked with that can look harder; others with 0."""
-USUAL = {"lsh": 0.98, "ivf": 32.0, "hnsw": 64.0}
+USUAL = {"approximate": 0.98, "ivf": 32.0, "hnsw": 64.0}
 
 Found = list[list[int]]
 Search = Callable[[Vectors, float], Found]
@@ -88,7 +88,7 @@ def main() -> None:
         command = [sys.executable, __file__, *arguments, "--contestant"]
         np.save(Path(folder, "true.npy"), exact_ids(vectors, queries, K))
         started = time.perf_counter()
-        if {"exact", "lsh", "spark"} & set(given.only):
+        if {"exact", "approximate", "spark-lsh"} & set(given.only):
             written_to = collection_of(vectors, Path(folder, "index"))
             _ = [segment.vectors for segment in written_to.segments]  # what a first search caches
         written = round(time.perf_counter() - started, 1)
@@ -125,9 +125,9 @@ def compare(commands: dict[str, list[str]], repeat: int) -> dict[str, dict[str, 
             "curve": curve,
         }
         contestant.dismiss()
-    if "lsh" in commands:  # once more: what was made is there, as for whoever opens the index next
-        again = Contestant(commands["lsh"])
-        figures["lsh"]["first_search_s"] = json.loads(again.ready)["build_s"]
+    if "approximate" in commands:  # once more: what was made is there, as for the next process
+        again = Contestant(commands["approximate"])
+        figures["approximate"]["first_search_s"] = json.loads(again.ready)["build_s"]
         again.dismiss()
     return figures
 
@@ -154,17 +154,17 @@ def series(figures: dict[str, dict[str, Any]]) -> dict[str, list[tuple[float, fl
 
 
 def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Return how many times as long as a query of `lsh` one of each other contestant takes.
+    """Return how many times as long as a query of `approximate` one of each other contestant takes.
 
     That says which is quicker only together with `recall_10` of both.
     """
-    if "lsh" not in figures:
+    if "approximate" not in figures:
         return {}
-    own = figures["lsh"]["p50_ms"]
+    own = figures["approximate"]["p50_ms"]
     return {
         f"{name}_vs_lsh": round(other["p50_ms"] / own, 2)
         for name, other in figures.items()
-        if name != "lsh"
+        if name != "approximate"
     }
 
 
@@ -174,7 +174,7 @@ def take_turns(name: str, vectors: Vectors, queries: Vectors, work: Path) -> Non
     search, extra = MAKERS[name](vectors, work)
     search(queries[:1], USUAL.get(name, 0))
     answer(json.dumps({"build_s": round(time.perf_counter() - started, 2), "extra_bytes": extra}))
-    many = FEW if name == "spark" else len(queries)
+    many = FEW if name == "spark-lsh" else len(queries)
     alone = queries[: min(many, ONE_BY_ONE)]
     true = np.load(work / "true.npy")[:many].tolist()
     for line in sys.stdin:
@@ -198,7 +198,7 @@ def lookalike(engine: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:
 
     def make(_: Vectors, work: Path) -> tuple[Search, int]:
         searcher = Searcher(Collection.open(work / "index"))
-        if engine == "lsh":
+        if engine == "approximate":
             searcher.get_ready()
 
         def search(queries: Vectors, recall: float) -> Found:
@@ -212,7 +212,9 @@ def lookalike(engine: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:
             return [[neighbor.id for neighbor in some] for some in answers]
 
         # A signature and the number of its cell.
-        extra = len(searcher.rows) * (searcher.signatures.width + 4) if engine == "lsh" else 0
+        extra = 0
+        if engine == "approximate":
+            extra = len(searcher.rows) * (searcher.signatures.width + 4)
         return search, extra
 
     return make
@@ -258,12 +260,12 @@ def stock(_: Vectors, work: Path) -> tuple[Search, int]:
 
 MAKERS: dict[str, Callable[[Vectors, Path], tuple[Search, int]]] = {
     "exact": lookalike("exact"),
-    "lsh": lookalike("lsh"),
+    "approximate": lookalike("approximate"),
     "flat": by_faiss("Flat"),
     "rabitq": by_faiss("PCAR128,RaBitQ"),
     "ivf": by_faiss("IVF{lists},Flat", "nprobe"),
     "hnsw": by_faiss("HNSW32,Flat", "efSearch"),
-    "spark": stock,
+    "spark-lsh": stock,
 }
 
 

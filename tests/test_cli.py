@@ -131,7 +131,9 @@ def test_five_neighbors_of_a_new_photo(index: Index, drawn: DrawnCollection) -> 
 
 def test_search_by_signatures_and_with_filters(index: Index, photo: Path) -> None:
     exact = told("search", index.path, photo, "-k", "4")["neighbors"]
-    answer = told("search", index.path, photo, "-k", "4", "--engine", "lsh", "--recall", "0.99")
+    answer = told(
+        "search", index.path, photo, "-k", "4", "--engine", "approximate", "--recall", "0.99"
+    )
     assert answer["engine"] == "exact", "of 96 images all are compared, and it says so"
     assert answer["neighbors"] == exact
     label = exact[1]["label"]
@@ -228,13 +230,13 @@ def test_info_for_programs_and_people(index: Index, odd: Odd) -> None:
     assert {"images", "skipped", "version", "model", "recall"} <= facts.keys()
     assert (facts["images"], facts["skipped"], facts["version"]) == (len(odd.paths), 2, 0)
     assert facts["model"]["backbone"] == "efficientnet-lite0"
-    assert facts["recall"] == {"exact": 1.0, "lsh": None, "spark": None}
+    assert facts["recall"] == {"exact": 1.0, "approximate": None, "spark-lsh": None}
     done = run("info", odd.index)
     assert (done.code, done.err) == (0, "")
-    assert f"   images  {len(odd.paths)}\n" in done.out
+    assert f"     images  {len(odd.paths)}\n" in done.out
     assert "efficientnet-lite0, weights general, f32" in done.out
-    assert facts["lsh"] is None
-    assert "      lsh  not measured yet: `lookalike evaluate` does it\n" in done.out
+    assert facts["approximate"] is None
+    assert "approximate  not measured yet: `lookalike evaluate` does it\n" in done.out
 
 
 # Odd names, and terminals that cannot show them.
@@ -305,8 +307,8 @@ EMBED = ["index", "{photos}", "--out", "{out}"]
         (["search", "{index}", "{photos}"], ["not a regular file"]),
         (["search", "{index}", "{photo}", "-k", "0"], ["k is 0"]),
         (["search", "{index}", "{photo}", "-k", "-3"], ["k is -3"]),
-        (["search", "{index}", "{photo}", "--engine", "fast"], ["'fast'", "exact", "spark"]),
-        (["search", "{index}", "{photo}", "--explain"], ["--engine spark"]),
+        (["search", "{index}", "{photo}", "--engine", "fast"], ["'fast'", "exact", "spark-lsh"]),
+        (["search", "{index}", "{photo}", "--explain"], ["--engine spark-lsh"]),
         (["search", "{index}", "{photo}", "--recall", "2"], ["recall 2.0", "up to 1"]),
         (["search", "{index}", "{photo}", "--within", "-1"], ["--within", "0 to 2"]),
         (["neighbors", "{nowhere}", "--out", "{out}"], ["does not exist"]),
@@ -425,7 +427,7 @@ def test_what_is_found_wrong_later_is_said_in_a_line(
         ["search", "{index}"],
         ["search", "{index}", "{photo}", "--random"],
         ["search", "{index}", "{photo}", "-k", "many"],
-        ["neighbors", "{index}", "--out", "{out}", "--engine", "spark"],
+        ["neighbors", "{index}", "--out", "{out}", "--engine", "spark-lsh"],
         ["index", "{photos}"],
         ["demo", "--labels", "{columns}"],
     ],
@@ -636,10 +638,10 @@ def test_hashing_and_searching_by_it(
     assert here("hash", index.path, "--out", out, *minhash).code == 0
     assert_fails(here("hash", index.path, "--out", tmp_path / "x", "--family", "x"), "minhash")
 
-    asked = ("search", index.path, photo, "--engine", "spark", "--explain")
+    asked = ("search", index.path, photo, "--engine", "spark-lsh", "--explain")
     answer = json.loads(here(*asked, "--json").out)
     assert list(answer) == ["query", "engine", "took_ms", "neighbors", "candidates"]
-    assert answer["engine"] == "spark"
+    assert answer["engine"] == "spark-lsh"
     assert all(hit["tables"] for hit in answer["neighbors"])
     done = here(*asked)
     assert (done.code, done.err) == (0, "")

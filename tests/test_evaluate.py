@@ -61,7 +61,7 @@ def kept(index: Index, **options: Any) -> dict[str, Any]:
 def test_the_curve_holds_together(figures: dict[str, Any]) -> None:
     *signatures, exact = figures["curve"]
     assert [point["asked"] for point in signatures] == list(RECALLS)
-    assert {point["engine"] for point in signatures} == {"lsh"}
+    assert {point["engine"] for point in signatures} == {"approximate"}
     compared = [point["compared"] for point in signatures]
     assert compared == sorted(compared) and 0 < compared[0] < compared[-1] < 0.1
     assert (exact["engine"], exact["asked"], exact["compared"]) == ("exact", 1, 1)
@@ -75,13 +75,14 @@ def test_the_curve_holds_together(figures: dict[str, Any]) -> None:
 
 
 def test_the_usual_recall_is_a_point_of_the_curve(figures: dict[str, Any]) -> None:
-    usual, lsh = figures["curve"][RECALLS.index(0.98)], figures["lsh"]
-    assert (lsh["queries"], lsh["k"]) == (30, 10)
+    usual, usually = figures["curve"][RECALLS.index(0.98)], figures["approximate"]
+    assert (usually["queries"], usually["k"]) == (30, 10)
     assert {
-        name: lsh[name] for name in ("recall", "recall_95", "compared")
+        name: usually[name] for name in ("recall", "recall_95", "compared")
     }.items() <= usual.items()
-    assert lsh["lsh_ms"] == usual["ms"] and lsh["exact_ms"] == figures["curve"][-1]["ms"]
-    assert "spark" not in figures and "against_f32" not in figures, "it is in f32"
+    assert usually["approximate_ms"] == usual["ms"]
+    assert usually["exact_ms"] == figures["curve"][-1]["ms"]
+    assert "spark-lsh" not in figures and "against_f32" not in figures, "it is in f32"
 
 
 def test_few_labels_among_many_images_are_enough() -> None:
@@ -123,11 +124,11 @@ def test_nothing_to_evaluate(tmp_path: Path, sizes: list[int]) -> None:
 
 def test_spark_is_a_point_too(index: Index) -> None:
     figures = index.evaluate(k=3, queries=2)
-    spark = figures["spark"]
+    spark = figures["spark-lsh"]
     assert 0 < spark["ms"]["p50"] <= spark["ms"]["p99"]
     assert evaluate.points(figures)[-1]["compared"] == spark["candidates"]
     series = evaluate.series(figures)
-    assert list(series) == ["signatures (lsh)", "exact search", "Spark's hashing"]
+    assert list(series) == ["approximate", "exact", "spark-lsh"]
     assert [len(points) for points in series.values()] == [6, 1, 1]
     assert series["Spark's hashing"] == [(spark["queries_per_s"], spark["recall"])]
 
@@ -240,7 +241,7 @@ def test_the_command(rough: Index, tmp_path: Path, here: Callable[..., Done]) ->
     assert second == "recall@3 of 4 images that asked, one at a time:"
     assert heading.split()[:4] == ["engine", "asked", "for", "recall"]
     assert [line.split()[:2] for line in lines] == [
-        *(["lsh", str(recall)] for recall in RECALLS),
+        *(["approximate", str(recall)] for recall in RECALLS),
         ["exact", "1.0"],
     ]
     assert last.startswith("of the 3 nearest in f32, ")
@@ -250,17 +251,17 @@ def test_the_command(rough: Index, tmp_path: Path, here: Callable[..., Done]) ->
     last = here(*asked).out.splitlines()[-1]
     assert last.startswith("how near that comes to f32 is not known: fewer than two")
     figures = json.loads(here(*asked, "--json").out)
-    assert list(figures) == ["images", "lsh", "curve", "against_f32"]
+    assert list(figures) == ["images", "approximate", "curve", "against_f32"]
     assert figures["against_f32"]["left_out"] == PHOTOS
 
 
 def test_what_was_measured_is_told(large: Index, figures: dict[str, Any], here: Any) -> None:
     facts = large.info()
-    assert (facts["lsh"]["k"], facts["lsh"]["queries"]) == (10, 100)
-    assert facts["lsh"]["recall"]["0.98"] == facts["recall"]["lsh"]
+    assert (facts["approximate"]["k"], facts["approximate"]["queries"]) == (10, 100)
+    assert facts["approximate"]["recall"]["0.98"] == facts["recall"]["approximate"]
     said = here("info", large.path).out
-    share = f"{facts['recall']['lsh']:.1%}"
-    assert f"lsh  finds {share} of the 10 nearest, asked for 98% (measured with 100 of" in said
+    share = f"{facts['recall']['approximate']:.1%}"
+    assert f"approximate  finds {share} of the 10 nearest, asked for 98% (measured with" in said
 
 
 def test_matplotlib_is_missed_before_anything_is_measured(

@@ -138,7 +138,9 @@ def vectors() -> Any:
     return normalize(heaps.astype(np.float32))
 
 
-@pytest.mark.parametrize("how", [{"spark": False}, {"spark": True}, {"engine": "lsh"}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{"spark": False}, {"spark": True}, {"engine": "approximate"}], ids=str
+)
 def test_a_join_finds_each_pair_once(how: Any, vectors: Any, tmp_path: Path) -> None:
     collection = collection_of(vectors, tmp_path / "index", [150, 250])
     (tmp_path / "out").mkdir()
@@ -193,13 +195,13 @@ def test_spark_ml_joins_where_it_fits_and_is_refused_where_not(
     apart = np.sort(pdist(rows.vectors(np.arange(len(rows)))))
     within = float(apart[10:12].mean())  # eleven pairs
     ours = index.join(tmp_path / "ours", within=within).to_pandas()
-    stock = index.join(tmp_path / "stock", within=within, engine="spark", shown=0).to_pandas()
+    stock = index.join(tmp_path / "stock", within=within, engine="spark-lsh", shown=0).to_pandas()
     known = set(zip(ours.a_id, ours.b_id, strict=True))
     found = set(zip(stock.a_id, stock.b_id, strict=True))
     assert found <= known and len(found) > 0.5 * len(known)
     monkeypatch.setattr("lookalike.hashing.joining._SHARE", 1e-9)
     with pytest.raises(LookalikeError, match=r"compare [\d,]+ pairs .* [\d,]+ rows .* GB"):
-        index.join(tmp_path / "refused", within=within, engine="spark")
+        index.join(tmp_path / "refused", within=within, engine="spark-lsh")
     assert not (tmp_path / "refused").exists()
 
 

@@ -143,13 +143,13 @@ def test_a_handful_of_images(count: int, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("engine", ["exact", "lsh"])
+@pytest.mark.parametrize("engine", ["exact", "approximate"])
 def test_a_collection_of_copies_does_not_blow_up(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies = np.repeat(unit((1, 32), 0), 4000, axis=0)
     index = Index(collection_of(copies, tmp_path / "copies.index", [1500, 2500]))
-    if engine == "lsh":
+    if engine == "approximate":
         monkeypatch.setattr(Measured, "effort", lambda *_: Effort(2, 20))
     found = told(index.neighbors(tmp_path / "out", 5, engine=engine))
     assert len(found) == 4000
@@ -161,7 +161,7 @@ def test_a_collection_of_copies_does_not_blow_up(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "fast"}, "no engine 'fast'"),
+        ({"engine": "fast"}, "unknown engine 'fast'"),
         ({"recall": 5}, "recall 5 is not"),
         ({"k": 0}, "k is 0"),
     ],
@@ -408,6 +408,6 @@ def test_tasks_travel_light(index: Index, cells: Cells) -> None:
 def test_cells_in_several_regions(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = told(index.neighbors(tmp_path / "one", 5, engine="lsh"))
+    whole = told(index.neighbors(tmp_path / "one", 5, engine="approximate"))
     monkeypatch.setattr(module, "REGION_ROWS", 60)
-    assert told(index.neighbors(tmp_path / "two", 5, engine="lsh")) == whole
+    assert told(index.neighbors(tmp_path / "two", 5, engine="approximate")) == whole

@@ -53,7 +53,7 @@ def test_a_hundred_thousand(
     shares = []
     for row in (0, 77, *range(MANY - 10_000, MANY, 700)):
         wanted = exact(ready.rows, vectors[row], 10)
-        for engine in ("auto", "lsh"):
+        for engine in ("auto", "approximate"):
             found, *_ = ready.nearest(vectors[row], 10, engine=engine)
             assert len({one.id for one in found}) == 10
             far = np.array([one.distance for one in found])
@@ -62,7 +62,7 @@ def test_a_hundred_thousand(
             shares.append(np.isin(far, near).mean())
             assert far[0] == 0, "itself, or a copy"
     assert np.mean(shares) > 0.95
-    table = Index(collection).neighbors(tmp_path / "out", 5, engine="lsh")
+    table = Index(collection).neighbors(tmp_path / "out", 5, engine="approximate")
     assert table.count() == 5 * MANY
     rows = pq.read_table(tmp_path / "out").to_pandas()
     assert (rows.groupby("query_id")["neighbor_id"].nunique() == 5).all()

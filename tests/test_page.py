@@ -444,7 +444,7 @@ def test_it_says_what_a_search_may_have_missed(visit: Visit) -> None:
 
     def estimated(route: Route) -> None:
         answer = route.fetch().json()
-        told = {"engine": "lsh", "compared": 2310, "images": 1_000_000, "recall": recall}
+        told = {"engine": "approximate", "compared": 2310, "images": 1_000_000, "recall": recall}
         route.fulfill(json={**answer, **told})
 
     page.route("**/api/search?*", estimated)

@@ -239,7 +239,7 @@ def test_a_read_only_index_is_searched_and_not_written_to(
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     with read_only(index):
         assert run("search", index, made.photos / "003.png")[0] == 0
-        assert run("search", index, made.photos / "003.png", "--engine", "lsh")[0] == 0
+        assert run("search", index, made.photos / "003.png", "--engine", "approximate")[0] == 0
         assert run("info", index)[0] == 0
         commands = [arguments(index, made.new) for arguments in CHANGES.values()]
         commands += [made.indexing(index), ["root", index, made.photos]]
@@ -266,7 +266,7 @@ def test_a_cache_that_takes_nothing_costs_time_alone(
         else:
             cache.touch()
         found = run("search", index, made.photos / "003.png", "--json")
-        assert run("search", index, made.photos / "003.png", "--engine", "lsh")[0] == 0
+        assert run("search", index, made.photos / "003.png", "--engine", "approximate")[0] == 0
         for arguments in CHANGES.values():
             assert run(*arguments(index, made.new))[0] == 0
         assert run(*made.indexing(tmp_path / "other.index"))[0] == 0

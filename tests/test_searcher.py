@@ -46,7 +46,7 @@ def test_recall_is_what_was_asked_for(stored: Collection, vectors: Floats) -> No
             wanted, engine, every = ready.nearest(query, 10, engine="exact")
             assert (engine, every) == ("exact", ROWS)
             found, engine, compared = ready.nearest(query, 10, recall=recall)
-            assert engine == "lsh"
+            assert engine == "approximate"
             shares.append(len(set(ids(found)) & set(ids(wanted))) / 10)
         assert np.mean(shares) >= recall - 0.01
         costs.append(compared)
@@ -61,10 +61,10 @@ def test_small_collections_and_full_recall_are_exact(
     few = np.arange(ROWS) < 900
     assert ready.nearest(vectors[0], 5, allowed=few)[1:] == ("exact", 900)
     assert not stored.signature_folder.exists(), "nothing was needed for that"
-    assert ready.nearest(vectors[0], 5, allowed=~few)[1] == "lsh"
+    assert ready.nearest(vectors[0], 5, allowed=~few)[1] == "approximate"
     monkeypatch.setattr(searcher, "EXACT_UP_TO", ROWS)
     assert ready.nearest(vectors[0], 5)[1] == "exact"
-    assert ready.nearest(vectors[0], 5, engine="lsh")[1] == "lsh"
+    assert ready.nearest(vectors[0], 5, engine="approximate")[1] == "approximate"
 
 
 def test_what_is_made_is_made_once(stored: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +160,12 @@ def test_a_recall_beyond_the_signatures_is_exact(stored: Collection, vectors: Fl
     ready.measured = Measured(
         ready.cells.fingerprint, 100, efforts, (0.9, 0.95, *[None] * 4), 2.0, ROWS, ROWS
     )
-    assert ready.nearest(vectors[0], 10, recall=0.95)[1:] == ("lsh", 60)
+    assert ready.nearest(vectors[0], 10, recall=0.95)[1:] == ("approximate", 60)
     assert ready.nearest(vectors[0], 10, recall=0.98)[1] == "exact"
-    assert ready.nearest(vectors[0], 10, recall=0.98, engine="lsh")[1:] == ("lsh", 120)
+    assert ready.nearest(vectors[0], 10, recall=0.98, engine="approximate")[1:] == (
+        "approximate",
+        120,
+    )
 
 
 def test_what_a_filter_leaves_is_searched_harder(stored: Collection, vectors: Floats) -> None:
@@ -201,7 +204,9 @@ def recall_of(
     shares = []
     for own, query in zip(range(first, 10**9, step), vectors, strict=False):
         wanted = ids(ready.nearest(query, k, engine="exact", without=own, **options)[0])
-        found = ids(ready.nearest(query, k, recall=RECALL, engine="lsh", without=own, **options)[0])
+        found = ids(
+            ready.nearest(query, k, recall=RECALL, engine="approximate", without=own, **options)[0]
+        )
         assert len(found) == len(wanted)
         shares.append(len(set(found) & set(wanted)) / k)
     return float(np.mean(shares))
@@ -423,13 +428,13 @@ def test_an_index_that_cannot_be_written(stored: Collection, vectors: Floats) ->
 def test_segments_without_an_embedding(vectors: Floats, tmp_path: Path) -> None:
     odd = collection_of(vectors[:500], tmp_path / "odd.index", [0, 200, 0, 300, 0])
     ready = Searcher(odd)
-    assert ready.nearest(vectors[7], 3, engine="lsh")[0] == ready.nearest(vectors[7], 3)[0]
+    assert ready.nearest(vectors[7], 3, engine="approximate")[0] == ready.nearest(vectors[7], 3)[0]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 21, 22])
 def test_hardly_a_row(vectors: Floats, tmp_path: Path, count: int) -> None:
     few = collection_of(vectors[:count], tmp_path / "few.index", [count] if count else [])
-    found, engine, _ = Searcher(few).nearest(vectors[0], 5, engine="lsh")
+    found, engine, _ = Searcher(few).nearest(vectors[0], 5, engine="approximate")
     assert len(found) == min(5, count)
     assert engine == "exact"
 
@@ -439,19 +444,19 @@ def test_hardly_a_row(vectors: Floats, tmp_path: Path, count: int) -> None:
 
 def test_the_index_says_how_it_searched(stored: Collection, vectors: Floats) -> None:
     index = Index(stored)
-    assert index.info()["recall"] == {"exact": 1.0, "lsh": None, "spark": None}
+    assert index.info()["recall"] == {"exact": 1.0, "approximate": None, "spark-lsh": None}
     hits = index.search(vectors[5], k=3)
-    assert (hits.engine, len(hits)) == ("lsh", 3)
+    assert (hits.engine, len(hits)) == ("approximate", 3)
     assert hits[0].id == 5 and hits[0].distance < 1e-6
     assert hits.candidates is not None and hits.to_dict()["candidates"] == hits.candidates
     assert index.search(vectors[5], k=3, engine="exact").engine == "exact"
-    assert index.info()["recall"]["lsh"] > 0.96
+    assert index.info()["recall"]["approximate"] > 0.96
     assert len(index.search(vectors[5])) == 5
 
 
 def test_filters_of_the_index(stored: Collection, vectors: Floats) -> None:
     index = Index(stored)
-    for engine in ("exact", "lsh"):
+    for engine in ("exact", "approximate"):
         hits = index.search(vectors[5], k=20, label=["make 3", "make 7"], engine=engine)
         assert {hit.label for hit in hits} == {"make 3", "make 7"} and len(hits) == 20
         hits = index.search(vectors[5], k=20, path="*4.jpg", engine=engine)
@@ -471,14 +476,14 @@ def test_filters_of_the_index(stored: Collection, vectors: Floats) -> None:
     ("options", "message"),
     [
         ({"k": 0}, "k is 0"),
-        ({"engine": "fast"}, "no engine 'fast': say auto, exact, lsh or spark"),
+        ({"engine": "fast"}, "unknown engine 'fast': choose auto, exact, approximate or spark-lsh"),
         ({"recall": 0}, "recall 0 is not over 0 and up to 1"),
         ({"recall": 1.5}, "recall 1.5 is not over 0"),
         ({"within": -1}, "a distance from 0 to 2"),
-        ({"within": 1, "engine": "lsh"}, "searched exactly"),
-        ({"within": 1, "engine": "spark"}, "not for --engine spark"),
-        ({"label": "a", "engine": "spark"}, "not for --engine spark"),
-        ({"explain": True}, "add --engine spark"),
+        ({"within": 1, "engine": "approximate"}, "searched exactly"),
+        ({"within": 1, "engine": "spark-lsh"}, "not for --engine spark-lsh"),
+        ({"label": "a", "engine": "spark-lsh"}, "not for --engine spark-lsh"),
+        ({"explain": True}, "add --engine spark-lsh"),
     ],
 )
 def test_wrong_options(
@@ -490,10 +495,11 @@ def test_wrong_options(
 
 def test_evaluation(stored: Collection) -> None:
     figures = Index(stored).evaluate(k=10, queries=40, spark=False)
-    assert figures["images"] == ROWS and "spark" not in figures
-    lsh = figures["lsh"]
-    assert lsh["recall_95"][0] <= lsh["recall"] <= lsh["recall_95"][1] and lsh["recall"] > 0.95
-    assert 0 < lsh["compared"] < 0.1
-    assert 0 < lsh["lsh_ms"]["p50"] <= lsh["lsh_ms"]["p99"]
+    assert figures["images"] == ROWS and "spark-lsh" not in figures
+    found = figures["approximate"]
+    assert found["recall_95"][0] <= found["recall"] <= found["recall_95"][1]
+    assert found["recall"] > 0.95
+    assert 0 < found["compared"] < 0.1
+    assert 0 < found["approximate_ms"]["p50"] <= found["approximate_ms"]["p99"]
     assert figures["labelled_queries"] > 500
     assert 0 <= figures["mAP@R"] <= figures["P@5"] <= 1

@@ -560,7 +560,7 @@ def test_no_pickle_for_cells_or_signatures(
 ) -> None:
     vectors = clustered(600, width=32)
     stored = collection_of(vectors, tmp_path / "x.index", [600])
-    wanted = [one.id for one in Searcher(stored).nearest(vectors[7], 5, engine="lsh")[0]]
+    wanted = [one.id for one in Searcher(stored).nearest(vectors[7], 5, engine="approximate")[0]]
     seen: set[Path] = set()
     arrays = [*own_cache.rglob("*.npy"), *stored.signature_folder.iterdir()]
     assert {file.name.split("-")[0] for file in arrays} == {
@@ -572,7 +572,9 @@ def test_no_pickle_for_cells_or_signatures(
         if file.suffix == ".npy" and file in seen:  # it is what somebody sealed so
             seal(file)
         seen.add(file)
-        again = Searcher(Collection.open(stored.path)).nearest(vectors[7], 5, engine="lsh")[0]
+        again = Searcher(Collection.open(stored.path)).nearest(vectors[7], 5, engine="approximate")[
+            0
+        ]
         assert [one.id for one in again] == wanted
         if file.suffix != ".json":
             assert file.read_bytes() == whole, "made again"
@@ -611,7 +613,7 @@ def test_cells_that_do_not_fit_are_made_again(
     stored = collection_of(vectors, tmp_path / "x.index", [600])
     stored.signature_folder.mkdir()
     np.savez(stored.signature_folder / "cells.npz", **arrays)
-    found = Searcher(stored).nearest(vectors[7], 5, engine="lsh")[0]
+    found = Searcher(stored).nearest(vectors[7], 5, engine="approximate")[0]
     assert found[0].id == 7
     assert Searcher(stored).cells.centres.shape[1] == 32
 
@@ -641,8 +643,8 @@ def test_a_measurement_that_is_none_is_made_again(
     file.write_text(json.dumps({**json.loads(whole), **change}))
     (stored.hash_folder).mkdir(parents=True)
     (stored.hash_folder / "parameters.json").write_text('{"measured_recall": [1]}')
-    assert Index(stored).info()["lsh"] is None
-    assert Searcher(stored).nearest(vectors[7], 5, engine="lsh")[0][0].id == 7
+    assert Index(stored).info()["approximate"] is None
+    assert Searcher(stored).nearest(vectors[7], 5, engine="approximate")[0][0].id == 7
     assert file.read_text() == whole
 
 

@@ -112,7 +112,7 @@ def run(
     started = time.perf_counter()
     found = search.hashed(others, hasher, query.vector, 5)
     took = (time.perf_counter() - started) * 1000
-    hits = SearchResult(query, tuple(found), "spark", took, stored.source)
+    hits = SearchResult(query, tuple(found), "spark-lsh", took, stored.source)
     exact = index.nearest(query, 5)
     agreed = len({n.path for n in exact} & {n.path for n in hits})
     say(

@@ -92,8 +92,8 @@ def by_signatures(
 ) -> dict[str, dict[str, Any] | list[dict[str, Any]]]:
     """Return recall@k of search by signatures against exact search, and what both cost.
 
-    `lsh` is search as it is where nobody says what recall to find. `curve` has a point for each of
-    `RECALLS`, asked of signatures even where exact search would be taken, and exact search last.
+    `approximate` is search with the default recall. `curve` has a point for each of `RECALLS`, by
+    signatures even where `auto` would search exactly, and exact search last.
     `compared` is the mean share of all rows whose vectors were compared with the query; times are
     in milliseconds, of one query at a time, and `queries_per_s` is by their median.
     """
@@ -104,25 +104,25 @@ def by_signatures(
     with progress_line("measuring recall") as move:
         for done, recall in enumerate(RECALLS):
             move(done, len(RECALLS))
-            found = _answers(searcher, drawn, k, "lsh", recall)
-            curve.append(_point("lsh", recall, found, true))
+            found = _answers(searcher, drawn, k, "approximate", recall)
+            curve.append(_point("approximate", recall, found, true))
     curve.append(_point("exact", 1.0, true, true))
     usual = curve[RECALLS.index(RECALL)]
-    lsh = {
+    approximate = {
         "queries": len(drawn),
         "k": k,
         **{name: usual[name] for name in ("recall", "recall_95", "compared")},
-        "lsh_ms": usual["ms"],
+        "approximate_ms": usual["ms"],
         "exact_ms": curve[-1]["ms"],
     }
-    return {"lsh": lsh, "curve": curve}
+    return {"approximate": approximate, "curve": curve}
 
 
 def _answers(
     searcher: Searcher,
     drawn: list[Drawn],
     k: int,
-    engine: Literal["exact", "lsh"],
+    engine: Literal["exact", "approximate"],
     recall: float,
 ) -> Answers:
     ids, shares, times = [], [], []
@@ -208,18 +208,17 @@ def by_hashing(
 
 def points(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the points of the curve, and Spark's hashing as one more where it was measured."""
-    hashed = figures.get("spark")
-    more = [{"engine": "spark", "compared": hashed["candidates"], **hashed}] if hashed else []
+    hashed = figures.get("spark-lsh")
+    more = [{"engine": "spark-lsh", "compared": hashed["candidates"], **hashed}] if hashed else []
     return [*figures["curve"], *more]
 
 
 def series(figures: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     """Return (queries a second, recall) of each point, by engine, for a plot."""
-    names = {"lsh": "signatures (lsh)", "exact": "exact search", "spark": "Spark's hashing"}
     found: dict[str, list[tuple[float, float]]] = {}
     for point in points(figures):
         one = (point["queries_per_s"], point["recall"])
-        found.setdefault(names[point["engine"]], []).append(one)
+        found.setdefault(point["engine"], []).append(one)
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from PIL import Image
 from lookalike import embedding, evaluate, fidelity, images, on_spark, search
 from lookalike.collection import Collection, Segment
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
+from lookalike.engine import Engine, KnnEngine, check_engine
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.groupings import Groupings
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from lookalike.hashing import Hasher, Tuned
     from lookalike.upkeep import Checked, Repaired, Vacuumed
 
-Engine = Literal["auto", "exact", "lsh", "spark"]
 _FEW = 5  # neighbours, where nobody says how many
 _DARKEST = 0.5 / 255  # what is less is black in a picture
 _LOOKED_FOR = 20  # images, before it is believed that all have moved
@@ -79,8 +79,8 @@ class Index(Groupings):
         """Return what `lookalike info --json` prints: counts, version, model, size, recall.
 
         `recall` is that of each engine where it is known: exact search misses nothing, the
-        hash tables were measured when they were made. `lsh` says more of the signatures: of how
-        many neighbours (`k`) how many `queries` found what share, by the share asked for.
+        hash tables were measured when they were made. `approximate` says more of the signatures:
+        of how many neighbours (`k`) how many `queries` found what share, by the share asked for.
         """
         embedded, skipped = self.collection.counts()
         spark_recall = None
@@ -96,8 +96,12 @@ class Index(Groupings):
             "bytes": self.collection.size(),
             "root": self.collection.source.root,
             "model": self.collection.about_model,
-            "recall": {"exact": 1.0, "lsh": self.searcher.known_recall(), "spark": spark_recall},
-            "lsh": known
+            "recall": {
+                "exact": 1.0,
+                "approximate": self.searcher.known_recall(),
+                "spark-lsh": spark_recall,
+            },
+            "approximate": known
             and {
                 "k": NEIGHBORS,
                 "queries": known.queries,
@@ -266,25 +270,24 @@ class Index(Groupings):
         """Find the k nearest neighbours (5) of a query.
 
         `auto` compares the query with all rows (`exact`) while that is as quick, else with those
-        whose signatures are near (`lsh`), as many as find the share `recall` of true neighbours.
-        `spark` is hashing by Spark ML; `explain` says which of its tables collided. `within` is a
-        largest distance: then all rows so near are found, or the k nearest of them, exactly.
+        whose signatures are near (`approximate`), as many as find the share `recall` of true
+        neighbours. `spark-lsh` is hashing by Spark ML; `explain` says which of its tables collided.
+        `within` is a largest distance: then all rows so near are found, or the k nearest of them, exactly.
         `label` and `path` leave in only rows with one of these labels, whose path below the root
         matches one of these globs (`*` matches slashes too). Raises `LookalikeError` where no row
         is left in, whatever the query: that nothing is `within` a distance is an answer.
         """
         if k is not None:
             search.check_k(k)
-        if engine not in ("auto", "exact", "lsh", "spark"):
-            raise LookalikeError(f"no engine {engine!r}: say auto, exact, lsh or spark")
-        if engine == "spark":
+        check_engine(engine)
+        if engine == "spark-lsh":
             if within is not None or label is not None or path is not None:
                 raise LookalikeError(
-                    "filters and --within are not for --engine spark: leave it out"
+                    "filters and --within are not for --engine spark-lsh: leave it out"
                 )
             return on_spark.nearest(self.collection, query, k or _FEW, explain)
         if explain:
-            raise LookalikeError("--explain is about hash tables: add --engine spark")
+            raise LookalikeError("--explain is about hash tables: add --engine spark-lsh")
         searcher = self.searcher
         self._check_width(query.vector)
         allowed = searcher.rows.chosen(_listed(label), _listed(path))
@@ -297,7 +300,7 @@ class Index(Groupings):
         used: Engine = "exact"
         compared: int | None = None
         if within is not None:
-            if not within >= 0 or engine == "lsh":
+            if not within >= 0 or engine == "approximate":
                 raise LookalikeError("--within is a distance from 0 to 2, and searched exactly")
             found = search.within(searcher.rows, query.vector, within, k, query.id, allowed)
         else:
@@ -310,7 +313,7 @@ class Index(Groupings):
                 allowed=allowed,
             )
         took = time.perf_counter() - started
-        candidates = compared if used == "lsh" else None
+        candidates = compared if used == "approximate" else None
         return SearchResult(
             query, tuple(found), used, took * 1000, self.collection.source, candidates
         )
@@ -392,7 +395,7 @@ class Index(Groupings):
         }
         if spark:
             vectors, hasher = on_spark.vectors_and_hasher(self.collection)
-            figures["spark"] = evaluate.by_hashing(rows, vectors, hasher, k, queries, seed)
+            figures["spark-lsh"] = evaluate.by_hashing(rows, vectors, hasher, k, queries, seed)
         if self.collection.about_model["precision"] != "f32":
             with progress_line("embedding again in f32"):
                 figures["against_f32"] = fidelity.against_f32(self.collection, rows, k, seed)
@@ -427,7 +430,7 @@ class Index(Groupings):
         k: int = 10,
         queries: "Index | Name | None" = None,
         *,
-        engine: Literal["auto", "exact", "lsh"] = "auto",
+        engine: KnnEngine = "auto",
         recall: float = RECALL,
         paths: bool = False,
         overwrite: bool = False,
@@ -457,7 +460,7 @@ class Index(Groupings):
         *,
         id_column: str = "id",
         column: str = "embedding",
-        engine: Literal["auto", "exact", "lsh"] = "auto",
+        engine: KnnEngine = "auto",
         recall: float = RECALL,
     ) -> "DataFrame":
         """Find the k nearest neighbours of each row of a DataFrame with a vector, on Spark.

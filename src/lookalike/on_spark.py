@@ -10,10 +10,11 @@ import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lookalike import hashing, search
 from lookalike.collection import Collection, make_free, put_in_place, staging_folder
+from lookalike.engine import KNN_ENGINES, KnnEngine, check_engine
 from lookalike.errors import LookalikeError
 from lookalike.given import Name
 from lookalike.groups.graph import check_same_model
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
     from lookalike.hashing import Hasher, Tuned
-
-Engine = Literal["auto", "exact", "lsh"]
 
 
 def vectors_and_hasher(collection: Collection) -> "tuple[DataFrame, Hasher]":
@@ -55,7 +54,9 @@ def nearest(collection: Collection, query: Query, k: int, explain: bool) -> Sear
     candidates = None
     if explain:
         found, candidates = _explained(found, hasher, vectors, query)
-    return SearchResult(query, tuple(found), "spark", took * 1000, collection.source, candidates)
+    return SearchResult(
+        query, tuple(found), "spark-lsh", took * 1000, collection.source, candidates
+    )
 
 
 def _explained(
@@ -111,12 +112,13 @@ def write_neighbors(
     k: int,
     queries: Collection | Name | None,
     *,
-    engine: Engine,
+    engine: KnnEngine,
     recall: float,
     paths: bool,
     overwrite: bool,
 ) -> "DataFrame":
     """Write the k nearest neighbours of every image, as `Index.neighbors` says."""
+    check_engine(engine, KNN_ENGINES)
     search.check_k(k)
     out = out.absolute()
     make_free(out, overwrite)
@@ -153,13 +155,14 @@ def kneighbors(
     *,
     id_column: str,
     column: str,
-    engine: Engine,
+    engine: KnnEngine,
     recall: float,
 ) -> "DataFrame":
     """Find the k nearest neighbours of each row of a DataFrame, as `Index.kneighbors` says."""
     from pyspark.sql import functions as F
     from pyspark.sql.types import IntegralType
 
+    check_engine(engine, KNN_ENGINES)
     search.check_k(k)
     vector = _numbers(queries, column)
     number = _column(queries, id_column)

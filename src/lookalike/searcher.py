@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from lookalike import search
 from lookalike.collection import Collection, Segment
 from lookalike.embedding import Vectors
+from lookalike.engine import KNN_ENGINES, KnnEngine, check_engine
 from lookalike.errors import LookalikeError, Unreadable
 from lookalike.hashing.cells import (
     POINTS,
@@ -67,8 +67,6 @@ _ROUNDING = 1e-6  # of a distance
 _NEARLY = 1 / 2  # of all rows are enough to say what is usual
 _OF_A_PART = ROTATION_SAMPLE // 8  # rows drawn from a part that is to be described too
 
-Engine = Literal["exact", "lsh"]
-
 
 def home(segment: Segment, cells: Cells) -> Homes:
     """Return the cell of each row of a segment, int32 (rows,), from its cache or found."""
@@ -94,18 +92,19 @@ class Searcher:
         query: Vectors,
         k: int,
         *,
-        engine: Literal["auto", "exact", "lsh"] = "auto",
+        engine: KnnEngine = "auto",
         recall: float = RECALL,
         without: int | None = None,
         allowed: Mask | None = None,
-    ) -> tuple[list[Neighbor], Engine, int]:
+    ) -> tuple[list[Neighbor], KnnEngine, int]:
         """Return the k nearest rows to a query, the engine, and how many rows it compared with.
 
         `auto` compares all rows (`exact`) while that is as quick, and where `recall` takes too many
-        candidates; else those whose signatures are near (`lsh`). The effort was measured with the
-        collection's own rows: a query that is a stranger to them, or to what `allowed` leaves in,
-        is searched harder until that changes nothing. `without` and `allowed` as in `search.exact`.
-        With `lsh` search is exact only where it would have to look at a good part of all rows.
+        candidates; else those whose signatures are near (`approximate`). The effort was measured
+        with the collection's own rows: a query that is a stranger to them, or to what `allowed`
+        leaves in, is searched harder until that changes nothing. `without` and `allowed` as in
+        `search.exact`. With `approximate` search is exact only where it would have to compare a
+        good part of all rows.
         """
         left = len(self.rows) if allowed is None else int(np.count_nonzero(allowed))
         effort = self.effort(k, engine, recall, left)
@@ -117,7 +116,7 @@ class Searcher:
             if compared is None:
                 return found, "exact", left
             if found == before or not (allowed is not None or self._are_far(found)):
-                return found, "lsh", compared
+                return found, "approximate", compared
             before, effort = found, effort.times(_HARDER)
         return search.exact(self.rows, query, k, without, allowed), "exact", left
 
@@ -127,24 +126,22 @@ class Searcher:
     def effort(self, k: int, engine: str, recall: float, left: int) -> Effort | None:
         """Return how hard to look where `left` rows are left in; None to compare all of them.
 
-        Raises `LookalikeError` for another engine than `auto`, `exact` and `lsh`, and for a recall
-        that is none.
+        Raises `LookalikeError` for an unknown engine and for a recall outside 0..1.
         """
-        if engine not in ("auto", "exact", "lsh"):
-            raise LookalikeError(f"no engine {engine!r}: say auto, exact or lsh")
+        check_engine(engine, KNN_ENGINES)
         if not 0 < recall <= 1:
             raise LookalikeError(f"recall {recall} is not over 0 and up to 1: say 1 to compare all")
         if len(self.rows) < _FEW or not self.may_estimate(engine, recall, left):
             return None
         effort = self.measured.effort(recall, k)
-        if effort is None and engine == "lsh":
+        if effort is None and engine == "approximate":
             effort = Effort(len(self.cells), most_candidates(len(self.rows)))
         # Where few rows are left in, as many of them are in more cells.
         return effort and replace(effort, cells=round(effort.cells * len(self.rows) / max(left, 1)))
 
     def may_estimate(self, engine: str, recall: float, left: int) -> bool:
         """Say whether search may go by signatures."""
-        return engine == "lsh" or (engine == "auto" and left > EXACT_UP_TO and recall < 1)
+        return engine == "approximate" or (engine == "auto" and left > EXACT_UP_TO and recall < 1)
 
     def known_recall(self) -> float | None:
         """Return the recall@10 that signatures have at `RECALL`; None where it is not measured."""
@@ -305,7 +302,7 @@ class Searcher:
             right = 0
             for number, vector, far in zip(own, asking.vectors, asking.farthest, strict=True):
                 found, *_ = self.nearest(
-                    vector, NEIGHBORS, engine="lsh", recall=recall, without=number
+                    vector, NEIGHBORS, engine="approximate", recall=recall, without=number
                 )
                 right += sum(one.distance <= far * (1 + _ROUNDING) for one in found)
             shares.append(round(right / max(len(own) * NEIGHBORS, 1), 4))

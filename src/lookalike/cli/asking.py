@@ -67,10 +67,10 @@ def info(
         f"{engine} {'not measured' if value is None else f'{value:.3f}'}"
         for engine, value in recall.items()
     )
-    facts["lsh"] = note_of_signatures(facts.pop("lsh"))
+    facts["approximate"] = note_of_signatures(facts.pop("approximate"))
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
-        answers.print(f"{name:>9}  {shown}", markup=False)
+        answers.print(f"{name:>11}  {shown}", markup=False)
 
 
 def search(
@@ -85,7 +85,9 @@ def search(
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(help="auto, exact, lsh (by signatures), or spark (Spark ML's hash tables)."),
+        typer.Option(
+            help="auto, exact, approximate (by signatures), or spark-lsh (Spark ML's hash tables)."
+        ),
     ] = "auto",
     recall: Recall = RECALL,
     within: Annotated[
@@ -99,7 +101,7 @@ def search(
         typer.Option(help="Only images whose path matches this glob; may be repeated."),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Which hash tables collided (--engine spark).")
+        bool, typer.Option("--explain", help="Which hash tables collided (--engine spark-lsh).")
     ] = False,
     picture: Annotated[Path | None, typer.Option(help="Write a contact sheet, PNG.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the same as a web page.")] = None,
@@ -157,7 +159,9 @@ def neighbors(
         Path | None, typer.Option(help="Another index, whose images ask. [default: its own]")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many neighbours of each image.")] = 10,
-    engine: Annotated[str, typer.Option(help="auto, exact, or lsh (by signatures).")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, exact, or approximate (by signatures).")
+    ] = "auto",
     recall: Recall = RECALL,
     paths: Annotated[bool, typer.Option("--paths", help="Add paths to the ids.")] = False,
     overwrite: Overwrite = False,
@@ -168,8 +172,6 @@ def neighbors(
     """
     from lookalike.index import open_index
 
-    if engine not in ("auto", "exact", "lsh"):
-        raise typer.BadParameter(f"no engine {engine!r}: say auto, exact or lsh")
     opened = open_index(index)
     table = opened.neighbors(
         out,

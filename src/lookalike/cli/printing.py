@@ -102,8 +102,8 @@ def show_hits(hits: SearchResult, images: int) -> None:
     if hits.candidates is not None:
         share = hits.candidates / max(images, 1)
         how = {
-            "spark": "shared a bucket with the query",
-            "lsh": "had a signature near that of the query",
+            "spark-lsh": "shared a bucket with the query",
+            "approximate": "had a signature near that of the query",
         }[hits.engine]
         answers.print(f"[dim]{hits.candidates:,} rows, {share:.2%}, {how}[/]")
 
@@ -139,8 +139,8 @@ def show_figures(figures: dict[str, Any]) -> None:
     for name in ("images", "labelled_queries", "R@1", "P@5", "mAP@R"):
         if name in figures:
             answers.print(f"{name}: {figures[name]}", markup=False)
-    lsh = figures["lsh"]
-    answers.print(f"recall@{lsh['k']} of {lsh['queries']} images that asked, one at a time:")
+    found = figures["approximate"]
+    answers.print(f"recall@{found['k']} of {found['queries']} images that asked, one at a time:")
     heading = ("engine", "asked for", "recall", "95 % interval", "compared", "p50", "p99", "per s")
     lines = [heading, *map(_cells, points(figures))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

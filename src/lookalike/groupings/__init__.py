@@ -5,11 +5,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lookalike.collection import Collection
+from lookalike.engine import Engine, check_engine
 from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.groupings import showing
@@ -18,7 +19,7 @@ from lookalike.groupings.showing import IN_GALLERY, SHOWN
 from lookalike.groups import alignment, clusters, outliers, overview, pairs, threshold
 from lookalike.groups.aside import Aside, How
 from lookalike.groups.duplicates import TABLE, Keep, duplicates
-from lookalike.groups.graph import Engine, check_same_model, write_graph
+from lookalike.groups.graph import check_same_model, write_graph
 from lookalike.groups.results import Found, finding
 from lookalike.groups.verifying import count_agreeing, count_compared
 from lookalike.groups.verifying import verify as looked_at
@@ -48,7 +49,7 @@ class Groupings:
         k: int | None = None,
         cap: int = pairs.CAP,
         verify: bool = False,
-        engine: Engine | Literal["spark"] = "auto",
+        engine: Engine = "auto",
         recall: float = RECALL,
         spark: bool | None = None,
         shown: int = SHOWN,
@@ -62,15 +63,16 @@ class Groupings:
         of some drawn images was found (`recall`). With neither `within` nor `k` a distance is
         suggested. With `verify` a column `agreement` says how well the pixels of both agree, from
         `groups.alignment.AGREES` on they show the same; `agreeing` in the figures counts those.
-        It is Spark ML's `approxSimilarityJoin`, with the same meaning of distance; `engine="spark"`
-        asks that itself, where what it shuffles fits on the disk.
+        `engine="spark-lsh"` is Spark ML's `approxSimilarityJoin`, with the same meaning of
+        distance, where what it shuffles fits on the disk.
         """
+        check_engine(engine)
         opened = Collection.open(other) if isinstance(other, str | os.PathLike) else other
         second = opened.collection if isinstance(opened, Groupings) else opened
         asking = second or self.collection
         check_same_model(self.collection, asking)
         with self._finding(out, "pairs", overwrite, shown, recall) as (folder, figures):
-            if engine == "spark" and k is not None:
+            if engine == "spark-lsh" and k is not None:
                 raise LookalikeError("Spark ML joins within a distance: say --within, and no -k")
             if within is None and k is None:
                 within = threshold.suggest(self.collection, verify).within

@@ -5,13 +5,13 @@ process; more go through Spark, as `lookalike neighbors` does.
 """
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.collection import Collection
+from lookalike.engine import KnnEngine
 from lookalike.errors import LookalikeError
 from lookalike.neighbors import NEIGHBORS, Held, Queries, neighbors
 from lookalike.progress import progress_line
@@ -21,7 +21,6 @@ from lookalike.spark import is_at_hand, local_uri, progress, session
 
 IN_PROCESS = 20_000
 """Rows that are compared with each other in this process at most: some seconds."""
-Engine = Literal["auto", "exact", "lsh"]
 
 
 def write_graph(
@@ -32,7 +31,7 @@ def write_graph(
     within: float = np.inf,
     queries: Collection | None = None,
     spark: bool | None = None,
-    engine: Engine = "auto",
+    engine: KnnEngine = "auto",
     recall: float = RECALL,
 ) -> bool:
     """Write the k nearest neighbours of every row into a new folder of Parquet.
@@ -45,11 +44,11 @@ def write_graph(
     check_k(k)
     if queries is not None:
         check_same_model(collection, queries)
-    if engine == "lsh" and spark is False:
-        raise LookalikeError("--engine lsh goes through Spark: leave --no-spark out")
+    if engine == "approximate" and spark is False:
+        raise LookalikeError("--engine approximate goes through Spark: leave --no-spark out")
     counts = [part.counts()[0] for part in (collection, queries or collection)]
     if spark is None:
-        spark = engine == "lsh" or max(counts) > IN_PROCESS or is_at_hand()
+        spark = engine == "approximate" or max(counts) > IN_PROCESS or is_at_hand()
     spark = spark and min(counts) > 0
     if spark:
         running = session()

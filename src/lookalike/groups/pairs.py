@@ -7,15 +7,16 @@ many images had more is told. Each pair comes once.
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lookalike import hashing, search
 from lookalike.collection import Collection
+from lookalike.engine import Engine
 from lookalike.errors import LookalikeError
-from lookalike.groups.graph import Engine, check_same_model, write_graph
+from lookalike.groups.graph import check_same_model, write_graph
 from lookalike.search import Rows
 from lookalike.searcher import RECALL
 from lookalike.spark import local_uri, progress, session
@@ -48,7 +49,7 @@ def join(
     cap: int = CAP,
     other: Collection | None = None,
     *,
-    engine: Engine | Literal["spark"] = "auto",
+    engine: Engine = "auto",
     recall: float = RECALL,
     spark: bool | None = None,
 ) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def join(
 
     The columns are `a_id, b_id, a_path, b_path, distance`; `a` is of the collection, `b` of the
     other one, whose images then ask. Of one collection alone, `a_id` is less than `b_id`.
-    `engine` is `spark` for Spark ML's own join, which takes hash tables and knows no cap.
+    `engine` is `spark-lsh` for Spark ML's own join, which takes hash tables and knows no cap.
     `cut` in the figures counts images that had more than `cap` within the distance, `recall` is
     the share of the true pairs of some drawn images that were found, `recall_of` how many; `spark`
     says whether they came through Spark.
@@ -73,7 +74,7 @@ def join(
         raise LookalikeError(f"--within {within} is no distance: say 0 to 2")
     graph, pairs = folder / "graph", folder / "pairs"
     asking = other or collection
-    if engine == "spark":
+    if engine == "spark-lsh":
         _by_spark_ml(collection, asking, pairs, within, other)
         return {**_figures(collection, pairs, within, None, 0, other), "spark": True}
     by_spark = write_graph(

@@ -9,11 +9,12 @@ block, what is shuffled by k rows a query and region.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lookalike.collection import Collection, Segment
+from lookalike.engine import KnnEngine
 from lookalike.neighbors.held import REGION_ROWS, Held, regions
 from lookalike.neighbors.queries import Queries, Source, store
 from lookalike.neighbors.reach import effort_within
@@ -47,7 +48,7 @@ def neighbors(
     collection: Collection,
     k: int,
     queries: Sequence[Source] | None = None,
-    engine: Literal["auto", "exact", "lsh"] = "auto",
+    engine: KnnEngine = "auto",
     recall: float = RECALL,
     within: float = np.inf,
 ) -> "DataFrame":

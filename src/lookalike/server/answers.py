@@ -48,7 +48,7 @@ class Found(Edition):
 
     query: Image | Upload
     engine: str = Field(
-        description="exact: compared with all; lsh: with those whose signature is near."
+        description="exact: compared with all; approximate: with those whose signature is near."
     )
     compared: int
     images: int

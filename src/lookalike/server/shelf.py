@@ -185,7 +185,7 @@ class Shelf:
         known = self.index.searcher.measured if self.is_ready else None
         return {
             **about,
-            "engine": "lsh",
+            "engine": "approximate",
             "measured": known and known.recall[RECALLS.index(RECALL)],
             "queries": known.queries if known else 0,
         }
