@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from lookalike.collection import Collection, is_collection, is_unfinished
-from lookalike.collection.segments import is_intact
 from lookalike.drawing import draw_collection
 from lookalike.errors import LookalikeError
+from lookalike.storage import EmbeddingTable, is_index, is_unfinished
+from lookalike.storage.segments import is_intact
 from measure import PATIENCE_S, cpu_by_process, machine, tree
 
 COMMAND = [sys.executable, "-m", "lookalike"]
@@ -272,7 +272,7 @@ def try_once(case: Case, after: float, folder: Path, opened: "Opened", found: Fo
     runs = 1 + (case.name == "index --overwrite" and is_another(index, case.start))
     found.nothing_committed += not committed
     corrupt: list[str] = []
-    if is_collection(index):
+    if is_index(index):
         corrupt = examine(index)[1]
     elif committed or (index.exists() and not is_unfinished(index)):
         corrupt = ["it is taken for no index"]
@@ -283,7 +283,7 @@ def try_once(case: Case, after: float, folder: Path, opened: "Opened", found: Fo
     if again[0] and not (case.name == "remove" and "none was removed" in again[1]):
         found.not_gone_on_with += 1
         problems.append(f"run again, it ends with {again[0]} and says {again[1].strip()}")
-    if not is_collection(index):
+    if not is_index(index):
         return [*problems, *corrupt, "there is no index after it ran again"]
     end, damage = examine(index)
     corrupt += damage
@@ -309,7 +309,7 @@ def is_another(index: Path, start: Path | None) -> bool:
     """Say whether there is another index in the place of the one that was there at the start."""
     log = f"_delta_log/{0:020}.json"
     assert start is not None
-    return is_collection(index) and not (index / log).samefile(start / log)
+    return is_index(index) and not (index / log).samefile(start / log)
 
 
 def run_and_kill(command: list[str], after: float) -> tuple[bool, int]:
@@ -363,13 +363,13 @@ def rows_of_log(index: Path) -> dict[str, int]:
 def examine(index: Path) -> tuple[dict[str, Row], list[str]]:
     """Open an index and look at every row; return them by path, and what is wrong."""
     try:
-        stored = Collection.open(index)
+        stored = EmbeddingTable.open(index)
         return rows_by_path(stored), list(problems_of(stored))
     except LookalikeError as error:
         return {}, [str(error)]
 
 
-def rows_by_path(stored: Collection) -> dict[str, Row]:
+def rows_by_path(stored: EmbeddingTable) -> dict[str, Row]:
     """Return all rows of a collection."""
     columns = ("id", "label", "status", "content_hash", "embedding")
     found: dict[str, Row] = {}
@@ -380,7 +380,7 @@ def rows_by_path(stored: Collection) -> dict[str, Row]:
     return found
 
 
-def problems_of(stored: Collection) -> Iterator[str]:
+def problems_of(stored: EmbeddingTable) -> Iterator[str]:
     """Say what is not as it has to be of a collection, whatever is in it."""
     paths: list[str] = []
     ids: list[int] = []

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lookalike import Index
-from lookalike.collection import Collection
+from lookalike.storage import EmbeddingTable
 from measure import answer, machine
 from neighbors import one_turn
 from stored import collection_of
@@ -55,7 +55,7 @@ def main() -> None:
 
 def act(given: argparse.Namespace) -> dict[str, Any]:
     """Do one part; return its seconds and figures."""
-    index = Index(Collection.open(given.work / "index"))
+    index = Index(EmbeddingTable.open(given.work / "index"))
     out = given.work / given.contestant
     figures: dict[str, Any] = {}
     started = time.perf_counter()

@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 
 from lookalike import Index
-from lookalike.collection import Collection
 from lookalike.hashing import candidates, fit, with_vectors
 from lookalike.searcher import Searcher
 from lookalike.spark import session
 from lookalike.sql import connect, quoted
+from lookalike.storage import EmbeddingTable
 from measure import answer, machine
 from neighbors import medians, one_turn
 from stored import collection_of
@@ -103,7 +103,7 @@ def contestant(given: argparse.Namespace) -> Answer:
     """Return what a contestant does in a turn."""
     work, name = given.work, given.contestant
     if name == "stock":
-        table = with_vectors(Collection.open(work / "index").dataframe(session()))
+        table = with_vectors(EmbeddingTable.open(work / "index").dataframe(session()))
         hasher = fit(table)
         return lambda: {"seconds": 0, "pairs": candidates(hasher, table).pairs}
     options: dict[str, Any] = {
@@ -115,8 +115,8 @@ def contestant(given: argparse.Namespace) -> Answer:
         "shown": 0,
         "overwrite": True,
     }
-    Index(Collection.open(work / "small")).join(work / "warm", **options)
-    index = Index(Collection.open(work / ("copies" if name == "equal" else "index")))
+    Index(EmbeddingTable.open(work / "small")).join(work / "warm", **options)
+    index = Index(EmbeddingTable.open(work / ("copies" if name == "equal" else "index")))
 
     def act() -> dict[str, Any]:
         started = time.perf_counter()

@@ -24,10 +24,10 @@ from typing import Any
 import faiss
 import numpy as np
 
-from lookalike.collection import Collection
 from lookalike.layout import Layout, lay_out, placing
 from lookalike.search import Numbers, Rows, draw
 from lookalike.spark import cores
+from lookalike.storage import EmbeddingTable
 from measure import Contestant, answer, machine, peak_of_tree
 from stored import collection_of
 
@@ -59,7 +59,7 @@ def main() -> None:
             os.environ["LOOKALIKE_CACHE"] = str(Path(folder) / "cache")
             path = Path(folder) / "index"
             collection_of(np.load(given.vectors, mmap_mode="r")[: given.rows], path)
-        rows = Rows(Collection.open(path).segments)
+        rows = Rows(EmbeddingTable.open(path).segments)
         out = Path(folder) / "points.npz"
         told = {}
         for name in given.only:
@@ -82,7 +82,7 @@ def compete(given: argparse.Namespace) -> None:
         name, _, value = change.partition("=")
         getattr(placing, name)
         setattr(placing, name, json.loads(value))
-    rows = Rows(Collection.open(given.index).segments)
+    rows = Rows(EmbeddingTable.open(given.index).segments)
     faiss.omp_set_num_threads(cores())
     if given.contestant == "pca":
         placing.FEW = len(rows)

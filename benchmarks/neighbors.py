@@ -32,12 +32,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from lookalike import Index
-from lookalike.collection import Collection
 from lookalike.embedding import Vectors
 from lookalike.hashing import fit, with_vectors
 from lookalike.search import hashed
 from lookalike.searcher import Searcher
 from lookalike.spark import cores, session
+from lookalike.storage import EmbeddingTable
 from measure import Contestant, answer, machine, peak_of_tree
 from stored import collection_of, exact_ids
 
@@ -195,12 +195,12 @@ def lookalike(engine: Any) -> Callable[[Path], Answer]:
 
     def make(work: Path) -> Answer:
         session()
-        Index(Collection.open(work / "small")).neighbors(
+        Index(EmbeddingTable.open(work / "small")).neighbors(
             work / "warm", K, engine="approximate", overwrite=True
         )
 
         def act() -> dict[str, Any]:
-            index = Index(Collection.open(work / "index"))
+            index = Index(EmbeddingTable.open(work / "index"))
             started = time.perf_counter()
             index.neighbors(work / "out", K, engine=engine, overwrite=True)
             seconds = time.perf_counter() - started
@@ -219,7 +219,7 @@ def lookalike(engine: Any) -> Callable[[Path], Answer]:
 
 def flat(work: Path) -> Answer:
     """Return FAISS's exact search."""
-    segments = Collection.open(work / "index").segments
+    segments = EmbeddingTable.open(work / "index").segments
     vectors = np.concatenate([segment.vectors for segment in segments])
     faiss.omp_set_num_threads(cores())
 
@@ -237,7 +237,7 @@ def flat(work: Path) -> Answer:
 
 def stock(work: Path) -> Answer:
     """Return Spark ML's own LSH, with the parameters that lookalike chooses."""
-    collection = Collection.open(work / "index")
+    collection = EmbeddingTable.open(work / "index")
     table = with_vectors(collection.dataframe(session())).persist()
     hasher = fit(table)
     rows = Searcher(collection).rows

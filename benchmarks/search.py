@@ -34,12 +34,12 @@ import faiss
 import numpy as np
 
 from lookalike import plots
-from lookalike.collection import Collection
 from lookalike.embedding import Vectors
 from lookalike.hashing import Hasher, fit, with_vectors
 from lookalike.search import exact_many, hashed
 from lookalike.searcher import Searcher
 from lookalike.spark import cores, session
+from lookalike.storage import EmbeddingTable
 from measure import Contestant, answer, machine, peak_of_tree
 from stored import collection_of, exact_ids
 
@@ -197,7 +197,7 @@ def lookalike(engine: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:
     """Return the maker of one of lookalike's engines."""
 
     def make(_: Vectors, work: Path) -> tuple[Search, int]:
-        searcher = Searcher(Collection.open(work / "index"))
+        searcher = Searcher(EmbeddingTable.open(work / "index"))
         if engine == "approximate":
             searcher.get_ready()
 
@@ -248,7 +248,7 @@ def by_faiss(described: str, knob: str = "") -> Callable[[Vectors, Path], tuple[
 def stock(_: Vectors, work: Path) -> tuple[Search, int]:
     """Return Spark ML's own LSH, with the parameters that lookalike chooses."""
     spark = session(f"local[{cores()},4]")
-    table = with_vectors(Collection.open(work / "index").dataframe(spark)).persist()
+    table = with_vectors(EmbeddingTable.open(work / "index").dataframe(spark)).persist()
     hasher: Hasher = fit(table)
 
     def search(queries: Vectors, _: float) -> Found:

@@ -9,10 +9,10 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from lookalike.collection import Collection, write_segment
 from lookalike.embedding import ROW, Vectors
 from lookalike.images import Source
 from lookalike.models import Model
+from lookalike.storage import EmbeddingTable, write_segment
 
 SEGMENT_ROWS = 16_384
 
@@ -28,7 +28,7 @@ def exact_ids(vectors: Vectors, queries: Vectors, k: int) -> list[list[int]]:
     return found
 
 
-def collection_of(vectors: Vectors, path: Path) -> Collection:
+def collection_of(vectors: Vectors, path: Path) -> EmbeddingTable:
     """Write vectors as an index, row numbers for ids; no image stands behind them."""
     folder = path / "data" / uuid.uuid4().hex
     folder.mkdir(parents=True)
@@ -40,7 +40,7 @@ def collection_of(vectors: Vectors, path: Path) -> Collection:
     model = Model(
         "none", "none", "f32", vectors.shape[1], "none", "0" * 16, graph=b"", weights_data=b""
     )
-    return Collection.create(path, Source("files", "/nowhere"), model, segments)
+    return EmbeddingTable.create(path, Source("files", "/nowhere"), model, segments)
 
 
 def _batches(vectors: Vectors, first: int) -> Iterator[pa.RecordBatch]:

@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.build import Options, build_collection
-from lookalike.collection import Collection, write_segment
-from lookalike.collection.segments import read_rows
 from lookalike.embedding import ROW
 from lookalike.groups.clusters import cluster
 from lookalike.groups.graph import write_graph
 from lookalike.groups.outliers import outliers, suspects
+from lookalike.storage import EmbeddingTable, write_segment
+from lookalike.storage.segments import read_rows
 from measure import machine
 
 ERRORS = 0.05  # of the labels
@@ -82,7 +82,9 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def made(like: Collection, rows: pa.Table, work: Path, k: int) -> tuple[Collection, Path, Path]:
+def made(
+    like: EmbeddingTable, rows: pa.Table, work: Path, k: int
+) -> tuple[EmbeddingTable, Path, Path]:
     """Write rows as an index of their own, numbered from 0, its graph, and an empty folder."""
     folder = Path(tempfile.mkdtemp(dir=work))
     (folder / "index" / "data").mkdir(parents=True)
@@ -90,13 +92,13 @@ def made(like: Collection, rows: pa.Table, work: Path, k: int) -> tuple[Collecti
     rows = rows.set_column(0, "id", pa.array(np.arange(len(rows)))).cast(ROW)
     written = write_segment(iter(rows.to_batches(1024)), folder / "index" / "data")
     segments = [one for batch in written for one in batch.to_pylist()]
-    index = Collection.create(folder / "index", like.source, like.model, segments)
+    index = EmbeddingTable.create(folder / "index", like.source, like.model, segments)
     write_graph(index, folder / "graph", k, spark=False)
     return index, folder / "graph", folder / "out"
 
 
 def found_strangers(
-    like: Collection, rows: pa.Table, strange: pa.Table, count: int, seed: int, work: Path
+    like: EmbeddingTable, rows: pa.Table, strange: pa.Table, count: int, seed: int, work: Path
 ) -> dict[str, float]:
     """Plant some strangers; return the average precision of what `outliers` says.
 
@@ -116,7 +118,7 @@ def found_strangers(
     return told
 
 
-def found_errors(like: Collection, rows: pa.Table, seed: int, work: Path) -> float:
+def found_errors(like: EmbeddingTable, rows: pa.Table, seed: int, work: Path) -> float:
     """Plant label errors; return the share of them among as many that `suspects` names first."""
     rng = np.random.default_rng(seed)
     labels = np.array(rows["label"].to_pylist())
@@ -132,7 +134,7 @@ def found_errors(like: Collection, rows: pa.Table, seed: int, work: Path) -> flo
 
 
 def clustered(
-    like: Collection, rows: pa.Table, resolutions: list[float], work: Path
+    like: EmbeddingTable, rows: pa.Table, resolutions: list[float], work: Path
 ) -> dict[str, Any]:
     """Return how clusters agree with labels, at some resolutions, beside connected components."""
     from scipy import sparse

@@ -32,11 +32,11 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
 from lookalike import images, models
-from lookalike.collection import Collection
 from lookalike.embedding import Vectors, normalize
 from lookalike.models.engines import Pixels
 from lookalike.search import Rows
 from lookalike.spark import cores
+from lookalike.storage import EmbeddingTable
 
 NEIGHBORS = 16  # of a real vector, towards one of which a drawn one moves
 NOISE = 0.5  # of the covariance of the steps between neighbours
@@ -60,7 +60,7 @@ def main() -> None:
         draw(real, given.count, given.out, given.seed)
         told = {"real": spread(real), "drawn": spread(np.load(given.out, mmap_mode="r"))}
     elif given.index:
-        rows = Rows(Collection.open(given.index).segments)
+        rows = Rows(EmbeddingTable.open(given.index).segments)
         order = np.random.default_rng(given.seed).permutation(len(rows))
         np.save(given.out, rows.vectors(np.arange(len(rows)))[order])
         told = {"photos": spread(np.load(given.out, mmap_mode="r"))}

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lookalike.collection import Collection, Segment, write_segment
 from lookalike.embedding import ROW
 from lookalike.images import Source
 from lookalike.models import Model
+from lookalike.storage import EmbeddingTable, Segment, write_segment
 
 Floats = npt.NDArray[np.float32]
 
@@ -64,7 +64,7 @@ def unit(shape: tuple[int, int], seed: int) -> Floats:
     return scaled
 
 
-def collection_of(vectors: Floats, path: Path, sizes: Sequence[int]) -> Collection:
+def collection_of(vectors: Floats, path: Path, sizes: Sequence[int]) -> EmbeddingTable:
     """Make a collection of vectors: ids and paths by row, every other one with a label.
 
     A segment of size 0 holds one input that was skipped. So does a row of NaN, among others.
@@ -79,12 +79,12 @@ def collection_of(vectors: Floats, path: Path, sizes: Sequence[int]) -> Collecti
         start += size
     identity = ("resnet18", "cars", "f32", vectors.shape[1], "none", "0123456789abcdef")
     model = Model(*identity, graph=b"<net/>", weights_data=b"weights")
-    return Collection.create(path, Source("files", "/photos"), model, segments)
+    return EmbeddingTable.create(path, Source("files", "/photos"), model, segments)
 
 
 def grown(
-    collection: Collection, vectors: Floats, sizes: Sequence[int] | None = None
-) -> Collection:
+    collection: EmbeddingTable, vectors: Floats, sizes: Sequence[int] | None = None
+) -> EmbeddingTable:
     """Add vectors to a collection, a segment each of these sizes, or one of all."""
     folder = collection.new_folder()
     segments: list[dict[str, object]] = []

@@ -29,7 +29,6 @@ from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images, mod
 from lookalike.build import Options, Report, build_collection, look, running
 from lookalike.build.jobs import prepare
 from lookalike.build.running import _sample_of_frame
-from lookalike.collection import Collection, Written
 from lookalike.drawing import DrawnCollection
 from lookalike.export import build_table, export_csv
 from lookalike.images.labels import open_labels
@@ -39,6 +38,7 @@ from lookalike.models import SAMPLE, Model, calibration
 from lookalike.models.engines import processor
 from lookalike.progress import Move
 from lookalike.spark import session
+from lookalike.storage import EmbeddingTable, Written
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
 GOOD = 100
@@ -71,7 +71,7 @@ def some_photos(drawn: DrawnCollection, count: int, folder: Path) -> Path:
     return folder
 
 
-def vectors_of(stored: Collection) -> dict[str, npt.NDArray[np.float32]]:
+def vectors_of(stored: EmbeddingTable) -> dict[str, npt.NDArray[np.float32]]:
     """Return all embeddings by path."""
     return {
         path: vector
@@ -114,7 +114,7 @@ def test_every_input_is_embedded_or_has_its_reason(mixed: Mixed, tmp_path: Path,
         assert f"{len(mixed.bad)} skipped" in done.stderr
         assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == ["cars.index"]
-    stored = Collection.open(out)
+    stored = EmbeddingTable.open(out)
     assert stored.counts() == (GOOD, len(mixed.bad))
     assert sorted(vectors_of(stored)) == sorted(mixed.good)
     skipped = list(stored.skipped())
@@ -442,7 +442,7 @@ def test_an_existing_index_is_replaced_only_when_asked(
         build_collection(more, out, Options())
     assert tree(out.parent) == before
     stored, report = build_collection(more, out, Options(), overwrite=True)
-    assert report.images == stored.counts()[0] == Collection.open(out).counts()[0] == 3
+    assert report.images == stored.counts()[0] == EmbeddingTable.open(out).counts()[0] == 3
     assert os.listdir(out.parent) == ["cars.index"]
 
 
@@ -498,7 +498,7 @@ def test_an_index_lies_in_a_folder_of_any_name_or_it_is_refused(
         assert not out.parent.exists() or os.listdir(out.parent) == []
         return
     for engine in engines:  # the second time the hash model comes from the disk
-        index = Index(Collection.open(out))
+        index = Index(EmbeddingTable.open(out))
         assert len(index.search(str(photos / "00001.jpg"), engine=engine)) == 2
 
 
@@ -557,7 +557,7 @@ def test_what_is_wrong_is_said_before_spark_starts(
 # In a plain loop or on Spark.
 
 
-def all_rows(stored: Collection) -> pa.Table:
+def all_rows(stored: EmbeddingTable) -> pa.Table:
     """Return every row, skipped or not, in the order of ids."""
     return pa.concat_tables(map(pq.read_table, stored.files())).sort_by("id")
 
@@ -846,7 +846,7 @@ def test_an_index_embeds_as_it_was_embedded(
         in_f32 = replace(options, precision="f32", spark=False)
         whole = build_collection(drawn.photos, tmp_path / "f32.index", in_f32)[0]
     stored, report = build_collection(drawn.photos, tmp_path / "x.index", options)
-    model = Collection.open(stored.path).model
+    model = EmbeddingTable.open(stored.path).model
     assert model == report.model
     wanted = (precision, whole.model.weights, None)
     assert (model.precision, model.weights, model.agreement) == wanted
@@ -876,7 +876,7 @@ def test_auto_measures_where_there_are_images_enough(
     in_f32 = replace(options, precision="f32", spark=False)
     whole = build_collection(drawn.photos, tmp_path / "f32.index", in_f32)[0]
     stored, report = build_collection(drawn.photos, tmp_path / "x.index", options)
-    kept = Collection.open(stored.path).model
+    kept = EmbeddingTable.open(stored.path).model
     assert kept.precision == report.model.precision == "int8"
     ours, theirs = (
         np.array([vector for _, vector in sorted(vectors_of(one).items())])

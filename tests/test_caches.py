@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike import LookalikeError, cache
-from lookalike.cache import new_file, new_folder
-from lookalike.collection import Collection, Segment, put_in_place
+from lookalike.cache import new_file, new_folder, put_in_place
 from lookalike.search import Rows, exact
-from lookalike.searcher import Searcher, home, signed
-from lookalike.upkeep import check, repair, vacuum
+from lookalike.searcher import Searcher, check_signatures, home, signed
+from lookalike.storage import EmbeddingTable, Segment, forget_all, maintenance
+from lookalike.storage.maintenance import vacuum
 from segments import Floats, collection_of, unit
+
+check = partial(maintenance.check, check_signatures=check_signatures)
+repair = partial(maintenance.repair, check_signatures=check_signatures)
 
 WIDTH = 32
 ROWS = 600
@@ -41,20 +45,20 @@ def vectors() -> Floats:
 
 
 @pytest.fixture
-def stored(folder: Path, vectors: Floats, tmp_path: Path) -> Collection:
+def stored(folder: Path, vectors: Floats, tmp_path: Path) -> EmbeddingTable:
     return collection_of(vectors, tmp_path / "x.index", [400, 200])
 
 
 def answers(path: Path, of: int = 3) -> list[int]:
     """Return the images next to one, as a process that has just begun finds them."""
-    opened = Collection.open(path)
+    opened = EmbeddingTable.open(path)
     query = unit((ROWS, WIDTH), 0)[of]
     return [one.id for one in exact(Rows(opened.segments), query, 9)]
 
 
 def signatures(path: Path) -> list[bytes]:
     """Return those of each segment, and the cells."""
-    searcher = Searcher(Collection.open(path))
+    searcher = Searcher(EmbeddingTable.open(path))
     return [
         make(segment, searcher.cells).tobytes()
         for segment in searcher.rows.segments
@@ -95,7 +99,7 @@ NAMES = ("vectors.npy", "rows.arrow", "cells-*.npy", "signatures-*.npy")
 @pytest.mark.parametrize("part", ZEROED)
 @pytest.mark.parametrize("large", [False, True])
 def test_what_was_zeroed_is_made_again(
-    stored: Collection, part: str, large: bool, monkeypatch: pytest.MonkeyPatch
+    stored: EmbeddingTable, part: str, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if large:  # of which samples are taken
         monkeypatch.setattr(cache, "_WHOLE", 1024)
@@ -113,7 +117,7 @@ def test_what_was_zeroed_is_made_again(
 
 
 def test_a_check_sees_what_samples_do_not(
-    stored: Collection, monkeypatch: pytest.MonkeyPatch
+    stored: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "_WHOLE", 4096)
     monkeypatch.setattr(cache, "_BLOCK", 16)
@@ -151,7 +155,7 @@ def test_what_is_kept_is_on_the_disk_before_it_has_its_name(
 
 
 def test_a_process_that_is_killed_while_it_makes_a_cache_leaves_none(
-    stored: Collection, folder: Path, tmp_path: Path
+    stored: EmbeddingTable, folder: Path, tmp_path: Path
 ) -> None:
     wanted = answers(stored.path)
     shutil.rmtree(folder)
@@ -168,7 +172,7 @@ def test_a_process_that_is_killed_while_it_makes_a_cache_leaves_none(
 
 @pytest.mark.parametrize("name", ["vectors.npy", "rows.arrow", "all"])
 def test_a_cache_that_lacks_a_file_is_made_again(
-    stored: Collection, folder: Path, name: str
+    stored: EmbeddingTable, folder: Path, name: str
 ) -> None:
     wanted = answers(stored.path), signatures(stored.path)
     whole = {name for name in state(folder) if "of-" not in name}
@@ -188,7 +192,7 @@ def unsealed(segment: Segment) -> None:
 
 @pytest.mark.parametrize("link", [False, True])
 def test_a_cache_without_seals_is_made_again(
-    stored: Collection, folder: Path, tmp_path: Path, link: bool
+    stored: EmbeddingTable, folder: Path, tmp_path: Path, link: bool
 ) -> None:
     wanted = answers(stored.path)
     segment = stored.segments[0]
@@ -203,7 +207,7 @@ def test_a_cache_without_seals_is_made_again(
 
 
 def test_a_damaged_cache_that_cannot_be_deleted_is_said_once(
-    stored: Collection,
+    stored: EmbeddingTable,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -232,7 +236,7 @@ def test_a_damaged_cache_that_cannot_be_deleted_is_said_once(
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.ENFILE])
 def test_a_cache_stays_that_there_is_no_room_to_map(
-    stored: Collection, folder: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    stored: EmbeddingTable, folder: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signatures(stored.path)
     wanted, before = answers(stored.path), state(folder)
@@ -247,7 +251,7 @@ def test_a_cache_stays_that_there_is_no_room_to_map(
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
 def test_a_cache_stays_that_cannot_be_read_now(
-    stored: Collection,
+    stored: EmbeddingTable,
     folder: Path,
     number: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -271,13 +275,13 @@ def failing(number: int) -> Callable[..., None]:
 
 
 def test_cells_stay_that_cannot_be_read_now(
-    stored: Collection, monkeypatch: pytest.MonkeyPatch
+    stored: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signatures(stored.path)
     before = state(stored.signature_folder)
     with monkeypatch.context() as patch:
         patch.setattr(np, "load", failing(errno.EMFILE))
-        for ask in (signatures, lambda path: check(Collection.open(path))):
+        for ask in (signatures, lambda path: check(EmbeddingTable.open(path))):
             with pytest.raises(LookalikeError, match=r"cells.npz cannot be read now"):
                 ask(stored.path)
     assert state(stored.signature_folder) == before
@@ -287,7 +291,7 @@ def test_cells_stay_that_cannot_be_read_now(
 
 
 def test_a_cache_that_takes_nothing_is_said_once(
-    stored: Collection, folder: Path, capsys: pytest.CaptureFixture[str]
+    stored: EmbeddingTable, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder.write_text("in the way")
     wanted = answers(stored.path)
@@ -299,7 +303,7 @@ def test_a_cache_that_takes_nothing_is_said_once(
 
 @pytest.mark.parametrize(("part", "lines"), [(0, 1), (5, 0)])
 def test_of_many_tasks_one_says_it(
-    stored: Collection,
+    stored: EmbeddingTable,
     folder: Path,
     part: int,
     lines: int,
@@ -318,7 +322,7 @@ def test_of_many_tasks_one_says_it(
 # Of which content.
 
 
-def foreign(stored: Collection, path: Path, seed: int = 1) -> Path:
+def foreign(stored: EmbeddingTable, path: Path, seed: int = 1) -> Path:
     """Make an index of other vectors whose data files have the same names, and other contents."""
     other = collection_of(unit((ROWS, WIDTH), seed), path, [400, 200])
     for mine, theirs in zip(stored.files(), other.files(), strict=True):
@@ -330,7 +334,7 @@ def foreign(stored: Collection, path: Path, seed: int = 1) -> Path:
 
 @pytest.mark.parametrize("foreign_first", [True, False])
 def test_an_index_poisons_no_cache_of_another(
-    stored: Collection, folder: Path, tmp_path: Path, foreign_first: bool
+    stored: EmbeddingTable, folder: Path, tmp_path: Path, foreign_first: bool
 ) -> None:
     other = foreign(stored, tmp_path / "foreign.index")
     theirs = [one.id for one in exact_of(unit((ROWS, WIDTH), 1))]
@@ -343,8 +347,8 @@ def test_an_index_poisons_no_cache_of_another(
     for path, wanted in pairs:
         assert answers(path) == wanted
     assert check(stored).ok
-    assert check(Collection.open(other)).counts["damaged file"] == 2
-    vacuum(Collection.open(other), 0)
+    assert check(EmbeddingTable.open(other)).counts["damaged file"] == 2
+    vacuum(EmbeddingTable.open(other), 0)
     shutil.rmtree(other)
     assert answers(stored.path) == mine
 
@@ -354,9 +358,9 @@ def exact_of(vectors: Floats) -> list[SimpleNamespace]:
     return [SimpleNamespace(id=int(row)) for row in np.argsort(squared)[:9]]
 
 
-def test_a_file_that_was_written_over_is_another(stored: Collection, tmp_path: Path) -> None:
+def test_a_file_that_was_written_over_is_another(stored: EmbeddingTable, tmp_path: Path) -> None:
     mine, other = answers(stored.path), foreign(stored, tmp_path / "foreign.index")
-    for file, theirs in zip(stored.files(), Collection.open(other).files(), strict=True):
+    for file, theirs in zip(stored.files(), EmbeddingTable.open(other).files(), strict=True):
         before = file.stat()
         content = theirs.read_bytes()
         with file.open("r+b") as opened:  # the same inode, and the time set back
@@ -379,12 +383,12 @@ def replace_by(file: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("when", ["before it is read", "while it is read"])
 def test_what_changes_after_it_was_hashed_is_kept_nowhere(
-    stored: Collection, folder: Path, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+    stored: EmbeddingTable, folder: Path, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = stored.files()[0]
     good = tmp_path / "good"
     shutil.copy(file, good)
-    theirs = Collection.open(foreign(stored, tmp_path / "foreign.index")).files()[0]
+    theirs = EmbeddingTable.open(foreign(stored, tmp_path / "foreign.index")).files()[0]
     segment = Segment(file)
     assert segment.cache.name == file.stem
     if when == "before it is read":
@@ -416,7 +420,7 @@ def sums(segment: Segment) -> Floats:
 
 
 def test_copies_and_moved_indexes_share_a_cache(
-    stored: Collection, folder: Path, tmp_path: Path
+    stored: EmbeddingTable, folder: Path, tmp_path: Path
 ) -> None:
     wanted = answers(stored.path)
     before = state(folder)
@@ -428,12 +432,12 @@ def test_copies_and_moved_indexes_share_a_cache(
     kept = {name: one for name, one in state(folder).items() if "of-" not in name}
     assert kept == {name: one for name, one in before.items() if "of-" not in name}
     with pytest.MonkeyPatch.context() as patch:  # neither is read again
-        patch.setattr("lookalike.collection.caches.digest", None)
+        patch.setattr("lookalike.storage.caches.digest", None)
         assert answers(tmp_path / "copy.index") == wanted
 
 
 def test_a_path_has_one_mark_however_often_its_file_becomes_another(
-    stored: Collection, folder: Path, tmp_path: Path
+    stored: EmbeddingTable, folder: Path, tmp_path: Path
 ) -> None:
     wanted = answers(stored.path)
     before = state(folder).keys()
@@ -444,30 +448,30 @@ def test_a_path_has_one_mark_however_often_its_file_becomes_another(
         assert answers(stored.path) == wanted
         assert state(folder).keys() == before
         with pytest.MonkeyPatch.context() as patch:  # what was hashed once is not again
-            patch.setattr("lookalike.collection.caches.digest", None)
+            patch.setattr("lookalike.storage.caches.digest", None)
             assert answers(stored.path) == wanted
-    other = Collection.open(foreign(stored, tmp_path / "foreign.index"))
+    other = EmbeddingTable.open(foreign(stored, tmp_path / "foreign.index"))
     file = stored.files()[0]
     replace_by(file, other.files()[0])  # the mark is of what was there before
     np.testing.assert_array_equal(Segment(file).vectors, unit((ROWS, WIDTH), 1)[:400])
 
 
 def test_a_cache_goes_with_the_last_file_of_its_content(
-    stored: Collection, folder: Path, tmp_path: Path
+    stored: EmbeddingTable, folder: Path, tmp_path: Path
 ) -> None:
     answers(stored.path)
     copy = shutil.copytree(stored.path, tmp_path / "copy.index")
     answers(copy)
     fresh = collection_of(unit((ROWS, WIDTH), 2), tmp_path / "fresh" / "x.index", [ROWS])
-    put_in_place(fresh.path, copy)
+    put_in_place(fresh.path, copy, before_deleting=forget_all)
     assert len(caches(folder)) == 2, "the first index has the same"
     fresh = collection_of(unit((ROWS, WIDTH), 3), tmp_path / "fresh" / "x.index", [ROWS])
-    put_in_place(fresh.path, stored.path)
+    put_in_place(fresh.path, stored.path, before_deleting=forget_all)
     assert caches(folder) == []
 
 
 @pytest.mark.parametrize("name", ["...parquet", "..parquet", "..", f"{'0' * 31}.parquet"])
-def test_nothing_else_goes_with_a_stranger(stored: Collection, folder: Path, name: str) -> None:
+def test_nothing_else_goes_with_a_stranger(stored: EmbeddingTable, folder: Path, name: str) -> None:
     wanted = answers(stored.path)
     (folder / "models").mkdir()
     before = state(folder)

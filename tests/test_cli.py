@@ -26,8 +26,8 @@ from bad_inputs import write_odd_but_good
 from lookalike import Index, LookalikeError
 from lookalike.build import Options, build_collection
 from lookalike.cli import app, main
-from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
+from lookalike.storage import EmbeddingTable
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
 COMMANDS = sorted(
@@ -522,7 +522,7 @@ def test_an_index_like_another_can_be_joined_with_it(
     few.mkdir()
     shutil.copy(photo, few / "copy.jpg")
     first, like = (
-        Index(Collection.open(rough)),
+        Index(EmbeddingTable.open(rough)),
         partial(lookalike.create_index, few, out, spark=False),
     )
     apart = lookalike.create_index(few, tmp_path / "apart.index", spark=False)
@@ -537,7 +537,7 @@ def test_an_index_like_another_can_be_joined_with_it(
 
     done = run("index", few, "--out", out, "--no-spark", "--like", rough)
     assert "1 images embedded" in done.err
-    second = Index(Collection.open(out))
+    second = Index(EmbeddingTable.open(out))
     assert second.info()["model"] == first.info()["model"]
     assert first.join(tmp_path / "pairs", second, within=0.01).figures["pairs"] == 1
 
@@ -548,7 +548,7 @@ def test_an_index_like_another_can_be_joined_with_it(
 
 
 def test_queries_are_embedded_by_the_stored_model(rough: Path, drawn: DrawnCollection) -> None:
-    opened = Index(Collection.open(rough))
+    opened = Index(EmbeddingTable.open(rough))
     prints = {opened.embedder.model.fingerprint, opened.collection.about_model["fingerprint"]}
     assert prints == {told("info", rough)["model"]["fingerprint"]}
     new = min(drawn.new.rglob("*.jpg"))

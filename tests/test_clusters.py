@@ -13,13 +13,13 @@ from PIL import Image
 from conftest import UNSEEN, needs_photos
 from lookalike import Index
 from lookalike.build import Options, build_collection
-from lookalike.collection import Collection
-from lookalike.collection.segments import read_rows
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.groups.clusters import by_size, cluster, communities
 from lookalike.groups.graph import write_graph
+from lookalike.storage import EmbeddingTable
+from lookalike.storage.segments import read_rows
 from strangers import made
 
 STEPS = 60
@@ -34,7 +34,7 @@ def graph(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def clusters(
-    collection: Collection, graph: Path, folder: Path, resolution: float = 1.0
+    collection: EmbeddingTable, graph: Path, folder: Path, resolution: float = 1.0
 ) -> pa.Table:
     folder.mkdir(exist_ok=True)
     cluster(collection, graph, folder, resolution=resolution)

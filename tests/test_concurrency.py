@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lookalike
-from lookalike import build, changes
+from lookalike import build
 from lookalike.build import Options, build_collection
-from lookalike.collection import Collection, writing
 from lookalike.embedding import Vectors, content_hash
 from lookalike.images import decode_pixels
+from lookalike.storage import EmbeddingTable, commits, writing
 from small import picture, pictures, results, small_network
 from worker import question
 
@@ -59,7 +59,7 @@ def small(made: Small, tmp_path: Path) -> Small:
     return Small(tmp_path / "photos", tmp_path / "small.index", made.options)
 
 
-def rows_of(stored: Collection) -> Rows:
+def rows_of(stored: EmbeddingTable) -> Rows:
     """Read all rows of a version; no id and no path may be there twice."""
     rows: Rows = {}
     for file in stored.files():
@@ -78,8 +78,8 @@ def all_versions(index: Path) -> dict[int, Rows]:
     versions: dict[int, Rows] = {}
     images: dict[int, tuple[str, str]] = {}
     given_up: set[int] = set()
-    for version in range(Collection.open(index).version + 1):
-        stored = Collection.open(index, version)
+    for version in range(EmbeddingTable.open(index).version + 1):
+        stored = EmbeddingTable.open(index, version)
         rows = versions[version] = rows_of(stored)
         for number, (path, content, _) in rows.items():
             assert images.setdefault(number, (path, content)) == (path, content)
@@ -119,7 +119,7 @@ def test_some_search_while_others_write(small: Small, seconds: int, searching: i
         answers += map(json.loads, said.splitlines())
     versions = all_versions(index)
     assert len(versions) > 3
-    width = Collection.open(index).about_model["width"]
+    width = EmbeddingTable.open(index).about_model["width"]
     for version, number, found in answers:
         assert_is_answer(found, versions[version], question(number, width))
     assert len({version for version, *_ in answers}) > 1
@@ -130,7 +130,7 @@ def test_two_add_the_same_at_the_same_time(small: Small) -> None:
     task = ("command", "add", small.index, new, "--no-spark", "--wave", 8, "--json")
     done = results([task, task])
     assert [(code, complaint) for code, _, complaint in done] == [(0, "")] * 2
-    rows = all_versions(small.index)[Collection.open(small.index).version]
+    rows = all_versions(small.index)[EmbeddingTable.open(small.index).version]
     wanted = {str(file.relative_to(small.photos)) for file in small.photos.rglob("*.png")}
     assert {path for path, *_ in rows.values()} == wanted
 
@@ -143,19 +143,19 @@ def test_waves_after_another_who_was_quicker(
 
     def late(*arguments: Any) -> Any:
         monkeypatch.setattr("lookalike.build.keeping.embed_all", build.embed_all)
-        other, _ = build.add(Collection.open(small.index), new, small.options)
+        other, _ = build.add(EmbeddingTable.open(small.index), new, small.options)
         if removed:
             build.remove(other, ["new"])
         return build.embed_all(*arguments)
 
     monkeypatch.setattr("lookalike.build.keeping.embed_all", late)
     waves = replace(small.options, wave=8)
-    stored, _ = build.add(Collection.open(small.index), new, waves)
+    stored, _ = build.add(EmbeddingTable.open(small.index), new, waves)
     assert len(all_versions(small.index)[stored.version]) == 64
 
 
 def paths_in(index: Path) -> set[str]:
-    return {path for path, *_ in all_versions(index)[Collection.open(index).version].values()}
+    return {path for path, *_ in all_versions(index)[EmbeddingTable.open(index).version].values()}
 
 
 @pytest.mark.long
@@ -193,7 +193,7 @@ def test_a_change_beside_another_of_the_same_segment(small: Small, also: str) ->
     assert [code for code, *_ in done] == [0, 0], done
     gone = {f"{n:03}.png" for n in range(10, 20)} if also == "remove" else set()
     assert paths_in(small.index) - gone == before - gone
-    rows = rows_of(Collection.open(small.index))
+    rows = rows_of(EmbeddingTable.open(small.index))
     contents = {path: content for path, content, _ in rows.values()}
     for number in range(8):
         name = f"{number:03}.png"
@@ -263,7 +263,7 @@ class Model:
         }
 
     def stored(self, version: int | None = None) -> dict[str, str]:
-        rows = rows_of(Collection.open(self.index, version))
+        rows = rows_of(EmbeddingTable.open(self.index, version))
         return {path: content for path, content, _ in rows.values()}
 
     def draw(self, names: list[str]) -> None:
@@ -278,28 +278,28 @@ class Model:
         there = [name for name in names if (self.photos / name).exists()]
         if there:
             given = [self.photos / name for name in there]
-            build.add(Collection.open(self.index), given, self.options)
+            build.add(EmbeddingTable.open(self.index), given, self.options)
             self.wanted |= {name: self.on_disk()[name] for name in there}
 
     def remove(self, names: list[str]) -> None:
         there = [name for name in names if name in self.wanted]
         if there:
-            build.remove(Collection.open(self.index), there)
+            build.remove(EmbeddingTable.open(self.index), there)
             for name in there:
                 del self.wanted[name]
 
     def sync(self, names: list[str]) -> None:
         if self.on_disk():
-            build.sync(Collection.open(self.index), None, self.options)
+            build.sync(EmbeddingTable.open(self.index), None, self.options)
             self.wanted = self.on_disk()
 
     def compact(self, names: list[str]) -> None:
         with writing(self.index):
-            changes.compact(Collection.open(self.index), few=2)
+            commits.compact(EmbeddingTable.open(self.index), few=2)
 
     def run(self, action: str, names: list[str]) -> None:
         getattr(self, action)(names)
-        self.versions[Collection.open(self.index).version] = dict(self.wanted)
+        self.versions[EmbeddingTable.open(self.index).version] = dict(self.wanted)
         assert self.stored() == self.wanted
 
 
@@ -351,7 +351,7 @@ def test_any_long_sequence_of_changes_is_that_of_a_dict(
 def test_of_those_that_make_an_index_anew_one_does(small: Small) -> None:
     how = ["--model", small.options.model, "--weights", small.options.weights, "--no-spark"]
     making = ["index", small.photos, "--out", small.index, *how, "--overwrite", "--wave", 4]
-    before = rows_of(Collection.open(small.index))
+    before = rows_of(EmbeddingTable.open(small.index))
     for _ in range(3):
         done = results([("command", *making)] * 3)
         assert 0 in {code for code, *_ in done}
@@ -363,5 +363,5 @@ def test_of_those_that_make_an_index_anew_one_does(small: Small) -> None:
             "photos",
             "small.index",
         ]
-        after = rows_of(Collection.open(small.index))
+        after = rows_of(EmbeddingTable.open(small.index))
         assert {row[:2] for row in after.values()} == {row[:2] for row in before.values()}

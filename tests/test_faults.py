@@ -14,8 +14,9 @@ import pytest
 import faults
 from lookalike import Index
 from lookalike.build import Options, add, build_collection, remove
-from lookalike.collection import Collection, put_in_place, staging_folder
+from lookalike.cache import put_in_place, staging_folder
 from lookalike.drawing import DrawnCollection
+from lookalike.storage import EmbeddingTable
 from small import picture, pictures, small_network
 
 
@@ -105,7 +106,7 @@ def test_what_a_killed_writer_left_goes_and_what_it_committed_stays(
     picture(photos / "new.png", 500)
     stored, _ = add(stored, photos / "new.png", network)
     assert len(whole(out)) == 20
-    assert len(faults.rows_by_path(Collection.open(out, 0))) == 20
+    assert len(faults.rows_by_path(EmbeddingTable.open(out, 0))) == 20
     assert file.exists()
 
 
@@ -153,8 +154,8 @@ def test_two_roots_are_both_remembered(
     index: Index, drawn: DrawnCollection, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(index.path, tmp_path / "cars.index"))
-    one, other = Collection.open(out), Collection.open(out)
+    one, other = EmbeddingTable.open(out), EmbeddingTable.open(out)
     one.also_below(["/one"])
     other.also_below(["/other"])  # which was opened before
-    assert set(Collection.open(out).source.also) >= {"/one", "/other"}
+    assert set(EmbeddingTable.open(out).source.also) >= {"/one", "/other"}
     assert os.listdir(tmp_path) == ["cars.index"]

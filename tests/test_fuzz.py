@@ -17,8 +17,8 @@ from PIL import Image
 
 import fuzz
 from hostile import decoding_processes, gone
-from lookalike.collection import Collection
 from lookalike.images import decode_pixels
+from lookalike.storage import EmbeddingTable
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
 
 def assert_all_are_accounted_for(out: Path, count: int) -> dict[str, int]:
     """Check that each input is embedded or skipped, with a line as reason; count the reasons."""
-    stored = Collection.open(out)
+    stored = EmbeddingTable.open(out)
     embedded, skipped = stored.counts()
     reasons = [reason for _, reason in stored.skipped()]
     assert embedded + skipped == count and len(reasons) == skipped

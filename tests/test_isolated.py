@@ -31,13 +31,13 @@ from hostile import (
     let_decoders_be_hostile,
 )
 from lookalike import ImageEmbedder, LookalikeError
-from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import embed_batches
 from lookalike.errors import ImageError
 from lookalike.images import IsolatedDecoder, Source, decode_pixels, decoding, isolated
 from lookalike.images.listing import IMAGE
 from lookalike.spark import tries_again
+from lookalike.storage import EmbeddingTable
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
 CRASHED = "the decoder crashed (SIGSEGV)"
@@ -445,7 +445,7 @@ def test_an_index_of_hostile_images(
     assert done.returncode == 0, done.stderr
     assert "24 images embedded" in done.stderr and "2 skipped" in done.stderr
     assert "Traceback" not in done.stderr
-    assert dict(Collection.open(out).skipped()) == {
+    assert dict(EmbeddingTable.open(out).skipped()) == {
         "000-crash.jpg": CRASHED,
         "999-hang.jpg": "decoding took over 1 s",
     }
@@ -488,7 +488,7 @@ def test_spark_that_tries_once_isolates_at_once(
     command = [COMMAND, "index", str(photos), "--out", str(tmp_path / "x.index")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert dict(Collection.open(tmp_path / "x.index").skipped()) == {"000-crash.jpg": CRASHED}
+    assert dict(EmbeddingTable.open(tmp_path / "x.index").skipped()) == {"000-crash.jpg": CRASHED}
 
 
 def test_ctrl_c_ends_all_in_silence(

@@ -22,13 +22,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import lookalike
-from lookalike import Index, LookalikeError, build, changes, models, watch
+from lookalike import Index, LookalikeError, build, models, watch
 from lookalike.build import Options, build_collection
-from lookalike.collection import Collection, making_anew, successor
 from lookalike.export import build_table
 from lookalike.groups.results import finding
 from lookalike.images import PREPROCESSING, Source
 from lookalike.images.isolated import IsolatedDecoder
+from lookalike.storage import EmbeddingTable, commits, making_anew, successor
 from lookalike.weights import FILES
 from rights import without_rights
 from segments import collection_of, unit
@@ -263,12 +263,12 @@ def test_versions(living: Index, photos: Path) -> None:
 
 def test_small_segments_become_one(living: Index, photos: Path) -> None:
     before = rows_of(living)
-    for number in range(changes.FEW):
+    for number in range(commits.SMALL_SEGMENTS_KEPT):
         paint(photos / f"new {number}.png", 100 + number)
         living.add(photos)
-    assert len(living.collection.files()) < changes.FEW
+    assert len(living.collection.files()) < commits.SMALL_SEGMENTS_KEPT
     after = rows_of(living)
-    assert len(after) == 12 + changes.FEW
+    assert len(after) == 12 + commits.SMALL_SEGMENTS_KEPT
     assert {path: after[path] for path in before} == before
     assert [row["id"] for row in after.values()] == list(range(20))
 
@@ -282,19 +282,20 @@ class _Killed(Exception):
 
 def stop_after(waves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run die when it has committed so many waves."""
-    commits = {"made": 0}
+    made = 0
 
     def counted(make: Callable[..., Any]) -> Callable[..., Any]:
         def commit(*given: Any, **options: Any) -> Any:
-            if commits["made"] == waves:
+            nonlocal made
+            if made == waves:
                 raise _Killed
-            commits["made"] += 1
+            made += 1
             return make(*given, **options)
 
         return commit
 
-    monkeypatch.setattr(Collection, "create", counted(Collection.create))
-    monkeypatch.setattr(changes, "grow", counted(changes.grow))
+    monkeypatch.setattr(EmbeddingTable, "create", counted(EmbeddingTable.create))
+    monkeypatch.setattr(commits, "grow", counted(commits.grow))
 
 
 @pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.long)])
@@ -628,7 +629,7 @@ CALLS: dict[str, Callable[[Index], object]] = {
     "repair": lambda index: index.repair(),
     "root": lambda index: index.collection.move("/elsewhere"),
     "also": lambda index: index.collection.also_below(["/elsewhere"]),
-    "compact": lambda index: changes.compact(index.collection, few=2),
+    "compact": lambda index: commits.compact(index.collection, few=2),
     "signatures": lambda index: index.searcher.get_ready(),
     "check": lambda index: index.check(),
     "refresh": lambda index: index.refresh(),
@@ -651,7 +652,7 @@ def test_an_index_stays_the_one_that_was_opened(
     call(opened)
     assert everything(there) == before
     call(lookalike.open_index(undisturbed))
-    one, other = (Collection.open(path) for path in (here / "x.index", undisturbed))
+    one, other = (EmbeddingTable.open(path) for path in (here / "x.index", undisturbed))
     assert (one.version, one.counts(), one.source) == (other.version, other.counts(), other.source)
     assert opened.path == here / "x.index"
 

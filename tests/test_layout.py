@@ -14,10 +14,10 @@ import faiss
 import numpy as np
 import pytest
 
-from lookalike.collection import Collection
 from lookalike.layout import Job, Layout, keep, kept, kept_before, lay_out, placing, with_changes
 from lookalike.layout.keeping import METHOD, packed
 from lookalike.search import Numbers, Rows
+from lookalike.storage import EmbeddingTable
 from segments import Floats, collection_of, in_pieces, unit
 
 KINDS = 12
@@ -68,7 +68,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def collection(tmp_path: Path, own_cache: Path) -> Collection:
+def collection(tmp_path: Path, own_cache: Path) -> EmbeddingTable:
     return collection_of(heaps(200), tmp_path / "index", [150, 42, 8])
 
 
@@ -189,13 +189,13 @@ def test_a_tenth_of_others_lays_all_out_again() -> None:
 # --- kept -----------------------------------------------------------------------------------------
 
 
-def some_layout(collection: Collection) -> Layout:
+def some_layout(collection: EmbeddingTable) -> Layout:
     ids = Rows(collection.segments).ids
     points = np.random.default_rng(0).uniform(-1, 1, (len(ids), 2)).astype(np.float32)
     return Layout(ids, points, 3)
 
 
-def test_a_layout_is_kept(collection: Collection, own_cache: Path) -> None:
+def test_a_layout_is_kept(collection: EmbeddingTable, own_cache: Path) -> None:
     assert kept(collection) is None
     assert kept_before(collection) is None
     layout = some_layout(collection)
@@ -217,7 +217,7 @@ def test_a_layout_is_kept(collection: Collection, own_cache: Path) -> None:
     assert len(list(own_cache.iterdir())) == 1
 
 
-def test_a_damaged_layout_is_none(collection: Collection, own_cache: Path) -> None:
+def test_a_damaged_layout_is_none(collection: EmbeddingTable, own_cache: Path) -> None:
     layout = some_layout(collection)
     keep(collection, layout)
     (file,) = own_cache.iterdir()
@@ -279,7 +279,7 @@ def wait_for(job: Job) -> None:
     assert job.ended()
 
 
-def test_a_process_lays_out_and_the_layout_is_kept(collection: Collection) -> None:
+def test_a_process_lays_out_and_the_layout_is_kept(collection: EmbeddingTable) -> None:
     job = Job(collection)
     wait_for(job)
     assert job.failed() is None
@@ -296,7 +296,9 @@ def test_a_process_lays_out_and_the_layout_is_kept(collection: Collection) -> No
     assert job.result() is layout
 
 
-def test_a_process_starts_from_the_layout_before(collection: Collection, own_cache: Path) -> None:
+def test_a_process_starts_from_the_layout_before(
+    collection: EmbeddingTable, own_cache: Path
+) -> None:
     keep(collection, replace(some_layout(collection), later=0))
     before = kept(collection)
     fewer = collection.commit("remove", removed=collection.files()[2:], rows_removed=8)
@@ -309,7 +311,7 @@ def test_a_process_starts_from_the_layout_before(collection: Collection, own_cac
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(
-    collection: Collection, own_cache: Path
+    collection: EmbeddingTable, own_cache: Path
 ) -> None:
     own_cache.parent.mkdir(exist_ok=True)
     own_cache.write_text("in the way")
@@ -320,7 +322,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     assert kept(collection) is None
 
 
-def test_a_process_is_stopped(collection: Collection, own_cache: Path, slow: None) -> None:
+def test_a_process_is_stopped(collection: EmbeddingTable, own_cache: Path, slow: None) -> None:
     job = Job(collection)
     assert job.progress()[1] == "comparing images"
     job.stop()
@@ -330,7 +332,7 @@ def test_a_process_is_stopped(collection: Collection, own_cache: Path, slow: Non
     assert not own_cache.exists()
 
 
-def test_a_process_that_dies_costs_the_map(collection: Collection, slow: None) -> None:
+def test_a_process_that_dies_costs_the_map(collection: EmbeddingTable, slow: None) -> None:
     job = Job(collection)
     os.kill(job.pid, signal.SIGKILL)
     wait_for(job)
@@ -338,7 +340,7 @@ def test_a_process_that_dies_costs_the_map(collection: Collection, slow: None) -
     assert "SIGKILL" in str(job.failed())
 
 
-def test_a_process_says_in_a_line_why_there_is_no_map(collection: Collection) -> None:
+def test_a_process_says_in_a_line_why_there_is_no_map(collection: EmbeddingTable) -> None:
     for file in collection.files()[:1]:
         file.unlink()
     job = Job(collection)
@@ -351,7 +353,7 @@ def test_a_process_says_in_a_line_why_there_is_no_map(collection: Collection) ->
 
 
 def test_a_process_that_fails_says_so(
-    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collection: EmbeddingTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "openTSNE.py").write_text("print('hello')\nraise MemoryError('no room')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -361,13 +363,13 @@ def test_a_process_that_fails_says_so(
     assert job.failed() == "no map (MemoryError: no room): ask again to try again"
 
 
-def test_a_process_ends_with_who_started_it(collection: Collection, slow: None) -> None:
+def test_a_process_ends_with_who_started_it(collection: EmbeddingTable, slow: None) -> None:
     code = f"""if True:
         import sys
         sys.path[:] = {sys.path!r}
-        from lookalike.collection import Collection
+        from lookalike.storage import EmbeddingTable
         from lookalike.layout import Job
-        job = Job(Collection.open({str(collection.path)!r}))
+        job = Job(EmbeddingTable.open({str(collection.path)!r}))
         print(job.pid, flush=True)
         input()
     """

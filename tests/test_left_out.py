@@ -18,11 +18,11 @@ import lookalike
 from lookalike import LookalikeError, build, images
 from lookalike.build import Options, build_collection
 from lookalike.cli import app
-from lookalike.collection import Collection, is_collection
 from lookalike.export import build_table
 from lookalike.images import LeftOut, formats, in_words, locate, walk
 from lookalike.images.kinds import OTHERS, REST, TYPES, readable
 from lookalike.spark import session
+from lookalike.storage import EmbeddingTable, is_index
 from small import picture, pictures, small_network
 from test_cli import assert_fails
 from test_cli import run as cli
@@ -253,15 +253,15 @@ def test_an_index_of_nothing_that_was_emptied(tmp_path: Path, network: Options) 
     photos, out = pictures(tmp_path / "p", 1, 1), tmp_path / "x.index"
     build_collection(photos, out, network)
     write(photos, **{"bad.jpg": b"bad"})
-    done = build.sync(Collection.open(out), None, network)[1]
+    done = build.sync(EmbeddingTable.open(out), None, network)[1]
     assert (done.new, done.skipped, done.not_looked_at) == (1, 1, {})
     (photos / "000.png").unlink()
-    assert build.sync(Collection.open(out), None, network)[1].removed == 1
+    assert build.sync(EmbeddingTable.open(out), None, network)[1].removed == 1
     before = content(out)
     with pytest.raises(LookalikeError, match=r"cannot read bad\.jpg: "):
         build_collection(photos, out, network)
     assert content(out) == before
-    assert Collection.open(out).counts() == (0, 1)
+    assert EmbeddingTable.open(out).counts() == (0, 1)
 
 
 def test_waves_that_hold_nothing_wait_for_one_that_does(
@@ -271,18 +271,18 @@ def test_waves_that_hold_nothing_wait_for_one_that_does(
     write(photos, **{f"{number:03}.jpg": b"bad" for number in range(40)})
     picture(photos / "z.png", 1)
     made = []
-    create = Collection.create.__func__  # type: ignore[attr-defined]
+    create = EmbeddingTable.create.__func__  # type: ignore[attr-defined]
 
-    def noted(cls: type[Collection], *arguments: object) -> Collection:
+    def noted(cls: type[EmbeddingTable], *arguments: object) -> EmbeddingTable:
         made.append(sum(row["rows"] for row in arguments[3]))  # type: ignore[attr-defined]
         return create(cls, *arguments)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(Collection, "create", classmethod(noted))
+    monkeypatch.setattr(EmbeddingTable, "create", classmethod(noted))
     options = Options(**{**vars(network), "wave": 8})
     report = build_collection(photos, out, options)[1]
     assert (report.images, report.skipped) == (1, 40)
     assert made == [41]
-    assert len({path for path, _ in Collection.open(out).skipped()}) == 40
+    assert len({path for path, _ in EmbeddingTable.open(out).skipped()}) == 40
 
 
 def test_what_is_added_and_bad_is_kept_with_its_reason(tmp_path: Path, network: Options) -> None:
@@ -296,7 +296,7 @@ def test_what_is_added_and_bad_is_kept_with_its_reason(tmp_path: Path, network: 
     write(tmp_path / "films", **{"film.mp4": b""})
     with pytest.raises(LookalikeError, match=r"no images in .*films: not looked at: 1 \.mp4"):
         build.add(stored, tmp_path / "films", network)
-    assert Collection.open(out).version == stored.version
+    assert EmbeddingTable.open(out).version == stored.version
 
 
 # --- who says it --------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def test_spark_looks_into_files_of_no_ending(mixed: Path, tmp_path: Path, networ
     stored, report = build_collection(mixed.as_uri(), out, options)
     assert (report.images, report.skipped, report.loose_labels) == (4, 0, 1)
     assert report.not_looked_at == {".mp4": 2, "without ending": 1, ".svg": 1}
-    assert is_collection(out)
+    assert is_index(out)
     done = build.sync(stored, None, options, dry_run=True)[1]
     assert (done.new, done.same, done.removed) == (0, 4, 0)
     assert done.not_looked_at == report.not_looked_at
@@ -445,7 +445,7 @@ def test_a_uri_of_more_endings_than_are_counted(tmp_path: Path, network: Options
         file.truncate(images.decoding.MAX_BYTES + 1)
     done = build.sync(stored, None, options)[1]
     assert (done.new, done.changed, done.images, done.skipped) == (1, 30, 30, 1)
-    newest = Collection.open(stored.path)
+    newest = EmbeddingTable.open(stored.path)
     ids = [row for file in newest.files() for row in pq.read_table(file)["id"].to_pylist()]
     assert len(ids) == len(set(ids))
 

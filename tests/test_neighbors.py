@@ -10,7 +10,6 @@ import pytest
 
 from lookalike import Index, LookalikeError, searcher
 from lookalike import neighbors as module
-from lookalike.collection import Collection
 from lookalike.hashing.cells import Cells, Rotation
 from lookalike.hashing.signatures import Effort
 from lookalike.neighbors import group, tasks
@@ -20,6 +19,7 @@ from lookalike.neighbors.tasks import look_into
 from lookalike.search import Rows, exact
 from lookalike.searcher import Measured, Searcher
 from lookalike.spark import session
+from lookalike.storage import EmbeddingTable
 from segments import Floats, collection_of, grown, in_pieces, unit
 from test_searcher import addition
 from test_signatures import clustered
@@ -241,7 +241,7 @@ def test_near_ties_are_told_apart() -> None:
 
 
 def test_open_collection_is_unchanged(index: Index) -> None:
-    again = Collection.open(index.path)
+    again = EmbeddingTable.open(index.path)
     assert again.counts() == (ROWS, 0)
 
 

@@ -12,18 +12,18 @@ from PIL import Image
 from conftest import UNSEEN, needs_photos
 from lookalike import Index
 from lookalike.build import Options, build_collection
-from lookalike.collection import Collection
-from lookalike.collection.segments import read_rows
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.groups.graph import write_graph
 from lookalike.groups.outliers import outliers, suspects
+from lookalike.storage import EmbeddingTable
+from lookalike.storage.segments import read_rows
 from strangers import found_errors, made
 
-Planted = tuple[Collection, Path, Path]
+Planted = tuple[EmbeddingTable, Path, Path]
 
 
-def all_rows(collection: Collection) -> pa.Table:
+def all_rows(collection: EmbeddingTable) -> pa.Table:
     return pa.concat_tables([read_rows(file, ROW.names) for file in collection.files()])
 
 

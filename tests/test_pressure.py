@@ -13,10 +13,10 @@ import pytest
 
 import lookalike
 from faults import Row, leftovers, problems_of, rows_by_path
-from lookalike import LookalikeError, changes
+from lookalike import LookalikeError
 from lookalike.build import Options, build_collection
 from lookalike.cli import main
-from lookalike.collection import Collection, is_collection, writing
+from lookalike.storage import EmbeddingTable, commits, is_index, writing
 from rights import without_rights
 from small import picture, pictures, small_network
 from worker import question
@@ -125,7 +125,7 @@ def fill(disk: Path, left: int) -> Path:
 
 def state(index: Path) -> tuple[int, dict[str, Row]]:
     """Return version and rows of an index; it has to be whole, with nothing beside."""
-    stored = Collection.open(index)
+    stored = EmbeddingTable.open(index)
     assert list(problems_of(stored)) == []
     assert leftovers(index) == []
     return stored.version, rows_by_path(stored)
@@ -158,7 +158,7 @@ def test_a_change_on_a_full_disk_can_be_made_later(
     if left <= 60_000:
         assert_fails(told, "the disk is full", str(index), "make room")
     now, rows = state(index)
-    assert rows_by_path(Collection.open(index, version)) == before
+    assert rows_by_path(EmbeddingTable.open(index, version)) == before
     if name == "remove" and told[0]:
         assert (now, rows) == (version, before)
     else:  # waves that were committed in time are there
@@ -182,7 +182,7 @@ def test_an_index_on_a_full_disk_is_gone_on_with(
     filler = fill(disk, int(models * model) + left)
     assert_fails(run(*made.indexing(out)), "the disk is full", "make room")
     kept = {}
-    if is_collection(out):
+    if is_index(out):
         kept = state(out)[1]
         assert 0 < len(kept) < 40
     else:
@@ -219,7 +219,7 @@ def test_compaction_on_a_full_disk_changes_nothing(made: Made, disk: Path, run: 
 
     def compact() -> None:
         with writing(index):
-            changes.compact(Collection.open(index), few=2)
+            commits.compact(EmbeddingTable.open(index), few=2)
 
     with pytest.raises(LookalikeError, match="the disk is full"):
         compact()
@@ -277,7 +277,7 @@ def test_a_cache_that_takes_nothing_costs_time_alone(
 
 def last_file(index: Path) -> Path:
     """Return the data file that the newest version has and the first has not."""
-    first, newest = (set(Collection.open(index, version).files()) for version in (0, None))
+    first, newest = (set(EmbeddingTable.open(index, version).files()) for version in (0, None))
     (file,) = newest - first
     return file
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.collection import Segment
 from lookalike.hashing.cells import Cells, Rotation
 from lookalike.hashing.signatures import Effort, Signatures
 from lookalike.measuring import Measured, ask, decide
 from lookalike.neighbors.held import Held, HeldCells, Region
 from lookalike.search import Neighbor, Rows, approximate, exact, exact_many
+from lookalike.storage import Segment
 from segments import Floats, Piece, in_pieces, reference
 from test_searcher import KINDS, addition
 from test_signatures import clustered

@@ -16,12 +16,12 @@ import pytest
 from deltalake import DeltaTable
 
 from lookalike import LookalikeError
-from lookalike.collection import FORMAT, SEGMENT, Collection, Segment, write_segment
 from lookalike.embedding import ROW
 from lookalike.images import Source
 from lookalike.models import Model
 from lookalike.search import Neighbor, Rows, squared_distances
 from lookalike.search import exact as exact_of_rows
+from lookalike.storage import FORMAT, SEGMENT, EmbeddingTable, Segment, write_segment
 from lookalike.untrusted import is_hash
 from segments import Floats, Piece, in_pieces, reference, unit
 
@@ -209,11 +209,11 @@ def write(folder: Path, batches: Iterable[pa.RecordBatch]) -> list[dict[str, Any
     return [row for one in written for row in one.to_pylist()]
 
 
-def create(path: Path, *segments: list[pa.RecordBatch]) -> Collection:
+def create(path: Path, *segments: list[pa.RecordBatch]) -> EmbeddingTable:
     """Make a collection, its last segment written first."""
     folder = path / "data" / uuid.uuid4().hex
     rows = [row for batches in segments[::-1] for row in write(folder, iter(batches))]
-    return Collection.create(path, SOURCE, MODEL, rows)
+    return EmbeddingTable.create(path, SOURCE, MODEL, rows)
 
 
 BATCHES = [
@@ -227,7 +227,7 @@ VECTORS = np.array(EMBEDDED["embedding"].to_pylist(), np.float32)
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Collection:
+def stored(tmp_path: Path) -> EmbeddingTable:
     return create(tmp_path / "my photos.index", *BATCHES)
 
 
@@ -244,8 +244,8 @@ def check_segments(segments: Sequence[Segment]) -> None:
     assert all_rows(segments) == columns.to_pylist()
 
 
-def test_what_is_written_is_what_is_read(stored: Collection) -> None:
-    for collection in (stored, Collection.open(str(stored.path))):
+def test_what_is_written_is_what_is_read(stored: EmbeddingTable) -> None:
+    for collection in (stored, EmbeddingTable.open(str(stored.path))):
         assert collection.counts() == (40, 5)
         assert (collection.version, collection.source, collection.model) == (0, SOURCE, MODEL)
         assert collection.about_model == MODEL.about()
@@ -259,21 +259,21 @@ def test_what_is_written_is_what_is_read(stored: Collection) -> None:
         assert [one["what"] for one in collection.history()] == ["index"]
 
 
-def test_search_in_a_collection(stored: Collection) -> None:
+def test_search_in_a_collection(stored: EmbeddingTable) -> None:
     found = exact(stored.segments, VECTORS[7], 3)
     assert (found[0].id, found[0].path, found[0].label) == (8, "8.jpg", None)
     assert found[0].distance == 0
     assert len(exact(stored.segments, VECTORS[7], 1000)) == 40
 
 
-def test_other_readers_read_the_same(stored: Collection) -> None:
+def test_other_readers_read_the_same(stored: EmbeddingTable) -> None:
     table = DeltaTable(stored.path).to_pyarrow_table().sort_by("id")
     assert table.select(ROW.names).to_pylist() == ALL.to_pylist()
     few = DeltaTable(stored.path).to_pyarrow_table(filters=[("id", ">=", 41), ("id", "<", 44)])
     assert sorted(few["id"].to_pylist()) == [41, 42, 43]
 
 
-def test_the_log_tells_the_truth(stored: Collection) -> None:
+def test_the_log_tells_the_truth(stored: EmbeddingTable) -> None:
     lines = (stored.path / "_delta_log" / f"{0:020}.json").read_text().splitlines()
     added = [json.loads(line)["add"] for line in lines if "add" in json.loads(line)]
     assert len(added) == 3
@@ -292,7 +292,7 @@ def test_the_log_tells_the_truth(stored: Collection) -> None:
         assert entry["dataChange"] is True
 
 
-def test_nothing_is_left_over(stored: Collection, own_cache: Path) -> None:
+def test_nothing_is_left_over(stored: EmbeddingTable, own_cache: Path) -> None:
     check_segments(stored.segments)
     files = {path for path in stored.path.rglob("*") if path.is_file()}
     kept = {"lookalike.json", "_delta_log/" + f"{0:020}.json"}
@@ -307,10 +307,10 @@ def test_nothing_is_left_over(stored: Collection, own_cache: Path) -> None:
         assert inside[0].startswith("of-") and is_hash(inside[0].removeprefix("of-"))
 
 
-def test_the_cache_is_used_and_made_again(stored: Collection, own_cache: Path) -> None:
+def test_the_cache_is_used_and_made_again(stored: EmbeddingTable, own_cache: Path) -> None:
     check_segments(stored.segments)
     moved = stored.path / "moved"
-    opened = [Collection.open(stored.path) for _ in range(2)]
+    opened = [EmbeddingTable.open(stored.path) for _ in range(2)]
     check_segments(opened[0].segments)
     (stored.path / "data").rename(moved)
     check_segments(opened[0].segments)  # from what is mapped
@@ -318,10 +318,10 @@ def test_the_cache_is_used_and_made_again(stored: Collection, own_cache: Path) -
     with pytest.raises(LookalikeError, match=r"data file .* is missing: .*check INDEX --repair"):
         check_segments(opened[1].segments)
     with pytest.raises(LookalikeError, match=r"data file .* is missing: .*check INDEX --repair"):
-        Collection.open(stored.path)
+        EmbeddingTable.open(stored.path)
     assert not list((own_cache / "segments").glob("*"))
     moved.rename(stored.path / "data")
-    check_segments(Collection.open(stored.path).segments)
+    check_segments(EmbeddingTable.open(stored.path).segments)
 
 
 def test_a_file_of_skipped_inputs_alone(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_file_of_skipped_inputs_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["with space", "100% é #1", "a?b:c", "it's", "[x]", "x.y+z"])
 def test_folders_of_any_name(tmp_path: Path, name: str) -> None:
     collection = create(tmp_path / name / name, *BATCHES)
-    check_segments(Collection.open(collection.path).segments)
+    check_segments(EmbeddingTable.open(collection.path).segments)
     assert len(DeltaTable(collection.path).to_pyarrow_table()) == len(ALL)
 
 
@@ -354,20 +354,20 @@ def test_folders_that_delta_cannot_take(tmp_path: Path, name: str) -> None:
 
 
 def test_a_relative_path(
-    stored: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: EmbeddingTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     create(Path("here.index"), *BATCHES)
-    collection = Collection.open("here.index")
+    collection = EmbeddingTable.open("here.index")
     segments = collection.segments
     monkeypatch.chdir("/")
     check_segments(segments)
 
 
-def test_a_collection_may_move(stored: Collection, tmp_path: Path, own_cache: Path) -> None:
+def test_a_collection_may_move(stored: EmbeddingTable, tmp_path: Path, own_cache: Path) -> None:
     stored.path.rename(tmp_path / "elsewhere")
     shutil.rmtree(own_cache, ignore_errors=True)
-    moved = Collection.open(tmp_path / "elsewhere")
+    moved = EmbeddingTable.open(tmp_path / "elsewhere")
     check_segments(moved.segments)
     assert len(list(moved.skipped())) == 5
 
@@ -440,23 +440,23 @@ def test_no_folder_is_made_for_a_run_given_up(tmp_path: Path) -> None:
 # --- what is no collection ----------------------------------------------------------------------
 
 
-def about(stored: Collection, change: Callable[[dict[str, Any]], object]) -> None:
+def about(stored: EmbeddingTable, change: Callable[[dict[str, Any]], object]) -> None:
     file = stored.path / "lookalike.json"
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
 
 
-def put_instead(stored: Collection, make: Callable[[Path], object]) -> None:
+def put_instead(stored: EmbeddingTable, make: Callable[[Path], object]) -> None:
     shutil.rmtree(stored.path)
     make(stored.path)
 
 
-def log(stored: Collection) -> Path:
+def log(stored: EmbeddingTable) -> Path:
     return stored.path / "_delta_log" / f"{0:020}.json"
 
 
-DAMAGE: dict[str, tuple[Callable[[Collection], object], str]] = {
+DAMAGE: dict[str, tuple[Callable[[EmbeddingTable], object], str]] = {
     "gone": (lambda c: shutil.rmtree(c.path), "does not exist: make one"),
     "empty": (lambda c: put_instead(c, Path.mkdir), "is not an index: make one"),
     "a file": (lambda c: put_instead(c, Path.touch), "is not an index: make one"),
@@ -492,19 +492,19 @@ DAMAGE: dict[str, tuple[Callable[[Collection], object], str]] = {
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
 def test_what_is_no_collection(
-    damage: Callable[[Collection], object], message: str, stored: Collection
+    damage: Callable[[EmbeddingTable], object], message: str, stored: EmbeddingTable
 ) -> None:
     damage(stored)
     with pytest.raises(LookalikeError, match=message) as caught:
-        Collection.open(stored.path)
+        EmbeddingTable.open(stored.path)
     assert str(caught.value).isprintable()
     assert str(stored.path) in str(caught.value)
 
 
-def test_a_version_that_is_not_there(stored: Collection) -> None:
-    assert Collection.open(stored.path, 0).counts() == (40, 5)
+def test_a_version_that_is_not_there(stored: EmbeddingTable) -> None:
+    assert EmbeddingTable.open(stored.path, 0).counts() == (40, 5)
     with pytest.raises(LookalikeError) as caught:
-        Collection.open(stored.path, 7)
+        EmbeddingTable.open(stored.path, 7)
     assert str(caught.value).isprintable()
 
 
@@ -515,7 +515,7 @@ def test_a_version_that_is_not_there(stored: Collection) -> None:
     ids=["segments", "skipped"],
 )
 def test_a_damaged_data_file(
-    damage: Callable[[Path], None], ask: Callable[[Collection], object], stored: Collection
+    damage: Callable[[Path], None], ask: Callable[[EmbeddingTable], object], stored: EmbeddingTable
 ) -> None:
     damage(stored.files()[1])
     with pytest.raises(LookalikeError) as caught:
@@ -525,17 +525,17 @@ def test_a_damaged_data_file(
     assert stored.counts() == (40, 5)  # which the log alone can tell
 
 
-def test_a_damaged_model(stored: Collection) -> None:
+def test_a_damaged_model(stored: EmbeddingTable) -> None:
     (stored.path / "model" / "network.bin").unlink()
-    opened = Collection.open(stored.path)
+    opened = EmbeddingTable.open(stored.path)
     assert opened.counts() == (40, 5)
     with pytest.raises(LookalikeError, match="no whole model"):
         _ = opened.model
 
 
-def test_no_second_collection_over_the_first(stored: Collection) -> None:
+def test_no_second_collection_over_the_first(stored: EmbeddingTable) -> None:
     before = sorted(stored.path.rglob("*"))
     with pytest.raises(LookalikeError, match=r"(?i)exist"):
-        Collection.create(stored.path, SOURCE, MODEL, [])
+        EmbeddingTable.create(stored.path, SOURCE, MODEL, [])
     assert sorted(stored.path.rglob("*")) == before
-    check_segments(Collection.open(stored.path).segments)
+    check_segments(EmbeddingTable.open(stored.path).segments)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from lookalike import Index, LookalikeError, searcher
-from lookalike.changes import compact
-from lookalike.collection import Collection
 from lookalike.embedding import normalize
 from lookalike.hashing.cells import Cells
 from lookalike.hashing.signatures import Effort
 from lookalike.measuring import DAMAGED, Older, Part, least
 from lookalike.searcher import RECALL, RECALLS, Measured, Searcher
+from lookalike.storage import EmbeddingTable
+from lookalike.storage.commits import compact
 from segments import Floats, collection_of, grown, unit
 from test_signatures import clustered, ids
 
@@ -30,14 +30,14 @@ def vectors() -> Floats:
 
 
 @pytest.fixture
-def stored(vectors: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
+def stored(vectors: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddingTable:
     """A collection that is large by a limit made low, with a cache of its own."""
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(searcher, "EXACT_UP_TO", 1000)
     return collection_of(vectors[:ROWS], tmp_path / "cars.index", [1500, 4500])
 
 
-def test_recall_is_what_was_asked_for(stored: Collection, vectors: Floats) -> None:
+def test_recall_is_what_was_asked_for(stored: EmbeddingTable, vectors: Floats) -> None:
     ready = Searcher(stored)
     costs = []
     for recall in (0.9, 0.98, 0.999):
@@ -54,7 +54,7 @@ def test_recall_is_what_was_asked_for(stored: Collection, vectors: Floats) -> No
 
 
 def test_small_collections_and_full_recall_are_exact(
-    stored: Collection, vectors: Floats, monkeypatch: pytest.MonkeyPatch
+    stored: EmbeddingTable, vectors: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = Searcher(stored)
     assert ready.nearest(vectors[0], 5, recall=1)[1] == "exact"
@@ -67,7 +67,7 @@ def test_small_collections_and_full_recall_are_exact(
     assert ready.nearest(vectors[0], 5, engine="approximate")[1] == "approximate"
 
 
-def test_what_is_made_is_made_once(stored: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_made_is_made_once(stored: EmbeddingTable, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Searcher(stored)
     assert first.known_recall() is None
     first.get_ready()
@@ -79,7 +79,7 @@ def test_what_is_made_is_made_once(stored: Collection, monkeypatch: pytest.Monke
     }
     assert sum("signatures-" in file.name for file in kept) == 2
     monkeypatch.setattr(Searcher, "_measure", None)
-    again = Searcher(Collection.open(stored.path))
+    again = Searcher(EmbeddingTable.open(stored.path))
     again.get_ready()
     assert again.measured == first.measured
     assert again.known_recall() == first.measured.recall[RECALLS.index(0.98)]
@@ -89,7 +89,7 @@ def test_what_is_made_is_made_once(stored: Collection, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", ["0.json", "cells.npz"])
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"rows": 1}', b"[1]"])
 def test_what_is_damaged_is_made_again(
-    stored: Collection, vectors: Floats, name: str, content: bytes
+    stored: EmbeddingTable, vectors: Floats, name: str, content: bytes
 ) -> None:
     first = Searcher(stored)
     first.get_ready()
@@ -97,7 +97,7 @@ def test_what_is_damaged_is_made_again(
     (stored.signature_folder / name).write_bytes(content)
     (cached,) = stored.segments[0].cache.glob("signatures-*")
     cached.write_bytes(content)
-    again = Searcher(Collection.open(stored.path))
+    again = Searcher(EmbeddingTable.open(stored.path))
     again.get_ready()
     assert again.nearest(vectors[3], 10) == wanted
     assert (stored.signature_folder / name).stat().st_size > 100
@@ -138,7 +138,7 @@ def test_figures_that_are_none_are_damaged(tmp_path: Path, now: str, said: str) 
         Measured.load(file)
 
 
-def test_measured_figures_hold_together(stored: Collection) -> None:
+def test_measured_figures_hold_together(stored: EmbeddingTable) -> None:
     measured = Searcher(stored).measured
     assert measured.queries == searcher.QUERIES // 2
     assert measured.cells == Cells.load(stored.signature_folder / "cells.npz").fingerprint
@@ -154,7 +154,7 @@ def test_measured_figures_hold_together(stored: Collection) -> None:
     assert stored_figures["efforts"][0] == asdict(efforts[0])
 
 
-def test_a_recall_beyond_the_signatures_is_exact(stored: Collection, vectors: Floats) -> None:
+def test_a_recall_beyond_the_signatures_is_exact(stored: EmbeddingTable, vectors: Floats) -> None:
     ready = Searcher(stored)
     efforts = (Effort(5, 50), Effort(9, 60), *[None] * 4)
     ready.measured = Measured(
@@ -168,7 +168,7 @@ def test_a_recall_beyond_the_signatures_is_exact(stored: Collection, vectors: Fl
     )
 
 
-def test_what_a_filter_leaves_is_searched_harder(stored: Collection, vectors: Floats) -> None:
+def test_what_a_filter_leaves_is_searched_harder(stored: EmbeddingTable, vectors: Floats) -> None:
     """The neighbours of a row are all left out: those that are left lie far, and in other cells."""
     ready = Searcher(stored)
     shares = []
@@ -182,7 +182,7 @@ def test_what_a_filter_leaves_is_searched_harder(stored: Collection, vectors: Fl
     assert np.mean(shares) > 0.97
 
 
-def test_strangers_are_searched_harder(stored: Collection, vectors: Floats) -> None:
+def test_strangers_are_searched_harder(stored: EmbeddingTable, vectors: Floats) -> None:
     ready = Searcher(stored)
     shares, compared = [], []
     for query in unit((60, vectors.shape[1]), 9):
@@ -257,17 +257,17 @@ def wide_folder(wide_vectors: Floats, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def searched(wide_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
+def searched(wide_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddingTable:
     shutil.copytree(wide_folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(searcher, "EXACT_UP_TO", 1000)
-    return Collection.open(tmp_path / "wide.index")
+    return EmbeddingTable.open(tmp_path / "wide.index")
 
 
 @pytest.mark.parametrize("count", [40, 500])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_added_is_found_like_the_rest(
-    searched: Collection, wide_vectors: Floats, kind: str, count: int
+    searched: EmbeddingTable, wide_vectors: Floats, kind: str, count: int
 ) -> None:
     """A few are searched harder; for many, unlike the rest, cells are fitted again."""
     before = Searcher(searched)
@@ -284,7 +284,9 @@ def test_what_is_added_is_found_like_the_rest(
         assert np.median(compared) < 2 * usual
 
 
-def test_small_additions_are_a_part_together(searched: Collection, wide_vectors: Floats) -> None:
+def test_small_additions_are_a_part_together(
+    searched: EmbeddingTable, wide_vectors: Floats
+) -> None:
     """Also when segments become others, and until the rows are gone."""
     added = addition("near copies", wide_vectors, 300)
     few = grown(searched, added[:100], [1] * 5 + [95])
@@ -318,13 +320,13 @@ def with_skipped(vectors: Floats, skipped: int, first: int = 0) -> Floats:
     return rows
 
 
-def measured_once(collection: Collection) -> Measured:
+def measured_once(collection: EmbeddingTable) -> Measured:
     """Measure what is to be measured, and see that the next process takes what was."""
-    ready = Searcher(Collection.open(collection.path))
+    ready = Searcher(EmbeddingTable.open(collection.path))
     ready.get_ready()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Searcher, "_measure", None)
-        again = Searcher(Collection.open(collection.path))
+        again = Searcher(EmbeddingTable.open(collection.path))
         again.get_ready()
         assert again.measured == ready.measured
         assert again.known_recall() == ready.measured.recall[RECALLS.index(RECALL)]
@@ -342,7 +344,7 @@ def test_skipped_inputs_are_measured_once(
     added = with_skipped(near_copies(vectors[0], 300), 200)
     (part,) = measured_once(grown(first, added)).parts
     assert part.range == (4000, 4500)
-    third = grown(Collection.open(first.path), np.full_like(added, np.nan))
+    third = grown(EmbeddingTable.open(first.path), np.full_like(added, np.nan))
     assert measured_once(third).parts == (part,), "nothing was added to measure"
 
 
@@ -364,7 +366,7 @@ def test_gaps_that_merging_leaves_are_measured_once(
 
 
 def test_cells_are_fitted_again_when_the_others_are_gone(
-    searched: Collection, wide_vectors: Floats, monkeypatch: pytest.MonkeyPatch
+    searched: EmbeddingTable, wide_vectors: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part was too small a share of all to fit cells for it, and is not any more."""
     monkeypatch.setattr(searcher, "_UNLIKE", 0.0485)
@@ -381,7 +383,9 @@ def test_cells_are_fitted_again_when_the_others_are_gone(
     assert measured.parts[0].range == part.range
 
 
-def test_a_filter_that_leaves_in_what_was_added(searched: Collection, wide_vectors: Floats) -> None:
+def test_a_filter_that_leaves_in_what_was_added(
+    searched: EmbeddingTable, wide_vectors: Floats
+) -> None:
     added = addition("near copies", wide_vectors, 200)
     after = Searcher(grown(searched, added))
     rng = np.random.default_rng(1)
@@ -390,7 +394,7 @@ def test_a_filter_that_leaves_in_what_was_added(searched: Collection, wide_vecto
         assert recall_of(after, ROWS, added[::8], step=8, allowed=allowed) >= 0.97
 
 
-def test_what_an_older_program_measured_is_measured_again(searched: Collection) -> None:
+def test_what_an_older_program_measured_is_measured_again(searched: EmbeddingTable) -> None:
     file = searched.signature_folder / "0.json"
     now = json.loads(file.read_text())
     efforts = [{name: one[name] for name in ("cells", "candidates")} for one in now["efforts"]]
@@ -405,7 +409,7 @@ def test_what_an_older_program_measured_is_measured_again(searched: Collection) 
 
 
 def test_cells_are_found_again_when_the_collection_has_grown(
-    stored: Collection, vectors: Floats, tmp_path: Path
+    stored: EmbeddingTable, vectors: Floats, tmp_path: Path
 ) -> None:
     kept = Searcher(stored).cells
     assert kept.rows == ROWS
@@ -417,11 +421,11 @@ def test_cells_are_found_again_when_the_collection_has_grown(
         assert Cells.load(file).fingerprint == found.fingerprint
 
 
-def test_an_index_that_cannot_be_written(stored: Collection, vectors: Floats) -> None:
+def test_an_index_that_cannot_be_written(stored: EmbeddingTable, vectors: Floats) -> None:
     wanted = Searcher(stored).nearest(vectors[0], 10)
     shutil.rmtree(stored.signature_folder)
     stored.signature_folder.write_text("no folder")
-    assert Searcher(Collection.open(stored.path)).nearest(vectors[0], 10) == wanted
+    assert Searcher(EmbeddingTable.open(stored.path)).nearest(vectors[0], 10) == wanted
     assert stored.signature_folder.read_text() == "no folder"
 
 
@@ -442,7 +446,7 @@ def test_hardly_a_row(vectors: Floats, tmp_path: Path, count: int) -> None:
 # --- through the index ----------------------------------------------------------------------------
 
 
-def test_the_index_says_how_it_searched(stored: Collection, vectors: Floats) -> None:
+def test_the_index_says_how_it_searched(stored: EmbeddingTable, vectors: Floats) -> None:
     index = Index(stored)
     assert index.info()["recall"] == {"exact": 1.0, "approximate": None, "spark-lsh": None}
     hits = index.search(vectors[5], k=3)
@@ -454,7 +458,7 @@ def test_the_index_says_how_it_searched(stored: Collection, vectors: Floats) -> 
     assert len(index.search(vectors[5])) == 5
 
 
-def test_filters_of_the_index(stored: Collection, vectors: Floats) -> None:
+def test_filters_of_the_index(stored: EmbeddingTable, vectors: Floats) -> None:
     index = Index(stored)
     for engine in ("exact", "approximate"):
         hits = index.search(vectors[5], k=20, label=["make 3", "make 7"], engine=engine)
@@ -487,13 +491,13 @@ def test_filters_of_the_index(stored: Collection, vectors: Floats) -> None:
     ],
 )
 def test_wrong_options(
-    stored: Collection, vectors: Floats, options: dict[str, Any], message: str
+    stored: EmbeddingTable, vectors: Floats, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(LookalikeError, match=message):
         Index(stored).search(vectors[0], **options)
 
 
-def test_evaluation(stored: Collection) -> None:
+def test_evaluation(stored: EmbeddingTable) -> None:
     figures = Index(stored).evaluate(k=10, queries=40, spark=False)
     assert figures["images"] == ROWS and "spark-lsh" not in figures
     found = figures["approximate"]

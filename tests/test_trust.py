@@ -29,7 +29,6 @@ from lookalike import Index, LookalikeError, hashing
 from lookalike.build import Options
 from lookalike.cache import seal
 from lookalike.cli import app
-from lookalike.collection import FORMAT, Collection
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import ROW
 from lookalike.errors import ImageError
@@ -45,6 +44,7 @@ from lookalike.pictures import GONE
 from lookalike.searcher import Searcher
 from lookalike.server import create_app
 from lookalike.spark import local_uri, session
+from lookalike.storage import FORMAT, EmbeddingTable
 from lookalike.untrusted import foreign_types, map_array, read_arrays, read_json
 from segments import collection_of
 from test_cli import assert_fails, run
@@ -84,7 +84,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def copy_with(index: Index, path: Path, change: Callable[[pa.Table], pa.Table]) -> Path:
     """Copy an index, with other rows in its data files. It needs a cache of its own."""
     shutil.copytree(index.path, path)
-    for file in Collection.open(path).files():
+    for file in EmbeddingTable.open(path).files():
         before = file.stat().st_size
         pq.write_table(change(pq.read_table(file, partitioning=None)), file)
         for log in (path / "_delta_log").glob("*.json"):  # which says how large it is
@@ -349,7 +349,7 @@ def test_upkeep_reads_and_deletes_nothing_outside(
     shutil.copy(index.collection.files()[0], outside)
     path = Path(shutil.copytree(index.path, tmp_path / "x.index"))
     log = path / "_delta_log" / f"{0:020}.json"
-    (kept,) = Collection.open(path).files()
+    (kept,) = EmbeddingTable.open(path).files()
     named = json.dumps(name.format(outside=outside))
     log.write_text(log.read_text().replace(json.dumps(f"{kept.relative_to(path)}"), named))
     for command in (["check"], ["check", "--repair"], ["vacuum", "--keep-days", "0"], ["info"]):
@@ -496,7 +496,7 @@ def test_an_index_is_exported_without_formulas(
     def change(rows: pa.Table) -> pa.Table:
         return with_column(rows, "label", (labels * len(rows))[: len(rows)])
 
-    stored = Collection.open(copy_with(index, tmp_path / "x.index", change))
+    stored = EmbeddingTable.open(copy_with(index, tmp_path / "x.index", change))
     export_csv(stored, tmp_path / "x.csv", no_formulas=True)
     found = [row[1] for row in table_of(tmp_path / "x.csv")[1:]][: len(labels)]
     assert found == [*(f"'{sign}1" for sign in BEGINNINGS), "", "", "1=1"]
@@ -572,9 +572,9 @@ def test_no_pickle_for_cells_or_signatures(
         if file.suffix == ".npy" and file in seen:  # it is what somebody sealed so
             seal(file)
         seen.add(file)
-        again = Searcher(Collection.open(stored.path)).nearest(vectors[7], 5, engine="approximate")[
-            0
-        ]
+        again = Searcher(EmbeddingTable.open(stored.path)).nearest(
+            vectors[7], 5, engine="approximate"
+        )[0]
         assert [one.id for one in again] == wanted
         if file.suffix != ".json":
             assert file.read_bytes() == whole, "made again"
@@ -923,11 +923,11 @@ def test_sources_are_kept_with_their_folders(index: Index, tmp_path: Path) -> No
     about = json.loads(file.read_text())
     about["source"].pop("also", None)  # as earlier versions wrote it
     file.write_text(json.dumps(about))
-    assert Collection.open(tmp_path / "x.index").source == index.collection.source
+    assert EmbeddingTable.open(tmp_path / "x.index").source == index.collection.source
     source = replace(index.collection.source, also=("/one", "/two"))
     about["source"] = asdict(source)
     file.write_text(json.dumps(about))
-    assert Collection.open(tmp_path / "x.index").source == source
+    assert EmbeddingTable.open(tmp_path / "x.index").source == source
 
 
 def test_json_is_read_within_bounds(tmp_path: Path) -> None:

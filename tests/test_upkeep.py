@@ -7,6 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,32 @@ from deltalake import DeltaTable
 from typer.testing import CliRunner
 
 import lookalike
-from lookalike import Index, LookalikeError, changes
+from lookalike import Index, LookalikeError
+from lookalike.cache import staging_folder
 from lookalike.cli import app
-from lookalike.collection import (
-    FORMAT,
-    Collection,
-    Written,
-    staging_folder,
-    write_segment,
-    writing,
-)
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import ROW
 from lookalike.images import Source
+from lookalike.ingest.remove import matching
 from lookalike.models import Model
 from lookalike.search import Rows, exact
-from lookalike.searcher import Searcher
-from lookalike.upkeep import check, repair, vacuum
-from lookalike.upkeep.findings import EXAMPLES
+from lookalike.searcher import Searcher, check_signatures
+from lookalike.storage import (
+    FORMAT,
+    EmbeddingTable,
+    Written,
+    commits,
+    maintenance,
+    write_segment,
+    writing,
+)
+from lookalike.storage.maintenance import vacuum
+from lookalike.storage.maintenance.findings import EXAMPLES
 from rights import without_rights
 from segments import unit
+
+check = partial(maintenance.check, check_signatures=check_signatures)
+repair = partial(maintenance.repair, check_signatures=check_signatures)
 
 WIDTH = 16
 MODEL = Model(
@@ -82,13 +89,13 @@ def write(folder: Path, rows: Rows_) -> Written:
     return written[0]
 
 
-def create(path: Path, *segments: Rows_, **wrong: int) -> Collection:
+def create(path: Path, *segments: Rows_, **wrong: int) -> EmbeddingTable:
     """Make a collection of some rows a segment; the log says what is `wrong` of the second."""
     folder = path / "data" / uuid.uuid4().hex
     written = [write(folder, rows) for rows in segments]
     if wrong:
         written[1] |= wrong
-    return Collection.create(path, Source("files", "/photos"), MODEL, written)
+    return EmbeddingTable.create(path, Source("files", "/photos"), MODEL, written)
 
 
 def three(seed: int = 0) -> list[Rows_]:
@@ -97,13 +104,13 @@ def three(seed: int = 0) -> list[Rows_]:
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Collection:
+def stored(tmp_path: Path) -> EmbeddingTable:
     """Three segments; version 0 has a fourth, small one."""
     first = create(tmp_path / "my photos.index", *three(), rows_of(500, 3))
-    return changes.remove(first, lambda _: np.array([500, 501, 502]), "remove")
+    return commits.remove(first, lambda _: np.array([500, 501, 502]), "remove")
 
 
-def content(collection: Collection) -> Rows_:
+def content(collection: EmbeddingTable) -> Rows_:
     tables = [pq.read_table(file, partitioning=None) for file in collection.files()]
     return pa.concat_tables(tables).to_pylist() if tables else []
 
@@ -116,17 +123,17 @@ def everything(path: Path) -> dict[str, bytes]:
 def found_in(path: Path) -> dict[str, int]:
     """Check an index; see that this changed nothing."""
     before = everything(path)
-    checked = check(Collection.open(path, look=False))
+    checked = check(EmbeddingTable.open(path, look=False))
     assert everything(path) == before
     assert checked.ok == (not checked.counts)
     assert {one.kind for one in checked.examples} == set(checked.counts)
     return checked.counts
 
 
-def assert_whole(path: Path, expected: Rows_) -> Collection:
+def assert_whole(path: Path, expected: Rows_) -> EmbeddingTable:
     """Check that an index is whole, holds these rows, and answers as one that was made of them."""
     assert found_in(path) == {}
-    opened = Collection.open(path)
+    opened = EmbeddingTable.open(path)
     assert content(opened) == expected
     skipped = sum(row["status"] == "skipped" for row in expected)
     assert opened.counts() == (len(expected) - skipped, skipped)
@@ -148,7 +155,7 @@ def flip(file: Path, at: int) -> None:
 # --- what is fine ------------------------------------------------------------------------------
 
 
-def test_a_fresh_index_is_whole(stored: Collection) -> None:
+def test_a_fresh_index_is_whole(stored: EmbeddingTable) -> None:
     rows = content(stored)
     checked = check(stored)
     assert checked.ok and checked.counts == {} and checked.examples == ()
@@ -169,14 +176,14 @@ def test_an_index_of_photos_is_whole(index: Index) -> None:
 
 
 def test_an_index_of_nothing_is_whole(tmp_path: Path) -> None:
-    emptied = changes.remove(create(tmp_path / "x", rows_of(0, 3)), lambda _: np.arange(3), "x")
+    emptied = commits.remove(create(tmp_path / "x", rows_of(0, 3)), lambda _: np.arange(3), "x")
     assert check(emptied).ok
     assert (vacuum(emptied, 0).files, vacuum(emptied, 0).files) == (1, 0)
-    assert check(Collection.open(emptied.path)).ok
+    assert check(EmbeddingTable.open(emptied.path)).ok
 
 
-def test_an_older_version_is_checked(stored: Collection) -> None:
-    checked = check(Collection.open(stored.path, 0))
+def test_an_older_version_is_checked(stored: EmbeddingTable) -> None:
+    checked = check(EmbeddingTable.open(stored.path, 0))
     assert checked.ok and (checked.version, checked.rows) == (0, sum(SIZES) + 3)
 
 
@@ -187,7 +194,7 @@ def test_check_needs_no_more_than_reading(folder_of_all: Path) -> None:
         one.chmod(0o555 if one.is_dir() else 0o444)
     stray = stored.path / "data" / "stray.parquet"
     with without_rights():
-        assert check(Collection.open(stored.path)).ok
+        assert check(EmbeddingTable.open(stored.path)).ok
         with pytest.raises(LookalikeError, match="cannot be written to"):
             repair(stored)
     stored.files()[0].chmod(0)
@@ -214,15 +221,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "kind"), DAMAGE.values(), ids=DAMAGE)
-def test_a_lost_data_file(damage: Callable[[Path], object], kind: str, stored: Collection) -> None:
+def test_a_lost_data_file(
+    damage: Callable[[Path], object], kind: str, stored: EmbeddingTable
+) -> None:
     rows = content(stored)
     file = stored.files()[1]
     damage(file)
-    checked = check(Collection.open(stored.path, look=False))
+    checked = check(EmbeddingTable.open(stored.path, look=False))
     assert checked.counts == {kind: 1}
     assert checked.examples[0].name == str(file.relative_to(stored.path))
     others = {name: data for name, data in everything(stored.path).items() if str(file) != name}
-    done = repair(Collection.open(stored.path, look=False))
+    done = repair(EmbeddingTable.open(stored.path, look=False))
     assert done.ok and done.found == checked and done.inputs == SIZES[1]
     kept = [row for row in rows if not SIZES[0] <= row["id"] < SIZES[0] + SIZES[1]]
     repaired = assert_whole(stored.path, kept)
@@ -233,16 +242,16 @@ def test_a_lost_data_file(damage: Callable[[Path], object], kind: str, stored: C
     assert repaired.next_id == stored.next_id
 
 
-def test_a_file_of_another_index(stored: Collection, tmp_path: Path) -> None:
+def test_a_file_of_another_index(stored: EmbeddingTable, tmp_path: Path) -> None:
     other = create(tmp_path / "other", *three(seed=1))
     shutil.copy(other.files()[0], stored.files()[0])
     rows = [row for row in content(stored) if row["id"] >= SIZES[0]]
     assert found_in(stored.path) == {"damaged file": 1}
-    assert repair(Collection.open(stored.path, look=False)).inputs == SIZES[0]
+    assert repair(EmbeddingTable.open(stored.path, look=False)).inputs == SIZES[0]
     assert_whole(stored.path, rows)
 
 
-def test_what_says_nothing_of_the_rows_costs_none(stored: Collection) -> None:
+def test_what_says_nothing_of_the_rows_costs_none(stored: EmbeddingTable) -> None:
     rows = content(stored)
     for file in stored.files():
         data = file.read_bytes()
@@ -255,11 +264,13 @@ def test_what_says_nothing_of_the_rows_costs_none(stored: Collection) -> None:
 
 
 @pytest.mark.parametrize("where", ["is_intact", "pq.ParquetFile"])
-def test_a_disk_that_fails(where: str, stored: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails(
+    where: str, stored: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno_of, os.strerror(errno_of))
 
-    monkeypatch.setattr(f"lookalike.upkeep.files.{where}", fail)
+    monkeypatch.setattr(f"lookalike.storage.maintenance.data_files.{where}", fail)
     errno_of = errno.EIO
     checked = check(stored)
     assert checked.counts == {"damaged file": 3}
@@ -277,7 +288,7 @@ def test_flipped_bits_never_change_a_row(tmp_path: Path) -> None:
     for at in random.integers(0, len(data), 12).tolist():
         flip(file, at)
         assert found_in(stored.path) == {"damaged file": 1}
-        inputs = repair(Collection.open(stored.path, look=False)).inputs
+        inputs = repair(EmbeddingTable.open(stored.path, look=False)).inputs
         assert inputs in (0, SIZES[0])
         assert_whole(stored.path, rows if not inputs else rows[SIZES[0] :])
         file.write_bytes(data)
@@ -288,11 +299,11 @@ def test_flipped_bits_never_change_a_row(tmp_path: Path) -> None:
             (stored.path / stray.name).unlink()
 
 
-def test_all_data_files_are_away(stored: Collection) -> None:
+def test_all_data_files_are_away(stored: EmbeddingTable) -> None:
     (stored.path / "data").rename(stored.path.with_name("data"))
     assert found_in(stored.path) == {"missing file": 3}
     with pytest.raises(LookalikeError, match=r"data is missing: restore it"):
-        repair(Collection.open(stored.path, look=False))
+        repair(EmbeddingTable.open(stored.path, look=False))
     stored.path.with_name("data").rename(stored.path / "data")
     assert check(stored).ok
 
@@ -315,9 +326,9 @@ def test_the_log_says_wrong_figures(wrong: dict[str, int], tmp_path: Path) -> No
     written = [write(folder, rows) for rows in three()]
     written[1] |= wrong
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Collection, "_look", lambda _: None)
-        Collection.create(path, Source("files", "/photos"), MODEL, written)
-    stored = Collection.open(path, look=False)
+        patch.setattr(EmbeddingTable, "_look", lambda _: None)
+        EmbeddingTable.create(path, Source("files", "/photos"), MODEL, written)
+    stored = EmbeddingTable.open(path, look=False)
     assert found_in(path) == {"wrong figures": 1}
     done = repair(stored)
     assert (done.inputs, done.ok) == (0, True)
@@ -367,7 +378,7 @@ def test_a_row_that_cannot_stay(spoil: Change, kind: str, tmp_path: Path) -> Non
     repaired = assert_whole(stored.path, rows)
     assert repaired.history()[0]["removed"] == 2
     assert repaired.files()[::2] == stored.files()[::2]
-    assert Collection.open(stored.path, 0).files() == stored.files()
+    assert EmbeddingTable.open(stored.path, 0).files() == stored.files()
 
 
 def test_many_broken_rows_are_counted_and_few_named(tmp_path: Path) -> None:
@@ -379,7 +390,7 @@ def test_many_broken_rows_are_counted_and_few_named(tmp_path: Path) -> None:
     assert checked.counts == {"bad vector": 2700}
     assert len(checked.examples) == EXAMPLES
     assert repair(stored).inputs == 2700
-    assert Collection.open(stored.path).counts() == (0, 300)
+    assert EmbeddingTable.open(stored.path).counts() == (0, 300)
 
 
 def test_a_file_of_which_no_row_can_stay(tmp_path: Path) -> None:
@@ -412,7 +423,7 @@ def renumbered(tmp_path: Path, segments: list[Rows_], kinds: dict[str, int]) -> 
     assert found_in(stored.path) == kinds
     done = repair(stored)
     assert done.ok and done.inputs == 0
-    repaired = Collection.open(stored.path)
+    repaired = EmbeddingTable.open(stored.path)
     after = content(repaired)
     assert_whole(stored.path, after)
     assert repaired.next_id > max(row["id"] for row in after)
@@ -472,21 +483,21 @@ def test_everything_at_once(tmp_path: Path) -> None:
     (stored.path / "data" / "stray").touch()
     kinds = {"bad vector", "ids out of order", "path twice", "bad row", "damaged file"}
     assert set(found_in(stored.path)) == kinds | {"missing file", "left over"}
-    done = repair(Collection.open(stored.path, look=False))
+    done = repair(EmbeddingTable.open(stored.path, look=False))
     assert done.ok and done.inputs == 1 + 1 + 1 + 50 + 50
-    assert_whole(stored.path, content(Collection.open(stored.path)))
+    assert_whole(stored.path, content(EmbeddingTable.open(stored.path)))
 
 
 # --- what is derived, what is left over -----------------------------------------------------------
 
 
-def answers(collection: Collection) -> list[int]:
+def answers(collection: EmbeddingTable) -> list[int]:
     return [one.id for one in exact(Rows(collection.segments), unit((1, WIDTH), 5)[0], 9)]
 
 
 @pytest.mark.parametrize("name", ["vectors.npy", "rows.arrow"])
 @pytest.mark.parametrize("damage", [lambda f: flip(f, -50), lambda f: os.truncate(f, 300)])
-def test_a_damaged_cache(name: str, damage: Callable[[Path], None], stored: Collection) -> None:
+def test_a_damaged_cache(name: str, damage: Callable[[Path], None], stored: EmbeddingTable) -> None:
     wanted = answers(stored)
     caches = [segment.cache for segment in stored.segments]
     others = everything(caches[0]) | everything(caches[2])
@@ -496,7 +507,7 @@ def test_a_damaged_cache(name: str, damage: Callable[[Path], None], stored: Coll
     assert done.ok and (done.inputs, done.deleted) == (0, 1)
     assert not caches[1].exists()
     assert everything(caches[0]) | everything(caches[2]) == others
-    opened = Collection.open(stored.path)
+    opened = EmbeddingTable.open(stored.path)
     assert (opened.version, answers(opened)) == (1, wanted)
 
 
@@ -519,7 +530,9 @@ def test_every_flipped_byte_of_a_cache_shows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [lambda f: flip(f, 500), lambda f: f.write_bytes(b"")])
 @pytest.mark.parametrize("name", ["cells.npz", "1.json"])
-def test_damaged_signatures(name: str, damage: Callable[[Path], None], stored: Collection) -> None:
+def test_damaged_signatures(
+    name: str, damage: Callable[[Path], None], stored: EmbeddingTable
+) -> None:
     Searcher(stored).get_ready()
     file = stored.signature_folder / name
     if name == "1.json":
@@ -529,11 +542,11 @@ def test_damaged_signatures(name: str, damage: Callable[[Path], None], stored: C
     assert found_in(stored.path) == {"signatures": 1}
     assert repair(stored).deleted == 1
     assert not file.exists()
-    Searcher(Collection.open(stored.path)).get_ready()
+    Searcher(EmbeddingTable.open(stored.path)).get_ready()
     assert check(stored).ok
 
 
-def test_what_is_left_over(stored: Collection) -> None:
+def test_what_is_left_over(stored: EmbeddingTable) -> None:
     data = stored.files()[0].parent
     rows = content(stored)
     old = time.time() - 7200
@@ -557,10 +570,10 @@ def test_what_is_left_over(stored: Collection) -> None:
     assert not any(one.exists() for one in (*strays, dead, hashes / "7"))
     assert (hashes / "0").exists() and (hashes / "1").exists()
     assert_whole(stored.path, rows)
-    assert len(content(Collection.open(stored.path, 0))) == len(rows) + 3
+    assert len(content(EmbeddingTable.open(stored.path, 0))) == len(rows) + 3
 
 
-def test_a_writers_files_are_not_left_over(stored: Collection) -> None:
+def test_a_writers_files_are_not_left_over(stored: EmbeddingTable) -> None:
     with writing(stored.path):
         stray = stored.new_folder() / "x.parquet"
         stray.touch()
@@ -572,7 +585,7 @@ def test_a_writers_files_are_not_left_over(stored: Collection) -> None:
     assert found_in(stored.path) == {"left over": 1}
 
 
-def test_a_damaged_model_is_named(stored: Collection) -> None:
+def test_a_damaged_model_is_named(stored: EmbeddingTable) -> None:
     os.truncate(stored.path / "model" / "network.bin", 2)
     assert found_in(stored.path) == {"model": 1}
     done = repair(stored)
@@ -584,7 +597,7 @@ def test_a_damaged_model_is_named(stored: Collection) -> None:
     assert found_in(stored.path) == {"model": 1}
 
 
-def test_an_index_of_a_newer_lookalike(stored: Collection) -> None:
+def test_an_index_of_a_newer_lookalike(stored: EmbeddingTable) -> None:
     file = stored.path / "lookalike.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": FORMAT + 1}))
     (stored.path / "data" / "stray").touch()
@@ -599,28 +612,28 @@ def test_an_index_of_a_newer_lookalike(stored: Collection) -> None:
     assert everything(stored.path) == before
 
 
-def test_a_file_of_another_program(stored: Collection) -> None:
+def test_a_file_of_another_program(stored: EmbeddingTable) -> None:
     rows = content(stored)
     DeltaTable(stored.path).optimize.compact()
-    opened = Collection.open(stored.path)
+    opened = EmbeddingTable.open(stored.path)
     assert (len(opened.files()), len(content(opened))) == (1, len(rows))
     assert "foreign file" in found_in(stored.path)
     assert repair(opened).inputs == 0
-    paths = [row["path"] for row in content(Collection.open(stored.path))]
+    paths = [row["path"] for row in content(EmbeddingTable.open(stored.path))]
     assert sorted(paths) == sorted(row["path"] for row in rows)
-    assert check(Collection.open(stored.path)).ok
+    assert check(EmbeddingTable.open(stored.path)).ok
 
 
 # --- vacuum ------------------------------------------------------------------------------------
 
 
-def test_old_versions_go_and_the_current_one_stays(stored: Collection, own_cache: Path) -> None:
-    rows, reader = content(stored), Collection.open(stored.path)
-    small = set(Collection.open(stored.path, 0).files()) - set(stored.files())
-    answers(Collection.open(stored.path, 0))
+def test_old_versions_go_and_the_current_one_stays(stored: EmbeddingTable, own_cache: Path) -> None:
+    rows, reader = content(stored), EmbeddingTable.open(stored.path)
+    small = set(EmbeddingTable.open(stored.path, 0).files()) - set(stored.files())
+    answers(EmbeddingTable.open(stored.path, 0))
     caches = {path.name for path in (own_cache / "segments").iterdir()}
     assert vacuum(stored).versions == 0, "none of them is a week old"
-    newest = Collection.open(stored.path)
+    newest = EmbeddingTable.open(stored.path)
     assert (newest.version, len(newest.files())) == (2, 1), "small segments became one"
     before = everything(stored.path)
     dry = vacuum(newest, 0, dry_run=True)
@@ -638,7 +651,7 @@ def test_old_versions_go_and_the_current_one_stays(stored: Collection, own_cache
     assert_whole(stored.path, rows)
     for version in (0, 1):
         with pytest.raises(LookalikeError, match=f"version {version} of .* is no longer kept"):
-            Collection.open(stored.path, version)
+            EmbeddingTable.open(stored.path, version)
     assert [one["kept"] for one in newest.history()] == [True, False, False]
     checked = check(newest)
     assert checked.ok and (checked.older, checked.openable) == (2, 0)
@@ -646,7 +659,7 @@ def test_old_versions_go_and_the_current_one_stays(stored: Collection, own_cache
     assert newest.next_id == stored.next_id
 
 
-def test_readers_go_on(stored: Collection) -> None:
+def test_readers_go_on(stored: EmbeddingTable) -> None:
     opened = lookalike.open_index(stored.path)
     half = lookalike.open_index(stored.path)
     query = unit((1, WIDTH), 3)[0]
@@ -663,15 +676,15 @@ def test_readers_go_on(stored: Collection) -> None:
     [
         lambda old: [one.vectors for one in old.segments],
         lambda old: list(old.skipped()),
-        lambda old: changes.matching(old, {".": "."}, old.path),
+        lambda old: matching(old, {".": "."}, old.path),
         lambda old: old.dataframe(None),
     ],
     ids=["vectors", "skipped", "names", "spark"],
 )
 def test_a_reader_is_told_that_its_version_is_gone(
-    ask: Callable[[Collection], object], stored: Collection
+    ask: Callable[[EmbeddingTable], object], stored: EmbeddingTable
 ) -> None:
-    old = Collection.open(stored.path, 0)
+    old = EmbeddingTable.open(stored.path, 0)
     vacuum(stored, 0)
     with pytest.raises(LookalikeError, match=r"no longer kept: open the newest .*refresh") as told:
         ask(old)
@@ -681,15 +694,15 @@ def test_a_reader_is_told_that_its_version_is_gone(
     assert len(reader.search(unit((1, WIDTH), 3)[0])) == 5
 
 
-def test_a_reader_is_told_so_where_nothing_is_left(stored: Collection) -> None:
-    old = Collection.open(stored.path)
-    empty = changes.remove(old, lambda newest: changes.matching(newest, {"": "."}, stored.path), "")
+def test_a_reader_is_told_so_where_nothing_is_left(stored: EmbeddingTable) -> None:
+    old = EmbeddingTable.open(stored.path)
+    empty = commits.remove(old, lambda newest: matching(newest, {"": "."}, stored.path), "")
     vacuum(empty, 0)
     with pytest.raises(LookalikeError, match="no longer kept: open the newest"):
         list(old.skipped())
 
 
-def test_versions_of_the_last_days_stay(stored: Collection) -> None:
+def test_versions_of_the_last_days_stay(stored: EmbeddingTable) -> None:
     log = stored.path / "_delta_log"
     for version, days in ((0, 30), (1, 9)):  # 0 was the newest until nine days ago
         file = log / f"{version:020}.json"
@@ -698,19 +711,19 @@ def test_versions_of_the_last_days_stay(stored: Collection) -> None:
             if "commitInfo" in line:
                 line["commitInfo"]["timestamp"] = int((time.time() - days * 86400) * 1000)
         file.write_text("\n".join(map(json.dumps, lines)) + "\n")
-    opened = Collection.open(stored.path)
+    opened = EmbeddingTable.open(stored.path)
     assert vacuum(opened, 10, dry_run=True).versions == 0
     done = vacuum(opened, 8)
     assert (done.versions, done.files) == (1, 1)
-    assert check(Collection.open(stored.path, 1)).ok
+    assert check(EmbeddingTable.open(stored.path, 1)).ok
     with pytest.raises(LookalikeError, match="no longer kept"):
-        Collection.open(stored.path, 0)
+        EmbeddingTable.open(stored.path, 0)
 
 
-def test_signatures_and_hash_models_of_gone_versions_go(stored: Collection) -> None:
+def test_signatures_and_hash_models_of_gone_versions_go(stored: EmbeddingTable) -> None:
     (stored.path / "lsh" / "0" / "model").mkdir(parents=True)
     (stored.path / "lsh" / "1").mkdir()
-    Searcher(Collection.open(stored.path, 0)).get_ready()
+    Searcher(EmbeddingTable.open(stored.path, 0)).get_ready()
     Searcher(stored).get_ready()
     folder = stored.signature_folder
     (folder / "0.json").write_bytes((folder / "0.json").read_bytes())
@@ -718,19 +731,19 @@ def test_signatures_and_hash_models_of_gone_versions_go(stored: Collection) -> N
     vacuum(stored, 0)
     assert sorted(one.name for one in folder.iterdir()) == ["1.json", "cells.npz"]
     assert [one.name for one in (stored.path / "lsh").iterdir()] == ["1"]
-    assert check(Collection.open(stored.path)).ok
+    assert check(EmbeddingTable.open(stored.path)).ok
 
 
-def test_a_model_outlives_a_vacuum(stored: Collection) -> None:
+def test_a_model_outlives_a_vacuum(stored: EmbeddingTable) -> None:
     old = time.time() - 10**8
     for one in stored.path.rglob("*"):
         os.utime(one, (old, old))
     vacuum(stored, 0)
-    assert Collection.open(stored.path).model == MODEL
-    assert check(Collection.open(stored.path)).ok
+    assert EmbeddingTable.open(stored.path).model == MODEL
+    assert check(EmbeddingTable.open(stored.path)).ok
 
 
-def test_one_vacuum_at_a_time(stored: Collection) -> None:
+def test_one_vacuum_at_a_time(stored: EmbeddingTable) -> None:
     with (
         writing(stored.path, alone=True),
         pytest.raises(LookalikeError, match="is busy, something writes into it: try again"),
@@ -740,11 +753,11 @@ def test_one_vacuum_at_a_time(stored: Collection) -> None:
         vacuum(stored, -1)
 
 
-def test_a_lost_file_of_the_newest_version_is_no_old_one(stored: Collection) -> None:
+def test_a_lost_file_of_the_newest_version_is_no_old_one(stored: EmbeddingTable) -> None:
     stored.files()[0].unlink()
     for version in (0, 1):
         with pytest.raises(LookalikeError, match="is missing: restore it"):
-            Collection.open(stored.path, version)
+            EmbeddingTable.open(stored.path, version)
 
 
 # --- a long log ----------------------------------------------------------------------------------
@@ -759,7 +772,7 @@ def test_a_long_log_is_checkpointed(tmp_path: Path) -> None:
     assert [file.name for file in log.glob("*.parquet")] == [f"{99:020}.checkpoint.parquet"]
     assert check(stored).ok and check(stored).openable == 120
     for version in (0, 50, 98, 99, 100, 119):
-        old = Collection.open(stored.path, version)
+        old = EmbeddingTable.open(stored.path, version)
         assert sum(old.counts()) == sum(SIZES) + version
         assert len(old.files()) == 3 + version
     aged = time.time() - 40 * 86400
@@ -769,16 +782,16 @@ def test_a_long_log_is_checkpointed(tmp_path: Path) -> None:
     for _ in range(80):  # the next checkpoint lets go of what is a month old
         stored = stored.commit("nothing")
     assert min(file.name for file in log.iterdir()) == f"{99:020}.checkpoint.parquet"
-    opened = Collection.open(stored.path)
+    opened = EmbeddingTable.open(stored.path)
     assert (opened.version, opened.ranges()) == (200, stored.ranges())
     assert (opened.next_id, opened.written()) == (1120, stored.written())
     assert check(opened).ok and check(opened).older == check(opened).openable == 101
     assert [one["version"] for one in opened.history()] == list(range(200, 98, -1))
     for version in (99, 100, 150):
-        rows = content(Collection.open(stored.path, version))
+        rows = content(EmbeddingTable.open(stored.path, version))
         assert len(rows) == sum(SIZES) + min(version, 120)
     with pytest.raises(LookalikeError, match=r"version 50 of .* is no longer kept"):
-        Collection.open(stored.path, 50)
+        EmbeddingTable.open(stored.path, 50)
     done = vacuum(opened, 0)
     assert done.merged == 123 and done.files == 0
     assert (log / f"{201:020}.checkpoint.parquet").exists()
@@ -788,7 +801,7 @@ def test_a_long_log_is_checkpointed(tmp_path: Path) -> None:
     assert_whole(stored.path, rows)
 
 
-def test_a_checkpoint_that_was_never_finished_is_none(stored: Collection) -> None:
+def test_a_checkpoint_that_was_never_finished_is_none(stored: EmbeddingTable) -> None:
     stored.checkpoint()
     log = stored.path / "_delta_log"
     for commit in log.glob("*.json"):
@@ -809,7 +822,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, str(done.exception or "")
 
 
-def test_the_commands(stored: Collection) -> None:
+def test_the_commands(stored: EmbeddingTable) -> None:
     code, out, _ = run("check", stored.path)
     assert (code, out) == (0, f"whole: {sum(SIZES)} rows in 3 files, version 1\n")
     stored.files()[1].unlink()
@@ -840,9 +853,9 @@ def test_the_commands(stored: Collection) -> None:
 def test_sync_brings_lost_images_back(index: Index, drawn: DrawnCollection, tmp_path: Path) -> None:
     path = tmp_path / "copy.index"
     shutil.copytree(index.path, path)
-    before = content(Collection.open(path))
+    before = content(EmbeddingTable.open(path))
     assert len(index.collection.files()) > 0
-    lost = Collection.open(path).files()[-1]
+    lost = EmbeddingTable.open(path).files()[-1]
     rows = pq.read_metadata(lost).num_rows
     flip(lost, 5000)
     opened = lookalike.open_index(path)

@@ -19,10 +19,10 @@ import pytest
 from lookalike import LookalikeError, build, images, models, watch
 from lookalike.build import Options, batches, build_collection
 from lookalike.cli.printing import last_words
-from lookalike.collection import Collection
 from lookalike.drawing import DrawnCollection
 from lookalike.models.engines import _engine
 from lookalike.spark import session
+from lookalike.storage import EmbeddingTable
 from lookalike.watch import Look, Waiting
 
 pytestmark = pytest.mark.long  # real processes, disks and signals: minutes
@@ -53,8 +53,8 @@ class Place:
         part.rename(path)
         return path
 
-    def stored(self) -> Collection:
-        return Collection.open(self.index)
+    def stored(self) -> EmbeddingTable:
+        return EmbeddingTable.open(self.index)
 
     def paths(self) -> dict[str, str]:
         """Return the status of each path in the index."""
@@ -69,7 +69,7 @@ class Place:
         assert list(self.index.glob(".work-*")) == []
 
 
-def statuses(stored: Collection) -> dict[str, str]:
+def statuses(stored: EmbeddingTable) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in stored.files():
         for batch in build.stored_rows([file], "ok", ["path"]):

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 import lookalike
-from lookalike import changes, cli
+from lookalike import cli
 from lookalike.build import jobs, keeping, running
-from lookalike.collection import writing
 from lookalike.embedding import Vectors, normalize
+from lookalike.storage import commits, writing
 from small import picture
 
 LOADED = (jobs, keeping, running)  # before it says that it is ready
@@ -68,7 +68,7 @@ def remove_some(index: str, seconds: str, seed: str) -> None:
 def compact(index: str) -> None:
     """Make few segments of many."""
     with writing(Path(index)):
-        changes.compact(lookalike.open_index(index).collection, few=2)
+        commits.compact(lookalike.open_index(index).collection, few=2)
 
 
 def command(*arguments: str) -> None:

@@ -4,22 +4,31 @@ Whoever can write into that folder is believed: it is for one person, or for peo
 other.
 """
 
+import contextlib
+import ctypes
 import errno
+import fcntl
 import functools
+import glob
 import hashlib
 import os
+import re
 import shutil
 import struct
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 from platformdirs import user_cache_path
 
+from lookalike.errors import LookalikeError
+from lookalike.given import local_path
+
+_OWNER = ".owner"  # locked while the process that made a staging folder lives
 _SEAL = struct.Struct("<16s16sQ8s")  # hash of samples, hash of all, length, mark
 _MARK = b"lookseal"
 _WHOLE = 2**20  # bytes up to which all of a file is compared with its seal when it is mapped
@@ -134,6 +143,115 @@ def discard(folder: Path) -> None:
     if aside.is_symlink():
         aside.unlink()
     shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def staging_folder(beside: Path) -> Iterator[Path]:
+    """Give a folder beside `beside`, on the same disk and gone afterwards.
+
+    Folders that killed runs have left there go too.
+    """
+    parent = beside.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in left_folders(beside):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}-", dir=parent))
+    try:
+        folder.chmod(0o755)  # Spark's workers may be another user's
+        with (folder / f"{_OWNER}-to-be").open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            # Only now: who finds it without its lock takes the folder for left.
+            Path(owner.name).rename(folder / _OWNER)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def left_folders(beside: Path) -> list[Path]:
+    """Return the staging folders beside `beside` that killed runs have left there."""
+    found = beside.parent.glob(f".{glob.escape(beside.name)}-????????")
+    return sorted(folder for folder in found if _is_left(folder))
+
+
+def _is_left(folder: Path) -> bool:
+    with contextlib.suppress(OSError), (folder / _OWNER).open() as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def make_free(out: Path, overwrite: bool) -> None:
+    """Raise `LookalikeError` where `out` is taken and may not be replaced, or has no fit name."""
+    local_path(out)
+    if re.search(r"%[0-9A-Fa-f]{2}|[][{}*?\\\x00-\x1f\udc80-\udcff]", str(out.absolute())):
+        raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
+    if out.exists() and not overwrite:
+        raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
+
+
+def put_in_place(
+    fresh: Path,
+    path: Path,
+    *,
+    overwrite: bool = True,
+    before_deleting: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Rename a new file or folder to `path`. An old one is there until then, and then deleted.
+
+    So is what a run that was killed just here has left of older ones. `before_deleting` is given
+    each such folder first. Without `overwrite` what something else has put there meanwhile stays,
+    and a `LookalikeError` says so.
+    """
+    path = Path(os.path.realpath(path))
+    with _one_at_a_time(path.parent):
+        if not overwrite and os.path.lexists(path):
+            raise LookalikeError(
+                f"something else has just made {path}, which stays: give another --out, or "
+                "--overwrite it"
+            )
+        if not fresh.is_dir() and not path.is_dir():
+            fresh.replace(path)
+            return
+        old = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        if not path.exists():
+            fresh.rename(path)
+        elif _exchange(fresh, path):
+            old = fresh
+        else:
+            path.rename(old)
+            try:
+                fresh.rename(path)
+            except BaseException:
+                if not path.exists():
+                    old.rename(path)
+                raise
+    for left in (old, *path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 32}")):
+        before_deleting(left)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process at a time give names in a folder, where its file system knows locks."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            opened = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, opened)
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step; say whether the system can.
+
+    https://man7.org/linux/man-pages/man2/rename.2.html
+    """
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _sync(file: str | Path) -> None:

@@ -8,14 +8,15 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from lookalike import collection, images
+from lookalike import images
 from lookalike.build import Options, Report, embed_all, look, nothing_readable, prepare, stored_rows
-from lookalike.collection import Collection, Written
+from lookalike.cache import make_free, put_in_place, staging_folder
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.models import calibration
 from lookalike.spark import is_at_hand, local_uri, session
+from lookalike.storage import EmbeddingTable, Written
 from lookalike.untrusted import without_formulas
 
 _SKIPPED = pa.schema([("path", pa.string()), ("reason", pa.string())])
@@ -41,16 +42,16 @@ def build_table(
         raise LookalikeError(f"formulas are a matter of CSV files, and {out} will be Parquet")
     out = out.absolute()
     skipped = skipped_of(out)
-    collection.make_free(out, overwrite)
+    make_free(out, overwrite)
     of_none = not out.exists()  # what such a file there is tells of is gone
-    collection.make_free(skipped, overwrite or of_none)
+    make_free(skipped, overwrite or of_none)
     if skipped.exists() and not _is_ours(skipped):
         raise LookalikeError(f"{skipped} is a file of something else: give another --out")
     if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
         raise LookalikeError(f"{out} is a folder of something else: give another --out")
     with calibration.expected(options.precision == "int8"):
         job = prepare(photos, options)
-        with collection.staging_folder(out) as staging:
+        with staging_folder(out) as staging:
             folder = staging / "data"
             folder.mkdir()
             found = look(job, None, staging)
@@ -67,8 +68,8 @@ def build_table(
             else:
                 _write_parquet(files, fresh)
             _write_skipped(files, staging / "skipped", no_formulas)
-            collection.put_in_place(fresh, out, overwrite=overwrite)
-            collection.put_in_place(staging / "skipped", skipped, overwrite=overwrite or of_none)
+            put_in_place(fresh, out, overwrite=overwrite)
+            put_in_place(staging / "skipped", skipped, overwrite=overwrite or of_none)
     return Report.of(done, found.labelled, job.left_out)
 
 
@@ -90,13 +91,13 @@ def _is_ours(skipped: Path) -> bool:
         return there.readline(len(header)) == header
 
 
-def export_csv(stored: Collection, out: Name, *, no_formulas: bool = False) -> None:
+def export_csv(stored: EmbeddingTable, out: Name, *, no_formulas: bool = False) -> None:
     """Step 4: write the embeddings of a collection to a CSV file, as `build_table` does."""
     out = local_path(out).absolute()
-    with collection.staging_folder(out) as staging:
+    with staging_folder(out) as staging:
         width = int(stored.about_model["width"])
         _write_csv(stored.files(), staging / "out", width, no_formulas)
-        collection.put_in_place(staging / "out", out)
+        put_in_place(staging / "out", out)
 
 
 def _write_csv(files: Sequence[Path], out: Path, width: int, no_formulas: bool) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike import images, models
-from lookalike.collection import Collection
 from lookalike.embedding import Vectors, content_hash, normalize
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.evaluate import interval
@@ -16,11 +15,14 @@ from lookalike.models import Model
 from lookalike.models.engines import Pixels
 from lookalike.search import Numbers, Rows, draw
 from lookalike.spark import cores
+from lookalike.storage import EmbeddingTable
 
 IMAGES = 200  # drawn: three seconds or so in f32
 
 
-def against_f32(collection: Collection, rows: Rows, k: int = 5, seed: int = 0) -> dict[str, Any]:
+def against_f32(
+    collection: EmbeddingTable, rows: Rows, k: int = 5, seed: int = 0
+) -> dict[str, Any]:
     """Return what share of its k nearest an image keeps in the stored precision, of those in f32.
 
     Drawn images are embedded again in f32, and each asks for its neighbours among the others, in

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from lookalike import embedding, evaluate, fidelity, images, on_spark, search
-from lookalike.collection import Collection, Segment
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.engine import Engine, KnnEngine, check_engine
 from lookalike.errors import ImageError, LookalikeError
@@ -35,6 +34,7 @@ from lookalike.images.decoding import read as read_file
 from lookalike.progress import progress_line
 from lookalike.searcher import NEIGHBORS, RECALL, RECALLS, Searcher
 from lookalike.spark import session
+from lookalike.storage import EmbeddingTable, Segment
 from lookalike.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
     from lookalike.build import Changed, Report
     from lookalike.build.keeping import Photos
-    from lookalike.changes import Say
     from lookalike.hashing import Hasher, Tuned
-    from lookalike.upkeep import Checked, Repaired, Vacuumed
+    from lookalike.ingest.diff import Say
+    from lookalike.storage.maintenance import Checked, Repaired, Vacuumed
 
 _FEW = 5  # neighbours, where nobody says how many
 _DARKEST = 0.5 / 255  # what is less is black in a picture
@@ -60,7 +60,7 @@ class Index(Groupings):
 
     report: "Report | None" = None
 
-    def __init__(self, opened: Collection) -> None:
+    def __init__(self, opened: EmbeddingTable) -> None:
         self.collection = opened
 
     @property
@@ -110,7 +110,7 @@ class Index(Groupings):
         }
 
     def history(self) -> list[dict[str, Any]]:
-        """Return what is known of each version, newest first (`Collection.history`)."""
+        """Return what is known of each version, newest first (`EmbeddingTable.history`)."""
         return self.collection.history()
 
     def refresh(self) -> bool:
@@ -120,7 +120,7 @@ class Index(Groupings):
             self._move_to(self.collection.newest())
         return moved
 
-    def _move_to(self, collection: Collection) -> None:
+    def _move_to(self, collection: EmbeddingTable) -> None:
         self.collection = collection
         self.__dict__.pop("searcher", None)
 
@@ -171,7 +171,7 @@ class Index(Groupings):
             raise LookalikeError("an empty name: name images, folders or globs")
         return self._changed(build.remove(self.collection, given, dry_run=dry_run, say=say))
 
-    def _changed(self, done: "tuple[Collection, Changed]") -> "Changed":
+    def _changed(self, done: "tuple[EmbeddingTable, Changed]") -> "Changed":
         collection, changed = done
         if collection is not self.collection:
             self._move_to(collection)
@@ -182,20 +182,22 @@ class Index(Groupings):
 
         One that is too damaged to be opened otherwise can be with `open_index(path, look=False)`.
         """
-        from lookalike import upkeep
+        from lookalike.searcher import check_signatures
+        from lookalike.storage.maintenance import check
 
-        return upkeep.check(self.collection)
+        return check(self.collection, check_signatures)
 
     def repair(self) -> "Repaired":
         """Repair the index, and move on to what is then there.
 
         Images that are lost with damaged files are embedded again by `sync`, from their photos.
         """
-        from lookalike import upkeep
+        from lookalike.searcher import check_signatures
+        from lookalike.storage.maintenance import repair
 
-        repaired = upkeep.repair(self.collection)
+        repaired = repair(self.collection, check_signatures)
         if not repaired.found.ok:
-            self._move_to(Collection.open(self.path))
+            self._move_to(EmbeddingTable.open(self.path))
         return repaired
 
     def vacuum(self, keep_days: float = 7, *, dry_run: bool = False) -> "Vacuumed":
@@ -203,9 +205,9 @@ class Index(Groupings):
 
         They can be opened no longer. The newest one stays as it is, its small segments made one.
         """
-        from lookalike import upkeep
+        from lookalike.storage.maintenance import vacuum
 
-        vacuumed = upkeep.vacuum(self.collection, keep_days, dry_run=dry_run)
+        vacuumed = vacuum(self.collection, keep_days, dry_run=dry_run)
         self.refresh()
         return vacuumed
 
@@ -589,4 +591,4 @@ def open_index(path: Name, version: int | None = None, *, look: bool = True) -> 
 
     Raises `LookalikeError` if there is none, or, unless `look` is false, if it lacks a data file.
     """
-    return Index(Collection.open(path, version, look=look))
+    return Index(EmbeddingTable.open(path, version, look=look))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lookalike import hashing, search
-from lookalike.collection import Collection, make_free, put_in_place, staging_folder
+from lookalike.cache import make_free, put_in_place, staging_folder
 from lookalike.engine import KNN_ENGINES, KnnEngine, check_engine
 from lookalike.errors import LookalikeError
 from lookalike.given import Name
@@ -23,6 +23,7 @@ from lookalike.hits import Query, SearchResult
 from lookalike.neighbors import neighbors, store
 from lookalike.search import Neighbor
 from lookalike.spark import local_uri, progress, session
+from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from lookalike.hashing import Hasher, Tuned
 
 
-def vectors_and_hasher(collection: Collection) -> "tuple[DataFrame, Hasher]":
+def vectors_and_hasher(collection: EmbeddingTable) -> "tuple[DataFrame, Hasher]":
     """Return the embedded rows and their hash model, which is made and saved the first time."""
     spark = session()
     vectors = hashing.with_vectors(collection.dataframe(spark))
@@ -45,7 +46,7 @@ def vectors_and_hasher(collection: Collection) -> "tuple[DataFrame, Hasher]":
     return vectors, hasher
 
 
-def nearest(collection: Collection, query: Query, k: int, explain: bool) -> SearchResult:
+def nearest(collection: EmbeddingTable, query: Query, k: int, explain: bool) -> SearchResult:
     """Find neighbours of a query by `approxNearestNeighbors`, as `Index.nearest` says."""
     vectors, hasher = vectors_and_hasher(collection)
     started = time.perf_counter()
@@ -70,7 +71,7 @@ def _explained(
     return [replace(n, tables=tables.get(n.id, ())) for n in found], candidates.count()
 
 
-def tune(collection: Collection, recall: float, seed: int) -> "Tuned":
+def tune(collection: EmbeddingTable, recall: float, seed: int) -> "Tuned":
     """Say what hashing is worth, as `Index.tune` says."""
     check_recall(recall)  # before a JVM starts
     search.check_seed(seed)
@@ -80,7 +81,9 @@ def tune(collection: Collection, recall: float, seed: int) -> "Tuned":
         return hashing.tune(vectors, recall, seed=seed)
 
 
-def write_hashes(collection: Collection, out: Path, family: str, overwrite: bool) -> "DataFrame":
+def write_hashes(
+    collection: EmbeddingTable, out: Path, family: str, overwrite: bool
+) -> "DataFrame":
     """Steps 7 and 8: write the hashes of all vectors and their model, as `Index.hash` says."""
     out = out.absolute()
     make_free(out, overwrite)
@@ -107,10 +110,10 @@ def write_hashes(collection: Collection, out: Path, family: str, overwrite: bool
 
 
 def write_neighbors(
-    collection: Collection,
+    collection: EmbeddingTable,
     out: Path,
     k: int,
-    queries: Collection | Name | None,
+    queries: EmbeddingTable | Name | None,
     *,
     engine: KnnEngine,
     recall: float,
@@ -124,7 +127,7 @@ def write_neighbors(
     make_free(out, overwrite)
     if out.exists() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
         raise LookalikeError(f"{out} is a folder of something else: give another --out")
-    asking = Collection.open(queries) if isinstance(queries, str | os.PathLike) else queries
+    asking = EmbeddingTable.open(queries) if isinstance(queries, str | os.PathLike) else queries
     if asking is not None:
         check_same_model(collection, asking)
     spark = session()
@@ -149,7 +152,7 @@ def _with_paths(found: "DataFrame", queries: "DataFrame", rows: "DataFrame") -> 
 
 
 def kneighbors(
-    collection: Collection,
+    collection: EmbeddingTable,
     queries: "DataFrame",
     k: int,
     *,

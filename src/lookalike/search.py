@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike import images
-from lookalike.collection import Segment
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.given import is_text
 from lookalike.hashing.signatures import Effort, Signatures
+from lookalike.storage import Segment
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

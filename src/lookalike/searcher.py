@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from lookalike import search
-from lookalike.collection import Collection, Segment
 from lookalike.embedding import Vectors
 from lookalike.engine import KNN_ENGINES, KnnEngine, check_engine
-from lookalike.errors import LookalikeError, Unreadable
+from lookalike.errors import LookalikeError, Unreadable, says_nothing
 from lookalike.hashing.cells import (
     POINTS,
     ROTATION_SAMPLE,
@@ -41,6 +40,7 @@ from lookalike.measuring import (
     Asking,
     File,
     Measured,
+    Older,
     Part,
     Range,
     ask,
@@ -52,6 +52,7 @@ from lookalike.measuring import (
     rows_in,
 )
 from lookalike.search import Mask, Neighbor, Numbers, Rows
+from lookalike.storage import EmbeddingTable, Segment
 
 __all__ = ["NEIGHBORS", "QUERIES", "RECALL", "RECALLS", "Measured", "Searcher"]
 
@@ -83,7 +84,7 @@ def signed(segment: Segment, cells: Cells) -> Codes:
 class Searcher:
     """A collection at one version, ready to be searched."""
 
-    def __init__(self, collection: Collection) -> None:
+    def __init__(self, collection: EmbeddingTable) -> None:
         self.collection = collection
         self.rows = Rows(collection.segments)
 
@@ -314,3 +315,32 @@ class Searcher:
             with contextlib.suppress(OSError):  # a full disk costs time, not the answer
                 folder.mkdir(exist_ok=True)
                 save()
+
+
+def check_signatures(table: EmbeddingTable) -> Iterator[tuple[Path, str]]:
+    """Give each file about the signatures of a table that cannot be used, and why.
+
+    Raises `Unreadable` where a file cannot be read, which says nothing about it.
+    """
+    folder = table.signature_folder
+    width = table.about_model["width"]
+    if folder.is_symlink():  # what it leads to is not ours to repair
+        return
+    file = folder / "cells.npz"
+    if file.exists():
+        try:
+            if Cells.load(file).rotation.directions.shape[1] != width:
+                raise LookalikeError(f"they are not for vectors of {width} numbers")
+        except Unreadable:
+            raise
+        except (LookalikeError, *DAMAGED) as error:
+            yield file, str(error)
+    for file in sorted(folder.glob("*.json")):
+        try:
+            Measured.load(file)
+        except Older:
+            continue
+        except DAMAGED as error:
+            if says_nothing(error):
+                raise Unreadable(file, error) from None
+            yield file, f"is damaged ({error})"

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from lookalike import build, images
 from lookalike.build import Changed, Options
-from lookalike.collection import Collection
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.uri_frame import literal, new_files
 from lookalike.spark import local_uri, session
-from lookalike.upkeep import vacuum
+from lookalike.storage import EmbeddingTable
+from lookalike.storage.maintenance import vacuum
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -52,7 +52,8 @@ class Waiting:
     """Changes that do not count yet, of files that somebody may still write, or move away and back.
 
     One counts when two looks have seen the same of it and the picture is whole, or has been left
-    alone for a while; at once, where the file was last written a while ago. A `changes.Settled`.
+    alone for a while; at once, where the file was last written a while ago. An
+    `ingest.diff.Settled`.
     """
 
     def __init__(self) -> None:
@@ -114,13 +115,13 @@ def looks(
     change = build.add if keep_gone else build.sync
     again = False
     waiting = Waiting()
-    stored: Collection | None = Collection.open(path)
+    stored: EmbeddingTable | None = EmbeddingTable.open(path)
     cleaned = time.monotonic()
     while True:
         started = time.monotonic()
         try:
             # Opened again after trouble: it may have been made anew.
-            stored = stored.newest() if stored else Collection.open(path)
+            stored = stored.newest() if stored else EmbeddingTable.open(path)
             waiting.begin(stored.source)
             before = stored.version
             stored, done = change(stored, photos, options, settled=waiting)
@@ -201,7 +202,7 @@ def _running(
     tell: Callable[[Look], None],
 ) -> "Iterator[StreamingQuery]":
     """Run a stream for the block; raise what it failed of."""
-    stored = Collection.open(path)
+    stored = EmbeddingTable.open(path)
     root = _root(stored, photos)
     spark = session()
     over = threading.Event()
@@ -215,7 +216,7 @@ def _running(
             if time.monotonic() - cleaned > _DAY:
                 cleaned = time.monotonic()
                 with suppress(Exception):  # others may be writing: another day
-                    vacuum(Collection.open(path))
+                    vacuum(EmbeddingTable.open(path))
         except Exception as error:
             failed.append(error)
             raise
@@ -242,7 +243,7 @@ def _running(
             query.stop()
 
 
-def _root(stored: Collection, photos: str | None) -> str:
+def _root(stored: EmbeddingTable, photos: str | None) -> str:
     """Name the folder to watch as Spark takes it; `LookalikeError` where it cannot."""
     source = stored.source
     if photos is not None or source.kind == "files":
@@ -271,7 +272,7 @@ def _take(
     waiting = Waiting()
     until = time.monotonic() + PATIENCE
     while True:
-        stored = Collection.open(path)
+        stored = EmbeddingTable.open(path)
         waiting.begin(stored.source)
         patient = time.monotonic() < until
         settled = waiting if patient else lambda *_: True

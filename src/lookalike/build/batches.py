@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from lookalike import changes, images
+from lookalike import images
 from lookalike.build.jobs import Changed, Job, Options
 from lookalike.build.keeping import Found, Photos, update, wanted_of
 from lookalike.build.place import Place
 from lookalike.build.running import Inputs
-from lookalike.changes import Settled
-from lookalike.collection import Collection
 from lookalike.images.frame import Vanished, image_frame
 from lookalike.images.listing import label_images, list_those
 from lookalike.images.matching import Labelled
 from lookalike.images.uri_frame import list_found
+from lookalike.ingest import diff
+from lookalike.ingest.diff import Settled
+from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -28,12 +29,12 @@ _LOOKS = 5  # at a batch of which files vanish while it is looked at
 
 
 def add_batch(
-    stored: Collection,
+    stored: EmbeddingTable,
     photos: Photos | None,
     options: Options,
     files: "DataFrame",
     settled: Settled,
-) -> tuple[Collection, Changed]:
+) -> tuple[EmbeddingTable, Changed]:
     """Add, as `add` does, those of some photos that `files`, of `frame.new_files`, names.
 
     They are embedded on Spark. What is there already is left alone, so that a batch may come again.
@@ -46,7 +47,7 @@ def _look_at(
     files: "DataFrame",
     settled: Settled,
     job: Job,
-    stored: Collection,
+    stored: EmbeddingTable,
     staging: Path,
     place: Place,
 ) -> Found:
@@ -56,7 +57,7 @@ def _look_at(
     while True:
         looks += 1
         listing = list_found(files, staging / f"listing-{looks}", job.left_out)
-        plan = changes.plan(stored, listing, (), staging, settled=settled)
+        plan = diff.plan(stored, listing, (), staging, settled=settled)
         if not plan.count:
             return Found(Inputs(), plan)
         wanted = pq.read_table(plan.wanted, columns=["path"])["path"].to_pylist()
@@ -74,7 +75,7 @@ def _look_at_files(
     files: "DataFrame",
     settled: Settled,
     job: Job,
-    stored: Collection,
+    stored: EmbeddingTable,
     staging: Path,
     place: Place,
 ) -> Found:
@@ -87,7 +88,7 @@ def _look_at_files(
     if job.labels is not None:
         root = images.encode_path(stored.source.root)
         labelled = label_images(listing, job.labels, root, some=True)
-    plan = changes.plan(stored, [listing], (), staging, settled=settled)
+    plan = diff.plan(stored, [listing], (), staging, settled=settled)
     return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, labelled)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 
 from lookalike import images, models
-from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.images.labels import open_labels
@@ -18,6 +17,7 @@ from lookalike.images.matching import Labelled
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
 from lookalike.progress import say
+from lookalike.storage import EmbeddingTable
 from lookalike.weights import AUTO
 
 MEASURE_FROM = 1_000
@@ -174,7 +174,7 @@ class Job:
 def prepare(
     photos: Name | Sequence[Name],
     options: Options,
-    stored: Collection | None = None,
+    stored: EmbeddingTable | None = None,
     *,
     kind: str | None = None,
 ) -> Job:
@@ -208,7 +208,7 @@ def prepare(
     if stored is None and options.like is not None:
         if (options.model, options.weights, options.precision) != _USUAL:
             raise LookalikeError("--like says it all: leave --model, --weights, --precision out")
-        stored = Collection.open(options.like)
+        stored = EmbeddingTable.open(options.like)
     if stored and stored.about_model["preprocessing"] != images.PREPROCESSING:
         _say_it_mixes(stored.path)
     model = stored.model if stored else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lookalike import changes, images
+from lookalike import images
 from lookalike.build.jobs import Changed, Done, Job, Options, Report, prepare
 from lookalike.build.place import (
     Place,
@@ -22,22 +22,7 @@ from lookalike.build.place import (
     remembered,
 )
 from lookalike.build.running import Inputs, Wanted, embed_all, nothing_readable
-from lookalike.changes import Plan, Say, Settled
-from lookalike.collection import (
-    Collection,
-    Written,
-    discard,
-    is_collection,
-    is_unfinished,
-    make_free,
-    making_anew,
-    new_data_folder,
-    put_in_place,
-    staging_folder,
-    successor,
-    working,
-    writing,
-)
+from lookalike.cache import make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.images.frame import image_frame
@@ -45,10 +30,27 @@ from lookalike.images.listing import label_images, list_images
 from lookalike.images.matching import Labelled
 from lookalike.images.table_frame import read_only
 from lookalike.images.uri_frame import read_listed
+from lookalike.ingest import diff
+from lookalike.ingest.diff import Plan, Say, Settled
+from lookalike.ingest.remove import matching
 from lookalike.models import Model, calibration
 from lookalike.progress import progress_line
 from lookalike.searcher import EXACT_UP_TO, Searcher
 from lookalike.spark import local_uri, progress, session
+from lookalike.storage import (
+    EmbeddingTable,
+    Written,
+    commits,
+    discard,
+    forget_all,
+    is_index,
+    is_unfinished,
+    making_anew,
+    new_data_folder,
+    successor,
+    working,
+    writing,
+)
 from lookalike.weights import AUTO
 
 if TYPE_CHECKING:
@@ -69,13 +71,13 @@ class Found:
     labelled: Labelled = field(default_factory=Labelled)
 
 
-Find = Callable[[Job, Collection, Path, Place], Found]
+Find = Callable[[Job, EmbeddingTable, Path, Place], Found]
 """Lists inputs and compares them with a collection; a folder for what it writes is given."""
 
 
 def build_collection(
     photos: Photos, out: Name, options: Options, overwrite: bool = False
-) -> tuple[Collection, Report]:
+) -> tuple[EmbeddingTable, Report]:
     """Embed all images into a collection in the folder `out`, wave by wave.
 
     Where `out` is a collection of the same images, it is gone on with: what is in it and has not
@@ -85,31 +87,31 @@ def build_collection(
     """
     out = local_path(out).absolute()
     make_free(out, overwrite=True)
-    if out.exists() and not (is_collection(out) or is_unfinished(out)):
+    if out.exists() and not (is_index(out) or is_unfinished(out)):
         raise LookalikeError(f"{out} is not an index and will not be replaced: give another --out")
     with calibration.expected(options.precision == "int8"):
         job = prepare(photos, options)
         # Where a run like this one was killed, it is gone on with as well.
-        if not (overwrite and (is_collection(out) or is_collection(successor(out)))):
+        if not (overwrite and (is_index(out) or is_index(successor(out)))):
             return _fill(job, out, options)
         with making_anew(out) as beside:
-            if is_collection(beside) and _misfit(Collection.open(beside), job, options, anew=True):
+            if is_index(beside) and _misfit(EmbeddingTable.open(beside), job, options, anew=True):
                 with writing(beside, alone=True):
                     shutil.rmtree(beside)
             report = _fill(job, beside, options, anew=True)[1]
-            if is_collection(out):
+            if is_index(out):
                 with writing(out, alone=True):
-                    put_in_place(beside, out)
+                    put_in_place(beside, out, before_deleting=forget_all)
             else:
-                put_in_place(beside, out)
-            return Collection.open(out), report
+                put_in_place(beside, out, before_deleting=forget_all)
+            return EmbeddingTable.open(out), report
 
 
 def _fill(
     job: Job, out: Path, options: Options, *, anew: bool = False
-) -> tuple[Collection, Report]:
+) -> tuple[EmbeddingTable, Report]:
     """Fill a collection, or go on with one. `anew` says that what it has beyond the job goes."""
-    stored = Collection.open(out) if is_collection(out) else None
+    stored = EmbeddingTable.open(out) if is_index(out) else None
     if stored is None:
         with _new_place(out) as share, staging_folder(out / "work") as staging:
             found = look(job, None, staging)
@@ -129,13 +131,13 @@ def _fill(
         same = found.plan.same
         gone = np.union1d(found.plan.whole, found.plan.gone if anew else found.plan.whole)
         if len(gone):
-            made = changes.remove(made, lambda _: gone, "index")
+            made = commits.remove(made, lambda _: gone, "index")
         if not made.counts()[0]:
             raise nothing_readable(made.files(), job.left_out)
         return _ready(made), Report.of(done, found.labelled, job.left_out, same)
 
 
-def _misfit(stored: Collection, job: Job, options: Options, *, anew: bool) -> str | None:
+def _misfit(stored: EmbeddingTable, job: Job, options: Options, *, anew: bool) -> str | None:
     """Say what a collection was made of, where that is not what is wanted now."""
     about, source = stored.about_model, stored.source
     wanted = remembered(job.source)
@@ -168,13 +170,13 @@ def _new_place(out: Path) -> Iterator[Callable[[], None]]:
     was_there = out.exists()
     out.mkdir(parents=True, exist_ok=True)
     with writing(out, alone=True) as share:
-        if is_collection(out):
+        if is_index(out):
             raise LookalikeError(f"something else has just made {out}: run the same command again")
         _empty(out)  # of a run that was killed before its first wave
         try:
             yield share
         finally:
-            if not is_collection(out):
+            if not is_index(out):
                 _empty(out)
                 if not was_there:
                     shutil.rmtree(out, ignore_errors=True)
@@ -189,14 +191,14 @@ def _empty(folder: Path) -> None:
 
 
 def add(
-    stored: Collection,
+    stored: EmbeddingTable,
     photos: Photos | None,
     options: Options,
     *,
     dry_run: bool = False,
     say: Say | None = None,
     settled: Settled | None = None,
-) -> tuple[Collection, Changed]:
+) -> tuple[EmbeddingTable, Changed]:
     """Embed what is new or changed among some images and commit it, wave by wave.
 
     Network and precision are the collection's own; of the options those count that say how images
@@ -209,14 +211,14 @@ def add(
 
 
 def sync(
-    stored: Collection,
+    stored: EmbeddingTable,
     photos: Photos | None,
     options: Options,
     *,
     dry_run: bool = False,
     say: Say | None = None,
     settled: Settled | None = None,
-) -> tuple[Collection, Changed]:
+) -> tuple[EmbeddingTable, Changed]:
     """Make a collection equal to a folder: `add`, and remove what the folder has no longer.
 
     Without `photos` the folder is the collection's root; else only what lies in `photos` may be
@@ -227,14 +229,14 @@ def sync(
 
 
 def update(
-    stored: Collection,
+    stored: EmbeddingTable,
     photos: Photos | None,
     options: Options,
     what: str,
     find: Find,
     *,
     dry_run: bool = False,
-) -> tuple[Collection, Changed]:
+) -> tuple[EmbeddingTable, Changed]:
     """Do what `find` says is to do with some images, by default those it was made of."""
     source = stored.source
     options = replace(
@@ -274,7 +276,7 @@ def update(
         stored, done = _bring_in(job, found, stored.path, stored, staging, what)
         gone = np.union1d(gone, plan.whole)
         if len(gone):
-            stored = changes.remove(stored, lambda _: gone, what)
+            stored = commits.remove(stored, lambda _: gone, what)
         if stored.version != changed.version:
             stored = _ready(stored)
         return stored, replace(
@@ -288,7 +290,7 @@ def _kept(say: Say) -> Say:
 
 def look(
     job: Job,
-    stored: Collection | None,
+    stored: EmbeddingTable | None,
     staging: Path,
     place: Place | None = None,
     say: Say | None = None,
@@ -311,13 +313,13 @@ def look(
     if stored is None:
         return Found(Inputs(count, listing), None, labelled)
     with progress_line("comparing with what is there"):
-        plan = changes.plan(stored, [listing], place.below, staging, say, settled, keep_labels)
+        plan = diff.plan(stored, [listing], place.below, staging, say, settled, keep_labels)
     return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, labelled)
 
 
 def _look_with_spark(
     job: Job,
-    stored: Collection | None,
+    stored: EmbeddingTable | None,
     staging: Path,
     say: Say | None,
     settled: Settled | None,
@@ -335,7 +337,7 @@ def _look_with_spark(
     with progress(spark, "comparing with what is there"):
         names.write.parquet(local_uri(staging / "listing"))
         files = sorted((staging / "listing").glob("*.parquet"))
-        plan = changes.plan(stored, files, [""], staging, say, settled, keep_labels)
+        plan = diff.plan(stored, files, [""], staging, say, settled, keep_labels)
     if not plan.listed:  # a folder of local files says so itself
         raise images.nothing_found(job.source, job.left_out)
     if job.source.kind == "table":
@@ -361,11 +363,11 @@ def _bring_in(
     job: Job,
     found: Found,
     out: Path,
-    stored: Collection | None,
+    stored: EmbeddingTable | None,
     staging: Path,
     what: str,
     share: Callable[[], None] = lambda: None,
-) -> tuple[Collection, Done]:
+) -> tuple[EmbeddingTable, Done]:
     """Embed what was found and commit it wave by wave; return the collection as it then is."""
     plan = found.plan
     if stored is not None and plan is not None and not plan.count:
@@ -383,12 +385,12 @@ def _bring_in(
         if stored is None:
             held.extend(written)
             if any(row["embedded"] for row in held):
-                stored = Collection.create(out, source, model, held, job.full_model)
+                stored = EmbeddingTable.create(out, source, model, held, job.full_model)
                 share()
         else:
             first_id = plan.first_id if plan else 0
             replaces = bool(plan and plan.changed)
-            stored, beside = changes.grow(
+            stored, beside = commits.grow(
                 stored,
                 written,
                 first_id,
@@ -409,10 +411,10 @@ def _bring_in(
     return stored, done
 
 
-def _ready(stored: Collection) -> Collection:
+def _ready(stored: EmbeddingTable) -> EmbeddingTable:
     """Make what follows every change; whatever goes wrong here is done by the next, or a search."""
     with suppress(Exception):
-        stored = changes.compact(stored)
+        stored = commits.compact(stored)
     if stored.counts()[0] > EXACT_UP_TO:
         with progress_line("measuring recall"), suppress(Exception):
             Searcher(stored).get_ready()
@@ -420,8 +422,8 @@ def _ready(stored: Collection) -> Collection:
 
 
 def remove(
-    stored: Collection, names: Sequence[str], *, dry_run: bool = False, say: Say | None = None
-) -> tuple[Collection, Changed]:
+    stored: EmbeddingTable, names: Sequence[str], *, dry_run: bool = False, say: Say | None = None
+) -> tuple[EmbeddingTable, Changed]:
     """Remove images from a collection: paths, folders, or globs, in which `*` matches slashes too.
 
     A path is that of a file or folder, or is taken from the root of the collection. The files
@@ -430,10 +432,10 @@ def remove(
     wanted = {images.encode_path(name): meant(stored.source, name) for name in names}
     with working(stored.path, only_looks=dry_run) as staging:
         stored = stored.newest()
-        gone = changes.matching(stored, wanted, staging, say)
+        gone = matching(stored, wanted, staging, say)
         if not dry_run:
-            stored = changes.remove(
-                stored, lambda newest: changes.matching(newest, wanted, staging), "remove"
+            stored = commits.remove(
+                stored, lambda newest: matching(newest, wanted, staging), "remove"
             )
             stored = _ready(stored)
         return stored, Changed(stored.version, removed=len(gone))

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lookalike import images
-from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
+from lookalike.storage import EmbeddingTable
 
 _HELD = {
     "files": "photos of a folder",
@@ -37,7 +37,7 @@ class Place:
         return path.removeprefix(self.root)
 
 
-def place_of(stored: Collection, source: images.Source) -> Place:
+def place_of(stored: EmbeddingTable, source: images.Source) -> Place:
     """Say where the images of a source are, as seen from the root of a collection.
 
     Raises `LookalikeError` where they cannot be in one collection.
@@ -80,7 +80,7 @@ def place_of_root(source: images.Source) -> Place:
     return Place(below=tuple(map(images.encode_path, source.names)))
 
 
-def outside(stored: Collection, source: images.Source, place: Place) -> list[str]:
+def outside(stored: EmbeddingTable, source: images.Source, place: Place) -> list[str]:
     """Return the folders of a source that lie outside those that a collection knows."""
     if source.kind != "files":
         return []
@@ -107,7 +107,7 @@ def remembered(source: images.Source) -> images.Source:
     return images.Source("files", source.root, names, truncated=source.truncated)
 
 
-def again(stored: Collection) -> list[str]:
+def again(stored: EmbeddingTable) -> list[str]:
     """Return what a collection was made of, to be looked at again.
 
     Raises `LookalikeError` where that was single files.

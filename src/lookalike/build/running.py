@@ -23,10 +23,9 @@ import pyarrow.parquet as pq
 from lookalike import embedding, images, models
 from lookalike.build import jobs
 from lookalike.build.jobs import Done, Job
-from lookalike.changes import Known
-from lookalike.collection import SEGMENT, SEGMENT_DDL, Written, write_segment
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.listing import choose_sample, listed, task_count
+from lookalike.ingest.diff import Known
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
 from lookalike.progress import progress_line, say
@@ -41,6 +40,7 @@ from lookalike.spark import (
     small_batches,
     tries_again,
 )
+from lookalike.storage import SEGMENT, SEGMENT_DDL, Written, write_segment
 from lookalike.untrusted import is_hash, read_json
 
 if TYPE_CHECKING:

@@ -37,8 +37,8 @@ from lookalike.cli.printing import (
     show_left_out,
     stopped_well,
 )
-from lookalike.collection import Collection
 from lookalike.given import local_path
+from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
     from lookalike.index import Index
@@ -150,7 +150,7 @@ def watch(
     if checkpoint is not None and not spark:
         raise typer.BadParameter("--checkpoint goes with --spark")
     options = Options(labels, image_name, label_name, device=device, wave=wave)
-    place = folder or Collection.open(index).source.root
+    place = folder or EmbeddingTable.open(index).source.root
     if spark:
         looks = watching.stream(
             index, folder, options, every=every, checkpoint=checkpoint, once=once
@@ -199,7 +199,7 @@ def _until_stopped(index: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        stored = Collection.open(index)
+        stored = EmbeddingTable.open(index)
         inputs = sum(stored.counts())
         said = f"stopped: {index} is at version {stored.version}, {inputs:,} inputs"
         notes.print(said, markup=False)

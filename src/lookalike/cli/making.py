@@ -31,7 +31,7 @@ from lookalike.cli.printing import (
     show_parameters,
     stopped_well,
 )
-from lookalike.collection import is_collection, successor
+from lookalike.storage import is_index, successor
 from lookalike.weights import AUTO
 
 
@@ -73,7 +73,7 @@ def index(images: list[str], out: Path, options: Options, overwrite: bool, as_js
     from lookalike.build import build_collection
 
     # What is there stays until its successor is complete.
-    growing = successor(out) if overwrite and is_collection(out) else out
+    growing = successor(out) if overwrite and is_index(out) else out
     with stopped_well(growing, "nothing was changed"):
         report = build_collection(images, out, options, overwrite)[1]
     if as_json:

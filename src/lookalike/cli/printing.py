@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from lookalike import spark
-from lookalike.collection import Collection, is_collection
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
 from lookalike.evaluate import points
 from lookalike.hashing import Parameters
 from lookalike.hits import SearchResult
 from lookalike.images import in_words
 from lookalike.searcher import RECALL
+from lookalike.storage import EmbeddingTable, is_index
 
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 answers = Console(highlight=False, soft_wrap=True)
@@ -35,8 +35,8 @@ def stopped_well(path: Path, before: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         kept = before
-        if is_collection(path):
-            images, skipped = Collection.open(path).counts()
+        if is_index(path):
+            images, skipped = EmbeddingTable.open(path).counts()
             kept = f"{images + skipped:,} inputs are in {path}"
         raise LookalikeError(f"stopped; {kept}: run the same command to go on") from None
 

@@ -8,7 +8,7 @@ import typer
 from lookalike.cli.arguments import AsJson, IndexArgument
 from lookalike.cli.printing import answers, notes, printable, show_json
 from lookalike.errors import LookalikeError
-from lookalike.upkeep import KEEP_DAYS, MODEL, Checked, Repaired, Vacuumed
+from lookalike.storage.maintenance import KEEP_DAYS, MODEL, Checked, Repaired, Vacuumed
 
 
 def check(

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.collection import Collection
 from lookalike.engine import Engine, check_engine
 from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
@@ -25,6 +24,7 @@ from lookalike.groups.verifying import count_agreeing, count_compared
 from lookalike.groups.verifying import verify as looked_at
 from lookalike.search import check_seed
 from lookalike.searcher import RECALL
+from lookalike.storage import EmbeddingTable
 
 __all__ = ["Groupings"]
 
@@ -38,7 +38,7 @@ class Groupings:
     `found.json`, and pictures in `index.html`, of so many groups as `shown` says; 0 for none.
     """
 
-    collection: Collection
+    collection: EmbeddingTable
 
     def join(
         self,
@@ -67,7 +67,7 @@ class Groupings:
         distance, where what it shuffles fits on the disk.
         """
         check_engine(engine)
-        opened = Collection.open(other) if isinstance(other, str | os.PathLike) else other
+        opened = EmbeddingTable.open(other) if isinstance(other, str | os.PathLike) else other
         second = opened.collection if isinstance(opened, Groupings) else opened
         asking = second or self.collection
         check_same_model(self.collection, asking)
@@ -241,7 +241,7 @@ class Groupings:
 
 @contextmanager
 def _graph(
-    collection: Collection, folder: Path, k: int, recall: float, spark: bool | None
+    collection: EmbeddingTable, folder: Path, k: int, recall: float, spark: bool | None
 ) -> Iterator[Path]:
     graph = folder / "graph"
     write_graph(collection, graph, k, recall=recall, spark=spark)

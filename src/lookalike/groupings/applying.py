@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from lookalike import images
-from lookalike.collection import Collection
 from lookalike.embedding import content_hash
 from lookalike.groups.aside import Aside, How, check, set_aside
 from lookalike.groups.duplicates import TABLE
 from lookalike.groups.results import Found
 from lookalike.sql import parquet
+from lookalike.storage import EmbeddingTable
 
 _ROWS = 1024  # at a time
 _UNCHANGED = """
@@ -23,7 +23,7 @@ FROM {found} AS found
 WHERE action = 'drop' ORDER BY found."group", one.path"""
 
 
-def set_aside_found(collection: Collection, found: Found, how: How, to: Path) -> Aside:
+def set_aside_found(collection: EmbeddingTable, found: Found, how: How, to: Path) -> Aside:
     """Set aside what duplicates there are to drop, as `Index.set_aside` says.
 
     What was found may be old: an image counts that is still in the index with the same bytes, and
@@ -51,7 +51,7 @@ def set_aside_found(collection: Collection, found: Found, how: How, to: Path) ->
 
 
 def _is_same(
-    collection: Collection, path: str, size: int | None, modified: int | None, known: str
+    collection: EmbeddingTable, path: str, size: int | None, modified: int | None, known: str
 ) -> bool:
     """Say whether a file is the one that was indexed. One that is gone is: others tell of that.
 

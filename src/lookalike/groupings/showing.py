@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import images
-from lookalike.collection import Collection
 from lookalike.errors import ImageError
 from lookalike.galleries import (
     SAME_LABEL,
@@ -29,6 +28,7 @@ from lookalike.groups.overview import TABLE as OVERVIEW
 from lookalike.groups.threshold import around
 from lookalike.pictures import Tile
 from lookalike.sql import connect, parquet, parquet_in
+from lookalike.storage import EmbeddingTable
 
 SHOWN = 200  # groups in a gallery
 IN_GALLERY = 60  # images a part, in that of a collection as a whole
@@ -36,7 +36,9 @@ _CARDS = 12  # of a group
 _AROUND = 6  # pairs of a kind on a sheet
 
 
-def pairs(folder: Path, a: Collection, b: Collection, figures: dict[str, Any], shown: int) -> None:
+def pairs(
+    folder: Path, a: EmbeddingTable, b: EmbeddingTable, figures: dict[str, Any], shown: int
+) -> None:
     """Show the nearest pairs of a join."""
     chosen = f"WHERE agreement >= {AGREES}" if "agreeing" in figures else ""
     with connect(folder) as sql:
@@ -53,7 +55,9 @@ def pairs(folder: Path, a: Collection, b: Collection, figures: dict[str, Any], s
     write_gallery(folder, "Pairs", note, groups, a.source)
 
 
-def duplicates(folder: Path, collection: Collection, figures: dict[str, Any], shown: int) -> None:
+def duplicates(
+    folder: Path, collection: EmbeddingTable, figures: dict[str, Any], shown: int
+) -> None:
     """Show the largest groups, with what to keep and what to drop."""
 
     def group(number: int, rows: list[tuple[Any, ...]]) -> Group:
@@ -95,7 +99,7 @@ def _first(
         yield number, list(some)
 
 
-def clusters(folder: Path, collection: Collection, figures: dict[str, Any], shown: int) -> None:
+def clusters(folder: Path, collection: EmbeddingTable, figures: dict[str, Any], shown: int) -> None:
     """Show the largest clusters."""
 
     def group(number: int, rows: list[tuple[Any, ...]]) -> Group:
@@ -115,7 +119,7 @@ def clusters(folder: Path, collection: Collection, figures: dict[str, Any], show
     write_gallery(folder, "Clusters", note, (group(*one) for one in rows), collection.source)
 
 
-def outliers(folder: Path, collection: Collection, figures: dict[str, Any], shown: int) -> None:
+def outliers(folder: Path, collection: EmbeddingTable, figures: dict[str, Any], shown: int) -> None:
     """Show the most isolated images, and labels to look at."""
 
     def first(table: str, columns: str) -> list[tuple[Any, ...]]:
@@ -144,12 +148,12 @@ def _heap(cards: list[Card]) -> list[Group]:
 
 
 def _write_parts(
-    folder: Path, title: str, note: str, parts: list[Part], collection: Collection
+    folder: Path, title: str, note: str, parts: list[Part], collection: EmbeddingTable
 ) -> None:
     write_parts(folder, title, note, [part for part in parts if part.groups], collection.source)
 
 
-def gallery(folder: Path, collection: Collection, figures: dict[str, Any]) -> None:
+def gallery(folder: Path, collection: EmbeddingTable, figures: dict[str, Any]) -> None:
     """Show what there is to see of a collection first, in five parts."""
     with connect(folder) as sql:
         rows = sql.execute(
@@ -244,7 +248,7 @@ def _pair(one: list[Any], other: list[Any]) -> Group:
 
 
 def threshold_sheet(
-    folder: Path, collection: Collection, within: float, agrees: float | None
+    folder: Path, collection: EmbeddingTable, within: float, agrees: float | None
 ) -> None:
     """Draw pairs from around what decides: the distance, and how well pixels agree."""
 
@@ -269,7 +273,7 @@ def threshold_sheet(
     pair_sheet([one for one in rows if one.pairs]).save(folder / "threshold.png")
 
 
-def _tile(collection: Collection, path: str) -> Tile:
+def _tile(collection: EmbeddingTable, path: str) -> Tile:
     try:
         picture = images.decode(images.read(collection.source, path), truncated=True)
     except ImageError:

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 from lookalike.sql import parquet, quoted
+from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -41,7 +41,7 @@ _BATCH = 2**20  # rows of the graph at a time
 
 
 def cluster(
-    collection: Collection,
+    collection: EmbeddingTable,
     graph: Path,
     folder: Path,
     *,

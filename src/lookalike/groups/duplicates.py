@@ -10,7 +10,6 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 
 from lookalike import images
-from lookalike.collection import Collection
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.groups import alignment
 from lookalike.groups.pairs import CAP, join
@@ -21,6 +20,7 @@ from lookalike.groups.verifying import verify as looked_at
 from lookalike.progress import progress_line
 from lookalike.searcher import RECALL
 from lookalike.sql import parquet, parquet_in, quoted
+from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -96,7 +96,7 @@ FROM {table}"""
 
 
 def duplicates(
-    collection: Collection,
+    collection: EmbeddingTable,
     folder: Path,
     within: float | None = None,
     *,

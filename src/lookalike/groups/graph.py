@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.collection import Collection
 from lookalike.engine import KnnEngine
 from lookalike.errors import LookalikeError
 from lookalike.neighbors import NEIGHBORS, Held, Queries, neighbors
@@ -18,18 +17,19 @@ from lookalike.progress import progress_line
 from lookalike.search import Rows, check_k
 from lookalike.searcher import RECALL
 from lookalike.spark import is_at_hand, local_uri, progress, session
+from lookalike.storage import EmbeddingTable
 
 IN_PROCESS = 20_000
 """Rows that are compared with each other in this process at most: some seconds."""
 
 
 def write_graph(
-    collection: Collection,
+    collection: EmbeddingTable,
     folder: Path,
     k: int,
     *,
     within: float = np.inf,
-    queries: Collection | None = None,
+    queries: EmbeddingTable | None = None,
     spark: bool | None = None,
     engine: KnnEngine = "auto",
     recall: float = RECALL,
@@ -62,7 +62,7 @@ def write_graph(
 
 
 def _compare(
-    collection: Collection, folder: Path, k: int, within: float, queries: Collection | None
+    collection: EmbeddingTable, folder: Path, k: int, within: float, queries: EmbeddingTable | None
 ) -> None:
     rows = Rows(collection.segments)  # a segment of nothing but skipped images has no vectors
     asked = Queries.of(Rows((queries or collection).segments).segments)
@@ -95,7 +95,7 @@ def _compare(
             )
 
 
-def check_same_model(collection: Collection, other: Collection) -> None:
+def check_same_model(collection: EmbeddingTable, other: EmbeddingTable) -> None:
     """Raise `LookalikeError` unless the vectors of two collections can be compared."""
     if collection.about_model["fingerprint"] != other.about_model["fingerprint"]:
         raise LookalikeError(

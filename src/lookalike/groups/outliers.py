@@ -8,10 +8,10 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from lookalike.collection import Collection
 from lookalike.groups.clusters import other_version, pairs
 from lookalike.search import Rows, check_k, draw
 from lookalike.sql import parquet, quoted
+from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -30,7 +30,7 @@ _BLOCK = 4096  # images at a time
 _FAR = pa.schema({"id": pa.int64(), "far": pa.float32()})
 
 
-def outliers(collection: Collection, graph: Path, folder: Path, k: int) -> dict[str, Any]:
+def outliers(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> dict[str, Any]:
     """Write `outliers.parquet` into a folder: every image, the most isolated first.
 
     Columns: `rank, id, path, label`; `distance` to the k-th neighbour in the graph, null where
@@ -101,7 +101,7 @@ def reach(rows: Rows) -> Iterator[pa.RecordBatch]:
             yield pa.record_batch([segment.ids[start : start + _BLOCK], far], schema=_FAR)
 
 
-def suspects(collection: Collection, graph: Path, folder: Path, k: int) -> dict[str, Any]:
+def suspects(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> dict[str, Any]:
     """Write `suspects.parquet` into a folder: images whose label may be wrong, likeliest first.
 
     Columns: `rank, id, path, label, suggested, score`. All that are among the k neighbours of an

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lookalike.collection import Collection
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.groups.clusters import pairs
@@ -20,6 +19,7 @@ from lookalike.groups.outliers import SUSPECTS
 from lookalike.groups.outliers import TABLE as OUTLIERS
 from lookalike.search import Numbers, Rows, draw
 from lookalike.sql import parquet, quoted
+from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -43,7 +43,7 @@ Line = tuple[str, int, int, int, float]
 
 
 def overview(
-    collection: Collection, graph: Path, folder: Path, count: int, k: int, seed: int = 0
+    collection: EmbeddingTable, graph: Path, folder: Path, count: int, k: int, seed: int = 0
 ) -> dict[str, Any]:
     """Write `gallery.parquet` into a folder: `count` images, pairs or drawn images a section.
 

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike import hashing, search
-from lookalike.collection import Collection
 from lookalike.engine import Engine
 from lookalike.errors import LookalikeError
 from lookalike.groups.graph import check_same_model, write_graph
@@ -21,6 +20,7 @@ from lookalike.search import Rows
 from lookalike.searcher import RECALL
 from lookalike.spark import local_uri, progress, session
 from lookalike.sql import connect, parquet_in, quoted
+from lookalike.storage import EmbeddingTable
 
 CAP = 100
 MOST = 1000
@@ -43,11 +43,11 @@ ORDER BY pairs.distance, pairs.a_id, pairs.b_id"""
 
 
 def join(
-    collection: Collection,
+    collection: EmbeddingTable,
     folder: Path,
     within: float = np.inf,
     cap: int = CAP,
-    other: Collection | None = None,
+    other: EmbeddingTable | None = None,
     *,
     engine: Engine = "auto",
     recall: float = RECALL,
@@ -108,7 +108,11 @@ def join(
 
 
 def _by_spark_ml(
-    collection: Collection, asking: Collection, pairs: Path, within: float, other: Collection | None
+    collection: EmbeddingTable,
+    asking: EmbeddingTable,
+    pairs: Path,
+    within: float,
+    other: EmbeddingTable | None,
 ) -> None:
     """Write pairs as Spark ML finds them: every one that shares a bucket, no cap."""
     if within == np.inf:
@@ -132,12 +136,12 @@ def _by_spark_ml(
 
 
 def _figures(
-    collection: Collection,
+    collection: EmbeddingTable,
     pairs: Path,
     within: float,
     cap: int | None,
     cut: int,
-    other: Collection | None,
+    other: EmbeddingTable | None,
 ) -> dict[str, Any]:
     with connect(pairs.parent) as sql:
         ((count,),) = sql.execute(f"SELECT count(*) FROM {parquet_in(pairs)}").fetchall()
@@ -154,7 +158,7 @@ def _figures(
 
 
 def _checked(
-    collection: Collection, pairs: Path, within: float, cap: int, other: Collection | None
+    collection: EmbeddingTable, pairs: Path, within: float, cap: int, other: EmbeddingTable | None
 ) -> tuple[int, int]:
     """Count the true pairs of some drawn images: those that were found, and all."""
     rows = Rows(collection.segments)

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as pds
 from pyarrow import csv
 
-from lookalike.cache import new_file
-from lookalike.collection import make_free, put_in_place, staging_folder
+from lookalike.cache import make_free, new_file, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.images import Source, encode_path

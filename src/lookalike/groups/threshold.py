@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike import images, search
-from lookalike.collection import Collection
 from lookalike.embedding import ImageEmbedder, Vectors
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.groups.variants import CHANGES, variant
 from lookalike.progress import progress_line
 from lookalike.search import Rows
+from lookalike.storage import EmbeddingTable
 
 DRAWN = 32  # images that are changed
 _LOOKED_AT = 4 * DRAWN  # of which some may be gone
@@ -39,7 +39,7 @@ class Suggested:
         return {"copies_within": self.copies, "images_with_another_within": self.strangers}
 
 
-def suggest(collection: Collection, verified: bool, seed: int = 0) -> Suggested:
+def suggest(collection: EmbeddingTable, verified: bool, seed: int = 0) -> Suggested:
     """Suggest a distance for near-duplicates.
 
     Where pixels decide afterwards (`verified`), one that holds nearly all copies, while images have
@@ -74,7 +74,7 @@ def _separating(copies: Vectors, others: Vectors) -> float:
     return float(distances[np.argmax(within - np.mean(others[:, None] <= distances, axis=0))])
 
 
-def _moved(collection: Collection, rows: Rows, seed: int) -> Vectors:
+def _moved(collection: EmbeddingTable, rows: Rows, seed: int) -> Vectors:
     """Return how far changed images are from what they were, float32 (images x changes,)."""
     embed = ImageEmbedder(model=collection.model)
     distances: list[npt.NDArray[np.float32]] = []
@@ -105,7 +105,7 @@ def _moved(collection: Collection, rows: Rows, seed: int) -> Vectors:
 Around = list[tuple[str, str, float]]
 
 
-def around(collection: Collection, within: float, count: int) -> tuple[Around, Around]:
+def around(collection: EmbeddingTable, within: float, count: int) -> tuple[Around, Around]:
     """Return pairs of images as far apart as a distance: paths and distances of `count` or fewer.
 
     Those just within it and those just beyond, of drawn images with their nearest neighbours.

@@ -17,13 +17,13 @@ from typing import BinaryIO
 import faiss
 import numpy as np
 
-from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 from lookalike.layout.job import DONE, FAILED
 from lookalike.layout.keeping import kept_before, packed
 from lookalike.layout.placing import lay_out, with_changes
 from lookalike.search import Rows
 from lookalike.spark import cores
+from lookalike.storage import EmbeddingTable
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def _answer(out: BinaryIO, path: Path, version: int) -> None:
         out.write(f"{share:.3f} {doing}\n".encode())
         out.flush()
 
-    collection = Collection.open(path, version)
+    collection = EmbeddingTable.open(path, version)
     rows = Rows(collection.segments)
     before = kept_before(collection)
     layout = (before and with_changes(rows, before)) or lay_out(rows, move)

@@ -9,10 +9,10 @@ import tempfile
 import threading
 from contextlib import suppress
 
-from lookalike.collection import Collection
 from lookalike.errors import LookalikeError
 from lookalike.layout.keeping import keep, unpacked
 from lookalike.layout.placing import Layout
+from lookalike.storage import EmbeddingTable
 from lookalike.untrusted import read_arrays
 
 DONE, FAILED = "done", "failed"
@@ -31,7 +31,7 @@ class Job:
     that closes. Raises `LookalikeError` if none can be started.
     """
 
-    def __init__(self, collection: Collection) -> None:
+    def __init__(self, collection: EmbeddingTable) -> None:
         self._collection = collection
         self._progress = (0.0, "comparing images")
         self._layout: Layout | None = None

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.cache import cache_folder, keeping, new_file
-from lookalike.collection import Collection
 from lookalike.layout.placing import MOST, Layout, drawn
 from lookalike.search import Rows
+from lookalike.storage import EmbeddingTable
 from lookalike.untrusted import read_arrays
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -21,14 +21,14 @@ METHOD = 1
 _BYTES = MOST * 16 + 2**16  # of a file at most
 
 
-def kept(collection: Collection) -> Layout | None:
+def kept(collection: EmbeddingTable) -> Layout | None:
     """Return the layout of this version; None where there is none, or a damaged one."""
     layout = _read(_file(collection))
     ids = Rows(collection.segments).ids
     return layout if layout and np.array_equal(layout.ids, ids[drawn(ids)]) else None
 
 
-def kept_before(collection: Collection) -> Layout | None:
+def kept_before(collection: EmbeddingTable) -> Layout | None:
     """Return the layout of another version of the same collection, if there is one."""
     with suppress(OSError):
         for file in sorted(_folder().glob(f"{_of(collection)}-{METHOD}-*.npz")):
@@ -37,7 +37,7 @@ def kept_before(collection: Collection) -> Layout | None:
     return None
 
 
-def keep(collection: Collection, layout: Layout) -> None:
+def keep(collection: EmbeddingTable, layout: Layout) -> None:
     """Keep the layout of this version instead of another's, whole or not at all.
 
     Where the folder cannot be written to, it is made again when it is next asked for.
@@ -82,13 +82,13 @@ def _folder() -> Path:
     return cache_folder() / "layouts"
 
 
-def _file(collection: Collection) -> Path:
+def _file(collection: EmbeddingTable) -> Path:
     """Name the file of a version by the method and by the segments that it has."""
     segments = _digest(*(segment.file.stem for segment in collection.segments))
     return _folder() / f"{_of(collection)}-{METHOD}-{segments}.npz"
 
 
-def _of(collection: Collection) -> str:
+def _of(collection: EmbeddingTable) -> str:
     return _digest(collection.identity)
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lookalike.collection import Collection, Segment
 from lookalike.engine import KnnEngine
 from lookalike.neighbors.held import REGION_ROWS, Held, regions
 from lookalike.neighbors.queries import Queries, Source, store
@@ -30,6 +29,7 @@ from lookalike.neighbors.tasks import (
 )
 from lookalike.search import check_k
 from lookalike.searcher import RECALL, Searcher, home
+from lookalike.storage import EmbeddingTable, Segment
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -45,7 +45,7 @@ _FEW = 1 / 4  # of the cells
 
 def neighbors(
     spark: "SparkSession",
-    collection: Collection,
+    collection: EmbeddingTable,
     k: int,
     queries: Sequence[Source] | None = None,
     engine: KnnEngine = "auto",

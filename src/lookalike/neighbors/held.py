@@ -9,11 +9,11 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.collection import Segment
 from lookalike.embedding import Vectors
 from lookalike.hashing.cells import CELL_ROWS, Cells, as_bytes
 from lookalike.search import Numbers
 from lookalike.searcher import home
+from lookalike.storage import Segment
 
 REGION_ROWS = 65_536
 """Rows of a region at most: an eighth of a gigabyte of vectors."""

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lookalike.collection import Segment
 from lookalike.embedding import Vectors
 from lookalike.hashing.cells import Cells
 from lookalike.hashing.signatures import Effort
 from lookalike.neighbors.held import Held, HeldCells, Region
 from lookalike.neighbors.queries import Queries
 from lookalike.search import Numbers
+from lookalike.storage import Segment
 
 _PORTION = 2**28  # bytes that queries and what is found for them take at a time
 

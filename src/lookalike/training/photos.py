@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from lookalike import images
-from lookalike.collection.places import staging_folder
+from lookalike.cache import staging_folder
 from lookalike.errors import ImageError, LookalikeError, says_nothing
 from lookalike.images import IsolatedDecoder, LeftOut, Source
 from lookalike.images.labels import open_labels

@@ -9,10 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.collection import Segment, Written, is_intact
 from lookalike.embedding import ROW
-from lookalike.upkeep.findings import CACHE, DAMAGED, FIGURES, FOREIGN, MISSING, ORDER, Findings
-from lookalike.upkeep.rows import as_rows, problems
+from lookalike.storage import Segment, Written, is_intact
+from lookalike.storage.maintenance.findings import (
+    CACHE,
+    DAMAGED,
+    FIGURES,
+    FOREIGN,
+    MISSING,
+    ORDER,
+    Findings,
+)
+from lookalike.storage.maintenance.rows import as_rows, problems
 
 ROWS = 1024  # in memory at a time
 

@@ -27,9 +27,9 @@ from lookalike.cache import (
     seal,
     sync_folder,
 )
-from lookalike.collection.caches import cache_of, digest, identity, mark
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError, forbidden, is_forbidden, says_nothing
+from lookalike.storage.caches import cache_of, digest, identity, mark
 from lookalike.untrusted import map_array
 
 # What search needs of a row, beside its vector.

@@ -79,6 +79,12 @@ def forget(file: Path) -> None:
             shutil.rmtree(shared, ignore_errors=True)
 
 
+def forget_all(path: Path) -> None:
+    """Delete what is kept of the data files of a table at `path` that is about to go."""
+    for file in path.glob("data/*/*.parquet"):
+        forget(file)
+
+
 def _is_there(marking: Path) -> bool:
     now, file = _marked(marking)
     with suppress(OSError):

@@ -15,21 +15,17 @@ A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
-from lookalike.collection.caches import forget
-from lookalike.collection.left import discard, new_data_folder
-from lookalike.collection.log import Log
-from lookalike.collection.places import (
+from lookalike.storage.caches import forget, forget_all
+from lookalike.storage.data_folders import discard, new_data_folder
+from lookalike.storage.locks import (
     is_busy,
-    left_folders,
-    make_free,
     making_anew,
-    put_in_place,
-    staging_folder,
     successor,
     working,
     writing,
 )
-from lookalike.collection.segments import (
+from lookalike.storage.log import Log
+from lookalike.storage.segments import (
     SEGMENT,
     SEGMENT_DDL,
     Segment,
@@ -38,11 +34,11 @@ from lookalike.collection.segments import (
     rewrite_segment,
     write_segment,
 )
-from lookalike.collection.table import (
+from lookalike.storage.table import (
     FORMAT,
-    Collection,
     Conflict,
-    is_collection,
+    EmbeddingTable,
+    is_index,
     is_unfinished,
 )
 
@@ -50,24 +46,21 @@ __all__ = [
     "FORMAT",
     "SEGMENT",
     "SEGMENT_DDL",
-    "Collection",
+    "EmbeddingTable",
     "Conflict",
     "Log",
     "Segment",
     "Written",
     "discard",
     "forget",
+    "forget_all",
     "is_busy",
-    "is_collection",
+    "is_index",
     "is_intact",
     "is_unfinished",
-    "left_folders",
-    "make_free",
     "making_anew",
     "new_data_folder",
-    "put_in_place",
     "rewrite_segment",
-    "staging_folder",
     "successor",
     "working",
     "write_segment",

@@ -1,66 +1,24 @@
 """Folders that come whole or not at all, and who may write into a collection."""
 
 import contextlib
-import ctypes
 import fcntl
-import glob
 import os
-import re
-import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from lookalike.collection.caches import forget
-from lookalike.collection.left import clear
+from lookalike.cache import staging_folder
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
-from lookalike.given import local_path
+from lookalike.storage.data_folders import clear
 
-_OWNER = ".owner"  # locked while the process that made a staging folder lives
 _PATIENCE = 2.0  # seconds, with who has a collection to itself: mostly to clear up in it
 
 
 class ReadOnly(LookalikeError):
     """A collection that this process may not write into."""
-
-
-@contextmanager
-def staging_folder(beside: Path) -> Iterator[Path]:
-    """Give a folder beside `beside`, on the same disk and gone afterwards.
-
-    Folders that killed runs have left there go too.
-    """
-    parent = beside.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    for left in left_folders(beside):
-        shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}-", dir=parent))
-    try:
-        folder.chmod(0o755)  # Spark's workers may be another user's
-        with (folder / f"{_OWNER}-to-be").open("w") as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX)
-            # Only now: who finds it without its lock takes the folder for left.
-            Path(owner.name).rename(folder / _OWNER)
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def left_folders(beside: Path) -> list[Path]:
-    """Return the staging folders beside `beside` that killed runs have left there."""
-    found = beside.parent.glob(f".{glob.escape(beside.name)}-????????")
-    return sorted(folder for folder in found if _is_left(folder))
-
-
-def _is_left(folder: Path) -> bool:
-    with contextlib.suppress(OSError), (folder / _OWNER).open() as owner:
-        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
 
 
 @contextmanager
@@ -144,15 +102,6 @@ def is_busy(path: Path) -> bool:
         return True
 
 
-def make_free(out: Path, overwrite: bool) -> None:
-    """Raise `LookalikeError` where `out` is taken and may not be replaced, or has no fit name."""
-    local_path(out)
-    if re.search(r"%[0-9A-Fa-f]{2}|[][{}*?\\\x00-\x1f\udc80-\udcff]", str(out.absolute())):
-        raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
-    if out.exists() and not overwrite:
-        raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
-
-
 def successor(out: Path) -> Path:
     """Return the hidden folder beside a collection in which one is made to take its place."""
     real = Path(os.path.realpath(out))
@@ -190,62 +139,3 @@ def making_anew(out: Path) -> Iterator[Path]:
             yield beside
         finally:
             file.unlink(missing_ok=True)
-
-
-def put_in_place(fresh: Path, path: Path, *, overwrite: bool = True) -> None:
-    """Rename a new file or folder to `path`. An old one is there until then, and then deleted.
-
-    So is what a run that was killed just here has left of older ones. Without `overwrite` what
-    something else has put there meanwhile stays, and a `LookalikeError` says so.
-    """
-    path = Path(os.path.realpath(path))
-    with _one_at_a_time(path.parent):
-        if not overwrite and os.path.lexists(path):
-            raise LookalikeError(
-                f"something else has just made {path}, which stays: give another --out, or "
-                "--overwrite it"
-            )
-        if not fresh.is_dir() and not path.is_dir():
-            fresh.replace(path)
-            return
-        old = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-        if not path.exists():
-            fresh.rename(path)
-        elif _exchange(fresh, path):
-            old = fresh
-        else:
-            path.rename(old)
-            try:
-                fresh.rename(path)
-            except BaseException:
-                if not path.exists():
-                    old.rename(path)
-                raise
-    for left in (old, *path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 32}")):
-        for file in left.glob("data/*/*.parquet"):
-            forget(file)
-        shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process at a time give names in a folder, where its file system knows locks."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            opened = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, opened)
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange the names of two folders in one step; say whether the system can.
-
-    https://man7.org/linux/man-pages/man2/rename.2.html
-    """
-    try:
-        rename = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError):
-        return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)

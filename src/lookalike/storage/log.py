@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from lookalike.collection.left import MARK
+from lookalike.storage.data_folders import MARK
 from lookalike.untrusted import inner_names
 
 # https://github.com/delta-io/delta/blob/master/PROTOCOL.md#checkpoints: in one file, in several, or

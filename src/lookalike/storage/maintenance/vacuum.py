@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lookalike import changes
-from lookalike.collection import Collection, Log, forget, left_folders, writing
+from lookalike.cache import left_folders
 from lookalike.errors import LookalikeError
+from lookalike.storage import EmbeddingTable, Log, commits, forget, writing
 
 KEEP_DAYS = 7.0
 _DAY = 24 * 3600
@@ -39,7 +39,7 @@ class Vacuumed:
 
 
 def vacuum(
-    collection: Collection, keep_days: float = KEEP_DAYS, *, dry_run: bool = False
+    collection: EmbeddingTable, keep_days: float = KEEP_DAYS, *, dry_run: bool = False
 ) -> Vacuumed:
     """Delete what only versions need that were not the newest in the last `keep_days` days, alone.
 
@@ -51,7 +51,7 @@ def vacuum(
         raise LookalikeError(f"--keep-days is {keep_days}: give 0 or more")
     path = collection.path
     with writing(path, alone=True):
-        stored = Collection.open(path)
+        stored = EmbeddingTable.open(path)
         before = stored.version
         log = stored.log()
         first = min(before, log.kept_since(time.time() - keep_days * _DAY))
@@ -59,7 +59,7 @@ def vacuum(
         merged = 0
         if not dry_run:
             had = set(stored.files())
-            stored = changes.compact(stored, _FEW)
+            stored = commits.compact(stored, _FEW)
             merged = len(had.difference(stored.files()))
             log = stored.log()
         data = log.strangers(first)

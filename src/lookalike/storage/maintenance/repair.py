@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lookalike import changes
-from lookalike.changes import Ids, Step
-from lookalike.collection import Collection, Written, rewrite_segment, writing
 from lookalike.errors import LookalikeError
 from lookalike.sql import connect
-from lookalike.upkeep.checking import ALIKE, Inspection, inspect, scratch
-from lookalike.upkeep.files import Look
-from lookalike.upkeep.findings import Checked
-from lookalike.upkeep.rows import as_rows, good
+from lookalike.storage import EmbeddingTable, Written, commits, rewrite_segment, writing
+from lookalike.storage.commits import Ids, Step
+from lookalike.storage.maintenance.check import ALIKE, CheckSignatures, Inspection, inspect, scratch
+from lookalike.storage.maintenance.data_files import Look
+from lookalike.storage.maintenance.findings import Checked
+from lookalike.storage.maintenance.rows import as_rows, good
 
 _WHAT = "repair"
 
@@ -46,7 +45,7 @@ class Repaired:
         return {"ok": self.ok, **asdict(self)}
 
 
-def repair(collection: Collection) -> Repaired:
+def repair(collection: EmbeddingTable, check_signatures: CheckSignatures) -> Repaired:
     """Repair the newest version of a collection, alone.
 
     What is derived and damaged, or belongs to nothing, is deleted. Data files that are lost, and
@@ -56,8 +55,8 @@ def repair(collection: Collection) -> Repaired:
     """
     path = collection.path
     with writing(path, alone=True):
-        stored = Collection.open(path, look=False)
-        found = inspect(stored, alone=True)
+        stored = EmbeddingTable.open(path, look=False)
+        found = inspect(stored, check_signatures, alone=True)
         if found.checked.ok:
             return Repaired(found.checked, found.checked, 0, 0)
         if found.looks and not any(stored_file.exists() for stored_file in stored.files()):
@@ -67,21 +66,21 @@ def repair(collection: Collection) -> Repaired:
             stored, inputs = _mend(stored, found)
         if found.paths_twice:
             before = sum(stored.counts())
-            stored = changes.remove(stored, _older_of_two, _WHAT)
+            stored = commits.remove(stored, _older_of_two, _WHAT)
             inputs += before - sum(stored.counts())
         deleted = [*found.derived, *found.strays]
         for one in deleted:
             _delete(one)
-        left = inspect(Collection.open(path, look=False), alone=True)
+        left = inspect(EmbeddingTable.open(path, look=False), check_signatures, alone=True)
         return Repaired(found.checked, left.checked, inputs, len(deleted))
 
 
-def _mend(stored: Collection, found: Inspection) -> tuple[Collection, int]:
+def _mend(stored: EmbeddingTable, found: Inspection) -> tuple[EmbeddingTable, int]:
     """Commit other files in place of those that cannot stay; return how many inputs are lost."""
     lost = 0
     width = stored.about_model["width"]
 
-    def work_out(newest: Collection, folder: Path) -> Step:
+    def work_out(newest: EmbeddingTable, folder: Path) -> Step:
         nonlocal lost
         lost = 0
         ids = count(max([newest.next_id, *(look.ids[1] + 1 for look in found.looks if look.ids)]))
@@ -97,7 +96,7 @@ def _mend(stored: Collection, found: Inspection) -> tuple[Collection, int]:
             removed.append(look.file)
         return Step(added, removed, rows_removed=lost)
 
-    return changes.change(stored, _WHAT, work_out), lost
+    return commits.change(stored, _WHAT, work_out), lost
 
 
 def _again(look: Look, folder: Path, width: int, ids: "count[int]") -> list[Written]:
@@ -129,7 +128,7 @@ def _restored(look: Look, folder: Path) -> list[Written]:
     return []
 
 
-def _older_of_two(stored: Collection) -> Ids:
+def _older_of_two(stored: EmbeddingTable) -> Ids:
     """Return the ids, rising, of rows whose path a row with a higher id has too."""
     with scratch() as folder, connect(folder) as sql:
         stored.view(sql, "stored")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.embedding import ROW
-from lookalike.upkeep import findings
+from lookalike.storage.maintenance import findings
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 

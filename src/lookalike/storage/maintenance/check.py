@@ -2,24 +2,35 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookalike.collection import Collection, Segment, is_busy, left_folders
-from lookalike.errors import LookalikeError, Unreadable, says_nothing
-from lookalike.hashing.cells import Cells
-from lookalike.measuring import DAMAGED, Measured, Older
+from lookalike.cache import left_folders
+from lookalike.errors import LookalikeError, Unreadable
 from lookalike.progress import progress_line
 from lookalike.spark import cores
 from lookalike.sql import connect, parquet
-from lookalike.upkeep.files import Look, look_at
-from lookalike.upkeep.findings import ID, LEFT, MODEL, ORDER, PATH, SIGNATURES, Checked, Findings
+from lookalike.storage import EmbeddingTable, Segment, is_busy
+from lookalike.storage.maintenance.data_files import Look, look_at
+from lookalike.storage.maintenance.findings import (
+    ID,
+    LEFT,
+    MODEL,
+    ORDER,
+    PATH,
+    SIGNATURES,
+    Checked,
+    Findings,
+)
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+CheckSignatures = Callable[[EmbeddingTable], Iterable[tuple[Path, str]]]
+"""Gives each file about signatures that cannot be used, and why."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +48,19 @@ class Inspection:
     strays: Sequence[Path]
 
 
-def check(collection: Collection) -> Checked:
+def check(collection: EmbeddingTable, check_signatures: CheckSignatures) -> Checked:
     """Check all that must be true of a collection, at the version that is open.
 
     Every byte of its data files is read, a group of rows of each at a time; nothing is changed.
     Of older versions it is seen whether their files are there. Raises `OSError` for a file that
     may not be read, and `LookalikeError` where the log cannot.
     """
-    return inspect(collection).checked
+    return inspect(collection, check_signatures).checked
 
 
-def inspect(collection: Collection, *, alone: bool = False) -> Inspection:
+def inspect(
+    collection: EmbeddingTable, check_signatures: CheckSignatures, *, alone: bool = False
+) -> Inspection:
     """Check a collection; `alone` says that nobody else can be writing into it."""
     findings = Findings()
     looks = _look_at_files(collection)
@@ -56,7 +69,10 @@ def inspect(collection: Collection, *, alone: bool = False) -> Inspection:
     _compare_ids(collection, looks, findings)
     paths_twice = _compare_paths(looks, findings)
     _look_at_model(collection, findings)
-    derived = _look_at_signatures(collection, findings)
+    derived = []
+    for file, problem in check_signatures(collection):
+        findings.add(SIGNATURES, str(file.relative_to(collection.path)), problem)
+        derived.append(file)
     derived += [Segment(look.file.absolute()).cache for look in looks if not look.cached]
     strays, older, openable = _look_around(collection, alone)
     for path in strays:
@@ -74,7 +90,7 @@ def inspect(collection: Collection, *, alone: bool = False) -> Inspection:
     return Inspection(checked, looks, paths_twice, derived, strays)
 
 
-def _look_at_files(collection: Collection) -> list[Look]:
+def _look_at_files(collection: EmbeddingTable) -> list[Look]:
     """Look at each data file, in the order of the ids that the log says."""
     width = collection.about_model["width"]
     written = collection.written()
@@ -91,7 +107,7 @@ def _look_at_files(collection: Collection) -> list[Look]:
             pool.shutdown(cancel_futures=True)
 
 
-def _compare_ids(collection: Collection, looks: Sequence[Look], findings: Findings) -> None:
+def _compare_ids(collection: EmbeddingTable, looks: Sequence[Look], findings: Findings) -> None:
     """Find ids that are there twice, and files whose ids lie among another's."""
     doubtful = {look.file: look for look in looks if look.usable and not look.rising}
     highest: Look | None = None
@@ -158,7 +174,7 @@ def _count(
     return bool(total)
 
 
-def _look_at_model(collection: Collection, findings: Findings) -> None:
+def _look_at_model(collection: EmbeddingTable, findings: Findings) -> None:
     try:
         model = collection.model
     except Unreadable:
@@ -170,37 +186,7 @@ def _look_at_model(collection: Collection, findings: Findings) -> None:
         findings.add(MODEL, "model", "is not the one that the vectors were made with: index again")
 
 
-def _look_at_signatures(collection: Collection, findings: Findings) -> list[Path]:
-    """Return the files about signatures that cannot be used."""
-    folder = collection.signature_folder
-    width = collection.about_model["width"]
-    damaged: list[Path] = []
-    if folder.is_symlink():  # what it leads to is not ours to repair
-        return damaged
-    file = folder / "cells.npz"
-    if file.exists():
-        try:
-            if Cells.load(file).rotation.directions.shape[1] != width:
-                raise LookalikeError(f"they are not for vectors of {width} numbers")
-        except Unreadable:
-            raise
-        except (LookalikeError, *DAMAGED) as error:
-            findings.add(SIGNATURES, "signatures/cells.npz", str(error))
-            damaged.append(file)
-    for file in sorted(folder.glob("*.json")):
-        try:
-            Measured.load(file)
-        except Older:
-            continue
-        except DAMAGED as error:
-            if says_nothing(error):
-                raise Unreadable(file, error) from None
-            findings.add(SIGNATURES, f"signatures/{file.name}", f"is damaged ({error})")
-            damaged.append(file)
-    return damaged
-
-
-def _look_around(collection: Collection, alone: bool) -> tuple[list[Path], int, int]:
+def _look_around(collection: EmbeddingTable, alone: bool) -> tuple[list[Path], int, int]:
     """Return what belongs to nothing; how many older versions there are, and can be opened."""
     # What is being written is in the log by the time that it is read, or its writer is still there.
     before = set(collection.log().strangers())

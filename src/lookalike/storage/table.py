@@ -17,17 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.cache import new_file
-from lookalike.collection.left import MARK, describing, new_data_folder
-from lookalike.collection.log import Log
-from lookalike.collection.places import writing
-from lookalike.collection.segments import (
-    SEGMENT,
-    Segment,
-    Written,
-    is_history,
-    read_rows,
-    unreadable,
-)
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError, forbidden, is_forbidden
 from lookalike.given import Name, is_text, local_path
@@ -35,6 +24,17 @@ from lookalike.images import PREPROCESSING, Source
 from lookalike.models import Model, in_words
 from lookalike.spark import local_uri
 from lookalike.sql import connect, parquet
+from lookalike.storage.data_folders import MARK, describing, new_data_folder
+from lookalike.storage.locks import writing
+from lookalike.storage.log import Log
+from lookalike.storage.segments import (
+    SEGMENT,
+    Segment,
+    Written,
+    is_history,
+    read_rows,
+    unreadable,
+)
 from lookalike.untrusted import inner_names, read_json
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Conflict(Exception):
     """Another writer has made the next version: look at that one, and try again."""
 
 
-class Collection:
+class EmbeddingTable:
     """A collection at one version."""
 
     def __init__(
@@ -101,7 +101,7 @@ class Collection:
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
-        if not is_collection(path):
+        if not is_index(path):
             if is_unfinished(path) and any(path.iterdir()):
                 raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
             if (path / _ABOUT).is_file():
@@ -499,7 +499,7 @@ class Collection:
         return self.path / "lsh" / str(self.version)
 
 
-def is_collection(path: Path) -> bool:
+def is_index(path: Path) -> bool:
     """Say whether there is a collection at `path`."""
     return (path / _ABOUT).is_file() and _has_versions(path)
 

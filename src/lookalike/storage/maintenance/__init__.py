@@ -1,0 +1,18 @@
+"""Upkeep of a collection: check all that must be true of it, repair it, delete what is old."""
+
+from lookalike.storage.maintenance.check import check
+from lookalike.storage.maintenance.findings import MODEL, Checked, Finding
+from lookalike.storage.maintenance.repair import Repaired, repair
+from lookalike.storage.maintenance.vacuum import KEEP_DAYS, Vacuumed, vacuum
+
+__all__ = [
+    "KEEP_DAYS",
+    "MODEL",
+    "Checked",
+    "Finding",
+    "Repaired",
+    "Vacuumed",
+    "check",
+    "repair",
+    "vacuum",
+]
