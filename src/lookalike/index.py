@@ -274,10 +274,10 @@ class Index(Groupings):
         `auto` compares the query with all rows (`exact`) while that is as quick, else with those
         whose signatures are near (`approximate`), as many as find the share `recall` of true
         neighbours. `spark-lsh` is hashing by Spark ML; `explain` says which of its tables collided.
-        `within` is a largest distance: then all rows so near are found, or the k nearest of them, exactly.
-        `label` and `path` leave in only rows with one of these labels, whose path below the root
-        matches one of these globs (`*` matches slashes too). Raises `LookalikeError` where no row
-        is left in, whatever the query: that nothing is `within` a distance is an answer.
+        `within` is a largest distance: then all rows so near are found, or the k nearest of them,
+        exactly. `label` and `path` leave in only rows with one of these labels, whose path below
+        the root matches one of these globs (`*` matches slashes too). Raises `LookalikeError` where
+        no row is left in, whatever the query: that nothing is `within` a distance is an answer.
         """
         if k is not None:
             search.check_k(k)
