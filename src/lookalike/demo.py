@@ -13,6 +13,7 @@ from lookalike.build import Options, build_collection
 from lookalike.drawing import draw_collection
 from lookalike.embedding import ImageEmbedder
 from lookalike.errors import ImageError, LookalikeError
+from lookalike.extras import require
 from lookalike.export import export_csv
 from lookalike.given import Name, local_path
 from lookalike.hits import Query, SearchResult
@@ -49,6 +50,7 @@ def run(
 
     `say` is given a line for each step. What an earlier run left in `out` is replaced.
     """
+    require("the demo", "torch", "torchvision", "pyspark", "pandas")
     options = options or Options()
     if options.model == options.weights == AUTO:
         options = replace(options, model="resnet18")

@@ -13,6 +13,7 @@ import numpy as np
 from lookalike import images, pictures
 from lookalike.embedding import Vectors
 from lookalike.errors import ImageError, LookalikeError
+from lookalike.extras import require
 from lookalike.images.decoding import read as read_file
 from lookalike.images.sources import is_inside
 from lookalike.search import Neighbor, Rows, check_seed
@@ -104,6 +105,7 @@ class SearchResult(Sequence[Neighbor]):
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return the neighbours as a pandas DataFrame `rank, path, label, distance`."""
+        require("to_pandas", "pandas")
         import pandas as pd
 
         return pd.DataFrame(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lookalike.cache import new_file
 from lookalike.errors import LookalikeError
+from lookalike.extras import require
 from lookalike.given import local_path
 
 SUFFIXES = (".png", ".svg")
@@ -22,10 +23,7 @@ def check(file: Path) -> None:
     local_path(file)
     if file.suffix.lower() not in SUFFIXES:
         raise LookalikeError(f"{file.name}: a plot is a file that ends in {' or '.join(SUFFIXES)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise LookalikeError("plots take matplotlib: pip install 'lookalike[plot]'") from None
+    require("a plot", "matplotlib")
 
 
 def draw(series: Mapping[str, Points], title: str, file: Path) -> None:

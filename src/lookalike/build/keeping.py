@@ -325,9 +325,9 @@ def _look_with_spark(
     settled: Settled | None,
     keep_labels: bool,
 ) -> Found:
+    spark = session()
     from pyspark.errors import AnalysisException
 
-    spark = session()
     with progress(spark, "listing images"):
         frame, names, labelled = image_frame(
             spark, job.source, staging, job.labels, left_out=job.left_out

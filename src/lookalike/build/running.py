@@ -24,6 +24,7 @@ from lookalike import embedding, images, models
 from lookalike.build import jobs
 from lookalike.build.jobs import Done, Job
 from lookalike.errors import ImageError, LookalikeError
+from lookalike.extras import install, is_installed
 from lookalike.images.listing import choose_sample, listed, task_count
 from lookalike.ingest.diff import Known
 from lookalike.models import Model
@@ -148,7 +149,12 @@ def _wants_spark(job: Job, count: int) -> bool:
     if job.spark is not None:
         return job.spark
     # On a GPU one process is as quick as many, each of which would take memory of its own there.
-    return is_at_hand() or (count > LOOP_UP_TO and job.device != "cuda")
+    if is_at_hand() or count <= LOOP_UP_TO or job.device == "cuda":
+        return is_at_hand()
+    if not is_installed("pyspark"):
+        say(f"{count:,} images without Spark, in one process: {install('pyspark')} adds it")
+        return False
+    return True
 
 
 def _foresee(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:

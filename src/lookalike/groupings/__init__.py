@@ -11,6 +11,7 @@ import numpy as np
 
 from lookalike.engine import Engine, check_engine
 from lookalike.errors import LookalikeError
+from lookalike.extras import require
 from lookalike.given import Name, local_path
 from lookalike.groupings import showing
 from lookalike.groupings.applying import set_aside_found
@@ -67,6 +68,8 @@ class Groupings:
         distance, where what it shuffles fits on the disk.
         """
         check_engine(engine)
+        if verify:
+            require("comparing pixels", "cv2")
         opened = EmbeddingTable.open(other) if isinstance(other, str | os.PathLike) else other
         second = opened.collection if isinstance(opened, Groupings) else opened
         asking = second or self.collection
@@ -120,6 +123,7 @@ class Groupings:
         `oldest`, `sharpest` or `first` (by path). `threshold.png` shows pairs from around what
         decided. Nothing happens to the images: `set_aside` does that.
         """
+        require("finding duplicates", "cv2")
         with self._finding(out, TABLE, overwrite, shown, recall) as (folder, figures):
             figures |= duplicates(
                 self.collection,
@@ -164,6 +168,7 @@ class Groupings:
         `cluster` (0 the largest)`, id, path, label, representative, weight`; images in no cluster
         of `least` are not in it. A `resolution` above 1 makes more and smaller clusters.
         """
+        require("finding clusters", "networkit")
         with self._finding(out, clusters.TABLE, overwrite, shown, recall) as (folder, figures):
             with _graph(self.collection, folder, k, recall, spark) as graph:
                 figures |= clusters.cluster(

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from lookalike.engine import KnnEngine
 from lookalike.errors import LookalikeError
+from lookalike.extras import install, is_installed
 from lookalike.neighbors import NEIGHBORS, Held, Queries, neighbors
-from lookalike.progress import progress_line
+from lookalike.progress import progress_line, say
 from lookalike.search import Rows, check_k
 from lookalike.searcher import RECALL
 from lookalike.spark import is_at_hand, local_uri, progress, session
@@ -49,6 +50,9 @@ def write_graph(
     counts = [part.counts()[0] for part in (collection, queries or collection)]
     if spark is None:
         spark = engine == "approximate" or max(counts) > IN_PROCESS or is_at_hand()
+        if spark and engine != "approximate" and not (is_at_hand() or is_installed("pyspark")):
+            say(f"all are compared with all, in one process: {install('pyspark')} is quicker")
+            spark = False
     spark = spark and min(counts) > 0
     if spark:
         running = session()

@@ -13,6 +13,7 @@ from pyarrow import csv
 
 from lookalike.cache import make_free, new_file, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
+from lookalike.extras import require
 from lookalike.given import Name, local_path
 from lookalike.images import Source, encode_path
 from lookalike.images.sources import looked_at
@@ -48,6 +49,7 @@ class Found:
 
     def to_pandas(self, table: str | None = None) -> "pd.DataFrame":
         """Return the table, or another one beside it, in memory as a pandas DataFrame."""
+        require("to_pandas", "pandas")
         import pandas as pd
 
         return pd.read_parquet(self.folder / (table or self.table))

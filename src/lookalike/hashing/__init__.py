@@ -8,6 +8,7 @@ is worth, `sets` hashes sets.
 
 from typing import TYPE_CHECKING, Any
 
+from lookalike.extras import require
 from lookalike.hashing.frames import (
     assemble,
     bucket_columns,
@@ -56,6 +57,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Give the stages of `pyspark.ml`, whose import takes too long for a search without Spark."""
     if name.startswith("AmplifiedProjectionLSH"):
+        require(name, "pyspark", "pandas")
         from lookalike.hashing import amplified
 
         return getattr(amplified, name)

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 
 from lookalike.errors import ImageError
+from lookalike.extras import require
 from lookalike.images import depth
 from lookalike.images.colour import is_other, to_srgb
 from lookalike.images.frames import show_structure
@@ -53,6 +54,7 @@ def transform() -> "v2.Compose":
     ImageNet's mean and deviation. The picture is squashed, not cropped: nothing is cut off.
     https://docs.pytorch.org/vision/stable/transforms.html
     """
+    require("images.transform", "torch", "torchvision")
     import torch
     from torchvision.transforms import v2
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.extras import require
 from lookalike.images.outlying import Mask, absent, evenly, largest
 
 Samples = npt.NDArray[Any]
@@ -152,8 +153,9 @@ def _significant_bits(png: bytes) -> int | None:
 def read_samples(data: bytes | bytearray) -> Samples | None:
     """Read a PNG or TIFF with all the bits it has, by OpenCV: (height, width) or (.., channels).
 
-    Red comes first. None where OpenCV cannot read it.
+    Red comes first. None where OpenCV cannot read it; `MissingExtra` where there is none.
     """
+    require("a picture of more than 8 bits a sample", "cv2")
     import os
 
     import cv2

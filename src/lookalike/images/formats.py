@@ -1,14 +1,15 @@
 """Which formats can be read here: their names, the endings of their files, their first bytes.
 
-HEIC needs a package of its own (`pip install 'lookalike[heic]'`); all else comes with Pillow.
+HEIC needs a package of its own, an extra; all else comes with Pillow.
 """
 
 import importlib
 import re
-from importlib.util import find_spec
 from typing import Any
 
 from PIL import Image
+
+from lookalike.extras import install, is_installed, require
 
 ENDINGS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -26,7 +27,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
 }
 """Formats by Pillow's names, with the endings of their files."""
 
-HEIC = "pip install 'lookalike[heic]'"
+HEIC = install("pillow_heif")
 """What to do about HEIC where it cannot be read."""
 
 FIRST_BYTES = 64
@@ -46,7 +47,7 @@ _MAGIC = re.compile(
 
 def heic_is_installed() -> bool:
     """Tell whether HEIC can be read here."""
-    return find_spec("pillow_heif") is not None
+    return is_installed("pillow_heif")
 
 
 def readable_endings() -> frozenset[str]:
@@ -92,20 +93,18 @@ def _is_tga(first: bytes) -> bool:
     return known and sides and palette == (kind == 1) and first[17] & 0xC0 == 0
 
 
-def load_plugin(name: str) -> bool:
-    """Let Pillow know a format, which takes it a moment; False where it cannot be read here."""
+def load_plugin(name: str) -> None:
+    """Let Pillow know a format, which takes it a moment; `MissingExtra` where it needs one."""
     if name in Image.OPEN:
-        return True
+        return
     if name != "HEIF":
         importlib.import_module(f"PIL.{_MODULES.get(name, name.title())}ImagePlugin")
-    elif heic_is_installed():
+    else:
+        require("HEIC", "pillow_heif")
         heif = importlib.import_module("pillow_heif")
         heif.options.DECODE_THREADS = 1  # as many images as cores are decoded at a time
         heif.options.THUMBNAILS = heif.options.DEPTH_IMAGES = heif.options.AUX_IMAGES = False
         heif.register_heif_opener()
-    else:
-        return False
     if name == "AVIF":
         plugin: Any = importlib.import_module("PIL.AvifImagePlugin")
         plugin.DEFAULT_MAX_THREADS = 1
-    return True

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from PIL import Image, UnidentifiedImageError
 
 from lookalike.errors import ImageError
+from lookalike.extras import MissingExtra
 
 PIXELS_LIMIT = 178_956_970  # Pillow's own limit: a quarter of a gigabyte at 24 bits, doubled
 MIN_SIDE = 8  # pixels; anything thinner is a spacer or a tracking pixel, not a picture
@@ -22,6 +23,8 @@ def reasons() -> Iterator[None]:
             yield
     except ImageError:
         raise
+    except MissingExtra as error:
+        raise ImageError(str(error)) from None
     except Image.DecompressionBombError:
         raise ImageError(f"too many pixels: over {PIXELS_LIMIT:,}") from None
     except UnidentifiedImageError:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.embedding import Vectors
+from lookalike.extras import require
 from lookalike.hashing.cells import ROTATION_SAMPLE, Rotation
 from lookalike.search import Numbers, Rows, draw
 from lookalike.spark import cores
@@ -155,6 +156,7 @@ def _flat(turned: Vectors) -> npt.NDArray[np.float64]:
 
 def _placed(turned: Vectors, start: npt.NDArray[np.float64], move: Move) -> npt.NDArray[np.float64]:
     """Return points (n, 2) by t-SNE, from vectors (n, width) that all differ."""
+    require("the map", "openTSNE")
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PerplexityBasedNN
     from openTSNE.nearest_neighbors import PrecomputedNeighbors

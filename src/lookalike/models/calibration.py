@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.errors import LookalikeError
+from lookalike.extras import require
 from lookalike.models.engines import Pixels
 from lookalike.models.graphs import check_graph
 
@@ -73,6 +74,7 @@ def quantize(graph: bytes, weights: bytes, sample: Pixels) -> tuple[bytes, bytes
 
 
 def _start() -> subprocess.Popen[str]:
+    require("precision int8", "nncf")
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "lookalike.models.calibration"],

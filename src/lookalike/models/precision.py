@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lookalike.cache import cache_folder, keeping, new_file
 from lookalike.errors import LookalikeError, Unreadable
+from lookalike.extras import is_installed
 from lookalike.models import lite0
 from lookalike.models.calibration import METHOD, expected, never_mind, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
@@ -41,9 +42,9 @@ def at_precision(
 ) -> Model:
     """Give a full-precision model another precision.
 
-    `auto` takes int8, else bf16, else f32: the first that is quicker than f32 and agrees with it on
-    the images that `sample` returns (uint8, (n, 224, 224, 3)); f32 without any. `int8` is
-    calibrated on them. What was found out is kept in the cache folder, for the same images and the
+    `auto` takes int8 (where NNCF is installed), else bf16, else f32: the first that is quicker than
+    f32 and agrees with it on the images that `sample` returns (uint8, (n, 224, 224, 3)); f32
+    without any. `int8` is calibrated on them. What was found out is kept in the cache folder, for the same images and the
     same processor.
     Raises `LookalikeError` for int8 without images, or where it is not to be had.
     """
@@ -160,11 +161,12 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
     """Compare precisions on real images: both their speed and their neighbours are measured."""
     if len(pixels) < SAMPLE // 2:  # few enough to be embedded before anything is known
         return full
-    known = [full.fingerprint, _digest(pixels), device, METHOD, *processor()]
-    note = cache_folder() / "choices" / f"{fingerprint(known)}.json"
     makers: dict[str, Callable[[], Model]] = {"bf16": lambda: _bf16(full)}
-    if device == "cpu" and full.graph and full.backbone not in _NOT_IN_INT8:
+    on_cpu = device == "cpu" and bool(full.graph)
+    if on_cpu and full.backbone not in _NOT_IN_INT8 and is_installed("nncf"):
         makers = {"int8": lambda: _int8(full, pixels), **makers}
+    known = [full.fingerprint, _digest(pixels), device, METHOD, *makers, *processor()]
+    note = cache_folder() / "choices" / f"{fingerprint(known)}.json"
     # Not there, or damaged, or of an int8 that is gone:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, LookalikeError):
         choice = read_json(note)

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import LookalikeError
-from lookalike.sql import parquet
+from lookalike.extras import install, is_installed
+from lookalike.sql import parquet, quoted
 from lookalike.storage.data_folders import discard
 from lookalike.storage.segments import Written, rewrite_segment
 from lookalike.storage.table import Conflict, EmbeddingTable
@@ -38,7 +39,10 @@ MAX_COMMIT_ATTEMPTS = 30
 def may_pass(row: str) -> str:
     """Return the SQL that says whether a row could not be read for a reason that may pass."""
     reason = f"coalesce({row}.reason, '')"
-    return f"({reason} like 'unreadable%' or {reason} = 'no such file')"
+    patterns = ["unreadable%", "no such file"]
+    # What needed an extra that is installed by now.
+    patterns += [f"%{install(one)}%" for one in ("cv2", "pillow_heif") if is_installed(one)]
+    return f"({' or '.join(f'{reason} like {quoted(pattern)}' for pattern in patterns)})"
 
 
 def query_ids(sql: "DuckDBPyConnection", query: str) -> Ids:
