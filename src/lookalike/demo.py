@@ -13,8 +13,8 @@ from lookalike.build import Options, build_collection
 from lookalike.drawing import draw_collection
 from lookalike.embedding import ImageEmbedder
 from lookalike.errors import ImageError, LookalikeError
-from lookalike.extras import require
 from lookalike.export import export_csv
+from lookalike.extras import require
 from lookalike.given import Name, local_path
 from lookalike.hits import Query, SearchResult
 from lookalike.index import Index

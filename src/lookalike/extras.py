@@ -60,6 +60,7 @@ def require(feature: str, *packages: str) -> None:
     ------
     MissingExtra
         One line that names what is missing and the command that installs it.
+
     """
     missing = [package for package in packages if not is_installed(package)]
     if missing:

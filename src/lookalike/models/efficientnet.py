@@ -5,7 +5,7 @@ form with ReLU6 and without squeeze-and-excitation. Its batch normalisations are
 convolutions already. `lite0_torch` is the same network in PyTorch.
 """
 
-from pathlib import Path
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ STAGES = (
 Floats = npt.NDArray[np.float32]
 
 
-def lite0(weights: Path, projected: bool = True) -> tuple[bytes, bytes]:
+def lite0(weights: Traversable, projected: bool = True) -> tuple[bytes, bytes]:
     """Return OpenVINO's two files for a safetensors file of Lite0: the graph, the weights.
 
     The network maps pixels, uint8 (n, 224, 224, 3), to float32 (n, width): what the file's
@@ -41,9 +41,10 @@ def lite0(weights: Path, projected: bool = True) -> tuple[bytes, bytes]:
     """
     import openvino
     from openvino import opset13 as ops
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
-    tensors = {name: tensor.astype(np.float32) for name, tensor in load_file(weights).items()}
+    stored = load(weights.read_bytes())
+    tensors = {name: tensor.astype(np.float32) for name, tensor in stored.items()}
 
     def convolution(flow: Any, name: str, stride: int = 1) -> Any:
         kernel = tensors[f"{name}.weight"]

@@ -11,6 +11,7 @@ import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Self
 
@@ -203,7 +204,7 @@ def _weights_identity(backbone: str, weights: str) -> str:
 
         known = backbone in list_models()
         return str(get_model_weights(backbone).DEFAULT) if known else weights
-    path = FILES.get(weights) or Path(weights)
+    path: Traversable = FILES.get(weights) or Path(weights)
     if not path.is_file():
         return weights  # what is wrong with it is said where it is loaded
     with path.open("rb") as file:

@@ -6,6 +6,7 @@ It runs where a model is made, not where it is used.
 import json
 import pickle
 from collections.abc import Mapping
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def _last_layer(network: nn.Module) -> str:
     raise LookalikeError(f"{type(network).__name__} has no last layer to leave out")
 
 
-def _file(name: str, weights: str) -> Path:
+def _file(name: str, weights: str) -> Traversable:
     if weights in FILES:
         of = next(one for one in BUNDLED if BUNDLED[one] == weights)
         if of != name:
@@ -187,14 +188,15 @@ def _imagenet(name: str) -> dict[str, torch.Tensor]:
         ) from None
 
 
-def _from_file(path: Path) -> dict[str, torch.Tensor]:
+def _from_file(path: Traversable) -> dict[str, torch.Tensor]:
     """Load safetensors, or a checkpoint of tensors alone. No pickled code is ever run."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        if path.suffix == ".safetensors":
-            return _cleaned(load_file(path))
-        return _cleaned(torch.load(path, map_location="cpu", weights_only=True))
+        if path.name.endswith(".safetensors"):
+            return _cleaned(load(path.read_bytes()))
+        with path.open("rb") as file:
+            return _cleaned(torch.load(file, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError:
         raise LookalikeError(
             f"{path} is no checkpoint of tensors alone and was not loaded: it would have to run "

@@ -44,8 +44,8 @@ def at_precision(
 
     `auto` takes int8 (where NNCF is installed), else bf16, else f32: the first that is quicker than
     f32 and agrees with it on the images that `sample` returns (uint8, (n, 224, 224, 3)); f32
-    without any. `int8` is calibrated on them. What was found out is kept in the cache folder, for the same images and the
-    same processor.
+    without any. `int8` is calibrated on them. What was found out is kept in the cache folder, for
+    the same images and the same processor.
     Raises `LookalikeError` for int8 without images, or where it is not to be had.
     """
     check_precision(precision)

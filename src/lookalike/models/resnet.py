@@ -4,7 +4,7 @@ He, Zhang, Ren, Sun, "Deep residual learning for image recognition" (2016), in t
 gave it. `engines.convert` comes to the same network from PyTorch's, some seconds later.
 """
 
-from pathlib import Path
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ _EPSILON = 1e-5  # of torchvision's batch normalisation
 Floats = npt.NDArray[np.float32]
 
 
-def resnet18(weights: Path) -> tuple[bytes, bytes]:
+def resnet18(weights: Traversable) -> tuple[bytes, bytes]:
     """Return OpenVINO's two files for a safetensors file of ResNet-18: the graph, the weights.
 
     The network maps pixels, uint8 (n, 224, 224, 3), to features, float32 (n, 512).
@@ -28,9 +28,10 @@ def resnet18(weights: Path) -> tuple[bytes, bytes]:
     import openvino
     from openvino import opset1
     from openvino import opset13 as ops
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
-    tensors = {name: tensor.astype(np.float32) for name, tensor in load_file(weights).items()}
+    stored = load(weights.read_bytes())
+    tensors = {name: tensor.astype(np.float32) for name, tensor in stored.items()}
 
     def convolution(flow: Any, name: str, norm: str, stride: int = 1) -> Any:
         kernel, bias = _folded(tensors, name, norm)

@@ -4,7 +4,8 @@ import json
 import os
 import re
 from contextlib import suppress
-from pathlib import Path
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 AUTO = "auto"
 """For a network or weights: the default ones."""
@@ -15,11 +16,11 @@ DEFAULT = "efficientnet-lite0"
 BUNDLED = {"efficientnet-lite0": "general", "resnet18": "cars"}
 """Networks whose weights come along, and what these are called."""
 
-FILES = {
-    "general": Path(__file__).with_name("efficientnet-lite0.safetensors"),
-    "cars": Path(__file__).with_name("resnet18-cars.safetensors"),
+FILES: dict[str, Traversable] = {
+    "general": files(__name__) / "efficientnet-lite0.safetensors",
+    "cars": files(__name__) / "resnet18-cars.safetensors",
 }
-"""Bundled weights by name."""
+"""Bundled weights by name. They may lie in a zip, as Spark's `--py-files` ships a package."""
 
 
 def settle(network: str, weights: str | os.PathLike[str]) -> tuple[str, str]:
