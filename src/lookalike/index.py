@@ -20,6 +20,7 @@ from lookalike import embedding, evaluate, fidelity, images, on_spark, search
 from lookalike.embedding import ImageLike, Vectors, content_hash, to_pixels
 from lookalike.engine import Engine, KnnEngine, check_engine
 from lookalike.errors import ImageError, LookalikeError
+from lookalike.extras import install, is_installed, require
 from lookalike.given import Name, local_path
 from lookalike.groupings import Groupings
 from lookalike.hits import (
@@ -31,7 +32,7 @@ from lookalike.hits import (
     nothing_left,
 )
 from lookalike.images.decoding import read as read_file
-from lookalike.progress import progress_line
+from lookalike.progress import progress_line, say
 from lookalike.searcher import NEIGHBORS, RECALL, RECALLS, Searcher
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, Segment
@@ -378,17 +379,22 @@ class Index(Groupings):
         return draw_sample(self.searcher.rows, source, n, seed, _listed(label))
 
     def evaluate(
-        self, k: int = 5, queries: int = 50, seed: int = 0, *, spark: bool = True
+        self, k: int = 5, queries: int = 50, seed: int = 0, *, spark: bool | None = None
     ) -> dict[str, Any]:
         """Measure the index: R@1, P@5, mAP@R by label; recall of each engine against exact search.
 
-        `queries` images are drawn for the recall. Spark is asked twice for each, where `spark`.
+        `queries` images are drawn for the recall. With `spark` (where it is installed, unless said)
+        Spark's hashing is measured too, with two searches for each of them.
         Where the index is in less than f32, what that costs is measured too (`against_f32`).
         """
         search.check_k(k)
         if queries < 1:
             raise LookalikeError(f"queries is {queries}: draw at least 1 image")
         search.check_seed(seed)
+        if spark is None and not (spark := is_installed("pyspark")):
+            say(f"Spark's hashing is not measured: {install('pyspark')} adds it")
+        elif spark:
+            require("measuring Spark's hashing", "pyspark")
         rows = self.searcher.rows
         figures = {
             "images": len(self),

@@ -209,7 +209,10 @@ def evaluate(
     k: K = 5,
     queries: Annotated[int, typer.Option(help="Images drawn to measure recall with.")] = 50,
     seed: Annotated[int, typer.Option(help="Which images are drawn.")] = 0,
-    spark: Annotated[bool, typer.Option(help="Measure Spark's hashing too.")] = True,
+    spark: Annotated[
+        bool | None,
+        typer.Option(help="Measure Spark's hashing too. [default: where it is installed]"),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw recall against speed, .png or .svg.")
     ] = None,
