@@ -50,7 +50,7 @@ def run(
 
     `say` is given a line for each step. What an earlier run left in `out` is replaced.
     """
-    require("the demo", "torch", "torchvision", "pyspark", "pandas")
+    require("the demo", "torch", "pyspark")
     options = options or Options()
     if options.model == options.weights == AUTO:
         options = replace(options, model="resnet18")

@@ -22,7 +22,6 @@ _EXTRAS = {
     "pillow_heif": ("pillow-heif", "heic"),
     "pyspark": ("PySpark", "spark"),
     "torch": ("PyTorch", "torch"),
-    "torchvision": ("torchvision", "torch"),
 }
 """The name of each package, and its extra, by the name that it is imported by."""
 

@@ -57,7 +57,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Give the stages of `pyspark.ml`, whose import takes too long for a search without Spark."""
     if name.startswith("AmplifiedProjectionLSH"):
-        require(name, "pyspark", "pandas")
+        require(name, "pyspark")
         from lookalike.hashing import amplified
 
         return getattr(amplified, name)

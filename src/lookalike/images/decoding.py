@@ -54,7 +54,7 @@ def transform() -> "v2.Compose":
     ImageNet's mean and deviation. The picture is squashed, not cropped: nothing is cut off.
     https://docs.pytorch.org/vision/stable/transforms.html
     """
-    require("images.transform", "torch", "torchvision")
+    require("images.transform", "torch")
     import torch
     from torchvision.transforms import v2
 

@@ -110,7 +110,7 @@ class TorchEngine:
     """
 
     def __init__(self, model: "Model", device: str, threads: int) -> None:
-        require(f"the network {model.backbone}", "torch", "torchvision")
+        require(f"the network {model.backbone}", "torch")
         import torch
 
         from lookalike.models.networks import FromPixels, restore

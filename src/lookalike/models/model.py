@@ -191,7 +191,7 @@ def _converted(backbone: str, weights: str, device: str) -> tuple[int, bytes, by
 
 
 def _require_torch(backbone: str, weights: str) -> None:
-    require(f"{backbone} with the weights {weights!r}", "torch", "torchvision")
+    require(f"{backbone} with the weights {weights!r}", "torch")
 
 
 def _weights_identity(backbone: str, weights: str) -> str:

@@ -2,7 +2,7 @@
 
 from lookalike.extras import require
 
-require("training", "torch", "torchvision")
+require("training", "torch")
 
 from lookalike.training.held_out import HeldOut  # noqa: E402 - it imports PyTorch
 from lookalike.training.job import Trained, fine_tune  # noqa: E402
