@@ -145,7 +145,7 @@ def test_heic(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sniff(data) == "HEIF"
     if name == "not installed":
         monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
-        monkeypatch.setattr("lookalike.images.formats.find_spec", lambda name: None)
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
         assert ".heic" not in readable_endings()
         assert "lookalike[heic]" in reason_of(lambda: decode(data))
         return

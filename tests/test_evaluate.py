@@ -167,7 +167,7 @@ def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(LookalikeError, match=r"pip install 'lookalike\[plot\]'"):
+    with pytest.raises(LookalikeError, match=r'pip install "lookalike\[plot\]"'):
         plots.check(tmp_path / "recall.png")
 
 
@@ -270,7 +270,7 @@ def test_matplotlib_is_missed_before_anything_is_measured(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(Index, "evaluate", None)
     done = here("evaluate", rough.path, "--plot", tmp_path / "recall.svg")
-    assert_fails(done, "pip install 'lookalike[plot]'")
+    assert_fails(done, 'pip install "lookalike[plot]"')
 
 
 @pytest.mark.parametrize("recall", [0.5, 0.9, 0.98])

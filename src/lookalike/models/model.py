@@ -207,5 +207,4 @@ def _weights_identity(backbone: str, weights: str) -> str:
     path: Traversable = FILES.get(weights) or Path(weights)
     if not path.is_file():
         return weights  # what is wrong with it is said where it is loaded
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
+    return hashlib.blake2b(path.read_bytes()).hexdigest()
