@@ -60,7 +60,7 @@ def act(given: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     started = time.perf_counter()
     if given.contestant == "ready":
-        index.searcher.get_ready()
+        index._searcher.get_ready()
     elif given.contestant == "duplicates":
         figures = index.duplicates(out, within=given.within, verify=False, shown=0).figures
     else:

@@ -46,7 +46,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.index:
-            vectors = hashing.with_vectors(lookalike.open_index(given.index).dataframe())
+            vectors = hashing.with_vectors(lookalike.open_index(given.index).to_spark())
         else:
             vectors = written(given.vectors, Path(folder, "vectors.parquet"))
         print(json.dumps(run(vectors, given.recall, given.queries, given.seed)))  # noqa: T201

@@ -115,12 +115,12 @@ def contestant(given: argparse.Namespace) -> Answer:
         "shown": 0,
         "overwrite": True,
     }
-    Index(EmbeddingTable.open(work / "small")).join(work / "warm", **options)
+    Index(EmbeddingTable.open(work / "small")).pairs(work / "warm", **options)
     index = Index(EmbeddingTable.open(work / ("copies" if name == "equal" else "index")))
 
     def act() -> dict[str, Any]:
         started = time.perf_counter()
-        found = index.join(work / name, **options)
+        found = index.pairs(work / name, **options)
         seconds = time.perf_counter() - started
         written = sum(file.stat().st_size for file in (work / name).rglob("*.parquet"))
         cut, pairs = found.figures["cut"], found.figures["pairs"]

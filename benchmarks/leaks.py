@@ -58,7 +58,9 @@ def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
         second, out=work / "other.index", model="resnet18", precision="f32"
     )
     started = time.perf_counter()
-    joined = one.join(work / "out", other, within=given.within, verify=True, shown=10 * given.leaks)
+    joined = one.pairs(
+        work / "out", other, within=given.within, verify=True, shown=10 * given.leaks
+    )
     seconds = time.perf_counter() - started
     table = joined.to_pandas()
     table = table[table.agreement >= AGREES]

@@ -195,14 +195,13 @@ def lookalike(engine: Any) -> Callable[[Path], Answer]:
 
     def make(work: Path) -> Answer:
         session()
-        Index(EmbeddingTable.open(work / "small")).neighbors(
-            work / "warm", K, engine="approximate", overwrite=True
-        )
+        small = Index(EmbeddingTable.open(work / "small"))
+        small.kneighbors(k=K, engine="approximate").write(work / "warm", overwrite=True)
 
         def act() -> dict[str, Any]:
             index = Index(EmbeddingTable.open(work / "index"))
             started = time.perf_counter()
-            index.neighbors(work / "out", K, engine=engine, overwrite=True)
+            index.kneighbors(k=K, engine=engine).write(work / "out", overwrite=True)
             seconds = time.perf_counter() - started
             table = pq.read_table(work / "out", columns=["query_id", "neighbor_id"])
             # All that asked got K answers, and the rows of one query follow each other.

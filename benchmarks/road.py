@@ -18,6 +18,8 @@ from typing import Any
 import lookalike
 from lookalike import evaluate
 from lookalike.drawing import draw_collection
+from lookalike.on_spark import load_hasher
+from lookalike.queries import random_query
 from measure import machine, timed
 
 COMMAND = [sys.executable, "-m", "lookalike"]
@@ -71,7 +73,7 @@ def run(
             "first_after_indexing": round(cold.seconds, 2),
             **{name: round(seconds, 2) for name, seconds in searches.items()},
         },
-        **evaluate.by_label(index.searcher.rows),
+        **evaluate.by_label(index._searcher.rows),
         "hashing": against_exact(index, seeds),
     }
 
@@ -79,11 +81,11 @@ def run(
 def against_exact(index: lookalike.Index, seeds: int, k: int = 5) -> dict[str, Any]:
     """Compare `--engine spark-lsh` with exact search over `--random --seed 0, 1, ...`."""
     overlaps, shares, spark_ms, exact_ms = [], [], [], []
-    index.nearest(index.random(0), k, engine="spark-lsh")  # fits and warms up
+    index.search(random_query(index._table, 0), k, engine="spark-lsh")  # fits and warms up
     for seed in range(seeds):
-        query = index.random(seed)
-        exact = index.nearest(query, k, engine="exact")
-        spark = index.nearest(query, k, engine="spark-lsh", explain=True)
+        query = random_query(index._table, seed)
+        exact = index.search(query, k, engine="exact")
+        spark = index.search(query, k, engine="spark-lsh", explain=True)
         overlaps.append(len({n.id for n in exact} & {n.id for n in spark}))
         shares.append((spark.candidates or 0) / len(index))
         spark_ms.append(spark.took_ms)
@@ -92,7 +94,7 @@ def against_exact(index: lookalike.Index, seeds: int, k: int = 5) -> dict[str, A
         "seeds": seeds,
         f"of_exact_{k}": statistics.mean(overlaps),
         "candidates": round(statistics.mean(shares), 4),
-        "parameters": vars(index.hasher().parameters),
+        "parameters": vars(load_hasher(index.path).parameters),
         "spark_ms": round(statistics.median(spark_ms), 1),
         "exact_ms": round(statistics.median(exact_ms), 2),
         "spark_over_exact": round(statistics.median(spark_ms) / statistics.median(exact_ms), 1),

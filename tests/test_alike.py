@@ -99,7 +99,7 @@ def test_no_picture_is_dropped_for_one_that_is_like_it(
 
 
 def test_a_leak_is_no_picture_that_is_like_one(kinds: Index, tmp_path: Path) -> None:
-    found = kinds.join(tmp_path / "out", k=2, verify=True, spark=False, shown=0)
+    found = kinds.pairs(tmp_path / "out", k=2, verify=True, spark=False, shown=0)
     assert found.figures["agreeing"] == 0
     assert found.figures["alike_pairs"] > 0 and found.figures["unclear_pairs"] > 0
 

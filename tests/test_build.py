@@ -30,13 +30,14 @@ from lookalike.build import Options, Report, build_collection, look, running
 from lookalike.build.jobs import prepare
 from lookalike.build.running import _sample_of_frame
 from lookalike.drawing import DrawnCollection
+from lookalike.engine import Engine
 from lookalike.export import build_table, export_csv
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images
-from lookalike.index import Engine
 from lookalike.models import SAMPLE, Model, calibration
 from lookalike.models.engines import processor
 from lookalike.progress import Move
+from lookalike.queries import random_query
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, Written
 
@@ -216,9 +217,9 @@ def test_what_was_skipped_stands_beside_the_csv(table: Table) -> None:
 
 
 def test_a_csv_of_an_index_reads_back_exactly(index: Index, tmp_path: Path) -> None:
-    export_csv(index.collection, tmp_path / "cars.csv")
+    export_csv(index._table, tmp_path / "cars.csv")
     rows = read_by_csv(tmp_path / "cars.csv")
-    stored = vectors_of(index.collection)
+    stored = vectors_of(index._table)
     assert [path for path, _, _ in rows] == sorted(stored)
     assert all(label for _, label, _ in rows)
     for path, _, vector in rows:
@@ -326,9 +327,9 @@ def test_labels_that_could_be_wrong_are_refused(
 
 def assert_pictures_can_be_seen(index: Index, contents: dict[str, bytes]) -> None:
     """Check that stored paths lead back to the bytes, and that hits show all their pictures."""
-    source = index.collection.source
+    source = index._table.source
     assert {path: images.read(source, path) for path in contents} == contents
-    hits = index.nearest(index.random(0), 5)
+    hits = index.search(random_query(index._table, 0), 5)
     assert len(hits) == len(contents) - 1
     assert "file is gone" not in hits.html()
 
@@ -512,9 +513,9 @@ def test_an_index_without_a_single_picture_can_be_asked(
     photo.write_text("no picture any more")
     empty.sync()
     assert len(empty) == 0
-    assert len(empty.search(index.random(0).vector)) == 0
+    assert len(empty.search(random_query(index._table, 0).vector)) == 0
     with pytest.raises(LookalikeError, match="no embedded image"):
-        empty.random(0)
+        random_query(empty._table, 0)
 
 
 @pytest.mark.parametrize(
@@ -697,7 +698,7 @@ def test_rows_that_do_not_come_back_are_an_error(index: Index, tmp_path: Path) -
     came: list[object] = []
     give = partial(
         running._done,
-        index.collection.model,
+        index._table.model,
         0.0,
         tmp_path,
         lambda segments, _: came.extend(segments),
@@ -840,7 +841,7 @@ def test_a_small_folder_starts_no_spark(
 def test_an_index_embeds_as_it_was_embedded(
     drawn: DrawnCollection, index: Index, tmp_path: Path, precision: str, spark: bool
 ) -> None:
-    options, whole = Options(precision=precision, spark=spark), index.collection
+    options, whole = Options(precision=precision, spark=spark), index._table
     if precision == "int8":  # for which the default network is too delicate
         options = replace(options, model="resnet18")
         in_f32 = replace(options, precision="f32", spark=False)

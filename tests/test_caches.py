@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_while_it_makes_a_cache_leaves_none(
     code = (
         "import os, signal, sys, lookalike\n"
         "os.fsync = lambda opened: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "lookalike.open_index(sys.argv[1]).collection.segments[0].vectors\n"
+        "lookalike.open_index(sys.argv[1])._table.segments[0].vectors\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(stored.path)])
     assert done.returncode == -signal.SIGKILL

@@ -153,7 +153,7 @@ def test_neighbors_of_all(index: Index, tmp_path: Path) -> None:
     assert f"wrote {3 * len(index):,} pairs into" in done.err
     table = pq.read_table(tmp_path / "out").to_pylist()
     first = min((row for row in table if row["query_id"] == 0), key=lambda row: row["rank"])
-    (hit,) = index.search(index.collection.segments[0].vectors[0], k=2)[1:]
+    (hit,) = index.search(index._table.segments[0].vectors[0], k=2)[1:]
     assert (first["neighbor_id"], first["neighbor_path"]) == (hit.id, hit.path)
 
 
@@ -308,8 +308,8 @@ EMBED = ["index", "{photos}", "--out", "{out}"]
         (["search", "{index}", "{photo}", "-k", "0"], ["k is 0"]),
         (["search", "{index}", "{photo}", "-k", "-3"], ["k is -3"]),
         (["search", "{index}", "{photo}", "--engine", "fast"], ["'fast'", "exact", "spark-lsh"]),
-        (["search", "{index}", "{photo}", "--explain"], ["--engine spark-lsh"]),
-        (["search", "{index}", "{photo}", "--recall", "2"], ["recall 2.0", "up to 1"]),
+        (["search", "{index}", "{photo}", "--explain"], ["spark-lsh"]),
+        (["search", "{index}", "{photo}", "--recall", "2"], ["`recall` is 2.0", "up to 1"]),
         (["search", "{index}", "{photo}", "--within", "-1"], ["--within", "0 to 2"]),
         (["neighbors", "{nowhere}", "--out", "{out}"], ["does not exist"]),
         (["neighbors", "{index}", "--out", "{taken}"], ["is there already"]),
@@ -526,8 +526,8 @@ def test_an_index_like_another_can_be_joined_with_it(
         partial(lookalike.create_index, few, out, spark=False),
     )
     apart = lookalike.create_index(few, tmp_path / "apart.index", spark=False)
-    with pytest.raises(LookalikeError, match=f"another model than .* --like {rough}"):
-        first.join(tmp_path / "pairs", apart)
+    with pytest.raises(LookalikeError, match=f"another model than .* `like={rough}`"):
+        first.pairs(tmp_path / "pairs", apart)
     assert not (tmp_path / "pairs").exists()
     with pytest.raises(LookalikeError, match=r"--like says it all: leave .*--precision out"):
         like(like=rough, precision="bf16")
@@ -539,23 +539,23 @@ def test_an_index_like_another_can_be_joined_with_it(
     assert "1 images embedded" in done.err
     second = Index(EmbeddingTable.open(out))
     assert second.info()["model"] == first.info()["model"]
-    assert first.join(tmp_path / "pairs", second, within=0.01).figures["pairs"] == 1
+    assert first.pairs(tmp_path / "pairs", second, within=0.01).figures["pairs"] == 1
 
-    assert like(like=rough).collection.version == 0
-    assert like().collection.version == 0, "it keeps the model that it has"
+    assert like(like=rough)._table.version == 0
+    assert like()._table.version == 0, "it keeps the model that it has"
     with pytest.raises(LookalikeError, match="is there already, made with another model than"):
         like(like=index.path)
 
 
 def test_queries_are_embedded_by_the_stored_model(rough: Path, drawn: DrawnCollection) -> None:
     opened = Index(EmbeddingTable.open(rough))
-    prints = {opened.embedder.model.fingerprint, opened.collection.about_model["fingerprint"]}
+    prints = {opened.embedder.model.fingerprint, opened._table.about_model["fingerprint"]}
     assert prints == {told("info", rough)["model"]["fingerprint"]}
     new = min(drawn.new.rglob("*.jpg"))
     (first,) = told("search", rough, new, "-k", "1")["neighbors"]
     (stored,) = (
         vector
-        for segment in opened.collection.segments
+        for segment in opened._table.segments
         for path, vector in zip(segment.rows["path"].to_pylist(), segment.vectors, strict=True)
         if path == Path(first["path"]).name
     )

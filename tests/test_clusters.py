@@ -29,7 +29,7 @@ STEPS = 60
 def graph(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ten neighbours of each drawn car."""
     folder = tmp_path_factory.mktemp("graph") / "graph"
-    write_graph(index.collection, folder, 10, spark=False)
+    write_graph(index._table, folder, 10, spark=False)
     return folder
 
 
@@ -49,7 +49,7 @@ def pairs_alike(table: pa.Table) -> float:
 
 
 def test_clusters_are_of_one_kind_of_car(index: Index, graph: Path, tmp_path: Path) -> None:
-    figures = cluster(index.collection, graph, tmp_path, resolution=10)  # four of each kind
+    figures = cluster(index._table, graph, tmp_path, resolution=10)  # four of each kind
     table = pq.read_table(tmp_path / "clusters.parquet")
     assert figures["images"] == 96
     assert table.schema.names == ["cluster", "id", "path", "label", "representative", "weight"]
@@ -63,7 +63,7 @@ def test_clusters_are_of_one_kind_of_car(index: Index, graph: Path, tmp_path: Pa
 def test_clusters_come_by_falling_size_with_a_representative_each(
     index: Index, graph: Path, tmp_path: Path
 ) -> None:
-    figures = cluster(index.collection, graph, tmp_path, resolution=2, least=3)
+    figures = cluster(index._table, graph, tmp_path, resolution=2, least=3)
     table = pq.read_table(tmp_path / "clusters.parquet").to_pylist()
     groups = [list(rows) for _, rows in itertools.groupby(table, lambda row: row["cluster"])]
     sizes = [len(rows) for rows in groups]
@@ -76,7 +76,7 @@ def test_clusters_come_by_falling_size_with_a_representative_each(
 
 
 def test_the_same_graph_gives_the_same_clusters(index: Index, graph: Path, tmp_path: Path) -> None:
-    once = clusters(index.collection, graph, tmp_path / "once")
+    once = clusters(index._table, graph, tmp_path / "once")
     # In other files and another order, as Spark may write it.
     table = pq.read_table(graph)
     other = tmp_path / "other"
@@ -84,18 +84,18 @@ def test_the_same_graph_gives_the_same_clusters(index: Index, graph: Path, tmp_p
     order = np.random.default_rng(0).permutation(len(table))
     for number, part in enumerate(np.array_split(order, 3)):
         pq.write_table(table.take(part), other / f"part-{number}.parquet")
-    assert clusters(index.collection, other, tmp_path / "again").equals(once)
+    assert clusters(index._table, other, tmp_path / "again").equals(once)
 
 
 def test_a_higher_resolution_makes_smaller_clusters(
     index: Index, graph: Path, tmp_path: Path
 ) -> None:
     largest = [
-        cluster(index.collection, graph, tmp_path, resolution=resolution)["largest"]
+        cluster(index._table, graph, tmp_path, resolution=resolution)["largest"]
         for resolution in (0.01, 1, 30)
     ]
     assert largest == sorted(largest, reverse=True) and largest[0] > largest[2]
-    alone = cluster(index.collection, graph, tmp_path, resolution=1e6)
+    alone = cluster(index._table, graph, tmp_path, resolution=1e6)
     assert alone["clusters"] == alone["in_clusters"] == alone["largest"] == 0
     assert alone["alone"] == 96
     assert len(pq.read_table(tmp_path / "clusters.parquet")) == 0
@@ -149,9 +149,9 @@ def test_who_has_no_links_is_alone(index: Index, graph: Path, tmp_path: Path) ->
     few = tmp_path / "few"
     few.mkdir()
     pq.write_table(table.filter(pa.compute.less(table["query_id"], 0)), few / "part-0.parquet")
-    figures = cluster(index.collection, few, tmp_path)
+    figures = cluster(index._table, few, tmp_path)
     assert (figures["clusters"], figures["alone"]) == (0, 96)
-    every = cluster(index.collection, few, tmp_path, least=1)
+    every = cluster(index._table, few, tmp_path, least=1)
     assert (every["clusters"], every["alone"], every["largest"]) == (96, 0, 1)
 
 
@@ -163,20 +163,20 @@ def test_copies_are_one_cluster(index: Index, tmp_path: Path) -> None:
     others = pa.array([1, 2, 0, 2, 0, 1])
     table = {"query_id": ids, "neighbor_id": others, "distance": pa.array([0.0] * 6, pa.float32())}
     pq.write_table(pa.table(table), graph / "part-0.parquet")
-    assert clusters(index.collection, graph, tmp_path)["id"].to_pylist() == [0, 1, 2]
+    assert clusters(index._table, graph, tmp_path)["id"].to_pylist() == [0, 1, 2]
 
 
 def test_more_copies_than_neighbors_are_one_cluster(index: Index, tmp_path: Path) -> None:
     """A thousand times the same picture, as a shop has for what it has no picture of."""
-    rows = pa.concat_tables([read_rows(file, ROW.names) for file in index.collection.files()])
+    rows = pa.concat_tables([read_rows(file, ROW.names) for file in index._table.files()])
     table = pa.concat_tables([rows, *[rows.slice(0, 1)] * 1000])
-    collection, graph, out = made(index.collection, table, tmp_path, 10)
+    collection, graph, out = made(index._table, table, tmp_path, 10)
     found = clusters(collection, graph, out, resolution=10).to_pylist()
     largest = {row["id"] for row in found if row["cluster"] == 0}
     assert {0, *range(96, 1096)} <= largest
     assert len(largest) < 1050
     # The others are put together as they are without the copies.
-    alone = made(index.collection, rows, tmp_path, 10)
+    alone = made(index._table, rows, tmp_path, 10)
     assert abs(len(clusters(*alone, resolution=10)) - len(found) + 1000) < 20
 
 
@@ -184,18 +184,18 @@ def test_what_cannot_be_clustered_is_said_in_a_line(
     index: Index, graph: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(LookalikeError, match="no neighbour graph"):
-        cluster(index.collection, tmp_path, tmp_path)
+        cluster(index._table, tmp_path, tmp_path)
     for resolution in (0, -1, float("nan"), float("inf")):
         with pytest.raises(LookalikeError, match="resolution"):
-            cluster(index.collection, graph, tmp_path, resolution=resolution)
+            cluster(index._table, graph, tmp_path, resolution=resolution)
     with pytest.raises(LookalikeError, match="from 1 on"):
-        cluster(index.collection, graph, tmp_path, least=0)
+        cluster(index._table, graph, tmp_path, least=0)
     shutil.copytree(graph, tmp_path / "graph")
     table = pq.read_table(graph)
     moved = table.set_column(0, "query_id", pa.compute.add(table["query_id"], 1000))
     pq.write_table(moved, tmp_path / "graph" / "part-0.parquet")
     with pytest.raises(LookalikeError, match="another version"):
-        cluster(index.collection, tmp_path / "graph", tmp_path)
+        cluster(index._table, tmp_path / "graph", tmp_path)
 
 
 @pytest.mark.long

@@ -55,7 +55,7 @@ def small(made: Small, tmp_path: Path) -> Small:
     """A copy of the pictures and their index."""
     shutil.copytree(made.photos, tmp_path / "photos")
     shutil.copytree(made.index, tmp_path / "small.index")
-    lookalike.open_index(tmp_path / "small.index").move_photos(tmp_path / "photos")
+    lookalike.open_index(tmp_path / "small.index").relocate(tmp_path / "photos")
     return Small(tmp_path / "photos", tmp_path / "small.index", made.options)
 
 
@@ -216,8 +216,8 @@ def test_two_make_the_same_index(small: Small, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_reader_stays_at_its_version(small: Small) -> None:
     held = lookalike.open_index(small.index)
-    version, rows = held.collection.version, rows_of(held.collection)
-    query = question(0, held.collection.about_model["width"])
+    version, rows = held._table.version, rows_of(held._table)
+    query = question(0, held._table.about_model["width"])
     before = held.search(query, 5)
     writer = lookalike.open_index(small.index)
     for number in range(50):
@@ -226,13 +226,13 @@ def test_a_reader_stays_at_its_version(small: Small) -> None:
         else:
             picture(small.photos / f"{number // 2 % 20:03}.png", 900 + number)
             writer.sync(spark=False)
-    assert writer.collection.version >= version + 50
+    assert writer._table.version >= version + 50
     again = lookalike.open_index(small.index, version)
     for asked in (held, again):
         assert [*asked.search(query, 5)] == [*before]
-        assert rows_of(asked.collection) == rows
+        assert rows_of(asked._table) == rows
     assert held.refresh()
-    assert rows_of(held.collection) != rows
+    assert rows_of(held._table) != rows
 
 
 NAMES = ["a.png", "b.png", "c.png", "d/a.png", "d/b.png", "d/[1].png"]

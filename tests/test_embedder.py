@@ -1,6 +1,5 @@
 """`ImageEmbedder` and `embed_batches`: any kind of image, the same vector; bad ones, a reason."""
 
-import doctest
 import hashlib
 import io
 import struct
@@ -17,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lookalike import ImageEmbedder, embedding
+from lookalike import ImageEmbedder
 from lookalike.embedding import ROW, content_hash, embed_batches, normalize, to_pixels
 from lookalike.errors import ImageError
 from lookalike.images import SIDE, Source, decode, pixels, transform
@@ -422,9 +421,3 @@ def test_what_is_sloppy_brings_no_warning_on_any_thread(
 def test_content_hash() -> None:
     assert content_hash(b"abc") == hashlib.blake2b(b"abc", digest_size=16).hexdigest()
     assert len({content_hash(bytes([n])) for n in range(256)}) == 256
-
-
-def test_the_example_in_the_documentation() -> None:
-    result = doctest.testmod(embedding)
-    assert result.attempted > 1
-    assert result.failed == 0

@@ -46,6 +46,7 @@ from lookalike.models.engines import (
 from lookalike.models.model import _converted
 from lookalike.models.networks import backbone
 from lookalike.models.resnet import WIDTH
+from lookalike.queries import make_query
 from lookalike.weights import BUNDLED
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA here")
@@ -245,7 +246,7 @@ def test_an_index_of_what_cannot_be_converted(
     assert len(hits) == 20
     for hit in hits:
         (photo,) = (photo for photo in photos if photo.endswith(f"/{hit.path}"))
-        between = np.linalg.norm(index.query(photo).vector - hits.query.vector)
+        between = np.linalg.norm(make_query(index._table, photo).vector - hits.query.vector)
         assert hit.distance == pytest.approx(between, abs=1e-4)
 
 
@@ -378,7 +379,7 @@ def test_an_index_made_on_cuda(index: Index, drawn: DrawnCollection, tmp_path: P
     options = Options(device="cuda", precision="f32", spark=False)
     stored, report = build_collection(drawn.photos, tmp_path / "x.index", options)
     assert (report.images, report.model.precision) == (96, "f32")
-    for ours, theirs in zip(stored.segments, index.collection.segments, strict=True):
+    for ours, theirs in zip(stored.segments, index._table.segments, strict=True):
         assert np.abs(ours.vectors - theirs.vectors).max() < 1e-4
 
 
@@ -469,7 +470,7 @@ print(resolve("efficientnet-lite0", "imagenet").fingerprint, "torch" in sys.modu
 def test_threads_wait_for_the_first_call_of_a_process(
     index: Index, photos: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = engine(index.collection.model, 3, streams=3)
+    run = engine(index._table.model, 3, streams=3)
     at_once: list[int] = []
     working = 0
 

@@ -36,7 +36,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture(scope="module")
 def figures(large: Index) -> dict[str, Any]:
-    return large.evaluate(k=10, queries=30, spark=False)
+    return {**large.evaluate(k=10, queries=30, spark=False)}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def rough(drawn: DrawnCollection, tmp_path: Path) -> Index:
 
 def kept(index: Index, **options: Any) -> dict[str, Any]:
     """Return what an index has in common with f32."""
-    return fidelity.against_f32(index.collection, index.searcher.rows, **options)
+    return fidelity.against_f32(index._table, index._searcher.rows, **options)
 
 
 # The curve.
@@ -100,9 +100,9 @@ def test_a_seed_draws_the_same_images_again(large: Index, figures: dict[str, Any
     def known(figures: dict[str, Any]) -> list[Any]:
         return [(point["recall"], point["compared"]) for point in figures["curve"]]
 
-    again = evaluate.by_signatures(large.searcher, k=10, count=30)
+    again = evaluate.by_signatures(large._searcher, k=10, count=30)
     assert known(again) == known(figures)
-    rows = large.searcher.rows
+    rows = large._searcher.rows
     drawn = [[number for number, *_ in evaluate.draw_queries(rows, 30, seed)] for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[2])) == 30
@@ -130,7 +130,7 @@ def test_spark_is_a_point_too(index: Index) -> None:
     series = evaluate.series(figures)
     assert list(series) == ["approximate", "exact", "spark-lsh"]
     assert [len(points) for points in series.values()] == [6, 1, 1]
-    assert series["Spark's hashing"] == [(spark["queries_per_s"], spark["recall"])]
+    assert series["spark-lsh"] == [(spark["queries_per_s"], spark["recall"])]
 
 
 # The plot.
@@ -184,11 +184,11 @@ def test_bf16_beside_f32(rough: Index) -> None:
 
 
 def test_vectors_of_something_else_have_less_in_common(rough: Index) -> None:
-    (segment,) = rough.collection.segments
+    (segment,) = rough._table.segments
     assert len(segment.vectors) == PHOTOS  # and so they are in the cache
     np.save(segment.cache / "vectors.npy", clustered(PHOTOS))
     seal(segment.cache / "vectors.npy")
-    assert kept(Index(rough.collection.open(rough.path)))["overlap"] < 0.6
+    assert kept(Index(rough._table.open(rough.path)))["overlap"] < 0.6
 
 
 def test_images_that_are_gone_or_changed_are_left_out(rough: Index, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_without_a_model_in_f32(rough: Index, monkeypatch: pytest.MonkeyPatch) -
     assert (found["overlap"], found["overlap_95"]) == (None, None)
     assert found["reason"] == "efficientnet-lite0 with the weights general is not at hand in f32"
     shutil.rmtree(rough.path / "model")
-    again = Index(rough.collection.open(rough.path))
+    again = Index(rough._table.open(rough.path))
     assert "no whole model" in kept(again)["reason"]
 
 
@@ -256,7 +256,7 @@ def test_the_command(rough: Index, tmp_path: Path, here: Callable[..., Done]) ->
 
 
 def test_what_was_measured_is_told(large: Index, figures: dict[str, Any], here: Any) -> None:
-    facts = large.info()
+    facts: dict[str, Any] = {**large.info()}
     assert (facts["approximate"]["k"], facts["approximate"]["queries"]) == (10, 100)
     assert facts["approximate"]["recall"]["0.98"] == facts["recall"]["approximate"]
     said = here("info", large.path).out

@@ -191,17 +191,17 @@ def test_two_collections_are_joined(vectors: Any, tmp_path: Path) -> None:
 def test_spark_ml_joins_where_it_fits_and_is_refused_where_not(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = Rows(index.collection.segments)
+    rows = Rows(index._table.segments)
     apart = np.sort(pdist(rows.vectors(np.arange(len(rows)))))
     within = float(apart[10:12].mean())  # eleven pairs
-    ours = index.join(tmp_path / "ours", within=within).to_pandas()
-    stock = index.join(tmp_path / "stock", within=within, engine="spark-lsh", shown=0).to_pandas()
+    ours = index.pairs(tmp_path / "ours", within=within).to_pandas()
+    stock = index.pairs(tmp_path / "stock", within=within, engine="spark-lsh", shown=0).to_pandas()
     known = set(zip(ours.a_id, ours.b_id, strict=True))
     found = set(zip(stock.a_id, stock.b_id, strict=True))
     assert found <= known and len(found) > 0.5 * len(known)
     monkeypatch.setattr("lookalike.hashing.joining._SHARE", 1e-9)
     with pytest.raises(LookalikeError, match=r"compare [\d,]+ pairs .* [\d,]+ rows .* GB"):
-        index.join(tmp_path / "refused", within=within, engine="spark-lsh")
+        index.pairs(tmp_path / "refused", within=within, engine="spark-lsh")
     assert not (tmp_path / "refused").exists()
 
 
@@ -244,7 +244,7 @@ def twice(planted: Path) -> Index:
 @pytest.fixture(scope="module")
 def between_copies(twice: Index) -> npt.NDArray[np.float64]:
     """Distances between copies of one picture; their scale is that of the weights."""
-    rows = Rows(twice.collection.segments)
+    rows = Rows(twice._table.segments)
     cars = pa.compute.utf8_slice_codeunits(rows.paths, 0, 2).to_numpy(zero_copy_only=False)
     one, other = np.triu_indices(len(rows), 1)
     same: npt.NDArray[np.bool_] = cars[one] == cars[other]
@@ -292,7 +292,7 @@ def test_the_rule_says_which_to_keep(keep: Any, twice: Index, tmp_path: Path, wi
     out = tmp_path / "out"
     found = twice.duplicates(out, within=wide, keep=keep, spark=False, shown=0)
     table = found.to_pandas()
-    with twice.collection.asked(tmp_path) as sql:
+    with twice._table.asked(tmp_path) as sql:
         rows = sql.execute("SELECT path, modified FROM stored").fetchall()
     modified = dict(rows)
     for _, group in table.groupby("group"):
@@ -363,7 +363,7 @@ def test_a_chain_of_morphing_pictures_is_not_one_group(
         )
         table = found.to_pandas()
         assert table.group.nunique() > 1
-        rows = index.searcher.rows
+        rows = index._searcher.rows
         for _, group in table.groupby("group"):
             vectors = rows.vectors(np.sort(np.searchsorted(rows.ids, group.id)))
             widest = np.linalg.norm(vectors[:, None] - vectors[None], axis=2).max()
@@ -403,7 +403,7 @@ def test_what_is_in_the_way_stays(twice: Index, tmp_path: Path) -> None:
     with pytest.raises(
         LookalikeError, match="would be taken for images: choose an --out elsewhere"
     ):
-        twice.duplicates(Path(twice.collection.source.root) / "out")
+        twice.duplicates(Path(twice._table.source.root) / "out")
     assert (out / "mine.txt").is_file() and not (tmp_path / "new").exists()
 
 
@@ -517,11 +517,11 @@ def test_broken_photos_and_empty_indexes_are_no_hindrance(
     index.sync(spark=False)
     options: dict[str, Any] = {"spark": False, "shown": 0}
     assert index.duplicates(copied / "a", within=wide, **options).figures["drop"] == 36
-    assert index.join(copied / "b", within=narrow, **options).figures["pairs"] > 0
+    assert index.pairs(copied / "b", within=narrow, **options).figures["pairs"] > 0
     assert index.clusters(copied / "c", **options).figures["images"] == 60
     index.remove("*.jpg")
     assert index.duplicates(copied / "d", **options).figures["groups"] == 0
-    assert index.join(copied / "e", within=narrow, **options).figures["pairs"] == 0
+    assert index.pairs(copied / "e", within=narrow, **options).figures["pairs"] == 0
     assert index.clusters(copied / "f", **options).figures["clusters"] == 0
     assert index.outliers(copied / "g", **options).figures["images"] == 0
 
@@ -530,8 +530,8 @@ def test_an_index_joined_with_itself_by_another_path_is_one_index(
     copied: Path, twice: Index, narrow: float
 ) -> None:
     options: dict[str, Any] = {"within": narrow, "spark": False, "shown": 0}
-    alone = twice.join(copied / "alone", **options)
-    both = twice.join(copied / "both", twice.path, **options)
+    alone = twice.pairs(copied / "alone", **options)
+    both = twice.pairs(copied / "both", twice.path, **options)
     assert both.figures == alone.figures
 
 
@@ -576,7 +576,7 @@ def test_leaks_between_two_collections_are_found(tmp_path: Path) -> None:
     one, other = (
         lookalike.create_index(part, out=f"{part}.index", spark=False) for part in (train, test)
     )
-    table = one.join(tmp_path / "leaks", other, within=0.6, verify=True).to_pandas()
+    table = one.pairs(tmp_path / "leaks", other, within=0.6, verify=True).to_pandas()
     right = [(photo.name, f"{number}.jpg") for number, photo in enumerate(photos[:60])]
     same = table[table.agreement >= AGREES]
     found = set(zip(same.a_path, same.b_path, strict=True))
@@ -635,7 +635,7 @@ def test_a_gallery_is_a_folder_that_opens_anywhere(index: Index, tmp_path: Path)
 
 def test_what_a_gallery_shows_is_so(index: Index, tmp_path: Path) -> None:
     table = index.gallery(tmp_path / "gallery", shown=8, k=5, spark=False).to_pandas()
-    rows = Rows(index.collection.segments)
+    rows = Rows(index._table.segments)
     apart = np.linalg.norm(
         rows.vectors(np.arange(96))[:, None] - rows.vectors(np.arange(96)), axis=2
     )

@@ -15,6 +15,7 @@ from lookalike.embedding import Vectors
 from lookalike.export import export_csv
 from lookalike.hashing import Hasher, choose_parameters, collision_probability, draw_sample, fit
 from lookalike.hashing.parameters import Floats
+from lookalike.queries import random_query
 from lookalike.spark import session
 
 WIDTH = 64
@@ -261,7 +262,7 @@ def test_nothing_can_be_learned_from_a_single_image(count: int) -> None:
 
 def test_from_a_csv_file_to_neighbors(index: Index, tmp_path: Path) -> None:
     """Steps 5 to 8 and 11 as the notebook has them."""
-    export_csv(index.collection, tmp_path / "cars.csv")
+    export_csv(index._table, tmp_path / "cars.csv")
     embeddings = hashing.read_embeddings(session(), tmp_path / "cars.csv")
     assert embeddings.columns == ["image", "label", *(f"e{number}" for number in range(512))]
     vectors = hashing.assemble(embeddings)
@@ -270,16 +271,16 @@ def test_from_a_csv_file_to_neighbors(index: Index, tmp_path: Path) -> None:
     hashed = hasher.transform(vectors)
     assert hashed.columns == ["image", "label", "features", "hashes"]
 
-    query = index.random(1)
+    query = random_query(index._table, 1)
     assert query.path is not None
     name = Path(query.path).name
     others = hashing.numbered(vectors, without=name)
     assert others.count() == len(index) - 1
     rows = hasher.nearest(others, query.vector, 5).collect()
-    exact = index.nearest(query, 5)
+    exact = index.search(query, 5)
     assert name not in {row["path"] for row in rows}
     assert len({row["path"] for row in rows} & {hit.path for hit in exact}) >= 3
-    known = {hit.path: hit for hit in index.nearest(query, len(index))}
+    known = {hit.path: hit for hit in index.search(query, len(index))}
     for row in rows:
         assert row["distance"] == pytest.approx(known[row["path"]].distance, abs=1e-4)
         assert row["label"] == known[row["path"]].label
@@ -320,7 +321,7 @@ def test_sets_collide_as_often_as_they_are_similar() -> None:
 
 
 def test_an_identical_set_is_found_at_distance_zero(index: Index) -> None:
-    vectors = hashing.with_vectors(index.dataframe())
+    vectors = hashing.with_vectors(index.to_spark())
     sets = hashing.with_sets(vectors).cache()
     model = hashing.fit_sets(sets)
     first = sets.orderBy("id").first()

@@ -65,10 +65,10 @@ def no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows_of(index: Index) -> dict[str, dict[str, Any]]:
     """Return the rows by their paths, of which none is there twice."""
-    rows = pa.concat_tables(map(pq.read_table, index.collection.files())).to_pylist()
+    rows = pa.concat_tables(map(pq.read_table, index._table.files())).to_pylist()
     by_path = {row["path"]: row for row in rows}
     assert len(by_path) == len(rows) == len({row["id"] for row in rows})
-    assert sum(index.collection.counts()) == len(rows)
+    assert sum(index._table.counts()) == len(rows)
     return by_path
 
 
@@ -125,12 +125,12 @@ def test_a_sync_makes_the_index_equal_to_the_folder(living: Index, photos: Path)
     (photos / "2" / "05.png").unlink()
     (photos / "0" / "text.png").write_text("no picture")
     said: list[tuple[str, str]] = []
-    would = living.sync(dry_run=True, say=lambda sign, path: said.append((sign, path)))
+    would = living.sync(dry_run=True, on_change=lambda sign, path: said.append((sign, path)))
     assert sorted(said) == [
         ("+", "0/text.png"), ("+", "new.png"), ("-", "2/05.png"), ("~", "1/04.png")
     ]  # fmt: skip
     assert (would.new, would.changed, would.removed, would.version) == (2, 1, 1, 0)
-    assert lookalike.open_index(living.path).collection.version == 0
+    assert lookalike.open_index(living.path)._table.version == 0
     done = living.sync()
     assert (done.new, done.changed, done.removed, done.images, done.skipped) == (2, 1, 1, 2, 1)
     assert rows_of(living).keys() == names_of(photos)
@@ -161,7 +161,7 @@ def test_nothing_is_gone_that_cannot_be_looked_at(
         done = living.sync()
     assert (done.new, done.removed) == (1, 1)
     reason = "unreadable folder: Permission denied"
-    assert list(living.collection.skipped()) == [("1", reason)]
+    assert list(living._table.skipped()) == [("1", reason)]
     assert len(living) == 11
     done = living.sync()
     assert (done.new, done.removed, len(living)) == (0, 1, 11)
@@ -192,7 +192,7 @@ def test_images_outside_the_root(living: Index, tmp_path: Path) -> None:
     elsewhere = paint(tmp_path / "elsewhere" / "100% new.png", 100)
     done = living.add(tmp_path / "elsewhere")
     assert (done.new, len(living)) == (1, 13)
-    assert living.collection.source.also == (str(tmp_path / "elsewhere"),)
+    assert living._table.source.also == (str(tmp_path / "elsewhere"),)
     hits = lookalike.open_index(living.path).search(elsewhere, k=12)
     assert hits.query.id == 12 and 12 not in [hit.id for hit in hits]
     found = living.search(Image.open(elsewhere), k=1)
@@ -224,7 +224,7 @@ def test_removing(living: Index, photos: Path, names: list[str], gone: set[str])
     after = {path: row for path, row in before.items() if path not in gone}
     assert (rows_of(living) if after else {}) == after
     assert len(living) == len(after)
-    assert living.collection.next_id == 12, "no id is given twice"
+    assert living._table.next_id == 12, "no id is given twice"
     assert len(list(photos.rglob("*.png"))) == 12, "the files stay"
     old = lookalike.open_index(living.path, version=0)
     assert len(old.search(photos / "0" / "00.png", k=20)) == 11
@@ -238,7 +238,7 @@ def test_nothing_is_removed_where_a_name_is_of_nothing(living: Index) -> None:
 
 def test_an_index_of_nothing_takes_new_images(living: Index, photos: Path) -> None:
     living.remove("*")
-    assert (len(living), list(living.collection.skipped())) == (0, [])
+    assert (len(living), list(living._table.skipped())) == (0, [])
     assert living.search(photos / "0" / "00.png", k=3).neighbors == ()
     assert living.add(photos).images == 12
     assert sorted(row["id"] for row in rows_of(living).values()) == list(range(12, 24))
@@ -248,7 +248,7 @@ def test_versions(living: Index, photos: Path) -> None:
     paint(photos / "new.png", 100)
     living.sync()
     living.remove("new.png")
-    assert [(one["version"], one["what"], one["images"]) for one in living.history()] == [
+    assert [(one["version"], one["what"], one["images"]) for one in living.versions()] == [
         (2, "remove", 12), (1, "sync", 13), (0, "index", 12)
     ]  # fmt: skip
     old = lookalike.open_index(living.path, version=1)
@@ -266,7 +266,7 @@ def test_small_segments_become_one(living: Index, photos: Path) -> None:
     for number in range(commits.SMALL_SEGMENTS_KEPT):
         paint(photos / f"new {number}.png", 100 + number)
         living.add(photos)
-    assert len(living.collection.files()) < commits.SMALL_SEGMENTS_KEPT
+    assert len(living._table.files()) < commits.SMALL_SEGMENTS_KEPT
     after = rows_of(living)
     assert len(after) == 12 + commits.SMALL_SEGMENTS_KEPT
     assert {path: after[path] for path in before} == before
@@ -313,7 +313,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, living: Index, overw
     if overwrite:
         assert len(lookalike.open_index(out)) == 12, "the old one, until the new one is complete"
     else:
-        assert lookalike.open_index(out).collection.counts() == (31, 1)
+        assert lookalike.open_index(out)._table.counts() == (31, 1)
     stored, report = build_collection(photos, out, options, overwrite)
     assert (report.images, report.skipped, report.same) == (38, 0, 32)
     assert stored.counts() == (69, 1)
@@ -354,7 +354,7 @@ def test_an_index_of_other_images_is_not_gone_on_with(
         lookalike.create_index(tmp_path, living.path)
     with pytest.raises(LookalikeError, match="is there already, in f32"):
         lookalike.create_index(photos, living.path, precision="bf16")
-    assert living.collection.newest().version == 0
+    assert living._table.newest().version == 0
 
 
 @pytest.mark.parametrize("kind", ["uri", "table"])
@@ -391,11 +391,11 @@ def test_an_index_and_its_photos_may_move(living: Index, photos: Path, tmp_path:
     photos.rename(tmp_path / "usb" / "photos")
     index = lookalike.open_index(copied)
     with pytest.raises(LookalikeError, match="is not there, nor are others"):
-        index.move_photos(tmp_path / "nowhere")
-    index.move_photos(tmp_path / "usb" / "photos")
+        index.relocate(tmp_path / "nowhere")
+    index.relocate(tmp_path / "usb" / "photos")
     assert index.search(tmp_path / "usb" / "photos" / "0" / "00.png").query.id == 0
     assert lookalike.open_index(copied).sync().same == 12
-    assert lookalike.open_index(copied).collection.version == 0
+    assert lookalike.open_index(copied)._table.version == 0
 
 
 def test_other_readers_follow(living: Index, photos: Path) -> None:
@@ -467,7 +467,9 @@ def test_only_what_lies_in_the_named_places_may_be_gone(photos: Path, tmp_path: 
 
     def would_go(*places: Path | str) -> set[str]:
         told.clear()
-        index.sync(list(map(str, places)), dry_run=True, say=lambda _, path: told.append(path))
+        index.sync(
+            list(map(str, places)), dry_run=True, on_change=lambda _, path: told.append(path)
+        )
         return set(told)
 
     assert would_go(photos / "1") == {"1/sub/a.png"}
@@ -501,7 +503,7 @@ def test_a_root_that_is_no_folder_now_empties_nothing(
     with pytest.raises(LookalikeError, match="is no folder now"):
         index.sync()
     index.refresh()
-    assert (len(index), index.collection.version) == (12, 0)
+    assert (len(index), index._table.version) == (12, 0)
 
 
 def test_a_time_that_no_table_holds(photos: Path, tmp_path: Path) -> None:
@@ -522,7 +524,7 @@ def test_weights_of_the_same_name_are_told_apart(
     with monkeypatch.context() as before:
         before.setitem(FILES, "cars", tmp_path / "earlier.safetensors")
         old = lookalike.create_index(photos, tmp_path / "x.index", model="resnet18")
-    assert not models.is_bundled(old.collection.model)
+    assert not models.is_bundled(old._table.model)
 
     with pytest.raises(LookalikeError, match="resnet18 and other weights named cars: give another"):
         lookalike.create_index(photos, tmp_path / "x.index", weights="cars")
@@ -533,9 +535,9 @@ def test_weights_of_the_same_name_are_told_apart(
         shutil.copy(photos / "again.png", photos / f"later{number}.png")
         again = lookalike.create_index(photos, tmp_path / "x.index", model=model)
         assert again.report is not None and again.report.images + again.report.same == 14 + number
-    assert not models.is_bundled(lookalike.open_index(tmp_path / "x.index").collection.model)
+    assert not models.is_bundled(lookalike.open_index(tmp_path / "x.index")._table.model)
     anew = lookalike.create_index(photos, tmp_path / "x.index", overwrite=True)
-    assert models.is_bundled(anew.collection.model)
+    assert models.is_bundled(anew._table.model)
     assert models.is_bundled(models.at_precision(models.resolve(), "bf16"))
 
 
@@ -546,7 +548,7 @@ def test_a_successor_of_another_network_is_not_gone_on_with(photos: Path, tmp_pa
         photos, successor(out), model="resnet18"
     )  # as one that was killed leaves it
     anew = lookalike.create_index(photos, out, overwrite=True)
-    assert anew.collection.model.backbone == "efficientnet-lite0"
+    assert anew._table.model.backbone == "efficientnet-lite0"
 
 
 # Nothing of others goes.
@@ -627,13 +629,13 @@ CALLS: dict[str, Callable[[Index], object]] = {
     "remove all": lambda index: index.remove("*"),
     "vacuum": lambda index: index.vacuum(0),
     "repair": lambda index: index.repair(),
-    "root": lambda index: index.collection.move("/elsewhere"),
-    "also": lambda index: index.collection.also_below(["/elsewhere"]),
-    "compact": lambda index: commits.compact(index.collection, few=2),
-    "signatures": lambda index: index.searcher.get_ready(),
+    "root": lambda index: index._table.move("/elsewhere"),
+    "also": lambda index: index._table.also_below(["/elsewhere"]),
+    "compact": lambda index: commits.compact(index._table, few=2),
+    "signatures": lambda index: index._searcher.get_ready(),
     "check": lambda index: index.check(),
     "refresh": lambda index: index.refresh(),
-    "history": lambda index: index.history(),
+    "versions": lambda index: index.versions(),
 }
 
 
@@ -714,7 +716,7 @@ def test_what_an_older_preprocessing_skipped_is_tried_once(
     then = odd.stat().st_mtime_ns
     odd.write_bytes(whole)
     os.utime(odd, ns=(then, then))
-    assert (getattr(index, what)(photos).changed, index.collection.counts()) == (0, (12, 2))
+    assert (getattr(index, what)(photos).changed, index._table.counts()) == (0, (12, 2))
     about = index.path / "lookalike.json"
     said = json.loads(about.read_text().replace(PREPROCESSING, "squash-224-bilinear-3"))
     del said["tried"]  # as older releases leave it

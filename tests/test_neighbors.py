@@ -50,9 +50,9 @@ def told(frame: Any) -> Found:
 
 
 def test_all_neighbours_exactly(index: Index, vectors: Floats, tmp_path: Path) -> None:
-    found = told(index.neighbors(tmp_path / "all", 7, engine="exact"))
+    found = told(index.kneighbors(k=7, engine="exact").write(tmp_path / "all"))
     assert sorted(found) == list(range(ROWS))
-    rows = Rows(index.collection.segments)
+    rows = Rows(index._table.segments)
     for number in range(0, ROWS, 41):
         wanted = exact(rows, vectors[number], 7, without=number)
         assert [other for other, _ in found[number]] == [one.id for one in wanted]
@@ -66,8 +66,8 @@ def test_all_neighbours_by_signatures(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searcher, "EXACT_UP_TO", 100)
-    by_signatures = told(index.neighbors(tmp_path / "lsh", 10, recall=0.95))
-    exactly = told(index.neighbors(tmp_path / "exact", 10, recall=1))
+    by_signatures = told(index.kneighbors(k=10, recall=0.95).write(tmp_path / "lsh"))
+    exactly = told(index.kneighbors(k=10, recall=1).write(tmp_path / "exact"))
     shares = []
     for number, wanted in exactly.items():
         own = by_signatures[number]
@@ -80,9 +80,9 @@ def test_all_neighbours_by_signatures(
 
 def test_another_index_asks(index: Index, vectors: Floats, tmp_path: Path) -> None:
     asking = Index(collection_of(vectors[ROWS - 20 :], tmp_path / "new.index", [100, 220]))
-    found = told(index.neighbors(tmp_path / "out", 3, asking))
+    found = told(index.kneighbors(asking, 3).write(tmp_path / "out"))
     assert sorted(found) == list(range(320))
-    rows = Rows(index.collection.segments)
+    rows = Rows(index._table.segments)
     for number in (0, 19, 20, 150, 319):
         wanted = exact(rows, vectors[ROWS - 20 + number], 3)
         assert [other for other, _ in found[number]] == [one.id for one in wanted]
@@ -90,7 +90,7 @@ def test_another_index_asks(index: Index, vectors: Floats, tmp_path: Path) -> No
 
 
 def test_paths_are_joined_on_request(index: Index, tmp_path: Path) -> None:
-    table = index.neighbors(tmp_path / "out", 2, paths=True)
+    table = index.kneighbors(k=2).write(tmp_path / "out", paths=True)
     rows = table.collect()
     assert len(rows) == 2 * ROWS
     assert all(row["query_path"] == f"{row['query_id']}.jpg" for row in rows)
@@ -106,10 +106,10 @@ def test_queries_from_a_dataframe(index: Index, vectors: Floats, kind: str) -> N
     frame = session().createDataFrame(rows, "number bigint, v array<double>")
     if kind == "vectors":
         frame = frame.withColumn("v", array_to_vector(functions.col("v")))
-    found = told(index.kneighbors(frame, 4, id_column="number", column="v"))
+    found = told(index.kneighbors(frame, 4, id_column="number", column="v").to_spark())
     assert sorted(found) == [number for number, _ in rows]
     for number, vector in rows[::7]:
-        wanted = exact(Rows(index.collection.segments), np.array(vector, np.float32), 4)
+        wanted = exact(Rows(index._table.segments), np.array(vector, np.float32), 4)
         assert [other for other, _ in found[number]] == [one.id for one in wanted]
 
 
@@ -123,8 +123,8 @@ def test_all_neighbours_of_what_is_added(
     stored = collection_of(wide, tmp_path / "wide.index", [ROWS])
     Searcher(stored).get_ready()
     index = Index(grown(stored, addition(kind, wide, 200)))
-    found = told(index.neighbors(tmp_path / "out", 10))
-    rows = Rows(index.collection.segments)
+    found = told(index.kneighbors(k=10).write(tmp_path / "out"))
+    rows = Rows(index._table.segments)
     for numbers in (range(ROWS, ROWS + 200, 4), range(0, ROWS, 60)):
         shares = []
         for number in numbers:
@@ -137,7 +137,7 @@ def test_all_neighbours_of_what_is_added(
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_handful_of_images(count: int, tmp_path: Path) -> None:
     few = Index(collection_of(unit((count, 8), 0), tmp_path / "few.index", [1] * count))
-    found = told(few.neighbors(tmp_path / "out", 5))
+    found = told(few.kneighbors(k=5).write(tmp_path / "out"))
     assert {number: len(own) for number, own in found.items()} == (
         dict.fromkeys(range(count), count - 1) if count > 1 else {}
     )
@@ -151,7 +151,7 @@ def test_a_collection_of_copies_does_not_blow_up(
     index = Index(collection_of(copies, tmp_path / "copies.index", [1500, 2500]))
     if engine == "approximate":
         monkeypatch.setattr(Measured, "effort", lambda *_: Effort(2, 20))
-    found = told(index.neighbors(tmp_path / "out", 5, engine=engine))
+    found = told(index.kneighbors(k=5, engine=engine).write(tmp_path / "out"))
     assert len(found) == 4000
     for number, own in found.items():
         assert len({other for other, _ in own} - {number}) == 5
@@ -162,13 +162,13 @@ def test_a_collection_of_copies_does_not_blow_up(
     ("options", "message"),
     [
         ({"engine": "fast"}, "unknown engine 'fast'"),
-        ({"recall": 5}, "recall 5 is not"),
+        ({"recall": 5}, "`recall` is 5"),
         ({"k": 0}, "k is 0"),
     ],
 )
 def test_wrong_options(index: Index, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(LookalikeError, match=message):
-        index.neighbors(tmp_path / "out", **options)
+        index.kneighbors(**options).write(tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -176,15 +176,15 @@ def test_wrong_options(index: Index, tmp_path: Path, options: dict[str, Any], me
 def test_what_is_refused(index: Index, vectors: Floats, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(LookalikeError, match="is there already"):
-        index.neighbors(tmp_path / "taken")
+        index.kneighbors().write(tmp_path / "taken")
     with pytest.raises(LookalikeError, match="a folder of something else"):
-        index.neighbors(tmp_path / "taken", overwrite=True)
+        index.kneighbors().write(tmp_path / "taken", overwrite=True)
     with pytest.raises(LookalikeError, match="k is 0"):
-        index.neighbors(tmp_path / "out", 0)
+        index.kneighbors(k=0).write(tmp_path / "out")
     other = Index(collection_of(vectors[:50], tmp_path / "other.index", [50]))
-    other.collection.about_model["fingerprint"] = "another"
+    other._table.about_model["fingerprint"] = "another"
     with pytest.raises(LookalikeError, match="made with another model"):
-        index.neighbors(tmp_path / "out", 5, other)
+        index.kneighbors(other, 5).write(tmp_path / "out")
     for lists in ([[0.5, 0.5]], [[0.5], [0.5] * (2 * vectors.shape[1] - 1)]):
         rows = list(enumerate(lists))
         frame = session().createDataFrame(rows, "id bigint, embedding array<double>")
@@ -198,8 +198,8 @@ def test_what_is_refused(index: Index, vectors: Floats, tmp_path: Path) -> None:
 
 
 def test_it_can_be_written_again(index: Index, tmp_path: Path) -> None:
-    index.neighbors(tmp_path / "out", 1)
-    assert index.neighbors(tmp_path / "out", 2, overwrite=True).count() == 2 * ROWS
+    index.kneighbors(k=1).write(tmp_path / "out")
+    assert index.kneighbors(k=2).write(tmp_path / "out", overwrite=True).count() == 2 * ROWS
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_groups(
 
 
 def test_a_group_travels_light(index: Index) -> None:
-    segments = index.searcher.rows.segments
+    segments = index._searcher.rows.segments
     assert sum(len(segment.vectors) for segment in segments) == ROWS
     assert len(cloudpickle.dumps(group(segments, 2))) < 10_000
 
@@ -392,11 +392,11 @@ def test_portions_are_all_that_is_asked(most: int) -> None:
 
 def test_tasks_travel_light(index: Index, cells: Cells) -> None:
     _ = cells.home(np.zeros((1, cells.rotation.directions.shape[1]), np.float32))
-    asked = Queries.of(index.collection.segments)
+    asked = Queries.of(index._table.segments)
     plan = [Region(0, len(cells), 0, 1)]
     route = tasks.routing(cells, np.ones(len(cells), np.int64), plan, asked, 3, 5, 1)
     effort = Effort(3, 20)
-    look = tasks.looking(index.collection.segments, cells, plan, asked, 5, True, np.inf, effort, 1)
+    look = tasks.looking(index._table.segments, cells, plan, asked, 5, True, np.inf, effort, 1)
     for task in (route, look):
         assert (
             len(cloudpickle.dumps(task))
@@ -408,6 +408,6 @@ def test_tasks_travel_light(index: Index, cells: Cells) -> None:
 def test_cells_in_several_regions(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = told(index.neighbors(tmp_path / "one", 5, engine="approximate"))
+    whole = told(index.kneighbors(k=5, engine="approximate").write(tmp_path / "one"))
     monkeypatch.setattr(module, "REGION_ROWS", 60)
-    assert told(index.neighbors(tmp_path / "two", 5, engine="approximate")) == whole
+    assert told(index.kneighbors(k=5, engine="approximate").write(tmp_path / "two")) == whole

@@ -62,7 +62,7 @@ def test_a_hundred_thousand(
             shares.append(np.isin(far, near).mean())
             assert far[0] == 0, "itself, or a copy"
     assert np.mean(shares) > 0.95
-    table = Index(collection).neighbors(tmp_path / "out", 5, engine="approximate")
+    table = Index(collection).kneighbors(k=5, engine="approximate").write(tmp_path / "out")
     assert table.count() == 5 * MANY
     rows = pq.read_table(tmp_path / "out").to_pandas()
     assert (rows.groupby("query_id")["neighbor_id"].nunique() == 5).all()

@@ -73,7 +73,7 @@ def photo(drawn: DrawnCollection) -> Path:
 
 
 def stored(index: Index) -> Vectors:
-    return np.array(index.collection.segments[0].vectors[3])
+    return np.array(index._table.segments[0].vectors[3])
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_vector_without_a_direction_is_refused(
 def test_several_vectors_of_odd_lengths(index: Index) -> None:
     import torch
 
-    vectors = index.collection.segments[0].vectors[:3].astype(float)
+    vectors = index._table.segments[0].vectors[:3].astype(float)
     wanted = [[hit.id for hit in index.search(vector, 4)] for vector in vectors]
     for given in (vectors * 1e-30, vectors * 1e20, torch.tensor(vectors)):
         answers: Any = index.search(given, 4)
@@ -145,7 +145,7 @@ def test_rows_are_scaled_whatever_their_size() -> None:
 
 def test_a_query_of_another_width_is_refused(index: Index) -> None:
     with pytest.raises(LookalikeError, match="3 numbers, but this index has 512"):
-        index.nearest(Query(np.ones(3, np.float32)))
+        index.search(Query(np.ones(3, np.float32)))
 
 
 @pytest.mark.parametrize("k", [2.5, "3", True])
@@ -363,8 +363,8 @@ def test_a_host_that_is_no_name(index: Index, run: Run) -> None:
         ("join {} --out out --no-spark --shown -1", "shown is -1"),
         ("duplicates {} --out out --no-spark --shown -1", "shown is -1"),
         ("clusters {} --out out --no-spark --recall nan", "recall nan"),
-        ("outliers {} --out out --no-spark --recall 2", "recall 2.0"),
-        ("root {} {}/lookalike.json", "is no folder"),
+        ("outliers {} --out out --no-spark --recall 2", "`recall` is 2.0"),
+        ("root {} {}/lookalike.json", "is not a folder"),
     ],
 )
 def test_numbers_out_of_range(
@@ -502,10 +502,10 @@ def test_paths_are_given_as_strings_too(drawn: DrawnCollection, tmp_path: Path, 
         named(photos), named(tmp_path / "l.index"), like=named(tmp_path / "k.index")
     )
     index = lookalike.open_index(named(tmp_path / "k.index"))
-    index.move_photos(named(photos))
+    index.relocate(named(photos))
     assert len(index.search(named(photos / "00001.jpg"), 2)) == 2
     assert ImageEmbedder(model=stored.model)(named(photos / "00001.jpg")).shape == (512,)
-    index.join(named(tmp_path / "p"), named(tmp_path / "l.index"), within=0.1, spark=False)
+    index.pairs(named(tmp_path / "p"), named(tmp_path / "l.index"), within=0.1, spark=False)
     found = index.duplicates(named(tmp_path / "d"), within=0.5, spark=False)
     found.to_csv(named(tmp_path / "d.csv"))
     assert Found.open(named(tmp_path / "d")).figures == found.figures
@@ -534,7 +534,7 @@ def test_queries_of_a_frame_of_any_length(spark_index: Index, rows: Vectors) -> 
     scales = {"as they are": 1.0, "small": 1e-30, "large": 1e20, "beyond float32": 1e300}
     given = [(name, (rows[5].astype(float) * scale).tolist()) for name, scale in scales.items()]
     frame = session().createDataFrame(given, "name string, `v.x` array<double>")
-    found = spark_index.kneighbors(frame, 3, id_column="name", column="v.x")
+    found = spark_index.kneighbors(frame, 3, id_column="name", column="v.x").to_spark()
     assert found.columns == ["query_id", "rank", "neighbor_id", "distance"]
     wanted = [hit.id for hit in spark_index.search(rows[5], 3)]
     answers: dict[str, list[int]] = {name: [] for name in scales}

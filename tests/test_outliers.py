@@ -42,9 +42,9 @@ def planted(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Planted:
         Image.fromarray(noise).save(folder / f"{number}.png")
     options = Options(precision="f32", spark=False)
     noise_index = build_collection(folder, folder / "noise.index", options)[0]
-    assert noise_index.model.fingerprint == index.collection.model.fingerprint
-    rows = pa.concat_tables([all_rows(index.collection), all_rows(noise_index)])
-    return made(index.collection, rows, folder, 10)
+    assert noise_index.model.fingerprint == index._table.model.fingerprint
+    rows = pa.concat_tables([all_rows(index._table), all_rows(noise_index)])
+    return made(index._table, rows, folder, 10)
 
 
 def test_strangers_are_the_most_isolated(planted: Planted) -> None:
@@ -97,9 +97,9 @@ def test_who_has_few_neighbors_or_none_is_isolated(planted: Planted, tmp_path: P
 
 
 def test_a_collection_may_be_smaller_than_k(index: Index, tmp_path: Path) -> None:
-    rows = all_rows(index.collection)
+    rows = all_rows(index._table)
     for count in (1, 3):
-        collection, graph, out = made(index.collection, rows.slice(0, count), tmp_path, 10)
+        collection, graph, out = made(index._table, rows.slice(0, count), tmp_path, 10)
         assert outliers(collection, graph, out, 10)["images"] == count
         assert suspects(collection, graph, out, 10)["labelled"] == count
         assert len(pq.read_table(out / "outliers.parquet")) == count
@@ -111,10 +111,10 @@ def test_swapped_labels_are_suspect(index: Index, tmp_path: Path) -> None:
     def change(labels: list[str | None]) -> None:
         labels[10], labels[21] = labels[21], labels[10]
 
-    rows = all_rows(index.collection).slice(0, 24)  # one of each kind
+    rows = all_rows(index._table).slice(0, 24)  # one of each kind
     right = rows["label"].to_pylist()
     copies = relabelled(pa.concat_tables([rows, rows, rows]), change)
-    collection, graph, out = made(index.collection, copies, tmp_path, 2)
+    collection, graph, out = made(index._table, copies, tmp_path, 2)
     figures = suspects(collection, graph, out, 2)
     table = pq.read_table(out / "suspects.parquet")
     assert table.schema.names == ["rank", "id", "path", "label", "suggested", "score"]
@@ -130,8 +130,8 @@ def test_who_has_no_label_neither_votes_nor_is_asked(index: Index, tmp_path: Pat
     def change(labels: list[str | None]) -> None:
         labels[::2] = [None] * len(labels[::2])
 
-    rows = relabelled(all_rows(index.collection), change)
-    collection, graph, out = made(index.collection, rows, tmp_path, 10)
+    rows = relabelled(all_rows(index._table), change)
+    collection, graph, out = made(index._table, rows, tmp_path, 10)
     figures = suspects(collection, graph, out, 10)
     table = pq.read_table(out / "suspects.parquet")
     assert figures["labelled"] == 48
@@ -142,7 +142,7 @@ def test_who_has_no_label_neither_votes_nor_is_asked(index: Index, tmp_path: Pat
     def clear(labels: list[str | None]) -> None:
         labels[:] = [None] * len(labels)
 
-    none = made(index.collection, relabelled(rows, clear), tmp_path, 10)
+    none = made(index._table, relabelled(rows, clear), tmp_path, 10)
     assert suspects(*none, 10) == {"labelled": 0, "suspects": 0, "k": 10}
 
 

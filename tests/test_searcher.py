@@ -454,7 +454,8 @@ def test_the_index_says_how_it_searched(stored: EmbeddingTable, vectors: Floats)
     assert hits[0].id == 5 and hits[0].distance < 1e-6
     assert hits.candidates is not None and hits.to_dict()["candidates"] == hits.candidates
     assert index.search(vectors[5], k=3, engine="exact").engine == "exact"
-    assert index.info()["recall"]["approximate"] > 0.96
+    found = index.info()["recall"]["approximate"]
+    assert found is not None and found > 0.96
     assert len(index.search(vectors[5])) == 5
 
 
@@ -481,13 +482,13 @@ def test_filters_of_the_index(stored: EmbeddingTable, vectors: Floats) -> None:
     [
         ({"k": 0}, "k is 0"),
         ({"engine": "fast"}, "unknown engine 'fast': choose auto, exact, approximate or spark-lsh"),
-        ({"recall": 0}, "recall 0 is not over 0 and up to 1"),
-        ({"recall": 1.5}, "recall 1.5 is not over 0"),
+        ({"recall": 0}, "`recall` is 0: give a share above 0"),
+        ({"recall": 1.5}, "`recall` is 1.5"),
         ({"within": -1}, "a distance from 0 to 2"),
         ({"within": 1, "engine": "approximate"}, "searched exactly"),
-        ({"within": 1, "engine": "spark-lsh"}, "not for --engine spark-lsh"),
-        ({"label": "a", "engine": "spark-lsh"}, "not for --engine spark-lsh"),
-        ({"explain": True}, "add --engine spark-lsh"),
+        ({"within": 1, "engine": "spark-lsh"}, '`engine="spark-lsh"` takes neither'),
+        ({"label": "a", "engine": "spark-lsh"}, '`engine="spark-lsh"` takes neither'),
+        ({"explain": True}, 'set `engine="spark-lsh"`'),
     ],
 )
 def test_wrong_options(

@@ -68,7 +68,7 @@ def copy(index: Index, drawn: DrawnCollection, tmp_path: Path) -> Index:
     shutil.copytree(index.path, tmp_path / "copy.index")
     shutil.copytree(drawn.photos, tmp_path / "photos")
     copied = lookalike.open_index(tmp_path / "copy.index")
-    copied.move_photos(tmp_path / "photos")
+    copied.relocate(tmp_path / "photos")
     return lookalike.open_index(tmp_path / "copy.index")
 
 
@@ -95,9 +95,9 @@ def error_of(answer: httpx2.Response, status: int) -> str:
 
 def test_a_search_by_id_finds_what_the_index_finds(client: TestClient, index: Index) -> None:
     answer = client.get("/api/search", params={"image": 3, "k": 7}).json()
-    rows = index.searcher.rows
+    rows = index._searcher.rows
     query = lookalike.hits.Query(rows.vectors(rows.ids[3:4])[0], id=3)
-    hits = index.nearest(query, 7)
+    hits = index.search(query, 7)
     assert [one["id"] for one in answer["neighbors"]] == [hit.id for hit in hits]
     assert [one["rank"] for one in answer["neighbors"]] == list(range(1, 8))
     assert answer["neighbors"][0]["distance"] == pytest.approx(hits[0].distance)
@@ -296,13 +296,13 @@ def test_all_images_come_page_by_page(client: TestClient, index: Index) -> None:
         if page["next"] is None:
             break
         after = {"after": page["next"]}
-    assert ids == sorted(index.searcher.rows.ids.tolist())
+    assert ids == sorted(index._searcher.rows.ids.tolist())
 
 
 def test_ids_that_do_not_rise_through_the_segments(copy: Index, drawn: DrawnCollection) -> None:
     copy.remove("00002.jpg")
     copy.sync()  # comes back, with an id of its own
-    rows = copy.searcher.rows
+    rows = copy._searcher.rows
     rows.ids[:] = rows.ids[::-1].copy()
     assert rows.find(rows.ids).tolist() == list(range(len(rows)))
     assert rows.find(np.array([10**6, -1])).tolist() == [-1, -1]
@@ -338,7 +338,7 @@ def test_labels(client: TestClient, index: Index) -> None:
 
 def test_info(client: TestClient, index: Index) -> None:
     info = client.get("/api/info").json()
-    assert (info["images"], info["version"]) == (len(index), index.collection.version)
+    assert (info["images"], info["version"]) == (len(index), index._table.version)
     assert info["name"] == "cars.index" and info["model"]["backbone"] == "efficientnet-lite0"
     assert info["recall"]["engine"] == "exact" and info["recall"]["measured"] == 1.0
     assert info["limits"] == {"k": 200, "upload_bytes": 200_000, "upload_pixels": 4_000_000}
@@ -411,7 +411,7 @@ def test_a_disk_that_does_not_answer(
 def test_small_pictures_stay_within_their_cap(index: Index, tmp_path: Path) -> None:
     from lookalike.images import IsolatedDecoder
 
-    shelf = Shelf(index)
+    shelf = Shelf(index._table)
     with IsolatedDecoder() as decoder:
         first = Thumbnails(decoder, 10**9, tmp_path)
         assert first.find(shelf, 0, 160) is None
@@ -451,7 +451,7 @@ def test_ten_thousand_ids(index: Index) -> None:
         lambda: rng.random(),
         lambda: "".join(chr(rng.randrange(1, 0xD800)) for _ in range(rng.randrange(1, 60))),
     ]
-    known = set(index.searcher.rows.ids.tolist())
+    known = set(index._searcher.rows.ids.tolist())
     with served(index.path) as (_, address), httpx2.Client(base_url=address) as client:
         for number in range(10_000):
             asked = kinds[number % len(kinds)]()
@@ -669,7 +669,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> type[MapJob]:
 def test_a_map_that_fails_is_left_for_a_while(
     copy: Index, job: type[MapJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job.good, maps, shelf = False, Maps(), Shelf(copy)
+    job.good, maps, shelf = False, Maps(), Shelf(copy._table)
     assert maps.get(shelf) == (0.5, "comparing images")
     for _ in range(3):
         with pytest.raises(HTTPException, match="503: no map could be made") as said:
@@ -678,15 +678,15 @@ def test_a_map_that_fails_is_left_for_a_while(
     assert job.began == 1
     job.good = True
     copy.remove("00005.jpg")
-    maps.get(second := Shelf(copy))  # of which none has failed
+    maps.get(second := Shelf(copy._table))  # of which none has failed
     made = maps.get(second)
     assert isinstance(made, bytes) and json.loads(made)["images"] == 95
     job.good = False
     copy.remove("00006.jpg")
-    assert [maps.get(Shelf(copy)) for _ in range(3)] == [made] * 3  # the older one
+    assert [maps.get(Shelf(copy._table)) for _ in range(3)] == [made] * 3  # the older one
     assert job.began == 3
     monkeypatch.setattr("lookalike.server.maps.AGAIN_SECONDS", 0)
-    maps.get(Shelf(copy))
+    maps.get(Shelf(copy._table))
     assert job.began == 4
 
 

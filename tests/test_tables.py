@@ -419,15 +419,13 @@ def photos(drawn: DrawnCollection) -> list[bytes]:
 
 def shown(index: Index) -> dict[str, bytes]:
     """Read what an index has again, as its pages and thumbnails do."""
-    source = index.collection.source
-    paths = [row["path"] for s in index.collection.segments for row in s.rows.to_pylist()]
+    source = index._table.source
+    paths = [row["path"] for s in index._table.segments for row in s.rows.to_pylist()]
     return {path: images.read(source, path) for path in paths}
 
 
 def label_of(index: Index) -> dict[str, str | None]:
-    return {
-        row["path"]: row["label"] for s in index.collection.segments for row in s.rows.to_pylist()
-    }
+    return {row["path"]: row["label"] for s in index._table.segments for row in s.rows.to_pylist()}
 
 
 @pytest.mark.parametrize("uri", [False, True], ids=["folder", "uri"])
@@ -470,22 +468,22 @@ def test_a_file_that_is_whole_later_is_taken_then(
     (folder / "b.parquet").write_bytes(whole[:-9])
     for step in (lookalike.create_index, lookalike.create_index):  # the second time nothing is new
         index = step(folder, out, **vars(small))
-        assert (len(index), index.collection.counts()) == (2, (2, 1))
-        assert index.collection.version == 0
+        assert (len(index), index._table.counts()) == (2, (2, 1))
+        assert index._table.version == 0
     (folder / "b.parquet").write_bytes(whole)
     done = index.add(folder, **vars(small))
-    assert (done.new, done.same, index.collection.counts()) == (2, 2, (4, 0))
+    assert (done.new, done.same, index._table.counts()) == (2, 2, (4, 0))
     assert list(shown(index).values()) == photos[:4]
     # Half written once more, its rows are not gone; of other columns, they are.
     (folder / "b.parquet").write_bytes(whole[:-9])
     done = index.sync(**vars(small))
-    assert (done.new, done.removed, index.collection.counts()) == (1, 0, (4, 1))
+    assert (done.new, done.removed, index._table.counts()) == (1, 0, (4, 1))
     pq.write_table(pa.table({"picture": photos}), folder / "b.parquet")
     done = index.sync(**vars(small))
-    assert (done.changed, done.removed, index.collection.counts()) == (1, 2, (2, 1))
+    assert (done.changed, done.removed, index._table.counts()) == (1, 2, (2, 1))
     (folder / "b.parquet").unlink()
     assert index.sync(**vars(small)).removed == 1
-    assert index.collection.counts() == (2, 0)
+    assert index._table.counts() == (2, 0)
 
 
 def test_a_table_of_nothing_is_an_error(tmp_path: Path, small: Options) -> None:
@@ -528,16 +526,16 @@ def test_a_file_system_that_spark_alone_knows(
     pq.write_table(pa.table({"other": photos[:1]}), tmp_path / "t/other.parquet")
     (tmp_path / "t/read me").write_text("no table")
     index = Index(build_collection("viewfs://tables/data", tmp_path / "y.index", options)[0])
-    reasons = dict(index.collection.skipped())
+    reasons = dict(index._table.skipped())
     words = {"y": "unreadable: ", "half [1] a%2520b": "unreadable: ", "number": "no image bytes"}
     for name, said in (words | {"other": "no column 'image'"}).items():
         assert said in reasons.pop(f"viewfs://tables/data/{name}.parquet")
-    assert (reasons, index.collection.counts()) == ({}, (3, 4))
+    assert (reasons, index._table.counts()) == ({}, (3, 4))
     last = "viewfs://tables/data/deep/er/z {2}.parquet#0"
     assert label_of(index) == dict(zip([*named, last], "abc", strict=True))
     write(tmp_path / "t/y.parquet", pa.array(photos[3:4]), label=["d"])
     done = index.sync()
-    assert (done.changed, done.images, index.collection.counts()) == (0, 1, (4, 3))
+    assert (done.changed, done.images, index._table.counts()) == (0, 1, (4, 3))
     for file in (tmp_path / "t").rglob("*.parquet"):
         file.write_text("no table")
     with pytest.raises(LookalikeError, match="no image can be read from viewfs") as caught:

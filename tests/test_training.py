@@ -378,7 +378,7 @@ def test_features_and_embeddings_are_those_of_the_index(photos: Photos, index: I
     network = FromPixels(backbone(DEFAULT), DEFAULT).eval()
     made = embed(network, torch.arange(len(photos)), Pixels(photos, CPU))
     assert torch.allclose(made.norm(dim=1), torch.ones(len(photos)), atol=1e-5)
-    of_index = index.searcher.rows.vectors(np.argsort(index.searcher.rows.ids)[: len(photos)])
+    of_index = index._searcher.rows.vectors(np.argsort(index._searcher.rows.ids)[: len(photos)])
     cosines = (made.numpy() * of_index).sum(1)
     assert np.median(cosines) > 0.98, "the same photos, decoded along another road"
     views = some_views(8)
@@ -389,7 +389,7 @@ def test_features_and_embeddings_are_those_of_the_index(photos: Photos, index: I
 
 
 def test_retrieval_is_that_of_evaluate(index: Index) -> None:
-    rows = index.searcher.rows
+    rows = index._searcher.rows
     vectors = torch.from_numpy(rows.vectors(np.arange(len(rows))))
     names = rows.labels.to_pylist()
     labels = torch.tensor([sorted(set(names)).index(name) for name in names])

@@ -40,7 +40,9 @@ from lookalike.models import Model, engine, resolve
 from lookalike.models.calibration import quantize
 from lookalike.models.graphs import check_graph
 from lookalike.models.networks import backbone, restore
+from lookalike.on_spark import load_hasher
 from lookalike.pictures import GONE
+from lookalike.queries import random_query
 from lookalike.searcher import Searcher
 from lookalike.server import create_app
 from lookalike.spark import local_uri, session
@@ -297,17 +299,17 @@ def test_a_random_picture_is_none_from_outside(
     index = lookalike.open_index(crafted)
     for seed in range(8):
         with pytest.raises(LookalikeError, match="cannot be read now: outside the folders"):
-            index.random(seed)
+            random_query(index._table, seed)
     assert opened == []
     (seed,) = [seed for seed in range(500) if _drawn(index, seed)][:1]
-    hits = index.nearest(index.random(seed), 5)
+    hits = index.search(random_query(index._table, seed), 5)
     assert hits.html().count(f">{GONE}<") == 5
     assert {Path(path).parent for path in opened} == {drawn.photos}
 
 
 def _drawn(index: Index, seed: int) -> bool:
     try:
-        return index.random(seed).id is not None
+        return random_query(index._table, seed).id is not None
     except LookalikeError:
         return False
 
@@ -323,7 +325,7 @@ def test_fidelity_embeds_nothing_from_outside(crafted: Path, opened: list[str]) 
 
 
 def test_no_data_file_lies_outside_the_index(index: Index, tmp_path: Path, own_cache: Path) -> None:
-    (kept,) = index.collection.files()
+    (kept,) = index._table.files()
     for at, name in enumerate([str(kept), "../x.parquet", "data/../../x.parquet", "...parquet"]):
         path = tmp_path / f"{at}.index"
         shutil.copytree(index.path, path)
@@ -346,7 +348,7 @@ def test_upkeep_reads_and_deletes_nothing_outside(
     index: Index, tmp_path: Path, own_cache: Path, name: str
 ) -> None:
     outside = tmp_path / "x.parquet"
-    shutil.copy(index.collection.files()[0], outside)
+    shutil.copy(index._table.files()[0], outside)
     path = Path(shutil.copytree(index.path, tmp_path / "x.index"))
     log = path / "_delta_log" / f"{0:020}.json"
     (kept,) = EmbeddingTable.open(path).files()
@@ -923,8 +925,8 @@ def test_sources_are_kept_with_their_folders(index: Index, tmp_path: Path) -> No
     about = json.loads(file.read_text())
     about["source"].pop("also", None)  # as earlier versions wrote it
     file.write_text(json.dumps(about))
-    assert EmbeddingTable.open(tmp_path / "x.index").source == index.collection.source
-    source = replace(index.collection.source, also=("/one", "/two"))
+    assert EmbeddingTable.open(tmp_path / "x.index").source == index._table.source
+    source = replace(index._table.source, also=("/one", "/two"))
     about["source"] = asdict(source)
     file.write_text(json.dumps(about))
     assert EmbeddingTable.open(tmp_path / "x.index").source == source
@@ -971,16 +973,16 @@ def test_spark_learns_no_types_from_an_index(
 ) -> None:
     path = copy_with(index, tmp_path / "x.index", lambda rows: with_type(rows, "label", mark))
     opened = lookalike.open_index(path)
-    (file,) = opened.collection.files()
+    (file,) = opened._table.files()
     bare = session().read.parquet(local_uri(file))
     assert MODULE_OF_NONE in bare._jdf.schema().json(), "or this tests nothing"
-    frame = opened.dataframe()
+    frame = opened.to_spark()
     assert MODULE_OF_NONE not in frame._jdf.schema().json()
     assert frame.columns == ROW.names
     assert frame.select("label").distinct().count() > 1
     assert len(frame.collect()) == 96
     assert [field.simpleString() for field in frame.schema] == [
-        field.simpleString() for field in index.dataframe().schema
+        field.simpleString() for field in index.to_spark().schema
     ]
     with pytest.raises(Exception, match=f"{MODULE_OF_NONE}|UNSUPPORTED|CANNOT_PARSE"):
         _ = bare.schema
@@ -988,8 +990,8 @@ def test_spark_learns_no_types_from_an_index(
 
 def test_spark_reads_an_index_as_it_was_written(index: Index) -> None:
     """By the schema that is given to it, which has to be that of the files."""
-    bare = session().read.parquet(*map(local_uri, index.collection.files()))
-    assert index.dataframe().schema == bare.schema
+    bare = session().read.parquet(*map(local_uri, index._table.files()))
+    assert index.to_spark().schema == bare.schema
 
 
 def test_a_table_of_images_may_not_bring_types(mark: Path, tmp_path: Path) -> None:
@@ -1021,7 +1023,7 @@ def test_types_are_known_by_their_names() -> None:
 @pytest.fixture(scope="module")
 def hashed(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hashed") / "kept"
-    index.hasher().save(folder)
+    load_hasher(index.path).save(folder)
     return folder
 
 

@@ -149,7 +149,7 @@ def test_it_says_so_plainly_and_as_json(tuned: Tuned) -> None:
 
 def test_embeddings_of_an_index(index: Index) -> None:
     """96 drawn cars: less than a sample, so that it chooses and measures with all of them."""
-    tuned = hashing.tune(hashing.with_vectors(index.dataframe()), 0.8)
+    tuned = hashing.tune(hashing.with_vectors(index.to_spark()), 0.8)
     assert tuned.width == 512
     for scheme in tuned.schemes:
         assert scheme.parameters.measured_recall == pytest.approx(0.8, abs=0.1)

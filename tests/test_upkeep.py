@@ -854,7 +854,7 @@ def test_sync_brings_lost_images_back(index: Index, drawn: DrawnCollection, tmp_
     path = tmp_path / "copy.index"
     shutil.copytree(index.path, path)
     before = content(EmbeddingTable.open(path))
-    assert len(index.collection.files()) > 0
+    assert len(index._table.files()) > 0
     lost = EmbeddingTable.open(path).files()[-1]
     rows = pq.read_metadata(lost).num_rows
     flip(lost, 5000)
@@ -864,7 +864,7 @@ def test_sync_brings_lost_images_back(index: Index, drawn: DrawnCollection, tmp_
     assert len(opened) == len(before) - rows
     changed = opened.sync(labels=drawn.labels)
     assert (changed.new, changed.images) == (rows, rows)
-    after = content(opened.collection)
+    after = content(opened._table)
 
     def of_path(rows: Rows_) -> Rows_:
         return sorted((row | {"id": 0, "embedding": 0} for row in rows), key=lambda r: r["path"])

@@ -29,9 +29,9 @@ def search(index: str, seconds: str, seed: str) -> None:
         held.refresh()
         for asked in (held, lookalike.open_index(index)):
             number = int(rng.integers(8))
-            hits = asked.search(question(number, asked.collection.about_model["width"]), 5)
+            hits = asked.search(question(number, asked._table.about_model["width"]), 5)
             found = [(hit.id, hit.distance) for hit in hits]
-            print(json.dumps([asked.collection.version, number, found]))  # noqa: T201
+            print(json.dumps([asked._table.version, number, found]))  # noqa: T201
 
 
 def question(number: int, width: int) -> Vectors:
@@ -58,9 +58,7 @@ def remove_some(index: str, seconds: str, seed: str) -> None:
     end = time.monotonic() + float(seconds)
     while time.monotonic() < end:
         opened = lookalike.open_index(index)
-        paths = [
-            path for one in opened.collection.segments for path in one.rows["path"].to_pylist()
-        ]
+        paths = [path for one in opened._table.segments for path in one.rows["path"].to_pylist()]
         opened.remove(draw.sample(paths, min(2, len(paths))))
         time.sleep(0.1)
 
@@ -68,7 +66,7 @@ def remove_some(index: str, seconds: str, seed: str) -> None:
 def compact(index: str) -> None:
     """Make few segments of many."""
     with writing(Path(index)):
-        commits.compact(lookalike.open_index(index).collection, few=2)
+        commits.compact(lookalike.open_index(index)._table, few=2)
 
 
 def command(*arguments: str) -> None:

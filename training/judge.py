@@ -74,7 +74,7 @@ def judge(
                 precision="f32",
                 spark=False,
             )
-            figures[kind] = evaluate.by_label(index.searcher.rows, len(index))
+            figures[kind] = evaluate.by_label(index._searcher.rows, len(index))
     figures["hues"] = hues(photos, ImageEmbedder(model, weights, precision="f32"))
     return figures
 

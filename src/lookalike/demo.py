@@ -18,6 +18,7 @@ from lookalike.extras import require
 from lookalike.given import Name, local_path
 from lookalike.hits import Query, SearchResult
 from lookalike.index import Index
+from lookalike.queries import random_query
 from lookalike.spark import session
 from lookalike.weights import AUTO
 
@@ -105,7 +106,7 @@ def run(
     say(f" 8  hashed: {row['image']} is in the buckets {buckets}")
 
     # With the index's own model: its precision is chosen when its images are at hand.
-    query = _new_query(new, index.embedder, seed) if new is not None else index.random(seed)
+    query = _new_query(new, index.embedder, seed) if new is not None else random_query(stored, seed)
     assert query.path is not None
     say(f" 9  a random picture: {query.path}{'' if new is None else ', new to the index'}")
     say(f"10  embedded from its pixels: {len(query.vector)} numbers")
@@ -115,7 +116,7 @@ def run(
     found = search.hashed(others, hasher, query.vector, 5)
     took = (time.perf_counter() - started) * 1000
     hits = SearchResult(query, tuple(found), "spark-lsh", took, stored.source)
-    exact = index.nearest(query, 5)
+    exact = index.search(query, 5)
     agreed = len({n.path for n in exact} & {n.path for n in hits})
     say(
         f"11  its five neighbours by approxNearestNeighbors, {took:.0f} ms; exact search, "

@@ -109,35 +109,51 @@ def have_direction(vectors: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 class ImageEmbedder:
-    """Step 2: given an image, its vector. ResNet-18 without its last layer gives 512 numbers.
+    """Step 2: turns images into vectors, with a network without its last layer.
 
+    An image is a path, the bytes of a file, a `PIL.Image`, an array (height, width[, 3 or 4]) of
+    uint8 or of floats in 0..1, a uint8 tensor (3, height, width) as torchvision decodes it, or a
+    float tensor (3, 224, 224) as `lookalike.images.transform()` returns it.
+
+    Parameters
+    ----------
+    model : str or Model
+        "efficientnet-lite0" (the default), "resnet18", both of which give 512 numbers, or another
+        network of torchvision or timm; or the model of an index.
+    weights : str
+        Bundled weights, "imagenet", or a file.
+    precision : {"auto", "f32", "bf16", "int8"}
+        What the network computes in; `auto` is f32 for a few images.
+    normalize : bool
+        Scale each vector to length 1.
+    threads : int
+        Number of threads; 0 for one a core.
+    truncated : bool
+        Embed files that were cut short too, as far as they go.
+
+    Examples
+    --------
     >>> embed = ImageEmbedder("resnet18")
     >>> embed(Image.new("RGB", (64, 48), "red")).shape
     (512,)
     >>> embed([Image.new("RGB", (64, 48), "red")] * 2).shape
     (2, 512)
 
-    Without a name it is the network for photos of anything, EfficientNet-Lite0, with 512 numbers
-    too.
-
-    An image is a path, the bytes of a file, a `PIL.Image`, an array (height, width[, 3 or 4]) of
-    uint8 or of floats in 0..1, a uint8 tensor (3, height, width) as torchvision decodes it, or a
-    float tensor (3, 224, 224) as `lookalike.images.transform()` returns it. `truncated` takes
-    files that were cut short too, as far as they go.
     """
 
     def __init__(
         self,
-        backbone: str = AUTO,
+        model: str | Model = AUTO,
         weights: str = AUTO,
         *,
         precision: str = "auto",
         normalize: bool = True,
         threads: int = 0,
-        model: Model | None = None,
         truncated: bool = False,
     ) -> None:
-        self.model = model or models.at_precision(models.resolve(backbone, weights), precision)
+        if isinstance(model, str):
+            model = models.at_precision(models.resolve(model, weights), precision)
+        self.model = model
         self.normalize = normalize
         self.truncated = truncated
         self._threads = threads
@@ -148,10 +164,23 @@ class ImageEmbedder:
         return self.model.width
 
     def __call__(self, image: "ImageLike | Sequence[ImageLike]") -> Vectors:
-        """Return float32 of shape (width,), or (n, width) for a list of n images.
+        """Embed an image, or a list of images.
 
-        Raises `ImageError` with the reason if an image cannot be read, or if the
-        network has no vector for it.
+        Parameters
+        ----------
+        image : str, Path, bytes, PIL.Image, array, tensor, or a list of these
+            The image, or n images.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 (width,), or (n, width) for a list.
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be decoded, or the network gives no vector for it.
+
         """
         if isinstance(image, list | tuple):
             return self._embed(image)

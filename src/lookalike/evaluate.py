@@ -1,6 +1,7 @@
 """How good an index is: retrieval by label; recall and speed of each engine beside exact search."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -206,14 +207,14 @@ def by_hashing(
     }
 
 
-def points(figures: dict[str, Any]) -> list[dict[str, Any]]:
+def points(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the points of the curve, and Spark's hashing as one more where it was measured."""
     hashed = figures.get("spark-lsh")
     more = [{"engine": "spark-lsh", "compared": hashed["candidates"], **hashed}] if hashed else []
     return [*figures["curve"], *more]
 
 
-def series(figures: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+def series(figures: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
     """Return (queries a second, recall) of each point, by engine, for a plot."""
     found: dict[str, list[tuple[float, float]]] = {}
     for point in points(figures):

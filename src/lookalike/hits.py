@@ -6,12 +6,13 @@ The same for images that were drawn from an index, each of which is a query too.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from lookalike import images, pictures
 from lookalike.embedding import Vectors
+from lookalike.engine import Engine
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.extras import require
 from lookalike.images.decoding import read as read_file
@@ -28,10 +29,21 @@ _TILES = 100  # images of a draw that are
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What was asked: a vector, and the picture it came from, if any.
+    """A query: a vector, and the image it came from, if any.
 
-    `path` is encoded as `images.encode_path` does. `id` is that of its own row in the index, which
-    is left out of the answer. `content` is the picture itself where no file has it.
+    Attributes
+    ----------
+    vector : numpy.ndarray
+        float32 (width,), of length 1.
+    path : str or None
+        Its file, encoded as `images.encode_path` does.
+    label : str or None
+        Its label, where the image is in the index.
+    id : int or None
+        Its own row in the index, which is no neighbour of it.
+    content : bytes, PIL.Image or None
+        The image itself, where no file has it.
+
     """
 
     vector: Vectors
@@ -59,14 +71,34 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class SearchResult(Sequence[Neighbor]):
-    """The neighbours of one query, nearest first. Shows itself as pictures in a notebook.
+    """The neighbours of one query, nearest first. In a notebook they show as pictures.
 
-    `candidates` counts the rows that shared a bucket with the query, where that was asked for.
+    Attributes
+    ----------
+    query : Query
+        The vector and the image that was searched with.
+    neighbors : tuple of Neighbor
+        The neighbours; `len`, iteration and indexing go over these.
+    engine : str
+        The engine that found them: "exact", "approximate" or "spark-lsh".
+    took_ms : float
+        Milliseconds that the search took, without embedding the query.
+    candidates : int or None
+        Number of images whose vectors were compared, where not all were.
+
+    Examples
+    --------
+    >>> result = index.search(photos[0], k=2)
+    >>> result[0].rank, result[0].distance <= result[1].distance
+    (1, True)
+    >>> list(result.to_pandas().columns)
+    ['rank', 'path', 'label', 'distance']
+
     """
 
     query: Query
     neighbors: tuple[Neighbor, ...]
-    engine: str
+    engine: Engine
     took_ms: float
     source: images.Source
     candidates: int | None = None
@@ -74,7 +106,13 @@ class SearchResult(Sequence[Neighbor]):
     def __len__(self) -> int:
         return len(self.neighbors)
 
-    def __getitem__(self, at: Any) -> Any:
+    @overload
+    def __getitem__(self, at: int) -> Neighbor: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Neighbor, ...]: ...
+
+    def __getitem__(self, at: int | slice) -> Neighbor | tuple[Neighbor, ...]:
         return self.neighbors[at]
 
     def __repr__(self) -> str:
@@ -136,7 +174,7 @@ class SearchResult(Sequence[Neighbor]):
 
 
 class SearchResults(list[SearchResult]):
-    """The answers to several queries, which show themselves as pictures in a notebook."""
+    """The results of several queries. In a notebook they show as pictures."""
 
     def _repr_html_(self) -> str:
         rows = "<hr>\n".join(hits._repr_html_() for hits in self[:_ROWS])
@@ -146,9 +184,14 @@ class SearchResults(list[SearchResult]):
 
 @dataclass(frozen=True, eq=False)
 class ImageSample(Sequence[Query]):
-    """Images of an index, which show themselves as pictures in a notebook.
+    """Images drawn from an index, each as a `Query`. In a notebook they show as pictures.
 
-    Each is a query with its own vector: `index.nearest(shown[0])` finds what is like the first.
+    Examples
+    --------
+    >>> sample = index.sample(3, seed=0)
+    >>> len(sample), len(index.search(sample[0], k=2))
+    (3, 2)
+
     """
 
     queries: tuple[Query, ...]
@@ -156,7 +199,13 @@ class ImageSample(Sequence[Query]):
     def __len__(self) -> int:
         return len(self.queries)
 
-    def __getitem__(self, at: Any) -> Any:
+    @overload
+    def __getitem__(self, at: int) -> Query: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Query, ...]: ...
+
+    def __getitem__(self, at: int | slice) -> Query | tuple[Query, ...]:
         return self.queries[at]
 
     def __repr__(self) -> str:

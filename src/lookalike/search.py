@@ -36,9 +36,23 @@ _CHECKED = 10  # neighbours at least that say whether they do
 
 @dataclass(frozen=True)
 class Neighbor:
-    """One look-alike. `distance` is Euclidean between vectors of length 1: from 0 to 2.
+    """One neighbour of a query.
 
-    `tables` are the hash tables it was found in, where that was asked for.
+    Attributes
+    ----------
+    rank : int
+        1 is the nearest.
+    id : int
+        Its row in the index.
+    path : str
+        Its path below the root of the index; a whole path where it lies outside.
+    label : str or None
+        Its label.
+    distance : float
+        Euclidean, between vectors of length 1: 0 to 2.
+    tables : tuple of int or None
+        Hash tables shared with the query, with `explain=True`.
+
     """
 
     rank: int
@@ -355,3 +369,9 @@ def check_seed(seed: int | None) -> None:
     """Raise `LookalikeError` for a seed that NumPy takes for none."""
     if seed is not None and seed < 0:
         raise LookalikeError(f"seed is {seed}: give 0 or more")
+
+
+def check_recall(recall: float) -> None:
+    """Raise `LookalikeError` unless a recall is over 0 and up to 1."""
+    if not 0 < recall <= 1:
+        raise LookalikeError(f"`recall` is {recall}: give a share above 0 and up to 1")

@@ -130,8 +130,7 @@ class Searcher:
         Raises `LookalikeError` for an unknown engine and for a recall outside 0..1.
         """
         check_engine(engine, KNN_ENGINES)
-        if not 0 < recall <= 1:
-            raise LookalikeError(f"recall {recall} is not over 0 and up to 1: say 1 to compare all")
+        search.check_recall(recall)
         if len(self.rows) < _FEW or not self.may_estimate(engine, recall, left):
             return None
         effort = self.measured.effort(recall, k)

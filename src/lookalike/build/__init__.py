@@ -1,14 +1,16 @@
 """From images to a collection: made, resumed, added to, brought up to date."""
 
 from lookalike.build.batches import add_batch
-from lookalike.build.jobs import Changed, Job, Options, Report, prepare
-from lookalike.build.keeping import add, build_collection, look, remove, sync
+from lookalike.build.jobs import Changed, Job, Options, ReadOptions, Report, prepare
+from lookalike.build.keeping import Photos, add, build_collection, look, remove, sync
 from lookalike.build.running import embed_all, nothing_readable, stored_rows
 
 __all__ = [
     "Changed",
     "Job",
     "Options",
+    "Photos",
+    "ReadOptions",
     "Report",
     "add",
     "add_batch",

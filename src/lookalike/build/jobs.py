@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -51,6 +51,36 @@ class Options:
     wave: int = WAVE
     like: Name | None = None
     truncated: bool = False
+
+
+class ReadOptions(TypedDict, total=False):
+    """Keywords that say how images are read: those of `create_index` but for the model.
+
+    Parameters
+    ----------
+    labels : str or Path
+        A CSV file with a label for each photo.
+    image_name, label_name : str
+        Its columns for the photo and the label; "image" and "Class" unless given.
+    image_column, label_column : str
+        The columns of a table of images, where their names do not show which they are.
+    device : str
+        Where the network runs: "auto", "cpu", "cuda" or "cuda:N".
+    spark : bool or None
+        True reads and embeds on Spark, False in this process; None decides by the number of files.
+    wave : int
+        Save progress every so many images; 1,024 unless given.
+
+    """
+
+    labels: Name | None
+    image_name: str
+    label_name: str
+    image_column: str | None
+    label_column: str | None
+    device: str
+    spark: bool | None
+    wave: int
 
 
 _USUAL = (Options.model, Options.weights, Options.precision)

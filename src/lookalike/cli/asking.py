@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,27 +34,29 @@ def info(
 
     Example: `lookalike info cars.index`
     """
-    from lookalike.index import open_index
+    from lookalike.index import Index
+    from lookalike.storage import EmbeddingTable
 
     if skipped and history:
         raise typer.BadParameter("give --skipped or --history, not both")
-    opened = open_index(index, version)
+    table = EmbeddingTable.open(index, version)
+    opened = Index(table)
     if history:
-        versions = opened.history()
+        versions = opened.versions()
         if as_json:
             show_json({"versions": versions})
         else:
             show_history(versions)
         return
     if skipped and as_json:
-        reasons = opened.collection.skipped()
+        reasons = table.skipped()
         show_json({"skipped": [{"path": path, "reason": reason} for path, reason in reasons]})
         return
     if skipped:
-        for path, reason in opened.collection.skipped():
+        for path, reason in table.skipped():
             print(f"{path}\t{reason}")  # noqa: T201 - plain text, to be piped
         return
-    facts = opened.info()
+    facts: dict[str, Any] = {**opened.info()}
     if as_json:
         show_json(facts)
         return
@@ -112,21 +114,24 @@ def search(
 
     Example: `lookalike search cars.index photo.jpg --picture found.png`
     """
-    from lookalike.index import open_index
+    from lookalike.index import Index
+    from lookalike.queries import make_query, random_query
+    from lookalike.storage import EmbeddingTable
 
     if (image is None) != random:
         raise typer.BadParameter("give an IMAGE, or --random, and not both")
     for written in filter(None, (picture, html)):
         local_path(written)  # before any work
-    opened = open_index(index, version)
+    table = EmbeddingTable.open(index, version)
+    opened = Index(table)
     try:
-        query = opened.random(seed) if random else opened.query(str(image))
+        query = random_query(table, seed) if random else make_query(table, str(image))
     except ImageError as error:
         raise LookalikeError(f"{image} is no picture to search with: {error}") from None
-    hits = opened.nearest(
+    hits = opened.search(  # type: ignore[call-overload]
         query,
         k,
-        engine=engine,  # type: ignore[arg-type]
+        engine=engine,
         recall=recall,
         within=within,
         label=label,
@@ -170,18 +175,15 @@ def neighbors(
 
     Example: `lookalike neighbors cars.index -k 10 --out cars.neighbors`
     """
-    from lookalike.index import open_index
+    from lookalike.create import open_index
 
-    opened = open_index(index)
-    table = opened.neighbors(
-        out,
-        k,
+    found = open_index(index).kneighbors(
         queries,
+        k,
         engine=engine,  # type: ignore[arg-type]
         recall=recall,
-        paths=paths,
-        overwrite=overwrite,
     )
+    table = found.write(out, paths=paths, overwrite=overwrite)
     notes.print(f"wrote {table.count():,} pairs into {out}", markup=False)
 
 
@@ -195,9 +197,9 @@ def tune(
 
     Example: `lookalike tune cars.index --recall 0.9`
     """
-    from lookalike.index import open_index
+    from lookalike.on_spark import tune_index
 
-    tuned = open_index(index).tune(recall, seed)
+    tuned = tune_index(index, recall, seed)
     if as_json:
         show_json(tuned.to_dict())
     else:
@@ -223,8 +225,8 @@ def evaluate(
     Example: `lookalike evaluate cars.index --plot recall.png`
     """
     from lookalike import plots
+    from lookalike.create import open_index
     from lookalike.evaluate import series
-    from lookalike.index import open_index
 
     if plot is not None:
         plots.check(plot)

@@ -35,6 +35,7 @@ from lookalike.groups.duplicates import KEEP
 from lookalike.groups.pairs import CAP
 from lookalike.groups.results import Found
 from lookalike.searcher import RECALL
+from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
     from lookalike.index import Index
@@ -70,7 +71,7 @@ class Asked:
 
     def opened(self) -> "Index":
         """Open the index."""
-        from lookalike.index import open_index
+        from lookalike.create import open_index
 
         return open_index(self.index)
 
@@ -143,7 +144,7 @@ def join(
 
     Example: `lookalike join train.index test.index --within 0.4 --out leaks`
     """
-    found = asked.opened().join(
+    found = asked.opened().pairs(
         asked.out,
         other,
         within=within,
@@ -186,7 +187,8 @@ def duplicates(
     opened, out = asked.opened(), asked.out
     folder = to or out.with_name(f"{out.name}.aside")
     if apply is not None:
-        check_aside(apply, opened.collection.source, folder)  # type: ignore[arg-type]
+        source = EmbeddingTable.open(asked.index).source
+        check_aside(apply, source, folder)  # type: ignore[arg-type]
     if apply is not None and out.exists() and not asked.how["overwrite"]:
         found = Found.open(out)  # which somebody has looked at
     else:

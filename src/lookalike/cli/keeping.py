@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.build import Changed, Options
+from lookalike.build import Changed, Options, ReadOptions
 from lookalike.build.jobs import WAVE
 from lookalike.cli.arguments import (
     AsJson,
@@ -65,12 +65,19 @@ def _brings_in(command: Callable[..., Changed]) -> Callable[..., None]:
         dry_run: DryRun = False,
         as_json: AsJson = False,
     ) -> None:
-        from lookalike.index import open_index
+        from lookalike.create import open_index
 
-        options = Options(labels, image_name, label_name, device=device, spark=spark, wave=wave)
+        options: ReadOptions = {
+            "labels": labels,
+            "image_name": image_name,
+            "label_name": label_name,
+            "device": device,
+            "spark": spark,
+            "wave": wave,
+        }
         say = _say if dry_run and not as_json else None
         with stopped_well(index, "nothing was changed"):
-            done = command(open_index(index), images, dry_run=dry_run, say=say, **vars(options))
+            done = command(open_index(index), images, dry_run=dry_run, on_change=say, **options)
         _show(done, index, dry_run, as_json)
 
     own = inspect.signature(command).parameters["images"]
@@ -223,13 +230,13 @@ def remove(
 
     Example: `lookalike remove cars.index 'blurred/*.jpg'`
     """
-    from lookalike.index import open_index
+    from lookalike.create import open_index
 
     given = [*(names or []), *_lines(names_from)]
     if not given:
         raise typer.BadParameter("give NAMES, or --from a file of them")
     say = _say if dry_run and not as_json else None
-    done = open_index(index).remove(given, dry_run=dry_run, say=say)
+    done = open_index(index).remove(given, dry_run=dry_run, on_change=say)
     _show(done, index, dry_run, as_json)
 
 
@@ -241,9 +248,9 @@ def root(
 
     Example: `lookalike root cars.index /mnt/photos`
     """
-    from lookalike.index import open_index
+    from lookalike.create import open_index
 
-    open_index(index).move_photos(folder)
+    open_index(index).relocate(folder)
     notes.print(f"the photos of {index} are in {folder}", markup=False)
 
 

@@ -123,13 +123,12 @@ def hash_(
 
     Example: `lookalike hash cars.index --out cars.hashes`
     """
-    from lookalike.index import open_index
+    from lookalike.on_spark import load_hasher, write_hashes
 
-    opened = open_index(index)
-    opened.hash(out, family, overwrite=overwrite)
+    write_hashes(index, out, family, overwrite=overwrite)  # type: ignore[arg-type]
     notes.print(f"wrote {out / 'hashes'} and {out / 'model'}", markup=False)
     if family == "projection":
-        show_parameters(opened.hasher().parameters)
+        show_parameters(load_hasher(index).parameters)
 
 
 def demo(

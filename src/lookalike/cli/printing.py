@@ -1,7 +1,7 @@
 """What commands print: answers to stdout, notes to stderr."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -52,7 +52,7 @@ def last_words(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def show_json(answer: dict[str, Any]) -> None:
+def show_json(answer: Mapping[str, Any]) -> None:
     """Print an answer for programs."""
     print(json.dumps(answer), flush=True)  # noqa: T201 - plain text, to be piped
 
@@ -108,7 +108,7 @@ def show_hits(hits: SearchResult, images: int) -> None:
         answers.print(f"[dim]{hits.candidates:,} rows, {share:.2%}, {how}[/]")
 
 
-def show_history(versions: Sequence[dict[str, Any]]) -> None:
+def show_history(versions: Sequence[Mapping[str, Any]]) -> None:
     """Print the versions of an index, newest first; say which of them cannot be opened any more."""
     heading = ("version", "time", "what", "added", "removed", "images", "skipped", "kept")
     lines: list[tuple[str, ...]] = [heading]
@@ -134,7 +134,7 @@ def note_of_signatures(known: dict[str, Any] | None) -> str:
     return f"finds {found:.1%} of the {known['k']} nearest, asked for {RECALL:.0%} ({measured})"
 
 
-def show_figures(figures: dict[str, Any]) -> None:
+def show_figures(figures: Mapping[str, Any]) -> None:
     """Print what an evaluation measured."""
     for name in ("images", "labelled_queries", "R@1", "P@5", "mAP@R"):
         if name in figures:

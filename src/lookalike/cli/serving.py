@@ -41,7 +41,7 @@ def serve(
 
     Example: `lookalike serve cars.index`
     """
-    from lookalike.index import open_index
+    from lookalike.create import open_index
     from lookalike.server import Limits
     from lookalike.server import serve as serve_index
 

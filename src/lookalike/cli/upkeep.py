@@ -22,9 +22,9 @@ def check(
 
     Example: `lookalike check cars.index --repair`
     """
-    from lookalike.index import open_index
+    from lookalike.create import open_index
 
-    opened = open_index(index, look=False)
+    opened = open_index(index, check_files=False)
     done = opened.repair() if repair else opened.check()
     if as_json:
         show_json(done.to_dict())
@@ -50,7 +50,7 @@ def vacuum(
 
     Example: `lookalike vacuum cars.index --keep-days 30`
     """
-    from lookalike.index import open_index
+    from lookalike.create import open_index
 
     done = open_index(index).vacuum(keep_days, dry_run=dry_run)
     if as_json:

@@ -1,4 +1,8 @@
-"""What is found in a collection as a whole, each in a folder with tables, figures and pictures."""
+"""Analyses of a whole index, each written to a folder of tables, figures and pictures.
+
+The folder comes whole or not at all: tables of Parquet, figures in `found.json`, and pictures in
+`index.html`. They are the methods of `Index` whose names they end in.
+"""
 
 import os
 import shutil
@@ -14,234 +18,363 @@ from lookalike.errors import LookalikeError
 from lookalike.extras import require
 from lookalike.given import Name, local_path
 from lookalike.groupings import showing
-from lookalike.groupings.applying import set_aside_found
+from lookalike.groupings.applying import set_aside
+from lookalike.groupings.protocol import HasTable
 from lookalike.groupings.showing import IN_GALLERY, SHOWN
 from lookalike.groups import alignment, clusters, outliers, overview, pairs, threshold
-from lookalike.groups.aside import Aside, How
 from lookalike.groups.duplicates import TABLE, Keep, duplicates
-from lookalike.groups.graph import check_same_model, write_graph
+from lookalike.groups.graph import write_graph
 from lookalike.groups.results import Found, finding
 from lookalike.groups.verifying import count_agreeing, count_compared
 from lookalike.groups.verifying import verify as looked_at
-from lookalike.search import check_seed
+from lookalike.neighbors.export import check_same_model
+from lookalike.search import check_recall, check_seed
 from lookalike.searcher import RECALL
 from lookalike.storage import EmbeddingTable
 
-__all__ = ["Groupings"]
+__all__ = [
+    "find_clusters",
+    "find_duplicates",
+    "find_outliers",
+    "find_pairs",
+    "make_gallery",
+    "set_aside",
+]
 
 _VOTERS = 20  # neighbours that are asked for their labels
 
 
-class Groupings:
-    """What an index can say of its images as a whole.
+def find_pairs(  # noqa: D417 - `index` is self
+    index: HasTable,
+    out: Name,
+    other: HasTable | Name | None = None,
+    *,
+    within: float | None = None,
+    k: int | None = None,
+    cap: int = pairs.CAP,
+    verify: bool = False,
+    engine: Engine = "auto",
+    recall: float = RECALL,
+    spark: bool | None = None,
+    shown: int = SHOWN,
+    overwrite: bool = False,
+) -> Found:
+    """Find pairs of images within a distance: of this index, or of this one and another.
 
-    Each answer is a folder of its own that comes whole or not at all: tables of Parquet, figures in
-    `found.json`, and pictures in `index.html`, of so many groups as `shown` says; 0 for none.
+    The table has `a_id, b_id, a_path, b_path, distance`, nearest first, each pair once; `b` is of
+    the other index. With `verify` it has `agreement` too.
+
+    Parameters
+    ----------
+    out : str or Path
+        The folder to write.
+    other : Index, str or Path, optional
+        Another index of the same model, whose images are the queries.
+    within : float, optional
+        Largest distance, 0 to 2. With neither `within` nor `k` one is suggested from the images.
+    k : int, optional
+        Only the `k` nearest of each image.
+    cap : int
+        Largest number of pairs of one image, its nearest. The figures count the images that have
+        more (`cut`).
+    verify : bool
+        Compare the pixels of each pair too: `agreement` says how well they agree, 0 to 1.
+    engine : {"auto", "exact", "approximate", "spark-lsh"}
+        As for `search`; `spark-lsh` is Spark ML's `approxSimilarityJoin`.
+    recall : float
+        Share of the true neighbours to find, over 0 and up to 1.
+    spark : bool, optional
+        True computes on Spark, False in this process. Without it the number of images decides.
+    shown : int
+        Number of groups in the gallery `index.html`; 0 for no pictures.
+    overwrite : bool
+        Replace the result of an earlier analysis in `out`.
+
+    Returns
+    -------
+    Found
+        The folder, its figures and its table.
+
+    Raises
+    ------
+    LookalikeError
+        If an option is wrong, or `out` exists and may not be replaced.
+
+    Examples
+    --------
+    >>> found = index.pairs(folder / "pairs", k=1, spark=False, shown=0)
+    >>> found.figures["pairs"] == len(found.to_pandas())
+    True
+
     """
-
-    collection: EmbeddingTable
-
-    def join(
-        self,
-        out: Name,
-        other: "Groupings | Name | None" = None,
-        *,
-        within: float | None = None,
-        k: int | None = None,
-        cap: int = pairs.CAP,
-        verify: bool = False,
-        engine: Engine = "auto",
-        recall: float = RECALL,
-        spark: bool | None = None,
-        shown: int = SHOWN,
-        overwrite: bool = False,
-    ) -> Found:
-        """Find pairs of images within a distance: of this index, or of this one and another.
-
-        The table has `a_id, b_id, a_path, b_path, distance`, nearest first, each pair once; `b` is
-        of the other index, whose images ask. An image brings in its `cap` nearest at most, or its
-        `k` nearest; the figures say how many had more (`cut`), and what share of the true pairs
-        of some drawn images was found (`recall`). With neither `within` nor `k` a distance is
-        suggested. With `verify` a column `agreement` says how well the pixels of both agree, from
-        `groups.alignment.AGREES` on they show the same; `agreeing` in the figures counts those.
-        `engine="spark-lsh"` is Spark ML's `approxSimilarityJoin`, with the same meaning of
-        distance, where what it shuffles fits on the disk.
-        """
-        check_engine(engine)
+    table = index._table
+    opened = EmbeddingTable.open(other) if isinstance(other, str | os.PathLike) else other
+    second = opened if opened is None or isinstance(opened, EmbeddingTable) else opened._table
+    check_engine(engine)
+    if verify:
+        require("comparing pixels", "cv2")
+    asking = second or table
+    check_same_model(table, asking)
+    with _finding(table, out, "pairs", overwrite, shown, recall) as (folder, figures):
+        if engine == "spark-lsh" and k is not None:
+            raise LookalikeError("Spark ML joins within a distance: set `within` and leave `k` out")
+        if within is None and k is None:
+            within = threshold.suggest(table, verify).within
+        figures |= pairs.join(
+            table,
+            folder,
+            np.inf if within is None else within,
+            cap if k is None else k,
+            second,
+            engine=engine,
+            recall=recall,
+            spark=spark,
+        )
+        if k is not None:
+            figures["cut"] = 0  # who asks for k gets k
         if verify:
-            require("comparing pixels", "cv2")
-        opened = EmbeddingTable.open(other) if isinstance(other, str | os.PathLike) else other
-        second = opened.collection if isinstance(opened, Groupings) else opened
-        asking = second or self.collection
-        check_same_model(self.collection, asking)
-        with self._finding(out, "pairs", overwrite, shown, recall) as (folder, figures):
-            if engine == "spark-lsh" and k is not None:
-                raise LookalikeError("Spark ML joins within a distance: say --within, and no -k")
-            if within is None and k is None:
-                within = threshold.suggest(self.collection, verify).within
-            figures |= pairs.join(
-                self.collection,
-                folder,
-                np.inf if within is None else within,
-                cap if k is None else k,
-                second,
-                engine=engine,
-                recall=recall,
-                spark=spark,
-            )
-            if k is not None:
-                figures["cut"] = 0  # who asks for k gets k
-            if verify:
-                looked_at(folder / "pairs", self.collection.source, asking.source, figures["spark"])
-                figures["agreeing"] = count_agreeing(folder / "pairs")
-                figures |= count_compared(folder / "pairs")
-            if shown:
-                showing.pairs(folder, self.collection, asking, figures, shown)
-        return Found.open(out)
+            looked_at(folder / "pairs", table.source, asking.source, figures["spark"])
+            figures["agreeing"] = count_agreeing(folder / "pairs")
+            figures |= count_compared(folder / "pairs")
+        if shown:
+            showing.pairs(folder, table, asking, figures, shown)
+    return Found.open(out)
 
-    def duplicates(
-        self,
-        out: Name,
-        *,
-        within: float | None = None,
-        keep: Keep = "largest",
-        verify: bool = True,
-        agrees: float = alignment.AGREES,
-        cap: int = pairs.CAP,
-        recall: float = RECALL,
-        spark: bool | None = None,
-        shown: int = SHOWN,
-        overwrite: bool = False,
-    ) -> Found:
-        """Find what is there more than once: tight groups, with one image of each to keep.
 
-        Every member is within the distance of the one to keep, and, with `verify`, its pixels agree
-        with that one's by `agrees` or more once laid over it (`groups.alignment`): it shows the
-        same, cropped, scaled, mirrored or compressed again. Without `within` a distance is
-        suggested from the images. The table has `group, action` (keep or drop)`, id, path, label,
-        agreement, distance, same_bytes, width, height, size, kept_path`. `keep` is `largest`,
-        `oldest`, `sharpest` or `first` (by path). `threshold.png` shows pairs from around what
-        decided. Nothing happens to the images: `set_aside` does that.
-        """
-        require("finding duplicates", "cv2")
-        with self._finding(out, TABLE, overwrite, shown, recall) as (folder, figures):
-            figures |= duplicates(
-                self.collection,
-                folder,
-                within,
-                keep=keep,
-                verify=verify,
-                agrees=agrees,
-                cap=cap,
-                recall=recall,
-                spark=spark,
-            )
-            if shown:
-                showing.duplicates(folder, self.collection, figures, shown)
-                limit = agrees if verify else None
-                showing.threshold_sheet(folder, self.collection, figures["within"], limit)
-        return Found.open(out)
+def find_duplicates(  # noqa: D417 - `index` is self
+    index: HasTable,
+    out: Name,
+    *,
+    within: float | None = None,
+    keep: Keep = "largest",
+    verify: bool = True,
+    agrees: float = alignment.AGREES,
+    cap: int = pairs.CAP,
+    recall: float = RECALL,
+    spark: bool | None = None,
+    shown: int = SHOWN,
+    overwrite: bool = False,
+) -> Found:
+    """Find images that are there more than once: groups, with one image of each to keep.
 
-    def set_aside(self, found: Found, how: How, to: Name) -> Aside:
-        """Move, copy, link or list the images to drop; `groups.aside.undo(to)` takes that back.
+    Every member is within the distance of the image to keep, and, with `verify`, its pixels agree
+    with those of that image once laid over it: cropped, scaled, mirrored or compressed again. The
+    table has `group, action` (keep or drop)`, id, path, label, agreement, distance, same_bytes,
+    width, height, size, kept_path`. `threshold.png` shows pairs from around the threshold. Nothing
+    happens to the images: `set_aside` does that.
 
-        Images that are no longer what they were when they were compared stay, and so do those whose
-        one to keep is not.
-        """
-        return set_aside_found(self.collection, found, how, local_path(to))
+    Parameters
+    ----------
+    out : str or Path
+        The folder to write.
+    within : float, optional
+        Largest distance, 0 to 2. Without it one is suggested from the images.
+    keep : {"largest", "oldest", "sharpest", "first"}
+        Which image of a group to keep; `first` is by path.
+    verify : bool
+        Compare pixels, and not only distances.
+    agrees : float
+        How well pixels have to agree, 0 to 1.
+    cap : int
+        Largest number of pairs of one image, its nearest.
+    recall, spark, shown, overwrite
+        As for `pairs`.
 
-    def clusters(
-        self,
-        out: Name,
-        *,
-        resolution: float = 1.0,
-        least: int = 2,
-        k: int = 15,
-        recall: float = RECALL,
-        spark: bool | None = None,
-        shown: int = SHOWN,
-        overwrite: bool = False,
-    ) -> Found:
-        """Find images that belong together, by Leiden's algorithm on the graph of `k` neighbours.
+    Returns
+    -------
+    Found
+        The folder, its figures and its table.
 
-        Unlike connected components clusters do not chain (`groups.clusters`). The table has
-        `cluster` (0 the largest)`, id, path, label, representative, weight`; images in no cluster
-        of `least` are not in it. A `resolution` above 1 makes more and smaller clusters.
-        """
-        require("finding clusters", "networkit")
-        with self._finding(out, clusters.TABLE, overwrite, shown, recall) as (folder, figures):
-            with _graph(self.collection, folder, k, recall, spark) as graph:
-                figures |= clusters.cluster(
-                    self.collection, graph, folder, resolution=resolution, least=least
-                )
-            if shown:
-                showing.clusters(folder, self.collection, figures, shown)
-        return Found.open(out)
+    Examples
+    --------
+    >>> found = index.duplicates(folder / "twice", within=0.1, spark=False, shown=0)
+    >>> set(found.to_pandas()["action"]) <= {"keep", "drop"}
+    True
 
-    def outliers(
-        self,
-        out: Name,
-        *,
-        k: int = 15,
-        recall: float = RECALL,
-        spark: bool | None = None,
-        shown: int = SHOWN,
-        overwrite: bool = False,
-    ) -> Found:
-        """Rank images by how unlike the rest of the collection they are (`groups.outliers`).
+    """
+    require("finding duplicates", "cv2")
+    table = index._table
+    with _finding(table, out, TABLE, overwrite, shown, recall) as (folder, figures):
+        figures |= duplicates(
+            table,
+            folder,
+            within,
+            keep=keep,
+            verify=verify,
+            agrees=agrees,
+            cap=cap,
+            recall=recall,
+            spark=spark,
+        )
+        if shown:
+            showing.duplicates(folder, table, figures, shown)
+            limit = agrees if verify else None
+            showing.threshold_sheet(folder, table, figures["within"], limit)
+    return Found.open(out)
 
-        The table has all of them, the most isolated first: `rank, id, path, label, distance` (to
-        the k-th neighbour)`, density` (local)`, score`. `suspects.parquet` beside it has images
-        whose neighbours carry another label: `rank, id, path, label, suggested, score`.
-        """
-        with self._finding(out, outliers.TABLE, overwrite, shown, recall) as (folder, figures):
-            voters = max(k, _VOTERS)
-            with _graph(self.collection, folder, voters, recall, spark) as graph:
-                figures |= outliers.outliers(self.collection, graph, folder, k)
-                figures |= outliers.suspects(self.collection, graph, folder, voters) | {"k": k}
-            if shown:
-                showing.outliers(folder, self.collection, figures, shown)
-        return Found.open(out)
 
-    def gallery(
-        self,
-        out: Name,
-        *,
-        k: int = 15,
-        seed: int = 0,
-        recall: float = RECALL,
-        spark: bool | None = None,
-        shown: int = IN_GALLERY,
-        overwrite: bool = False,
-    ) -> Found:
-        """Make a folder to look through first: what is in a collection that nobody knows yet.
+def find_clusters(  # noqa: D417 - `index` is self
+    index: HasTable,
+    out: Name,
+    *,
+    resolution: float = 1.0,
+    least: int = 2,
+    k: int = 15,
+    recall: float = RECALL,
+    spark: bool | None = None,
+    shown: int = SHOWN,
+    overwrite: bool = False,
+) -> Found:
+    """Find clusters of similar images, by Leiden's algorithm on the graph of neighbours.
 
-        `index.html` shows `shown` each of the most typical images, of images drawn with `seed` and
-        their nearest neighbours, of the most isolated images, of the nearest pairs, and of labels
-        that may be wrong. It needs nothing but its folder, which can be zipped and sent. The table
-        has what is shown (`groups.overview`). `k` neighbours of each image count.
-        """
-        overview.check_count(shown)  # before the work that the graph is
-        check_seed(seed)
-        with self._finding(out, overview.TABLE, overwrite, shown, recall) as (folder, figures):
-            voters = max(k, _VOTERS)
-            with _graph(self.collection, folder, voters, recall, spark) as graph:
-                figures |= outliers.outliers(self.collection, graph, folder, k)
-                figures |= outliers.suspects(self.collection, graph, folder, voters)
-                figures |= overview.overview(self.collection, graph, folder, shown, k, seed)
-            for table in (outliers.TABLE, outliers.SUSPECTS):  # of all images: not to be sent
-                (folder / table).unlink()
-            showing.gallery(folder, self.collection, figures)
-        return Found.open(out)
+    Unlike connected components such clusters do not chain. The table has `cluster` (0 is the
+    largest)`, id, path, label, representative, weight`.
 
-    def _finding(
-        self, out: Name, table: str, overwrite: bool, shown: int, recall: float
-    ) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
-        if shown < 0:
-            raise LookalikeError(f"shown is {shown}: give 0 or more")
-        if not 0 < recall <= 1:
-            raise LookalikeError(f"recall {recall} is not over 0 and up to 1: say 1 to compare all")
-        return finding(local_path(out), table, self.collection.source, overwrite)
+    Parameters
+    ----------
+    out : str or Path
+        The folder to write.
+    resolution : float
+        Above 1 for more and smaller clusters, below 1 for fewer.
+    least : int
+        Smallest number of images in a cluster.
+    k : int
+        Number of neighbours of each image in the graph.
+    recall, spark, shown, overwrite
+        As for `pairs`.
+
+    Returns
+    -------
+    Found
+        The folder, its figures and its table.
+
+    Examples
+    --------
+    >>> found = index.clusters(folder / "clusters", k=3, spark=False, shown=0)
+    >>> len(found.to_pandas()) == found.figures["in_clusters"]
+    True
+
+    """
+    require("finding clusters", "networkit")
+    table = index._table
+    with _finding(table, out, clusters.TABLE, overwrite, shown, recall) as (folder, figures):
+        with _graph(table, folder, k, recall, spark) as graph:
+            figures |= clusters.cluster(table, graph, folder, resolution=resolution, least=least)
+        if shown:
+            showing.clusters(folder, table, figures, shown)
+    return Found.open(out)
+
+
+def find_outliers(  # noqa: D417 - `index` is self
+    index: HasTable,
+    out: Name,
+    *,
+    k: int = 15,
+    recall: float = RECALL,
+    spark: bool | None = None,
+    shown: int = SHOWN,
+    overwrite: bool = False,
+) -> Found:
+    """Rank images by how isolated they are, and find labels that may be wrong.
+
+    The table has all images, the most isolated first: `rank, id, path, label, distance` (to the
+    k-th neighbour)`, density` (local)`, score`. `suspects.parquet` beside it has images whose
+    neighbours carry another label: `rank, id, path, label, suggested, score`.
+
+    Parameters
+    ----------
+    out : str or Path
+        The folder to write.
+    k : int
+        Number of neighbours of each image that count.
+    recall, spark, shown, overwrite
+        As for `pairs`.
+
+    Returns
+    -------
+    Found
+        The folder, its figures and its table.
+
+    Examples
+    --------
+    >>> found = index.outliers(folder / "outliers", k=3, spark=False, shown=0)
+    >>> len(found.to_pandas()) == len(index)
+    True
+
+    """
+    table = index._table
+    with _finding(table, out, outliers.TABLE, overwrite, shown, recall) as (folder, figures):
+        voters = max(k, _VOTERS)
+        with _graph(table, folder, voters, recall, spark) as graph:
+            figures |= outliers.outliers(table, graph, folder, k)
+            figures |= outliers.suspects(table, graph, folder, voters) | {"k": k}
+        if shown:
+            showing.outliers(folder, table, figures, shown)
+    return Found.open(out)
+
+
+def make_gallery(  # noqa: D417 - `index` is self
+    index: HasTable,
+    out: Name,
+    *,
+    k: int = 15,
+    seed: int = 0,
+    recall: float = RECALL,
+    spark: bool | None = None,
+    shown: int = IN_GALLERY,
+    overwrite: bool = False,
+) -> Found:
+    """Make a folder of pictures that shows an unknown collection at a glance.
+
+    `index.html` has the most typical images, random images with their nearest neighbours, the most
+    isolated images, the nearest pairs, and labels that may be wrong. It needs nothing but its
+    folder, which can be zipped and sent. The table lists the images that are shown.
+
+    Parameters
+    ----------
+    out : str or Path
+        The folder to write.
+    k : int
+        Number of neighbours of each image that count.
+    seed : int
+        Random seed for sampling.
+    recall, spark, shown, overwrite
+        As for `pairs`, but for `shown`: number of images in each part.
+
+    Returns
+    -------
+    Found
+        The folder, its figures and its table.
+
+    Examples
+    --------
+    >>> found = index.gallery(folder / "gallery", k=3, spark=False, shown=2)
+    >>> (found.folder / "index.html").is_file()
+    True
+
+    """
+    table = index._table
+    overview.check_count(shown)  # before the work that the graph is
+    check_seed(seed)
+    with _finding(table, out, overview.TABLE, overwrite, shown, recall) as (folder, figures):
+        voters = max(k, _VOTERS)
+        with _graph(table, folder, voters, recall, spark) as graph:
+            figures |= outliers.outliers(table, graph, folder, k)
+            figures |= outliers.suspects(table, graph, folder, voters)
+            figures |= overview.overview(table, graph, folder, shown, k, seed)
+        for name in (outliers.TABLE, outliers.SUSPECTS):  # of all images: not to be sent
+            (folder / name).unlink()
+        showing.gallery(folder, table, figures)
+    return Found.open(out)
+
+
+def _finding(
+    table: EmbeddingTable, out: Name, name: str, overwrite: bool, shown: int, recall: float
+) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
+    if shown < 0:
+        raise LookalikeError(f"shown is {shown}: give 0 or more")
+    check_recall(recall)
+    return finding(local_path(out), name, table.source, overwrite)
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from lookalike import images
 from lookalike.embedding import content_hash
-from lookalike.groups.aside import Aside, How, check, set_aside
+from lookalike.given import Name, local_path
+from lookalike.groupings.protocol import HasTable
+from lookalike.groups.aside import Aside, How, check
+from lookalike.groups.aside import set_aside as set_aside_images
 from lookalike.groups.duplicates import TABLE
 from lookalike.groups.results import Found
 from lookalike.sql import parquet
@@ -23,13 +25,33 @@ FROM {found} AS found
 WHERE action = 'drop' ORDER BY found."group", one.path"""
 
 
-def set_aside_found(collection: EmbeddingTable, found: Found, how: How, to: Path) -> Aside:
-    """Set aside what duplicates there are to drop, as `Index.set_aside` says.
+def set_aside(index: HasTable, found: Found, how: How, to: Name) -> Aside:  # noqa: D417 - `index` is self
+    """Move, copy, link or list the duplicates to drop; `groups.aside.undo(to)` reverses it.
 
-    What was found may be old: an image counts that is still in the index with the same bytes, and
-    whose file has them.
+    Images that have changed since they were compared stay, and so do those whose image to keep has.
+
+    Parameters
+    ----------
+    found : Found
+        The result of `duplicates`.
+    how : {"move", "copy", "link", "list"}
+        What to do with the images to drop.
+    to : str or Path
+        The folder to move, copy or link them into, or to write `drop.txt` into.
+
+    Returns
+    -------
+    Aside
+        Counts of the images that were set aside, and of those that were not, by the reason.
+
+    Raises
+    ------
+    LookalikeError
+        If the folder is taken, the disk is full, or a file may not be written or moved.
+
     """
-    to = to.absolute()
+    collection = index._table
+    to = local_path(to).absolute()
     check(how, collection.source, to)
     table = parquet(found.folder / TABLE)
     given = 0
@@ -46,7 +68,7 @@ def set_aside_found(collection: EmbeddingTable, found: Found, how: How, to: Path
         count = f"SELECT count(*) FROM {table} WHERE action = 'drop'"
         ((total,),) = sql.execute(count).fetchall()
         query = sql.execute(_UNCHANGED.format(found=table))
-        aside = set_aside(how, collection.source, drops(), to)
+        aside = set_aside_images(how, collection.source, drops(), to)
     return replace(aside, changed=total - given)
 
 

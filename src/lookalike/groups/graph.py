@@ -14,6 +14,7 @@ from lookalike.engine import KnnEngine
 from lookalike.errors import LookalikeError
 from lookalike.extras import install, is_installed
 from lookalike.neighbors import NEIGHBORS, Held, Queries, neighbors
+from lookalike.neighbors.export import check_same_model
 from lookalike.progress import progress_line, say
 from lookalike.search import Rows, check_k
 from lookalike.searcher import RECALL
@@ -97,12 +98,3 @@ def _compare(
                     schema=NEIGHBORS,
                 )
             )
-
-
-def check_same_model(collection: EmbeddingTable, other: EmbeddingTable) -> None:
-    """Raise `LookalikeError` unless the vectors of two collections can be compared."""
-    if collection.about_model["fingerprint"] != other.about_model["fingerprint"]:
-        raise LookalikeError(
-            f"{other.path} was made with another model than {collection.path}: "
-            f"index its images again with --like {collection.path}"
-        )

@@ -15,7 +15,8 @@ import pyarrow as pa
 from lookalike import hashing, search
 from lookalike.engine import Engine
 from lookalike.errors import LookalikeError
-from lookalike.groups.graph import check_same_model, write_graph
+from lookalike.groups.graph import write_graph
+from lookalike.neighbors.export import check_same_model
 from lookalike.search import Rows
 from lookalike.searcher import RECALL
 from lookalike.spark import local_uri, progress, session

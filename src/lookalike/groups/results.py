@@ -70,7 +70,7 @@ class Found:
                 ]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=table.schema))
 
-    def dataframe(
+    def to_spark(
         self, spark: "SparkSession | None" = None, table: str | None = None
     ) -> "DataFrame":
         """Return the table, or another one beside it, as a Spark DataFrame."""

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lookalike import __version__
 from lookalike.errors import LookalikeError
-from lookalike.index import Index, open_index
+from lookalike.index import Index
 from lookalike.server import answers
 from lookalike.server.asking import add_searches
 from lookalike.server.browsing import add_images, add_map, add_pictures
@@ -28,6 +28,7 @@ from lookalike.server.parameters import MOST, problems
 from lookalike.server.service import Service
 from lookalike.server.thumbnails import CAP
 from lookalike.server.uploads import Limits
+from lookalike.storage import EmbeddingTable
 
 PAGE = Path(__file__).parent / "page"
 _WORTH_PACKING = 16 * 2**10  # bytes: the map is, the look-alikes of one image are there sooner
@@ -47,8 +48,8 @@ def create_app(
     the bytes of small pictures that are kept on the disk. `lookalike.server.serve` runs it.
     """
     # One of its own: whoever gave it may move on with theirs.
-    opened = Index(index.collection) if isinstance(index, Index) else open_index(index)
-    service = Service(opened, limits, cap)
+    table = index._table if isinstance(index, Index) else EmbeddingTable.open(index)
+    service = Service(table, limits, cap)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,7 +58,7 @@ def create_app(
 
     app = FastAPI(
         title="lookalike",
-        summary=f"Look-alikes in {opened.path.resolve().name}",
+        summary=f"Look-alikes in {table.path.resolve().name}",
         version=__version__,
         openapi_url="/api/openapi.json",
         docs_url=None,  # it would load scripts from elsewhere
@@ -112,15 +113,15 @@ def _add_upkeep(app: FastAPI, service: Service) -> None:
     async def info() -> Any:
         """Say what the index holds, and what its searches find."""
         shelf = service.shelf
-        embedded, skipped = shelf.index.collection.counts()
+        embedded, skipped = shelf.table.counts()
         limits = service.uploads.limits
         return {
-            "name": shelf.index.path.resolve().name,
+            "name": shelf.table.path.resolve().name,
             "images": embedded,
             "skipped": skipped,
             **shelf.edition._asdict(),
             "labels": len(await service.run(lambda: shelf.labels)),
-            "model": shelf.index.collection.about_model,
+            "model": shelf.table.about_model,
             "limits": {
                 "k": MOST,
                 "upload_bytes": limits.bytes,

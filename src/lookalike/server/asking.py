@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 
 from lookalike.hits import Query
+from lookalike.queries import make_embedder
 from lookalike.server import answers
 from lookalike.server.parameters import (
     ImageId,
@@ -79,8 +80,8 @@ def add_searches(app: FastAPI, service: Service) -> None:
         """Find the look-alikes of a picture, sent as the body or as the one file of a form."""
         async with service.uploads.received(request) as data:
             shelf = service.shelf
-            vector = await service.uploads.embed(data, shelf.index.embedder)
-            fingerprint = shelf.index.collection.about_model["fingerprint"]
+            vector = await service.uploads.embed(data, make_embedder(shelf.table))
+            fingerprint = shelf.table.about_model["fingerprint"]
             key = service.uploads.remember(data, vector, fingerprint)
         return await answer(shelf, Query(vector), _upload(key), k, labels, paths, within)
 
@@ -92,6 +93,6 @@ def _upload(key: str) -> dict[str, Any]:
 
 def _remembered(service: Service, shelf: Shelf, key: str) -> tuple[dict[str, Any], Query]:
     kept = service.uploads.get(key)
-    if kept.fingerprint != shelf.index.collection.about_model["fingerprint"]:
+    if kept.fingerprint != shelf.table.about_model["fingerprint"]:
         raise HTTPException(404, "the index has another model since this upload: send it again")
     return _upload(key), Query(kept.vector)

@@ -3,8 +3,8 @@
 import logging
 import threading
 
-from lookalike.index import Index
 from lookalike.server.shelf import Shelf
+from lookalike.storage import EmbeddingTable
 
 LOOK_SECONDS = 1.0
 """From one look for a newer version to the next."""
@@ -15,8 +15,8 @@ log = logging.getLogger("uvicorn.error")
 class Library:
     """Holds the newest version that is ready; who has begun with another finishes with that."""
 
-    def __init__(self, index: Index) -> None:
-        self.shelf = Shelf(index)
+    def __init__(self, table: EmbeddingTable) -> None:
+        self.shelf = Shelf(table)
         self.trouble = ""
         """Why the newest version cannot be opened, if it cannot."""
         self._stopped = threading.Event()
@@ -43,10 +43,10 @@ class Library:
                 return
 
     def _look(self) -> None:
-        newest = self.shelf.index.collection.newest()
-        if newest is self.shelf.index.collection:
+        newest = self.shelf.table.newest()
+        if newest is self.shelf.table:
             self.shelf.get_ready()
             return
-        shelf = Shelf(Index(newest))
+        shelf = Shelf(newest)
         shelf.get_ready()
         self.shelf = shelf

@@ -68,11 +68,11 @@ class Maps:
     def _begin(self, shelf: Shelf) -> None:
         if self._job is not None or self._has_just_failed(shelf):
             return
-        if (layout := kept(shelf.index.collection)) is not None:
+        if (layout := kept(shelf.table)) is not None:
             self._made = _answer(shelf, layout), shelf.edition
             return
         try:
-            self._job = Job(shelf.index.collection), shelf
+            self._job = Job(shelf.table), shelf
         except LookalikeError as error:
             self._fail(shelf, str(error))
 

@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.requests import ClientDisconnect
 
 from lookalike.images import IsolatedDecoder
-from lookalike.index import Index
+from lookalike.queries import make_embedder
 from lookalike.server.library import Library
 from lookalike.server.maps import Maps
 from lookalike.server.metrics import Metrics
@@ -20,6 +20,7 @@ from lookalike.server.shelf import Shelf
 from lookalike.server.thumbnails import Thumbnails
 from lookalike.server.uploads import Limits, Uploads
 from lookalike.spark import cores
+from lookalike.storage import EmbeddingTable
 
 PHOTO_SECONDS = 20.0
 """For a photo to be read from its disk and made small."""
@@ -30,8 +31,8 @@ T = TypeVar("T")
 class Service:
     """A served index with all that its answers need."""
 
-    def __init__(self, index: Index, limits: Limits, cap: int) -> None:
-        self.library = Library(index)
+    def __init__(self, table: EmbeddingTable, limits: Limits, cap: int) -> None:
+        self.library = Library(table)
         self.metrics = Metrics()
         self.uploads = Uploads(limits, cores(), self.metrics.batches)
         self._decoder = IsolatedDecoder(_THUMBNAIL_SECONDS, truncated=True)
@@ -110,4 +111,4 @@ class Service:
         blank = io.BytesIO()
         Image.new("RGB", (64, 64)).save(blank, "PNG")
         with suppress(Exception):  # whoever uploads something is told
-            await self.uploads.embed(blank.getvalue(), self.shelf.index.embedder)
+            await self.uploads.embed(blank.getvalue(), make_embedder(self.shelf.table))

@@ -15,9 +15,10 @@ from lookalike import images
 from lookalike.embedding import Vectors
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.hits import Query, SearchResult
-from lookalike.index import Index
+from lookalike.queries import search_vectors
 from lookalike.search import Mask, Neighbor, Numbers
-from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALL, RECALLS
+from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALL, RECALLS, Searcher
+from lookalike.storage import EmbeddingTable
 from lookalike.untrusted import is_hash
 
 SIDES = {"thumbnail": 320, "picture": 1280}
@@ -35,11 +36,12 @@ class Edition(NamedTuple):
 class Shelf:
     """One version of an index, which stays what it is while others are made."""
 
-    def __init__(self, index: Index) -> None:
-        self.index = index
-        self.rows = index.searcher.rows
-        self.version = index.collection.version
-        identity = index.collection.identity.encode(errors="backslashreplace")
+    def __init__(self, table: EmbeddingTable) -> None:
+        self.table = table
+        self.searcher = Searcher(table)
+        self.rows = self.searcher.rows
+        self.version = table.version
+        identity = table.identity.encode(errors="backslashreplace")
         digest = hashlib.blake2b(identity, digest_size=6).hexdigest()
         self.edition = Edition(digest, self.version)
         self.is_ready = len(self.rows) <= EXACT_UP_TO
@@ -47,7 +49,7 @@ class Shelf:
     def get_ready(self) -> None:
         """Make or read what quick searches need; until then all rows are compared."""
         if not self.is_ready:
-            self.index.searcher.get_ready()
+            self.searcher.get_ready()
             self.is_ready = True
 
     def image(self, row: int) -> dict[str, Any]:
@@ -65,7 +67,7 @@ class Shelf:
 
     def _shown(self, path: str) -> str:
         """Return a path below the folder that was indexed; where that lies is nobody's business."""
-        source = self.index.collection.source
+        source = self.table.source
         if not (os.path.isabs(path) or "://" in path):
             return path
         for folder in (source.root, *source.also):
@@ -99,15 +101,17 @@ class Shelf:
         """Return what `answers.Found` says, but for the query; `HTTPException` as `chosen`."""
         chosen = self.chosen(labels, paths)
         if chosen is not None and not chosen.any():
-            hits = SearchResult(query, (), "exact", 0.0, self.index.collection.source)
+            hits = SearchResult(query, (), "exact", 0.0, self.table.source)
         else:
-            hits = self.index.nearest(
+            hits = search_vectors(
+                self.searcher,
                 query,
                 k,
-                engine="auto" if self.is_ready else "exact",
-                within=within,
-                label=list(labels) or None,
-                path=list(paths) or None,
+                "auto" if self.is_ready else "exact",
+                RECALL,
+                within,
+                list(labels) or None,
+                list(paths) or None,
             )
         compared = hits.candidates
         if compared is None:
@@ -182,7 +186,7 @@ class Shelf:
         about = {"asked": RECALL, "k": NEIGHBORS}
         if len(self.rows) <= EXACT_UP_TO:
             return {**about, "engine": "exact", "measured": 1.0, "queries": 0}
-        known = self.index.searcher.measured if self.is_ready else None
+        known = self.searcher.measured if self.is_ready else None
         return {
             **about,
             "engine": "approximate",
@@ -192,7 +196,7 @@ class Shelf:
 
     def read(self, row: int) -> bytes:
         """Return the bytes of an image, as they are now; `ImageError` if it is gone."""
-        source = self.index.collection.source
+        source = self.table.source
         try:
             return images.read(source, self.rows.paths[row].as_py())
         except ImageError:

@@ -1,0 +1,133 @@
+"""`create_index` and `open_index`."""
+
+from collections.abc import Sequence
+
+from lookalike.given import Name, local_path
+from lookalike.index import Index
+from lookalike.storage import EmbeddingTable
+
+
+def create_index(
+    photos: Name | Sequence[Name],
+    out: Name,
+    *,
+    overwrite: bool = False,
+    labels: Name | None = None,
+    image_name: str = "image",
+    label_name: str = "Class",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    model: str = "auto",
+    weights: str = "auto",
+    precision: str = "auto",
+    device: str = "auto",
+    like: Name | None = None,
+    truncated: bool = False,
+    spark: bool | None = None,
+    wave: int = 1024,
+) -> Index:
+    """Embed all images of a folder, glob, list, URI or table, and keep them as an index.
+
+    Where `out` is an index of the same images, it is continued: only what is new or changed is
+    embedded. Images that cannot be decoded are kept with the reason.
+
+    Parameters
+    ----------
+    photos : str, Path, or a list of these
+        Folders, files or globs; or one URI or table of images.
+    out : str or Path
+        The folder of the index.
+    overwrite : bool
+        Replace an index of other images, once the new one is complete.
+    labels : str or Path, optional
+        A CSV file with a label for each photo.
+    image_name, label_name : str
+        Columns of that file: the photo and its label.
+    image_column, label_column : str, optional
+        Columns of a table of images, where their types do not show which they are.
+    model : str
+        "efficientnet-lite0" (the default), "resnet18", or another network of torchvision or timm.
+    weights : str
+        Bundled weights, "imagenet", or a file.
+    precision : {"auto", "f32", "bf16", "int8"}
+        `auto` takes the fastest that agrees with f32 on a sample of these images.
+    device : str
+        "auto", "cpu", "cuda" or "cuda:N".
+    like : str or Path, optional
+        An index whose model is used, so that the two can be compared.
+    truncated : bool
+        Embed images that were cut short too, as far as they go.
+    spark : bool, optional
+        True embeds on Spark, False in this process. Without it the number of files decides.
+    wave : int
+        Save progress every so many images.
+
+    Returns
+    -------
+    Index
+        The index, at its newest version. Its `report` has the counts.
+
+    Raises
+    ------
+    LookalikeError
+        If nothing can be indexed; `out` is then as it was.
+
+    Examples
+    --------
+    >>> made = create_index(photos[:3], folder / "three.index")
+    >>> made.report.images, len(made)
+    (3, 3)
+
+    """
+    from lookalike.build import Options, build_collection
+
+    options = Options(
+        labels=labels,
+        image_name=image_name,
+        label_name=label_name,
+        image_column=image_column,
+        label_column=label_column,
+        model=model,
+        weights=weights,
+        precision=precision,
+        device=device,
+        spark=spark,
+        wave=wave,
+        like=like,
+        truncated=truncated,
+    )
+    table, report = build_collection(photos, local_path(out), options, overwrite)
+    index = Index(table)
+    index.report = report
+    return index
+
+
+def open_index(path: Name, version: int | None = None, *, check_files: bool = True) -> Index:
+    """Open an index.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder of the index.
+    version : int, optional
+        An older version; without it the newest.
+    check_files : bool
+        Raise if a data file is missing. `Index.check` and `Index.repair` work without.
+
+    Returns
+    -------
+    Index
+        The index at that version.
+
+    Raises
+    ------
+    LookalikeError
+        If there is no index, or no such version, or a data file is missing.
+
+    Examples
+    --------
+    >>> len(open_index(index.path)) == len(photos)
+    True
+
+    """
+    return Index(EmbeddingTable.open(path, version, look=check_files))

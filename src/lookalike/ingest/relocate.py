@@ -1,0 +1,41 @@
+"""Images that were moved: their new folder, checked against some of them."""
+
+import contextlib
+import dataclasses
+import os
+
+from lookalike import images
+from lookalike.errors import ImageError, LookalikeError
+from lookalike.given import Name, local_path
+from lookalike.search import Rows, draw
+from lookalike.storage import EmbeddingTable
+
+_MAX_CHECKED = 20
+"""Images that are looked for before it is believed that none is there."""
+
+
+def relocate(table: EmbeddingTable, root: Name) -> EmbeddingTable:
+    """Write down where the images are now; return the next version.
+
+    Raises `LookalikeError` where none of some images drawn at random is found there.
+    """
+    moved = os.fspath(root)
+    if table.source.kind == "files" or "://" not in moved:
+        moved = os.path.abspath(local_path(root))
+        if table.source.kind == "files" and os.path.isfile(moved):
+            raise LookalikeError(
+                f"{images.encode_path(moved)} is not a folder: give the one with the images"
+            )
+    source = dataclasses.replace(table.source, root=moved)
+    rows = Rows(table.segments)
+    paths = rows.paths.take(draw(len(rows), _MAX_CHECKED)).to_pylist()
+    if paths and not any(_is_there(source, path) for path in paths):
+        raise LookalikeError(f"{images.full_path(source, paths[0])} is not there, nor are others")
+    return table.move(moved)
+
+
+def _is_there(source: images.Source, path: str) -> bool:
+    with contextlib.suppress(ImageError):
+        images.read(source, path)
+        return True
+    return False
