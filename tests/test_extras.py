@@ -18,6 +18,7 @@ import lookalike
 from lookalike import extras
 from lookalike.errors import LookalikeError
 from lookalike.extras import MissingExtra, require
+from lookalike.models.engines import _why_no_cuda, find_device
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -34,6 +35,18 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     with pytest.raises(MissingExtra, match=f"^{re.escape(message)}$") as caught:
         require("this", "cv2", "torch", "pyspark")
     assert isinstance(caught.value, LookalikeError) and isinstance(caught.value, ImportError)
+
+
+def test_a_gpu_needs_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    _why_no_cuda.cache_clear()
+    try:
+        assert find_device("auto") == "cpu"
+        with pytest.raises(LookalikeError, match=r'needs PyTorch .*"lookalike\[torch\]".*cpu$'):
+            find_device("cuda")
+    finally:
+        _why_no_cuda.cache_clear()
 
 
 def test_every_package_is_of_the_extra_that_is_named() -> None:

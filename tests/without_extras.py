@@ -14,9 +14,11 @@ import numpy as np
 from PIL import Image
 
 import lookalike
+from lookalike.build import running
 from lookalike.cli import main
 from lookalike.drawing import draw_collection
 from lookalike.errors import ImageError
+from lookalike.groups import graph
 from lookalike.images import decode
 
 HERE = Path(sys.argv[1])
@@ -90,6 +92,8 @@ def use_the_core() -> None:
     drawn = draw_collection(HERE, images=12, held_out=2)
     new = sorted(drawn.new.iterdir())
     cars = HERE / "cars.index"
+    # As many as would go through Spark where it is installed.
+    running.LOOP_UP_TO = graph.IN_PROCESS = len(new)
     assert "search" in succeed("--help")
     succeed("index", drawn.photos, "--labels", drawn.labels, "--out", cars)
     found = json.loads(succeed("search", cars, new[0], "-k", 3, "--json"))
