@@ -49,6 +49,12 @@ def set_aside(index: HasTable, found: Found, how: How, to: Name) -> Aside:  # no
     LookalikeError
         If the folder is taken, the disk is full, or a file may not be written or moved.
 
+    Examples
+    --------
+    >>> found = index.duplicates(folder / "twice", within=0.9, spark=False, shown=0, verify=False)
+    >>> index.set_aside(found, "list", folder / "drop").done == found.figures["drop"]
+    True
+
     """
     collection = index._table
     to = local_path(to).absolute()
