@@ -91,6 +91,8 @@ def use_the_core() -> None:
     """Index, search and keep an index, by commands and by calls."""
     drawn = draw_collection(HERE, images=12, held_out=2)
     new = sorted(drawn.new.iterdir())
+    deep = Image.fromarray(np.tile(np.arange(0, 6400, 100, dtype=np.uint16), (64, 1)))
+    deep.save(drawn.photos / "deep.tif")
     cars = HERE / "cars.index"
     # As many as would go through Spark where it is installed.
     running.LOOP_UP_TO = graph.IN_PROCESS = len(new)
@@ -100,6 +102,9 @@ def use_the_core() -> None:
     assert [hit["rank"] for hit in found["neighbors"]] == [1, 2, 3]
     succeed("search", cars, new[0], "--picture", HERE / "found.png", "--html", HERE / "found.html")
     assert json.loads(succeed("info", cars, "--json"))["images"] == 12
+    (skipped,) = json.loads(succeed("info", cars, "--skipped", "--json"))["skipped"]
+    assert skipped["path"].endswith("deep.tif")
+    assert skipped["reason"].endswith(' needs OpenCV: pip install "lookalike[analysis]"')
     succeed("add", cars, new[0])
     succeed("remove", cars, new[0])
     next(drawn.photos.glob("*.jpg")).unlink()
@@ -109,7 +114,8 @@ def use_the_core() -> None:
     succeed("check", cars, "--repair")
     succeed("evaluate", cars, "--queries", 5)
     succeed("embed", drawn.photos, "--out", HERE / "cars.csv")
-    for command in ("join", "outliers", "gallery"):
+    succeed("join", cars, cars, "--within", 0.5, "--out", HERE / "join")
+    for command in ("outliers", "gallery"):
         succeed(command, cars, "--out", HERE / command)
 
     index = lookalike.open_index(cars)
@@ -133,22 +139,19 @@ def miss_extras() -> None:
             raise AssertionError(f"{call} needs no extra")
 
 
-def give_reasons() -> None:
-    """Read pictures that need an extra: each has a reason that says which."""
-    deep = io.BytesIO()
-    Image.fromarray(np.full((64, 64), 3000, np.uint16)).save(deep, "TIFF")
+def give_a_reason() -> None:
+    """Read a picture that needs an extra: the reason says which."""
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
-    for data, extra in ((deep.getvalue(), "analysis"), (heic, "heic")):
-        try:
-            decode(data)
-        except ImageError as reason:
-            assert str(reason).endswith(f'pip install "lookalike[{extra}]"'), reason
-        else:
-            raise AssertionError(f"no {extra} is needed")
+    try:
+        decode(heic)
+    except ImageError as reason:
+        assert str(reason) == 'HEIC needs pillow-heif: pip install "lookalike[heic]"', reason
+    else:
+        raise AssertionError("HEIC needs no extra")
 
 
 if __name__ == "__main__":
     use_the_core()
     with contextlib.chdir(HERE):
         miss_extras()
-    give_reasons()
+    give_a_reason()
