@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-import pyarrow.dataset as pds
 from pyarrow import csv
 
 from lookalike.cache import make_free, new_file, put_in_place, staging_folder
@@ -59,6 +58,8 @@ class Found:
 
         With `no_formulas` a spreadsheet takes no text for a formula (`untrusted.without_formulas`).
         """
+        import pyarrow.dataset as pds  # which imports pandas, if there is one
+
         table = pds.dataset(self.folder / self.table, format="parquet")
         with new_file(local_path(file)) as part, csv.CSVWriter(str(part), table.schema) as writer:
             for batch in table.to_batches():

@@ -57,7 +57,7 @@ _ROW_DDL = (
 _FIGURES = ("path", "num_records", "null_count.embedding")
 _NUMBERS = ("size_bytes", "modification_time", *_FIGURES[1:], "min.id", "max.id")
 _NO_ACTIONS = pa.table(
-    {"path": pa.array([], pa.string())} | {name: pa.array([], pa.int64()) for name in _NUMBERS}
+    {"path": pa.nulls(0, pa.string())} | {name: pa.nulls(0, pa.int64()) for name in _NUMBERS}
 )
 _RESTORE = "restore it, or index the images again into another --out"
 _COUNTS = ("added", "removed", "images", "skipped")
