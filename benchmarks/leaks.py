@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 import lookalike
-from lookalike.groups.alignment import AGREES
+from lookalike.defaults import AGREES
 from lookalike.groups.variants import CHANGES, variant
 from measure import machine
 

@@ -15,8 +15,8 @@ import alike
 import lookalike
 from conftest import UNSEEN, needs_photos
 from lookalike import Index
+from lookalike.defaults import AGREES
 from lookalike.drawing import DrawnCollection
-from lookalike.groups.alignment import AGREES
 from lookalike.groups.closeness import agree_closely
 from lookalike.groups.looking import Eyes, compared
 from lookalike.groups.variants import CHANGES, variant

@@ -657,7 +657,9 @@ def test_what_only_spark_reads_is_not_read_without(
 ) -> None:
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "in" / "x.parquet")
-    with pytest.raises(LookalikeError, match=r"only Spark reads .*: leave --no-spark out") as error:
+    with pytest.raises(
+        LookalikeError, match=r"only Spark reads .*: leave `spark=False` out"
+    ) as error:
         build(given.format(tmp_path / "in"), tmp_path / "out", Options(spark=False))
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == ["in"]

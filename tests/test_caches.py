@@ -210,7 +210,7 @@ def test_a_damaged_cache_that_cannot_be_deleted_is_said_once(
     stored: EmbeddingTable,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     wanted = answers(stored.path), signatures(stored.path)
     bad, rename, rmtree = stored.segments[0].cache, os.rename, shutil.rmtree
@@ -225,7 +225,7 @@ def test_a_damaged_cache_that_cannot_be_deleted_is_said_once(
     monkeypatch.setattr(os, "rename", refuse)
     monkeypatch.setattr(shutil, "rmtree", lambda one, **_: rmtree(one) if one != bad else None)
     assert (answers(stored.path), signatures(stored.path)) == wanted
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = caplog.messages
     assert os.strerror(errno.EPERM) in line and "set LOOKALIKE_CACHE" in line
     assert state(bad) == before
     assert len(caches(folder)) == 2, "nothing is left beside it"
@@ -255,7 +255,7 @@ def test_a_cache_stays_that_cannot_be_read_now(
     folder: Path,
     number: int,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     signatures(stored.path)
     wanted, before = (answers(stored.path), signatures(stored.path)), state(folder)
@@ -263,7 +263,7 @@ def test_a_cache_stays_that_cannot_be_read_now(
         patch.setattr(pa, "memory_map", failing(number))
         assert (answers(stored.path), signatures(stored.path)) == wanted
         assert check(stored).ok
-    assert capsys.readouterr().err.count("LOOKALIKE_CACHE") == 1
+    assert "".join(caplog.messages).count("LOOKALIKE_CACHE") == 1
     assert state(folder) == before
 
 
@@ -291,13 +291,13 @@ def test_cells_stay_that_cannot_be_read_now(
 
 
 def test_a_cache_that_takes_nothing_is_said_once(
-    stored: EmbeddingTable, folder: Path, capsys: pytest.CaptureFixture[str]
+    stored: EmbeddingTable, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.write_text("in the way")
     wanted = answers(stored.path)
     signatures(stored.path)
     assert answers(stored.path) == wanted and wanted[0] == 3
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = caplog.messages
     assert str(folder) in line and "set LOOKALIKE_CACHE" in line
 
 
@@ -308,7 +308,7 @@ def test_of_many_tasks_one_says_it(
     part: int,
     lines: int,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     import pyspark
 
@@ -316,7 +316,7 @@ def test_of_many_tasks_one_says_it(
     monkeypatch.setattr(pyspark.TaskContext, "get", lambda: task)
     folder.write_text("in the way")
     assert answers(stored.path)[0] == 3
-    assert capsys.readouterr().err.count("\n") == lines
+    assert len(caplog.messages) == lines
 
 
 # Of which content.

@@ -40,7 +40,7 @@ from lookalike.models.engines import (
     TorchEngine,
     Vectors,
     _engine,
-    _say_once,
+    _warn_once,
     _why_no_cuda,
 )
 from lookalike.models.model import _converted
@@ -255,7 +255,9 @@ def test_an_index_of_what_cannot_be_converted(
 
 @pytest.mark.parametrize("name", ["gpu", "", "CUDA", "cuda:0", "mps", "two\nlines"])
 def test_no_such_device(name: str) -> None:
-    with pytest.raises(LookalikeError, match=r"^no device .*: say auto, cpu, cuda$") as caught:
+    with pytest.raises(
+        LookalikeError, match=r"^unknown device .*: choose auto, cpu or cuda$"
+    ) as caught:
         find_device(name)
     assert str(caught.value).isprintable()
 
@@ -263,7 +265,9 @@ def test_no_such_device(name: str) -> None:
 @without_cuda
 def test_without_cuda(model: Model, photos: Pixels, wanted: Vectors) -> None:
     assert find_device() == find_device("auto") == find_device("cpu") == "cpu"
-    with pytest.raises(LookalikeError, match=r"^PyTorch finds no CUDA here: .*say cpu$"):
+    with pytest.raises(
+        LookalikeError, match=r"^PyTorch finds no CUDA here: .*set `device=\"cpu\"`$"
+    ):
         find_device("cuda")
     run = engine(model, device="cuda")
     assert isinstance(run, OpenVinoEngine)
@@ -308,7 +312,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr("torch.ones", fail)
-    caches = (_engine, _say_once, _why_no_cuda)
+    caches = (_engine, _warn_once, _why_no_cuda)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -317,16 +321,13 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_gpu_that_does_not_work(
-    model: Model, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+def test_a_gpu_that_does_not_work(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     assert [find_device() for _ in range(3)] == ["cpu"] * 3
     why = "PyTorch cannot use the GPU here (CUDA error: no kernel image is available)"
-    assert capsys.readouterr().err == f"{why}: the processor does the work\n"
+    assert caplog.messages == [f"{why}: the processor does the work"]
     with pytest.raises(LookalikeError) as caught:
         find_device("cuda")
-    assert str(caught.value) == f"{why}: leave --device out, or say cpu"
+    assert str(caught.value) == f'{why}: leave `device` out, or set `device="cpu"`'
     assert isinstance(engine(model, device="cuda"), OpenVinoEngine)
 
 
@@ -337,7 +338,7 @@ def test_a_gpu_whose_memory_is_full(model: Model, photos: Pixels) -> None:
     run = TorchEngine(model, "cpu", threads=0)
     with (
         run._network.register_forward_pre_hook(fail),
-        pytest.raises(LookalikeError, match=r"^the memory of the GPU is full.* --device cpu$"),
+        pytest.raises(LookalikeError, match=r"^the memory of the GPU is full.*`device=\"cpu\"`$"),
     ):
         run(photos[:1])
 

@@ -238,18 +238,18 @@ def test_the_command(rough: Index, tmp_path: Path, here: Callable[..., Done]) ->
         picture.verify()
     first, second, heading, *lines, last = done.out.splitlines()
     assert first == f"images: {PHOTOS}"
-    assert second == "recall@3 of 4 images that asked, one at a time:"
-    assert heading.split()[:4] == ["engine", "asked", "for", "recall"]
+    assert second == "recall@3 of 4 query images, one at a time:"
+    assert heading.split()[:3] == ["engine", "target", "recall"]
     assert [line.split()[:2] for line in lines] == [
         *(["approximate", str(recall)] for recall in RECALLS),
         ["exact", "1.0"],
     ]
     assert last.startswith("of the 3 nearest in f32, ")
-    assert last.endswith(f" among {PHOTOS} of the images)")
+    assert last.endswith(f" among {PHOTOS} images)")
 
     shutil.rmtree(tmp_path / "photos")
     last = here(*asked).out.splitlines()[-1]
-    assert last.startswith("how near that comes to f32 is not known: fewer than two")
+    assert last.startswith("agreement with f32 is not known: fewer than two")
     figures = json.loads(here(*asked, "--json").out)
     assert list(figures) == ["images", "approximate", "curve", "against_f32"]
     assert figures["against_f32"]["left_out"] == PHOTOS
@@ -261,7 +261,7 @@ def test_what_was_measured_is_told(large: Index, figures: dict[str, Any], here: 
     assert facts["approximate"]["recall"]["0.98"] == facts["recall"]["approximate"]
     said = here("info", large.path).out
     share = f"{facts['recall']['approximate']:.1%}"
-    assert f"approximate  finds {share} of the 10 nearest, asked for 98% (measured with" in said
+    assert f"approximate  recall@10 {share} for a target of 98% (measured with" in said
 
 
 def test_matplotlib_is_missed_before_anything_is_measured(

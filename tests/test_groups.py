@@ -22,11 +22,12 @@ import lookalike
 from conftest import UNSEEN, needs_photos
 from lookalike import Index, LookalikeError, images
 from lookalike.cli import app
+from lookalike.defaults import AGREES
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import normalize
 from lookalike.errors import ImageError
 from lookalike.groups import pairs
-from lookalike.groups.alignment import AGREES, align, thumbnail
+from lookalike.groups.alignment import align, thumbnail
 from lookalike.groups.overview import SECTIONS, drawn_apart
 from lookalike.groups.results import Found
 from lookalike.groups.stars import stars
@@ -383,7 +384,7 @@ def test_photos_that_are_gone_are_told(twice: Index, tmp_path: Path, wide: float
     about["source"]["root"] = str(tmp_path / "nowhere")
     (moved / "lookalike.json").write_text(json.dumps(about))
     opened = lookalike.open_index(moved)
-    with pytest.raises(LookalikeError, match="cannot be read: say --within"):
+    with pytest.raises(LookalikeError, match="cannot be read: set `within`"):
         opened.duplicates(tmp_path / "out")
     found = opened.duplicates(tmp_path / "out", within=wide, spark=False)
     assert found.figures["unreadable_pairs"] > 0
@@ -398,11 +399,9 @@ def test_what_is_in_the_way_stays(twice: Index, tmp_path: Path) -> None:
         twice.duplicates(out)
     with pytest.raises(LookalikeError, match="is something else"):
         twice.duplicates(out, overwrite=True)
-    with pytest.raises(LookalikeError, match="no rule 'best'"):
+    with pytest.raises(LookalikeError, match="unknown rule 'best'"):
         twice.duplicates(tmp_path / "new", keep="best")  # type: ignore[arg-type]
-    with pytest.raises(
-        LookalikeError, match="would be taken for images: choose an --out elsewhere"
-    ):
+    with pytest.raises(LookalikeError, match="would be taken for images: choose another `out`"):
         twice.duplicates(Path(twice._table.source.root) / "out")
     assert (out / "mine.txt").is_file() and not (tmp_path / "new").exists()
 

@@ -511,8 +511,8 @@ def test_ctrl_c_ends_all_in_silence(
             said = process.communicate()[1]
         finally:
             process.kill()
-    assert process.returncode == 1
-    assert said.strip().splitlines()[-1].startswith("error: stopped; nothing was changed")
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1].startswith("stopped; nothing was changed")
     assert "Traceback" not in said and "Exception" not in said
     assert gone(started, 2)
     assert os.listdir(tmp_path) == ["photos"]

@@ -1,11 +1,9 @@
 """An index that lives: added to, synchronised, removed from, gone on with, moved."""
 
 import errno
-import io
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -686,23 +684,20 @@ def test_additions_go_to_the_index_that_was_opened(
 
 
 def test_a_mix_of_two_preprocessings_is_said_once(
-    living: Index, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    living: Index, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (rest := tmp_path / "more").mkdir()
     shutil.copy(next(photos.glob("*/*.png")), rest / "new.png")
     about = living.path / "lookalike.json"
-    terminal = io.StringIO()
-    monkeypatch.setattr(terminal, "isatty", lambda: True)
-    monkeypatch.setattr(sys, "stderr", terminal)
     living.add(photos)
-    assert "older preprocessing" not in terminal.getvalue()
+    assert "older preprocessing" not in caplog.text
     about.write_text(about.read_text().replace(PREPROCESSING, "squash-224-bilinear-3"))
     older = lookalike.open_index(living.path)
     for _ in range(2):
         older.add(photos)
     lookalike.create_index(rest, tmp_path / "y.index", like=living.path, spark=False)
     said = f"{living.path} was made with an older preprocessing: "
-    assert terminal.getvalue().count(said) == 1
+    assert "\n".join(caplog.messages).count(said) == 1
 
 
 @pytest.mark.parametrize("what", ["add", "sync"])

@@ -252,7 +252,7 @@ def test_labels_of_other_photos(tmp_path: Path) -> None:
     listing, given = tmp_path / "list", label_file(tmp_path, "c.jpg,x\nd.jpg,x\n")
     list_those(iter([images.Found("b.jpg")]), listing)
     assert label_images(listing, open_labels(given), "/", some=True) == Labelled(unused=2)
-    with pytest.raises(LookalikeError, match=r"labels name 'c\.jpg', photos are 'b\.jpg'"):
+    with pytest.raises(LookalikeError, match=r"labels name 'c\.jpg', images are 'b\.jpg'"):
         label_images(listing, open_labels(given), "/")
 
 
@@ -281,8 +281,8 @@ def test_labels_of_other_photos(tmp_path: Path) -> None:
         ),
         pytest.param(
             "none.jpg,x\ncars/none.jpg,x\n",
-            "no label is of a photo here: labels name 'cars/none.jpg', photos are '100%25.jpg': "
-            "give the column of their names as --image-name, or no --labels",
+            "no label is of an image here: labels name 'cars/none.jpg', images are '100%25.jpg': "
+            "set `image_name` to the column of names, or leave `labels` out",
             id="no photo",
         ),
         pytest.param(

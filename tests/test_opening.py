@@ -130,5 +130,5 @@ def test_an_index_remembers_that_truncated_images_count(tmp_path: Path) -> None:
     assert again.search(query, k=1)[0].path == "more.jpg"
     with pytest.raises(ImageError, match="truncated"):
         usual.search(query, k=1)
-    with pytest.raises(LookalikeError, match="with --truncated"):
+    with pytest.raises(LookalikeError, match="with `truncated`"):
         lookalike.create_index(photos, out=tmp_path / "x.index", precision="f32")

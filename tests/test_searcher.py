@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from lookalike import Index, LookalikeError, searcher
+from lookalike.defaults import RECALL
 from lookalike.embedding import normalize
 from lookalike.hashing.cells import Cells
 from lookalike.hashing.signatures import Effort
 from lookalike.measuring import DAMAGED, Older, Part, least
-from lookalike.searcher import RECALL, RECALLS, Measured, Searcher
+from lookalike.searcher import RECALLS, Measured, Searcher
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.commits import compact
 from segments import Floats, collection_of, grown, unit

@@ -359,7 +359,7 @@ def test_pictures_are_small_and_kept_by_browsers(client: TestClient) -> None:
     assert client.get("/" + one["thumbnail"], headers=etag).status_code == 304
     unnamed = client.get("/api/images/5/picture")
     assert unnamed.content == small.content and "no-cache" in unnamed.headers["cache-control"]
-    assert "size: say one of" in error_of(client.get("/api/images/5/picture?size=321"), 422)
+    assert "size: choose one of" in error_of(client.get("/api/images/5/picture?size=321"), 422)
     error_of(client.get("/api/images/99999/picture"), 404)
 
 
@@ -755,7 +755,7 @@ def test_ctrl_c_leaves_nothing_behind(
             )
             time.sleep(0.2)  # until that has arrived
             process.send_signal(how)
-            assert process.wait(10) == (0 if how == signal.SIGINT else -signal.SIGTERM)
+            assert process.wait(10) == (130 if how == signal.SIGINT else -signal.SIGTERM)
         half.close()
         until(lambda: not group_of(process))
         assert process.stderr is not None

@@ -126,7 +126,7 @@ def test_a_table_beside_images_is_answered(tmp_path: Path) -> None:
     with pytest.raises(LookalikeError, match="holds images and a table of images") as caught:
         locate(tmp_path)
     assert "\n" not in str(caught.value)
-    assert "--image-column image" in str(caught.value)
+    assert '`image_column="image"`' in str(caught.value)
     assert locate(tmp_path, image_column="image").kind == "table"
     assert locate(f"{tmp_path}/*.png").kind == "files"
     shutil.rmtree(tmp_path / "data")
@@ -344,7 +344,7 @@ def test_labels_of_different_types(tmp_path: Path) -> None:
     write(tmp_path / "t/5.parquet", pa.array([b"x"]), label=[[1]])
     rows = rows_of(locate(tmp_path / "t", label_column="label"), tmp_path)
     assert labels(rows) == ["7", "7", "7", "7", None, None]
-    assert "no labels: name the right one" in rows["5.parquet"]["reason"]
+    assert "no labels: choose another" in rows["5.parquet"]["reason"]
 
 
 @pytest.fixture

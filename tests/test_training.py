@@ -27,7 +27,7 @@ import recipe
 import steps
 from lookalike import ImageEmbedder, Index, LookalikeError, evaluate, open_index
 from lookalike.cli import main
-from lookalike.cli.training import _name_of_index, _show_what_it_gained
+from lookalike.cli.train import _index_name, _show_gain
 from lookalike.drawing import DrawnCollection
 from lookalike.embedding import normalize
 from lookalike.images.decoding import thumbnail
@@ -477,7 +477,7 @@ def test_decoded_photos_stay_that_cannot_be_mapped_now(
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "memmap", fail)
-        with pytest.raises(LookalikeError, match=r"kept cannot be read now .*--work"):
+        with pytest.raises(LookalikeError, match=r"kept cannot be read now .*`work`"):
             gather([mixed], kept)
     assert {file: file.stat().st_mtime_ns for file in kept.iterdir()} == before
 
@@ -493,7 +493,7 @@ def test_what_cannot_be_gathered_is_said(
     mixed[1].write_text("image,Class\n1.jpg,red\n2.jpg,red\n3.jpg,blue\n")
     with pytest.raises(LookalikeError, match=r"the 1 labelled photos have one label, 'blue'"):
         gather([mixed], tmp_path / "kept")
-    with pytest.raises(LookalikeError, match=r"holds something else.*--work"):
+    with pytest.raises(LookalikeError, match=r"holds something else.*`work`"):
         gather([mixed], taken)
     assert len(os.listdir(taken)) == 2
     with pytest.raises(LookalikeError, match=r"none of these can be read .*not an image"):
@@ -501,7 +501,7 @@ def test_what_cannot_be_gathered_is_said(
     with pytest.raises(LookalikeError, match=r"takes files: copy .*s3a://"):
         gather([("s3a://bucket/photos", None)], tmp_path / "kept")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    with pytest.raises(LookalikeError, match=r"need 0\.0 GB .*: make room, .*--work"):
+    with pytest.raises(LookalikeError, match=r"need 0\.0 GB .*: make room, .*`work`"):
         gather([(mixed[0], None)], tmp_path / "kept")
     mixed[1].write_text("image,Class\n0.jpg,red\n3.jpg,red\n4.jpg,blue\n")
     with pytest.raises(LookalikeError, match=r"3 photos need 6\.0 GB"):
@@ -649,8 +649,8 @@ def test_weights_are_trained_and_searched_with(
     asked = ["train", folder, "--labels", labels, "--out", out, *TINY]
     code, said, noted = lookalike(*asked, "--weights", weights)
     assert code == 0, noted
-    assert f"{out}: {SMALL} has learned from 28 photos of 14 labels, 24 views" in noted
-    assert "8 photos of 4 labels held out" in said and "R@1 0." in said and " -> " in said
+    assert f"{out}: {SMALL} was trained on 28 images of 14 labels, 24 views" in noted
+    assert "8 images of 4 labels held out" in said and "R@1 0." in said and " -> " in said
     named = f"--labels {labels} --model {SMALL} --weights {out} --out photos.index"
     assert f"next: lookalike index {folder} {named}\n" in said
     assert os.listdir(out.parent) == [out.name], "the work folder is gone"
@@ -711,10 +711,10 @@ def test_a_stopped_command_goes_on_to_the_same_file(
     monkeypatch.setattr(job, "measure", counted)
     code, said, noted = lookalike(*asked, "--out", part)
     work = tmp_path / ".part.safetensors.work"
-    assert (code, said) == (1, "")
+    assert (code, said) == (130, "")
     assert noted.endswith(
-        f"stopped; the decoded photos and what was learned are in {work}: "
-        "run the same command to go on\n"
+        f"stopped; decoded images and a checkpoint are in {work}: "
+        "run the same command to continue\n"
     )
     assert work.is_dir() and not part.exists()
     code, said, noted = lookalike(*asked, "--out", part)
@@ -739,7 +739,7 @@ def test_a_command_stopped_early_leaves_nothing(
     code, _, noted = lookalike(
         "train", mixed[0], "--labels", mixed[1], "--out", tmp_path / "x.safetensors"
     )
-    assert code == 1 and "before all photos were decoded: run the same command" in noted
+    assert code == 130 and "before all images were decoded: run the same command" in noted
     assert os.listdir(tmp_path) == before
 
 
@@ -754,19 +754,19 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
     code, said, noted = lookalike(*asked, "--work", work, "--held-out", "0")
     assert code == 0, noted
     assert "nothing was measured" in said and "next: lookalike index" in said
-    assert "learned from 4 photos of 2 labels, 8 views" in noted
+    assert "trained on 4 images of 2 labels, 8 views" in noted
     assert "2 skipped: " in noted and "1 empty file" in noted
-    assert "1 photo has no label" in noted and "1 label is of no photo" in noted
+    assert "1 image has no label" in noted and "1 label is of no image" in noted
     assert "not looked at: 1 .mp4" in noted and "1 row has no label (nan" in noted
     assert sorted(os.listdir(work)) == [".lock", "decoded"], "a folder that was named is kept"
     code, _, noted = lookalike(*asked, "--work", work, "--overwrite")
-    assert code == 0 and "of so few photos none are held out" in noted
+    assert code == 0 and "no photo is held out" in noted
 
 
 @pytest.mark.parametrize(
     ("labels", "options", "words"),
     [
-        ("image,Class\nx.jpg,red\n", [], ["no label is of a photo", "'x.jpg'", "'0.jpg'"]),
+        ("image,Class\nx.jpg,red\n", [], ["no label is of an image", "'x.jpg'", "'0.jpg'"]),
         ("image,Class\n0.jpg,red\n3.jpg,red\n", [], ["one label, 'red'", "two kinds"]),
         ("image,Class\n0.jpg,red\n3.jpg,blue\n", [], ["each of the 2 labels has one photo"]),
         ("image,Class\n0.jpg,a\n3.jpg,a\n1.jpg,b\n", [], ["one label, 'a'"]),
@@ -777,8 +777,7 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
         (None, ["--out", "{tmp}/labels.csv/x.safetensors"], ["nothing can be", "another --out"]),
         (None, ["--model", "resnet17"], ["no classification network 'resnet17'"]),
         (None, ["--model", SMALL, "--weights", "cars"], ["of resnet18", "--weights imagenet"]),
-        (None, ["--weights", "nowhere.pt"], ["no weights 'nowhere.pt'"]),
-        (None, ["--device", "tpu"], ["no device 'tpu'", "cpu"]),
+        (None, ["--weights", "nowhere.pt"], ["unknown weights 'nowhere.pt'"]),
         (None, ["--epochs", "0"], ["--epochs is 0"]),
         (None, ["--batch", "-1"], ["--batch is -1"]),
         (None, ["--held-out", "1"], ["--held-out is 1", "0.2"]),
@@ -847,7 +846,7 @@ def test_seeds_have_bounds(
     lookalike: Run, mixed: tuple[Path, Path], tmp_path: Path, seed: int
 ) -> None:
     out, before = tmp_path / "x.safetensors", os.listdir(tmp_path)
-    with pytest.raises(LookalikeError, match=f"--seed is {seed}: give a number from 0 to"):
+    with pytest.raises(LookalikeError, match=f"`seed` is {seed}: give a number from 0 to"):
         fine_tune(*mixed, out, seed=seed)
     asked = ("train", mixed[0], "--labels", mixed[1], "--out", out, "--seed", str(seed))
     assert lookalike(*asked)[0] == 2
@@ -863,10 +862,10 @@ def test_what_cannot_be_trained_is_said(
     scaling, failing = torch.nn.Flatten(), torch.nn.Linear(3, 3)
     scaling.transform_input = True  # type: ignore[assignment]
     monkeypatch.setattr(job, "backbone", lambda *_: scaling)
-    with pytest.raises(LookalikeError, match=r"googlenet scales its images .*another --model"):
+    with pytest.raises(LookalikeError, match=r"googlenet scales its images .*another `model`"):
         tuned("googlenet")
     monkeypatch.setattr(job, "backbone", lambda *_: failing)
-    with pytest.raises(LookalikeError, match=r"x takes no images of 224 pixels .*--model"):
+    with pytest.raises(LookalikeError, match=r"x takes no images of 224 pixels .*`model`"):
         tuned("x")
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
@@ -894,7 +893,7 @@ def test_too_little_memory_or_disk_is_said(
     for step in ("measure", "train"):
         with monkeypatch.context() as patched:
             patched.setattr(job, step, failing("DefaultCPUAllocator: can't allocate memory"))
-            with pytest.raises(LookalikeError, match=r"4 views at a time: give a smaller --batch"):
+            with pytest.raises(LookalikeError, match=r"4 views at a time: set a smaller `batch`"):
                 tuned()
     monkeypatch.setattr(torch, "save", failing("unexpected pos 704 vs 598"))
     with pytest.raises(LookalikeError, match="the disk is full"):
@@ -918,7 +917,7 @@ def test_weights_that_run_away_are_not_written(
 ) -> None:
     plan = replace(job._plan(4, 8, 8, 0), rate=1e30, new_rate=1e30, warm=0.0001)
     monkeypatch.setattr(job, "_plan", lambda *_: plan)
-    with pytest.raises(LookalikeError, match=r"went astray|have grown beyond.*--weights"):
+    with pytest.raises(LookalikeError, match=r"diverged|have grown beyond.*`weights`"):
         fine_tune(*mixed, tmp_path / "x.safetensors", model=SMALL, weights=str(weights))
     assert not (tmp_path / "x.safetensors").exists()
 
@@ -926,18 +925,18 @@ def test_weights_that_run_away_are_not_written(
 def test_what_got_worse_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     held = HeldOut(800, 20, True, {"R@1": 0.5, "P@5": 0.4}, {"R@1": 0.6, "P@5": 0.5})
     done = Trained(Path("x"), "resnet18", "cars", "cpu", 9, 3, 90, 1.0, {}, 0, 0, 0, 0, {}, held)
-    _show_what_it_gained(done)
+    _show_gain(done)
     said = capsys.readouterr()
     assert said.out.startswith("R@1 0.500 -> 0.600, P@5 0.400 -> 0.500: ") and not said.err
     worse = replace(held, photos=20, before=held.after, after=held.before)
-    _show_what_it_gained(replace(done, held_out=worse))
+    _show_gain(replace(done, held_out=worse))
     noted = capsys.readouterr().err
-    assert "it got worse: stay with --weights cars" in noted and "figures are rough" in noted
+    assert "the network got worse: keep --weights cars" in noted and "figures are rough" in noted
     fewer = replace(held, classes=9)
-    _show_what_it_gained(replace(done, held_out=replace(fewer, whole=False)))
+    _show_gain(replace(done, held_out=replace(fewer, whole=False)))
     assert not capsys.readouterr().err
-    _show_what_it_gained(replace(done, held_out=fewer))
-    assert capsys.readouterr().err.startswith("of so few labels these figures flatter")
+    _show_gain(replace(done, held_out=fewer))
+    assert capsys.readouterr().err.startswith("these figures flatter, from few labels")
 
 
 def test_an_index_is_named_after_its_folder(
@@ -946,7 +945,7 @@ def test_an_index_is_named_after_its_folder(
     (tmp_path / "cars" / "new").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "cars" / "new")
     asked = ["..", ".", str(tmp_path / "cars"), "1*.png", "/"]
-    assert [_name_of_index(images) for images in asked] == [
+    assert [_index_name(images) for images in asked] == [
         *("cars.index", "new.index", "cars.index", "photos.index", "photos.index")
     ]
 

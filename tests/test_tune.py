@@ -141,7 +141,7 @@ def test_it_says_so_plainly_and_as_json(tuned: Tuned) -> None:
     assert all(
         f"({scheme.parameters.predicted_candidates:.1%})" in said for scheme in tuned.schemes
     )
-    assert "AmplifiedProjectionLSH" in said and "--engine auto" in said
+    assert "AmplifiedProjectionLSH" in said and "engine `auto`" in said
     read = json.loads(json.dumps(tuned.to_dict()))
     assert read["parameters"]["bucket_length"] == tuned.parameters.bucket_length
     assert len(read["schemes"]) == len(tuned.schemes)

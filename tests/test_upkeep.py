@@ -749,7 +749,7 @@ def test_one_vacuum_at_a_time(stored: EmbeddingTable) -> None:
         pytest.raises(LookalikeError, match="is busy, something writes into it: try again"),
     ):
         vacuum(stored)
-    with pytest.raises(LookalikeError, match="--keep-days is -1"):
+    with pytest.raises(LookalikeError, match="`keep_days` is -1"):
         vacuum(stored, -1)
 
 
@@ -839,7 +839,7 @@ def test_the_commands(stored: EmbeddingTable) -> None:
     assert (code, error) == (0, "")
     assert told["ok"] and told["inputs"] == SIZES[1] and told["left"]["counts"] == {}
     code, out, error = run("check", stored.path)
-    assert code == 0 and "2 of 2 older versions cannot be opened any more" in out
+    assert code == 0 and "2 of 2 older versions can no longer be opened" in out
     code, out, error = run("vacuum", stored.path, "--dry-run", "--json")
     assert (code, json.loads(out)["versions"]) == (0, 0)
     code, out, error = run("vacuum", stored.path, "--keep-days", "0")

@@ -18,7 +18,7 @@ import pytest
 
 from lookalike import LookalikeError, build, images, models, watch
 from lookalike.build import Options, batches, build_collection
-from lookalike.cli.printing import last_words
+from lookalike.cli.output import last_words
 from lookalike.drawing import DrawnCollection
 from lookalike.models.engines import _engine
 from lookalike.spark import session
@@ -124,7 +124,8 @@ class Running:
     def end(self, sign: int = signal.SIGINT) -> None:
         """End it as people do; check that it takes that well."""
         self.process.send_signal(sign)
-        assert self.process.wait(PATIENCE) == 0, self.notes()
+        code = 130 if sign == signal.SIGINT else 0
+        assert self.process.wait(PATIENCE) == code, self.notes()
         assert self.notes().splitlines()[-1].startswith("stopped: ")
         assert "Traceback" not in self.notes()
 
@@ -203,7 +204,7 @@ def test_a_folder_that_is_away_for_a_while_empties_nothing(place: Place) -> None
         time.sleep(1.5)
         place.photos.rmdir()
         away.rename(place.photos)
-        one.until(lambda: "going on" in one.notes())
+        one.until(lambda: "continuing" in one.notes())
         assert one.changes() == []
         assert place.paths() == before
         place.put(0)
@@ -244,7 +245,7 @@ def test_looking_once(place: Place) -> None:
     (place.photos / "half.jpg").write_bytes(place.others[1].read_bytes()[:2000])
     done = once(place)
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "1 still being written: left for another time\n"
+    assert done.stderr == "1 still being written: left for later\n"
     place.photos.rename(place.photos.with_name("away"))
     done = once(place)
     assert (done.returncode, done.stdout) == (1, "")
@@ -273,8 +274,8 @@ def test_another_folder_may_be_watched(place: Place, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--every", "0"], "--every is a time"),
-        (["--checkpoint", "x"], "goes with --spark"),
+        (["--every", "0"], "--every takes seconds"),
+        (["--checkpoint", "x"], "--checkpoint needs --spark"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(place: Place, arguments: list[str], words: str) -> None:

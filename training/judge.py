@@ -24,7 +24,7 @@ from PIL import Image
 
 import lookalike
 from lookalike import ImageEmbedder, LookalikeError, evaluate
-from lookalike.cli.printing import last_words, printable
+from lookalike.cli.output import last_words, printable
 from lookalike.errors import ImageError
 from lookalike.images import (
     SIDE,

@@ -2,15 +2,24 @@
 
 >>> import lookalike
 >>> index = lookalike.open_index("cars.index")              # doctest: +SKIP
->>> hits = index.search("photo.jpg", k=5)                   # doctest: +SKIP
+>>> found = index.search("photo.jpg", k=5)                  # doctest: +SKIP
+
+What happens is logged to the logger `lookalike`; nothing is printed. `show_progress` shows the
+progress of long jobs on a terminal.
 """
 
-from lookalike.create import create_index, open_index
-from lookalike.embedding import ImageEmbedder
-from lookalike.errors import ImageError, LookalikeError
-from lookalike.hits import SearchResult
-from lookalike.index import Index
-from lookalike.search import Neighbor
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lookalike.create import create_index, open_index
+    from lookalike.embedding import ImageEmbedder
+    from lookalike.errors import ImageError, LookalikeError
+    from lookalike.hits import SearchResult
+    from lookalike.index import Index
+    from lookalike.progress import show_progress
+    from lookalike.search import Neighbor
 
 __version__ = "0.1.0"
 
@@ -23,4 +32,33 @@ __all__ = [
     "SearchResult",
     "create_index",
     "open_index",
+    "show_progress",
 ]
+
+_MODULES = {
+    "ImageEmbedder": "lookalike.embedding",
+    "ImageError": "lookalike.errors",
+    "Index": "lookalike.index",
+    "LookalikeError": "lookalike.errors",
+    "Neighbor": "lookalike.search",
+    "SearchResult": "lookalike.hits",
+    "create_index": "lookalike.create",
+    "open_index": "lookalike.create",
+    "show_progress": "lookalike.progress",
+}
+"""Where each public name is defined; its module is imported when the name is first used."""
+
+logging.getLogger("lookalike").addHandler(logging.NullHandler())
+
+
+if not TYPE_CHECKING:  # which would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,6 +11,7 @@ import fcntl
 import functools
 import glob
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from lookalike.errors import LookalikeError
 from lookalike.given import local_path
 
 _OWNER = ".owner"  # locked while the process that made a staging folder lives
+logger = logging.getLogger(__name__)
 _SEAL = struct.Struct("<16s16sQ8s")  # hash of samples, hash of all, length, mark
 _MARK = b"lookseal"
 _WHOLE = 2**20  # bytes up to which all of a file is compared with its seal when it is mapped
@@ -63,7 +65,7 @@ _said: set[str] = set()
 
 
 def say_why(error: OSError) -> None:
-    """Say once in a process, in a line on stderr, that nothing can be kept, or read, and why.
+    """Log a warning, once in a process, that nothing can be kept, or read, and why.
 
     Of Spark's tasks one in a job says it: they may be thousands.
     """
@@ -71,11 +73,10 @@ def say_why(error: OSError) -> None:
     if error.errno == errno.ENOENT or folder in _said or not _may_speak():
         return
     _said.add(folder)
-    print(  # noqa: T201 - else all is made again each time, and nobody knows why
-        f"note: the cache {folder} cannot be used ({error.strerror or error}), so that what it "
+    logger.warning(
+        f"the cache {folder} cannot be used ({error.strerror or error}), so that what it "
         "would keep is made again each time: set LOOKALIKE_CACHE to a folder that can be written "
-        "to and has room",
-        file=sys.stderr,
+        "to and has room"
     )
 
 
@@ -186,7 +187,9 @@ def make_free(out: Path, overwrite: bool) -> None:
     if re.search(r"%[0-9A-Fa-f]{2}|[][{}*?\\\x00-\x1f\udc80-\udcff]", str(out.absolute())):
         raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
     if out.exists() and not overwrite:
-        raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
+        raise LookalikeError(
+            f"{out} is there already: choose another `out`, or set `overwrite=True`"
+        )
 
 
 def put_in_place(
@@ -206,8 +209,8 @@ def put_in_place(
     with _one_at_a_time(path.parent):
         if not overwrite and os.path.lexists(path):
             raise LookalikeError(
-                f"something else has just made {path}, which stays: give another --out, or "
-                "--overwrite it"
+                f"something else has just made {path}, which stays: choose another `out`, or "
+                "set `overwrite=True`"
             )
         if not fresh.is_dir() and not path.is_dir():
             fresh.replace(path)

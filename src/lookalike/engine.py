@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, either
 
 KnnEngine = Literal["auto", "exact", "approximate"]
 """What compares vectors: with all rows, or with those whose signatures are near."""
@@ -18,5 +18,4 @@ ENGINES: tuple[str, ...] = get_args(Engine)
 def check_engine(engine: str, known: Sequence[str] = ENGINES) -> None:
     """Raise `LookalikeError` unless `engine` is one of the `known` names."""
     if engine not in known:
-        choices = f"{', '.join(known[:-1])} or {known[-1]}"
-        raise LookalikeError(f"unknown engine {engine!r}: choose {choices}")
+        raise LookalikeError(f"unknown engine {engine!r}: choose {either(known)}")

@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections.abc import Sequence
 
 _FULL = re.compile(
     r"no space left on device|disk quota exceeded|\d+ requested and \d+ written", re.IGNORECASE
@@ -22,6 +23,11 @@ class Unreadable(LookalikeError):
     def __init__(self, what: object, error: BaseException) -> None:
         why = getattr(error, "strerror", None) or error
         super().__init__(f"{what} cannot be read now ({why}): see to that and try again")
+
+
+def either(names: Sequence[str]) -> str:
+    """Join names for a message: `a, b or c`."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -10,11 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lookalike import search
+from lookalike.defaults import RECALL
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
 from lookalike.progress import progress_line
 from lookalike.search import Numbers, Rows
-from lookalike.searcher import RECALL, RECALLS, Searcher
+from lookalike.searcher import RECALLS, Searcher
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -46,9 +46,9 @@ def build_table(
     of_none = not out.exists()  # what such a file there is tells of is gone
     make_free(skipped, overwrite or of_none)
     if skipped.exists() and not _is_ours(skipped):
-        raise LookalikeError(f"{skipped} is a file of something else: give another --out")
+        raise LookalikeError(f"{skipped} is a file of something else: choose another `out`")
     if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
-        raise LookalikeError(f"{out} is a folder of something else: give another --out")
+        raise LookalikeError(f"{out} is a folder of something else: choose another `out`")
     with calibration.expected(options.precision == "int8"):
         job = prepare(photos, options)
         with staging_folder(out) as staging:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast, overload
 
 from lookalike import groupings, on_spark
+from lookalike.defaults import RECALL
 from lookalike.embedding import ImageEmbedder
 from lookalike.engine import Engine, KnnEngine
 from lookalike.errors import LookalikeError
@@ -26,7 +27,7 @@ from lookalike.queries import (
     make_query,
     search_vectors,
 )
-from lookalike.searcher import RECALL, Searcher, check_signatures
+from lookalike.searcher import Searcher, check_signatures
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, maintenance
 

@@ -1,14 +1,17 @@
 """What an index says of itself: its counts, its model, the recall of its engines, its versions."""
 
 import contextlib
+import logging
 from typing import Any, TypedDict
 
 from lookalike import evaluate, fidelity, on_spark, search
 from lookalike.errors import LookalikeError
 from lookalike.extras import install, is_installed, require
-from lookalike.progress import progress_line, say
+from lookalike.progress import progress_line
 from lookalike.searcher import NEIGHBORS, RECALLS, Searcher
 from lookalike.untrusted import read_json
+
+logger = logging.getLogger(__name__)
 
 
 class ModelInfo(TypedDict):
@@ -161,7 +164,7 @@ def measure(searcher: Searcher, k: int, queries: int, seed: int, spark: bool | N
         raise LookalikeError(f"queries is {queries}: draw at least 1 image")
     search.check_seed(seed)
     if spark is None and not (spark := is_installed("pyspark")):
-        say(f"Spark's hashing is not measured: {install('pyspark')} adds it")
+        logger.info(f"Spark's hashing is not measured: {install('pyspark')} adds it")
     elif spark:
         require("measuring Spark's hashing", "pyspark")
     table, rows = searcher.collection, searcher.rows

@@ -23,7 +23,6 @@ from lookalike.hashing.signatures import Effort, Signatures
 from lookalike.search import Numbers, Rows
 from lookalike.untrusted import read_json
 
-RECALL = 0.98
 RECALLS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 NEIGHBORS = 10  # that the recalls are of
 QUERIES = 200  # rows drawn: half say how hard a recall has to look, half what that is worth

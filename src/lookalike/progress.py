@@ -1,53 +1,117 @@
-"""One line on stderr that says how far a long job is; nothing where stderr is no terminal."""
+"""Progress of long jobs, shown only where somebody turns it on.
 
+>>> from lookalike.progress import show_progress
+>>> show_progress()             # one line on a terminal, as the command line has it
+>>> show_progress(None)         # nothing, which is the default
+"""
+
+import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Task
+
+logger = logging.getLogger(__name__)
 
 
 class Move(Protocol):
-    """Takes how much is done, of how much if that is known, and what else there is to say."""
+    """Takes how much is done, out of how much if that is known, and a short note."""
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
         """Show it."""
 
 
+Display = Callable[[str, str], AbstractContextManager[Move]]
+"""Shows one job, given its name and the unit that it counts, or an empty text."""
+
+
 @contextmanager
-def progress_line(text: str, unit: str = "") -> Iterator[Move]:
-    """Give a function that moves the line on. With a `unit` counts and a rate are shown as well."""
+def terminal_line(text: str, unit: str) -> Iterator[Move]:
+    """Show one line on stderr, gone when the job ends; nothing where that is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda done, total, note="": None
+        yield _ignore
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task
+    from rich.table import Column
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else "")
+    class Figures(ProgressColumn):
+        max_refresh = 0.5
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    counts = (MofNCompleteColumn(), Rate()) if unit else ()
-    times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
-    noted = TextColumn("{task.fields[note]}")
+        def render(self, task: Task) -> Text:
+            return Text(_figures(task, unit), no_wrap=True, overflow="ellipsis")
+
+    class Job(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+    columns = (Job(), BarColumn(bar_width=16), Figures(table_column=Column(ratio=1)))
     console = Console(stderr=True)
-    with Progress(*columns, *counts, *times, noted, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, expand=True) as bar:
         line = bar.add_task(text, total=None, note="")
         yield lambda done, total, note="": bar.update(line, completed=done, total=total, note=note)
 
 
-def say(text: str) -> None:
-    """Write a line to stderr, if that is a terminal."""
-    if sys.stderr.isatty():
-        print(text, file=sys.stderr)  # noqa: T201 - for whoever waits
+def _figures(task: "Task", unit: str) -> str:
+    """Say how far a job is, the most important first: what does not fit is cut off."""
+    parts = []
+    if task.total:
+        parts.append(f"{task.percentage:.0f}%")
+    parts.append(_clock(task.elapsed or 0))
+    if task.time_remaining is not None and not task.finished:
+        parts.append(f"{_clock(task.time_remaining)} left")
+    if unit and task.total is not None:
+        parts.append(f"{task.completed:,.0f}/{task.total:,.0f} {unit}")
+    if unit and task.speed:
+        parts.append(f"{task.speed:,.0f}/s")
+    if note := task.fields["note"]:
+        parts.append(note)
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _ignore(done: int, total: int | None, note: str = "") -> None:
+    """Show nothing."""
+
+
+_display: Display | None = None
+
+
+def show_progress(display: Display | None = terminal_line) -> None:
+    """Show the progress of long jobs in this process from now on; with None, show nothing.
+
+    Parameters
+    ----------
+    display
+        A context manager that is given the name of a job and the unit that it counts, and gives a
+        function to call as the job goes on (`Move`). The default shows one line on a terminal.
+
+    """
+    global _display
+    _display = display
+
+
+@contextmanager
+def progress_line(text: str, unit: str = "") -> Iterator[Move]:
+    """Give a function that reports how far a job is; with a `unit`, counts and a rate are shown.
+
+    How long the job took goes to the log, at the level of debugging.
+    """
+    began = time.perf_counter()
+    logger.debug("%s: started", text)
+    if _display is None:
+        yield _ignore
+    else:
+        with _display(text, unit) as move:
+            yield move
+    logger.debug("%s: done in %.1f s", text, time.perf_counter() - began)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike import search
+from lookalike.defaults import RECALL
 from lookalike.embedding import Vectors
 from lookalike.engine import KNN_ENGINES, KnnEngine, check_engine
 from lookalike.errors import LookalikeError, Unreadable, says_nothing
@@ -34,7 +35,6 @@ from lookalike.measuring import (
     PART,
     PART_QUERIES,
     QUERIES,
-    RECALL,
     RECALLS,
     SHORT,
     Asking,

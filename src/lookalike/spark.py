@@ -1,5 +1,6 @@
 """The one place that makes a Spark session: its Java, its memory, its Arrow, its progress line."""
 
+import logging
 import os
 import re
 import shlex
@@ -21,6 +22,8 @@ from lookalike.untrusted import foreign_types
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+logger = logging.getLogger(__name__)
 
 JAVA_NEEDED = 17
 _GROUP = Path("/sys/fs/cgroup")
@@ -266,12 +269,12 @@ def _wrapped(home: Path) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the JVM says off the terminal, unless `LOOKALIKE_VERBOSE` is set.
+    """Keep what the JVM prints off the terminal, unless debugging messages are logged.
 
     It writes straight to the descriptor it was started with. What went wrong reaches Python as
     an exception; if the JVM does not start at all, its last words are put into the error.
     """
-    if os.environ.get("LOOKALIKE_VERBOSE"):
+    if logger.isEnabledFor(logging.DEBUG):
         yield
         return
     sys.stderr.flush()
@@ -284,7 +287,7 @@ def _quiet() -> Iterator[None]:
             log.seek(0)
             said = " ".join(log.read().decode(errors="replace").split()) or str(error)
             raise LookalikeError(
-                f"Spark did not start: {said[:400]} (all it says: LOOKALIKE_VERBOSE=1)"
+                f"Spark did not start: {said[:400]} (log debugging messages, `-v`, to see all)"
             ) from error
         finally:
             os.dup2(saved, 2)

@@ -253,7 +253,7 @@ def _root(stored: EmbeddingTable, photos: str | None) -> str:
     if source.kind == "uri":
         return source.root
     if source.names != ("",):
-        raise LookalikeError("Spark watches one folder or URI: name that, or leave --spark out")
+        raise LookalikeError("Spark watches one folder or URI: choose one, or leave `spark` out")
     return local_uri(literal(source.root))
 
 

@@ -1,5 +1,6 @@
 """What is asked for, checked before anything starts; what came of it."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from lookalike import images, models
+from lookalike.defaults import WAVE
 from lookalike.errors import LookalikeError
 from lookalike.extras import require
 from lookalike.given import Name, local_path
@@ -17,14 +19,13 @@ from lookalike.images.labels import open_labels
 from lookalike.images.matching import Labelled
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
-from lookalike.progress import say
 from lookalike.storage import EmbeddingTable
 from lookalike.weights import AUTO
 
+logger = logging.getLogger(__name__)
+
 MEASURE_FROM = 1_000
 """Images from which on `auto` saves more time than it takes to compare precisions."""
-WAVE = 1_024
-"""Images that a killed run loses at most, where nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def prepare(
         kind=kind,
     )
     if source.kind != "files" and options.spark is False:
-        raise LookalikeError(f"only Spark reads {source.root}: leave --no-spark out")
+        raise LookalikeError(f"only Spark reads {source.root}: leave `spark=False` out")
     if source.kind != "files" or options.spark:
         require(f"reading {source.root} on Spark", "pyspark")
     truncated = stored.source.truncated if stored else options.truncated
@@ -240,7 +241,9 @@ def prepare(
         raise images.nothing_found(source, there)
     if stored is None and options.like is not None:
         if (options.model, options.weights, options.precision) != _USUAL:
-            raise LookalikeError("--like says it all: leave --model, --weights, --precision out")
+            raise LookalikeError(
+                "`like` sets the whole model: leave `model`, `weights` and `precision` out"
+            )
         stored = EmbeddingTable.open(options.like)
     if stored and stored.about_model["preprocessing"] != images.PREPROCESSING:
         _say_it_mixes(stored.path)
@@ -267,7 +270,7 @@ def prepare(
 @cache
 def _say_it_mixes(path: Path) -> None:
     """Say, once a process, what becomes of new pictures beside those of an older preprocessing."""
-    say(
+    logger.warning(
         f"{path} was made with an older preprocessing: new pictures with colour profiles, deep "
         "samples or transparency come out otherwise; what it skipped is tried once more; "
         "`lookalike index --overwrite` makes it anew"

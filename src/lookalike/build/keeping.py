@@ -88,7 +88,9 @@ def build_collection(
     out = local_path(out).absolute()
     make_free(out, overwrite=True)
     if out.exists() and not (is_index(out) or is_unfinished(out)):
-        raise LookalikeError(f"{out} is not an index and will not be replaced: give another --out")
+        raise LookalikeError(
+            f"{out} is not an index and will not be replaced: choose another `out`"
+        )
     with calibration.expected(options.precision == "int8"):
         job = prepare(photos, options)
         # Where a run like this one was killed, it is gone on with as well.
@@ -119,7 +121,7 @@ def _fill(
             return _ready(made), Report.of(done, found.labelled, job.left_out)
     if misfit := _misfit(stored, job, options, anew=anew):
         raise LookalikeError(
-            f"{out} is there already, {misfit}: give another --out, or --overwrite it"
+            f"{out} is there already, {misfit}: choose another `out`, or set `overwrite=True`"
         )
     model = stored.model
     job = replace(job, full=model, precision=model.precision, chosen=True)
@@ -142,7 +144,7 @@ def _misfit(stored: EmbeddingTable, job: Job, options: Options, *, anew: bool) -
     about, source = stored.about_model, stored.source
     wanted = remembered(job.source)
     if wanted.truncated != source.truncated:
-        return f"made {'with' if source.truncated else 'without'} --truncated"
+        return f"made {'with' if source.truncated else 'without'} `truncated`"
     if replace(wanted, names=()) != replace(source, names=(), also=()):
         return f"made of {source.root}"
     if job.chosen:

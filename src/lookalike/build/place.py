@@ -45,7 +45,7 @@ def place_of(stored: EmbeddingTable, source: images.Source) -> Place:
     if source.kind != stored.source.kind:
         raise LookalikeError(
             f"{stored.path} holds {_HELD[stored.source.kind]}, but "
-            f"what is given is {_GIVEN[source.kind]}: make another index for it"
+            f"the input is {_GIVEN[source.kind]}: make another index for it"
         )
     if source.kind == "table":
         if source != stored.source:
@@ -70,7 +70,7 @@ def place_of(stored: EmbeddingTable, source: images.Source) -> Place:
     if "" in below and source.names != ("",) and not os.path.isdir(stored.source.root):
         raise LookalikeError(
             f"{images.encode_path(stored.source.root)} is no folder now: see whether its disk is "
-            "there, or say where the photos are with `lookalike root`"
+            "there, or tell where the images are with `lookalike root`"
         )
     return Place(before, root, below)
 
@@ -114,7 +114,7 @@ def again(stored: EmbeddingTable) -> list[str]:
     """
     source = stored.source
     if source.kind == "files" and not source.names:
-        raise LookalikeError(f"{stored.path} was made of single files: say which to look at")
+        raise LookalikeError(f"{stored.path} was made of single files: name the files to look at")
     names = source.names or ("",)
     return [os.path.join(source.root, name) if name else source.root for name in names]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -23,13 +24,14 @@ import pyarrow.parquet as pq
 from lookalike import embedding, images, models
 from lookalike.build import jobs
 from lookalike.build.jobs import Done, Job
+from lookalike.defaults import WAVE
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.extras import install, is_installed
 from lookalike.images.listing import choose_sample, listed, task_count
 from lookalike.ingest.diff import Known
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
-from lookalike.progress import progress_line, say
+from lookalike.progress import progress_line
 from lookalike.spark import (
     cores,
     is_at_hand,
@@ -46,6 +48,8 @@ from lookalike.untrusted import is_hash, read_json
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+logger = logging.getLogger(__name__)
 
 LOOP_UP_TO = 5_000
 """Files up to which a plain loop on all cores is done sooner: Spark's start is not earned back."""
@@ -152,7 +156,7 @@ def _wants_spark(job: Job, count: int) -> bool:
     if is_at_hand() or count <= LOOP_UP_TO or job.device == "cuda":
         return is_at_hand()
     if not is_installed("pyspark"):
-        say(f"{count:,} images without Spark, in one process: {install('pyspark')} adds it")
+        logger.info(f"{count:,} images without Spark, in one process: {install('pyspark')} adds it")
         return False
     return True
 
@@ -170,7 +174,7 @@ def _foresee(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:
     if needed > free:
         raise LookalikeError(
             f"{_size(needed)} are needed for {inputs.count:,} images, {_size(free)} are free: "
-            "make room, or give an --out on another disk"
+            "make room, or choose an `out` on another disk"
         )
     run = models.engine(model, 1, device=job.device)
     few = choose_sample(inputs.listing, run.batch)
@@ -181,7 +185,7 @@ def _foresee(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:
         run(pixels)  # on one
     each = decoded - started + (time.perf_counter() - decoded) / cores()
     seconds = inputs.count * each / max(len(few), 1)
-    say(
+    logger.info(
         f"{inputs.count:,} images: some {max(round(seconds / 60), 1)} min, {_size(needed)} for the "
         "index and as much for its cache"
     )
@@ -227,7 +231,7 @@ def _parts(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Reader]":
     spark = session()
     parallel = spark.sparkContext.defaultParallelism
     tasks = task_count(count, parallel)
-    if wave < jobs.WAVE:  # what tasks have in work is lost with a killed run as well
+    if wave < WAVE:  # what tasks have in work is lost with a killed run as well
         tasks = min(max(tasks, count * 2 * parallel // wave), count)
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -288,7 +292,7 @@ def _share(wave: int, threads: int, run: models.Engine) -> tuple[int, int, int]:
     in work that is lost as well.
     """
     batch, ahead = run.batch, 2 * threads
-    if wave < jobs.WAVE:
+    if wave < WAVE:
         batch = max(min(batch, wave // ahead), 1)
         ahead = min(ahead, wave // 2 // batch)
     waiting = wave - ahead * batch

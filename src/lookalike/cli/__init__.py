@@ -1,76 +1,100 @@
-"""The command line. Every command says what it did; a problem is one line and exit code 1."""
+"""The command line.
+
+Importing it, and showing help, loads none of the libraries that do the work: a command imports them
+when it runs.
+"""
 
 import io
 import logging
+import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from lookalike.cli import asking, grouping, keeping, making, serving, training, upkeep
-from lookalike.cli.printing import last_words, notes, printable
-from lookalike.errors import LookalikeError
-from lookalike.spark import is_of_spark
-
-_INTERRUPTED = 130  # what typer makes of Ctrl-C
+from lookalike.cli import analysis, demo, ingest, lsh, maintenance, search, serve, train
+from lookalike.cli.command import Quiet, Verbose, as_command
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Visual similarity search for image collections of any size, on Apache Spark.",
 )
-commands: dict[str, Callable[..., None]] = {
-    "embed": making.embed,
-    "index": making.index,
-    "add": keeping.add,
-    "remove": keeping.remove,
-    "sync": keeping.sync,
-    "watch": keeping.watch,
-    "root": keeping.root,
-    "check": upkeep.check,
-    "vacuum": upkeep.vacuum,
-    "info": asking.info,
-    "search": asking.search,
-    "serve": serving.serve,
-    "neighbors": asking.neighbors,
-    "join": grouping.join,
-    "duplicates": grouping.duplicates,
-    "undo": grouping.undo,
-    "clusters": grouping.clusters,
-    "outliers": grouping.outliers,
-    "gallery": grouping.gallery,
-    "hash": making.hash_,
-    "tune": asking.tune,
-    "evaluate": asking.evaluate,
-    "train": training.train,
-    "demo": making.demo,
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Start here": {"demo": demo.demo},
+    "Build and update an index": {
+        "index": ingest.index,
+        "embed": ingest.embed,
+        "add": ingest.add,
+        "remove": ingest.remove,
+        "sync": ingest.sync,
+        "watch": ingest.watch,
+    },
+    "Search": {
+        "search": search.search,
+        "serve": serve.serve,
+        "neighbors": search.neighbors,
+        "evaluate": search.evaluate,
+    },
+    "Analyse": {
+        "gallery": analysis.gallery,
+        "duplicates": analysis.duplicates,
+        "undo": analysis.undo,
+        "clusters": analysis.clusters,
+        "outliers": analysis.outliers,
+        "join": analysis.join,
+    },
+    "Train": {"train": train.train},
+    "Hash on Spark": {"hash": lsh.hash_, "tune": lsh.tune},
+    "Maintain an index": {
+        "info": search.info,
+        "check": maintenance.check,
+        "vacuum": maintenance.vacuum,
+        "root": ingest.root,
+    },
 }
-for name, command in commands.items():  # which is their order in the help
-    app.command(name)(command)
+"""Commands by what one wants to do, in the order of the help."""
+
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(as_command(command))
 
 
-def main() -> NoReturn:
-    """Run the command line: exit code 0, 1 with a one-line error, or 2 for wrong usage."""
-    logging.getLogger().addHandler(logging.NullHandler())  # else py4j tells of every Ctrl-C
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from lookalike import __version__
+
+        typer.echo(f"lookalike {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Take the options that stand before the command."""
+    ctx.obj = {"quiet": quiet, "verbose": verbose}
+
+
+def main() -> None:
+    """Run the command line.
+
+    The exit code is 0, 1 after an error, 2 after wrong usage, or 130 after Ctrl-C.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())  # py4j logs a traceback at each Ctrl-C
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a name must not fail a terminal without UTF-8
     try:
-        app(standalone_mode=True)
-        sys.exit(0)
-    except Exception as error:
-        ours = isinstance(error, LookalikeError | OSError)
-        if not ours and not is_of_spark(error):
-            raise
-        message = last_words(error)
-    except SystemExit as ended:
-        if ended.code != _INTERRUPTED:
-            raise
-        message = "stopped: run the same command to start again"
-    notes.print(f"[bold red]error:[/] {escape(printable(' '.join(message.split())))}")
-    sys.exit(1)
+        app()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C need not wait for Java to end

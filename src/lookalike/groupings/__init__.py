@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.defaults import AGREES, CAP, IN_GALLERY, RECALL, SHOWN
 from lookalike.engine import Engine, check_engine
 from lookalike.errors import LookalikeError
 from lookalike.extras import require
@@ -20,8 +21,7 @@ from lookalike.given import Name, local_path
 from lookalike.groupings import showing
 from lookalike.groupings.applying import set_aside
 from lookalike.groupings.protocol import HasTable
-from lookalike.groupings.showing import IN_GALLERY, SHOWN
-from lookalike.groups import alignment, clusters, outliers, overview, pairs, threshold
+from lookalike.groups import clusters, outliers, overview, pairs, threshold
 from lookalike.groups.duplicates import TABLE, Keep, duplicates
 from lookalike.groups.graph import write_graph
 from lookalike.groups.results import Found, finding
@@ -29,7 +29,6 @@ from lookalike.groups.verifying import count_agreeing, count_compared
 from lookalike.groups.verifying import verify as looked_at
 from lookalike.neighbors.export import check_same_model
 from lookalike.search import check_recall, check_seed
-from lookalike.searcher import RECALL
 from lookalike.storage import EmbeddingTable
 
 __all__ = [
@@ -51,7 +50,7 @@ def find_pairs(  # noqa: D417 - `index` is self
     *,
     within: float | None = None,
     k: int | None = None,
-    cap: int = pairs.CAP,
+    cap: int = CAP,
     verify: bool = False,
     engine: Engine = "auto",
     recall: float = RECALL,
@@ -148,8 +147,8 @@ def find_duplicates(  # noqa: D417 - `index` is self
     within: float | None = None,
     keep: Keep = "largest",
     verify: bool = True,
-    agrees: float = alignment.AGREES,
-    cap: int = pairs.CAP,
+    agrees: float = AGREES,
+    cap: int = CAP,
     recall: float = RECALL,
     spark: bool | None = None,
     shown: int = SHOWN,

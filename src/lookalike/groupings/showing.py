@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import images
+from lookalike.defaults import AGREES
 from lookalike.errors import ImageError
 from lookalike.galleries import (
     SAME_LABEL,
@@ -19,7 +20,6 @@ from lookalike.galleries import (
     write_gallery,
     write_parts,
 )
-from lookalike.groups.alignment import AGREES
 from lookalike.groups.clusters import TABLE as CLUSTERS
 from lookalike.groups.duplicates import TABLE as DUPLICATES
 from lookalike.groups.outliers import SUSPECTS
@@ -30,8 +30,6 @@ from lookalike.pictures import Tile
 from lookalike.sql import connect, parquet, parquet_in
 from lookalike.storage import EmbeddingTable
 
-SHOWN = 200  # groups in a gallery
-IN_GALLERY = 60  # images a part, in that of a collection as a whole
 _CARDS = 12  # of a group
 _AROUND = 6  # pairs of a kind on a sheet
 

@@ -17,13 +17,6 @@ Thumbnail: TypeAlias = npt.NDArray[np.uint8]
 _Levels: TypeAlias = npt.NDArray[np.float32]
 
 SIDE = 64  # pixels of a thumbnail
-AGREES = 0.965
-"""From here on two pictures are taken for the same.
-
-With 818 copies planted among 1,229 photos, the threshold with the best F1 on the one half is 0.959
-(`benchmarks/rivals/duplicates.py`). A little more is asked for: who goes for a copy may be dropped,
-and is the last of its kind if that is wrong.
-"""
 _ROUGH = SIDE // 2  # pixels, at which most pairs turn out to be none
 _WORTH = 0.85  # agreement there, from which on a closer look is worth it
 _ZOOMS = (1, 0.87, 1.15)  # from which alignment starts: it finds what is near

@@ -10,15 +10,14 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 
 from lookalike import images
-from lookalike.errors import ImageError, LookalikeError
-from lookalike.groups import alignment
-from lookalike.groups.pairs import CAP, join
+from lookalike.defaults import AGREES, CAP, RECALL
+from lookalike.errors import ImageError, LookalikeError, either
+from lookalike.groups.pairs import join
 from lookalike.groups.stars import stars
 from lookalike.groups.threshold import suggest
 from lookalike.groups.verifying import count_compared, in_threads
 from lookalike.groups.verifying import verify as looked_at
 from lookalike.progress import progress_line
-from lookalike.searcher import RECALL
 from lookalike.sql import parquet, parquet_in, quoted
 from lookalike.storage import EmbeddingTable
 
@@ -102,7 +101,7 @@ def duplicates(
     *,
     keep: Keep = "largest",
     verify: bool = True,
-    agrees: float = alignment.AGREES,
+    agrees: float = AGREES,
     cap: int = CAP,
     recall: float = RECALL,
     spark: bool | None = None,
@@ -118,11 +117,11 @@ def duplicates(
     Raises `LookalikeError` for a rule that is none, or photos that cannot be read.
     """
     if keep not in KEEP:
-        raise LookalikeError(f"no rule {keep!r}: keep {', '.join(KEEP)}")
+        raise LookalikeError(f"unknown rule {keep!r}: choose {either(KEEP)}")
     if not 0 <= agrees <= 1:
-        raise LookalikeError(f"--agrees {agrees} is no share: say 0 to 1")
+        raise LookalikeError(f"`agrees` is {agrees}: give a share from 0 to 1")
     if within is not None and not 0 <= within <= 2:
-        raise LookalikeError(f"--within {within} is no distance: say 0 to 2")
+        raise LookalikeError(f"`within` is {within}: give a distance from 0 to 2")
     suggested = suggest(collection, verify) if within is None else None
     within = suggested.within if suggested else within
     assert within is not None

@@ -4,22 +4,25 @@ Joins, duplicates, clusters and outliers are all read from it. Few rows are comp
 process; more go through Spark, as `lookalike neighbors` does.
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lookalike.defaults import RECALL
 from lookalike.engine import KnnEngine
 from lookalike.errors import LookalikeError
 from lookalike.extras import install, is_installed
 from lookalike.neighbors import NEIGHBORS, Held, Queries, neighbors
 from lookalike.neighbors.export import check_same_model
-from lookalike.progress import progress_line, say
+from lookalike.progress import progress_line
 from lookalike.search import Rows, check_k
-from lookalike.searcher import RECALL
 from lookalike.spark import is_at_hand, local_uri, progress, session
 from lookalike.storage import EmbeddingTable
+
+logger = logging.getLogger(__name__)
 
 IN_PROCESS = 20_000
 """Rows that are compared with each other in this process at most: some seconds."""
@@ -47,12 +50,12 @@ def write_graph(
     if queries is not None:
         check_same_model(collection, queries)
     if engine == "approximate" and spark is False:
-        raise LookalikeError("--engine approximate goes through Spark: leave --no-spark out")
+        raise LookalikeError('`engine="approximate"` needs Spark: leave `spark=False` out')
     counts = [part.counts()[0] for part in (collection, queries or collection)]
     if spark is None:
         spark = engine == "approximate" or max(counts) > IN_PROCESS or is_at_hand()
         if spark and engine != "approximate" and not (is_at_hand() or is_installed("pyspark")):
-            say(f"all are compared with all, in one process: {install('pyspark')} is quicker")
+            logger.info(f"compares all with all, in one process: {install('pyspark')} is faster")
             spark = False
     spark = spark and min(counts) > 0
     if spark:

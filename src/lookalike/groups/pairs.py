@@ -13,17 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike import hashing, search
+from lookalike.defaults import CAP, RECALL
 from lookalike.engine import Engine
 from lookalike.errors import LookalikeError
 from lookalike.groups.graph import write_graph
 from lookalike.neighbors.export import check_same_model
 from lookalike.search import Rows
-from lookalike.searcher import RECALL
 from lookalike.spark import local_uri, progress, session
 from lookalike.sql import connect, parquet_in, quoted
 from lookalike.storage import EmbeddingTable
 
-CAP = 100
 MOST = 1000
 """Pairs that an image may bring in; a task holds so many for thousands of images at a time."""
 CHECKED = 300  # images whose pairs are compared with the true ones
@@ -72,7 +71,7 @@ def join(
     ):
         other = None
     if not within >= 0:
-        raise LookalikeError(f"--within {within} is no distance: say 0 to 2")
+        raise LookalikeError(f"`within` is {within}: give a distance from 0 to 2")
     graph, pairs = folder / "graph", folder / "pairs"
     asking = other or collection
     if engine == "spark-lsh":
@@ -117,7 +116,7 @@ def _by_spark_ml(
 ) -> None:
     """Write pairs as Spark ML finds them: every one that shares a bucket, no cap."""
     if within == np.inf:
-        raise LookalikeError("Spark ML joins within a distance: say --within")
+        raise LookalikeError("Spark ML joins within a distance: set `within`")
     if other is not None:
         check_same_model(collection, other)
     running = session()

@@ -90,12 +90,12 @@ def finding(
     if (found := looked_at(source, out)) is not None:
         raise LookalikeError(
             f"{out} lies in {encode_path(found)}, where its pictures would be taken for images: "
-            "choose an --out elsewhere"
+            "choose another `out`"
         )
     out = out.absolute()
     make_free(out, overwrite)
     if out.exists() and not (out / _ABOUT).is_file():
-        raise LookalikeError(f"{out} is something else: give another --out")
+        raise LookalikeError(f"{out} is something else: choose another `out`")
     with staging_folder(out) as staging:
         folder = staging / "out"
         folder.mkdir()

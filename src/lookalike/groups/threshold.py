@@ -96,8 +96,8 @@ def _moved(collection: EmbeddingTable, rows: Rows, seed: int) -> Vectors:
             distances.append(np.linalg.norm(changed - own, axis=1))
     if len(distances) < min(_FEW, len(rows)) or not distances:
         raise LookalikeError(
-            f"the photos below {collection.source.root} cannot be read: say --within, or where "
-            "they are now with `lookalike root`"
+            f"the photos below {collection.source.root} cannot be read: set `within`, or tell "
+            "where they are now with `lookalike root`"
         )
     return np.concatenate(distances)
 

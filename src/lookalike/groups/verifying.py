@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike import images
-from lookalike.groups.alignment import AGREES
+from lookalike.defaults import AGREES
 from lookalike.groups.looking import COMPARED, Eyes, compared
 from lookalike.images.isolated import Viewer, viewer
 from lookalike.progress import progress_line

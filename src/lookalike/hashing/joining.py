@@ -85,7 +85,7 @@ def similarity_join(
         raise LookalikeError(
             f"Spark ML's join would compare {compared.pairs:,} pairs or fewer and write "
             f"{compared.rows:,} rows for them, about {needed / 1e9:,.1f} GB, and there is room for "
-            f"{room / 1e9:,.1f}: leave --engine spark-lsh out"
+            f"{room / 1e9:,.1f}: use another `engine`"
         )
     columns = ["id", hasher.input_column]
     one, other = vectors.select(*columns), (vectors if others is None else others).select(*columns)

@@ -189,8 +189,8 @@ def describe(tuned: Tuned) -> list[str]:
         verdict = "BucketedRandomProjectionLSH with these parameters is worth having here."
     else:
         verdict = (
-            "That is hardly a search. Take --engine auto, which compares under 2 % of the rows, or "
-            "all where they are few, and starts no JVM. Where Spark ML has to search, "
+            "That is hardly a search. Use the engine `auto`, which compares under 2 % of the rows, "
+            "or all where they are few, and starts no JVM. Where Spark ML has to search, "
             f"AmplifiedProjectionLSH compares {_share(best.parameters)}: hashing.tune(...).stage()"
         )
     return [

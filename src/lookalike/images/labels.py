@@ -123,7 +123,7 @@ def _no_header(path: str, text: str, wanted: Sequence[str]) -> LookalikeError:
         )
     return LookalikeError(
         f"{shown} lacks the column {wanted[0]!r} or {wanted[1]!r}; its header is {first!r}: "
-        "name the right ones with --image-name and --label-name"
+        "set `image_name` and `label_name`"
     )
 
 
@@ -179,7 +179,7 @@ def _batches(path: str, layout: _Layout) -> Iterator[pa.RecordBatch]:
 def no_labels(path: str | None = None) -> LookalikeError:
     """Return the error for a label file with a header and nothing below it."""
     file = "the label file" if path is None else encode_path(path)
-    return LookalikeError(f"{file} holds no labels: leave --labels out or give another file")
+    return LookalikeError(f"{file} holds no labels: leave `labels` out or choose another file")
 
 
 def _text(column: pa.Array) -> pa.Array:

@@ -199,8 +199,8 @@ def _refuse_strangers(sql: "DuckDBPyConnection") -> None:
     ).fetchall()
     if path is not None:
         raise LookalikeError(
-            f"no label is of a photo here: labels name {name[:_SHOWN]!r}, photos are "
-            f"{path[:_SHOWN]!r}: give the column of their names as --image-name, or no --labels"
+            f"no label is of an image here: labels name {name[:_SHOWN]!r}, images are "
+            f"{path[:_SHOWN]!r}: set `image_name` to the column of names, or leave `labels` out"
         )
 
 

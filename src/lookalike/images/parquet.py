@@ -129,15 +129,14 @@ class Shard:
         self._refuse_foreign()
         found = _find(schema, image)
         if found is None:
-            raise ImageError(_missing(image, schema, "--image-column"))
+            raise ImageError(_missing(image, schema, "image_column"))
         self._image, kind = found
         self._fields = [field.name for field in kind] if pa.types.is_struct(kind) else []
         held = kind.field("bytes").type if "bytes" in self._fields else kind
         only_named = "path" in self._fields and "bytes" not in self._fields
         if not only_named and not _is_binary(_plain(held)):
             raise ImageError(
-                f"column {image!r} holds {kind}, no image bytes: "
-                "name the right one with --image-column"
+                f"column {image!r} holds {kind}, no image bytes: choose another `image_column`"
             )
         self._label: tuple[str, ...] | None = None
         self._given = (folders or {}).get(label or "")
@@ -146,15 +145,14 @@ class Shard:
         if label is not None:
             labelled = _find(schema, label)
             if labelled is None and label not in (folders or {}):
-                self.lacks = _missing(label, schema, "--label-column")
+                self.lacks = _missing(label, schema, "label_column")
             if labelled is not None:
                 self._label, kind = labelled
                 try:
                     pa.array([], kind).cast(pa.string())
                 except pa.ArrowException:
                     raise ImageError(
-                        f"column {label!r} holds {kind}, no labels: "
-                        "name the right one with --label-column"
+                        f"column {label!r} holds {kind}, no labels: choose another `label_column`"
                     ) from None
 
     def _refuse_foreign(self) -> None:

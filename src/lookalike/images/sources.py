@@ -105,7 +105,7 @@ def locate(
         return _locate_table(names, image_column or "image", label_column)
     names = _without_tables(names, tables, left_out)
     if label_column is not None:
-        raise LookalikeError("--label-column is for tables: for photos give --labels a CSV file")
+        raise LookalikeError("`label_column` is for tables: for images set `labels` to a CSV file")
     if _URI.match(names[0]):
         if len(names) > 1:
             raise LookalikeError("one URI at a time: use a glob that covers them")
@@ -144,7 +144,7 @@ def _is_table(name: str) -> bool:
     if images and holds:
         raise LookalikeError(
             f"{encode_path(name)} holds images and a table of images ({os.path.basename(tables[0])}"
-            "): give --image-column image for the table, or a glob for the images"
+            '): set `image_column="image"` for the table, or a glob for the images'
         )
     return holds
 

@@ -1,5 +1,6 @@
 """Tables of images as a DataFrame: one Spark job looks into their files, another reads the rows."""
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +16,13 @@ from lookalike.images.parquet import is_parquet
 from lookalike.images.scan import Found
 from lookalike.images.sources import Source, decode_path, encode_path, is_uri
 from lookalike.images.tables import PART, ROWS, local_shards, look_into, read_parts
-from lookalike.progress import say
 from lookalike.spark import last_words, local_uri, read_parquet
 from lookalike.sql import connect, parquet, parquet_in, quoted
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
+logger = logging.getLogger(__name__)
 
 _FOOTERS = 64  # that a task reads at least, where files are many
 _AT_A_TIME = 16  # files that the driver asks for at once, where Spark alone can
@@ -71,7 +73,7 @@ def table_frames(
         if lacks is not None and lacking == files:
             raise LookalikeError(f"no label can be read from {encode_path(source.root)}: {lacks}")
         if lacking:
-            say(f"{lacking:,} of {files:,} files have no column {source.label_column!r}")
+            logger.warning(f"{lacking:,} of {files:,} files have no column {source.label_column!r}")
         tasks = task_count(rows, parallel)
         sql.execute(
             "copy (select *, least((sum(rows) over (order by path, first_row rows unbounded "
@@ -144,7 +146,7 @@ def _read_by_spark(
         if column not in frame.columns:
             raise LookalikeError(
                 f"{source.root} has no column {column!r}; it has {', '.join(frame.columns)}: "
-                "name the right one with --image-column or --label-column"
+                "choose another `image_column` or `label_column`"
             )
     column = str(source.image_column)
     kind = frame.schema[column].dataType
@@ -155,7 +157,7 @@ def _read_by_spark(
     else:
         raise LookalikeError(
             f"column {column!r} of {source.root} holds {kind.typeName()}, no image bytes: "
-            "name the right one with --image-column"
+            "choose another `image_column`"
         )
     label = F.col(f"`{source.label_column}`") if source.label_column else F.lit(None)
     rows = frame.select(
@@ -198,7 +200,7 @@ def _footers(
         finally:
             reader.close()
         if kind is None or "binary" in kind.split():
-            return None if kind else f"no column {column!r}: name the right one with --image-column"
+            return None if kind else f"no column {column!r}: choose another `image_column`"
         return f"column {column!r} holds {kind}, no image bytes"
 
     good: list[str] = []

@@ -5,6 +5,7 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html
 """
 
 import contextlib
+import logging
 import shutil
 import sys
 import tempfile
@@ -18,14 +19,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, either
 from lookalike.extras import install, is_installed, require
 from lookalike.models.graphs import check_graph
-from lookalike.progress import say
 
 if TYPE_CHECKING:
     from lookalike.models.model import Model
     from lookalike.models.networks import FromPixels
+
+logger = logging.getLogger(__name__)
 
 # Its absence makes OpenVINO use its own silent stand-in: nothing is ever reported to anybody.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -178,7 +180,7 @@ def _memory_of_gpu() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise LookalikeError(
             "the memory of the GPU is full, mostly of what other programs have there: "
-            "end one of them, or say --device cpu"
+            'end one of them, or set `device="cpu"`'
         ) from None
 
 
@@ -245,20 +247,20 @@ def _why_no_cuda() -> str:
     return ""
 
 
-_say_once = lru_cache(say)
+_warn_once = lru_cache(logger.warning)
 
 
 def find_device(wanted: str = "auto") -> str:
     """Return `cuda` or `cpu` for one of `DEVICES`; `LookalikeError` where it is not to be had."""
     if wanted not in DEVICES:
-        raise LookalikeError(f"no device {wanted!r}: say {', '.join(DEVICES)}")
+        raise LookalikeError(f"unknown device {wanted!r}: choose {either(DEVICES)}")
     if wanted == "cpu":
         return "cpu"
     why_not = _why_no_cuda()
     if why_not and wanted == "cuda":
-        raise LookalikeError(f"{why_not}: leave --device out, or say cpu")
+        raise LookalikeError(f'{why_not}: leave `device` out, or set `device="cpu"`')
     if why_not and why_not != _NO_CUDA:
-        _say_once(f"{why_not}: the processor does the work")
+        _warn_once(f"{why_not}: the processor does the work")
     return "cpu" if why_not else "cuda"
 
 
@@ -290,7 +292,7 @@ def _compare(wanted: Vectors, given: Vectors) -> None:
     if not cosine > _SAME:
         raise LookalikeError(
             "this processor computes int8 otherwise than the one where the network was calibrated "
-            f"(cosine {cosine:.3f}): use one with VNNI, or index again with --overwrite"
+            f"(cosine {cosine:.3f}): use one with VNNI, or index again with `overwrite=True`"
         )
 
 

@@ -23,7 +23,7 @@ from lookalike.models.lite0_torch import Lite0
 from lookalike.weights import AUTO, BUNDLED, FILES, settle
 
 _LARGEST = 65_504  # in half precision
-_WHOSE = "give the --model that they were trained with"
+_WHOSE = "set `model` to the network that they were trained with"
 
 
 def backbone(name: str = "resnet18", weights: str = AUTO) -> nn.Module:
@@ -93,7 +93,7 @@ def save(network: "FromPixels", file: Path, about: Mapping[str, str]) -> None:
     }
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise LookalikeError(
-            f"the weights have grown beyond what {_LARGEST:,} can hold: begin with other --weights"
+            f"the weights have grown beyond what {_LARGEST:,} can hold: start with other `weights`"
         )
     with new_file(file) as part:
         # In one entry: safetensors writes several in any order.
@@ -127,7 +127,7 @@ def _untrained(name: str, weights: str) -> nn.Module:
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise LookalikeError(
             f"torchvision has no classification network {name!r}: "
-            f"see torchvision.models.list_models(module=torchvision.models), or say {lite0.NAME}"
+            f"see torchvision.models.list_models(module=torchvision.models), or choose {lite0.NAME}"
         )
     options: dict[str, bool] = {}
     if name in ("googlenet", "inception_v3"):
@@ -158,16 +158,16 @@ def _file(name: str, weights: str) -> Traversable:
         if of != name:
             raise LookalikeError(
                 f"the bundled weights {weights!r} are of {of}, not {name}: "
-                "say --weights imagenet or a file"
+                "set `weights` to imagenet or a file"
             )
         return FILES[weights]
     if weights == AUTO:
         raise LookalikeError(
-            f"no weights of {name} come with lookalike: say --weights imagenet or a file"
+            f"no weights of {name} come with lookalike: set `weights` to imagenet or a file"
         )
     if not Path(weights).is_file():
         known = ", ".join((*FILES, "imagenet"))
-        raise LookalikeError(f"no weights {weights!r}: say {known} or an existing file")
+        raise LookalikeError(f"unknown weights {weights!r}: choose {known} or an existing file")
     return Path(weights)
 
 

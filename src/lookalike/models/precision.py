@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.cache import cache_folder, keeping, new_file
-from lookalike.errors import LookalikeError, Unreadable
+from lookalike.errors import LookalikeError, Unreadable, either
 from lookalike.extras import is_installed
 from lookalike.models import lite0
 from lookalike.models.calibration import METHOD, expected, never_mind, quantize
@@ -34,7 +34,7 @@ _QUICKER = 0.85  # of the work of f32: else less precision buys nothing
 def check_precision(precision: str) -> None:
     """Raise `LookalikeError` for a precision that there is not."""
     if precision not in PRECISIONS:
-        raise LookalikeError(f"no precision {precision!r}: say {', '.join(PRECISIONS)}")
+        raise LookalikeError(f"unknown precision {precision!r}: choose {either(PRECISIONS)}")
 
 
 def at_precision(
@@ -53,7 +53,7 @@ def at_precision(
         return _bf16(full)
     if precision == "int8":
         if device != "cpu" or not full.graph:
-            raise LookalikeError("int8 runs on CPUs through OpenVINO: use bf16, or --device cpu")
+            raise LookalikeError('int8 runs on CPUs through OpenVINO: use bf16, or `device="cpu"`')
         pixels = sample() if sample else ()
         if not len(pixels):
             raise LookalikeError("int8 is calibrated on images: make an index with it first")

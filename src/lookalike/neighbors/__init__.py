@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lookalike.defaults import RECALL
 from lookalike.engine import KnnEngine
 from lookalike.neighbors.held import REGION_ROWS, Held, regions
 from lookalike.neighbors.queries import Queries, Source, store
@@ -28,7 +29,7 @@ from lookalike.neighbors.tasks import (
     routing,
 )
 from lookalike.search import check_k
-from lookalike.searcher import RECALL, Searcher, home
+from lookalike.searcher import Searcher, home
 from lookalike.storage import EmbeddingTable, Segment
 
 if TYPE_CHECKING:

@@ -185,7 +185,7 @@ def _column(frame: "DataFrame", name: str) -> "Column":
     """Return a column of a DataFrame, whatever its name; `LookalikeError` where there is none."""
     if name not in frame.columns:
         raise LookalikeError(
-            f"the queries have no column {name!r}, but {', '.join(frame.columns)}: say which it is"
+            f"the queries have no column {name!r}, but {', '.join(frame.columns)}: choose one"
         )
     return frame[f"`{name.replace('`', '``')}`"]
 

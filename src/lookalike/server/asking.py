@@ -55,7 +55,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
     ) -> Any:
         """Find the look-alikes of an image of the index, or of an earlier upload."""
         if (image is None) == (upload is None):
-            raise HTTPException(400, "say image=ID or upload=KEY, and not both")
+            raise HTTPException(400, "give image=ID or upload=KEY, not both")
         shelf = service.shelf
         if image is not None:
             row = service.row(shelf, image)

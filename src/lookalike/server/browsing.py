@@ -128,7 +128,7 @@ def add_pictures(app: FastAPI, service: Service) -> None:
 
 def _check_size(size: int) -> None:
     if size not in SIZES:
-        raise HTTPException(422, f"size: say one of {', '.join(map(str, SIZES))}")
+        raise HTTPException(422, f"size: choose one of {', '.join(map(str, SIZES))}")
 
 
 def add_map(app: FastAPI, service: Service) -> None:

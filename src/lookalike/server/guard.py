@@ -82,7 +82,8 @@ class Guard:
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
             if name not in self._hosts:
                 return _problem(
-                    403, "not this server's name: open the address it printed, or give it a --token"
+                    403,
+                    "not this server's name: open the address it printed, or start it with a token",
                 )
             return None
         return None if scope["path"] == OPEN else self._without_token(scope, headers)

@@ -178,7 +178,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError, UnicodeError) as error:  # the last for what is no host name
         reason = getattr(error, "strerror", None) or str(error)
         raise LookalikeError(
-            f"cannot listen on {host} port {port} ({reason}): say another --port, or 0 for any"
+            f"cannot listen on {host} port {port} ({reason}): choose another `port`, or 0 for any"
         ) from None
     return listening
 

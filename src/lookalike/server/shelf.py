@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 from fastapi import HTTPException
 
 from lookalike import images
+from lookalike.defaults import RECALL
 from lookalike.embedding import Vectors
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.hits import Query, SearchResult
 from lookalike.queries import search_vectors
 from lookalike.search import Mask, Neighbor, Numbers
-from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALL, RECALLS, Searcher
+from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALLS, Searcher
 from lookalike.storage import EmbeddingTable
 from lookalike.untrusted import is_hash
 

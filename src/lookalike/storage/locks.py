@@ -125,12 +125,12 @@ def making_anew(out: Path) -> Iterator[Path]:
                     raise full_disk(out) from None
                 raise ReadOnly(
                     f"nothing can be made in {file.parent} ({error.strerror}), which takes the "
-                    f"place of {out}: give another --out"
+                    f"place of {out}: choose another `out`"
                 ) from None
             if not _takes(lock, fcntl.LOCK_EX):
                 raise LookalikeError(
                     f"another process is rebuilding {out}: try again when that is done, or "
-                    "give another --out"
+                    "choose another `out`"
                 )
             with contextlib.suppress(FileNotFoundError):  # whoever had it has just deleted it
                 if os.path.samestat(os.fstat(lock.fileno()), file.stat()):

@@ -59,7 +59,7 @@ _NUMBERS = ("size_bytes", "modification_time", *_FIGURES[1:], "min.id", "max.id"
 _NO_ACTIONS = pa.table(
     {"path": pa.nulls(0, pa.string())} | {name: pa.nulls(0, pa.int64()) for name in _NUMBERS}
 )
-_RESTORE = "restore it, or index the images again into another --out"
+_RESTORE = "restore it, or index the images again into another `out`"
 _COUNTS = ("added", "removed", "images", "skipped")
 
 
@@ -107,7 +107,7 @@ class EmbeddingTable:
             if (path / _ABOUT).is_file():
                 raise LookalikeError(f"{path} is a damaged index: its log is gone; {_RESTORE}")
             what = "is not an index" if path.exists() else "does not exist"
-            raise LookalikeError(f"{path} {what}: make one with `lookalike index IMAGES --out`")
+            raise LookalikeError(f"{path} {what}: make one with `lookalike index`")
         if not is_text(str(path.absolute())):
             raise LookalikeError(
                 f"{path} has a name that is not UTF-8, which Delta cannot open: rename its folder"
@@ -530,7 +530,8 @@ def _read_about(path: Path) -> dict[str, Any]:
             raise LookalikeError(f"{path} was made by a newer lookalike: upgrade to open it")
         if made_by < FORMAT:
             raise LookalikeError(
-                f"{path} was made by an older lookalike: index the images again with --overwrite"
+                f"{path} was made by an older lookalike: index the images again, with "
+                "`overwrite=True`"
             )
         return about
     except (OSError, ValueError, KeyError, TypeError) as error:

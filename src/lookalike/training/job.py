@@ -1,10 +1,11 @@
 """Weights that have learned labels of one's own, and what they gained by it."""
 
 import hashlib
+import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from lookalike.images import SIDE as SEEN
 from lookalike.models import find_device
 from lookalike.models.model import fingerprint
 from lookalike.models.networks import FromPixels, backbone, dump, save
-from lookalike.progress import progress_line, say
+from lookalike.progress import progress_line
 from lookalike.spark import memory
 from lookalike.training.held_out import HeldOut, hold_out, measure, once, sampled
 from lookalike.training.loop import Plan, train
@@ -30,6 +31,8 @@ from lookalike.training.photos import Images, Photos, Pixels, gather
 from lookalike.training.views import Variety, Views, draw
 from lookalike.training.workspace import DECODED, alone, check_out, work_folder
 from lookalike.weights import AUTO, settle
+
+logger = logging.getLogger(__name__)
 
 _LOSS = LossWeights(imitation=0, relations=0)  # the labels alone
 _VARIETY = Variety()
@@ -86,7 +89,6 @@ def fine_tune(
     seed: int = 0,
     work: Name | None = None,
     overwrite: bool = False,
-    tell: Callable[[str], None] = say,
 ) -> Trained:
     """Let a network learn labels, beginning with its weights; write the new ones to `out`.
 
@@ -97,9 +99,8 @@ def fine_tune(
     measured.
 
     Decoded photos and checkpoints are kept in `work`, or beside `out` until that is written: the
-    same call goes on from there. `tell` takes lines for whoever waits. Raises `LookalikeError`
-    where the images are no local files, too few labels fit, memory or disk is too small, or what is
-    asked for is not to be had.
+    same call goes on from there. Raises `LookalikeError` where the images are no local files, too
+    few labels fit, memory or disk is too small, or an option cannot be satisfied.
     """
     started = time.monotonic()
     out = local_path(out).absolute()
@@ -118,7 +119,9 @@ def fine_tune(
         )
         kept, whole = hold_out(photos.labels, held_out, seed)
         if held_out and not len(kept):
-            tell("of so few photos none are held out: two labels need four photos or more each")
+            logger.warning(
+                "no photo is held out, there are too few: two labels need four photos or more each"
+            )
         taught = np.setdiff1d(np.arange(len(photos)), kept)
         kept = sampled(photos.labels, kept, seed)
         plan = _plan(len(taught), epochs, batch, seed)
@@ -129,7 +132,7 @@ def fine_tune(
             before = once(
                 measured_before, lambda: measure(network, photos, kept, pixels, plan.batch)
             )
-            network = _learn(network, photos, taught, pixels, plan, checkpoint, tell)
+            network = _learn(network, photos, taught, pixels, plan, checkpoint)
             network.network.half().float()  # as it is written, so that the figures are of the file
             after = measure(network, photos, kept, pixels, plan.batch)
         shown = len(np.unique(photos.labels[taught]))
@@ -172,18 +175,20 @@ def _check(
     out: Path, epochs: int | None, batch: int | None, held_out: float, seed: int, overwrite: bool
 ) -> None:
     if out.suffix != ".safetensors":
-        raise LookalikeError(f"--out is {str(out)!r}: choose a name that ends in .safetensors")
+        raise LookalikeError(f"`out` is {str(out)!r}: choose a name that ends in .safetensors")
     if out.exists() and not out.is_dir() and not overwrite:
-        raise LookalikeError(f"{out} is there already: give another --out, or --overwrite it")
+        raise LookalikeError(
+            f"{out} is there already: choose another `out`, or set `overwrite=True`"
+        )
     for name, number in (("epochs", epochs), ("batch", batch)):
         if number is not None and number < 1:
-            raise LookalikeError(f"--{name} is {number}: give 1 or more, or leave it out")
+            raise LookalikeError(f"`{name}` is {number}: give 1 or more, or leave it out")
     if not 0 <= held_out < 1:
         raise LookalikeError(
-            f"--held-out is {held_out:g}: give the share to measure with, such as 0.2, or 0"
+            f"`held_out` is {held_out:g}: give the share to measure with, such as 0.2, or 0"
         )
     if not 0 <= seed < 2**32:
-        raise LookalikeError(f"--seed is {seed}: give a number from 0 to {2**32 - 1}")
+        raise LookalikeError(f"`seed` is {seed}: give a number from 0 to {2**32 - 1}")
     check_out(out)
 
 
@@ -191,15 +196,15 @@ def _network(model: str, weights: str) -> FromPixels:
     network = FromPixels(backbone(model, weights), model)
     if getattr(network.network, "transform_input", False):  # of two that torchvision took over
         raise LookalikeError(
-            f"{model} scales its images in a way of its own, which a file of weights cannot say: "
-            "name another --model"
+            f"{model} scales its images in a way of its own, which a file of weights does not "
+            "record: choose another `model`"
         )
     try:
         network.width()
     except RuntimeError as error:
         detail = str(error).splitlines()[0][:200]
         raise LookalikeError(
-            f"{model} takes no images of {SEEN} pixels ({detail}): name another --model"
+            f"{model} takes no images of {SEEN} pixels ({detail}): choose another `model`"
         ) from None
     return network
 
@@ -237,7 +242,6 @@ def _learn(
     pixels: Pixels,
     plan: Plan,
     checkpoint: Path,
-    tell: Callable[[str], None],
 ) -> FromPixels:
     views = _views(taught, plan)
     own = torch.from_numpy(np.unique(photos.labels[taught], return_inverse=True)[1])
@@ -255,8 +259,8 @@ def _learn(
             if not math.isfinite(loss):
                 checkpoint.unlink(missing_ok=True)
                 raise LookalikeError(
-                    f"learning went astray after {done} steps: begin with other --weights, or try "
-                    "a larger --batch"
+                    f"training diverged after {done} steps: start with other `weights`, or try a "
+                    "larger `batch`"
                 )
             now = time.monotonic()
             if began is None:
@@ -265,9 +269,9 @@ def _learn(
                 left = (now - began[1]) / (done - began[0]) * (steps - done)
                 told = True
                 if left > _LONG:
-                    tell(
-                        f"some {left / 60:.0f} minutes more on this processor: fewer --epochs take "
-                        "less; Ctrl-C and the same command go on later"
+                    logger.info(
+                        f"about {left / 60:.0f} minutes left on this processor: set fewer "
+                        "`epochs` for less, or stop and run the same command later to continue"
                     )
 
         return train(network, objective, views, pixels, plan, checkpoint, report)
@@ -318,5 +322,5 @@ def _within_memory(batch: int) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise LookalikeError(
-            f"the memory is too small for {batch} views at a time: give a smaller --batch"
+            f"the memory is too small for {batch} views at a time: set a smaller `batch`"
         ) from None

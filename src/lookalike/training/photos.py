@@ -97,7 +97,7 @@ def gather(
     small.
     """
     if folder.exists() and not (folder.is_dir() and {*os.listdir(folder)} <= {_PIXELS, _ABOUT}):
-        raise LookalikeError(f"{folder} holds something else: name another folder with --work")
+        raise LookalikeError(f"{folder} holds something else: choose another `work` folder")
     labelled = any(labels is not None for _, labels in sources)
     with staging_folder(folder) as staging:
         listings = [
@@ -125,7 +125,8 @@ def gather(
         except (OSError, ValueError, KeyError) as error:  # none there yet, or damaged
             if says_nothing(error):
                 raise LookalikeError(
-                    f"{folder} cannot be read now ({error}): see to that, or name another --work"
+                    f"{folder} cannot be read now ({error}): solve that, or choose "
+                    "another `work` folder"
                 ) from None
         shutil.rmtree(folder, ignore_errors=True)  # now: else the disk has to hold both
         _check_room(folder.parent, sum(one.count for one in listings), more)
@@ -159,7 +160,7 @@ def check_labels(photos: Mapping[str, int]) -> None:
         raise LookalikeError(
             f"each of the {len(photos):,} labels has one photo, which shows nothing of what photos "
             "of a kind have in common: give several photos the same label, or name another column "
-            "with --label-name"
+            "with `label_name`"
         )
 
 
@@ -241,7 +242,7 @@ def _check_room(folder: Path, count: int, more: int) -> None:
     if needed > 0.9 * free:
         raise LookalikeError(
             f"{count:,} photos need {needed / 1e9:.1f} GB while they are learned from, and "
-            f"{folder} has {free / 1e9:.1f}: make room, or name another folder with --work"
+            f"{folder} has {free / 1e9:.1f}: make room, or choose another `work` folder"
         )
 
 

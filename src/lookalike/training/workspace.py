@@ -32,7 +32,7 @@ def alone(place: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LookalikeError(
-                f"another run is at work in {place}: wait for it, or give another --work"
+                f"another run is at work in {place}: wait for it, or choose another `work` folder"
             ) from None
         for left in place.glob(_PARTS):
             left.unlink()
@@ -49,12 +49,12 @@ def alone(place: Path) -> Iterator[None]:
 def check_out(out: Path) -> None:
     """Raise `LookalikeError` where `out` cannot be written: now, not when all is learned."""
     if out.is_dir():
-        raise LookalikeError(f"{out} is a folder: choose another --out")
+        raise LookalikeError(f"{out} is a folder: choose another `out`")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
         raise LookalikeError(
-            f"nothing can be written in {out.parent} ({error.strerror}): choose another --out"
+            f"nothing can be written in {out.parent} ({error.strerror}): choose another `out`"
         ) from None

@@ -3,10 +3,9 @@
 from lookalike.storage.maintenance.check import check
 from lookalike.storage.maintenance.findings import MODEL, Checked, Finding
 from lookalike.storage.maintenance.repair import Repaired, repair
-from lookalike.storage.maintenance.vacuum import KEEP_DAYS, Vacuumed, vacuum
+from lookalike.storage.maintenance.vacuum import Vacuumed, vacuum
 
 __all__ = [
-    "KEEP_DAYS",
     "MODEL",
     "Checked",
     "Finding",

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.cache import left_folders
+from lookalike.defaults import KEEP_DAYS
 from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable, Log, commits, forget, writing
 
-KEEP_DAYS = 7.0
 _DAY = 24 * 3600
 _FEW = 2  # small segments in a row are made one
 
@@ -48,7 +48,7 @@ def vacuum(
     changed, merged segments are not counted. Raises `LookalikeError` where something writes.
     """
     if not keep_days >= 0:
-        raise LookalikeError(f"--keep-days is {keep_days}: give 0 or more")
+        raise LookalikeError(f"`keep_days` is {keep_days}: give 0 or more")
     path = collection.path
     with writing(path, alone=True):
         stored = EmbeddingTable.open(path)

@@ -1,4 +1,4 @@
-"""The commands that ask an index: what it holds, what looks alike, how well it finds that."""
+"""The commands that search an index, describe it and measure it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.arguments import AsJson, IndexArgument, K, Overwrite, Recall, Version
-from lookalike.cli.printing import (
+from lookalike.cli.options import (
+    AsJson,
+    EngineOption,
+    IndexArgument,
+    K,
+    KnnEngineOption,
+    OptionalK,
+    OptionalSeed,
+    Out,
+    Overwrite,
+    Recall,
+    Seed,
+    Version,
+)
+from lookalike.cli.output import (
     answers,
     note_of,
     note_of_signatures,
@@ -15,22 +28,24 @@ from lookalike.cli.printing import (
     printable,
     show_figures,
     show_history,
-    show_hits,
     show_json,
+    show_neighbors,
 )
-from lookalike.errors import ImageError, LookalikeError
-from lookalike.given import local_path
-from lookalike.searcher import RECALL
+from lookalike.defaults import RECALL
 
 
 def info(
     index: IndexArgument,
     as_json: AsJson = False,
-    skipped: Annotated[bool, typer.Option(help="List skipped inputs instead.")] = False,
-    history: Annotated[bool, typer.Option(help="List its versions instead.")] = False,
+    skipped: Annotated[
+        bool, typer.Option("--skipped", help="List skipped inputs with their reasons.")
+    ] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="List the versions of the index.")
+    ] = False,
     version: Version = None,
 ) -> None:
-    """Say what an index holds: counts, model, size, measured recall.
+    """Show what an index holds: counts, model, size, measured recall.
 
     Example: `lookalike info cars.index`
     """
@@ -77,58 +92,58 @@ def info(
 
 def search(
     index: IndexArgument,
-    image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="A photo.")] = None,
+    image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="An image.")] = None,
     random: Annotated[
-        bool, typer.Option("--random", help="Query with an indexed photo taken at random.")
+        bool, typer.Option("--random", help="Search with a random image of the index.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Makes --random repeatable.")] = None,
-    k: Annotated[
-        int | None, typer.Option("-k", help="How many neighbours. [default: 5, or all --within]")
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="auto, exact, approximate (by signatures), or spark-lsh (Spark ML's hash tables)."
-        ),
-    ] = "auto",
+    seed: OptionalSeed = None,
+    k: OptionalK = None,
+    engine: EngineOption = "auto",
     recall: Recall = RECALL,
     within: Annotated[
-        float | None, typer.Option(help="Only neighbours within this distance, 0 to 2.")
+        float | None, typer.Option(help="Largest distance, 0 to 2. [default: any]")
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="Only images with this label; may be repeated.")
     ] = None,
     path: Annotated[
         list[str] | None,
-        typer.Option(help="Only images whose path matches this glob; may be repeated."),
+        typer.Option(
+            help="Only images whose path matches this glob; may be repeated.", metavar="GLOB"
+        ),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Which hash tables collided (--engine spark-lsh).")
+        bool,
+        typer.Option("--explain", help="Show which hash tables collided, with `spark-lsh`."),
     ] = False,
-    picture: Annotated[Path | None, typer.Option(help="Write a contact sheet, PNG.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the same as a web page.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet, PNG.", metavar="FILE")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a web page.", metavar="FILE")] = None,
     version: Version = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the look-alikes of a photo.
+    """Find the images that look most like a given one: five, or all within a distance.
 
     Example: `lookalike search cars.index photo.jpg --picture found.png`
     """
+    from lookalike.errors import ImageError, LookalikeError
+    from lookalike.given import local_path
     from lookalike.index import Index
     from lookalike.queries import make_query, random_query
     from lookalike.storage import EmbeddingTable
 
     if (image is None) != random:
-        raise typer.BadParameter("give an IMAGE, or --random, and not both")
-    for written in filter(None, (picture, html)):
-        local_path(written)  # before any work
+        raise typer.BadParameter("give either an IMAGE or --random")
+    for file in filter(None, (picture, html)):
+        local_path(file)  # before any work
     table = EmbeddingTable.open(index, version)
     opened = Index(table)
     try:
         query = random_query(table, seed) if random else make_query(table, str(image))
     except ImageError as error:
-        raise LookalikeError(f"{image} is no picture to search with: {error}") from None
-    hits = opened.search(  # type: ignore[call-overload]
+        raise LookalikeError(f"{image} cannot be searched with: {error}") from None
+    found = opened.search(
         query,
         k,
         engine=engine,
@@ -139,19 +154,19 @@ def search(
         explain=explain,
     )
     if picture is not None:
-        _written(picture, lambda path: hits.picture().save(path, format="PNG"))
+        _write(picture, lambda path: found.picture().save(path, format="PNG"))
     if html is not None:
-        _written(
+        _write(
             html,
-            lambda path: path.write_text(hits.html(note_of(hits, len(opened))), encoding="utf-8"),
+            lambda path: path.write_text(found.html(note_of(found, len(opened))), encoding="utf-8"),
         )
     if as_json:
-        show_json(hits.to_dict())
+        show_json(found.to_dict())
         return
-    show_hits(hits, len(opened))
+    show_neighbors(found, len(opened))
 
 
-def _written(path: Path, write: Callable[[Path], object]) -> None:
+def _write(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path)
     notes.print(f"wrote {path}", markup=False)
@@ -159,68 +174,46 @@ def _written(path: Path, write: Callable[[Path], object]) -> None:
 
 def neighbors(
     index: IndexArgument,
-    out: Annotated[Path, typer.Option(help="The folder of Parquet files to write.")],
+    out: Out,
     queries: Annotated[
-        Path | None, typer.Option(help="Another index, whose images ask. [default: its own]")
+        Path | None,
+        typer.Option(help="Another index with the query images. [default: this one]"),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many neighbours of each image.")] = 10,
-    engine: Annotated[
-        str, typer.Option(help="auto, exact, or approximate (by signatures).")
-    ] = "auto",
+    k: K = 10,
+    engine: KnnEngineOption = "auto",
     recall: Recall = RECALL,
     paths: Annotated[bool, typer.Option("--paths", help="Add paths to the ids.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find the neighbours of every image, on Spark.
+    """Find the neighbours of every image, on Spark, and write them as Parquet files.
 
-    Example: `lookalike neighbors cars.index -k 10 --out cars.neighbors`
+    Example: `lookalike neighbors cars.index -k 10 -o cars.neighbors`
     """
     from lookalike.create import open_index
 
-    found = open_index(index).kneighbors(
-        queries,
-        k,
-        engine=engine,  # type: ignore[arg-type]
-        recall=recall,
-    )
+    found = open_index(index).kneighbors(queries, k, engine=engine, recall=recall)
     table = found.write(out, paths=paths, overwrite=overwrite)
     notes.print(f"wrote {table.count():,} pairs into {out}", markup=False)
-
-
-def tune(
-    index: IndexArgument,
-    recall: Annotated[float, typer.Option(help="Share of the ten nearest to find.")] = 0.9,
-    seed: Annotated[int, typer.Option(help="Which images are drawn.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Say what hashing by Spark ML is worth for an index, and with which parameters.
-
-    Example: `lookalike tune cars.index --recall 0.9`
-    """
-    from lookalike.on_spark import tune_index
-
-    tuned = tune_index(index, recall, seed)
-    if as_json:
-        show_json(tuned.to_dict())
-    else:
-        answers.print(str(tuned), markup=False)
 
 
 def evaluate(
     index: IndexArgument,
     k: K = 5,
-    queries: Annotated[int, typer.Option(help="Images drawn to measure recall with.")] = 50,
-    seed: Annotated[int, typer.Option(help="Which images are drawn.")] = 0,
+    queries: Annotated[int, typer.Option(help="Number of query images.")] = 50,
+    seed: Seed = 0,
     spark: Annotated[
         bool | None,
-        typer.Option(help="Measure Spark's hashing too. [default: where it is installed]"),
+        typer.Option(
+            "--spark/--no-spark",
+            help="Measure hashing by Spark ML too. [default: if it is installed]",
+        ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw recall against speed, .png or .svg.")
+        Path | None, typer.Option(help="Plot recall against speed, .png or .svg.", metavar="FILE")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure an index: recall and speed of each engine; R@1, P@5 and mAP@R by label.
+    """Measure recall and speed of each engine; by label also R@1, P@5 and mAP@R.
 
     Example: `lookalike evaluate cars.index --plot recall.png`
     """
@@ -233,7 +226,7 @@ def evaluate(
     figures = open_index(index).evaluate(k, queries, seed, spark=spark)
     if plot is not None:
         title = f"recall@{k} of {printable(index.resolve().name)}, {figures['images']:,} images"
-        _written(plot, lambda path: plots.draw(series(figures), title, path))
+        _write(plot, lambda path: plots.draw(series(figures), title, path))
     if as_json:
         show_json(figures)
         return

@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 class Outcome:
     """What the demo left behind."""
 
-    hits: SearchResult
+    neighbors: SearchResult
     images: int
     picture: Path
     page: Path
@@ -115,36 +115,36 @@ def run(
     started = time.perf_counter()
     found = search.hashed(others, hasher, query.vector, 5)
     took = (time.perf_counter() - started) * 1000
-    hits = SearchResult(query, tuple(found), "spark-lsh", took, stored.source)
+    neighbors = SearchResult(query, tuple(found), "spark-lsh", took, stored.source)
     exact = index.search(query, 5)
-    agreed = len({n.path for n in exact} & {n.path for n in hits})
+    agreed = len({n.path for n in exact} & {n.path for n in neighbors})
     say(
         f"11  its five neighbours by approxNearestNeighbors, {took:.0f} ms; exact search, "
-        f"{exact.took_ms:.1f} ms, has {agreed} of these {len(hits)}"
+        f"{exact.took_ms:.1f} ms, has {agreed} of these {len(neighbors)}"
     )
 
     picture, page = out / "neighbors.png", out / "neighbors.html"
-    hits.picture().save(picture)
+    neighbors.picture().save(picture)
     note = f"approxNearestNeighbors over {len(index):,} images"
-    page.write_text(hits.html(note), encoding="utf-8")
+    page.write_text(neighbors.html(note), encoding="utf-8")
     say(f"12  shown as pictures: {picture} and {page}")
-    return Outcome(hits, len(index), picture, page, index_path, csv_path)
+    return Outcome(neighbors, len(index), picture, page, index_path, csv_path)
 
 
 def _claim(out: Path) -> None:
     """Refuse a folder that holds anything but what an earlier demo left there."""
     marker = out / ".lookalike-demo"
     if out.exists() and not marker.exists() and any(out.iterdir()):
-        raise LookalikeError(f"{out} holds other things: give --out a new or an empty folder")
+        raise LookalikeError(f"{out} holds other files: set `out` to a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
     marker.touch()
 
 
 def _first_readable(source: images.Source) -> str:
-    for found in images.walk(source):
+    for file in images.walk(source):
         try:
-            images.decode(images.read(source, found.path))
-            return found.path
+            images.decode(images.read(source, file.path))
+            return file.path
         except ImageError:
             continue
     raise images.nothing_found(source)

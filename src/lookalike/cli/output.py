@@ -1,26 +1,27 @@
-"""What commands print: answers to stdout, notes to stderr."""
+"""What commands print: results to stdout; notes and errors to stderr."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from lookalike import spark
-from lookalike.errors import LookalikeError, full_disk, is_full_disk
-from lookalike.evaluate import points
-from lookalike.hashing import Parameters
-from lookalike.hits import SearchResult
-from lookalike.images import in_words
-from lookalike.searcher import RECALL
-from lookalike.storage import EmbeddingTable, is_index
+from lookalike.defaults import RECALL
 
-notes = Console(stderr=True, highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from lookalike.hashing import Parameters
+    from lookalike.hits import SearchResult
+
 answers = Console(highlight=False, soft_wrap=True)
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Left out with `--quiet`."""
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Shown always."""
 
 
 def printable(text: str) -> str:
@@ -30,26 +31,55 @@ def printable(text: str) -> str:
 
 @contextmanager
 def stopped_well(path: Path, before: str) -> Iterator[None]:
-    """Say, where Ctrl-C ends the block, what is in the index at `path`, and how to go on."""
+    """Where Ctrl-C ends the block, add to it what the index at `path` holds, and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
+        from lookalike.storage import EmbeddingTable, is_index
+
         kept = before
         if is_index(path):
             images, skipped = EmbeddingTable.open(path).counts()
             kept = f"{images + skipped:,} inputs are in {path}"
-        raise LookalikeError(f"stopped; {kept}: run the same command to go on") from None
+        raise KeyboardInterrupt(f"stopped; {kept}: run the same command to continue") from None
+
+
+option_names: dict[str, tuple[str, str]] = {}
+"""Options of the command line by the names of their Python parameters: to set, to unset."""
+_PARAMETER = re.compile(r"`(\w+)(?:=([^`]*))?`")
+
+
+def as_options(message: str) -> str:
+    """Replace names of Python parameters in a message by options of the command line.
+
+    The library names them in backquotes: `` `within` `` becomes `--within`, `` `overwrite=True` ``
+    becomes `--overwrite`, and `` `engine="exact"` `` becomes `--engine exact`.
+    """
+
+    def replace(found: re.Match[str]) -> str:
+        name, value = found[1], found[2]
+        if name not in option_names:
+            return found[0]
+        on, off = option_names[name]
+        if value in (None, "True"):
+            return on
+        return off if value == "False" else f"{on} {value.strip(chr(34))}"
+
+    return _PARAMETER.sub(replace, message)
 
 
 def last_words(error: Exception) -> str:
-    """Return one line for an error; of Spark's, the one that says what went wrong in the worker."""
+    """Return one line for an error; for one of Spark, the line of the worker that failed."""
+    from lookalike import spark
+    from lookalike.errors import full_disk, is_full_disk
+
     if isinstance(error, OSError):
         if is_full_disk(error):
             return str(full_disk(error.filename or "nothing more can be written"))
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     if spark.is_of_spark(error):
-        return f"Spark gave up: {spark.last_words(error)}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return as_options(f"Spark failed: {spark.last_words(error)}")
+    return as_options(" ".join(str(error).split())) or type(error).__name__
 
 
 def show_json(answer: Mapping[str, Any]) -> None:
@@ -57,59 +87,61 @@ def show_json(answer: Mapping[str, Any]) -> None:
     print(json.dumps(answer), flush=True)  # noqa: T201 - plain text, to be piped
 
 
-def show_left_out(counts: dict[str, int]) -> None:
-    """Say which files are no images, and so were not looked at."""
+def show_ignored(counts: dict[str, int]) -> None:
+    """Print how many files were ignored, by type."""
+    from lookalike.images import in_words
+
     if counts:
         notes.print(f"[yellow]not looked at:[/] {escape(in_words(counts))}")
 
 
 def show_labels(unused: int, loose: int, missing: int) -> None:
-    """Say of labels what their owner would not expect."""
+    """Print which labels may not fit as expected."""
     if unused:
         are = "label is" if unused == 1 else "labels are"
-        notes.print(f"[yellow]{unused:,} {are}[/] of no photo found here, or of several")
+        notes.print(f"[yellow]{unused:,} {are}[/] of no image found here, or of several")
     if loose:
         fit = "label fits" if loose == 1 else "labels fit"
         notes.print(
-            f"[yellow]{loose:,} {fit}[/] by a part of the name only, without extension or folders"
+            f"[yellow]{loose:,} {fit}[/] by part of the name only, without extension or folders"
         )
     if missing:
         have = "row has" if missing == 1 else "rows have"
         notes.print(f"[yellow]{missing:,} {have} no label[/] (nan or the like)")
 
 
-def note_of(hits: SearchResult, images: int) -> str:
+def note_of(found: "SearchResult", images: int) -> str:
     """Say how neighbours were found, and how quickly."""
-    return f"{hits.engine} search over {images:,} images, {hits.took_ms:.1f} ms"
+    return f"{found.engine} search over {images:,} images, {found.took_ms:.1f} ms"
 
 
-def show_hits(hits: SearchResult, images: int) -> None:
-    """Print neighbours as a table, with what is worth knowing of the search."""
-    shown = hits.to_dict()
+def show_neighbors(found: "SearchResult", images: int) -> None:
+    """Print neighbours as a table, and how they were found."""
+    shown = found.to_dict()
     label = f" ({shown['query']['label']})" if shown["query"]["label"] else ""
     query = printable(shown["query"]["path"] or "a vector")
     answers.print(f"look-alikes of {query}{label}", markup=False)
-    labels = [printable(hit["label"] or "-") for hit in shown["neighbors"]]
+    labels = [printable(neighbor["label"] or "-") for neighbor in shown["neighbors"]]
     width = max(map(len, labels), default=0)
-    for hit, name in zip(shown["neighbors"], labels, strict=True):
-        path = printable(hit["path"])
-        tables = f"  tables {', '.join(map(str, hit['tables']))}" if "tables" in hit else ""
-        line = f"{hit['rank']:>3}  {hit['distance']:.4f}  {name:{width}}  {path}{tables}"
-        answers.print(line, markup=False)
-    if not hits:
+    for neighbor, name in zip(shown["neighbors"], labels, strict=True):
+        path = printable(neighbor["path"])
+        tables = ", ".join(map(str, neighbor.get("tables", ())))
+        line = f"{neighbor['rank']:>3}  {neighbor['distance']:.4f}  {name:{width}}  {path}"
+        answers.print(f"{line}  tables {tables}" if tables else line, markup=False)
+    if not found:
         answers.print("no neighbours" if images else "no neighbours: the index holds no image")
-    answers.print(f"[dim]{note_of(hits, images)}[/]")
-    if hits.candidates is not None:
-        share = hits.candidates / max(images, 1)
+    answers.print(f"[dim]{note_of(found, images)}[/]")
+    if found.candidates is not None:
+        share = found.candidates / max(images, 1)
         how = {
             "spark-lsh": "shared a bucket with the query",
             "approximate": "had a signature near that of the query",
-        }[hits.engine]
-        answers.print(f"[dim]{hits.candidates:,} rows, {share:.2%}, {how}[/]")
+        }[found.engine]
+        answers.print(f"[dim]{found.candidates:,} rows, {share:.2%}, {how}[/]")
 
 
 def show_history(versions: Sequence[Mapping[str, Any]]) -> None:
-    """Print the versions of an index, newest first; say which of them cannot be opened any more."""
+    """Print the versions of an index, newest first, and whether each can still be opened."""
     heading = ("version", "time", "what", "added", "removed", "images", "skipped", "kept")
     lines: list[tuple[str, ...]] = [heading]
     for one in versions:
@@ -124,24 +156,26 @@ def show_history(versions: Sequence[Mapping[str, Any]]) -> None:
 
 
 def note_of_signatures(known: dict[str, Any] | None) -> str:
-    """Say what share of the nearest neighbours signatures find, and how that is known."""
+    """Say which recall approximate search has, and how that is known."""
     if known is None:
-        return "not measured yet: `lookalike evaluate` does it"
+        return "not measured yet: run `lookalike evaluate`"
     found = known["recall"][str(RECALL)]
     measured = f"measured with {known['queries']} of the images"
     if found is None:
-        return f"leaves it to exact search to find {RECALL:.0%} ({measured})"
-    return f"finds {found:.1%} of the {known['k']} nearest, asked for {RECALL:.0%} ({measured})"
+        return f"exact search is used for a recall of {RECALL:.0%} ({measured})"
+    return f"recall@{known['k']} {found:.1%} for a target of {RECALL:.0%} ({measured})"
 
 
 def show_figures(figures: Mapping[str, Any]) -> None:
-    """Print what an evaluation measured."""
+    """Print the figures of an evaluation."""
     for name in ("images", "labelled_queries", "R@1", "P@5", "mAP@R"):
         if name in figures:
             answers.print(f"{name}: {figures[name]}", markup=False)
     found = figures["approximate"]
-    answers.print(f"recall@{found['k']} of {found['queries']} images that asked, one at a time:")
-    heading = ("engine", "asked for", "recall", "95 % interval", "compared", "p50", "p99", "per s")
+    answers.print(f"recall@{found['k']} of {found['queries']} query images, one at a time:")
+    from lookalike.evaluate import points
+
+    heading = ("engine", "target", "recall", "95 % interval", "compared", "p50", "p99", "per s")
     lines = [heading, *map(_cells, points(figures))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:
@@ -167,17 +201,17 @@ def _cells(point: dict[str, Any]) -> tuple[str, ...]:
 
 def _note_of_f32(found: dict[str, Any]) -> str:
     if found["overlap"] is None:
-        return f"how near that comes to f32 is not known: {found['reason']}"
+        return f"agreement with f32 is not known: {found['reason']}"
     low, high = found["overlap_95"]
     gone = f"; {found['left_out']} more cannot be read as they were" if found["left_out"] else ""
     return (
         f"of the {found['k']} nearest in f32, {found['overlap']:.1%} are found ({low:.1%} to "
-        f"{high:.1%}; among {found['images']} of the images{gone})"
+        f"{high:.1%}; measured among {found['images']} images{gone})"
     )
 
 
-def show_parameters(parameters: Parameters) -> None:
-    """Print what the hash tables are and what they are worth, said plainly."""
+def show_parameters(parameters: "Parameters") -> None:
+    """Print the parameters of hash tables, and their recall."""
     answers.print(
         f"{parameters.tables} hash tables, bucket length {parameters.bucket_length:.4f}: "
         f"recall {parameters.measured_recall:.3f} (predicted {parameters.predicted_recall:.3f}), "
@@ -185,85 +219,85 @@ def show_parameters(parameters: Parameters) -> None:
     )
 
 
-def words_of_pairs(figures: dict[str, Any]) -> list[str]:
-    """Say what a join found, a line each."""
+def lines_of_pairs(figures: dict[str, Any]) -> list[str]:
+    """Sum up a join."""
     within = figures["within"]
     return [
         f"{figures['pairs']:,} pairs" + ("" if within is None else f" within {within:g}"),
         *([f"{figures['agreeing']:,} of them show the same"] if "agreeing" in figures else []),
-        *_words_of_kept(figures),
-        *_words_of_missing(figures),
+        *_lines_of_unlike(figures),
+        *_lines_of_missing(figures),
     ]
 
 
-def _words_of_missing(figures: dict[str, Any]) -> list[str]:
-    """Say what may be missing among the pairs."""
+def _lines_of_missing(figures: dict[str, Any]) -> list[str]:
+    """Tell which pairs may be missing."""
     lines = []
     if figures["cut"]:
         lines.append(
             f"{figures['cut']:,} of {figures['images']:,} images have more than {figures['cap']} "
-            "others so near, and the farther of them are left out: --cap"
+            "others within that distance; only the nearest are used (set by --cap)"
         )
     if figures["recall"] is not None and figures["recall"] < 1:
         lines.append(
             f"{figures['recall']:.1%} of the true pairs were found (of {figures['recall_of']:,} "
-            "that were checked)"
+            "checked)"
         )
     return lines
 
 
-def words_of_groups(figures: dict[str, Any]) -> list[str]:
-    """Say what is in a collection twice."""
+def lines_of_groups(figures: dict[str, Any]) -> list[str]:
+    """Sum up a search for duplicates."""
     lines = [
         f"{figures['groups']:,} groups: {figures['drop']:,} images to drop, "
-        f"{figures['same_bytes']:,} of them the same to the byte, {figures['bytes'] / 1e6:,.1f} MB",
+        f"{figures['same_bytes']:,} of them the same bytes, {figures['bytes'] / 1e6:,.1f} MB",
         f"{figures['pairs']:,} pairs within {figures['within']:g}"
-        + (", those kept whose pixels agree" if figures["verified"] else ""),
+        + (", kept if their pixels agree" if figures["verified"] else ""),
     ]
     if "copies_within" in figures:
         lines.append(
-            f"that distance is suggested: {figures['copies_within']:.0%} of copies lie within it, "
-            f"and {figures['images_with_another_within']:.0%} of images have another image there"
+            f"this distance is suggested: {figures['copies_within']:.0%} of copies lie within it, "
+            f"and {figures['images_with_another_within']:.0%} of images have another within it"
         )
     if not figures["verified"]:
-        lines.append("pixels were not looked at: images that are only alike are among them")
-    return lines + _words_of_kept(figures) + _words_of_missing(figures)
+        lines.append("pixels were not compared: images that are only alike may be among them")
+    return lines + _lines_of_unlike(figures) + _lines_of_missing(figures)
 
 
-def _words_of_kept(figures: dict[str, Any]) -> list[str]:
-    """Say of which pairs pixels do not say that they are the same, though they may seem so."""
-    said = {
-        "alike_pairs": "pairs are alike at first sight, but not the same",
-        "unclear_pairs": "pairs are too blank to tell, and not equal to the pixel",
+def _lines_of_unlike(figures: dict[str, Any]) -> list[str]:
+    """Count the near pairs whose pixels do not agree."""
+    texts = {
+        "alike_pairs": "pairs look alike, but are not the same",
+        "unclear_pairs": "pairs are too blank to compare, and not equal to the pixel",
         "unreadable_pairs": "pairs could not be compared: their photos are gone or unreadable",
     }
-    return [f"{figures[name]:,} {what}" for name, what in said.items() if figures.get(name)]
+    return [f"{figures[name]:,} {text}" for name, text in texts.items() if figures.get(name)]
 
 
-def words_of_clusters(figures: dict[str, Any]) -> list[str]:
-    """Say what belongs together."""
+def lines_of_clusters(figures: dict[str, Any]) -> list[str]:
+    """Sum up a clustering."""
     return [
         f"{figures['clusters']:,} clusters of {figures['in_clusters']:,} images, the largest of "
-        f"{figures['largest']:,}, half of them of {figures['median']:g} or fewer",
-        f"{figures['alone']:,} images are in none",
+        f"{figures['largest']:,}, the median of {figures['median']:g}",
+        f"{figures['alone']:,} images are in no cluster",
     ]
 
 
-def words_of_outliers(figures: dict[str, Any]) -> list[str]:
-    """Say what does not belong."""
+def lines_of_outliers(figures: dict[str, Any]) -> list[str]:
+    """Sum up a search for outliers."""
     return [
         f"{figures['images']:,} images ranked, the most isolated first",
-        f"{figures['suspects']:,} of {figures['labelled']:,} labels to look at"
+        f"{figures['suspects']:,} of {figures['labelled']:,} labels are suspect"
         if figures["labelled"]
-        else "no labels to look at",
+        else "there are no labels to check",
     ]
 
 
-def words_of_gallery(figures: dict[str, Any]) -> list[str]:
-    """Say what there is to look at."""
+def lines_of_gallery(figures: dict[str, Any]) -> list[str]:
+    """Sum up a gallery."""
     shown = figures["shown"]
     return [
         f"of {figures['images']:,} images: {shown['typical']:,} typical, {shown['isolated']:,} "
         f"isolated, {shown['pairs']:,} pairs, {shown['neighbors']:,} with their neighbours, "
-        f"{shown['suspects']:,} with labels to look at"
+        f"{shown['suspects']:,} with suspect labels"
     ]

@@ -1,0 +1,95 @@
+"""What all commands share: `-q` and `-v`, one-line errors, exit codes."""
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from lookalike.cli.options import with_signature
+from lookalike.cli.output import as_options, errors, last_words, notes, option_names, printable
+from lookalike.errors import LookalikeError
+from lookalike.progress import show_progress, terminal_line
+
+FAILED, INTERRUPTED = 1, 130
+"""Exit codes."""
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results and errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show debugging messages.")]
+
+
+class _LogHandler(logging.Handler):
+    """Shows what the library logs as notes on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = printable(as_options(record.getMessage()))
+        if record.levelno >= logging.WARNING:
+            text = f"warning: {text}"
+        elif record.levelno <= logging.DEBUG:
+            text = f"{record.name}: {text}"
+        notes.print(text, markup=False)
+
+
+def as_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function: it ends with an exit code and, if it fails, with one line."""
+
+    def command(
+        ctx: typer.Context, quiet: Quiet = False, verbose: Verbose = False, **own: Any
+    ) -> None:
+        of_program = ctx.obj or {}
+        option_names.clear()
+        option_names.update(_options_of(ctx))
+        _set_up_output(
+            quiet or of_program.get("quiet", False), verbose or of_program.get("verbose", False)
+        )
+        try:
+            function(**own)
+        except KeyboardInterrupt as stopped:
+            errors.print(printable(str(stopped)) or "stopped", markup=False)
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if not _is_expected(error):
+                raise
+            errors.print("[bold red]error:[/]", escape(printable(last_words(error))))
+            raise typer.Exit(FAILED) from None
+
+    ctx, *shared = list(inspect.signature(command).parameters.values())[:-1]
+    own = inspect.signature(function).parameters.values()
+    return with_signature(command, function, [ctx, *own, *shared])
+
+
+def _options_of(ctx: typer.Context) -> dict[str, tuple[str, str]]:
+    """Return the options by their parameters: those of the command, then those of all others."""
+    program: Any = ctx.find_root().command
+    commands = [ctx.command, *getattr(program, "commands", {}).values()]
+    found: dict[str, tuple[str, str]] = {}
+    for option in (one for command in commands for one in command.params):
+        if option.param_type_name == "option":
+            on = max(option.opts, key=len)
+            found.setdefault(option.name, (on, max(option.secondary_opts, key=len, default=on)))
+    return found
+
+
+def _is_expected(error: Exception) -> bool:
+    if isinstance(error, LookalikeError | OSError):
+        return not isinstance(error, BrokenPipeError)
+    if "pyspark" not in sys.modules:
+        return False
+    from lookalike.spark import is_of_spark
+
+    return is_of_spark(error)
+
+
+def _set_up_output(quiet: bool, verbose: bool) -> None:
+    """Show notes, progress and the log of the library as far as they are wanted."""
+    notes.quiet = quiet
+    show_progress(None if quiet else terminal_line)
+    library = logging.getLogger("lookalike")
+    for handler in [one for one in library.handlers if isinstance(one, _LogHandler)]:
+        library.removeHandler(handler)
+    library.addHandler(_LogHandler())
+    usual = logging.INFO if notes.is_terminal else logging.WARNING
+    library.setLevel(logging.DEBUG if verbose else usual)

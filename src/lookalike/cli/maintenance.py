@@ -1,0 +1,121 @@
+"""The commands that check, repair and clean up an index."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lookalike.cli.options import AsJson, DryRun, IndexArgument
+from lookalike.cli.output import answers, notes, printable, show_json
+from lookalike.defaults import KEEP_DAYS
+from lookalike.errors import LookalikeError
+
+if TYPE_CHECKING:
+    from lookalike.storage.maintenance import Checked, Repaired, Vacuumed
+
+
+def check(
+    index: IndexArgument,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Repair it; nothing else may write meanwhile.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that an index is complete and undamaged: its files, its rows, its caches.
+
+    Example: `lookalike check cars.index --repair`
+    """
+    from lookalike.create import open_index
+
+    opened = open_index(index, check_files=False)
+    if repair:
+        repaired = opened.repair()
+        checked, result = repaired.left, repaired.to_dict()
+    else:
+        repaired, checked = None, opened.check()
+        result = checked.to_dict()
+    if as_json:
+        show_json(result)
+    elif repaired is not None:
+        _show_repaired(repaired, index)
+    else:
+        _show_checked(checked)
+    if not checked.ok:
+        raise LookalikeError(_advice(checked, index))
+
+
+def vacuum(
+    index: IndexArgument,
+    keep_days: Annotated[
+        float, typer.Option(help="Keep the versions of the last N days.", metavar="N", min=0)
+    ] = KEEP_DAYS,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete the data of old versions of an index, and merge its small segments.
+
+    Example: `lookalike vacuum cars.index --keep-days 30`
+    """
+    from lookalike.create import open_index
+
+    done = open_index(index).vacuum(keep_days, dry_run=dry_run)
+    if as_json:
+        show_json(done.to_dict())
+        return
+    notes.print(_summary(done, dry_run), markup=False)
+
+
+def _show_checked(checked: "Checked") -> None:
+    for finding in checked.examples:
+        line = f"{finding.kind}: {printable(finding.name)} {printable(finding.detail)}"
+        answers.print(line, markup=False)
+    for kind, count in checked.counts.items():
+        named = sum(finding.kind == kind for finding in checked.examples)
+        if count > named:
+            answers.print(f"{kind}: {count - named:,} more", markup=False)
+    if checked.ok:
+        answers.print(
+            f"whole: {checked.rows:,} rows in {checked.files:,} files, version {checked.version}"
+        )
+        gone = checked.older - checked.openable
+        if gone:
+            answers.print(f"{gone:,} of {checked.older:,} older versions can no longer be opened")
+
+
+def _show_repaired(done: "Repaired", index: Path) -> None:
+    _show_checked(done.found)
+    if done.found.ok:
+        return
+    _show_left(done)
+    if done.inputs:
+        notes.print(
+            f"{done.inputs:,} inputs were removed from the index: `lookalike sync {index}` "
+            "reads them again (add --labels if they had any)",
+            markup=False,
+        )
+
+
+def _show_left(done: "Repaired") -> None:
+    if done.ok:
+        notes.print(f"repaired: version {done.left.version} is whole", markup=False)
+    else:
+        notes.print("could not be repaired:", markup=False)
+        _show_checked(done.left)
+
+
+def _advice(checked: "Checked", index: Path) -> str:
+    from lookalike.storage.maintenance import MODEL
+
+    counts = ", ".join(f"{count:,} x {kind}" for kind, count in checked.counts.items())
+    if set(checked.counts) == {MODEL}:
+        return f"{index} is not whole ({counts}): restore {index / 'model'}, or index again"
+    return f"{index} is not whole ({counts}): `lookalike check {index} --repair`"
+
+
+def _summary(done: "Vacuumed", dry_run: bool) -> str:
+    size = f"{done.bytes / 1e6:,.1f} MB in {done.files:,} data files"
+    gone = f"{done.versions:,} older versions can no longer be opened"
+    if dry_run:
+        return f"would be: {size} deleted, {gone}; nothing was changed"
+    merged = f", {done.merged:,} small segments merged" if done.merged else ""
+    return f"deleted {size}{merged}; {gone}"
