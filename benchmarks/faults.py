@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from lookalike.drawing import draw_collection
 from lookalike.errors import LookalikeError
+from lookalike.images.synthetic import draw_collection
 from lookalike.storage import EmbeddingTable, is_index, is_unfinished
 from lookalike.storage.segments import is_intact
 from measure import PATIENCE_S, cpu_by_process, machine, tree

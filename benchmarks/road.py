@@ -17,7 +17,7 @@ from typing import Any
 
 import lookalike
 from lookalike import evaluate
-from lookalike.drawing import draw_collection
+from lookalike.images.synthetic import draw_collection
 from lookalike.on_spark import load_hasher
 from lookalike.queries import random_query
 from measure import machine, timed

@@ -33,9 +33,9 @@ from typing import Any
 import faiss
 import numpy as np
 
-from lookalike import plots
 from lookalike.embedding import Vectors
 from lookalike.hashing import Hasher, fit, with_vectors
+from lookalike.rendering import plots
 from lookalike.search import exact_many, hashed
 from lookalike.searcher import Searcher
 from lookalike.spark import cores, session

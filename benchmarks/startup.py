@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lookalike.drawing import draw_collection
+from lookalike.images.synthetic import draw_collection
 from measure import machine
 
 BARE = "import time; started = time.perf_counter(); {}; print(time.perf_counter() - started)"

@@ -11,7 +11,7 @@ import pytest
 
 from lookalike import Index
 from lookalike.build import Options, build_collection
-from lookalike.drawing import DrawnCollection, draw_collection
+from lookalike.images.synthetic import DrawnCollection, draw_collection
 
 SHARED = Path(os.environ.get("LOOKALIKE_PHOTOS", Path(__file__).parents[2] / "shared" / "data"))
 UNSEEN = SHARED / "stanford-cars-unseen"

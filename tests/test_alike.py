@@ -16,12 +16,12 @@ import lookalike
 from conftest import UNSEEN, needs_photos
 from lookalike import Index
 from lookalike.defaults import AGREES
-from lookalike.drawing import DrawnCollection
 from lookalike.groups.closeness import agree_closely
 from lookalike.groups.looking import Eyes, compared
 from lookalike.groups.variants import CHANGES, variant
 from lookalike.images import Source, decode_pixels, identity
 from lookalike.images.isolated import IsolatedDecoder, viewer
+from lookalike.images.synthetic import DrawnCollection
 
 EACH = 3  # pictures of a kind
 Compare = Callable[..., list[tuple[float | None, str]]]

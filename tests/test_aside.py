@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from lookalike import LookalikeError, images
-from lookalike.drawing import DrawnCollection
 from lookalike.groups import moving
 from lookalike.groups.aside import Aside, How, set_aside, undo
 from lookalike.groups.journal import JOURNAL
+from lookalike.images.synthetic import DrawnCollection
 from rights import without_rights
 from test_pressure import fill, mounted, needs_mount
 

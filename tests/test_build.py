@@ -29,11 +29,11 @@ from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images, mod
 from lookalike.build import Options, Report, build_collection, look, running
 from lookalike.build.jobs import prepare
 from lookalike.build.running import _sample_of_frame
-from lookalike.drawing import DrawnCollection
 from lookalike.engine import Engine
 from lookalike.export import build_table, export_csv
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.models import SAMPLE, Model, calibration
 from lookalike.models.engines import processor
 from lookalike.progress import Move

@@ -26,7 +26,7 @@ from bad_inputs import write_odd_but_good
 from lookalike import Index, LookalikeError
 from lookalike.build import Options, build_collection
 from lookalike.cli import app, main
-from lookalike.drawing import DrawnCollection
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.storage import EmbeddingTable
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))

@@ -13,11 +13,11 @@ from PIL import Image
 from conftest import UNSEEN, needs_photos
 from lookalike import Index
 from lookalike.build import Options, build_collection
-from lookalike.drawing import DrawnCollection
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.groups.clusters import by_size, cluster, communities
 from lookalike.groups.graph import write_graph
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.segments import read_rows
 from strangers import made

@@ -18,8 +18,6 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from lookalike.drawing.designs import CLASSES
-from lookalike.drawing.photo import snapshot
 from lookalike.errors import ImageError
 from lookalike.images import (
     SIDE,
@@ -33,6 +31,8 @@ from lookalike.images import (
 from lookalike.images.decoding import DEVIATION, MAX_BYTES, MEAN, read
 from lookalike.images.formats import FIRST_BYTES
 from lookalike.images.reasons import MIN_SIDE
+from lookalike.images.synthetic.designs import CLASSES
+from lookalike.images.synthetic.photo import snapshot
 from rights import without_rights
 
 Bytes = npt.NDArray[np.uint8]

@@ -19,11 +19,11 @@ from safetensors.torch import load
 
 from lookalike import ImageEmbedder, Index, LookalikeError
 from lookalike.build import Options, build_collection
-from lookalike.drawing import DrawnCollection
-from lookalike.drawing.designs import CLASSES
-from lookalike.drawing.photo import snapshot
 from lookalike.embedding import normalize
 from lookalike.images import pixels
+from lookalike.images.synthetic import DrawnCollection
+from lookalike.images.synthetic.designs import CLASSES
+from lookalike.images.synthetic.photo import snapshot
 from lookalike.models import (
     Engine,
     Model,

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from lookalike import Index, LookalikeError, evaluate, fidelity, models, plots
+from lookalike import Index, LookalikeError, evaluate, fidelity, models
 from lookalike.build import Options, build_collection
 from lookalike.cache import seal
-from lookalike.drawing import DrawnCollection
+from lookalike.images.synthetic import DrawnCollection
+from lookalike.rendering import plots
 from lookalike.search import Rows
 from lookalike.searcher import RECALLS
 from segments import collection_of, in_pieces

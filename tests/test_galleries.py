@@ -14,20 +14,24 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from lookalike import Index, LookalikeError, images
-from lookalike.drawing import DrawnCollection
-from lookalike.galleries import (
+from lookalike.images.synthetic import DrawnCollection
+from lookalike.rendering import (
+    GONE,
+    NEIGHBOR,
+    RULE,
     SAME_LABEL,
+    WELL,
     Card,
     Group,
     Pairs,
     Part,
+    Tile,
     pair_sheet,
     write_gallery,
     write_parts,
 )
-from lookalike.galleries.page import AHEAD
-from lookalike.galleries.thumbnails import SIDE
-from lookalike.pictures import GONE, NEIGHBOR, RULE, WELL, Tile
+from lookalike.rendering.gallery import AHEAD
+from lookalike.rendering.thumbnails import SIDE
 from rights import without_rights
 from test_pictures import Page, extent, pixels
 

@@ -23,7 +23,6 @@ from conftest import UNSEEN, needs_photos
 from lookalike import Index, LookalikeError, images
 from lookalike.cli import app
 from lookalike.defaults import AGREES
-from lookalike.drawing import DrawnCollection
 from lookalike.embedding import normalize
 from lookalike.errors import ImageError
 from lookalike.groups import pairs
@@ -33,6 +32,7 @@ from lookalike.groups.results import Found
 from lookalike.groups.stars import stars
 from lookalike.groups.variants import CHANGES, variant
 from lookalike.images import decode_pixels
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.search import Rows, draw
 from segments import collection_of
 

@@ -16,7 +16,6 @@ from pyspark.ml.feature import BucketedRandomProjectionLSHModel, MinHashLSHModel
 import lookalike
 from lookalike import Index, LookalikeError, SearchResult, hashing, images
 from lookalike.build import Options, build_collection
-from lookalike.drawing import DrawnCollection
 from lookalike.embedding import Vectors
 from lookalike.errors import ImageError
 from lookalike.hits import SearchResults, draw_sample

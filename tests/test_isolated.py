@@ -31,11 +31,11 @@ from hostile import (
     let_decoders_be_hostile,
 )
 from lookalike import ImageEmbedder, LookalikeError
-from lookalike.drawing import DrawnCollection
 from lookalike.embedding import embed_batches
 from lookalike.errors import ImageError
 from lookalike.images import IsolatedDecoder, Source, decode_pixels, decoding, isolated
 from lookalike.images.listing import IMAGE
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.spark import tries_again
 from lookalike.storage import EmbeddingTable
 

@@ -12,10 +12,10 @@ from safetensors.torch import load, load_file
 
 import lite0 as recipe
 from lookalike import LookalikeError
-from lookalike.drawing.designs import CLASSES
-from lookalike.drawing.photo import snapshot
 from lookalike.embedding import normalize
 from lookalike.images import pixels
+from lookalike.images.synthetic.designs import CLASSES
+from lookalike.images.synthetic.photo import snapshot
 from lookalike.models import Model, engine, lite0, resolve
 from lookalike.models.efficientnet import FEATURES, SHIFT, WIDTH
 from lookalike.models.efficientnet import lite0 as built

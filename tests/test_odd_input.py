@@ -17,12 +17,12 @@ from PIL import Image
 import lookalike
 from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images
 from lookalike.cli import main
-from lookalike.drawing import DrawnCollection
 from lookalike.embedding import NO_DIRECTION, Vectors, embed_batches, normalize
 from lookalike.errors import ImageError
 from lookalike.given import local_path
 from lookalike.hits import Query
 from lookalike.images.listing import IMAGE
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.models import resolve
 from lookalike.spark import session
 from segments import collection_of, unit

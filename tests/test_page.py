@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from lookalike import Index
-from lookalike.drawing import DrawnCollection
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.server import Limits, create_app
 
 CHROMIUM = next(

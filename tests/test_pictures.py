@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.pictures import (
+from lookalike.rendering import (
     GREEN,
     NEIGHBOR,
     QUERY,

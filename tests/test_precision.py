@@ -17,10 +17,10 @@ from PIL import Image, ImageEnhance
 
 from conftest import calibrating
 from lookalike import LookalikeError
-from lookalike.drawing.designs import CLASSES
-from lookalike.drawing.photo import snapshot
 from lookalike.embedding import normalize
 from lookalike.images import SIDE, pixels
+from lookalike.images.synthetic.designs import CLASSES
+from lookalike.images.synthetic.photo import snapshot
 from lookalike.models import (
     SAMPLE,
     Model,

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from lookalike.drawing import DrawnCollection
 
 import lookalike
 from lookalike import (
@@ -24,7 +25,6 @@ from lookalike import (
     hits,
 )
 from lookalike import index as index_module
-from lookalike.drawing import DrawnCollection
 from lookalike.groupings import applying
 from lookalike.neighbors import export
 

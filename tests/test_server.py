@@ -37,8 +37,8 @@ import lookalike
 from hostile import CRASH, let_decoders_be_hostile
 from lookalike import Index, LookalikeError
 from lookalike.cli import main
-from lookalike.drawing import DrawnCollection
 from lookalike.embedding import ImageEmbedder
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.layout import Layout
 from lookalike.server import Limits, create_app
 from lookalike.server.maps import Maps

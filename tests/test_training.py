@@ -28,9 +28,9 @@ import steps
 from lookalike import ImageEmbedder, Index, LookalikeError, evaluate, open_index
 from lookalike.cli import main
 from lookalike.cli.train import _index_name, _show_gain
-from lookalike.drawing import DrawnCollection
 from lookalike.embedding import normalize
 from lookalike.images.decoding import thumbnail
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.models.networks import FromPixels, backbone
 from lookalike.training import HeldOut, Trained, fine_tune, job, loop, workspace
 from lookalike.training import photos as training_photos

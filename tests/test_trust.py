@@ -29,20 +29,20 @@ from lookalike import Index, LookalikeError, hashing
 from lookalike.build import Options
 from lookalike.cache import seal
 from lookalike.cli import app
-from lookalike.drawing import DrawnCollection
 from lookalike.embedding import ROW
 from lookalike.errors import ImageError
 from lookalike.export import build_table, export_csv
 from lookalike.groups.results import Found
 from lookalike.hashing.amplified import AmplifiedProjectionLSH, AmplifiedProjectionLSHModel
 from lookalike.images import Source, encode_path, read
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.models import Model, engine, resolve
 from lookalike.models.calibration import quantize
 from lookalike.models.graphs import check_graph
 from lookalike.models.networks import backbone, restore
 from lookalike.on_spark import load_hasher
-from lookalike.pictures import GONE
 from lookalike.queries import random_query
+from lookalike.rendering.tile import GONE
 from lookalike.searcher import Searcher
 from lookalike.server import create_app
 from lookalike.spark import local_uri, session

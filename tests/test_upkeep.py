@@ -22,9 +22,9 @@ import lookalike
 from lookalike import Index, LookalikeError
 from lookalike.cache import staging_folder
 from lookalike.cli import app
-from lookalike.drawing import DrawnCollection
 from lookalike.embedding import ROW
 from lookalike.images import Source
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.ingest.remove import matching
 from lookalike.models import Model
 from lookalike.search import Rows, exact

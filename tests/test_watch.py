@@ -19,7 +19,7 @@ import pytest
 from lookalike import LookalikeError, build, images, models, watch
 from lookalike.build import Options, batches, build_collection
 from lookalike.cli.output import last_words
-from lookalike.drawing import DrawnCollection
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.models.engines import _engine
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable

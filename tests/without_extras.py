@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from lookalike.drawing import draw_collection
 from PIL import Image
 
 import lookalike
 from lookalike.build import running
 from lookalike.cli import main
-from lookalike.drawing import draw_collection
 from lookalike.errors import ImageError
 from lookalike.groups import graph
 from lookalike.images import decode

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from lookalike import images, pictures
+from lookalike import images, rendering
 from lookalike.embedding import Vectors
 from lookalike.engine import Engine
 from lookalike.errors import ImageError, LookalikeError
@@ -152,20 +152,20 @@ class SearchResult(Sequence[Neighbor]):
 
     def picture(self) -> "Image.Image":
         """Step 12: a contact sheet, the query left, its neighbours in order."""
-        return pictures.contact_sheet(*self._tiles())
+        return rendering.contact_sheet(*self._tiles())
 
     def html(self, note: str = "") -> str:
         """Return the same as one HTML page that needs nothing else."""
-        return pictures.html_page(*self._tiles(), note=note)
+        return rendering.html_page(*self._tiles(), note=note)
 
     def _repr_html_(self) -> str:
-        return pictures.html_row(*self._tiles())
+        return rendering.html_row(*self._tiles())
 
-    def _tiles(self) -> tuple[pictures.Tile, list[pictures.Tile]]:
+    def _tiles(self) -> tuple[rendering.Tile, list[rendering.Tile]]:
         name = os.path.basename(self.query.path or "")
-        first = pictures.Tile(self.query.picture(), self.query.label, name)
+        first = rendering.Tile(self.query.picture(), self.query.label, name)
         rest = [
-            pictures.Tile(
+            rendering.Tile(
                 _picture(self.source, n.path), n.label, os.path.basename(n.path), n.distance
             )
             for n in self.neighbors
@@ -213,15 +213,15 @@ class ImageSample(Sequence[Query]):
 
     def picture(self) -> "Image.Image":
         """Return a contact sheet."""
-        return pictures.tile_sheet(self._tiles())
+        return rendering.tile_sheet(self._tiles())
 
     def _repr_html_(self) -> str:
         more = f"<p>and {len(self) - _TILES:,} more</p>\n" if len(self) > _TILES else ""
-        return pictures.html_tiles(self._tiles(_TILES)) + more
+        return rendering.html_tiles(self._tiles(_TILES)) + more
 
-    def _tiles(self, most: int | None = None) -> list[pictures.Tile]:
+    def _tiles(self, most: int | None = None) -> list[rendering.Tile]:
         return [
-            pictures.Tile(query.picture(), query.label, os.path.basename(query.path or ""))
+            rendering.Tile(query.picture(), query.label, os.path.basename(query.path or ""))
             for query in self.queries[:most]
         ]
 

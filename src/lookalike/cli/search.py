@@ -217,9 +217,9 @@ def evaluate(
 
     Example: `lookalike evaluate cars.index --plot recall.png`
     """
-    from lookalike import plots
     from lookalike.create import open_index
     from lookalike.evaluate import series
+    from lookalike.rendering import plots
 
     if plot is not None:
         plots.check(plot)

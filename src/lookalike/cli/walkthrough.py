@@ -10,13 +10,13 @@ from pathlib import Path
 
 from lookalike import hashing, images, search
 from lookalike.build import Options, build_collection
-from lookalike.drawing import draw_collection
 from lookalike.embedding import ImageEmbedder
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.export import export_csv
 from lookalike.extras import require
 from lookalike.given import Name, local_path
 from lookalike.hits import Query, SearchResult
+from lookalike.images.synthetic import draw_collection
 from lookalike.index import Index
 from lookalike.queries import random_query
 from lookalike.spark import session

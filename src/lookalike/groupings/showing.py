@@ -10,23 +10,23 @@ from typing import Any
 from lookalike import images
 from lookalike.defaults import AGREES
 from lookalike.errors import ImageError
-from lookalike.galleries import (
-    SAME_LABEL,
-    Card,
-    Group,
-    Pairs,
-    Part,
-    pair_sheet,
-    write_gallery,
-    write_parts,
-)
 from lookalike.groups.clusters import TABLE as CLUSTERS
 from lookalike.groups.duplicates import TABLE as DUPLICATES
 from lookalike.groups.outliers import SUSPECTS
 from lookalike.groups.outliers import TABLE as OUTLIERS
 from lookalike.groups.overview import TABLE as OVERVIEW
 from lookalike.groups.threshold import around
-from lookalike.pictures import Tile
+from lookalike.rendering import (
+    SAME_LABEL,
+    Card,
+    Group,
+    Pairs,
+    Part,
+    Tile,
+    pair_sheet,
+    write_gallery,
+    write_parts,
+)
 from lookalike.sql import connect, parquet, parquet_in
 from lookalike.storage import EmbeddingTable
 

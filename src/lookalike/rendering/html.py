@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from html import escape
 
-from lookalike.pictures.tile import (
+from lookalike.rendering.tile import (
     GONE,
     Tile,
     alike,

@@ -6,7 +6,7 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lookalike.pictures.tile import (
+from lookalike.rendering.tile import (
     GONE,
     Tile,
     alike,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from lookalike.pictures import (
+from lookalike.rendering.contact_sheet import (
     BIG,
     GREY,
     INK,
@@ -15,14 +15,13 @@ from lookalike.pictures import (
     PAPER,
     RULE,
     SMALL,
-    Tile,
     drawable,
     fits,
     font,
-    shortened,
     well,
     write,
 )
+from lookalike.rendering.tile import Tile, shortened
 
 # In pixels. Three pairs a line make it about 1,600 wide.
 _SEAM, _PAIR_GAP, _LINE_GAP, _ROW_GAP = 6, 40, 32, 44

@@ -11,9 +11,9 @@ from typing import Literal, TextIO
 
 from lookalike import images
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
-from lookalike.galleries.style import STYLE
-from lookalike.galleries.thumbnails import THUMBNAILS, Ask, Thumbnail, thumbnails
-from lookalike.pictures import GONE, printable, shortened
+from lookalike.rendering.gallery_style import STYLE
+from lookalike.rendering.thumbnails import THUMBNAILS, Ask, Thumbnail, thumbnails
+from lookalike.rendering.tile import GONE, printable, shortened
 
 PAGE = "index.html"
 SAME_LABEL = "same label"

@@ -1,6 +1,6 @@
 """Search results to look at: a contact sheet, a row for notebooks, a self-contained web page."""
 
-from lookalike.pictures.sheet import (
+from lookalike.rendering.contact_sheet import (
     BIG,
     GREEN,
     GREY,
@@ -21,10 +21,20 @@ from lookalike.pictures.sheet import (
     well,
     write,
 )
-from lookalike.pictures.tile import GONE, Tile, printable, shortened
-from lookalike.pictures.web import PAGE_STYLE, html_page, html_row, html_tiles
+from lookalike.rendering.gallery import SAME_LABEL, Card, Group, Part, write_gallery, write_parts
+from lookalike.rendering.html import PAGE_STYLE, html_page, html_row, html_tiles
+from lookalike.rendering.pair_sheet import Pairs, pair_sheet
+from lookalike.rendering.tile import GONE, Tile, printable, shortened
 
 __all__ = [
+    "SAME_LABEL",
+    "Card",
+    "Group",
+    "Pairs",
+    "Part",
+    "pair_sheet",
+    "write_gallery",
+    "write_parts",
     "BIG",
     "GONE",
     "GREEN",

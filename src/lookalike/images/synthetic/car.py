@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from lookalike.drawing.designs import (
+from lookalike.images.synthetic.designs import (
     FRONT,
     HEAD_LAMP,
     REAR,

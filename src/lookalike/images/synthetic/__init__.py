@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from lookalike.drawing.designs import CLASSES
-from lookalike.drawing.photo import Box, snapshot
+from lookalike.images.synthetic.designs import CLASSES
+from lookalike.images.synthetic.photo import Box, snapshot
 
 _DUPLICATES = 0.05  # share of photos that are altered copies of the one before in their class
 

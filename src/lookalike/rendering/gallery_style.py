@@ -1,6 +1,6 @@
 """How a gallery looks: from a telephone to a wide screen, light and dark, without JavaScript."""
 
-from lookalike.pictures import PAGE_STYLE
+from lookalike.rendering.html import PAGE_STYLE
 
 # Groups stand side by side where there is room, so that pairs do not each take a line. Cards are
 # as wide as two of them need on a telephone; a heading does not make its group wider.

@@ -6,8 +6,18 @@ Cars are drawn at twice the size of the photo, so that averaging smooths their e
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from lookalike.drawing.car import Array, View, aim, circle, draw_car, extent, place, project, sweep
-from lookalike.drawing.designs import BODIES, PAINTS, RIDGES, SCENES, Scene
+from lookalike.images.synthetic.car import (
+    Array,
+    View,
+    aim,
+    circle,
+    draw_car,
+    extent,
+    place,
+    project,
+    sweep,
+)
+from lookalike.images.synthetic.designs import BODIES, PAINTS, RIDGES, SCENES, Scene
 
 Box = tuple[int, int, int, int]
 
