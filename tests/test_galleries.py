@@ -16,22 +16,19 @@ from playwright.sync_api import Browser, sync_playwright
 from lookalike import Index, LookalikeError, images
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.rendering import (
-    GONE,
-    NEIGHBOR,
-    RULE,
     SAME_LABEL,
-    WELL,
     Card,
     Group,
     Pairs,
     Part,
-    Tile,
     pair_sheet,
     write_gallery,
     write_parts,
 )
-from lookalike.rendering.gallery import AHEAD
-from lookalike.rendering.thumbnails import SIDE
+from lookalike.rendering.contact_sheet import NEIGHBOR, RULE, WELL
+from lookalike.rendering.gallery import THUMBNAILS_AHEAD
+from lookalike.rendering.thumbnails import MAX_SIDE
+from lookalike.rendering.tile import GONE, Tile
 from rights import without_rights
 from test_pictures import Page, extent, pixels
 
@@ -85,7 +82,7 @@ def test_a_gallery_shows_groups_with_their_pictures(source: images.Source, tmp_p
     assert sorted(set(map(str, shown))) == [f"pictures/{path.name}" for path in thumbnails(folder)]
     for path in thumbnails(folder):
         with Image.open(path) as picture:
-            assert picture.format == "JPEG" and max(picture.size) <= SIDE
+            assert picture.format == "JPEG" and max(picture.size) <= MAX_SIDE
     assert attributes(page, "img", "loading") == ["lazy"] * 4
     assert attributes(page, "img", "alt")[:2] == ["keep: red sedan", "drop: 00002.jpg"]
 
@@ -154,7 +151,7 @@ def test_groups_are_taken_as_they_are_written(source: images.Source, tmp_path: P
     def groups() -> Iterator[Group]:
         for number in range(3):
             written = (tmp_path / "out" / "index.html").read_text()
-            assert len(asked) - written.count("<li>") <= 2 * AHEAD
+            assert len(asked) - written.count("<li>") <= 2 * THUMBNAILS_AHEAD
             cards = [Card(f"{number + 1:05}.jpg")] * 1000
             asked.extend(cards)
             yield Group("G", "", cards)

@@ -10,16 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.rendering import (
-    GREEN,
-    NEIGHBOR,
-    QUERY,
-    WELL,
-    Tile,
-    contact_sheet,
-    html_page,
-    html_row,
-)
+from lookalike.rendering import Tile, contact_sheet, html_page, html_row
+from lookalike.rendering.contact_sheet import GREEN, NEIGHBOR, QUERY, WELL
 
 BLANK = Image.new("RGB", NEIGHBOR, WELL)
 PURPLE, ORANGE = (120, 40, 200), (250, 140, 20)

@@ -177,9 +177,8 @@ class SearchResults(list[SearchResult]):
     """The results of several queries. In a notebook they show as pictures."""
 
     def _repr_html_(self) -> str:
-        rows = "<hr>\n".join(hits._repr_html_() for hits in self[:_ROWS])
-        more = f"<p>and {len(self) - _ROWS:,} more answers</p>\n" if len(self) > _ROWS else ""
-        return rows + more
+        shown = (result._tiles() for result in self[:_ROWS])
+        return rendering.html_rows(shown, more=max(0, len(self) - _ROWS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,8 +215,7 @@ class ImageSample(Sequence[Query]):
         return rendering.tile_sheet(self._tiles())
 
     def _repr_html_(self) -> str:
-        more = f"<p>and {len(self) - _TILES:,} more</p>\n" if len(self) > _TILES else ""
-        return rendering.html_tiles(self._tiles(_TILES)) + more
+        return rendering.html_tiles(self._tiles(_TILES), more=max(0, len(self) - _TILES))
 
     def _tiles(self, most: int | None = None) -> list[rendering.Tile]:
         return [

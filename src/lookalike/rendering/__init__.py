@@ -1,30 +1,20 @@
-"""Search results to look at: a contact sheet, a row for notebooks, a self-contained web page."""
+"""Images on paper and on screen: contact sheets, HTML for notebooks and browsers, galleries, plots.
 
-from lookalike.rendering.contact_sheet import (
-    BIG,
-    GREEN,
-    GREY,
-    INK,
-    MARGIN,
-    MEDIUM,
-    NEIGHBOR,
-    PAPER,
-    QUERY,
-    RULE,
-    SMALL,
-    WELL,
-    contact_sheet,
-    drawable,
-    fits,
-    font,
-    tile_sheet,
-    well,
-    write,
+It knows images and how to draw them; what to show comes as plain data.
+"""
+
+from lookalike.rendering.contact_sheet import contact_sheet, tile_sheet
+from lookalike.rendering.gallery import (
+    SAME_LABEL,
+    Card,
+    Group,
+    Part,
+    write_gallery,
+    write_parts,
 )
-from lookalike.rendering.gallery import SAME_LABEL, Card, Group, Part, write_gallery, write_parts
-from lookalike.rendering.html import PAGE_STYLE, html_page, html_row, html_tiles
+from lookalike.rendering.html import html_page, html_row, html_rows, html_tiles
 from lookalike.rendering.pair_sheet import Pairs, pair_sheet
-from lookalike.rendering.tile import GONE, Tile, printable, shortened
+from lookalike.rendering.tile import Tile
 
 __all__ = [
     "SAME_LABEL",
@@ -32,34 +22,14 @@ __all__ = [
     "Group",
     "Pairs",
     "Part",
-    "pair_sheet",
-    "write_gallery",
-    "write_parts",
-    "BIG",
-    "GONE",
-    "GREEN",
-    "GREY",
-    "INK",
-    "MARGIN",
-    "MEDIUM",
-    "NEIGHBOR",
-    "PAGE_STYLE",
-    "PAPER",
-    "QUERY",
-    "RULE",
-    "SMALL",
-    "WELL",
     "Tile",
     "contact_sheet",
-    "drawable",
-    "fits",
-    "font",
     "html_page",
     "html_row",
+    "html_rows",
     "html_tiles",
-    "printable",
-    "shortened",
+    "pair_sheet",
     "tile_sheet",
-    "well",
-    "write",
+    "write_gallery",
+    "write_parts",
 ]

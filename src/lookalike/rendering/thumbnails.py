@@ -1,4 +1,4 @@
-"""Small copies of pictures in a folder, made by several processes while a page is written."""
+"""Thumbnails in a folder, made by several processes while a page is written."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -15,44 +15,48 @@ from lookalike.images.isolated import IsolatedDecoder
 from lookalike.spark import cores
 
 THUMBNAILS = "pictures"
-SIDE = 360
-"""Pixels that the longer side has at most; twice what a card shows, for fine screens."""
+"""The name of the folder of thumbnails, beside the page."""
+MAX_SIDE = 360
+"""Pixels of the longer side; twice the width of a card, for screens of high resolution."""
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture in the folder, or why there is none."""
+    """A thumbnail in the folder, or why there is none."""
 
-    name: str = ""
+    path: str = ""
+    """Relative to the page."""
     width: int = 0
     height: int = 0
     reason: str = ""
+    """Why there is none; empty where there is one."""
 
 
-Ask = Callable[[images.Source, str], Future[Thumbnail]]
+RequestThumbnail = Callable[[images.Source, str], Future[Thumbnail]]
 
 
 @contextmanager
-def thumbnails(folder: Path) -> Iterator[Ask]:
-    """Give a function that has `folder/pictures` get a small copy of an image, once an image.
+def thumbnail_maker(folder: Path) -> Iterator[RequestThumbnail]:
+    """Give a function that requests a thumbnail of an image in `folder/pictures`.
 
-    It returns at once; what it returns has the answer when it is ready. Images are decoded in
-    processes apart: one that was made to crash a decoder costs its own picture.
+    The function returns at once; the future that it returns has the thumbnail when it is ready.
+    An image is made into one thumbnail however often it is requested. Images are decoded in
+    sandboxed processes, so that an image that crashes a decoder costs only its own thumbnail.
     """
     (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True)
-    asked: dict[tuple[str, str], Future[Thumbnail]] = {}
+    requested: dict[tuple[str, str], Future[Thumbnail]] = {}
     with IsolatedDecoder(truncated=True) as decoder:
         pool = ThreadPoolExecutor(cores() + 1)  # one reads while the others wait for decoders
 
-        def ask(source: images.Source, path: str) -> Future[Thumbnail]:
+        def request(source: images.Source, path: str) -> Future[Thumbnail]:
             key = (source.root, path)
-            if key not in asked:
-                file = folder / THUMBNAILS / f"{len(asked) + 1:06}.jpg"
-                asked[key] = pool.submit(_make, decoder, source, path, file)
-            return asked[key]
+            if key not in requested:
+                file = folder / THUMBNAILS / f"{len(requested) + 1:06}.jpg"
+                requested[key] = pool.submit(_make, decoder, source, path, file)
+            return requested[key]
 
         try:
-            yield ask
+            yield request
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -63,9 +67,9 @@ def _make(decoder: IsolatedDecoder, source: images.Source, path: str, file: Path
     except LookalikeError as error:
         return Thumbnail(reason=str(error))
     try:
-        jpeg = decoder.thumbnail(data, SIDE)
+        jpeg = decoder.thumbnail(data, MAX_SIDE)  # its LookalikeError is not about this image
     except ImageError as error:
         return Thumbnail(reason=str(error))
     file.write_bytes(jpeg)
-    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as small:  # its header alone
-        return Thumbnail(file.name, *small.size)
+    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as small:  # reads the header alone
+        return Thumbnail(f"{THUMBNAILS}/{file.name}", *small.size)
