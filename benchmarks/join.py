@@ -30,7 +30,7 @@ from lookalike import Index
 from lookalike.hashing import candidates, fit, with_vectors
 from lookalike.searcher import Searcher
 from lookalike.spark import session
-from lookalike.sql import connect, quoted
+from lookalike.sql import connect, create_view, fetch_row
 from lookalike.storage import EmbeddingTable
 from measure import answer, machine
 from neighbors import medians, one_turn
@@ -90,12 +90,10 @@ def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
 def shared(work: Path) -> int:
     """Count the pairs that both found."""
     with connect(work) as sql:
-        approximate, exact = (
-            f"read_parquet({quoted(work / name / 'pairs' / '*.parquet')})"
-            for name in ("approximate", "exact")
-        )
-        query = f"SELECT count(*) FROM {approximate} SEMI JOIN {exact} USING (a_id, b_id)"
-        ((count,),) = sql.execute(query).fetchall()
+        for name in ("approximate", "exact"):
+            create_view(sql, name, work / name / "pairs")
+        query = "select count(*) from approximate semi join exact using (a_id, b_id)"
+        (count,) = fetch_row(sql, query)
     return int(count)
 
 

@@ -12,17 +12,17 @@ from lookalike.groups.aside import Aside, How, check
 from lookalike.groups.aside import set_aside as set_aside_images
 from lookalike.groups.duplicates import TABLE
 from lookalike.groups.results import Found
-from lookalike.sql import parquet
+from lookalike.sql import create_view, fetch_row
 from lookalike.storage import EmbeddingTable
 
 _ROWS = 1024  # at a time
 _UNCHANGED = """
-SELECT one.path, one.size, one.modified, one.content_hash,
+select one.path, one.size, one.modified, one.content_hash,
     kept.path, kept.size, kept.modified, kept.content_hash
-FROM {found} AS found
-    JOIN stored AS one ON one.path = found.path AND one.content_hash = found.content_hash
-    JOIN stored AS kept ON kept.path = kept_path AND kept.content_hash = kept_hash
-WHERE action = 'drop' ORDER BY found."group", one.path"""
+from found
+join stored as one on one.path = found.path and one.content_hash = found.content_hash
+join stored as kept on kept.path = kept_path and kept.content_hash = kept_hash
+where action = 'drop' order by found."group", one.path"""
 
 
 def set_aside(index: HasTable, found: Found, how: How, to: Name) -> Aside:  # noqa: D417 - `index` is self
@@ -59,7 +59,6 @@ def set_aside(index: HasTable, found: Found, how: How, to: Name) -> Aside:  # no
     collection = index._table
     to = local_path(to).absolute()
     check(how, collection.source, to)
-    table = parquet(found.folder / TABLE)
     given = 0
 
     def drops() -> Iterator[tuple[str, str]]:
@@ -71,9 +70,9 @@ def set_aside(index: HasTable, found: Found, how: How, to: Name) -> Aside:  # no
                     yield row[0], row[4]
 
     with collection.asked(found.folder) as sql:
-        count = f"SELECT count(*) FROM {table} WHERE action = 'drop'"
-        ((total,),) = sql.execute(count).fetchall()
-        query = sql.execute(_UNCHANGED.format(found=table))
+        create_view(sql, "found", found.folder / TABLE)
+        (total,) = fetch_row(sql, "select count(*) from found where action = 'drop'")
+        query = sql.execute(_UNCHANGED)
         aside = set_aside_images(how, collection.source, drops(), to)
     return replace(aside, changed=total - given)
 

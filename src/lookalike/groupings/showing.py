@@ -27,7 +27,7 @@ from lookalike.rendering import (
     write_gallery,
     write_parts,
 )
-from lookalike.sql import connect, parquet, parquet_in
+from lookalike.sql import connect, create_view
 from lookalike.storage import EmbeddingTable
 
 _CARDS = 12  # of a group
@@ -38,17 +38,20 @@ def pairs(
     folder: Path, a: EmbeddingTable, b: EmbeddingTable, figures: dict[str, Any], shown: int
 ) -> None:
     """Show the nearest pairs of a join."""
-    chosen = f"WHERE agreement >= {AGREES}" if "agreeing" in figures else ""
+    verified = "agreeing" in figures
+    condition = "agreement >= $agrees::float" if verified else "true"
+    values = {"shown": shown, **({"agrees": AGREES} if verified else {})}
     with connect(folder) as sql:
-        nearest = sql.execute(
-            f"SELECT a_path, b_path, distance FROM {parquet_in(folder / 'pairs')} {chosen}"
-            f" ORDER BY distance, a_id, b_id LIMIT {shown}"
-        ).fetchall()
+        create_view(sql, "pairs", folder / "pairs")
+        query = f"""
+            select a_path, b_path, distance from pairs
+            where {condition} order by distance, a_id, b_id limit $shown"""
+        nearest = sql.execute(query, values).fetchall()
     groups = (
         Group(f"{distance:.3f}", "", (Card(one), Card(other, source=b.source)))
         for one, other, distance in nearest
     )
-    count, what = figures.get("agreeing", figures["pairs"]), " that agree" if chosen else ""
+    count, what = figures.get("agreeing", figures["pairs"]), " that agree" if verified else ""
     note = f"{count:,} pairs{what}; the nearest {len(nearest)} are shown"
     write_gallery(folder, "Pairs", note, groups, a.source)
 
@@ -75,7 +78,7 @@ def duplicates(
         DUPLICATES,
         "group",
         "path, label, action, distance",
-        "action DESC, distance, id",
+        "action desc, distance, id",
         shown,
     )
     write_gallery(folder, "Near-duplicates", note, (group(*one) for one in rows), collection.source)
@@ -86,13 +89,13 @@ def _first(
 ) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
     """Give the first rows of the first groups of a table, each with the size of its group last."""
     query = f"""
-        SELECT "{column}", {columns}, members FROM (
-            SELECT *, row_number() OVER (PARTITION BY "{column}" ORDER BY {order}) AS place,
-                count(*) OVER (PARTITION BY "{column}") AS members
-            FROM {parquet(folder / table)} WHERE "{column}" < {count})
-        WHERE place <= {_CARDS} ORDER BY "{column}", place"""
+        select "{column}", {columns}, count(*) over (partition by "{column}") as members
+        from found where "{column}" < $count
+        qualify row_number() over (partition by "{column}" order by {order}) <= $cards
+        order by "{column}", {order}"""
     with connect(folder) as sql:
-        rows = sql.execute(query).fetchall()
+        create_view(sql, "found", folder / table)
+        rows = sql.execute(query, {"count": count, "cards": _CARDS}).fetchall()
     for number, some in groupby(rows, itemgetter(0)):
         yield number, list(some)
 
@@ -112,7 +115,7 @@ def clusters(folder: Path, collection: EmbeddingTable, figures: dict[str, Any], 
         f"{figures['clusters']:,} clusters of {figures['in_clusters']:,} images, "
         f"{figures['alone']:,} in none{_cut(figures['clusters'], shown)}"
     )
-    columns, order = "path, label, representative", "representative DESC, weight DESC, id"
+    columns, order = "path, label, representative", "representative desc, weight desc, id"
     rows = _first(folder, CLUSTERS, "cluster", columns, order, shown)
     write_gallery(folder, "Clusters", note, (group(*one) for one in rows), collection.source)
 
@@ -121,9 +124,10 @@ def outliers(folder: Path, collection: EmbeddingTable, figures: dict[str, Any], 
     """Show the most isolated images, and labels to look at."""
 
     def first(table: str, columns: str) -> list[tuple[Any, ...]]:
-        query = f"SELECT {columns} FROM {parquet(folder / table)}"
         with connect(folder) as sql:
-            return sql.execute(f"{query} ORDER BY rank LIMIT {shown}").fetchall()
+            create_view(sql, "found", folder / table)
+            query = f"select {columns} from found order by rank limit $shown"
+            return sql.execute(query, {"shown": shown}).fetchall()
 
     far = [
         Card(path, f"{score:.3f}", "", label)
@@ -154,10 +158,9 @@ def _write_parts(
 def gallery(folder: Path, collection: EmbeddingTable, figures: dict[str, Any]) -> None:
     """Show what there is to see of a collection first, in five parts."""
     with connect(folder) as sql:
-        rows = sql.execute(
-            "SELECT section, line, path, label, figure, suggested, same_bytes"
-            f" FROM {parquet(folder / OVERVIEW)}"
-        ).fetchall()
+        create_view(sql, "overview", folder / OVERVIEW)
+        query = "select section, line, path, label, figure, suggested, same_bytes from overview"
+        rows = sql.execute(query).fetchall()
     lines: dict[str, list[list[Any]]] = {name: [] for name in figures["shown"]}
     for (name, _), some in groupby(rows, itemgetter(0, 1)):
         lines[name].append([row[2:] for row in some])
@@ -257,15 +260,17 @@ def threshold_sheet(
     near, far = around(collection, within, _AROUND)
     rows = [row(f"just within {within:g}", near), row(f"just beyond {within:g}", far)]
     if agrees is not None:
-        table = f"FROM {parquet_in(folder / 'pairs')}"
-        select = f"SELECT a_path, b_path, agreement {table}"
+        values = {"agrees": agrees, "around": _AROUND}
         with connect(folder) as sql:
-            least = sql.execute(
-                f"{select} WHERE agreement >= {agrees} ORDER BY agreement LIMIT {_AROUND}"
-            ).fetchall()
-            most = sql.execute(
-                f"{select} WHERE agreement < {agrees} ORDER BY agreement DESC LIMIT {_AROUND}"
-            ).fetchall()
+            create_view(sql, "pairs", folder / "pairs")
+            query = """
+                select a_path, b_path, agreement from pairs
+                where agreement >= $agrees::float order by agreement limit $around"""
+            least = sql.execute(query, values).fetchall()
+            query = """
+                select a_path, b_path, agreement from pairs
+                where agreement < $agrees::float order by agreement desc limit $around"""
+            most = sql.execute(query, values).fetchall()
         rows.append(row(f"pixels agree by {agrees:g} or little more: the same", least))
         rows.append(row("pixels agree by less: not the same", most))
     pair_sheet([one for one in rows if one.pairs]).save(folder / "threshold.png")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lookalike.errors import LookalikeError
-from lookalike.sql import parquet, quoted
+from lookalike.sql import create_view, fetch_row, write_parquet
 from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
@@ -75,13 +75,11 @@ def cluster(
         kept = int((sizes >= least).sum())
         found = pa.table([ids["id"], named, chosen, weights], ["id", "c", "representative", "w"])
         sql.register("found", found)
-        sql.execute(
-            f"""copy (
-                select c::int as cluster, id, path, label, representative, w::float as weight
-                from found join stored using (id) where c < {kept}
-                order by c, representative desc, w desc, id
-            ) to {quoted(folder / TABLE)} (format parquet)"""
-        )
+        query = """
+            select c::int as cluster, id, path, label, representative, w::float as weight
+            from found join stored using (id) where c < $kept
+            order by c, representative desc, w desc, id"""
+        write_parquet(sql, query, folder / TABLE, {"kept": kept})
     inside = int(sizes[:kept].sum())
     return {
         "images": len(named),
@@ -94,12 +92,17 @@ def cluster(
     }
 
 
-def pairs(graph: Path) -> str:
-    """Return the SQL that reads a neighbour graph: `query_id, rank, neighbor_id, distance`."""
-    files = sorted(graph.glob("*.parquet"))
-    if not files:
+def view_graph(sql: "DuckDBPyConnection", graph: Path) -> None:
+    """Make a neighbour graph the view `graph`: `query_id, rank, neighbor_id, distance`."""
+    if not any(graph.glob("*.parquet")):
         raise LookalikeError(f"{graph} is no neighbour graph: write one with `lookalike neighbors`")
-    return parquet(*files)
+    create_view(sql, "graph", graph)
+
+
+def view_neighbors(sql: "DuckDBPyConnection", graph: Path, k: int) -> None:
+    """Make the first k neighbours of each image in a graph the view `near`."""
+    view_graph(sql, graph)
+    sql.execute(f"create temp view near as from graph where rank <= {int(k)}")
 
 
 def other_version(graph: Path) -> LookalikeError:
@@ -117,15 +120,15 @@ def links(sql: "DuckDBPyConnection", graph: Path, ids: Places) -> tuple["csr_arr
     """
     from scipy import sparse
 
-    table = pairs(graph)
+    view_graph(sql, graph)
     # Copies, of which there may be more than of all else, say nothing of how far images lie apart.
-    scale = f"select count(*), median(distance) filter (distance >= {SAME}) from {table}"
-    count, middle = sql.execute(scale).fetchall()[0]
+    scale = "select count(*), median(distance) filter (distance >= $same::float) from graph"
+    count, middle = fetch_row(sql, scale, {"same": SAME})
     ends = np.empty((2, count), np.int32)
     weights = np.empty(count, np.float32)
     same = np.empty(count, bool)
     at = 0
-    query = f"select query_id, neighbor_id, distance from {table}"
+    query = "select query_id, neighbor_id, distance from graph"
     for batch in sql.sql(query).to_arrow_reader(_BATCH):
         to = at + batch.num_rows
         for row, name in enumerate(("query_id", "neighbor_id")):

@@ -18,7 +18,7 @@ from lookalike.groups.threshold import suggest
 from lookalike.groups.verifying import count_compared, in_threads
 from lookalike.groups.verifying import verify as looked_at
 from lookalike.progress import progress_line
-from lookalike.sql import parquet, parquet_in, quoted
+from lookalike.sql import create_view, fetch_row, write_parquet
 from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
@@ -36,62 +36,62 @@ _LONGEST = 1024  # pixels on a side, to see how sharp a picture is
 # however many they are: pairs were cut off, classes are not. Where pixels are not looked at, equal
 # vectors are taken for equal pixels.
 _CLASSES = """
-CREATE TEMP TABLE same AS
-    SELECT id, min(id) OVER twins AS first, count(*) OVER twins AS twins
-    FROM stored WHERE status = 'ok' WINDOW twins AS (PARTITION BY content_hash);
-CREATE TEMP TABLE paired AS
-    SELECT id, min(first) AS first FROM (
-        SELECT b_id AS id, first FROM pairs JOIN same ON same.id = a_id WHERE equal UNION ALL
-        SELECT a_id AS id, first FROM pairs JOIN same ON same.id = b_id WHERE equal)
-    GROUP BY id;
-CREATE TEMP TABLE doubled AS
-    SELECT same.id, least(same.first, coalesce(paired.first, same.first)) AS class
-    FROM same LEFT JOIN paired ON paired.id = same.first
-    WHERE twins > 1 OR same.id IN (SELECT a_id FROM pairs UNION SELECT b_id FROM pairs)"""
+create temp table same as
+    select id, min(id) over twins as first, count(*) over twins as twins
+    from stored where status = 'ok' window twins as (partition by content_hash);
+create temp table paired as
+    select id, min(first) as first from (
+        select b_id as id, first from pairs join same on same.id = a_id where equal union all
+        select a_id as id, first from pairs join same on same.id = b_id where equal)
+    group by id;
+create temp table doubled as
+    select same.id, least(same.first, coalesce(paired.first, same.first)) as class
+    from same left join paired on paired.id = same.first
+    where twins > 1 or same.id in (select a_id from pairs union select b_id from pairs)"""
 
 # Classes become the nodes of a graph, numbered by how much their best image is worth keeping.
 _GRAPH = """
-CREATE TEMP TABLE ranked AS
-    SELECT doubled.id, class, row_number() OVER (ORDER BY {order}, doubled.id) AS rank
-    FROM doubled JOIN stored USING (id) LEFT JOIN sharp USING (id);
-CREATE TEMP TABLE nodes AS
-    SELECT class, row_number() OVER (ORDER BY min(rank)) - 1 AS node, arg_min(id, rank) AS best
-    FROM ranked GROUP BY class;
-CREATE TEMP TABLE placed AS SELECT id, node FROM ranked JOIN nodes USING (class);
-CREATE TEMP TABLE edges AS
-    SELECT least(a.node, b.node) AS one, greatest(a.node, b.node) AS other,
-        min(distance) AS distance, max(agreement) AS agreement
-    FROM pairs JOIN placed AS a ON a.id = a_id JOIN placed AS b ON b.id = b_id
-    WHERE a.node <> b.node GROUP BY 1, 2"""
+create temp table ranked as
+    select doubled.id, class, row_number() over (order by {order}, doubled.id) as rank
+    from doubled join stored using (id) left join sharp using (id);
+create temp table nodes as
+    select class, row_number() over (order by min(rank)) - 1 as node, arg_min(id, rank) as best
+    from ranked group by class;
+create temp table placed as select id, node from ranked join nodes using (class);
+create temp table edges as
+    select least(a.node, b.node) as one, greatest(a.node, b.node) as other,
+        min(distance) as distance, max(agreement) as agreement
+    from pairs join placed as a on a.id = a_id join placed as b on b.id = b_id
+    where a.node <> b.node group by 1, 2"""
 _ORDER = {
-    "largest": "width::bigint * height DESC, size DESC",
+    "largest": "width::bigint * height desc, size desc",
     "oldest": "modified",
-    "sharpest": "sharpness DESC NULLS LAST",
+    "sharpest": "sharpness desc nulls last",
     "first": "path",
 }
 _GROUPS = """
-CREATE TEMP TABLE groups AS
-    SELECT dense_rank() OVER (ORDER BY members DESC, best) - 1 AS "group", * EXCLUDE (members)
-    FROM (SELECT placed.id, placed.id = nodes.best AS keep, nodes.best,
-              coalesce(edges.distance, 0) AS distance, coalesce(edges.agreement, 1) AS agreement,
-              count(*) OVER (PARTITION BY nodes.best) AS members
-          FROM placed JOIN stars ON stars.node = placed.node JOIN nodes ON nodes.node = stars.best
-              LEFT JOIN edges ON edges.one = stars.best AND edges.other = placed.node)
-    WHERE members > 1"""
+create temp table groups as
+    select dense_rank() over (order by members desc, best) - 1 as "group", * exclude (members)
+    from (select placed.id, placed.id = nodes.best as keep, nodes.best,
+              coalesce(edges.distance, 0) as distance, coalesce(edges.agreement, 1) as agreement,
+              count(*) over (partition by nodes.best) as members
+          from placed join stars on stars.node = placed.node join nodes on nodes.node = stars.best
+              left join edges on edges.one = stars.best and edges.other = placed.node)
+    where members > 1"""
 _NAMED = """
-SELECT "group", CASE WHEN keep THEN 'keep' ELSE 'drop' END AS action, groups.id, one.path,
-    one.label, {agreement}, distance, one.content_hash = kept.content_hash AS same_bytes,
-    one.width, one.height, one.size, kept.path AS kept_path, one.content_hash,
-    kept.content_hash AS kept_hash
-FROM groups JOIN stored AS one USING (id) JOIN stored AS kept ON kept.id = best
-ORDER BY "group", keep DESC, distance, groups.id"""
+select "group", case when keep then 'keep' else 'drop' end as action, groups.id, one.path,
+    one.label, {agreement}, distance, one.content_hash = kept.content_hash as same_bytes,
+    one.width, one.height, one.size, kept.path as kept_path, one.content_hash,
+    kept.content_hash as kept_hash
+from groups join stored as one using (id) join stored as kept on kept.id = best
+order by "group", keep desc, distance, groups.id"""
 _FIGURES = """
-SELECT count(DISTINCT "group") AS groups, count(*) AS images,
-    count(*) FILTER (action = 'drop') AS drop,
-    count(*) FILTER (action = 'drop' AND same_bytes) AS same_bytes,
-    coalesce(sum(size) FILTER (action = 'drop'), 0)::bigint AS bytes,
-    coalesce(max(distance), 0) AS widest
-FROM {table}"""
+select count(distinct "group") as groups, count(*) as images,
+    count(*) filter (action = 'drop') as drop,
+    count(*) filter (action = 'drop' and same_bytes) as same_bytes,
+    coalesce(sum(size) filter (action = 'drop'), 0)::bigint as bytes,
+    coalesce(max(distance), 0) as widest
+from written"""
 
 
 def duplicates(
@@ -130,13 +130,18 @@ def duplicates(
         source = collection.source
         looked_at(folder / "pairs", source, source, joined["spark"], agrees)
     with collection.asked(folder) as sql:
-        pairs = f"FROM {parquet_in(folder / 'pairs')}"
+        create_view(sql, "found", folder / "pairs")
         if verify:
-            chosen = f"agreement, compared = 'equal' AS equal {pairs} WHERE agreement >= {agrees}"
+            query = """create temp table pairs as
+                select a_id, b_id, distance, agreement, compared = 'equal' as equal
+                from found where agreement >= $agrees::float"""
+            sql.execute(query, {"agrees": agrees})
         else:
-            chosen = f"1::float AS agreement, distance = 0 AS equal {pairs}"
-        pairs = f"SELECT a_id, b_id, distance, {chosen}"
-        sql.execute(f"CREATE TEMP TABLE pairs AS {pairs}; {_CLASSES}")
+            query = """create temp table pairs as
+                select a_id, b_id, distance, 1::float as agreement, distance = 0 as equal
+                from found"""
+            sql.execute(query)
+        sql.execute(_CLASSES)
         seen = (
             _see_how_sharp(sql, collection.source) if keep == "sharpest" else _SHARP.empty_table()
         )
@@ -144,13 +149,12 @@ def duplicates(
         sql.execute(_GRAPH.format(order=_ORDER[keep]))
         _group(sql)
         table = folder / TABLE
-        named = _NAMED.format(agreement="agreement" if verify else "NULL::float AS agreement")
-        sql.execute(f"COPY ({named}) TO {quoted(table)} (FORMAT parquet)")
-        answer = sql.execute(_FIGURES.format(table=parquet(table)))
-        names = [column[0] for column in answer.description or ()]
-        (figures,) = answer.fetchall()
+        named = _NAMED.format(agreement="agreement" if verify else "null::float as agreement")
+        write_parquet(sql, named, table)
+        create_view(sql, "written", table)
+        (figures,) = sql.sql(_FIGURES).to_arrow_table().to_pylist()
     return {
-        **dict(zip(names, figures, strict=True)),
+        **figures,
         "keep": keep,
         "verified": verify,
         **(count_compared(folder / "pairs") if verify else {}),
@@ -164,8 +168,8 @@ def duplicates(
 
 def _group(sql: "DuckDBPyConnection") -> None:
     """Make the table `groups` of `nodes` and `edges`."""
-    ((count,),) = sql.execute("SELECT count(*) FROM nodes").fetchall()
-    edges = sql.execute("SELECT one, other, distance FROM edges").fetchnumpy()
+    (count,) = fetch_row(sql, "select count(*) from nodes")
+    edges = sql.execute("select one, other, distance from edges").fetchnumpy()
     best = stars(
         count,
         np.asarray(edges["one"], np.int64),
@@ -178,7 +182,7 @@ def _group(sql: "DuckDBPyConnection") -> None:
 
 def _see_how_sharp(sql: "DuckDBPyConnection", source: images.Source) -> pa.Table:
     """Return `_SHARP` of all images that have a double."""
-    query = sql.execute("SELECT id, path FROM doubled JOIN stored USING (id)")
+    query = sql.execute("select id, path from doubled join stored using (id)")
     rows = itertools.chain.from_iterable(iter(lambda: query.fetchmany(_BATCH), []))
     found = []
     with (

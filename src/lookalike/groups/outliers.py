@@ -8,9 +8,9 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from lookalike.groups.clusters import other_version, pairs
+from lookalike.groups.clusters import other_version, view_neighbors
 from lookalike.search import Rows, check_k, draw
-from lookalike.sql import parquet, quoted
+from lookalike.sql import create_view, fetch_row, write_parquet
 from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
@@ -52,38 +52,35 @@ def outliers(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> d
             "reach", pa.RecordBatchReader.from_batches(_FAR, reach(Rows(collection.segments)))
         )
         sql.execute("create temp table reached as from reach")
-        sql.execute(
-            f"""copy (
-                with own as (
-                    select query_id as id, avg(distance) as mean, max(distance) as last,
-                        count(*) as many
-                    from near group by all
-                ), around as (
-                    select query_id as id, avg(own.mean) as mean, avg(far) as far
-                    from near
-                    join own on own.id = neighbor_id
-                    join reached on reached.id = neighbor_id
-                    group by all
-                ), most as (select max(many) as many, max(last) as last from own),
-                scored as (
-                    select reached.id,
-                        case when own.many = most.many then own.last end as distance,
-                        own.mean / nullif(around.mean, 0) as density,
-                        (reached.far + coalesce(around.far, reached.far)) / 2
-                            + {NEARNESS} * coalesce(distance, most.last, 0) as score
-                    from reached
-                    left join own on own.id = reached.id
-                    left join around on around.id = reached.id
-                    cross join most
-                )
-                select row_number() over (order by score desc, id) as rank, id, path, label,
-                    distance, density::float as density, score::float as score
-                from scored join stored using (id) order by rank
-            ) to {quoted(out)} (format parquet)"""
-        )
-        images, fewer = sql.execute(
-            f"select count(*), count(*) - count(distance) from {parquet(out)}"
-        ).fetchall()[0]
+        query = """
+            with own as (
+                select query_id as id, avg(distance) as mean, max(distance) as last,
+                    count(*) as many
+                from near group by all
+            ), around as (
+                select query_id as id, avg(own.mean) as mean, avg(far) as far
+                from near
+                join own on own.id = neighbor_id
+                join reached on reached.id = neighbor_id
+                group by all
+            ), most as (select max(many) as many, max(last) as last from own),
+            scored as (
+                select reached.id,
+                    case when own.many = most.many then own.last end as distance,
+                    own.mean / nullif(around.mean, 0) as density,
+                    (reached.far + coalesce(around.far, reached.far)) / 2
+                        + $nearness * coalesce(distance, most.last, 0) as score
+                from reached
+                left join own on own.id = reached.id
+                left join around on around.id = reached.id
+                cross join most
+            )
+            select row_number() over (order by score desc, id) as rank, id, path, label,
+                distance, density::float as density, score::float as score
+            from scored join stored using (id) order by rank"""
+        write_parquet(sql, query, out, {"nearness": NEARNESS})
+        create_view(sql, "found", out)
+        images, fewer = fetch_row(sql, "select count(*), count(*) - count(distance) from found")
     return {"images": images, "k": k, "fewer_neighbors": fewer}
 
 
@@ -121,40 +118,41 @@ def suspects(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> d
             """create temp table labels as
             select id, label from stored where status = 'ok' and label is not null"""
         )
-        sql.execute(
-            f"""copy (
-                with votes as (
-                    select asked.id, voter.label as given, count(*) as votes
-                    from (
-                        select query_id as id, neighbor_id as voter from near
-                        union all select neighbor_id, query_id from near
-                    ) as asked
-                    join labels as voter on voter.id = asked.voter
-                    group by all
-                ), counted as (
-                    select id, label,
-                        coalesce(sum(votes) filter (given = label), 0) as own,
-                        max((votes, given)) filter (given <> label) as other
-                    from votes join labels using (id) group by all
-                ), scored as (
-                    select id, label, other[2] as suggested, (other[1] + 1) / (own + 1) as score
-                    from counted
-                )
-                select row_number() over (order by score desc, id) as rank, id, path, scored.label,
-                    suggested, score::float as score
-                from scored join stored using (id) where score > 1 order by rank
-            ) to {quoted(out)} (format parquet)"""
+        query = """
+            with votes as (
+                select asked.id, voter.label as given, count(*) as votes
+                from (
+                    select query_id as id, neighbor_id as voter from near
+                    union all select neighbor_id, query_id from near
+                ) as asked
+                join labels as voter on voter.id = asked.voter
+                group by all
+            ), counted as (
+                select id, label,
+                    coalesce(sum(votes) filter (given = label), 0) as own,
+                    max((votes, given)) filter (given <> label) as other
+                from votes join labels using (id) group by all
+            ), scored as (
+                select id, label, other[2] as suggested, (other[1] + 1) / (own + 1) as score
+                from counted
+            )
+            select row_number() over (order by score desc, id) as rank, id, path, scored.label,
+                suggested, score::float as score
+            from scored join stored using (id) where score > 1 order by rank"""
+        write_parquet(sql, query, out)
+        create_view(sql, "found", out)
+        labelled, found = fetch_row(
+            sql, "select (select count(*) from labels), (select count(*) from found)"
         )
-        labelled, found = sql.execute(
-            f"select (select count(*) from labels), count(*) from {parquet(out)}"
-        ).fetchall()[0]
     return {"labelled": labelled, "suspects": found, "k": k}
 
 
 def _near(sql: "DuckDBPyConnection", graph: Path, k: int) -> None:
     """Make the first k neighbours of each image in a graph the table `near`."""
-    sql.execute(f"create temp view near as from {pairs(graph)} where rank <= {k}")
-    unknown = """select exists(from near anti join stored on id = query_id)
-        or exists(from near anti join stored on id = neighbor_id)"""
-    if sql.execute(unknown).fetchall()[0][0]:
+    view_neighbors(sql, graph, k)
+    query = """
+        select exists(from near anti join stored on id = query_id)
+            or exists(from near anti join stored on id = neighbor_id)"""
+    (unknown,) = fetch_row(sql, query)
+    if unknown:
         raise other_version(graph)

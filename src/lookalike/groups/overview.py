@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError
-from lookalike.groups.clusters import pairs
+from lookalike.groups.clusters import view_neighbors
 from lookalike.groups.outliers import SUSPECTS
 from lookalike.groups.outliers import TABLE as OUTLIERS
 from lookalike.search import Numbers, Rows, draw
-from lookalike.sql import parquet, quoted
+from lookalike.sql import create_view, write_parquet
 from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def overview(
     rows = Rows(collection.segments)
     labels = _labels(rows)
     with collection.asked(folder) as sql:
-        sql.execute(f"create temp view near as from {pairs(graph)} where rank <= {k}")
+        view_neighbors(sql, graph, k)
         drawn = drawn_apart(rows, labels, count, seed)
         chosen = [
             *_typical(sql, count),
@@ -78,21 +78,18 @@ def overview(
         columns = list(zip(*chosen, strict=True)) or [()] * len(_CHOSEN)
         arrays = [pa.array(one, kind.type) for one, kind in zip(columns, _CHOSEN, strict=True)]
         sql.register("chosen", pa.table(arrays, schema=_CHOSEN))
-        sql.execute(
-            f"""copy (
-                select section, line, place, id, stored.path, stored.label,
-                    figure::float as figure,
-                    case when section = 'suspects' then suspects.suggested end as suggested,
-                    place > 0 and content_hash = first_value(content_hash) over (
-                        partition by section, line order by place) as same_bytes
-                from chosen join stored using (id)
-                left join {parquet(folder / SUSPECTS)} as suspects using (id)
-                order by list_position({list(SECTIONS)}, section), line, place
-            ) to {quoted(folder / TABLE)} (format parquet)"""
-        )
-        lines = sql.execute(
-            f"select section, count(distinct line) from {parquet(folder / TABLE)} group by all"
-        ).fetchall()
+        create_view(sql, "suspects", folder / SUSPECTS)
+        query = """
+            select section, line, place, id, stored.path, stored.label,
+                figure::float as figure,
+                case when section = 'suspects' then suspects.suggested end as suggested,
+                place > 0 and content_hash = first_value(content_hash) over (
+                    partition by section, line order by place) as same_bytes
+            from chosen join stored using (id) left join suspects using (id)
+            order by list_position($sections, section), line, place"""
+        write_parquet(sql, query, folder / TABLE, {"sections": list(SECTIONS)})
+        query = "select section, count(distinct line) from chosen group by all"
+        lines = sql.execute(query).fetchall()
     known = labels[labels >= 0]
     return {
         "images": len(rows),
@@ -111,14 +108,14 @@ def check_count(count: int) -> None:
 
 
 def _typical(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
-    found = sql.execute(
-        f"""with popular as (
+    query = """
+        with popular as (
             select neighbor_id as id, count(*) as times from near
-            group by all order by times desc, id limit {_TRIED * count}
+            group by all order by times desc, id limit $tried
         )
         select id, times, list(near.neighbor_id) from popular join near on query_id = id
         group by all order by times desc, id"""
-    ).fetchall()
+    found = sql.execute(query, {"tried": _TRIED * count}).fetchall()
     chosen: set[int] = set()
     like_them: set[int] = set()
     for one, times, nearest in found:
@@ -132,21 +129,21 @@ def _typical(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
 
 def _neighbors(sql: "DuckDBPyConnection", drawn: Numbers) -> Iterator[Line]:
     sql.register("drawn", pa.table({"line": np.arange(len(drawn)), "id": drawn}))
-    found = sql.execute(
-        f"""select line, 0 as place, id, 0.0 from drawn
+    query = """
+        select line, 0 as place, id, 0.0 from drawn
         union all select line, rank, neighbor_id, distance
-        from drawn join near on query_id = id where rank <= {NEAREST}
+        from drawn join near on query_id = id where rank <= $nearest
         order by line, place"""
-    ).fetchall()
+    found = sql.execute(query, {"nearest": NEAREST}).fetchall()
     return (("neighbors", *row) for row in found)
 
 
 def _pairs(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
     # Of all whose nearest is the same image, as that of many copies is, one is enough.
-    found = sql.execute(
-        f"""select neighbor_id, min((distance, query_id)) as nearest from near where rank = 1
-        group by all order by nearest, neighbor_id limit {_TRIED * count}"""
-    ).fetchall()
+    query = """
+        select neighbor_id, min((distance, query_id)) as nearest from near where rank = 1
+        group by all order by nearest, neighbor_id limit $tried"""
+    found = sql.execute(query, {"tried": _TRIED * count}).fetchall()
     paired: set[int] = set()
     for one, (distance, other) in found:
         if paired.isdisjoint((one, other)):
@@ -159,9 +156,9 @@ def _pairs(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
 
 
 def _first(sql: "DuckDBPyConnection", section: str, table: Path, count: int) -> Iterator[Line]:
-    found = sql.execute(
-        f"select id, score from {parquet(table)} order by rank limit {count}"
-    ).fetchall()
+    create_view(sql, "ranked", table)
+    query = "select id, score from ranked order by rank limit $count"
+    found = sql.execute(query, {"count": count}).fetchall()
     return ((section, line, 0, *row) for line, row in enumerate(found))
 
 

@@ -20,7 +20,7 @@ from lookalike.groups.graph import write_graph
 from lookalike.neighbors.export import check_same_model
 from lookalike.search import Rows
 from lookalike.spark import local_uri, progress, session
-from lookalike.sql import connect, parquet_in, quoted
+from lookalike.sql import connect, create_view, fetch_row, write_parquet
 from lookalike.storage import EmbeddingTable
 
 MOST = 1000
@@ -29,17 +29,17 @@ CHECKED = 300  # images whose pairs are compared with the true ones
 _MANY = 50_000_000  # pairs that DuckDB does not name quicker, on one machine, than Spark
 _SEED = 3  # of those; others are drawn to choose how hard to look
 
-# Spark and DuckDB both read these: {graph}, {a} and {b} are tables.
+# Spark and DuckDB both read these: {graph}, {a} and {b} are tables, {cap} is a number.
 _ONCE = """
-    SELECT least(query_id, neighbor_id) AS a_id, greatest(query_id, neighbor_id) AS b_id,
-        min(distance) AS distance
-    FROM {graph} WHERE rank <= CAP GROUP BY 1, 2"""
+    select least(query_id, neighbor_id) as a_id, greatest(query_id, neighbor_id) as b_id,
+        min(distance) as distance
+    from {graph} where rank <= {cap} group by 1, 2"""
 _BETWEEN = """
-    SELECT neighbor_id AS a_id, query_id AS b_id, distance FROM {graph} WHERE rank <= CAP"""
+    select neighbor_id as a_id, query_id as b_id, distance from {graph} where rank <= {cap}"""
 _NAMED = """
-SELECT pairs.a_id, pairs.b_id, a.path AS a_path, b.path AS b_path, pairs.distance
-FROM (PAIRS) AS pairs JOIN {a} AS a ON a.id = pairs.a_id JOIN {b} AS b ON b.id = pairs.b_id
-ORDER BY pairs.distance, pairs.a_id, pairs.b_id"""
+select pairs.a_id, pairs.b_id, a.path as a_path, b.path as b_path, pairs.distance
+from (PAIRS) as pairs join {a} as a on a.id = pairs.a_id join {b} as b on b.id = pairs.b_id
+order by pairs.distance, pairs.a_id, pairs.b_id"""
 
 
 def join(
@@ -87,13 +87,14 @@ def join(
         engine=engine,
         recall=recall,
     )
-    named = _NAMED.replace("PAIRS", _ONCE if other is None else _BETWEEN).replace("CAP", str(cap))
+    named = _NAMED.replace("PAIRS", _ONCE if other is None else _BETWEEN)
     with connect(folder) as sql:
-        query = f"SELECT count(*), count(*) FILTER (rank > {cap}) FROM {parquet_in(graph)}"
-        ((total, cut),) = sql.execute(query).fetchall()
+        create_view(sql, "graph", graph)
+        query = "select count(*), count(*) filter (rank > $cap) from graph"
+        total, cut = fetch_row(sql, query, {"cap": cap})
     if by_spark and total > _MANY:
         running = session()
-        tables: dict[str, Any] = {"graph": running.read.parquet(local_uri(graph))}
+        tables: dict[str, Any] = {"graph": running.read.parquet(local_uri(graph)), "cap": cap}
         tables["a"], tables["b"] = (one.dataframe(running) for one in (collection, asking))
         with progress(running, "writing pairs"):
             running.sql(named, None, **tables).write.parquet(local_uri(pairs))
@@ -101,8 +102,9 @@ def join(
         pairs.mkdir()
         with collection.asked(folder) as sql:
             asking.view(sql, "other")
-            named = named.format(graph=parquet_in(graph), a="stored", b="other")
-            sql.execute(f"COPY ({named}) TO {quoted(pairs / 'part-0.parquet')} (FORMAT parquet)")
+            create_view(sql, "graph", graph)
+            named = named.format(graph="graph", a="stored", b="other", cap=cap)
+            write_parquet(sql, named, pairs / "part-0.parquet")
     shutil.rmtree(graph)
     return {**_figures(collection, pairs, within, cap, cut, other), "spark": by_spark}
 
@@ -128,9 +130,9 @@ def _by_spark_ml(
     with progress(running, "joining by hashes"):
         found = hashing.similarity_join(hasher, frames[0], within, frames[1] if other else None)
         for name, frame in zip("ab", frames, strict=True):
-            paths = frame.selectExpr(f"id AS {name}_id", f"path AS {name}_path")
+            paths = frame.selectExpr(f"id as {name}_id", f"path as {name}_path")
             found = found.join(paths, f"{name}_id")
-        columns = "a_id", "b_id", "a_path", "b_path", "CAST(distance AS float) AS distance"
+        columns = "a_id", "b_id", "a_path", "b_path", "cast(distance as float) as distance"
         ordered = found.selectExpr(*columns).orderBy("distance", "a_id", "b_id")
         ordered.write.parquet(local_uri(pairs))
 
@@ -144,7 +146,8 @@ def _figures(
     other: EmbeddingTable | None,
 ) -> dict[str, Any]:
     with connect(pairs.parent) as sql:
-        ((count,),) = sql.execute(f"SELECT count(*) FROM {parquet_in(pairs)}").fetchall()
+        create_view(sql, "pairs", pairs)
+        (count,) = fetch_row(sql, "select count(*) from pairs")
     found, true = _checked(collection, pairs, within, cap or CAP, other)
     return {
         "images": (other or collection).counts()[0],
@@ -177,7 +180,9 @@ def _checked(
     )
     with connect(pairs.parent) as sql:
         sql.register("truth", truth)
-        ((total,),) = sql.execute("SELECT count(*) FROM (SELECT DISTINCT * FROM truth)").fetchall()
-        query = f"SELECT count(*) FROM {parquet_in(pairs)} SEMI JOIN truth USING (a_id, b_id)"
-        ((there,),) = sql.execute(query).fetchall()
-    return int(there), int(total)
+        create_view(sql, "pairs", pairs)
+        query = """
+            select (select count(*) from pairs semi join truth using (a_id, b_id)),
+                (select count(*) from (select distinct * from truth))"""
+        there, total = fetch_row(sql, query)
+    return there, total

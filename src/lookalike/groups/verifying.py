@@ -17,7 +17,7 @@ from lookalike.groups.looking import COMPARED, Eyes, compared
 from lookalike.images.isolated import Viewer, viewer
 from lookalike.progress import progress_line
 from lookalike.spark import cores, is_second_try, local_uri, progress, session, tries_again
-from lookalike.sql import connect, parquet_in
+from lookalike.sql import connect, create_view, fetch_row
 
 _TASKS = 4  # a core
 _BATCH = 64  # pairs that a thread takes at a time
@@ -61,15 +61,17 @@ def verify(
 def count_agreeing(pairs: Path) -> int:
     """Return how many pairs show the same."""
     with connect(pairs.parent) as sql:
-        query = f"SELECT count(*) FROM {parquet_in(pairs)} WHERE agreement >= {AGREES}"
-        ((count,),) = sql.execute(query).fetchall()
+        create_view(sql, "pairs", pairs)
+        query = "select count(*) from pairs where agreement >= $agrees::float"
+        (count,) = fetch_row(sql, query, {"agrees": AGREES})
     return int(count)
 
 
 def count_compared(pairs: Path) -> dict[str, int]:
     """Return how many pairs ended as which of `looking.Seen`, but for those that are usual."""
     with connect(pairs.parent) as sql:
-        query = f"SELECT compared, count(*) FROM {parquet_in(pairs)} GROUP BY compared"
+        create_view(sql, "pairs", pairs)
+        query = "select compared, count(*) from pairs group by compared"
         found = dict(sql.execute(query).fetchall())
     return {f"{kind}_pairs": int(found.get(kind, 0)) for kind in ("unreadable", "unclear", "alike")}
 

@@ -14,7 +14,7 @@ from lookalike.images.sources import Source, encode_path
 from lookalike.images.table_frame import table_frames
 from lookalike.images.uri_frame import literal, uri_frames
 from lookalike.spark import last_words, local_uri
-from lookalike.sql import connect, parquet_in, quoted
+from lookalike.sql import connect, create_view, write_parquet
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -88,11 +88,9 @@ def _labels_of(
     """Return the label of each path, as `match_labels` says. Names pass through `staging`."""
     names.select("path").write.parquet(local_uri(staging / "paths"))
     with connect(staging) as sql:
-        paths = parquet_in(staging / "paths")
-        sql.execute(f"create temp view images as select path as id, path from {paths}")
+        create_view(sql, "paths", staging / "paths")
+        sql.execute("create temp view images as select path as id, path from paths")
         done = match_labels(sql, labels, staging, encode_path(root), some=some)
         file = staging / "labelled.parquet"
-        sql.execute(
-            f"copy (select id as path, label from labelled) to {quoted(file)} (format parquet)"
-        )
+        write_parquet(sql, "select id as path, label from labelled", file)
     return names.sparkSession.read.parquet(local_uri(file)), done

@@ -13,7 +13,7 @@ from lookalike.images.kinds import LeftOut
 from lookalike.images.matching import Labelled, match_labels
 from lookalike.images.scan import Found, nothing_found, walk
 from lookalike.images.sources import Source
-from lookalike.sql import connect, parquet, quoted
+from lookalike.sql import Values, connect, create_view, write_parquet
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -88,23 +88,22 @@ def label_images(
     """Give the images of a listing their labels, as `match_labels` says."""
     labelled = listing.with_name(f"labelled-{listing.name}")
     with connect(listing.parent) as sql:
-        sql.execute(f"create temp view images as select id, path from {parquet(listing)}")
+        create_view(sql, "listing", listing)
+        sql.execute("create temp view images as select id, path from listing")
         done = match_labels(sql, labels, listing.parent, root, some=some)
-        write_listing(
-            "select id, path, labelled.label, reason, size, modified "
-            f"from {parquet(listing)} left join labelled using (id) order by id",
-            labelled,
-            sql,
-        )
+        query = """
+            select id, path, labelled.label, reason, size, modified
+            from listing left join labelled using (id) order by id"""
+        write_listing(sql, query, labelled)
     labelled.replace(listing)
     return done
 
 
-def write_listing(select: str, listing: Path, sql: "DuckDBPyConnection") -> None:
-    """Write what a query gives, the columns of `LISTING` in the order of ids, as a listing."""
-    sql.execute(
-        f"copy ({select}) to {quoted(listing)} (format parquet, row_group_size {LISTING_BATCH})"
-    )
+def write_listing(
+    sql: "DuckDBPyConnection", query: str, listing: Path, values: Values | None = None
+) -> None:
+    """Write the rows of a query, the columns of `LISTING` in the order of ids, as a listing."""
+    write_parquet(sql, query, listing, values, row_group_size=LISTING_BATCH)
 
 
 def listed(listing: Path, part: int = 0, parts: int = 1) -> Iterator[pa.RecordBatch]:

@@ -17,13 +17,13 @@ from lookalike.images.labels import (
     no_labels,
     write_labels,
 )
-from lookalike.sql import parquet, quoted
+from lookalike.sql import create_view, fetch_row
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_MISSING = "('nan', 'NaN', 'NAN', '<NA>')"  # as programs write missing numbers; `Nan` is a class
-_MISSING_NUMBER = "('nan', '<na>', 'na', 'n/a', 'null', 'none')"  # in any case, among numbers
+_MISSING = ["nan", "NaN", "NAN", "<NA>"]  # as programs write missing numbers; `Nan` is a class
+_MISSING_NUMBERS = ["nan", "<na>", "na", "n/a", "null", "none"]  # in any case, among numbers
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 _DEPTH = 32  # names at the end of a path that are compared
 _SHOWN = 80  # letters of a name in an error
@@ -65,11 +65,12 @@ def match_labels(
     """
     missing = _read(sql, labels, folder)
     sql.execute(
-        "create temp table chosen as "
-        "select id, coalesce(by_path.name, by_base.name) as name, "
-        "coalesce(by_path.label, by_base.label) as label from images "
-        "left join given by_path on by_path.name = path "
-        "left join given by_base on by_base.name = split_part(path, '/', -1)"
+        """create temp table chosen as
+        select id, coalesce(by_path.name, by_base.name) as name,
+            coalesce(by_path.label, by_base.label) as label
+        from images
+        left join given as by_path on by_path.name = path
+        left join given as by_base on by_base.name = split_part(path, '/', -1)"""
     )
     _refuse(sql, "select name from given where conflicting", CONFLICTING)
     _refuse(
@@ -79,20 +80,22 @@ def match_labels(
     )
     sql.execute("create temp table labelled as select id, label from chosen where name is not null")
     sql.execute(
-        "create temp table names as select name, label from given where name not in "
-        "(select path from images union select split_part(path, '/', -1) from images)"
+        """create temp table names as
+        select name, label from given where name not in (
+            select path from images union select split_part(path, '/', -1) from images
+        )"""
     )
     sql.execute("create temp table doubtful (name varchar)")
     loose = 0
     for extension, folders in ((True, True), (False, True), (True, False), (False, False)):
         # Without the folders that it names, only where none is known as it is named.
-        if folders or not _one(sql, "select count() from labelled"):
+        if folders or not _count(sql, "labelled"):
             found = _match_rest(sql, root, extension, folders)
             loose += 0 if extension and folders else found
-    if not some and not _one(sql, "select count() from labelled"):
+    if not some and not _count(sql, "labelled"):
         _refuse(sql, "select distinct name from doubtful", AMBIGUOUS)
         _refuse_strangers(sql)
-    return Labelled(_one(sql, "select count() from names"), loose, missing)
+    return Labelled(_count(sql, "names"), loose, missing)
 
 
 def _read(sql: "DuckDBPyConnection", labels: Iterator[pa.RecordBatch], folder: Path) -> int:
@@ -102,26 +105,29 @@ def _read(sql: "DuckDBPyConnection", labels: Iterator[pa.RecordBatch], folder: P
     """
     file = folder / "labels.parquet"
     write_labels(labels, file)
-    sql.execute(
-        f"create temp view read as select name, label, lower(label) as small from {parquet(file)}"
-    )
-    missing = f"label in {_MISSING}"
-    (numbers,) = sql.execute(
-        f"select bool_and(regexp_full_match(small, '{_NUMBER}')) from read "
-        f"where not {missing} and small not in {_MISSING_NUMBER}"
-    ).fetchall()[0]
-    label = "label"
+    create_view(sql, "labels", file)
+    values = {"missing": _MISSING, "missing_numbers": _MISSING_NUMBERS}
+    query = """
+        select bool_and(regexp_full_match(lower(label), $number)) from labels
+        where label not in $missing and lower(label) not in $missing_numbers"""
+    (numbers,) = fetch_row(sql, query, {**values, "number": _NUMBER})
     if numbers:
-        missing += f" or small in {_MISSING_NUMBER}"
+        missing = "(label in $missing or lower(label) in $missing_numbers)"
         label = r"regexp_replace(label, '\.0*$', '')"  # pandas: with a missing one all are floats
+    else:
+        missing, label = "label in $missing", "label"
+        del values["missing_numbers"]
     # Names that fit no image are kept too: they are counted, and refused with two labels.
     sql.execute(
-        f"create temp table given as select name, min({label}) as label, "
-        f"min({label}) <> max({label}) as conflicting from read where not ({missing}) group by name"
+        f"""create temp table given as
+        select name, min({label}) as label, min({label}) <> max({label}) as conflicting
+        from labels where not {missing} group by name""",
+        values,
     )
-    if not _one(sql, "select count() from given"):
+    if not _count(sql, "given"):
         raise no_labels()
-    return _one(sql, f"select count() from read where {missing}")
+    (count,) = fetch_row(sql, f"select count() from labels where {missing}", values)
+    return int(count)
 
 
 def _refuse(sql: "DuckDBPyConnection", names: str, meaning: tuple[str, str]) -> None:
@@ -137,38 +143,37 @@ def _match_rest(sql: "DuckDBPyConnection", root: str, extension: bool, folders: 
     With the `folders` all of a name has to be the end of the whole path of a photo. Else all of the
     path of a photo below the root has to be the end of the name.
     """
-    if not _one(
-        sql,
-        "select least((select count() from names), count()) from images "
-        "anti join labelled using (id)",
-    ):
+    if not _count(sql, "names") or not _count(sql, "images anti join labelled using (id)"):
         return 0
-    below = quoted(root.rstrip("/") + "/")
-    whole = f"if(regexp_matches(path, '^(/|{_SCHEME})'), path, {below} || path)"
+    values = {"below": root.rstrip("/") + "/"}
+    whole = f"if(regexp_matches(path, '^(/|{_SCHEME})'), path, $below || path)"
     ours, theirs = _alike(whole), _alike("name")
     if not extension:
         ours = rf"regexp_replace({ours}, '\.[^./]*$', '')"
         theirs = f"regexp_replace({theirs}, '{_KNOWN}$', '')"
-    above = f"len(string_split({_alike(quoted(root))}, '/'))"
+    if folders:
+        keys, condition = f"select *, {theirs} as key from names", "true"
+    else:
+        above = f"len(string_split({_alike('$root')}, '/'))"
+        keys, condition = _ends("names", theirs), f"depth >= greatest(parts - {above}, 1)"
+        values["root"] = root
+    sql.execute(f"create or replace temp table keys as select name, label, key from ({keys})")
+    photos = _ends("(from images anti join labelled using (id))", ours)
     sql.execute(
-        "create or replace temp table keys as select name, label, key from "
-        + (f"(select *, {theirs} as key from names)" if folders else _ends("names", theirs))
-    )
-    sql.execute(
-        "create or replace temp table fits as select id, name, label from "
-        f"{_ends('(from images anti join labelled using (id))', ours)} join keys using (key) "
-        + ("" if folders else f"where depth >= greatest(parts - {above}, 1) ")
-        + "qualify depth = max(depth) over (partition by id)"
+        f"""create or replace temp table fits as
+        select id, name, label from ({photos}) join keys using (key)
+        where {condition} qualify depth = max(depth) over (partition by id)""",
+        values,
     )
     sql.execute("insert into doubtful select name from fits group by name having count() > 1")
     sql.execute(
-        "create or replace temp table found as from fits qualify "
-        "count() over (partition by name) = 1 "
-        "and min(label) over (partition by id) = max(label) over (partition by id)"
+        """create or replace temp table found as from fits
+        qualify count() over (partition by name) = 1
+            and min(label) over (partition by id) = max(label) over (partition by id)"""
     )
     sql.execute("insert into labelled select id, min(label) from found group by id")
     sql.execute("delete from names where name in (select name from found)")
-    return _one(sql, "select count() from found")
+    return _count(sql, "found")
 
 
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]*:/"
@@ -183,20 +188,23 @@ def _alike(path: str) -> str:
 
 def _ends(table: str, path: str) -> str:
     """Return the SQL of a table with `key`, the last `depth` of the `parts` names of each path."""
-    return (
-        "(select * exclude (names_of_path, first), array_to_string(names_of_path[first:], '/') "
-        "as key, len(names_of_path) - first + 1 as depth, len(names_of_path) as parts from "
-        "(select *, unnest(range(greatest(len(names_of_path) - "
-        f"{_DEPTH - 1}, 1), len(names_of_path) + 1)) as first from "
-        f"(select *, string_split({path}, '/') as names_of_path from {table})))"
-    )
+    return f"""
+        select * exclude (names_of_path, first),
+            array_to_string(names_of_path[first:], '/') as key,
+            len(names_of_path) - first + 1 as depth, len(names_of_path) as parts
+        from (
+            select *, unnest(
+                range(greatest(len(names_of_path) - {_DEPTH - 1}, 1), len(names_of_path) + 1)
+            ) as first
+            from (select *, string_split({path}, '/') as names_of_path from {table})
+        )"""
 
 
 def _refuse_strangers(sql: "DuckDBPyConnection") -> None:
     """Raise the error for labels none of which is of a photo, where there are photos."""
-    ((name, path),) = sql.execute(
-        "select (select min(name) from names), (select min(path) from images)"
-    ).fetchall()
+    name, path = fetch_row(
+        sql, "select (select min(name) from names), (select min(path) from images)"
+    )
     if path is not None:
         raise LookalikeError(
             f"no label is of an image here: labels name {name[:_SHOWN]!r}, images are "
@@ -204,5 +212,5 @@ def _refuse_strangers(sql: "DuckDBPyConnection") -> None:
         )
 
 
-def _one(sql: "DuckDBPyConnection", query: str) -> int:
-    return int(sql.execute(query).fetchall()[0][0])
+def _count(sql: "DuckDBPyConnection", table: str) -> int:
+    return int(fetch_row(sql, f"select count() from {table}")[0])

@@ -17,7 +17,7 @@ from lookalike.images.scan import Found
 from lookalike.images.sources import Source, decode_path, encode_path, is_uri
 from lookalike.images.tables import PART, ROWS, local_shards, look_into, read_parts
 from lookalike.spark import last_words, local_uri, read_parquet
-from lookalike.sql import connect, parquet, parquet_in, quoted
+from lookalike.sql import connect, create_view, fetch_row, write_parquet
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -56,13 +56,15 @@ def table_frames(
     parts = staging / "parts.parquet"
     parallel = spark.sparkContext.defaultParallelism
     with connect(staging) as sql:
-        sql.execute(f"create temp table parts as from {parquet_in(staging / 'looked')}")
-        ask = (
-            "select coalesce(sum(rows), 0), bool_or(reached), min(lacks), "
-            "count(distinct path) filter (lacks is not null), "
-            "count(distinct path) filter (reason is null) from parts"
+        create_view(sql, "looked", staging / "looked")
+        sql.execute("create temp table parts as from looked")
+        rows, reached, lacks, lacking, files = fetch_row(
+            sql,
+            """select coalesce(sum(rows), 0), bool_or(reached), min(lacks),
+                count(distinct path) filter (lacks is not null),
+                count(distinct path) filter (reason is null)
+            from parts""",
         )
-        rows, reached, lacks, lacking, files = sql.execute(ask).fetchall()[0]
         bad = sql.execute("select path, reason from parts where reason is not null order by path")
         first = bad.fetchone()
         if not rows and first and remote and not reached:  # a file system that Spark alone knows
@@ -75,11 +77,14 @@ def table_frames(
         if lacking:
             logger.warning(f"{lacking:,} of {files:,} files have no column {source.label_column!r}")
         tasks = task_count(rows, parallel)
-        sql.execute(
-            "copy (select *, least((sum(rows) over (order by path, first_row rows unbounded "
-            f"preceding) - rows) * {tasks} // {rows}, {tasks - 1})::bigint as task from parts "
-            f"order by path, first_row) to {quoted(parts)} (format parquet)"
-        )
+        query = """
+            select *, least(
+                (sum(rows) over (order by path, first_row rows unbounded preceding) - rows)
+                    * $tasks // $rows,
+                $tasks - 1
+            )::bigint as task
+            from parts order by path, first_row"""
+        write_parquet(sql, query, parts, {"tasks": tasks, "rows": rows})
 
     def frame(content: bool) -> "DataFrame":
         def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -103,12 +108,14 @@ def read_only(wanted: Path, staging: Path) -> None:
     if not parts.exists():  # Spark reads the table by itself
         return
     with connect(staging) as sql:
-        rows = f"(select path, regexp_replace(path, '#[0-9]+$', '') as file from {parquet(wanted)})"
-        sql.execute(
-            f"copy (from {parquet(parts)} where path in (select file from {rows}) "
-            f"or path in (select path from {rows}) order by path, first_row) "
-            f"to {quoted(fewer)} (format parquet)"
-        )
+        create_view(sql, "wanted", wanted)
+        create_view(sql, "parts", parts)
+        query = """
+            from parts
+            where path in (select regexp_replace(path, '#[0-9]+$', '') from wanted)
+                or path in (select path from wanted)
+            order by path, first_row"""
+        write_parquet(sql, query, fewer)
     fewer.replace(parts)
 
 

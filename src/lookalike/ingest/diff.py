@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from lookalike.embedding import Reused
 from lookalike.images.listing import write_listing
-from lookalike.sql import parquet, quoted
+from lookalike.sql import Values, create_view, fetch_row
 from lookalike.storage import EmbeddingTable, Segment
-from lookalike.storage.commits import NO_IDS, Ids, may_pass, query_ids
+from lookalike.storage.commits import NO_IDS, Ids, may_pass, passing_reasons, query_ids
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -83,41 +83,45 @@ def plan(
     # A label that nobody takes back stays.
     label = "coalesce(listing.label, stored.label)" if keep_labels else "listing.label"
     with stored.asked(folder) as sql:
-        sql.execute(f"create temp view listing as from {parquet(*listing)}")
+        create_view(sql, "listing", *listing)
         sql.execute(
-            "create temp table todo as select path, "
-            f"{label} as label, listing.reason, listing.size, "
-            "listing.modified, stored.id as old "
-            "from listing left join stored using (path) where stored.path is null "
-            "or listing.size is distinct from stored.size "
-            "or listing.modified is distinct from stored.modified "
-            f"or {label} is distinct from stored.label "
-            "or (listing.reason is not null and listing.reason is distinct from stored.reason) "
-            f"or (listing.reason is null and ({may_pass('stored')} "
-            f"or (stored.status = 'skipped' and stored.id < {stored.tried_from})))"
+            f"""create temp table todo as
+            select path, {label} as label, listing.reason, listing.size, listing.modified,
+                stored.id as old
+            from listing left join stored using (path)
+            where stored.path is null
+                or listing.size is distinct from stored.size
+                or listing.modified is distinct from stored.modified
+                or {label} is distinct from stored.label
+                or (listing.reason is not null and listing.reason is distinct from stored.reason)
+                or (
+                    listing.reason is null
+                    and (
+                        {may_pass("stored")}
+                        or (stored.status = 'skipped' and stored.id < $tried_from)
+                    )
+                )""",
+            {"tried_from": stored.tried_from, "passing": passing_reasons()},
         )
         _find_gone(sql, below)
         whole = _find_whole(sql) if stored.source.kind == "table" else NO_IDS
-        (listed,) = _one(sql, "select count() from listing")
-        (found,) = _one(sql, "select count() from todo")
+        (listed,) = fetch_row(sql, "select count() from listing")
+        (found,) = fetch_row(sql, "select count() from todo")
         if settled is not None:
             _leave(sql, "todo", "if(old is null, '+', '~'), path, size, modified", settled)
             _leave(sql, "gone", "'-', path, null, null", settled)
-        write_listing(
-            f"select {first_id} + row_number() over (order by path) - 1 as id, "
-            "path, label, reason, size, modified from todo order by id",
-            wanted,
-            sql,
-        )
-        new, changed = _one(sql, "select count() - count(old), count(old) from todo")
+        query = """
+            select $first_id + row_number() over (order by path) - 1 as id,
+                path, label, reason, size, modified
+            from todo order by id"""
+        write_listing(sql, query, wanted, {"first_id": first_id})
+        new, changed = fetch_row(sql, "select count() - count(old), count(old) from todo")
         gone = query_ids(sql, "select id from gone")
         if say is not None:
-            tell(
-                sql,
-                "select if(old is null, '+', '~'), path from todo "
-                "union all select '-', path from gone",
-                say,
-            )
+            query = """
+                select if(old is null, '+', '~'), path from todo
+                union all select '-', path from gone"""
+            tell(sql, query, say)
         known = _known(stored, sql, folder) if new + changed else None
     return Plan(wanted, first_id, listed, new, changed, listed - found, gone, known, whole)
 
@@ -132,9 +136,9 @@ def _leave(sql: "DuckDBPyConnection", table: str, columns: str, settled: Settled
     sql.execute(f"delete from {table} using early where {table}.path = early.path")
 
 
-def tell(sql: "DuckDBPyConnection", query: str, say: Say) -> None:
+def tell(sql: "DuckDBPyConnection", query: str, say: Say, values: Values | None = None) -> None:
     """Tell `say` the sign and path of each row that a query gives."""
-    result = sql.execute(f"from ({query}) order by all")
+    result = sql.execute(f"from ({query}) order by all", values)
     while rows := result.fetchmany(FETCHED_ROWS):
         for sign, path in rows:
             say(sign, path)
@@ -142,16 +146,19 @@ def tell(sql: "DuckDBPyConnection", query: str, say: Say) -> None:
 
 def _find_gone(sql: "DuckDBPyConnection", below: Sequence[str]) -> None:
     """Make the table of stored rows that lie in what was listed, and were not found there."""
+    condition, values = _is_below(sql, below)
     sql.execute(
-        "create temp table gone as select id, path from stored anti join listing using (path) "
-        f"where {_is_below(sql, below)}"
+        f"""create temp table gone as
+        select id, path from stored anti join listing using (path) where {condition}""",
+        values,
     )
     # What lies in a folder that cannot be read now is not gone.
-    if _one(sql, "select count() from listing where reason is not null") != (0,):
+    if fetch_row(sql, "select count() from listing where reason is not null") != (0,):
         sql.execute(
-            "delete from gone where id in "
-            f"(select within.id from {_ABOVE.format(rows='gone')} as within "
-            "join listing as shut on shut.path = above where shut.reason is not null)"
+            f"""delete from gone where id in (
+                select within.id from ({_FOLDERS_ABOVE.format(rows="gone")}) as within
+                join listing as shut on shut.path = above where shut.reason is not null
+            )"""
         )
 
 
@@ -163,8 +170,8 @@ def _find_whole(sql: "DuckDBPyConnection") -> Ids:
     """
     file = "regexp_replace(path, '#[0-9]+$', '')"
     sql.execute(
-        f"delete from gone where {file} in "
-        "(select path from listing where reason like 'unreadable%')"
+        f"""delete from gone
+        where {file} in (select path from listing where reason like 'unreadable%')"""
     )
     whole = query_ids(sql, f"select id from gone where path in (select {file} from listing)")
     sql.execute(f"delete from gone where path in (select {file} from listing)")
@@ -172,30 +179,27 @@ def _find_whole(sql: "DuckDBPyConnection") -> Ids:
 
 
 # Each row with its path, and with that of each folder above it.
-_ABOVE = (
-    "(select id, array_to_string(parts[1:depth], '/') as above from "
-    "(select id, parts, unnest(range(1, len(parts) + 1)) as depth from "
-    "(select id, string_split(path, '/') as parts from {rows})))"
-)
+_FOLDERS_ABOVE = """
+    select id, array_to_string(parts[1:depth], '/') as above
+    from (
+        select id, parts, unnest(range(1, len(parts) + 1)) as depth
+        from (select id, string_split(path, '/') as parts from {rows})
+    )"""
 
 
-def _is_below(sql: "DuckDBPyConnection", names: Sequence[str]) -> str:
+def _is_below(sql: "DuckDBPyConnection", names: Sequence[str]) -> tuple[str, Values]:
     """Return the SQL that says whether the path of a stored row lies in what was listed."""
     parts = ["not starts_with(path, '/')"] if "" in names else []
     named = [name.rstrip("/") for name in names if name]
     if len(named) <= MAX_COMPARED_NAMES:
-        for name in named:
-            parts.append(f"path = {quoted(name)} or starts_with(path, {quoted(name + '/')})")
-        return " or ".join(parts) or "false"
+        values = {f"name_{at}": name for at, name in enumerate(named)}
+        parts += [f"path = ${name} or starts_with(path, ${name} || '/')" for name in values]
+        return " or ".join(parts) or "false", values
     # Joined by equal paths: names are as many as files where a glob was listed.
     sql.register("named", pa.table({"above": pa.array(named, pa.string())}))
     lost = "(select id, path from stored anti join listing using (path))"
-    within = f"select id from {_ABOVE.format(rows=lost)} semi join named using (above)"
-    return " or ".join([*parts, f"id in ({within})"])
-
-
-def _one(sql: "DuckDBPyConnection", query: str) -> tuple[int, ...]:
-    return tuple(map(int, sql.execute(query).fetchall()[0]))
+    within = f"select id from ({_FOLDERS_ABOVE.format(rows=lost)}) semi join named using (above)"
+    return " or ".join([*parts, f"id in ({within})"]), {}
 
 
 @dataclass(frozen=True)
@@ -235,10 +239,11 @@ class Known:
 def _known(stored: EmbeddingTable, sql: "DuckDBPyConnection", folder: Path) -> Known | None:
     """Note the rows that files of the same size as a wanted one were embedded into."""
     sql.execute(
-        "create temp table known as select content_hash, id, width, height from stored "
-        "semi join todo using (size) where status = 'ok'"
+        """create temp table known as
+        select content_hash, id, width, height
+        from stored semi join todo using (size) where status = 'ok'"""
     )
-    (count,) = _one(sql, "select count() from known")
+    (count,) = fetch_row(sql, "select count() from known")
     if not count:
         return None
     kind = np.dtype([("id", np.int64), ("width", np.int32), ("height", np.int32)])

@@ -10,7 +10,7 @@ import pyarrow as pa
 from lookalike.errors import LookalikeError
 from lookalike.images.sources import glob_pattern
 from lookalike.ingest.diff import Say, tell
-from lookalike.sql import quoted
+from lookalike.sql import Values
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.commits import NO_IDS, Ids, query_ids
 
@@ -36,12 +36,13 @@ def matching(
             tell(sql, "select '-', path from exact", say)
         others = sql.execute("from names anti join exact using (path)").fetchall()
         for given, name in others:  # folders and globs
-            ids = query_ids(sql, f"select id from stored where {_named(name)}")
+            condition, values = _is_named(name)
+            ids = query_ids(sql, f"select id from stored where {condition}", values)
             found.append(ids)
             if not len(ids):
                 unknown.append(given)
             elif say is not None:
-                tell(sql, f"select '-', path from stored where {_named(name)}", say)
+                tell(sql, f"select '-', path from stored where {condition}", say, values)
     if unknown:
         some = ", ".join(unknown[:MAX_NAMED_EXAMPLES])
         more = ", ..." if len(unknown) > MAX_NAMED_EXAMPLES else ""
@@ -49,9 +50,10 @@ def matching(
     return np.unique(np.concatenate([NO_IDS, *found]))
 
 
-def _named(name: str) -> str:
+def _is_named(name: str) -> tuple[str, Values]:
+    """Return the SQL that says whether a folder or glob names a path."""
     if name == ".":
-        return "true"
+        return "true", {}
     if glob.has_magic(name):
-        return f"regexp_full_match(path, {quoted(glob_pattern(name))}, 's')"
-    return f"starts_with(path, {quoted(name.rstrip('/') + '/')})"
+        return "regexp_full_match(path, $pattern, 's')", {"pattern": glob_pattern(name)}
+    return "starts_with(path, $folder)", {"folder": name.rstrip("/") + "/"}

@@ -5,6 +5,7 @@ again from theirs, so that no path is ever there twice.
 """
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from lookalike.errors import LookalikeError
 from lookalike.extras import install, is_installed
-from lookalike.sql import parquet, quoted
+from lookalike.sql import Values, create_view
 from lookalike.storage.data_folders import discard
 from lookalike.storage.segments import Written, rewrite_segment
 from lookalike.storage.table import Conflict, EmbeddingTable
@@ -37,17 +38,23 @@ MAX_COMMIT_ATTEMPTS = 30
 
 
 def may_pass(row: str) -> str:
-    """Return the SQL that says whether a row could not be read for a reason that may pass."""
-    reason = f"coalesce({row}.reason, '')"
-    patterns = ["unreadable%", "no such file"]
-    # What needed an extra that is installed by now.
-    patterns += [f"%{install(one)}%" for one in ("cv2", "pillow_heif") if is_installed(one)]
-    return f"({' or '.join(f'{reason} like {quoted(pattern)}' for pattern in patterns)})"
+    """Return the SQL that says whether a row could not be read for a reason that may pass.
+
+    It takes `passing_reasons()` as the value `$passing`.
+    """
+    return f"coalesce(regexp_matches({row}.reason, $passing), false)"
 
 
-def query_ids(sql: "DuckDBPyConnection", query: str) -> Ids:
+def passing_reasons() -> str:
+    """Return a regular expression of reasons that may pass, or have: an extra is installed now."""
+    needed = [re.escape(install(one)) for one in ("cv2", "pillow_heif") if is_installed(one)]
+    return "|".join(["^unreadable", "^no such file$", *needed])
+
+
+def query_ids(sql: "DuckDBPyConnection", query: str, values: Values | None = None) -> Ids:
     """Return the ids that a query gives, int64 (n,), rising."""
-    return np.asarray(sql.execute(f"from ({query}) order by id").fetchnumpy()["id"], np.int64)
+    found = sql.execute(f"from ({query}) order by id", values).fetchnumpy()
+    return np.asarray(found["id"], np.int64)
 
 
 @dataclass(frozen=True)
@@ -178,17 +185,27 @@ def _overlap(
 ) -> tuple[Ids, Ids]:
     """Return the ids of stored rows that new ones replace, and of new ones that are left out."""
     with stored.asked(folder) as sql:
-        ours = parquet(*(Path(row["path"]) for row in written))
+        create_view(sql, "ours", *(Path(row["path"]) for row in written))
+        # A disk that is away for a moment costs no embedding: that is the last case.
         sql.execute(
-            "create temp table shared as select ours.id as ours, stored.id as theirs, "
-            f"stored.id >= {first_id} or (stored.status = 'skipped' and ours.status = 'skipped' "
-            f"and stored.id >= {stored.tried_from} and stored.reason = ours.reason "
-            "and stored.size is not distinct from ours.size "
-            "and stored.modified is not distinct from ours.modified "
-            "and stored.label is not distinct from ours.label) "
-            # A disk that is away for a moment costs no embedding.
-            f"or (stored.status = 'ok' and {may_pass('ours')}) as stays "
-            f"from {ours} as ours join stored using (path)"
+            f"""create temp table shared as
+            select ours.id as ours, stored.id as theirs,
+                stored.id >= $first_id
+                or (
+                    stored.status = 'skipped' and ours.status = 'skipped'
+                    and stored.id >= $tried_from
+                    and stored.reason = ours.reason
+                    and stored.size is not distinct from ours.size
+                    and stored.modified is not distinct from ours.modified
+                    and stored.label is not distinct from ours.label
+                )
+                or (stored.status = 'ok' and {may_pass("ours")}) as stays
+            from ours join stored using (path)""",
+            {
+                "first_id": first_id,
+                "tried_from": stored.tried_from,
+                "passing": passing_reasons(),
+            },
         )
         gone = query_ids(sql, "select theirs as id from shared where not stays")
         return gone, query_ids(sql, "select ours as id from shared where stays")

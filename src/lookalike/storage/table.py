@@ -23,7 +23,7 @@ from lookalike.given import Name, is_text, local_path
 from lookalike.images import PREPROCESSING, Source
 from lookalike.models import Model, in_words
 from lookalike.spark import local_uri
-from lookalike.sql import connect, parquet
+from lookalike.sql import connect, create_view
 from lookalike.storage.data_folders import MARK, describing, new_data_folder
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log
@@ -401,7 +401,7 @@ class EmbeddingTable:
         """Let a connection of DuckDB read the rows of this version as the table `name`."""
         files = self.files()
         if files:
-            connection.execute(f"create or replace view {name} as from {parquet(*files)}")
+            create_view(connection, name, *files)
         else:
             connection.register(name, ROW.empty_table())
 

@@ -25,7 +25,7 @@ from lookalike.images.listing import label_images, list_images, listed, write_li
 from lookalike.images.matching import Labelled
 from lookalike.progress import progress_line
 from lookalike.spark import cores
-from lookalike.sql import connect, parquet
+from lookalike.sql import connect, create_view, fetch_row
 
 if TYPE_CHECKING:
     import torch
@@ -198,9 +198,9 @@ def _list(
     labelled = label_images(file, offered, images.encode_path(located.root))
     known = staging / f"labelled-{number}.parquet"
     with connect(staging) as sql:
-        chosen = f"from {parquet(file)} where label is not null"
-        (kept,) = sql.execute(f"select count() {chosen}").fetchall()[0]
-        write_listing(f"select * {chosen} order by id", known, sql)
+        create_view(sql, "listing", file)
+        (kept,) = fetch_row(sql, "select count(label) from listing")
+        write_listing(sql, "from listing where label is not null order by id", known)
     return _Listing(located, known, kept, left_out, count - kept, labelled)
 
 

@@ -12,7 +12,7 @@ from lookalike.cache import left_folders
 from lookalike.errors import LookalikeError, Unreadable
 from lookalike.progress import progress_line
 from lookalike.spark import cores
-from lookalike.sql import connect, parquet
+from lookalike.sql import connect, create_view, fetch_row
 from lookalike.storage import EmbeddingTable, Segment, is_busy
 from lookalike.storage.maintenance.data_files import Look, look_at
 from lookalike.storage.maintenance.findings import (
@@ -150,8 +150,10 @@ def _connected(looks: Sequence[Look]) -> "Iterator[DuckDBPyConnection]":
     """Give a connection that sees the rows of the usable files as `stored`."""
     files = [look.file for look in looks if look.usable]
     with scratch() as folder, connect(folder) as sql:
-        rows = f"from {parquet(*files)}" if files else "select null as path, 0 as id where false"
-        sql.execute(f"create view stored as {rows}")
+        if files:
+            create_view(sql, "stored", *files)
+        else:
+            sql.execute("create view stored as select null as path, 0 as id where false")
         yield sql
 
 
@@ -167,8 +169,9 @@ def _count(
 ) -> bool:
     """Add what a query gives, as a name and how many rows too many have it; say whether it does."""
     sql.execute(f"create temp table found as {query}")
-    (total,) = sql.execute("select coalesce(sum(more), 0)::bigint from found").fetchall()[0]
-    for name, _ in sql.execute(f"from found order by all limit {findings.wanted(kind)}").fetchall():
+    (total,) = fetch_row(sql, "select coalesce(sum(more), 0)::bigint from found")
+    wanted = {"wanted": findings.wanted(kind)}
+    for name, _ in sql.execute("from found order by all limit $wanted", wanted).fetchall():
         findings.add(kind, str(name), words, 0)
     findings.counts[kind] += total
     return bool(total)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from lookalike.errors import LookalikeError
 from lookalike.sql import connect
 from lookalike.storage import EmbeddingTable, Written, commits, rewrite_segment, writing
-from lookalike.storage.commits import Ids, Step
+from lookalike.storage.commits import Ids, Step, query_ids
 from lookalike.storage.maintenance.check import ALIKE, CheckSignatures, Inspection, inspect, scratch
 from lookalike.storage.maintenance.data_files import Look
 from lookalike.storage.maintenance.findings import Checked
@@ -132,10 +132,9 @@ def _older_of_two(stored: EmbeddingTable) -> Ids:
     """Return the ids, rising, of rows whose path a row with a higher id has too."""
     with scratch() as folder, connect(folder) as sql:
         stored.view(sql, "stored")
-        later = "max(id) over (partition by path)"
-        query = f"select id from (select id, {later} as last from ({ALIKE})) where id < last"
-        found = sql.execute(f"{query} order by id").fetchnumpy()["id"]
-        return np.asarray(found, np.int64)
+        return query_ids(
+            sql, f"select id from ({ALIKE}) qualify id < max(id) over (partition by path)"
+        )
 
 
 def _delete(path: Path) -> None:
