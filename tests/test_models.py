@@ -611,6 +611,9 @@ def test_the_second_time_needs_no_torch_and_tells_nobody() -> None:
 
 def test_precisions(converted: Model) -> None:
     assert PRECISIONS == ("auto", "f32", "bf16", "int8")
-    refusal(lambda: at_precision(converted, "f64"), "no precision 'f64': say auto, f32, bf16, int8")
-    refusal(lambda: at_precision(converted, ""), "no precision ''")
+    refusal(
+        lambda: at_precision(converted, "f64"),
+        "unknown precision 'f64': choose auto, f32, bf16 or int8",
+    )
+    refusal(lambda: at_precision(converted, ""), "unknown precision ''")
     refusal(lambda: at_precision(converted, "int8"), "int8 is calibrated on images")

@@ -774,7 +774,11 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
         (None, ["--labels", "{tmp}/nowhere.csv"], ["cannot read the labels"]),
         (None, ["--out", "{tmp}/x.pt"], ["ends in .safetensors"]),
         (None, ["--out", "{tmp}/folder.safetensors"], ["is a folder"]),
-        (None, ["--out", "{tmp}/labels.csv/x.safetensors"], ["nothing can be", "another --out"]),
+        (
+            None,
+            ["--out", "{tmp}/labels.csv/x.safetensors"],
+            ["cannot be written to", "another --out"],
+        ),
         (None, ["--model", "resnet17"], ["no classification network 'resnet17'"]),
         (None, ["--model", SMALL, "--weights", "cars"], ["of resnet18", "--weights imagenet"]),
         (None, ["--weights", "nowhere.pt"], ["unknown weights 'nowhere.pt'"]),
@@ -1032,9 +1036,9 @@ def test_what_is_wrong_with_a_script_is_said_in_a_line(
         (judge, (folder, "--labels", nowhere), "cannot read the labels"),
         (recipe, (*made, "--judge", nowhere, "--judge-labels", labels), "no such file"),
         (recipe, (*made, "--judge", folder, "--judge-labels", nowhere), "cannot read the labels"),
-        (recipe, (*made, "--out", labels / "x.safetensors"), "nothing can be written"),
+        (recipe, (*made, "--out", labels / "x.safetensors"), "cannot be written to"),
         (recipe, (*made, "--student", nowhere), "no weights"),
-        (recipe, (*made, "--device", "tpu"), "no device"),
+        (recipe, (*made, "--device", "tpu"), "unknown device"),
     ]
     for script, arguments, words in asked:
         said = run_script(script, monkeypatch, *arguments)

@@ -26,7 +26,7 @@ from pathlib import Path
 import pyarrow as pa
 from platformdirs import user_cache_path
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, one_line
 from lookalike.given import local_path
 
 _OWNER = ".owner"  # locked while the process that made a staging folder lives
@@ -74,7 +74,7 @@ def say_why(error: OSError) -> None:
         return
     _said.add(folder)
     logger.warning(
-        f"the cache {folder} cannot be used ({error.strerror or error}), so that what it "
+        f"the cache {folder} cannot be used ({one_line(error)}), so that what it "
         "would keep is made again each time: set LOOKALIKE_CACHE to a folder that can be written "
         "to and has room"
     )

@@ -2,7 +2,8 @@
 
 import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 _FULL = re.compile(
     r"no space left on device|disk quota exceeded|\d+ requested and \d+ written", re.IGNORECASE
@@ -21,8 +22,15 @@ class Unreadable(LookalikeError):
     """Something cannot be read now and may be whole: nobody deletes it, or makes it again."""
 
     def __init__(self, what: object, error: BaseException) -> None:
-        why = getattr(error, "strerror", None) or error
-        super().__init__(f"{what} cannot be read now ({why}): see to that and try again")
+        super().__init__(
+            f"{what} cannot be read now ({one_line(error)}): see to that and try again"
+        )
+
+
+def one_line(error: BaseException) -> str:
+    """Return the reason that an exception gives, without all that follows its first line."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return (str(reason).strip().splitlines() or [type(error).__name__])[0]
 
 
 def either(names: Sequence[str]) -> str:
@@ -58,6 +66,19 @@ def is_forbidden(error: BaseException) -> bool:
 def forbidden(what: object) -> LookalikeError:
     """Return the error for something that may not be read."""
     return LookalikeError(f"{what} may not be read: ask who owns it for the right to")
+
+
+@contextmanager
+def writing_to(place: object, advice: str) -> Iterator[None]:
+    """Make an `OSError` in the block a `LookalikeError` of one line, which ends in an advice."""
+    try:
+        yield
+    except OSError as error:
+        if is_full_disk(error):
+            raise full_disk(place) from None
+        raise LookalikeError(
+            f"{place} cannot be written to ({one_line(error)}): {advice}"
+        ) from None
 
 
 def full_disk(what: object) -> LookalikeError:

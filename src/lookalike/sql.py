@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, one_line
 from lookalike.spark import cores
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def connect(folder: Path) -> Iterator["DuckDBPyConnection"]:
                 connection.execute("set enable_progress_bar = false")  # it goes to stdout
             yield connection
     except duckdb.Error as error:
-        raise LookalikeError(str(error).splitlines()[0]) from None
+        raise LookalikeError(one_line(error)) from None
 
 
 def create_view(sql: "DuckDBPyConnection", name: str, *places: Path) -> None:

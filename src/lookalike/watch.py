@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lookalike import build, images
 from lookalike.build import Changed, Options
-from lookalike.errors import ImageError, LookalikeError
+from lookalike.errors import ImageError, LookalikeError, one_line
 from lookalike.images.uri_frame import literal, new_files
 from lookalike.spark import local_uri, session
 from lookalike.storage import EmbeddingTable
@@ -234,8 +234,7 @@ def _running(
         if failed:
             raise failed[-1]
         if (error := query.exception()) is not None:
-            first = str(error).splitlines()[0]  # below it Spark prints its whole plan
-            raise LookalikeError(f"Spark's stream stopped: {first}")
+            raise LookalikeError(f"Spark's stream stopped: {one_line(error)}")
     finally:
         over.set()
         if query.isActive:

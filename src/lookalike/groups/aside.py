@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from lookalike.errors import LookalikeError, full_disk, is_full_disk
+from lookalike.errors import LookalikeError, full_disk, is_full_disk, one_line
 from lookalike.given import Name, local_path
 from lookalike.groups.journal import JOURNAL, Entry, entries, journal
 from lookalike.groups.moving import PART, copy, is_copy, is_empty, is_moved, is_reserved, move
@@ -97,8 +97,7 @@ def undo(folder: Name, say: Callable[[str], None] = lambda line: None) -> int:
                 if is_full_disk(error):
                     raise
                 failed += 1
-                reason = getattr(error, "strerror", None) or error
-                say(f"{encode_path(entry.origin)} was not put back: {reason}")
+                say(f"{encode_path(entry.origin)} was not put back: {one_line(error)}")
         if failed:
             raise LookalikeError(
                 f"{failed:,} images were not put back, {back:,} were: make room for them in their "
@@ -278,6 +277,6 @@ def _one_line(folder: Path) -> Iterator[None]:
             raise full_disk(folder) from None
         place = error.filename if isinstance(error.filename, str | bytes) else str(folder)
         raise LookalikeError(
-            f"{encode_path(place)}: {error.strerror or error}; see to it and run the same command "
+            f"{encode_path(place)}: {one_line(error)}; see to it and run the same command "
             f"again, it goes on, or undo {folder}"
         ) from None

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from lookalike.cache import new_folder
 from lookalike.embedding import Vectors
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, one_line
 from lookalike.given import Name, local_path
 from lookalike.hashing.frames import check_widths
 from lookalike.hashing.parameters import RECALL, Floats, Parameters, choose_parameters, predict
@@ -107,7 +107,7 @@ class Hasher:
             _check_types(folder / "model" / "data")
             model = BucketedRandomProjectionLSHModel.load(local_uri(folder / "model"))
         except (OSError, ValueError, TypeError, Py4JError, PySparkException) as error:
-            detail = str(error).splitlines()[0]
+            detail = one_line(error)
             raise LookalikeError(f"no hash model in {folder} ({detail}): make it again") from None
         return cls(model, parameters)
 

@@ -18,7 +18,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 
-from lookalike.errors import ImageError
+from lookalike.errors import ImageError, one_line
 from lookalike.extras import require
 from lookalike.images import depth
 from lookalike.images.colour import is_other, to_srgb
@@ -87,7 +87,7 @@ def read(path: str | bytes | os.PathLike[str]) -> bytes:
     except FileNotFoundError:
         raise ImageError("broken link" if os.path.islink(path) else "no such file") from None
     except OSError as error:
-        raise ImageError(f"unreadable: {error.strerror or error}") from None
+        raise ImageError(f"unreadable: {one_line(error)}") from None
 
 
 def decode(data: bytes, truncated: bool = False) -> Image.Image:

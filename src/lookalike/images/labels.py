@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, one_line
 from lookalike.images.kinds import is_image
 from lookalike.images.sources import encode_path, is_uri
 
@@ -170,8 +170,7 @@ def _batches(path: str, layout: _Layout) -> Iterator[pa.RecordBatch]:
     except (pa.ArrowInvalid, UnicodeError) as error:
         if str(error) != "Empty CSV file":  # nothing below the header
             _refuse_fault(path, layout)
-            shown = str(error).splitlines()[0]
-            raise LookalikeError(f"{encode_path(path)} is damaged: {shown}") from None
+            raise LookalikeError(f"{encode_path(path)} is damaged: {one_line(error)}") from None
     if rows == 0:
         raise no_labels(path)
 

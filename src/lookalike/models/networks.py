@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 
 from lookalike.cache import new_file
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, one_line
 from lookalike.images import SIDE
 from lookalike.images.decoding import DEVIATION, MEAN
 from lookalike.models import lite0
@@ -203,9 +203,8 @@ def _from_file(path: Traversable) -> dict[str, torch.Tensor]:
             "code; save the network's state_dict as safetensors"
         ) from None
     except Exception as error:  # what is no checkpoint makes the reader fail in any way
-        detail = (
-            f"{type(error).__name__} {str(error).splitlines()[0] if str(error) else ''}".strip()
-        )
+        kind, reason = type(error).__name__, one_line(error)
+        detail = kind if reason == kind else f"{kind} {reason}"
         raise LookalikeError(f"{path} holds no weights that can be read: {detail}") from None
 
 

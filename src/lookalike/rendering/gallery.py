@@ -4,13 +4,12 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lookalike import images
-from lookalike.errors import LookalikeError, full_disk, is_full_disk
+from lookalike.errors import writing_to
 from lookalike.rendering.html import load_template
 from lookalike.rendering.thumbnails import RequestThumbnail, Thumbnail, thumbnail_maker
 
@@ -120,7 +119,7 @@ def write_parts(
 
     """
     folder, numbers = folder.absolute(), itertools.count(1)
-    with _one_line_errors(folder), thumbnail_maker(folder) as request:
+    with writing_to(folder, "choose another folder"), thumbnail_maker(folder) as request:
         pieces = load_template("gallery.html").generate(
             title=title,
             note=note,
@@ -151,15 +150,3 @@ def _number(
 def _finished(number: int, group: Group, thumbnails: list[Future[Thumbnail]]) -> Numbered:
     pairs = zip(group.cards, thumbnails, strict=True)
     return number, group, ((card, thumbnail.result()) for card, thumbnail in pairs)
-
-
-@contextmanager
-def _one_line_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_full_disk(error):
-            raise full_disk(folder) from None
-        raise LookalikeError(
-            f"{folder} cannot be written to ({error.strerror or error}): choose another folder"
-        ) from None

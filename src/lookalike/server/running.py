@@ -11,7 +11,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, one_line
 from lookalike.index import Index
 from lookalike.server.app import create_app
 from lookalike.server.guard import LOOPBACK, is_loopback
@@ -176,9 +176,9 @@ def _listen(host: str, port: int) -> socket.socket:
             listening.close()
             raise
     except (OSError, OverflowError, UnicodeError) as error:  # the last for what is no host name
-        reason = getattr(error, "strerror", None) or str(error)
         raise LookalikeError(
-            f"cannot listen on {host} port {port} ({reason}): choose another `port`, or 0 for any"
+            f"cannot listen on {host} port {port} ({one_line(error)}): choose another `port`, "
+            "or 0 for any"
         ) from None
     return listening
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, one_line
 from lookalike.given import Name, local_path
 from lookalike.images import PREPROCESSING
 from lookalike.images import SIDE as SEEN
@@ -202,7 +202,7 @@ def _network(model: str, weights: str) -> FromPixels:
     try:
         network.width()
     except RuntimeError as error:
-        detail = str(error).splitlines()[0][:200]
+        detail = one_line(error)[:200]
         raise LookalikeError(
             f"{model} takes no images of {SEEN} pixels ({detail}): choose another `model`"
         ) from None

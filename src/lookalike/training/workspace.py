@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, writing_to
 
 DECODED = "decoded"
 """What the folder of decoded photos is called in the work folder."""
@@ -50,11 +50,7 @@ def check_out(out: Path) -> None:
     """Raise `LookalikeError` where `out` cannot be written: now, not when all is learned."""
     if out.is_dir():
         raise LookalikeError(f"{out} is a folder: choose another `out`")
-    try:
+    with writing_to(out.parent, "choose another `out`"):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
-    except OSError as error:
-        raise LookalikeError(
-            f"nothing can be written in {out.parent} ({error.strerror}): choose another `out`"
-        ) from None
