@@ -1,4 +1,4 @@
-"""A contact sheet of search results, and what any sheet is drawn with."""
+"""Contact sheets: search results, or a sample of images, as one picture."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ Point = tuple[int, int]
 Size = tuple[int, int]
 Color = tuple[int, int, int]
 
-# The sheet, in pixels. Five columns make it 1780 wide; its smallest text is legible at half that.
+# All in pixels. Five columns make a sheet 1780 wide; the smallest text is legible at half of that.
 MARGIN, GAP, ROW_GAP, GUTTER, PAD = 40, 24, 36, 64, 14
 QUERY: Size = (400, 400)
 NEIGHBOR: Size = (228, 171)
@@ -36,7 +36,34 @@ GREEN: Color = (21, 128, 61)
 
 
 def contact_sheet(query: Tile, neighbors: Sequence[Tile], columns: int = 5) -> Image.Image:
-    """Draw the query at left and its neighbors, nearest first, in rows of `columns` at right."""
+    """Draw a query at left and its neighbors at right.
+
+    Parameters
+    ----------
+    query
+        The picture that was searched with.
+    neighbors
+        Its neighbors, nearest first, each with its distance.
+    columns
+        Number of neighbors in a row.
+
+    Returns
+    -------
+    Image.Image
+        The sheet, in RGB; 1780 pixels wide with five columns.
+
+    Raises
+    ------
+    ValueError
+        `columns` is below 1.
+
+    Examples
+    --------
+    >>> query = Tile(None, "red sedan", "00001.jpg")
+    >>> contact_sheet(query, [Tile(None, "red sedan", "00002.jpg", 0.25)] * 5).width
+    1780
+
+    """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
     large = _query_card(query, alike_note(query, neighbors))
@@ -59,7 +86,26 @@ def contact_sheet(query: Tile, neighbors: Sequence[Tile], columns: int = 5) -> I
 
 
 def tile_sheet(tiles: Sequence[Tile], columns: int = 5) -> Image.Image:
-    """Draw pictures, each with its label and name, in rows of `columns`."""
+    """Draw pictures in rows, each with its label and name.
+
+    Parameters
+    ----------
+    tiles
+        The pictures.
+    columns
+        Number of pictures in a row.
+
+    Returns
+    -------
+    Image.Image
+        The sheet, in RGB.
+
+    Raises
+    ------
+    ValueError
+        `columns` is below 1.
+
+    """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
     grid = _grid([_card(tile) for tile in tiles], columns)
@@ -69,7 +115,7 @@ def tile_sheet(tiles: Sequence[Tile], columns: int = 5) -> Image.Image:
 
 
 def _grid(cards: Sequence[Image.Image], columns: int) -> Image.Image:
-    # Labels take no, one or two lines: the tallest card sets the pace.
+    # A label takes up to two lines: the tallest card decides how far rows are apart.
     step_x = NEIGHBOR[0] + GAP
     step_y = max((card.height for card in cards), default=0) + ROW_GAP
     across, down = max(1, min(columns, len(cards))), max(1, -(-len(cards) // columns))
@@ -86,7 +132,7 @@ def _card(tile: Tile) -> Image.Image:
 
 
 def _query_card(query: Tile, shared: str) -> Image.Image:
-    # The query stands alone, so it needs no well to line up with others.
+    # The query stands alone: it needs no frame to line up with others.
     width = QUERY[0]
     photo = _fitted(query.picture, QUERY) if query.picture else well((width, width * 3 // 4), None)
     card, draw = _blank(photo, width)
@@ -111,14 +157,14 @@ def _neighbor_card(rank: int, tile: Tile, alike: bool) -> Image.Image:
 
 
 def _blank(photo: Image.Image, width: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """Start a card with the photo on top and more than enough room for a caption."""
+    """Start a card with the photo on top and more room below than a caption needs."""
     card = Image.new("RGB", (width, photo.height + 250), PAPER)
     card.paste(photo)
     return card, ImageDraw.Draw(card)
 
 
 def well(size: Size, picture: Image.Image | None) -> Image.Image:
-    """Centre a picture in a well of the given size, or say there that it is gone."""
+    """Centre a picture in a frame of a size; without a picture, write there that it is gone."""
     well = Image.new("RGB", size, WELL)
     if picture is None:
         left = (size[0] - round(font(SMALL).getlength(GONE))) // 2
@@ -132,7 +178,7 @@ def well(size: Size, picture: Image.Image | None) -> Image.Image:
 def _fitted(picture: Image.Image, size: Size) -> Image.Image:
     """Scale a picture, up or down, to the largest size within `size` that keeps its aspect."""
     scale = min(size[0] / picture.width, size[1] / picture.height)
-    # However long and thin the picture, a pixel of it stays.
+    # A picture of any shape keeps at least one pixel a side.
     fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(fitted, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
@@ -157,7 +203,7 @@ def _label_lines(tile: Tile, width: int) -> list[str]:
 
 
 def drawable(text: str) -> str:
-    """Drop the accents of Latin letters, which the built-in font lacks: Citroën, Škoda."""
+    """Drop the accents of Latin letters that the built-in font lacks: Citroën, Škoda."""
     composed = unicodedata.normalize("NFC", printable(text))
     bases = ((char, unicodedata.normalize("NFD", char)[0]) for char in composed)
     return "".join(base if base.isascii() else char for char, base in bases)
@@ -170,7 +216,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def fits(size: int, width: int) -> Callable[[str], bool]:
-    """Return what says whether a text of that size has room, both in pixels."""
+    """Return a function that says whether a text of `size` fits into `width`, both in pixels."""
     return lambda text: font(size).getlength(text) < width
 
 
@@ -183,8 +229,8 @@ def write(
 
 
 def _draw_check(card: Image.Image, corner: Point) -> None:
-    """Draw a check mark on a green disc: its shape tells as much as its colour."""
-    # Pillow draws with hard edges: drawn eight times too large and scaled down, they are smooth.
+    """Draw a check mark on a green disc, which is recognised without colours too."""
+    # Pillow draws hard edges. Drawing at eight times the size and scaling down smooths them.
     side = 8 * CHECK
     large = Image.new("RGB", (side, side), PAPER)
     draw = ImageDraw.Draw(large)

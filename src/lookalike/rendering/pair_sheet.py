@@ -1,4 +1,4 @@
-"""A sheet of pairs of pictures: what is this far apart looks like that."""
+"""A sheet of pairs of pictures, which shows how alike images at a distance are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,18 +30,37 @@ _HEAD_LINE, _CAPTION_LINE, _TEXT_LINE, _PAD = 56, 38, 28, 12
 
 @dataclass(frozen=True)
 class Pairs:
-    """A row of a sheet: pairs of pictures that have something in common."""
+    """A row of a sheet: pairs of pictures under one heading."""
 
     title: str
-    """As in "within 0.30"."""
+    """The heading, such as "within 0.30"."""
     pairs: Sequence[tuple[Tile, Tile]]
     captions: Sequence[str] = ()
-    """One a pair; where there are none, the distance of the second picture."""
+    """One for each pair; if empty, the distance of the second picture of each."""
     note: str = ""
 
 
 def pair_sheet(rows: Sequence[Pairs], columns: int = 3) -> Image.Image:
-    """Draw pairs side by side with their distance under them, in rows with a heading each."""
+    """Draw pairs side by side with a caption, in rows under headings.
+
+    Parameters
+    ----------
+    rows
+        The rows, from top to bottom.
+    columns
+        Number of pairs in a line.
+
+    Returns
+    -------
+    Image.Image
+        The sheet, in RGB; about 1600 pixels wide with three columns.
+
+    Raises
+    ------
+    ValueError
+        `columns` is below 1.
+
+    """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
     drawn = [[_pair(row, at) for at in range(len(row.pairs))] for row in rows]
@@ -80,7 +99,7 @@ def _write_heading(draw: ImageDraw.ImageDraw, top: int, row: Pairs, width: int) 
 
 
 def _pair(row: Pairs, at: int) -> Image.Image:
-    """Draw one pair: two pictures, what is said of both, and under each its label and name."""
+    """Draw one pair: two pictures, their caption, and the label and name of each."""
     tiles = row.pairs[at]
     distance = tiles[1].distance
     caption = row.captions[at] if row.captions else "" if distance is None else f"{distance:.3f}"

@@ -1,4 +1,4 @@
-"""What sheets and pages have in common: a picture with its texts, and how these are written."""
+"""A picture with its caption, and the wording of captions on sheets and pages."""
 
 import re
 from bisect import bisect_left
@@ -12,15 +12,15 @@ GONE = "file is gone"
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture with what is written under it."""
+    """A picture with the texts of its caption."""
 
     picture: Image.Image | None
-    """In RGB; None where the file is gone."""
+    """In RGB, of any size; None if the file is gone."""
     label: str | None
     name: str
     """The name of the file."""
     distance: float | None = None
-    """How far it is from the query; None for the query itself."""
+    """Distance from the query; None for the query itself."""
 
 
 def alike(query: Tile, tile: Tile) -> bool:
@@ -29,28 +29,28 @@ def alike(query: Tile, tile: Tile) -> bool:
 
 
 def alike_note(query: Tile, neighbors: Sequence[Tile]) -> str:
-    """Say how many neighbors have the label of the query, or nothing if none has."""
+    """Return how many neighbors have the label of the query, or an empty text if none has."""
     count = sum(alike(query, tile) for tile in neighbors)
     return f"{count} of {len(neighbors)} with this label" if count else ""
 
 
 def heading_of(neighbors: Sequence[Tile]) -> str:
-    """Say what the neighbors are."""
+    """Return the heading above neighbors."""
     return {0: "no neighbours", 1: "nearest neighbour"}.get(len(neighbors), "nearest neighbours")
 
 
 def distance_of(tile: Tile) -> str:
-    """Write the distance of a tile, if it has one."""
+    """Return the distance of a tile as text, or an empty text if it has none."""
     return "" if tile.distance is None else f"{tile.distance:.3f}"
 
 
 def printable(text: str) -> str:
-    """Put text on one line, with U+FFFD for control characters and what UTF-8 cannot hold."""
+    """Bring a text to one line, with U+FFFD for control characters and lone surrogates."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", " ".join(text.split()))
 
 
 def shortened(text: str, fits: Callable[[str], bool]) -> str:
-    """Cut as little as makes the text fit out of its middle: names differ most at their ends."""
+    """Shorten a text in its middle until it fits: names differ most at their ends."""
 
     def without(cut: int) -> str:
         kept = len(text) - cut

@@ -1,6 +1,6 @@
 """Photo-like drawings of cars, in the layout of the Stanford Cars data set.
 
-Real photographs may not be shipped, so the demo and the tests draw their own.
+The demo and the tests use them, because photographs of others may not be distributed.
 """
 
 import csv
@@ -13,16 +13,19 @@ from PIL import Image, ImageEnhance
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import Box, snapshot
 
-_DUPLICATES = 0.05  # share of photos that are altered copies of the one before in their class
+_DUPLICATE_SHARE = 0.05  # of photos are altered copies of the previous one of their class
 
 
 @dataclass(frozen=True)
 class DrawnCollection:
-    """Where `draw_collection` put things."""
+    """The files that `draw_collection` wrote."""
 
     photos: Path
+    """The folder of labelled photos."""
     labels: Path
+    """The CSV file of their labels, with the columns of Stanford Cars."""
     new: Path
+    """The folder of photos without labels, to search with."""
 
 
 def draw_collection(
@@ -30,8 +33,31 @@ def draw_collection(
 ) -> DrawnCollection:
     """Draw cars in the layout of the Stanford Cars data set.
 
-    The classes take turns. Every photo has random numbers of its own, so that it stays the same
-    whatever the number of photos. The pictures held out go unlabelled to a folder of their own.
+    The classes take turns. Every photo has its own random numbers, so that it does not depend on
+    the number of photos.
+
+    Parameters
+    ----------
+    out
+        The folder to write into.
+    images
+        Number of labelled photos.
+    held_out
+        Number of further photos, without labels, to search with.
+    seed
+        Random seed. The same seed draws the same photos.
+
+    Returns
+    -------
+    DrawnCollection
+        Where the photos and the labels are.
+
+    Examples
+    --------
+    >>> drawn = draw_collection(Path("cars"), images=3, held_out=1)  # doctest: +SKIP
+    >>> sorted(photo.name for photo in drawn.photos.iterdir())  # doctest: +SKIP
+    ['00001.jpg', '00002.jpg', '00003.jpg']
+
     """
     drawn = DrawnCollection(out / "cars_train", out / "cardatasettrain.csv", out / "new")
     drawn.photos.mkdir(parents=True, exist_ok=True)
@@ -52,9 +78,9 @@ def draw_collection(
 
 
 def _picture(seed: int, index: int, new: bool) -> tuple[Image.Image, Box]:
-    """One of the photos, or of the new pictures to search with, and the box around its car."""
+    """Draw a labelled photo or a new one; return it with the box around its car."""
     rng = np.random.default_rng((seed, int(new), index))
-    if new or index < len(CLASSES) or rng.random() >= _DUPLICATES:
+    if new or index < len(CLASSES) or rng.random() >= _DUPLICATE_SHARE:
         return snapshot(CLASSES[index % len(CLASSES)], rng)
     photo, (x1, y1, x2, y2) = _picture(seed, index - len(CLASSES), new)
     left, top = (int(side * rng.uniform(0, 0.05)) for side in photo.size)

@@ -1,4 +1,4 @@
-"""A car seen by a camera.
+"""A car as a camera sees it.
 
 A car is a side view that is given an extent across its width and seen through a perspective
 camera; its paint and glass mirror the sky and the ground of the scene around it. Lengths are
@@ -59,13 +59,13 @@ def _shapes(text: str) -> list[Array]:
 
 @cache
 def extent(body: Body) -> tuple[float, float, float]:
-    """Length, height and clearance."""
+    """Return length, height and clearance in centimetres."""
     outline = _shapes(body.outline)[0]
     return float(outline[:, 0].max()), float(outline[:, 1].max()), float(outline[:, 1].min())
 
 
 def _rounded(polygon: Array, radius: float) -> Array:
-    """A polygon (n, 2) with its corners turned into Bezier curves: (6 * n, 2)."""
+    """Return a polygon (n, 2) with its corners turned into Bezier curves: (6 * n, 2)."""
     t = np.linspace(0, 1, 6)[:, None]
     curves = polygon[:, None]
     for neighbour, weight in ((1, (1 - t) ** 2), (-1, t**2)):
@@ -76,13 +76,13 @@ def _rounded(polygon: Array, radius: float) -> Array:
 
 
 def circle(body: Body, hub: int, share: float, angles: Array = _CIRCLE) -> Array:
-    """Points (n, 2) around a wheel's hub, at a share of its radius."""
+    """Return points (n, 2) around the hub of a wheel, at a share of its radius."""
     radius = body.wheels[2]
     return (hub, radius) + share * radius * np.column_stack([np.cos(angles), np.sin(angles)])
 
 
 def place(body: Body, points: Array, across: float | Array) -> Array:
-    """Points in space (..., 3) of side-view points (..., 2)."""
+    """Return points in space (..., 3) of side-view points (..., 2)."""
     length, height, _ = extent(body)
     x, y = points[..., 0], points[..., 1]
     lean = body.lean * np.clip((y - body.belt) / (height - body.belt), 0, 1)
@@ -92,7 +92,7 @@ def place(body: Body, points: Array, across: float | Array) -> Array:
 
 
 def project(camera: Array, points: Array) -> Array:
-    """Pixels (..., 2) of points in space (..., 3)."""
+    """Return pixels (..., 2) of points in space (..., 3)."""
     seen = points @ camera[:, :3].T + camera[:, 3]
     pixels: Array = seen[..., :2] / seen[..., 2:]
     return pixels
@@ -105,7 +105,7 @@ def _fill(view: View, points: Array, across: float | Array, colour: Colour) -> N
 
 
 def aim(body: Body, width: int, height: int, rng: np.random.Generator) -> tuple[Array, Array, int]:
-    """Choose a viewpoint: the camera (3, 4), where it is (3,) and the row of the horizon."""
+    """Choose a viewpoint: the camera (3, 4), its position (3,) and the row of the horizon."""
     length, tall, _ = extent(body)
     yaw = rng.choice((-1, 1), p=(0.35, 0.65)) * np.radians(rng.uniform(16, 36))
     distance = rng.uniform(1.7, 2.5) * length + 250
@@ -128,7 +128,7 @@ def aim(body: Body, width: int, height: int, rng: np.random.Generator) -> tuple[
 
 
 def _shade(view: View, points: Array, normals: Array, base: Array, gloss: float | Array) -> Array:
-    """Colours (..., 3) of a surface at points in space (..., 3), with normals (..., 3)."""
+    """Return colours (..., 3) of a surface at points in space (..., 3), with normals (..., 3)."""
     normals = normals / (np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-9)
     gaze = view.eye - points
     gaze /= np.linalg.norm(gaze, axis=-1, keepdims=True)
@@ -151,7 +151,7 @@ def _shade(view: View, points: Array, normals: Array, base: Array, gloss: float 
 
 @cache
 def sweep(body: Body) -> Array:
-    """The outline carried across the car, (19, n, 3), and drawn in at the sides to round edges."""
+    """Return the outline at 19 places across the car, (19, n, 3), rounded towards the sides."""
     outline = _rounded(_shapes(body.outline)[0], body.bend)
     along = np.roll(outline, -1, 0) - np.roll(outline, 1, 0)
     outward = along[:, ::-1] * (-1, 1) / np.linalg.norm(along, axis=1, keepdims=True)
@@ -219,7 +219,7 @@ def _fill_side(view: View, polygons: list[Array], glass: bool, rng: np.random.Ge
 
 
 def _end_profile(body: Body, front: bool) -> tuple[Array, Array]:
-    """Heights (n,), rising, and how far the front or the rear reaches there (n,)."""
+    """Return heights (n,), rising, and the x of the front or the rear at each (n,)."""
     outline = _shapes(body.outline)[0]
     share = outline[:, 0] / extent(body)[0]
     end = outline[share > 0.85 if front else share < 0.15]

@@ -1,4 +1,4 @@
-"""What the drawn cars and places look like: body styles, paints, scenes, lamps and rims, as data.
+"""The designs of drawn cars and places as data: body styles, paints, scenes, lamps and rims.
 
 Lengths are centimetres: x points to the front, y up.
 """
@@ -73,7 +73,7 @@ PAINTS = {
     "orange": (228, 100, 20), "turquoise": (36, 150, 156), "brown": (104, 66, 40),
 }  # fmt: skip
 
-# Body styles take turns, so that few photos show many of them.
+# Body styles take turns, so that a few photos show many of them.
 CLASSES = (
     "red sedan", "yellow hatchback", "black SUV", "orange pickup", "white van", "blue coupe",
     "yellow bus", "red box truck", "turquoise city car", "silver sedan", "blue hatchback",
@@ -120,8 +120,8 @@ RIDGES = {
     "sea": (2, 0.0, 0.0), "blocks": (11, 0.6, 0.0),
 }  # fmt: skip
 
-# What is on the ends: y range in heights of a lamp above its lower edge, range across, colour.
-# Ranges that leave out the middle are lamps, of which there are two.
+# Details of the front and the rear: y range in heights of a lamp above its lower edge, range
+# across, colour. A range that does not include the middle is drawn on both sides: lamps.
 HEAD_LAMP, TAIL_LAMP = (186, 198, 206), (176, 16, 22)
 FRONT = (
     (-2.2, -1.5, -0.94, 0.94, (30, 31, 34)), (-0.3, 1.0, -0.54, 0.54, (170, 174, 178)),

@@ -1,4 +1,4 @@
-"""A photo of a car: backdrop, shadow, car, and what a camera adds.
+"""A photo of a car: backdrop, shadow, car, and the effects of a camera.
 
 Cars are drawn at twice the size of the photo, so that averaging smooths their edges.
 """
@@ -23,7 +23,7 @@ Box = tuple[int, int, int, int]
 
 
 def _noise(rng: np.random.Generator, cells: int, width: int, height: int) -> Array:
-    """Smooth random values (height, width) in about [0, 1], of flat patches."""
+    """Return smooth random values (height, width) in about [0, 1], in flat patches."""
     total = np.zeros((height, width), dtype=np.float32)
     for finer, weight in ((1, 0.6), (3, 0.4)):
         grid = Image.fromarray(rng.random((2 * finer * cells, finer * cells), dtype=np.float32))
@@ -32,7 +32,7 @@ def _noise(rng: np.random.Generator, cells: int, width: int, height: int) -> Arr
 
 
 def _draw_ridges(image: Image.Image, scene: Scene, tall: int, rng: np.random.Generator) -> None:
-    """Draw what stands on the horizon, the lower edge of an image, for a photo of some height."""
+    """Draw hills, trees or houses on the lower edge of an image, for a photo `tall` pixels high."""
     width, horizon = image.size
     draw = ImageDraw.Draw(image)
     x = np.arange(0, width + 3, 3)
@@ -56,7 +56,7 @@ def _draw_ridges(image: Image.Image, scene: Scene, tall: int, rng: np.random.Gen
 def _draw_backdrop(
     scene: Scene, width: int, height: int, horizon: int, rng: np.random.Generator
 ) -> Image.Image:
-    """Draw sky and ground, and between them what is far and out of focus."""
+    """Draw sky and ground, with a blurred skyline between them."""
     levels = np.array([*scene.sky, *scene.ground], dtype=np.float32)
     stops = (0, horizon - 1, horizon, height)
     ramp = np.stack([np.interp(np.arange(height), stops, c) for c in levels.T], axis=1)
@@ -87,7 +87,7 @@ def _draw_shadow(image: Image.Image, view: View) -> None:
 
 
 def _develop(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Add what a camera adds: blur, vignetting, exposure, a colour cast and noise."""
+    """Add the effects of a camera: blur, vignetting, exposure, a colour cast and noise."""
     blurred = photo.filter(ImageFilter.BoxBlur(max(0, rng.uniform(-0.3, 0.5))))
     pixels = np.asarray(blurred).astype(np.float32)
     y, x = np.ogrid[-1 : 1 : photo.height * 1j, -1 : 1 : photo.width * 1j]
@@ -100,7 +100,23 @@ def _develop(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def snapshot(label: str, rng: np.random.Generator) -> tuple[Image.Image, Box]:
-    """A photo of a car of a class, and the box around the car."""
+    """Draw a photo of a car.
+
+    Parameters
+    ----------
+    label
+        A class, such as "red sedan": a paint and a body style.
+    rng
+        Where the random numbers come from.
+
+    Returns
+    -------
+    Image.Image
+        The photo, in RGB, 440 to 540 pixels wide and 292 to 360 high.
+    Box
+        The box around the car in pixels: left, top, right, bottom.
+
+    """
     paint, style = label.split(" ", 1)
     width, height = int(rng.integers(440, 541)), int(rng.integers(292, 361))
     body, scene = BODIES[style], SCENES[rng.integers(len(SCENES))]
