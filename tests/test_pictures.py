@@ -4,12 +4,17 @@ import base64
 import io
 import itertools
 import re
+import subprocess
+import sys
+import zipfile
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import lookalike
 from lookalike.rendering import Tile, contact_sheet, html_page, html_row
 from lookalike.rendering.contact_sheet import GREEN, NEIGHBOR, QUERY, WELL
 
@@ -251,3 +256,24 @@ def test_the_row_is_a_fragment_with_styles_of_its_own() -> None:
     rules = re.findall(r"([^{}]+)\{[^{}]*\}", style)
     selectors = [selector.strip() for rule in rules for selector in rule.split(",")]
     assert selectors and all(selector.startswith(".lookalike") for selector in selectors)
+
+
+def test_templates_are_read_from_a_zip_file_too(tmp_path: Path) -> None:
+    package, archive = Path(lookalike.__file__).parent, tmp_path / "lookalike.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file in package.rglob("*"):
+            if file.suffix in (".py", ".html", ".css"):
+                packed.write(file, file.relative_to(package.parent))
+    code = (
+        "from lookalike.rendering import Tile, html_page; import lookalike; "
+        "print(lookalike.__file__, html_page(Tile(None, None, '<1>.jpg'), []))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(archive)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(str(archive))
+    assert "Look-alikes of &lt;1&gt;.jpg" in done.stdout and "no neighbours" in done.stdout
