@@ -143,7 +143,7 @@ FROM_ZIP = """
 import sys
 from pathlib import Path
 import lookalike
-from lookalike.drawing import draw_collection
+from lookalike.images.synthetic import draw_collection
 assert ".zip" in lookalike.__file__
 here = Path(sys.argv[1])
 drawn = draw_collection(here, images=4, held_out=1)

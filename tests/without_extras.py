@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from lookalike.drawing import draw_collection
 from PIL import Image
 
 import lookalike
@@ -20,6 +19,7 @@ from lookalike.cli import main
 from lookalike.errors import ImageError
 from lookalike.groups import graph
 from lookalike.images import decode
+from lookalike.images.synthetic import draw_collection
 
 HERE = Path(sys.argv[1])
 MISSING = {
