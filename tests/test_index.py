@@ -19,6 +19,7 @@ from lookalike.build import Options, build_collection
 from lookalike.embedding import Vectors
 from lookalike.errors import ImageError
 from lookalike.hits import SearchResults, draw_sample
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.on_spark import load_hasher, write_hashes
 from lookalike.queries import make_query, random_query
 from lookalike.search import Rows

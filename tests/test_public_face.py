@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from lookalike.drawing import DrawnCollection
 
 import lookalike
 from lookalike import (
@@ -26,6 +25,7 @@ from lookalike import (
 )
 from lookalike import index as index_module
 from lookalike.groupings import applying
+from lookalike.images.synthetic import DrawnCollection
 from lookalike.neighbors import export
 
 DOCUMENTED = [embedding, create, index_module, hits, groupings, applying, export]
