@@ -86,7 +86,7 @@ def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("x,y\n1,2\n", "lacks the column 'image' or 'Class'; its header is 'x,y'.*--image-name"),
+        ("x,y\n1,2\n", "lacks the column 'image' or 'Class'; its header is 'x,y'.*`image_name`"),
         ("\ufeffx,y\n1,2\n", "its header is 'x,y'"),
         ("image,label\na.jpg,2\n", "its header is 'image,label'"),
         ("image:Class\na.jpg:2\n", "its header is 'image:Class'"),
