@@ -385,7 +385,7 @@ def test_tuning(
         ("{photos} --weights {junk}", None, ["junk.parquet"]),
         ("{photos} --weights nowhere.pt", None, ["unknown weights 'nowhere.pt'"]),
         ("{photos} --model resnet17", None, ["no classification network 'resnet17'"]),
-        ("{photos} --model resnet50", None, ["no weights of resnet50", "--weights imagenet"]),
+        ("{photos} --model resnet50", None, ["no weights of resnet50", "--weights to imagenet"]),
         ("{photos}", "image,Class\n00001.jpg,red\n00001.jpg,blue\n", ["00001.jpg", "one label"]),
         ("{both}", "image,Class\n00004.jpg,red\n", ["00004.jpg", "several photos"]),
         ("file:///no/where", None, ["/no/where"]),

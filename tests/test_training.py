@@ -780,7 +780,7 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
             ["cannot be written to", "another --out"],
         ),
         (None, ["--model", "resnet17"], ["no classification network 'resnet17'"]),
-        (None, ["--model", SMALL, "--weights", "cars"], ["of resnet18", "--weights imagenet"]),
+        (None, ["--model", SMALL, "--weights", "cars"], ["of resnet18", "--weights to imagenet"]),
         (None, ["--weights", "nowhere.pt"], ["unknown weights 'nowhere.pt'"]),
         (None, ["--epochs", "0"], ["--epochs is 0"]),
         (None, ["--batch", "-1"], ["--batch is -1"]),
