@@ -46,6 +46,7 @@ def test_the_public_names() -> None:
         "SearchResult",
         "create_index",
         "open_index",
+        "show_progress",
     ]
     assert all(getattr(lookalike, name).__doc__ for name in lookalike.__all__)
     assert issubclass(ImageError, LookalikeError)
