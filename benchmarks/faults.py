@@ -385,7 +385,7 @@ def problems_of(stored: EmbeddingTable) -> Iterator[str]:
     paths: list[str] = []
     ids: list[int] = []
     embedded = 0
-    for file, first, last, count in stored.ranges():
+    for file, first, last, count in stored.id_ranges():
         if not is_intact(file):
             yield f"{file.name} is not what its name says"
         table = pq.read_table(file, partitioning=None)
@@ -432,7 +432,7 @@ def unequal(one: dict[str, Row], other: dict[str, Row]) -> list[str]:
 def leftovers(index: Path) -> list[str]:
     """Return what lies in an index, or hidden beside it, and is no part of it."""
     log = "".join(file.read_text() for file in (index / "_delta_log").glob("*.json"))
-    wanted = {Path("lookalike.json"), Path(".writers")}
+    wanted = {Path("_lookalike.json"), Path("lookalike.json"), Path(".writers")}
     found = [str(other) for other in index.parent.glob(".*")]
     for path in sorted(index.rglob("*")):
         name = path.relative_to(index)
@@ -446,7 +446,7 @@ def leftovers(index: Path) -> list[str]:
         elif top == "data":
             if name.name not in log:
                 found.append(str(name))
-        elif top != "model" and name not in wanted:
+        elif top != "_model" and name not in wanted:
             found.append(str(name))
     return found
 

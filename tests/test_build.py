@@ -39,7 +39,7 @@ from lookalike.models.engines import processor
 from lookalike.progress import Move
 from lookalike.queries import random_query
 from lookalike.spark import session
-from lookalike.storage import EmbeddingTable, Written
+from lookalike.storage import EmbeddingTable, SegmentRecord
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
 GOOD = 100
@@ -766,7 +766,7 @@ def test_no_more_than_a_wave_is_read_and_not_committed(
         reads.append(reads[-1] + 1)
         return read(*given)
 
-    def commit(written: list[Written], _: Model) -> None:
+    def commit(written: list[SegmentRecord], _: Model) -> None:
         nonlocal most
         before = -1
         while reads[-1] != before:  # a slow one, beside which threads read on

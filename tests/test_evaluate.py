@@ -212,7 +212,7 @@ def test_without_a_model_in_f32(rough: Index, monkeypatch: pytest.MonkeyPatch) -
     found = kept(rough)
     assert (found["overlap"], found["overlap_95"]) == (None, None)
     assert found["reason"] == "efficientnet-lite0 with the weights general is not at hand in f32"
-    shutil.rmtree(rough.path / "model")
+    shutil.rmtree(rough.path / "_model")
     again = Index(rough._table.open(rough.path))
     assert "no whole model" in kept(again)["reason"]
 

@@ -65,7 +65,7 @@ def whole(index: Path) -> dict[str, faults.Row]:
 
 
 @pytest.mark.parametrize(
-    "there", ["nothing", ".writers", "data/x/y", "lookalike.json", "log", "part"]
+    "there", ["nothing", ".writers", "data/x/y", "_lookalike.json", "log", "part"]
 )
 def test_an_index_killed_before_its_first_version_is_begun_anew(
     network: Options, photos: Path, tmp_path: Path, there: str
@@ -76,8 +76,8 @@ def test_an_index_killed_before_its_first_version_is_begun_anew(
         (out / ".writers").touch()
         (out / "data" / "x").mkdir(parents=True)
         (out / "data" / "x" / ".writing").touch()
-    if there in ("lookalike.json", "log", "part"):
-        (out / "lookalike.json").write_text("{}")
+    if there in ("_lookalike.json", "log", "part"):
+        (out / "_lookalike.json").write_text("{}")
     if there in ("log", "part"):
         (out / "_delta_log").mkdir()
     if there == "part":
@@ -100,7 +100,7 @@ def test_what_a_killed_writer_left_goes_and_what_it_committed_stays(
     shutil.copy(file, file.with_name(f"{0:032}.parquet"))
     (out / "data" / "empty").mkdir()
     (out / "_delta_log" / f"{2:020}.json#1").touch()
-    (out / ".0123-lookalike.json").touch()
+    (out / ".0123-_lookalike.json").touch()
     (out / ".work-abcdefgh").mkdir()
     assert len(faults.leftovers(out)) > 3
     picture(photos / "new.png", 500)
@@ -155,7 +155,7 @@ def test_two_roots_are_both_remembered(
 ) -> None:
     out = Path(shutil.copytree(index.path, tmp_path / "cars.index"))
     one, other = EmbeddingTable.open(out), EmbeddingTable.open(out)
-    one.also_below(["/one"])
-    other.also_below(["/other"])  # which was opened before
+    one.add_folders(["/one"])
+    other.add_folders(["/other"])  # which was opened before
     assert set(EmbeddingTable.open(out).source.also) >= {"/one", "/other"}
     assert os.listdir(tmp_path) == ["cars.index"]

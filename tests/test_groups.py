@@ -293,7 +293,7 @@ def test_the_rule_says_which_to_keep(keep: Any, twice: Index, tmp_path: Path, wi
     out = tmp_path / "out"
     found = twice.duplicates(out, within=wide, keep=keep, spark=False, shown=0)
     table = found.to_pandas()
-    with twice._table.asked(tmp_path) as sql:
+    with twice._table.connect(tmp_path) as sql:
         rows = sql.execute("SELECT path, modified FROM stored").fetchall()
     modified = dict(rows)
     for _, group in table.groupby("group"):
@@ -380,9 +380,9 @@ def test_an_index_without_doubles_gives_an_empty_table(index: Index, tmp_path: P
 def test_photos_that_are_gone_are_told(twice: Index, tmp_path: Path, wide: float) -> None:
     moved = tmp_path / "moved.index"
     shutil.copytree(twice.path, moved)
-    about = json.loads((moved / "lookalike.json").read_text())
+    about = json.loads((moved / "_lookalike.json").read_text())
     about["source"]["root"] = str(tmp_path / "nowhere")
-    (moved / "lookalike.json").write_text(json.dumps(about))
+    (moved / "_lookalike.json").write_text(json.dumps(about))
     opened = lookalike.open_index(moved)
     with pytest.raises(LookalikeError, match="cannot be read: set `within`"):
         opened.duplicates(tmp_path / "out")

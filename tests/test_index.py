@@ -381,7 +381,7 @@ def test_an_index_without_its_model_answers_what_needs_none(
     index: Index, photos: list[Path], new: Path, tmp_path: Path
 ) -> None:
     copy = copy_of(index, tmp_path / "x.index")
-    shutil.rmtree(copy.path / "model")
+    shutil.rmtree(copy.path / "_model")
     assert copy.search(photos[3]).neighbors == index.search(photos[3]).neighbors
     assert len(copy.search(np.ones(512, np.float32))) == 5
     assert copy.info()["images"] == 96
@@ -394,8 +394,9 @@ def test_an_index_without_its_model_answers_what_needs_none(
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda path: (path / "lookalike.json").write_text("{"), "damaged"),
-        (lambda path: (path / "lookalike.json").unlink(), "not an index"),
+        (lambda path: (path / "_lookalike.json").write_text("{"), "damaged"),
+        (lambda path: (path / "_lookalike.json").unlink(), "damaged"),
+        (lambda path: [one.unlink() for one in path.glob("*lookalike.json")], "not an index"),
         (lambda path: shutil.rmtree(path / "_delta_log"), "damaged"),
         (lambda path: [log.write_text("?") for log in (path / "_delta_log").iterdir()], "damaged"),
         (lambda path: shutil.rmtree(path), "does not exist"),

@@ -261,12 +261,12 @@ def test_versions(living: Index, photos: Path) -> None:
 
 def test_small_segments_become_one(living: Index, photos: Path) -> None:
     before = rows_of(living)
-    for number in range(commits.SMALL_SEGMENTS_KEPT):
+    for number in range(commits.MIN_MERGED_SEGMENTS):
         paint(photos / f"new {number}.png", 100 + number)
         living.add(photos)
-    assert len(living._table.files()) < commits.SMALL_SEGMENTS_KEPT
+    assert len(living._table.files()) < commits.MIN_MERGED_SEGMENTS
     after = rows_of(living)
-    assert len(after) == 12 + commits.SMALL_SEGMENTS_KEPT
+    assert len(after) == 12 + commits.MIN_MERGED_SEGMENTS
     assert {path: after[path] for path in before} == before
     assert [row["id"] for row in after.values()] == list(range(20))
 
@@ -337,7 +337,7 @@ def test_what_a_killed_run_has_left_is_cleared(photos: Path, tmp_path: Path) -> 
     out = tmp_path / "y.index"
     (out / "data" / "folder").mkdir(parents=True)
     (out / "data" / "folder" / ".writing").touch()
-    (out / "model").mkdir()
+    (out / "_model").mkdir()
     (out / ".writers").touch()
     with pytest.raises(LookalikeError, match="was never finished"):
         lookalike.open_index(out)
@@ -628,7 +628,7 @@ CALLS: dict[str, Callable[[Index], object]] = {
     "vacuum": lambda index: index.vacuum(0),
     "repair": lambda index: index.repair(),
     "root": lambda index: index._table.move("/elsewhere"),
-    "also": lambda index: index._table.also_below(["/elsewhere"]),
+    "also": lambda index: index._table.add_folders(["/elsewhere"]),
     "compact": lambda index: commits.compact(index._table, few=2),
     "signatures": lambda index: index._searcher.get_ready(),
     "check": lambda index: index.check(),
@@ -688,7 +688,7 @@ def test_a_mix_of_two_preprocessings_is_said_once(
 ) -> None:
     (rest := tmp_path / "more").mkdir()
     shutil.copy(next(photos.glob("*/*.png")), rest / "new.png")
-    about = living.path / "lookalike.json"
+    about = living.path / "_lookalike.json"
     living.add(photos)
     assert "older preprocessing" not in caplog.text
     about.write_text(about.read_text().replace(PREPROCESSING, "squash-224-bilinear-3"))
@@ -712,7 +712,7 @@ def test_what_an_older_preprocessing_skipped_is_tried_once(
     odd.write_bytes(whole)
     os.utime(odd, ns=(then, then))
     assert (getattr(index, what)(photos).changed, index._table.counts()) == (0, (12, 2))
-    about = index.path / "lookalike.json"
+    about = index.path / "_lookalike.json"
     said = json.loads(about.read_text().replace(PREPROCESSING, "squash-224-bilinear-3"))
     del said["tried"]  # as older releases leave it
     about.write_text(json.dumps(said))

@@ -155,8 +155,9 @@ def test_no_ending_is_of_images_and_of_others() -> None:
 
 def test_the_label_file_and_indexes_are_nothing_that_was_left_out(tmp_path: Path) -> None:
     write(tmp_path / "p", **{"a.jpg": b"", "labels.csv": b"", "other.csv": b""})
-    write(tmp_path / "p" / "x.index", **{"lookalike.json": b"{}", "m.bin": b"", "t.jpg": b""})
-    (tmp_path / "p" / "x.index" / "_delta_log").mkdir()
+    for name in ("lookalike.json", "_lookalike.json"):
+        write(tmp_path / "p" / f"x.{name}", **{name: b"{}", "m.bin": b"", "t.jpg": b""})
+        (tmp_path / "p" / f"x.{name}" / "_delta_log").mkdir()
     (tmp_path / "link.csv").symlink_to("p/labels.csv")
     (tmp_path / "p" / "sub").mkdir()
     shutil.copy(tmp_path / "p" / "labels.csv", tmp_path / "p" / "sub" / "labels.csv")

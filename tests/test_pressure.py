@@ -178,7 +178,7 @@ def test_an_index_on_a_full_disk_is_gone_on_with(
     made: Made, disk: Path, run: Run, models: float, left: int
 ) -> None:
     out = disk / "new.index"
-    model = sum(file.stat().st_size for file in (made.index / "model").iterdir())
+    model = sum(file.stat().st_size for file in (made.index / "_model").iterdir())
     filler = fill(disk, int(models * model) + left)
     assert_fails(run(*made.indexing(out)), "the disk is full", "make room")
     kept = {}
@@ -245,7 +245,7 @@ def test_a_read_only_index_is_searched_and_not_written_to(
         commands += [made.indexing(index), ["root", index, made.photos]]
         for command in commands:
             assert_fails(run(*command), f"{index} cannot be written to", "Read-only")
-    assert [name for name in leftovers(index) if name != "signatures/cells.npz"] == []
+    assert [name for name in leftovers(index) if name != "_signatures/cells.npz"] == []
 
 
 @pytest.mark.parametrize("how", ["full", "read-only", "a file"])
@@ -341,7 +341,7 @@ def test_a_table_of_a_newer_protocol(made: Made, run: Run, tmp_path: Path, what:
 
 def test_an_index_of_a_newer_lookalike(made: Made, run: Run, tmp_path: Path) -> None:
     index = copied(made, tmp_path)
-    about = index / "lookalike.json"
+    about = index / "_lookalike.json"
     about.write_text(about.read_text().replace('"format": ', '"format": 9'))
     assert_fails(run("search", index, made.photos / "003.png"), "newer lookalike", "upgrade")
     for arguments in CHANGES.values():
@@ -350,7 +350,7 @@ def test_an_index_of_a_newer_lookalike(made: Made, run: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "shut", [".", "lookalike.json", "_delta_log", "data", "data/*", "data/*/*"]
+    "shut", [".", "_lookalike.json", "_delta_log", "data", "data/*", "data/*/*"]
 )
 def test_an_index_that_may_not_be_read(made: Made, folder_of_all: Path, shut: str) -> None:
     index = copied(made, folder_of_all)

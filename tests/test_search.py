@@ -295,8 +295,8 @@ def test_the_log_tells_the_truth(stored: EmbeddingTable) -> None:
 def test_nothing_is_left_over(stored: EmbeddingTable, own_cache: Path) -> None:
     check_segments(stored.segments)
     files = {path for path in stored.path.rglob("*") if path.is_file()}
-    kept = {"lookalike.json", "_delta_log/" + f"{0:020}.json"}
-    kept |= {f"model/{name}" for name in ("model.json", "network.bin", "network.xml")}
+    kept = {"_lookalike.json", "lookalike.json", "_delta_log/" + f"{0:020}.json"}
+    kept |= {f"_model/{name}" for name in ("model.json", "network.bin", "network.xml")}
     kept |= {str(file.relative_to(stored.path)) for file in stored.files()}
     assert {str(file.relative_to(stored.path)) for file in files} == kept
     names = {path.name for path in (own_cache / "segments").iterdir()}
@@ -441,7 +441,7 @@ def test_no_folder_is_made_for_a_run_given_up(tmp_path: Path) -> None:
 
 
 def about(stored: EmbeddingTable, change: Callable[[dict[str, Any]], object]) -> None:
-    file = stored.path / "lookalike.json"
+    file = stored.path / "_lookalike.json"
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
@@ -461,18 +461,18 @@ DAMAGE: dict[str, tuple[Callable[[EmbeddingTable], object], str]] = {
     "empty": (lambda c: put_instead(c, Path.mkdir), "is not an index: make one"),
     "a file": (lambda c: put_instead(c, Path.touch), "is not an index: make one"),
     "no log": (lambda c: shutil.rmtree(c.path / "_delta_log"), "is a damaged index"),
-    "no words": (lambda c: os.remove(c.path / "lookalike.json"), "is not an index"),
-    "words empty": (lambda c: os.truncate(c.path / "lookalike.json", 0), "is a damaged index"),
-    "words cut": (lambda c: os.truncate(c.path / "lookalike.json", 60), "is a damaged index"),
-    "words null": (lambda c: (c.path / "lookalike.json").write_text("null"), "is a damaged index"),
-    "words a list": (lambda c: (c.path / "lookalike.json").write_text("[]"), "is a damaged index"),
+    "no words": (lambda c: os.remove(c.path / "_lookalike.json"), "is a damaged index"),
+    "words empty": (lambda c: os.truncate(c.path / "_lookalike.json", 0), "is a damaged index"),
+    "words cut": (lambda c: os.truncate(c.path / "_lookalike.json", 60), "is a damaged index"),
+    "words null": (lambda c: (c.path / "_lookalike.json").write_text("null"), "is a damaged index"),
+    "words a list": (lambda c: (c.path / "_lookalike.json").write_text("[]"), "is a damaged index"),
     "words no text": (
-        lambda c: (c.path / "lookalike.json").write_bytes(b"\xff\xfe"),
+        lambda c: (c.path / "_lookalike.json").write_bytes(b"\xff\xfe"),
         "is a damaged index",
     ),
     "newer": (lambda c: about(c, lambda a: a.update(format=FORMAT + 1)), "upgrade"),
     "newer by far": (
-        lambda c: (c.path / "lookalike.json").write_text('{"format": 99, "all": "else"}'),
+        lambda c: (c.path / "_lookalike.json").write_text('{"format": 99, "all": "else"}'),
         "was made by a newer lookalike: upgrade",
     ),
     "no format": (lambda c: about(c, lambda a: a.pop("format")), "is a damaged index"),
@@ -526,7 +526,7 @@ def test_a_damaged_data_file(
 
 
 def test_a_damaged_model(stored: EmbeddingTable) -> None:
-    (stored.path / "model" / "network.bin").unlink()
+    (stored.path / "_model" / "network.bin").unlink()
     opened = EmbeddingTable.open(stored.path)
     assert opened.counts() == (40, 5)
     with pytest.raises(LookalikeError, match="no whole model"):

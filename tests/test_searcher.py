@@ -307,7 +307,7 @@ def test_small_additions_are_a_part_together(
         again = Searcher(merged)
         again.get_ready()
         assert again.measured == second.measured, "the same rows are not measured again"
-    gone = [file for file, first, *_ in merged.ranges() if first >= ROWS]
+    gone = [file for file, first, *_ in merged.id_ranges() if first >= ROWS]
     fewer = Searcher(merged.commit("remove", removed=gone, rows_removed=300))
     assert recall_of(fewer, 0, wide_vectors[:60]) >= 0.97
     assert fewer.measured.parts == ()

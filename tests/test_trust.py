@@ -315,9 +315,9 @@ def _drawn(index: Index, seed: int) -> bool:
 
 
 def test_fidelity_embeds_nothing_from_outside(crafted: Path, opened: list[str]) -> None:
-    about = crafted / "lookalike.json"
+    about = crafted / "_lookalike.json"
     about.write_text(about.read_text().replace('"f32"', '"bf16"'))
-    model = crafted / "model" / "model.json"
+    model = crafted / "_model" / "model.json"
     model.write_text(model.read_text().replace('"f32"', '"bf16"'))
     figures = lookalike.open_index(crafted).evaluate(spark=False, queries=5)["against_f32"]
     assert figures["left_out"] == 95
@@ -359,7 +359,7 @@ def test_upkeep_reads_and_deletes_nothing_outside(
     assert outside.exists() and kept.exists()
 
 
-@pytest.mark.parametrize("link", ["data", "lsh", "signatures"])
+@pytest.mark.parametrize("link", ["data", "_lsh", "_signatures", "lsh", "signatures"])
 def test_no_link_in_an_index_has_files_elsewhere_deleted(
     index: Index, tmp_path: Path, own_cache: Path, link: str
 ) -> None:
@@ -736,10 +736,10 @@ def test_no_pickle_for_a_model(
     contents = {name: make(mark)}
     if name == "network":  # which is what is left for PyTorch then
         contents["graph"] = b""
-    model_files(copy / "model", **contents)
-    about = json.loads((copy / "model" / "model.json").read_text())
+    model_files(copy / "_model", **contents)
+    about = json.loads((copy / "_model" / "model.json").read_text())
     about["fingerprint"] = "0" * 16  # so that no engine is at hand
-    (copy / "model" / "model.json").write_text(json.dumps(about))
+    (copy / "_model" / "model.json").write_text(json.dumps(about))
     new = min(drawn.new.rglob("*.jpg"))
     if name == "probe" and not contents[name]:
         assert len(lookalike.open_index(copy).search(new)) == 5
@@ -844,7 +844,7 @@ WORDS: list[dict[str, Any]] = [
 def test_a_model_in_wrong_words_is_none(
     words: dict[str, Any], index: Index, tmp_path: Path
 ) -> None:
-    shutil.copytree(index.path / "model", tmp_path / "model")
+    shutil.copytree(index.path / "_model", tmp_path / "model")
     file = tmp_path / "model" / "model.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **words}))
     with pytest.raises(LookalikeError, match="no whole model in") as error:
@@ -903,7 +903,7 @@ def test_a_hostile_description_is_told_in_a_line(
     write: Callable[[dict[str, Any]], str], index: Index, tmp_path: Path
 ) -> None:
     shutil.copytree(index.path, tmp_path / "x.index")
-    file = tmp_path / "x.index" / "lookalike.json"
+    file = tmp_path / "x.index" / "_lookalike.json"
     file.write_text(write(json.loads(file.read_text())))
     with pytest.raises(LookalikeError, match="is a damaged index: ") as error:
         lookalike.open_index(tmp_path / "x.index")
@@ -913,7 +913,7 @@ def test_a_hostile_description_is_told_in_a_line(
 
 def test_a_hostile_description_is_one_line_of_the_command(index: Index, tmp_path: Path) -> None:
     shutil.copytree(index.path, tmp_path / "x.index")
-    (tmp_path / "x.index" / "lookalike.json").write_text(
+    (tmp_path / "x.index" / "_lookalike.json").write_text(
         f'{{"format": {FORMAT}, "source": {{"kind": "\\n"}}}}'
     )
     assert_fails(run("info", tmp_path / "x.index"), "is a damaged index")
@@ -921,7 +921,7 @@ def test_a_hostile_description_is_one_line_of_the_command(index: Index, tmp_path
 
 def test_sources_are_kept_with_their_folders(index: Index, tmp_path: Path) -> None:
     shutil.copytree(index.path, tmp_path / "x.index")
-    file = tmp_path / "x.index" / "lookalike.json"
+    file = tmp_path / "x.index" / "_lookalike.json"
     about = json.loads(file.read_text())
     about["source"].pop("also", None)  # as earlier versions wrote it
     file.write_text(json.dumps(about))

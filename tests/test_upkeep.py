@@ -32,14 +32,14 @@ from lookalike.searcher import Searcher, check_signatures
 from lookalike.storage import (
     FORMAT,
     EmbeddingTable,
-    Written,
+    SegmentRecord,
     commits,
     maintenance,
     write_segment,
     writing,
 )
 from lookalike.storage.maintenance import vacuum
-from lookalike.storage.maintenance.findings import EXAMPLES
+from lookalike.storage.maintenance.findings import MAX_EXAMPLES
 from rights import without_rights
 from segments import unit
 
@@ -79,11 +79,11 @@ def rows_of(first: int, size: int, seed: int = 0) -> Rows_:
     return rows
 
 
-def write(folder: Path, rows: Rows_) -> Written:
+def write(folder: Path, rows: Rows_) -> SegmentRecord:
     folder.mkdir(parents=True, exist_ok=True)
     batch = pa.RecordBatch.from_pylist(rows, schema=ROW)
     batches = (batch.slice(start, 16) for start in range(0, len(rows), 16))
-    written: list[Written] = [
+    written: list[SegmentRecord] = [
         row for one in write_segment(batches, folder) for row in one.to_pylist()
     ]
     return written[0]
@@ -326,7 +326,7 @@ def test_the_log_says_wrong_figures(wrong: dict[str, int], tmp_path: Path) -> No
     written = [write(folder, rows) for rows in three()]
     written[1] |= wrong
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EmbeddingTable, "_look", lambda _: None)
+        patch.setattr(EmbeddingTable, "check_files", lambda _: None)
         EmbeddingTable.create(path, Source("files", "/photos"), MODEL, written)
     stored = EmbeddingTable.open(path, look=False)
     assert found_in(path) == {"wrong figures": 1}
@@ -388,7 +388,7 @@ def test_many_broken_rows_are_counted_and_few_named(tmp_path: Path) -> None:
     stored = create(tmp_path / "x.index", rows)
     checked = check(stored)
     assert checked.counts == {"bad vector": 2700}
-    assert len(checked.examples) == EXAMPLES
+    assert len(checked.examples) == MAX_EXAMPLES
     assert repair(stored).inputs == 2700
     assert EmbeddingTable.open(stored.path).counts() == (0, 300)
 
@@ -551,7 +551,7 @@ def test_what_is_left_over(stored: EmbeddingTable) -> None:
     rows = content(stored)
     old = time.time() - 7200
     strays = [data / ".0123.part", data / "3.receipt", stored.path / "data" / "x" / "y.parquet"]
-    strays += [stored.path / ".0123-lookalike.json", stored.path / "_delta_log" / "_commit_1.tmp"]
+    strays += [stored.path / ".0123-_lookalike.json", stored.path / "_delta_log" / "_commit_1.tmp"]
     for stray in strays:
         stray.parent.mkdir(exist_ok=True)
         stray.write_bytes(b"x")
@@ -559,7 +559,7 @@ def test_what_is_left_over(stored: EmbeddingTable) -> None:
     dead = stored.path / ".work-abcdefgh"
     dead.mkdir()
     (dead / ".owner").touch()
-    hashes = stored.path / "lsh"
+    hashes = stored.path / "_lsh"
     for version in (0, 1, 7):
         (hashes / str(version)).mkdir(parents=True)
     with staging_folder(stored.path / "work.x") as alive:
@@ -586,19 +586,19 @@ def test_a_writers_files_are_not_left_over(stored: EmbeddingTable) -> None:
 
 
 def test_a_damaged_model_is_named(stored: EmbeddingTable) -> None:
-    os.truncate(stored.path / "model" / "network.bin", 2)
+    os.truncate(stored.path / "_model" / "network.bin", 2)
     assert found_in(stored.path) == {"model": 1}
     done = repair(stored)
     assert not done.ok and done.left.counts == {"model": 1}
-    about = json.loads((stored.path / "model" / "model.json").read_text())
-    (stored.path / "model" / "network.bin").write_bytes(MODEL.weights_data)
+    about = json.loads((stored.path / "_model" / "model.json").read_text())
+    (stored.path / "_model" / "network.bin").write_bytes(MODEL.weights_data)
     about["width"] = 17
-    (stored.path / "model" / "model.json").write_text(json.dumps(about))
+    (stored.path / "_model" / "model.json").write_text(json.dumps(about))
     assert found_in(stored.path) == {"model": 1}
 
 
 def test_an_index_of_a_newer_lookalike(stored: EmbeddingTable) -> None:
-    file = stored.path / "lookalike.json"
+    file = stored.path / "_lookalike.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": FORMAT + 1}))
     (stored.path / "data" / "stray").touch()
     before = everything(stored.path)
@@ -721,8 +721,8 @@ def test_versions_of_the_last_days_stay(stored: EmbeddingTable) -> None:
 
 
 def test_signatures_and_hash_models_of_gone_versions_go(stored: EmbeddingTable) -> None:
-    (stored.path / "lsh" / "0" / "model").mkdir(parents=True)
-    (stored.path / "lsh" / "1").mkdir()
+    (stored.path / "_lsh" / "0" / "model").mkdir(parents=True)
+    (stored.path / "_lsh" / "1").mkdir()
     Searcher(EmbeddingTable.open(stored.path, 0)).get_ready()
     Searcher(stored).get_ready()
     folder = stored.signature_folder
@@ -730,7 +730,7 @@ def test_signatures_and_hash_models_of_gone_versions_go(stored: EmbeddingTable) 
     (folder / "1.json").write_bytes((folder / "0.json").read_bytes())
     vacuum(stored, 0)
     assert sorted(one.name for one in folder.iterdir()) == ["1.json", "cells.npz"]
-    assert [one.name for one in (stored.path / "lsh").iterdir()] == ["1"]
+    assert [one.name for one in (stored.path / "_lsh").iterdir()] == ["1"]
     assert check(EmbeddingTable.open(stored.path)).ok
 
 
@@ -783,8 +783,8 @@ def test_a_long_log_is_checkpointed(tmp_path: Path) -> None:
         stored = stored.commit("nothing")
     assert min(file.name for file in log.iterdir()) == f"{99:020}.checkpoint.parquet"
     opened = EmbeddingTable.open(stored.path)
-    assert (opened.version, opened.ranges()) == (200, stored.ranges())
-    assert (opened.next_id, opened.written()) == (1120, stored.written())
+    assert (opened.version, opened.id_ranges()) == (200, stored.id_ranges())
+    assert (opened.next_id, opened.segment_records()) == (1120, stored.segment_records())
     assert check(opened).ok and check(opened).older == check(opened).openable == 101
     assert [one["version"] for one in opened.history()] == list(range(200, 98, -1))
     for version in (99, 100, 150):

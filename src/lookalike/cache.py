@@ -131,7 +131,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 raise
         sync_folder(folder.parent)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        delete_folder(staging)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link alone, or a folder with all in it. Raises `OSError` for a file."""
+    if path.is_dir() and not path.is_symlink():
+        delete_folder(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a folder with all in it. What cannot be deleted stays, as does a link to a folder."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def discard(folder: Path) -> None:
@@ -143,7 +156,7 @@ def discard(folder: Path) -> None:
     folder.rename(aside)
     if aside.is_symlink():
         aside.unlink()
-    shutil.rmtree(aside, ignore_errors=True)
+    delete_folder(aside)
 
 
 @contextmanager
@@ -155,7 +168,7 @@ def staging_folder(beside: Path) -> Iterator[Path]:
     parent = beside.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     for left in left_folders(beside):
-        shutil.rmtree(left, ignore_errors=True)
+        delete_folder(left)
     folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}-", dir=parent))
     try:
         folder.chmod(0o755)  # Spark's workers may be another user's
@@ -165,7 +178,7 @@ def staging_folder(beside: Path) -> Iterator[Path]:
             Path(owner.name).rename(folder / _OWNER)
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        delete_folder(folder)
 
 
 def left_folders(beside: Path) -> list[Path]:
@@ -230,7 +243,7 @@ def put_in_place(
                 raise
     for left in (old, *path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 32}")):
         before_deleting(left)
-        shutil.rmtree(left, ignore_errors=True)
+        delete_folder(left)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.models import calibration
 from lookalike.spark import is_at_hand, local_uri, session
-from lookalike.storage import EmbeddingTable, Written
+from lookalike.storage import EmbeddingTable, SegmentRecord
 from lookalike.untrusted import without_formulas
 
 _SKIPPED = pa.schema([("path", pa.string()), ("reason", pa.string())])
@@ -55,7 +55,7 @@ def build_table(
             folder = staging / "data"
             folder.mkdir()
             found = look(job, None, staging)
-            written: list[Written] = []
+            written: list[SegmentRecord] = []
             done = embed_all(job, found.inputs, folder, lambda wave, _: written.extend(wave))
             if not written:
                 raise images.nothing_found(job.rooted, job.left_out)

@@ -166,7 +166,7 @@ class Searcher:
 
     @cached_property
     def _files(self) -> list[File]:
-        return [File(first, last, rows) for _, first, last, rows in self.collection.ranges()]
+        return [File(first, last, rows) for _, first, last, rows in self.collection.id_ranges()]
 
     def _measured_file(self, version: int) -> Path:
         return self.collection.signature_folder / f"{version}.json"

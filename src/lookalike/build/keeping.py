@@ -1,6 +1,5 @@
 """A collection made, gone on with, added to, brought up to date with its folder."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from lookalike.build.place import (
     remembered,
 )
 from lookalike.build.running import Inputs, Wanted, embed_all, nothing_readable
-from lookalike.cache import make_free, put_in_place, staging_folder
+from lookalike.cache import delete_folder, make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.images.frame import image_frame
@@ -39,7 +38,7 @@ from lookalike.searcher import EXACT_UP_TO, Searcher
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import (
     EmbeddingTable,
-    Written,
+    SegmentRecord,
     commits,
     discard,
     forget_all,
@@ -99,7 +98,7 @@ def build_collection(
         with making_anew(out) as beside:
             if is_index(beside) and _misfit(EmbeddingTable.open(beside), job, options, anew=True):
                 with writing(beside, alone=True):
-                    shutil.rmtree(beside)
+                    delete_folder(beside)
             report = _fill(job, beside, options, anew=True)[1]
             if is_index(out):
                 with writing(out, alone=True):
@@ -181,13 +180,13 @@ def _new_place(out: Path) -> Iterator[Callable[[], None]]:
             if not is_index(out):
                 _empty(out)
                 if not was_there:
-                    shutil.rmtree(out, ignore_errors=True)
+                    delete_folder(out)
 
 
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
+            delete_folder(entry)
         elif entry.name != ".writers":
             entry.unlink()
 
@@ -254,7 +253,7 @@ def update(
         stored = stored.newest()
         new = outside(stored, job.source, place)
         if new and not dry_run:
-            stored = stored.also_below(new)
+            stored = stored.add_folders(new)
         found = find(job, stored, staging, place)
         plan = found.plan
         assert plan is not None
@@ -375,14 +374,14 @@ def _bring_in(
     if stored is not None and plan is not None and not plan.count:
         return stored, Done(job.full)
     if stored is not None:
-        stored = stored.note_tries()
+        stored = stored.record_preprocessing()
     source = stored.source if stored is not None else remembered(job.source)
     folder = new_data_folder(out)
     since = -1 if stored is None else stored.version
     beside = False  # whether others write as well
-    held: list[Written] = []  # of nothing no index is made
+    held: list[SegmentRecord] = []  # of nothing no index is made
 
-    def deliver(written: list[Written], model: Model) -> None:
+    def deliver(written: list[SegmentRecord], model: Model) -> None:
         nonlocal stored, beside
         if stored is None:
             held.extend(written)

@@ -43,7 +43,7 @@ from lookalike.spark import (
     small_batches,
     tries_again,
 )
-from lookalike.storage import SEGMENT, SEGMENT_DDL, Written, write_segment
+from lookalike.storage import SEGMENT, SEGMENT_DDL, SegmentRecord, write_segment
 from lookalike.untrusted import is_hash, read_json
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _BYTES_A_ROW = 150  # of a data file, beside the vector
 _LOOK_EVERY = 0.5  # seconds between two looks for segments that Spark has written
 
 Reader: TypeAlias = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-Deliver: TypeAlias = Callable[[list[Written], Model], None]
+Deliver: TypeAlias = Callable[[list[SegmentRecord], Model], None]
 """Takes segments as they are written, with the model whose vectors they hold."""
 
 
@@ -200,14 +200,14 @@ def _done(
     chosen_in: float,
     folder: Path,
     deliver: Deliver,
-    run: Callable[[Path, Callable[[list[Written]], None]], None],
+    run: Callable[[Path, Callable[[list[SegmentRecord]], None]], None],
     expected: int = 0,
 ) -> Done:
     """Run what embeds; `LookalikeError` if not the `expected` rows come of it, 0 for any."""
     started = time.perf_counter()
     rows = embedded = 0
 
-    def count(written: list[Written]) -> None:
+    def count(written: list[SegmentRecord]) -> None:
         nonlocal rows, embedded
         rows += sum(row["rows"] for row in written)
         embedded += sum(row["embedded"] for row in written)
@@ -247,7 +247,7 @@ def _in_a_loop(
     model: Model,
     inputs: Inputs,
     folder: Path,
-    deliver: Callable[[list[Written]], None],
+    deliver: Callable[[list[SegmentRecord]], None],
 ) -> None:
     assert inputs.listing is not None
     threads = cores() + 1  # one may wait for the disk while the others compute
@@ -320,7 +320,7 @@ def _on_spark(
     read: Reader,
     known: Known | None,
     folder: Path,
-    deliver: Callable[[list[Written]], None],
+    deliver: Callable[[list[SegmentRecord]], None],
     *,
     count: int,
     wave: int,
@@ -361,13 +361,13 @@ def _on_spark(
         for batch in write_segment(rows, folder):
             yield pa.RecordBatch.from_pylist([_leave(receipt, batch.to_pylist()[0])], SEGMENT)
 
-    def run() -> list[Written]:
+    def run() -> list[SegmentRecord]:
         with small_batches(spark):
             return [row.asDict() for row in frame.mapInArrow(task, SEGMENT_DDL).collect()]
 
     seen: set[str] = set()
     paths: set[str] = set()  # of the segments that came so far
-    pending: list[Written] = []
+    pending: list[SegmentRecord] = []
     before = skipped = 0  # rows that were delivered, and those of all without an embedding
     try:
         with progress_line("embedding", "images") as move, ThreadPoolExecutor(1) as pool:
@@ -402,7 +402,7 @@ def _on_spark(
             receipt.unlink(missing_ok=True)
 
 
-def _leave(receipt: Path, written: Written) -> Written:
+def _leave(receipt: Path, written: SegmentRecord) -> SegmentRecord:
     """Say that a segment is whole, unless another attempt of the same task has said so of its own.
 
     What was said first counts, and is returned.
@@ -423,17 +423,17 @@ def _leave(receipt: Path, written: Written) -> Written:
         part.unlink()
 
 
-def _receipts(folder: Path, seen: set[str]) -> list[Written]:
+def _receipts(folder: Path, seen: set[str]) -> list[SegmentRecord]:
     """Read the receipts that were not seen yet."""
     fresh = sorted({file.name for file in folder.glob("*.receipt")} - seen)
     seen.update(fresh)
     return [_said_in(folder / name) for name in fresh]
 
 
-def _said_in(receipt: Path) -> Written:
+def _said_in(receipt: Path) -> SegmentRecord:
     """Return what a receipt says of a data file beside it; `LookalikeError` for one elsewhere."""
     try:
-        said: Written = read_json(receipt)
+        said: SegmentRecord = read_json(receipt)
         file = Path(said["path"])
     except (ValueError, KeyError, TypeError):
         raise _misleading(receipt) from None

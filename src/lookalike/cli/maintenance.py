@@ -108,7 +108,7 @@ def _advice(checked: "Checked", index: Path) -> str:
 
     counts = ", ".join(f"{count:,} x {kind}" for kind, count in checked.counts.items())
     if set(checked.counts) == {MODEL}:
-        return f"{index} is not whole ({counts}): restore {index / 'model'}, or index again"
+        return f"{index} is not whole ({counts}): restore {index / '_model'}, or index again"
     return f"{index} is not whole ({counts}): `lookalike check {index} --repair`"
 
 

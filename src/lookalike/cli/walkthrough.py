@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from lookalike import hashing, images, search
 from lookalike.build import Options, build_collection
+from lookalike.cache import delete_folder
 from lookalike.embedding import ImageEmbedder
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.export import export_csv
@@ -60,7 +60,7 @@ def run(
     new: Path | None = None
     if photos is None:
         started = time.perf_counter()
-        shutil.rmtree(out / "photos", ignore_errors=True)
+        delete_folder(out / "photos")
         collection = draw_collection(out / "photos", images=drawn)
         photos, labels, new = collection.photos, collection.labels, collection.new
         say(f"{drawn} cars drawn into {photos} in {time.perf_counter() - started:.0f} s")

@@ -5,7 +5,6 @@ The folder comes whole or not at all: tables of Parquet, figures in `found.json`
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.cache import delete_folder
 from lookalike.defaults import AGREES, CAP, IN_GALLERY, RECALL, SHOWN
 from lookalike.engine import Engine, check_engine
 from lookalike.errors import LookalikeError
@@ -383,4 +383,4 @@ def _graph(
     graph = folder / "graph"
     write_graph(collection, graph, k, recall=recall, spark=spark)
     yield graph
-    shutil.rmtree(graph)
+    delete_folder(graph)

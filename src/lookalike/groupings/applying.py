@@ -69,7 +69,7 @@ def set_aside(index: HasTable, found: Found, how: How, to: Name) -> Aside:  # no
                     given += 1
                     yield row[0], row[4]
 
-    with collection.asked(found.folder) as sql:
+    with collection.connect(found.folder) as sql:
         create_view(sql, "found", found.folder / TABLE)
         (total,) = fetch_row(sql, "select count(*) from found where action = 'drop'")
         query = sql.execute(_UNCHANGED)

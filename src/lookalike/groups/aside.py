@@ -19,12 +19,12 @@ from lookalike.given import Name, local_path
 from lookalike.groups.journal import JOURNAL, Entry, entries, journal
 from lookalike.groups.moving import PART, copy, is_copy, is_empty, is_moved, is_reserved, move
 from lookalike.images import Source, encode_path, full_path
-from lookalike.images.sources import is_inside, looked_at
+from lookalike.images.sources import INDEX_FILES, is_inside, looked_at
 
 How = Literal["copy", "move", "link", "list"]
 
 LIST = "drop.txt"
-_REPLACED = ("found.json", "lookalike.json")  # which a result has, and an index
+_REPLACED = ("found.json", *INDEX_FILES)  # which a result has, and an index
 _ELSEWHERE = "elsewhere"  # below the folder, for images that lie outside the root
 
 

@@ -63,7 +63,7 @@ def cluster(
         raise LookalikeError(f"resolution is {resolution}: 1 is usual, 2 makes smaller clusters")
     if least < 1:
         raise LookalikeError(f"clusters of {least} images at least: give a number from 1 on")
-    with collection.asked(folder) as sql:
+    with collection.connect(folder) as sql:
         ids = sql.execute("select id from stored where status = 'ok' order by id").fetchnumpy()
         linked, node = links(sql, graph, np.asarray(ids["id"], np.int64))
         parts = communities(linked, resolution)

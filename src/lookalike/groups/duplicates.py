@@ -129,7 +129,7 @@ def duplicates(
     if verify:
         source = collection.source
         looked_at(folder / "pairs", source, source, joined["spark"], agrees)
-    with collection.asked(folder) as sql:
+    with collection.connect(folder) as sql:
         create_view(sql, "found", folder / "pairs")
         if verify:
             query = """create temp table pairs as

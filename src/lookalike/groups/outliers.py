@@ -46,7 +46,7 @@ def outliers(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> d
     """
     check_k(k)
     out = folder / TABLE
-    with collection.asked(folder) as sql:
+    with collection.connect(folder) as sql:
         _near(sql, graph, k)
         sql.register(
             "reach", pa.RecordBatchReader.from_batches(_FAR, reach(Rows(collection.segments)))
@@ -112,7 +112,7 @@ def suspects(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> d
     """
     check_k(k)
     out = folder / SUSPECTS
-    with collection.asked(folder) as sql:
+    with collection.connect(folder) as sql:
         _near(sql, graph, k)
         sql.execute(
             """create temp table labels as

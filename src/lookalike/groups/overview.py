@@ -65,7 +65,7 @@ def overview(
     check_count(count)
     rows = Rows(collection.segments)
     labels = _labels(rows)
-    with collection.asked(folder) as sql:
+    with collection.connect(folder) as sql:
         view_neighbors(sql, graph, k)
         drawn = drawn_apart(rows, labels, count, seed)
         chosen = [

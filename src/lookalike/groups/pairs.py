@@ -5,7 +5,6 @@ What Spark ML calls `approxSimilarityJoin`, with the same meaning of distance. E
 many images had more is told. Each pair comes once.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike import hashing, search
+from lookalike.cache import delete_folder
 from lookalike.defaults import CAP, RECALL
 from lookalike.engine import Engine
 from lookalike.errors import LookalikeError
@@ -100,12 +100,12 @@ def join(
             running.sql(named, None, **tables).write.parquet(local_uri(pairs))
     else:
         pairs.mkdir()
-        with collection.asked(folder) as sql:
+        with collection.connect(folder) as sql:
             asking.view(sql, "other")
             create_view(sql, "graph", graph)
             named = named.format(graph="graph", a="stored", b="other", cap=cap)
             write_parquet(sql, named, pairs / "part-0.parquet")
-    shutil.rmtree(graph)
+    delete_folder(graph)
     return {**_figures(collection, pairs, within, cap, cut, other), "spark": by_spark}
 
 

@@ -1,6 +1,5 @@
 """Pairs that were found by their embeddings, looked at again by their pixels."""
 
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike import images
+from lookalike.cache import delete_folder
 from lookalike.defaults import AGREES
 from lookalike.groups.looking import COMPARED, Eyes, compared
 from lookalike.images.isolated import Viewer, viewer
@@ -54,7 +54,7 @@ def verify(
     else:
         checked.mkdir()
         _in_process(pairs / "part-0.parquet", checked / "part-0.parquet", a, b, agrees)
-    shutil.rmtree(pairs)
+    delete_folder(pairs)
     checked.rename(pairs)
 
 

@@ -4,7 +4,6 @@ https://spark.apache.org/docs/latest/ml-features.html#locality-sensitive-hashing
 """
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
-from lookalike.cache import new_folder
+from lookalike.cache import delete_folder, new_folder
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError, one_line
 from lookalike.given import Name, local_path
@@ -88,7 +87,7 @@ class Hasher:
     def save(self, folder: Name) -> None:
         """Write model and parameters; an older one there is replaced."""
         folder = local_path(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        delete_folder(folder)
         with new_folder(folder) as staging:
             self.model.save(local_uri(staging / "model"))
             about = json.dumps(asdict(self.parameters), indent=1)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from lookalike.errors import LookalikeError
 from lookalike.images.kinds import LeftOut, in_words, is_image, readable
-from lookalike.images.sources import Source, encode_path
+from lookalike.images.sources import INDEX_FILES, Source, encode_path
 
 _FARTHEST = 2**63 - 1  # nanoseconds, in the year 2262: a table holds no later time
 
@@ -65,7 +65,8 @@ def _walk_folder(
             raise LookalikeError(f"cannot read {encode_path(folder)}: {error.strerror}") from None
         yield Found(below(folder), f"unreadable folder: {error.strerror}")
         return
-    if above and {("lookalike.json", False), ("_delta_log", True)} <= set(entries):
+    names = {name for name, is_folder in entries if is_folder is False}
+    if above and ("_delta_log", True) in entries and not INDEX_FILES.isdisjoint(names):
         return
     # With the slash, folders sort where the paths of their files do.
     entries.sort(key=lambda entry: encode_path(entry[0]) + "/" * bool(entry[1]))

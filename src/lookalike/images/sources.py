@@ -24,6 +24,9 @@ _SHARDS = 100  # files of a table that may be named one by one: an index remembe
 # What a path may not hold as it is: the escape itself, control characters, bytes that are no UTF-8.
 _ESCAPED = re.compile("[%\x00-\x1f\x7f\udc80-\udcff]")
 
+INDEX_FILES = frozenset({"_lookalike.json", "lookalike.json"})
+"""Files of which an index has one at least, beside its folder `_delta_log`."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -126,7 +129,7 @@ def _is_table(name: str) -> bool:
     unknown: list[str] = []  # files that may be images
     entries = 0
     for folder, folders, files in os.walk(name):
-        if folder != name and "lookalike.json" in files and "_delta_log" in folders:
+        if folder != name and "_delta_log" in folders and not INDEX_FILES.isdisjoint(files):
             folders.clear()  # an index, which is not looked into
             continue
         folders[:] = [below for below in folders if not below.startswith((".", "_"))]

@@ -82,7 +82,7 @@ def plan(
     first_id = stored.next_id
     # A label that nobody takes back stays.
     label = "coalesce(listing.label, stored.label)" if keep_labels else "listing.label"
-    with stored.asked(folder) as sql:
+    with stored.connect(folder) as sql:
         create_view(sql, "listing", *listing)
         sql.execute(
             f"""create temp table todo as
@@ -101,7 +101,7 @@ def plan(
                         or (stored.status = 'skipped' and stored.id < $tried_from)
                     )
                 )""",
-            {"tried_from": stored.tried_from, "passing": passing_reasons()},
+            {"tried_from": stored.tried_from_id, "passing": passing_reasons()},
         )
         _find_gone(sql, below)
         whole = _find_whole(sql) if stored.source.kind == "table" else NO_IDS
@@ -258,7 +258,7 @@ def _known(stored: EmbeddingTable, sql: "DuckDBPyConnection", folder: Path) -> K
         start = stop
     for array in (hashes, found):
         array.flush()
-    ranges = stored.ranges()
+    ranges = stored.id_ranges()
     return Known(
         folder / "hashes.npy",
         folder / "found.npy",

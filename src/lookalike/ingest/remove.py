@@ -28,7 +28,7 @@ def matching(
     """
     found: list[Ids] = []
     unknown: list[str] = []
-    with stored.asked(folder) as sql:
+    with stored.connect(folder) as sql:
         sql.register("names", pa.table({"given": list(names), "path": list(names.values())}))
         sql.execute("create temp table exact as from names join stored using (path)")
         found.append(query_ids(sql, "select id from exact"))

@@ -7,7 +7,6 @@ weights file and without the network.
 import contextlib
 import hashlib
 import json
-import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Self
 
-from lookalike.cache import cache_folder, keeping, new_folder
+from lookalike.cache import cache_folder, delete_folder, keeping, new_folder
 from lookalike.errors import LookalikeError, Unreadable, says_nothing
 from lookalike.extras import require
 from lookalike.images import PREPROCESSING
@@ -77,7 +76,7 @@ class Model:
     def keep(self, folder: Path) -> None:
         """Write it into a folder of the cache in place of what is there, if that can be written."""
         with keeping():
-            shutil.rmtree(folder, ignore_errors=True)
+            delete_folder(folder)
             self.save(folder)
 
     @classmethod

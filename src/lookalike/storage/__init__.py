@@ -16,7 +16,9 @@ readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
 from lookalike.storage.caches import forget, forget_all
-from lookalike.storage.data_folders import discard, new_data_folder
+from lookalike.storage.data_folders import discard, is_unfinished, new_data_folder
+from lookalike.storage.description import FORMAT, is_index
+from lookalike.storage.errors import Conflict
 from lookalike.storage.locks import (
     is_busy,
     making_anew,
@@ -29,18 +31,12 @@ from lookalike.storage.segments import (
     SEGMENT,
     SEGMENT_DDL,
     Segment,
-    Written,
+    SegmentRecord,
     is_intact,
     rewrite_segment,
     write_segment,
 )
-from lookalike.storage.table import (
-    FORMAT,
-    Conflict,
-    EmbeddingTable,
-    is_index,
-    is_unfinished,
-)
+from lookalike.storage.table import EmbeddingTable
 
 __all__ = [
     "FORMAT",
@@ -50,7 +46,7 @@ __all__ = [
     "Conflict",
     "Log",
     "Segment",
-    "Written",
+    "SegmentRecord",
     "discard",
     "forget",
     "forget_all",

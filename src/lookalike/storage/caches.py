@@ -1,35 +1,35 @@
-"""Which folder keeps what is made from a data file: one for each content, however often it lies.
+"""The cache folders of data files: one for each content, shared by all copies of a file.
 
-The name of a data file says what it holds, and anybody may have written that name. So a file is
-read to the end and hashed before its cache is used. A mark in the cache then says which file that
-was: the next process asks no more than when and where it was written. A copy of the file finds the
-same cache, once it has been hashed as well. Each path has one mark, however often the file there
-becomes another to the system, as after each mount of some file systems.
+A data file is named by the hash of its content, but anybody may have given it that name. So it is
+hashed before its cache is used for the first time. A mark in the cache then records path, inode,
+size and times of the file: the next process compares these alone. A copy of the file finds the same
+cache once it has been hashed too. Each path has one mark; the inode may change, as after each mount
+of some file systems.
 """
 
 import hashlib
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from lookalike.cache import cache_folder, keeping, new_file
+from lookalike.cache import cache_folder, delete_folder, keeping, new_file
 from lookalike.untrusted import is_hash
 
-_OF = "of-"  # begins the name of a mark, which holds identity and path of the file
-_DIGITS = 32  # of a hash, hexadecimal
+MARK_PREFIX = "of-"
+HASH_LENGTH = 32  # hexadecimal digits
 
 
 def digest(file: Path) -> str:
-    """Return the hash of the content of a file, which names it. Raises `OSError`."""
+    """Return the hash of the content of a file, its name as a data file. Raises `OSError`."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def identity(file: Path) -> str:
-    """Return what changes with a file: where it is, its inode, size and times. Raises `OSError`.
+    """Return a hash of path, inode, size and times of a file. Raises `OSError`.
 
-    The time of its last change (`ctime`) is the system's: nobody can set it.
+    It changes with the file: the time of the last change (`ctime`) is the system's, and no program
+    can set it.
     """
     status = file.stat()
     parts = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -37,10 +37,10 @@ def identity(file: Path) -> str:
 
 
 def cache_of(file: Path) -> tuple[Path, str]:
-    """Return the folder of what is made from a data file, which may not exist. Raises `OSError`.
+    """Return the cache folder of a data file, which may not exist, and the file's `identity`.
 
-    It is of the content that the file has as long as its `identity` is the one returned with it.
-    What is not what its name says has a folder that no other file has.
+    The folder is for the content that the file has while its identity stays the same. A file whose
+    name is not the hash of its content has a folder of its own. Raises `OSError`.
     """
     now = identity(file)
     shared, own = _folder(file.stem), _folder(now)
@@ -60,27 +60,27 @@ def cache_of(file: Path) -> tuple[Path, str]:
 
 
 def mark(folder: Path, file: Path, now: str) -> None:
-    """Note in a cache that it is of a file, as long as its identity is `now`. Raises `OSError`."""
-    # One that is lost is made again.
+    """Record in a cache that it is of a file while its identity is `now`. Raises `OSError`."""
+    # A lost mark is made again.
     with new_file(_mark(folder, file), lasting=False) as part:
         part.write_bytes(now.encode() + _path(file))
 
 
 def forget(file: Path) -> None:
-    """Delete what is kept of a data file that is about to go, unless another file has the same."""
+    """Delete the cache of a data file that will be deleted, unless another has the same content."""
     with suppress(OSError):
         now = identity(file)
-        shutil.rmtree(_folder(now), ignore_errors=True)
+        delete_folder(_folder(now))
         if not is_hash(file.stem):
             return
         shared = _folder(file.stem)
         _mark(shared, file).unlink(missing_ok=True)
-        if not any(map(_is_there, shared.glob(f"{_OF}*"))):
-            shutil.rmtree(shared, ignore_errors=True)
+        if not any(map(_is_there, shared.glob(f"{MARK_PREFIX}*"))):
+            delete_folder(shared)
 
 
 def forget_all(path: Path) -> None:
-    """Delete what is kept of the data files of a table at `path` that is about to go."""
+    """Delete the caches of the data files of a table at `path` that will be deleted."""
     for file in path.glob("data/*/*.parquet"):
         forget(file)
 
@@ -93,14 +93,14 @@ def _is_there(marking: Path) -> bool:
 
 
 def _mark(folder: Path, file: Path) -> Path:
-    return folder / f"{_OF}{_hash(_path(file))}"
+    return folder / f"{MARK_PREFIX}{_hash(_path(file))}"
 
 
 def _marked(marking: Path) -> tuple[str, Path]:
-    """Return what `mark` has noted: what the identity of a file was, and its path."""
+    """Return the content of a mark: the identity of a file, and its path."""
     with suppress(OSError):
         noted = marking.read_bytes()
-        return noted[:_DIGITS].decode(errors="replace"), Path(os.fsdecode(noted[_DIGITS:]))
+        return noted[:HASH_LENGTH].decode(errors="replace"), Path(os.fsdecode(noted[HASH_LENGTH:]))
     return "", Path()
 
 
@@ -109,7 +109,7 @@ def _path(file: Path) -> bytes:
 
 
 def _hash(what: bytes) -> str:
-    return hashlib.blake2b(what, digest_size=_DIGITS // 2).hexdigest()
+    return hashlib.blake2b(what, digest_size=HASH_LENGTH // 2).hexdigest()
 
 
 def _folder(name: str) -> Path:

@@ -19,8 +19,9 @@ from lookalike.errors import LookalikeError
 from lookalike.extras import install, is_installed
 from lookalike.sql import Values, create_view
 from lookalike.storage.data_folders import discard
-from lookalike.storage.segments import Written, rewrite_segment
-from lookalike.storage.table import Conflict, EmbeddingTable
+from lookalike.storage.errors import Conflict
+from lookalike.storage.segments import SegmentRecord, rewrite_segment
+from lookalike.storage.table import EmbeddingTable
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -29,11 +30,11 @@ Ids = npt.NDArray[np.int64]
 NO_IDS: Ids = np.empty(0, np.int64)
 
 SMALL_SEGMENT_ROWS = 4096
-"""Rows under which a segment is small: many such are made one."""
+"""Rows under which a segment is small; many small segments are merged."""
 FULL_SEGMENT_ROWS = 16_384
-"""Rows up to which segments are made one."""
-SMALL_SEGMENTS_KEPT = 8
-"""Small segments in a row from which they are made one."""
+"""Rows of a merged segment at most."""
+MIN_MERGED_SEGMENTS = 8
+"""Small segments in a row from which they are merged."""
 MAX_COMMIT_ATTEMPTS = 30
 
 
@@ -59,9 +60,9 @@ def query_ids(sql: "DuckDBPyConnection", query: str, values: Values | None = Non
 
 @dataclass(frozen=True)
 class Step:
-    """What a commit changes: files that come, files that go, rows that came and went with them."""
+    """The changes of a commit: added and removed data files, counts of added and removed rows."""
 
-    added: Sequence[Written] = ()
+    added: Sequence[SegmentRecord] = ()
     removed: Sequence[Path] = ()
     rows_added: int = 0
     rows_removed: int = 0
@@ -70,10 +71,11 @@ class Step:
 def change(
     stored: EmbeddingTable, what: str, work_out: Callable[[EmbeddingTable, Path], Step]
 ) -> EmbeddingTable:
-    """Commit what `work_out` says of the newest version, again wherever another writer is quicker.
+    """Commit the step that `work_out` returns for the newest version.
 
-    It is given that version and a folder for new data files. Raises `LookalikeError` where others
-    keep writing all the time; the collection is then as they left it.
+    It is given that version and a folder for new data files, and is called again whenever another
+    writer commits first. Raises `LookalikeError` where that happens too often; the table is then
+    as the others left it.
     """
     for attempt in range(MAX_COMMIT_ATTEMPTS):
         stored = stored.newest()
@@ -98,15 +100,16 @@ def change(
 
 def without(
     stored: EmbeddingTable, gone: Ids, folder: Path
-) -> tuple[list[Written], list[Path], int]:
-    """Write the segments that hold rows with these ids, rising, again without them.
+) -> tuple[list[SegmentRecord], list[Path], int]:
+    """Write the segments that hold rows with these ids, rising, again without the rows.
 
-    Returns what was written, into `folder`, the files that it replaces, and how many rows went.
+    Returns the records of new files in `folder`, the files that they replace, and how many rows
+    were left out.
     """
-    written: list[Written] = []
+    written: list[SegmentRecord] = []
     replaced: list[Path] = []
     lost = 0
-    for file, first, last, rows in stored.ranges():
+    for file, first, last, rows in stored.id_ranges():
         here = gone[np.searchsorted(gone, first) : np.searchsorted(gone, last, side="right")]
         if not len(here):
             continue
@@ -116,7 +119,7 @@ def without(
             written += fresh
             replaced.append(file)
             lost += rows - left
-        else:  # its range holds them, it does not
+        else:  # none of the ids within its range is there
             Path(fresh[0]["path"]).unlink()
     return written, replaced, lost
 
@@ -124,7 +127,7 @@ def without(
 def remove(
     stored: EmbeddingTable, choose: Callable[[EmbeddingTable], Ids], what: str
 ) -> EmbeddingTable:
-    """Commit the removal of the rows that `choose` names by their ids, rising."""
+    """Commit the removal of the rows whose ids, rising, `choose` returns."""
 
     def work_out(newest: EmbeddingTable, folder: Path) -> Step:
         written, replaced, lost = without(newest, choose(newest), folder)
@@ -135,7 +138,7 @@ def remove(
 
 def grow(
     stored: EmbeddingTable,
-    written: Sequence[Written],
+    written: Sequence[SegmentRecord],
     first_id: int,
     folder: Path,
     what: str,
@@ -145,11 +148,11 @@ def grow(
 ) -> tuple[EmbeddingTable, bool]:
     """Commit new segments, in place of the rows that their paths had when they were planned.
 
-    Those have ids under `first_id`. A row with a later id is another writer's, who had the same
-    path meanwhile: it stays, and ours is left out. `beside` says whether others have written
-    between the plan and `stored`; whether they have by now is returned as well. Then ids may have
-    been given to them, and ours become later ones. `replaces` says whether any row may be replaced;
-    `folder` is for DuckDB.
+    Those rows have ids under `first_id`. A row with a later id and the same path was written by
+    another process meanwhile: it stays, and the new row is left out. `beside` says whether others
+    have written between the plan and `stored`; whether they have by now is returned too. Then the
+    new rows get later ids, as the others may have used these. `replaces` says whether any row may
+    be replaced; DuckDB spills into `folder`.
     """
     least = min(row["first_id"] for row in written)
     before = stored.version
@@ -176,15 +179,15 @@ def grow(
     return change(stored, what, work_out), others
 
 
-def _rows(written: Iterable[Written]) -> int:
+def _rows(written: Iterable[SegmentRecord]) -> int:
     return sum(row["rows"] for row in written)
 
 
 def _overlap(
-    stored: EmbeddingTable, written: Sequence[Written], first_id: int, folder: Path
+    stored: EmbeddingTable, written: Sequence[SegmentRecord], first_id: int, folder: Path
 ) -> tuple[Ids, Ids]:
     """Return the ids of stored rows that new ones replace, and of new ones that are left out."""
-    with stored.asked(folder) as sql:
+    with stored.connect(folder) as sql:
         create_view(sql, "ours", *(Path(row["path"]) for row in written))
         # A disk that is away for a moment costs no embedding: that is the last case.
         sql.execute(
@@ -203,7 +206,7 @@ def _overlap(
             from ours join stored using (path)""",
             {
                 "first_id": first_id,
-                "tried_from": stored.tried_from,
+                "tried_from": stored.tried_from_id,
                 "passing": passing_reasons(),
             },
         )
@@ -211,11 +214,11 @@ def _overlap(
         return gone, query_ids(sql, "select ours as id from shared where stays")
 
 
-def compact(stored: EmbeddingTable, few: int = SMALL_SEGMENTS_KEPT) -> EmbeddingTable:
-    """Make one segment of small ones that follow each other, where there are `few` or more."""
+def compact(stored: EmbeddingTable, few: int = MIN_MERGED_SEGMENTS) -> EmbeddingTable:
+    """Merge small segments that follow each other, where there are `few` or more."""
 
     def work_out(newest: EmbeddingTable, folder: Path) -> Step:
-        added: list[Written] = []
+        added: list[SegmentRecord] = []
         removed: list[Path] = []
         for files in _runs(newest):
             if len(files) >= few:
@@ -227,10 +230,10 @@ def compact(stored: EmbeddingTable, few: int = SMALL_SEGMENTS_KEPT) -> Embedding
 
 
 def _runs(stored: EmbeddingTable) -> list[list[Path]]:
-    """Return runs of small segments that together are no more than a full one."""
+    """Return runs of small segments, each with the rows of a full segment at most."""
     runs: list[list[Path]] = [[]]
     total = 0
-    for file, _, _, rows in stored.ranges():
+    for file, _, _, rows in stored.id_ranges():
         if rows >= SMALL_SEGMENT_ROWS or total + rows > FULL_SEGMENT_ROWS:
             runs.append([])
             total = 0

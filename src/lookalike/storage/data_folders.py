@@ -1,38 +1,28 @@
-"""Folders for new data files, and what writers that were killed left behind in them.
+"""Folders for new data files, and the leftovers of killed writers in them.
 
-A folder has a mark while somebody fills it, so that what a killed writer left is found without
-reading the log, which takes long where there are many versions.
+A folder has a mark while a writer fills it. So leftovers are found without reading the log, which
+takes long where there are many versions.
 """
 
-import fcntl
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pyarrow.parquet as pq
 
+from lookalike.cache import delete_folder
+from lookalike.storage.description import has_versions, lock_description
+
 MARK = ".writing"
-"""The file in a folder that somebody fills."""
-
-
-@contextmanager
-def describing(path: Path) -> Iterator[None]:
-    """Let one process at a time change what is said of the collection at `path`."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
+"""The file in a folder that a writer fills."""
 
 
 def new_data_folder(path: Path) -> Path:
-    """Make a folder for new data files of the collection at `path`; return it."""
+    """Make a folder for new data files of the table at `path`; return it."""
     folder = path.absolute() / "data" / uuid4().hex
     folder.mkdir(parents=True)
     (folder / MARK).touch()
@@ -42,8 +32,8 @@ def new_data_folder(path: Path) -> Path:
 def discard(path: Path, folder: Path, since: int) -> None:
     """End the use of a folder: delete the files in it that no version after `since` has added.
 
-    Also where a commit was made and something went wrong right afterwards: what the log names
-    stays, whatever whoever wrote it has been told. The folder goes too if nothing is left in it.
+    The log decides: a commit may have been made although its writer got an error. An empty folder
+    is deleted too.
     """
     committed: set[str] = set()
     for log in (path / "_delta_log").glob("*.json"):
@@ -54,8 +44,8 @@ def discard(path: Path, folder: Path, since: int) -> None:
 
 
 def _close(folder: Path, committed: Set[str]) -> None:
-    """Delete what was not committed, and the mark last of all: what is left without it stays."""
-    with suppress(OSError):  # a writer that was given up still writes: the mark stays, too
+    """Delete uncommitted files, and then the mark: files in a folder without it stay."""
+    with suppress(OSError):  # an abandoned writer still writes: the mark stays too
         for name in set(os.listdir(folder)) - committed - {MARK}:
             (folder / name).unlink(missing_ok=True)
         kept = set(os.listdir(folder)) - {MARK}
@@ -66,19 +56,19 @@ def _close(folder: Path, committed: Set[str]) -> None:
 
 
 def clear(path: Path) -> None:
-    """Delete what killed writers left in the collection at `path`; every version stays as it is.
+    """Delete what killed writers left in the table at `path`; every version stays as it is.
 
-    Nobody else may write meanwhile. What cannot be deleted stays.
+    No other process may write meanwhile. What cannot be deleted stays.
     """
     with suppress(OSError):
         log = path / "_delta_log"
         for part in [] if log.is_symlink() else log.glob("*.json#*"):  # as delta-rs names them
             part.unlink()
-        with describing(path):
-            for part in path.glob(".*-lookalike.json"):  # of `cache.new_file`
+        with lock_description(path):
+            for part in path.glob(".*lookalike.json"):  # of `cache.new_file`
                 part.unlink()
         for folder in path.glob(".work-*/"):
-            shutil.rmtree(folder, ignore_errors=True)
+            delete_folder(folder)
         named: set[str] | None = None
         data = path / "data"
         for folder in [] if data.is_symlink() else data.glob("*/"):
@@ -92,7 +82,7 @@ def clear(path: Path) -> None:
 
 
 def _named_in_log(path: Path) -> set[str]:
-    """Return the names of all data files that the log of a collection says anything of."""
+    """Return the names of all data files in the log of a table, added or removed."""
     name = re.compile(r"[0-9a-f]{32}\.parquet")
     log = path / "_delta_log"
     found: set[str] = set()
@@ -103,3 +93,12 @@ def _named_in_log(path: Path) -> set[str]:
         for column in actions.flatten().columns:
             found.update(name.findall(" ".join(filter(None, column.to_pylist()))))
     return found
+
+
+def is_unfinished(path: Path) -> bool:
+    """Say whether something began to make an index at `path` and committed nothing yet."""
+    if has_versions(path):
+        return False
+    begun = (path / ".writers").is_file() or (path.is_dir() and not any(path.iterdir()))
+    # A folder without a mark was committed: the log is lost, and nothing may be deleted.
+    return begun and all((one / MARK).exists() for one in (path / "data").glob("*/"))

@@ -1,4 +1,4 @@
-"""Folders that come whole or not at all, and who may write into a collection."""
+"""Locks: who may write into a table, and who may make another in its place."""
 
 import contextlib
 import fcntl
@@ -13,35 +13,39 @@ from typing import IO
 from lookalike.cache import staging_folder
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
 from lookalike.storage.data_folders import clear
+from lookalike.storage.description import upgrade
+from lookalike.storage.errors import ReadOnly
 
-_PATIENCE = 2.0  # seconds, with who has a collection to itself: mostly to clear up in it
-
-
-class ReadOnly(LookalikeError):
-    """A collection that this process may not write into."""
+PATIENCE_S = 2.0
+"""How long to wait for a writer that has the table to itself, mostly to clear up in it."""
+POLL_S = 0.05
 
 
 @contextmanager
-def writing(path: Path, *, alone: bool = False) -> Iterator[Callable[[], None]]:
-    """Say that this process writes into the collection at `path`, beside others or `alone`.
+def writing(
+    path: Path, *, alone: bool = False, only_looks: bool = False
+) -> Iterator[Callable[[], None]]:
+    """Hold the right to write into the table at `path`, beside others or `alone`.
 
-    Raises `LookalikeError` where it must be alone and is not, the collection is `ReadOnly`, or the
-    disk is full, which may turn out only in the block. The lock goes with the process, however it
-    ends. Gives a function that lets others write as well. Who comes first clears up after writers
-    that were killed.
+    Raises `LookalikeError` where it must be alone and is not, the table is `ReadOnly`, or the disk
+    is full, which may turn out only in the block. The lock goes with the process, however it ends.
+    Gives a function that lets others write as well. The first writer clears up after those that
+    were killed, and upgrades an index of an older format, unless it `only_looks`.
     """
-    give_up = time.monotonic() + _PATIENCE
+    give_up = time.monotonic() + PATIENCE_S
     with contextlib.ExitStack() as stack:
         while True:
             lock = stack.enter_context(_opened(path))
             if _takes(lock, fcntl.LOCK_EX):
                 clear(path)
+                if not only_looks:
+                    upgrade(path)
             while not _takes(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
                 if time.monotonic() > give_up:
                     who = "something writes into it" if alone else "something has it to itself"
                     raise LookalikeError(f"{path} is busy, {who}: try again later")
-                time.sleep(0.05)
-            # Meanwhile another collection may have taken its place, with a lock of its own.
+                time.sleep(POLL_S)
+            # Meanwhile another table may have taken its place, with a lock of its own.
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.fstat(lock.fileno()), os.stat(path / ".writers")):
                     break
@@ -55,14 +59,13 @@ def writing(path: Path, *, alone: bool = False) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def working(path: Path, *, only_looks: bool = False) -> Iterator[Path]:
-    """Say that this process writes into the collection at `path`, as `writing`; give a folder.
+    """Hold the right to write into the table at `path`, as `writing`; give a staging folder in it.
 
-    It is a staging folder in the collection. Where the process `only_looks` and may not write
-    there, it is a temporary one of the system's.
+    Where the process `only_looks` and may not write there, it is a temporary folder of the system.
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(writing(path))
+            stack.enter_context(writing(path, only_looks=only_looks))
             folder = stack.enter_context(staging_folder(path / "work"))
         except (ReadOnly, PermissionError):
             if not only_looks:
@@ -91,7 +94,7 @@ def _takes(lock: IO[str], how: int) -> bool:
 
 
 def is_busy(path: Path) -> bool:
-    """Say whether something writes into the collection at `path`, or may do so for all we see."""
+    """Say whether something writes into the table at `path`, or whether that cannot be known."""
     try:
         with (path / ".writers").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,14 +106,14 @@ def is_busy(path: Path) -> bool:
 
 
 def successor(out: Path) -> Path:
-    """Return the hidden folder beside a collection in which one is made to take its place."""
+    """Return the hidden folder beside a table in which its replacement is made."""
     real = Path(os.path.realpath(out))
     return real.with_name(f".{real.name}.next")
 
 
 @contextmanager
 def making_anew(out: Path) -> Iterator[Path]:
-    """Give the folder `successor`, which may be there of a run that was killed, to one at a time.
+    """Give the folder `successor` to one process at a time; a killed run may have left it.
 
     Raises `LookalikeError` where another process has it, and where nothing can be made there.
     """

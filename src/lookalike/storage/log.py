@@ -1,4 +1,4 @@
-"""The log of a collection as a whole: its versions, the data files of each, and what is of none."""
+"""Reads the whole Delta log: the versions, the data files of each, and files of none."""
 
 import itertools
 import json
@@ -8,28 +8,34 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 import pyarrow as pa
 
 from lookalike.storage.data_folders import MARK
+from lookalike.storage.description import find_folder
+from lookalike.storage.transactions import COUNTS, OPERATION
 from lookalike.untrusted import inner_names
 
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
 # https://github.com/delta-io/delta/blob/master/PROTOCOL.md#checkpoints: in one file, in several, or
-# named by a UUID. Whoever is killed while writing one leaves a longer name.
+# named by a UUID. A killed writer of one leaves a longer name.
 _CHECKPOINT = re.compile(
     r"\d{20}\.checkpoint(\.parquet|\.\d{10}\.\d{10}\.parquet|\.[0-9a-f-]{36}\.(parquet|json))"
 )
-_LEFT = 3600  # seconds after which nobody who lives still writes to a nameless file
+MIN_LEFTOVER_AGE_S = 3600
+"""Age from which a temporary file belongs to a killed writer."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version: when it was made, and how its data files differ from those of the one before.
+    """One version: its time, and how its data files differ from those of the version before.
 
-    `time` in milliseconds since 1970. `added` has their sizes; of the first version in the log it
-    has all.
+    `time` is in milliseconds since 1970. `added` has the sizes in bytes, by name; of the first
+    version in the log it has all data files.
     """
 
     number: int
@@ -40,9 +46,9 @@ class Version:
 
 @dataclass(frozen=True)
 class Log:
-    """The versions that the log can still tell of, oldest first, each the next of the one before.
+    """The versions in the log, oldest first, without gaps.
 
-    Whether their data files are there is another question: `openable`.
+    Their data files may be gone: see `openable`.
     """
 
     path: Path
@@ -50,9 +56,10 @@ class Log:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read it from the commits, and a checkpoint where the first commits are gone.
+        """Read the log from its commits, and from a checkpoint where the first ones are gone.
 
-        Raises `OSError`, `ValueError`, `KeyError`, `TypeError` or a `DeltaError` for a damaged one.
+        Raises `OSError`, `ValueError`, `KeyError`, `TypeError` or a `DeltaError` where it is
+        damaged.
         """
         folder = path / "_delta_log"
         names = sorted(os.listdir(folder))
@@ -72,7 +79,7 @@ class Log:
         return cls(path, tuple(versions))
 
     def files(self, first: int = 0) -> dict[str, int]:
-        """Return the data files that version `first` or a later one has, with their sizes."""
+        """Return the data files of version `first` and of later ones, with their sizes in bytes."""
         named: dict[str, int] = {}
         for version in self.versions:
             if version.number <= first:
@@ -82,7 +89,7 @@ class Log:
         return named
 
     def openable(self) -> set[int]:
-        """Return the versions whose data files are all there, as large as they were written."""
+        """Return the versions whose data files are all there, in the size that was written."""
         found: set[int] = set()
         lost: set[str] = set()
         for version in self.versions:
@@ -95,14 +102,14 @@ class Log:
         return found
 
     def kept_since(self, moment: float) -> int:
-        """Return the oldest version that was still the newest after a moment, in seconds."""
+        """Return the oldest version that was the newest after a time, in seconds since 1970."""
         for version, following in itertools.pairwise(self.versions):
             if following.time > moment * 1000:
                 return version.number
         return self.versions[-1].number
 
     def strangers(self, first: int = 0) -> list[Path]:
-        """Return what lies among the data files and no version from `first` on has."""
+        """Return files among the data files that no version from `first` on has."""
         named = self.files(first)
         return [
             file
@@ -111,35 +118,53 @@ class Log:
         ]
 
     def leftovers(self) -> list[Path]:
-        """Return nameless files and folders that a writer left when it was killed, an hour ago."""
+        """Return temporary files and folders of writers that were killed over an hour ago."""
         found: list[Path] = []
         for folder, pattern in (
-            (self.path, ".*-lookalike.json"),
+            (self.path, ".*lookalike.json"),
             (self.path / "_delta_log", "_commit_*.tmp"),
-            (self.path / "signatures", ".*-*"),
-            (self.path / "lsh", ".*-*"),
+            (find_folder(self.path, "signatures"), ".*-*"),
+            (find_folder(self.path, "lsh"), ".*-*"),
         ):
             found += [one for one in _found(folder, pattern) if _is_old(one)]
         return sorted(found)
 
     def hash_folders(self, versions: Iterable[int]) -> list[Path]:
-        """Return the folders of hash models of other versions than these."""
+        """Return the folders of hash models of all but these versions."""
         kept = {str(number) for number in versions}
-        folders = _found(self.path / "lsh", "[0-9]*")
+        folders = _found(find_folder(self.path, "lsh"), "[0-9]*")
         return sorted(folder for folder in folders if folder.name not in kept)
 
     def measured_before(self, first: int) -> list[Path]:
-        """Return the files with what signatures were worth in versions that nobody asks again.
+        """Return the files with the measured recall of versions before `first`.
 
-        The newest that version `first` can go by stays, older as it may be.
+        The newest of them that version `first` can use is left out.
         """
         files = {
             int(file.stem): file
-            for file in _found(self.path / "signatures", "*.json")
+            for file in _found(find_folder(self.path, "signatures"), "*.json")
             if file.stem.isdecimal()
         }
         before = sorted(number for number in files if number <= first)
         return [files[number] for number in before[:-1]]
+
+
+def history(table: "DeltaTable", log: Log) -> list[dict[str, Any]]:
+    """Return a record of each version, newest first.
+
+    It has `version`, `time` in milliseconds since 1970, `what` was done, how many rows were `added`
+    and `removed`, and how many `images` and `skipped` inputs there were then; of versions made by
+    other programs only the first three. `kept` says whether it can still be opened.
+    """
+    records = []
+    kept = log.openable()
+    for commit in table.history():
+        record = {"version": commit["version"], "time": commit["timestamp"]}
+        record["kept"] = commit["version"] in kept
+        record["what"] = commit.get(OPERATION) or str(commit.get("operation", "")).lower()
+        counts = {key: commit.get(f"{OPERATION}.{key}") for key in COUNTS}
+        records.append(record | {k: None if v is None else int(v) for k, v in counts.items()})
+    return records
 
 
 def _whole(path: Path, number: int) -> Version:
@@ -183,7 +208,7 @@ def _size(file: Path) -> int | None:
 
 
 def _found(folder: Path, pattern: str) -> list[Path]:
-    """Return what may be deleted of a folder: nothing where it is a link, which leads elsewhere."""
+    """Return the entries of a folder; none where it is a link, which leads elsewhere."""
     return [] if folder.is_symlink() else list(folder.glob(pattern))
 
 
@@ -196,6 +221,6 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _is_old(path: Path) -> bool:
     try:
-        return path.stat().st_mtime < time.time() - _LEFT
-    except OSError:  # its writer has just named it
+        return path.stat().st_mtime < time.time() - MIN_LEFTOVER_AGE_S
+    except OSError:  # its writer has just renamed it
         return False

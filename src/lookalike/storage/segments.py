@@ -53,7 +53,7 @@ SEGMENT = pa.schema(
 SEGMENT_DDL = "path string" + "".join(f", {name} bigint" for name in SEGMENT.names[1:])
 """The same as Spark writes schemas."""
 
-Written = dict[str, Any]
+SegmentRecord = dict[str, Any]
 """A row of `SEGMENT`."""
 
 
@@ -101,11 +101,11 @@ def rewrite_segment(
     folder: Path,
     without: npt.NDArray[np.int64] | None = None,
     shift: int = 0,
-    mend: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda batch: batch,
-) -> list[Written]:
+    transform: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda batch: batch,
+) -> list[SegmentRecord]:
     """Write the rows of some data files to one new file; return its row of `SEGMENT`, if any.
 
-    Rows pass through `mend` first. Left out are those whose id is one of `without`; `shift` is
+    Rows pass through `transform` first. Left out are those whose id is one of `without`; `shift` is
     added to the others' ids. Order stays. A group of rows is in memory at a time.
     """
     dropped = pa.array(without if without is not None else [], pa.int64())
@@ -113,7 +113,7 @@ def rewrite_segment(
     def kept() -> Iterator[pa.RecordBatch]:
         for file in files:
             for batch in row_batches(file, ROW.names):
-                batch = mend(batch)
+                batch = transform(batch)
                 batch = batch.filter(pc.invert(pc.is_in(batch["id"], dropped)))
                 if batch.num_rows:
                     ids = pc.add(batch["id"], shift)

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lookalike.cache import delete_folder
 from lookalike.errors import LookalikeError, one_line
 from lookalike.given import Name, local_path
 from lookalike.images import PREPROCESSING
@@ -151,7 +151,7 @@ def fine_tune(
         checkpoint.unlink(missing_ok=True)
         measured_before.unlink(missing_ok=True)
     if work is None:
-        shutil.rmtree(place, ignore_errors=True)
+        delete_folder(place)
     return Trained(
         out=out,
         model=model,

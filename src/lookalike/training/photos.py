@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from lookalike import images
-from lookalike.cache import staging_folder
+from lookalike.cache import delete_folder, staging_folder
 from lookalike.errors import ImageError, LookalikeError, says_nothing
 from lookalike.images import IsolatedDecoder, LeftOut, Source
 from lookalike.images.labels import open_labels
@@ -128,7 +128,7 @@ def gather(
                     f"{folder} cannot be read now ({error}): solve that, or choose "
                     "another `work` folder"
                 ) from None
-        shutil.rmtree(folder, ignore_errors=True)  # now: else the disk has to hold both
+        delete_folder(folder)  # now: else the disk has to hold both
         _check_room(folder.parent, sum(one.count for one in listings), more)
         fresh = staging / "photos"
         fresh.mkdir()

@@ -1,4 +1,4 @@
-"""Upkeep of a collection: check all that must be true of it, repair it, delete what is old."""
+"""Maintenance of a table of embeddings: check, repair, vacuum."""
 
 from lookalike.storage.maintenance.check import check
 from lookalike.storage.maintenance.findings import MODEL, Checked, Finding

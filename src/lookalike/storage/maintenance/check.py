@@ -1,4 +1,4 @@
-"""Checks all that must be true of a collection, file by file and then as a whole."""
+"""Checks a table, file by file and then as a whole."""
 
 import contextlib
 import tempfile
@@ -14,7 +14,7 @@ from lookalike.progress import progress_line
 from lookalike.spark import cores
 from lookalike.sql import connect, create_view, fetch_row
 from lookalike.storage import EmbeddingTable, Segment, is_busy
-from lookalike.storage.maintenance.data_files import Look, look_at
+from lookalike.storage.maintenance.data_files import CheckedFile, check_file
 from lookalike.storage.maintenance.findings import (
     ID,
     LEFT,
@@ -30,173 +30,175 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 CheckSignatures = Callable[[EmbeddingTable], Iterable[tuple[Path, str]]]
-"""Gives each file about signatures that cannot be used, and why."""
+"""Yields each file about signatures that cannot be used, with the reason."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a check found, with all that a repair has to know of it.
+    """The result of a check, with all that a repair needs.
 
-    `derived` are files and folders that are made again where they are missing; `strays` belong to
-    nothing.
+    `derived` are damaged files and folders that are made again when needed. `strays` belong to no
+    version.
     """
 
     checked: Checked
-    looks: Sequence[Look]
-    paths_twice: bool
+    files: Sequence[CheckedFile]
+    has_repeated_paths: bool
     derived: Sequence[Path]
     strays: Sequence[Path]
 
 
-def check(collection: EmbeddingTable, check_signatures: CheckSignatures) -> Checked:
-    """Check all that must be true of a collection, at the version that is open.
+def check(table: EmbeddingTable, check_signatures: CheckSignatures) -> Checked:
+    """Check a table at the version that is open; change nothing.
 
-    Every byte of its data files is read, a group of rows of each at a time; nothing is changed.
-    Of older versions it is seen whether their files are there. Raises `OSError` for a file that
-    may not be read, and `LookalikeError` where the log cannot.
+    Every byte of its data files is read, a group of rows at a time. Of older versions only the
+    presence of their files is checked. Raises `OSError` for a file that may not be read, and
+    `LookalikeError` where the log cannot be read.
     """
-    return inspect(collection, check_signatures).checked
+    return inspect(table, check_signatures).checked
 
 
 def inspect(
-    collection: EmbeddingTable, check_signatures: CheckSignatures, *, alone: bool = False
+    table: EmbeddingTable, check_signatures: CheckSignatures, *, alone: bool = False
 ) -> Inspection:
-    """Check a collection; `alone` says that nobody else can be writing into it."""
+    """Check a table; `alone` says that no other process can be writing into it."""
     findings = Findings()
-    looks = _look_at_files(collection)
-    for look in looks:
-        findings.extend(look.findings)
-    _compare_ids(collection, looks, findings)
-    paths_twice = _compare_paths(looks, findings)
-    _look_at_model(collection, findings)
+    files = _check_files(table)
+    for file in files:
+        findings.extend(file.findings)
+    _compare_ids(table, files, findings)
+    has_repeated_paths = _compare_paths(files, findings)
+    _check_model(table, findings)
     derived = []
-    for file, problem in check_signatures(collection):
-        findings.add(SIGNATURES, str(file.relative_to(collection.path)), problem)
-        derived.append(file)
-    derived += [Segment(look.file.absolute()).cache for look in looks if not look.cached]
-    strays, older, openable = _look_around(collection, alone)
+    for path, problem in check_signatures(table):
+        findings.add(SIGNATURES, str(path.relative_to(table.path)), problem)
+        derived.append(path)
+    derived += [Segment(file.file.absolute()).cache for file in files if not file.cache_matches]
+    strays, older, openable = _find_strays(table, alone)
     for path in strays:
-        name = str(path.relative_to(collection.path))
-        findings.add(LEFT, name, "belongs to no version and to nobody")
+        findings.add(LEFT, str(path.relative_to(table.path)), "belongs to no version and to nobody")
     checked = Checked(
-        collection.version,
-        len(looks),
-        sum(look.rows for look in looks),
+        table.version,
+        len(files),
+        sum(file.rows for file in files),
         older,
         openable,
         {kind: count for kind, count in sorted(findings.counts.items()) if count},
         tuple(findings.examples),
     )
-    return Inspection(checked, looks, paths_twice, derived, strays)
+    return Inspection(checked, files, has_repeated_paths, derived, strays)
 
 
-def _look_at_files(collection: EmbeddingTable) -> list[Look]:
-    """Look at each data file, in the order of the ids that the log says."""
-    width = collection.about_model["width"]
-    written = collection.written()
-    total = sum(said["rows"] or 0 for said in written)
+def _check_files(table: EmbeddingTable) -> list[CheckedFile]:
+    """Check each data file, in the order of ids in the log."""
+    width = table.about_model["width"]
+    records = table.segment_records()
+    total = sum(record["rows"] or 0 for record in records)
     done = 0
     with progress_line("checking", "rows") as move, ThreadPoolExecutor(cores()) as pool:
         try:
-            waiting = [pool.submit(look_at, said, collection.path, width) for said in written]
+            waiting = [pool.submit(check_file, record, table.path, width) for record in records]
             for finished in as_completed(waiting):
-                done += finished.result().said["rows"] or 0
+                done += finished.result().record["rows"] or 0
                 move(done, total)
-            return [one.result() for one in waiting]
+            return [future.result() for future in waiting]
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _compare_ids(collection: EmbeddingTable, looks: Sequence[Look], findings: Findings) -> None:
-    """Find ids that are there twice, and files whose ids lie among another's."""
-    doubtful = {look.file: look for look in looks if look.usable and not look.rising}
-    highest: Look | None = None
-    ranges = sorted((look.ids, at) for at, look in enumerate(looks) if look.usable and look.ids)
+def _compare_ids(table: EmbeddingTable, files: Sequence[CheckedFile], findings: Findings) -> None:
+    """Find repeated ids, and files whose ids lie among those of another."""
+    doubtful = {file.file: file for file in files if file.usable and not file.sorted}
+    highest: CheckedFile | None = None
+    ranges = sorted((file.ids, at) for at, file in enumerate(files) if file.usable and file.ids)
     for (first, last), at in ranges:
-        look = looks[at]
+        file = files[at]
         if highest is not None and highest.ids and first <= highest.ids[1]:
-            look.apart = False
-            doubtful |= {look.file: look, highest.file: highest}
+            file.disjoint = False
+            doubtful |= {file.file: file, highest.file: highest}
         if highest is None or not highest.ids or last > highest.ids[1]:
-            highest = look
+            highest = file
     if not doubtful:
         return
     with _connected(list(doubtful.values())) as sql:
-        again = "select id, count() - 1 as more from stored where id is not null group by id"
-        _count(sql, f"{again} having more > 0", ID, "is the number of another image too", findings)
-    for look in doubtful.values():
-        if look.rising and not look.apart:
-            name = str(look.file.relative_to(collection.path))
+        repeated = "select id, count() - 1 as more from stored where id is not null group by id"
+        detail = "is the number of another image too"
+        _count(sql, f"{repeated} having more > 0", ID, detail, findings)
+    for file in doubtful.values():
+        if file.sorted and not file.disjoint:
+            name = str(file.file.relative_to(table.path))
             findings.add(ORDER, name, "its ids lie among those of another file")
 
 
-def _compare_paths(looks: Sequence[Look], findings: Findings) -> bool:
-    """Find paths that are there twice; say whether any is."""
-    with progress_line("comparing paths"), _connected(looks) as sql:
-        again = f"select path, count() - 1 as more from ({ALIKE}) group by path having more > 0"
-        return _count(sql, again, PATH, "is in the index more than once", findings)
+def _compare_paths(files: Sequence[CheckedFile], findings: Findings) -> bool:
+    """Find repeated paths; say whether there are any."""
+    with progress_line("comparing paths"), _connected(files) as sql:
+        repeated = (
+            f"select path, count() - 1 as more from ({SIMILAR_PATHS}) group by path having more > 0"
+        )
+        return _count(sql, repeated, PATH, "is in the index more than once", findings)
 
 
-# Numbers take a fraction of the room that paths do, where there are more than fit in memory.
-ALIKE = (
+# Hashes take a fraction of the room of paths, where there are more than fit in memory.
+SIMILAR_PATHS = (
     "select path, id from stored where path is not null and hash(path) in "
     "(select hash(path) from stored group by hash(path) having count() > 1)"
 )
-"""SQL for the rows, among a few others, whose path another row of `stored` has."""
+"""SQL for the rows of `stored` whose path another row has, and a few others with the same hash."""
 
 
 @contextlib.contextmanager
-def _connected(looks: Sequence[Look]) -> "Iterator[DuckDBPyConnection]":
+def _connected(files: Sequence[CheckedFile]) -> "Iterator[DuckDBPyConnection]":
     """Give a connection that sees the rows of the usable files as `stored`."""
-    files = [look.file for look in looks if look.usable]
-    with scratch() as folder, connect(folder) as sql:
-        if files:
-            create_view(sql, "stored", *files)
+    usable = [file.file for file in files if file.usable]
+    with temporary_folder() as folder, connect(folder) as sql:
+        if usable:
+            create_view(sql, "stored", *usable)
         else:
             sql.execute("create view stored as select null as path, 0 as id where false")
         yield sql
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Give a folder for what does not fit in memory; not in the collection, which may be shut."""
+def temporary_folder() -> Iterator[Path]:
+    """Give a folder for what does not fit in memory; not in the index, which may be read-only."""
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         yield Path(folder)
 
 
 def _count(
-    sql: "DuckDBPyConnection", query: str, kind: str, words: str, findings: Findings
+    sql: "DuckDBPyConnection", query: str, kind: str, detail: str, findings: Findings
 ) -> bool:
-    """Add what a query gives, as a name and how many rows too many have it; say whether it does."""
+    """Add the rows of a query, a name and a count of surplus rows; say whether there are any."""
     sql.execute(f"create temp table found as {query}")
     (total,) = fetch_row(sql, "select coalesce(sum(more), 0)::bigint from found")
     wanted = {"wanted": findings.wanted(kind)}
     for name, _ in sql.execute("from found order by all limit $wanted", wanted).fetchall():
-        findings.add(kind, str(name), words, 0)
+        findings.add(kind, str(name), detail, 0)
     findings.counts[kind] += total
     return bool(total)
 
 
-def _look_at_model(collection: EmbeddingTable, findings: Findings) -> None:
+def _check_model(table: EmbeddingTable, findings: Findings) -> None:
     try:
-        model = collection.model
+        model = table.model
     except Unreadable:
         raise
     except LookalikeError as error:
-        findings.add(MODEL, "model", str(error))
+        findings.add(MODEL, "_model", str(error))
         return
-    if model.about() != collection.about_model:
-        findings.add(MODEL, "model", "is not the one that the vectors were made with: index again")
+    if model.about() != table.about_model:
+        findings.add(MODEL, "_model", "is not the one that the vectors were made with: index again")
 
 
-def _look_around(collection: EmbeddingTable, alone: bool) -> tuple[list[Path], int, int]:
-    """Return what belongs to nothing; how many older versions there are, and can be opened."""
-    # What is being written is in the log by the time that it is read, or its writer is still there.
-    before = set(collection.log().strangers())
-    quiet = alone or (bool(before) and not is_busy(collection.path))
-    log = collection.log()
+def _find_strays(table: EmbeddingTable, alone: bool) -> tuple[list[Path], int, int]:
+    """Return files and folders of no version, and the counts of older and of openable versions."""
+    # A file that is being written is in the log when that is read again, or its writer still lives.
+    before = set(table.log().strangers())
+    quiet = alone or (bool(before) and not is_busy(table.path))
+    log = table.log()
     strays = sorted(before.intersection(log.strangers())) if quiet else []
-    strays += left_folders(collection.path / "work")
+    strays += left_folders(table.path / "work")
     strays += log.leftovers()
     strays += log.hash_folders(version.number for version in log.versions)
     older = {version.number for version in log.versions[:-1]}

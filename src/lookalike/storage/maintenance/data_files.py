@@ -1,4 +1,4 @@
-"""What one data file turns out to be, beside what the log says of it."""
+"""Checks one data file, and compares it with its record in the log."""
 
 import errno
 import re
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.embedding import ROW
-from lookalike.storage import Segment, Written, is_intact
+from lookalike.storage import Segment, SegmentRecord, is_intact
 from lookalike.storage.maintenance.findings import (
     CACHE,
     DAMAGED,
@@ -22,124 +22,128 @@ from lookalike.storage.maintenance.findings import (
 )
 from lookalike.storage.maintenance.rows import as_rows, problems
 
-ROWS = 1024  # in memory at a time
+ROWS_IN_MEMORY = 1024
 
 
 @dataclass
-class Look:
-    """One data file, as it was looked at.
+class CheckedFile:
+    """One data file after its check, with its `record` in the log.
 
-    A `usable` one is what was written, and can be read. A `foreign` one is another program's: its
-    name is not the hash of its content. `wrong` is whether the log says other figures, `rising`
-    whether ids are and none is missing, `apart` whether they are from those of other files; `bad`
-    counts rows that may not be as they are; `cached` is false where the cache is not what it holds.
+    A `usable` file is as it was written, and readable. A `foreign` one was written by another
+    program: its name is not the hash of its content. `mismatched` says whether the log has other
+    figures, `sorted` whether ids rise and none is missing, `disjoint` whether they lie apart from
+    those of other files. `bad_rows` counts rows with problems; `cache_matches` is false where the
+    cache has other content. `ids` are the first and the last.
     """
 
-    said: Written
+    record: SegmentRecord
     findings: Findings = field(default_factory=Findings)
     usable: bool = False
     foreign: bool = False
-    wrong: bool = False
-    rising: bool = True
-    apart: bool = True
-    cached: bool = True
-    bad: int = 0
+    mismatched: bool = False
+    sorted: bool = True
+    disjoint: bool = True
+    cache_matches: bool = True
+    bad_rows: int = 0
     rows: int = 0
     embedded: int = 0
-    ids: tuple[int, int] | None = None  # the first and the last
+    ids: tuple[int, int] | None = None
 
     @property
     def file(self) -> Path:
-        """Where it is."""
-        return Path(self.said["path"])
+        """The path of the file."""
+        return Path(self.record["path"])
 
     @property
     def may_stay(self) -> bool:
-        """Whether there is no reason to write its rows again."""
-        return self.rising and self.apart and not (self.foreign or self.bad or self.wrong)
+        """Whether its rows need not be written again."""
+        problems = self.foreign or self.bad_rows or self.mismatched
+        return self.sorted and self.disjoint and not problems
 
 
-def look_at(said: Written, path: Path, width: int) -> Look:
-    """Read a data file of the collection at `path`, to the last byte, and its cache.
+def check_file(record: SegmentRecord, path: Path, width: int) -> CheckedFile:
+    """Read a data file of the table at `path` to the last byte, and its cache.
 
-    Raises `OSError` where it may not be read, which says nothing about it.
+    Raises `OSError` where it may not be read, which says nothing about the file.
     """
-    look = Look(said)
-    name = str(look.file.relative_to(path))
+    checked = CheckedFile(record)
+    name = str(checked.file.relative_to(path))
     try:
-        size = look.file.stat().st_size
-        look.foreign = not re.fullmatch("[0-9a-f]{32}", look.file.stem)
-        intact = look.foreign or is_intact(look.file)
+        size = checked.file.stat().st_size
+        checked.foreign = not re.fullmatch("[0-9a-f]{32}", checked.file.stem)
+        intact = checked.foreign or is_intact(checked.file)
     except FileNotFoundError:
-        look.findings.add(MISSING, name, "is missing")
-        return look
+        checked.findings.add(MISSING, name, "is missing")
+        return checked
     except OSError as error:
-        return _unreadable(said, name, error)
+        return _unreadable(record, name, error)
     if not intact:
-        cut = size != said["size"]
-        look.findings.add(
+        cut = size != record["size"]
+        checked.findings.add(
             DAMAGED, name, "is cut short or grown" if cut else "is not what was written"
         )
-        return look
+        return checked
     try:
-        _read(look, width)
+        _check_rows(checked, width)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        return _unreadable(said, name, error)
-    look.usable = True
-    figures = (size, look.rows, look.embedded, *(look.ids or (None, None)))
+        return _unreadable(record, name, error)
+    checked.usable = True
+    figures = (size, checked.rows, checked.embedded, *(checked.ids or (None, None)))
     for key, found in zip(
         ("size", "rows", "embedded", "first_id", "last_id"), figures, strict=True
     ):
-        if said[key] != found:
-            look.wrong = True
-            detail = f"the log says {key.replace('_', ' ')} {said[key]}, it is {found}"
-            look.findings.add(FIGURES, name, detail)
+        if record[key] != found:
+            checked.mismatched = True
+            detail = f"the log says {key.replace('_', ' ')} {record[key]}, it is {found}"
+            checked.findings.add(FIGURES, name, detail)
             break
-    if look.foreign:
-        look.findings.add(FOREIGN, name, "was written by another program")
-    if not look.rising:
-        look.findings.add(ORDER, name, "its ids do not rise, or some are missing")
-    if look.may_stay:
-        look.cached = Segment(look.file.absolute()).is_cached_well()
-        if not look.cached:
-            look.findings.add(CACHE, name, "what is cached of it is not what it holds")
-    return look
+    if checked.foreign:
+        checked.findings.add(FOREIGN, name, "was written by another program")
+    if not checked.sorted:
+        checked.findings.add(ORDER, name, "its ids do not rise, or some are missing")
+    if checked.may_stay:
+        checked.cache_matches = Segment(checked.file.absolute()).is_cached_well()
+        if not checked.cache_matches:
+            checked.findings.add(CACHE, name, "what is cached of it is not what it holds")
+    return checked
 
 
-def _unreadable(said: Written, name: str, error: Exception) -> Look:
-    """Say that a file cannot be read; raise the error where that says nothing about the file."""
+def _unreadable(record: SegmentRecord, name: str, error: Exception) -> CheckedFile:
+    """Return a file that cannot be read; raise the error where it says nothing about the file."""
     if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
         raise error
     detail = (str(error).splitlines() or [type(error).__name__])[0]
-    look = Look(said)
-    look.findings.add(DAMAGED, name, f"cannot be read ({detail})")
-    return look
+    checked = CheckedFile(record)
+    checked.findings.add(DAMAGED, name, f"cannot be read ({detail})")
+    return checked
 
 
-def _read(look: Look, width: int) -> None:
-    """Note what the rows of a data file are; raises what pyarrow does."""
-    with pq.ParquetFile(look.file, page_checksum_verification=True) as stored:
-        if not look.foreign and not stored.schema_arrow.equals(ROW):
+def _check_rows(checked: CheckedFile, width: int) -> None:
+    """Check the rows of a data file. Raises what pyarrow does."""
+    with pq.ParquetFile(checked.file, page_checksum_verification=True) as stored:
+        if not checked.foreign and not stored.schema_arrow.equals(ROW):
             raise ValueError("its columns are not those of an index")
-        for batch in stored.iter_batches(ROWS):
-            _note(look, as_rows(batch), width)
+        for batch in stored.iter_batches(ROWS_IN_MEMORY):
+            _check_batch(checked, as_rows(batch), width)
 
 
-def _note(look: Look, batch: pa.RecordBatch, width: int) -> None:
+def _check_batch(checked: CheckedFile, batch: pa.RecordBatch, width: int) -> None:
     ids = batch["id"].drop_null().to_numpy()
     if len(ids):
-        in_order = bool((np.diff(ids) > 0).all()) and (look.ids is None or ids[0] > look.ids[1])
-        look.rising &= in_order
-        first, last = look.ids or (ids[0], ids[0])
-        look.ids = int(min(first, ids.min())), int(max(last, ids.max()))
-    look.rising &= len(ids) == batch.num_rows
-    look.rows += batch.num_rows
-    look.embedded += batch.num_rows - batch["embedding"].null_count
+        in_order = bool((np.diff(ids) > 0).all()) and (
+            checked.ids is None or ids[0] > checked.ids[1]
+        )
+        checked.sorted &= in_order
+        first, last = checked.ids or (ids[0], ids[0])
+        checked.ids = int(min(first, ids.min())), int(max(last, ids.max()))
+    checked.sorted &= len(ids) == batch.num_rows
+    checked.rows += batch.num_rows
+    checked.embedded += batch.num_rows - batch["embedding"].null_count
     bad = np.zeros(batch.num_rows, bool)
-    for kind, words, mask in problems(batch, width):
-        fresh = np.flatnonzero(mask & ~bad)  # a row counts once
-        for at in fresh[: look.findings.wanted(kind)].tolist():
-            look.findings.add(kind, batch["path"][at].as_py() or look.file.name, words, 0)
-        look.findings.counts[kind] += len(fresh)
+    for kind, detail, mask in problems(batch, width):
+        new = np.flatnonzero(mask & ~bad)  # a row counts once
+        for at in new[: checked.findings.wanted(kind)].tolist():
+            checked.findings.add(kind, batch["path"][at].as_py() or checked.file.name, detail, 0)
+        checked.findings.counts[kind] += len(new)
         bad |= mask
-    look.bad += int(np.count_nonzero(bad))
+    checked.bad_rows += int(np.count_nonzero(bad))

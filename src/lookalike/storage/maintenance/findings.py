@@ -1,10 +1,11 @@
-"""What is wrong with a collection, counted, with a few examples of each kind."""
+"""Problems of a table, counted by kind, with a few examples of each."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-EXAMPLES = 10  # kept of each kind: ten broken rows of a million say as much
+MAX_EXAMPLES = 10
+"""Examples of a kind that are kept: ten broken rows of a million say as much."""
 
 MISSING = "missing file"
 DAMAGED = "damaged file"
@@ -15,7 +16,7 @@ ROW = "bad row"
 VECTOR = "bad vector"
 PATH = "path twice"
 ID = "id twice"
-MODEL = "model"  # the one kind that nothing repairs
+MODEL = "model"  # the only kind that cannot be repaired
 CACHE = "cache"
 SIGNATURES = "signatures"
 LEFT = "left over"
@@ -23,7 +24,7 @@ LEFT = "left over"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: of what kind, with which file or image, and how."""
+    """One problem: its kind, the `name` of the file or image, and a `detail`."""
 
     kind: str
     name: str
@@ -32,35 +33,35 @@ class Finding:
 
 @dataclass
 class Findings:
-    """Findings as they come in."""
+    """Collects problems."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[Finding] = field(default_factory=list)
 
     def add(self, kind: str, name: str, detail: str, count: int = 1) -> None:
-        """Count so many of a kind, of which one is named; 0 where they are counted elsewhere."""
+        """Count problems of a kind and keep one example; 0 where they are counted elsewhere."""
         if self.wanted(kind):
             self.examples.append(Finding(kind, name, detail))
         self.counts[kind] += count
 
     def wanted(self, kind: str) -> int:
         """Return how many more examples of a kind are kept."""
-        return EXAMPLES - sum(one.kind == kind for one in self.examples)
+        return MAX_EXAMPLES - sum(one.kind == kind for one in self.examples)
 
     def extend(self, others: "Findings") -> None:
-        """Take in those of another."""
-        for one in others.examples:
-            self.add(one.kind, one.name, one.detail, 0)
+        """Add the problems of another collection of them."""
+        for example in others.examples:
+            self.add(example.kind, example.name, example.detail, 0)
         self.counts.update(others.counts)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found: `counts` by kind, and examples of each.
+    """The result of a check: `counts` of problems by kind, and examples of each.
 
-    It read so many `files` and `rows` of a `version`. Of the versions `older` than the newest that
-    the log can still tell of, `openable` have all their files: of others vacuum, or damage, has
-    taken some.
+    `files` and `rows` count what was read of a `version`. `older` counts the versions in the log
+    before the newest; of these, `openable` have all their files. The others lost some to a vacuum,
+    or to damage.
     """
 
     version: int

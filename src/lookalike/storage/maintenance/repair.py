@@ -1,6 +1,5 @@
-"""Repairs a collection: what is derived is made again, what is lost is taken out of the table."""
+"""Repairs a table: derived files are made again when needed, lost ones are taken out of it."""
 
-import shutil
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -9,25 +8,31 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lookalike.cache import delete
 from lookalike.errors import LookalikeError
 from lookalike.sql import connect
-from lookalike.storage import EmbeddingTable, Written, commits, rewrite_segment, writing
+from lookalike.storage import EmbeddingTable, SegmentRecord, commits, rewrite_segment, writing
 from lookalike.storage.commits import Ids, Step, query_ids
-from lookalike.storage.maintenance.check import ALIKE, CheckSignatures, Inspection, inspect, scratch
-from lookalike.storage.maintenance.data_files import Look
+from lookalike.storage.maintenance.check import (
+    SIMILAR_PATHS,
+    CheckSignatures,
+    Inspection,
+    inspect,
+    temporary_folder,
+)
+from lookalike.storage.maintenance.data_files import CheckedFile
 from lookalike.storage.maintenance.findings import Checked
 from lookalike.storage.maintenance.rows import as_rows, good
 
-_WHAT = "repair"
+OPERATION = "repair"
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a repair did.
+    """The result of a repair: the problems `found` before it, and those `left` after it.
 
-    `found` was wrong before it, `left` is after it. `inputs` were lost with data files or had rows
-    that could not stay: `sync` reads them again. `deleted` counts what was derived or belonged to
-    nothing.
+    `inputs` counts rows that were lost with data files or could not stay: `sync` reads their images
+    again. `deleted` counts derived files and strays.
     """
 
     found: Checked
@@ -45,37 +50,37 @@ class Repaired:
         return {"ok": self.ok, **asdict(self)}
 
 
-def repair(collection: EmbeddingTable, check_signatures: CheckSignatures) -> Repaired:
-    """Repair the newest version of a collection, alone.
+def repair(table: EmbeddingTable, check_signatures: CheckSignatures) -> Repaired:
+    """Repair the newest version of a table; nothing else may write meanwhile.
 
-    What is derived and damaged, or belongs to nothing, is deleted. Data files that are lost, and
-    rows that cannot stay, are taken out of the table by a commit; files whose ids or figures are
-    wrong are written again. Older versions stay as they are. Raises `LookalikeError` where
-    something writes, or where it is plain that not the collection is broken but a disk is away.
+    Damaged derived files and strays are deleted. A commit takes lost data files and bad rows out of
+    the table; files with wrong ids or figures are written again. Older versions stay as they are.
+    Raises `LookalikeError` where something writes, and where all data files are missing: then a
+    disk is away.
     """
-    path = collection.path
+    path = table.path
     with writing(path, alone=True):
         stored = EmbeddingTable.open(path, look=False)
         found = inspect(stored, check_signatures, alone=True)
         if found.checked.ok:
             return Repaired(found.checked, found.checked, 0, 0)
-        if found.looks and not any(stored_file.exists() for stored_file in stored.files()):
+        if found.files and not any(file.exists() for file in stored.files()):
             raise LookalikeError(f"{path / 'data'} is missing: restore it; nothing was changed")
         inputs = 0
-        if not all(look.usable and look.may_stay for look in found.looks):
-            stored, inputs = _mend(stored, found)
-        if found.paths_twice:
+        if not all(file.usable and file.may_stay for file in found.files):
+            stored, inputs = _replace_files(stored, found)
+        if found.has_repeated_paths:
             before = sum(stored.counts())
-            stored = commits.remove(stored, _older_of_two, _WHAT)
+            stored = commits.remove(stored, _older_of_repeated, OPERATION)
             inputs += before - sum(stored.counts())
         deleted = [*found.derived, *found.strays]
         for one in deleted:
-            _delete(one)
+            delete(one)
         left = inspect(EmbeddingTable.open(path, look=False), check_signatures, alone=True)
         return Repaired(found.checked, left.checked, inputs, len(deleted))
 
 
-def _mend(stored: EmbeddingTable, found: Inspection) -> tuple[EmbeddingTable, int]:
+def _replace_files(stored: EmbeddingTable, found: Inspection) -> tuple[EmbeddingTable, int]:
     """Commit other files in place of those that cannot stay; return how many inputs are lost."""
     lost = 0
     width = stored.about_model["width"]
@@ -83,62 +88,54 @@ def _mend(stored: EmbeddingTable, found: Inspection) -> tuple[EmbeddingTable, in
     def work_out(newest: EmbeddingTable, folder: Path) -> Step:
         nonlocal lost
         lost = 0
-        ids = count(max([newest.next_id, *(look.ids[1] + 1 for look in found.looks if look.ids)]))
-        added: list[Written] = []
+        ids = count(max([newest.next_id, *(file.ids[1] + 1 for file in found.files if file.ids)]))
+        added: list[SegmentRecord] = []
         removed: list[Path] = []
-        for look in found.looks:
-            if look.usable and look.may_stay:
+        for file in found.files:
+            if file.usable and file.may_stay:
                 continue
-            fresh = _again(look, folder, width, ids) if look.usable else _restored(look, folder)
-            had = look.rows if look.usable else look.said["rows"] or 0
-            lost += had - sum(row["rows"] for row in fresh)
-            added += fresh
-            removed.append(look.file)
+            new = _rewrite(file, folder, width, ids) if file.usable else _restore(file, folder)
+            had = file.rows if file.usable else file.record["rows"] or 0
+            lost += had - sum(record["rows"] for record in new)
+            added += new
+            removed.append(file.file)
         return Step(added, removed, rows_removed=lost)
 
-    return commits.change(stored, _WHAT, work_out), lost
+    return commits.change(stored, OPERATION, work_out), lost
 
 
-def _again(look: Look, folder: Path, width: int, ids: "count[int]") -> list[Written]:
-    """Write the rows of a file again that may stay, with new ids where those cannot."""
+def _rewrite(file: CheckedFile, folder: Path, width: int, ids: "count[int]") -> list[SegmentRecord]:
+    """Write the good rows of a file again, with new ids where the old ones cannot stay."""
 
-    def mend(batch: pa.RecordBatch) -> pa.RecordBatch:
+    def correct(batch: pa.RecordBatch) -> pa.RecordBatch:
         batch = good(as_rows(batch), width)
-        if look.rising and look.apart:
+        if file.sorted and file.disjoint:
             return batch
         numbers = np.fromiter(ids, np.int64, batch.num_rows)
         return batch.set_column(0, "id", pa.array(numbers))
 
-    return rewrite_segment([look.file], folder, mend=mend)
+    return rewrite_segment([file.file], folder, transform=correct)
 
 
-def _restored(look: Look, folder: Path) -> list[Written]:
-    """Write what a damaged file says again, if that is, to the last byte, what was written.
+def _restore(file: CheckedFile, folder: Path) -> list[SegmentRecord]:
+    """Write the rows of a damaged file again, if that gives the file as it was, to the last byte.
 
-    It may be: where what is damaged says nothing of the rows.
+    It may, where the damage is in bytes that are no part of the rows.
     """
     try:
-        fresh = rewrite_segment([look.file], folder)
+        new = rewrite_segment([file.file], folder)
     except (LookalikeError, pa.ArrowException, OSError, ValueError, KeyError):
         return []
-    if fresh and Path(fresh[0]["path"]).stem == look.file.stem:
-        return fresh
-    for row in fresh:
-        Path(row["path"]).unlink()
+    if new and Path(new[0]["path"]).stem == file.file.stem:
+        return new
+    for record in new:
+        Path(record["path"]).unlink()
     return []
 
 
-def _older_of_two(stored: EmbeddingTable) -> Ids:
+def _older_of_repeated(stored: EmbeddingTable) -> Ids:
     """Return the ids, rising, of rows whose path a row with a higher id has too."""
-    with scratch() as folder, connect(folder) as sql:
+    with temporary_folder() as folder, connect(folder) as sql:
         stored.view(sql, "stored")
-        return query_ids(
-            sql, f"select id from ({ALIKE}) qualify id < max(id) over (partition by path)"
-        )
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        last = "max(id) over (partition by path)"
+        return query_ids(sql, f"select id from ({SIMILAR_PATHS}) qualify id < {last}")

@@ -1,4 +1,4 @@
-"""What must be true of every row, whatever file it is in."""
+"""Checks of single rows."""
 
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -13,11 +13,12 @@ from lookalike.storage.maintenance import findings
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
-_LENGTH = 1e-3  # how far from 1 the length of a vector may be
+MAX_LENGTH_ERROR = 1e-3
+"""The largest difference between 1 and the length of a vector."""
 
 
 def as_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """See a batch of another program's as one of `ROW`. Raises `pa.ArrowException`, `KeyError`."""
+    """Cast a batch of another program to `ROW`. Raises `pa.ArrowException` or `KeyError`."""
     if batch.schema.equals(ROW):
         return batch
     columns = [batch[name].cast(ROW.field(name).type) for name in ROW.names]
@@ -25,7 +26,7 @@ def as_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def problems(batch: pa.RecordBatch, width: int) -> Iterator[tuple[str, str, Mask]]:
-    """Say what may be wrong with rows of `ROW`: kind, words, and with which rows, bool (n,)."""
+    """Yield each check of rows of `ROW`: kind, detail, and a mask of the bad rows, bool (n,)."""
     ok, skipped = (_mask(pc.equal(batch["status"], one)) for one in ("ok", "skipped"))
     null = {name: batch[name].is_null().to_numpy(zero_copy_only=False) for name in ROW.names}
     yield findings.ROW, "has no path", null["path"]
@@ -41,7 +42,7 @@ def problems(batch: pa.RecordBatch, width: int) -> Iterator[tuple[str, str, Mask
     vectors = values.reshape(len(fit), width)
     finite, zero = np.isfinite(vectors).all(axis=1), ~vectors.any(axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
-        near = np.abs(np.linalg.norm(vectors, axis=1) - 1) <= _LENGTH
+        near = np.abs(np.linalg.norm(vectors, axis=1) - 1) <= MAX_LENGTH_ERROR
     yield findings.VECTOR, "has a vector with numbers that are not finite", _of(fit, ~finite, batch)
     yield findings.VECTOR, "has a vector of zeros", _of(fit, zero, batch)
     far = finite & ~zero & ~near
@@ -49,7 +50,7 @@ def problems(batch: pa.RecordBatch, width: int) -> Iterator[tuple[str, str, Mask
 
 
 def good(batch: pa.RecordBatch, width: int) -> pa.RecordBatch:
-    """Return the rows with which nothing is wrong."""
+    """Return the rows without problems."""
     bad = np.logical_or.reduce([mask for _, _, mask in problems(batch, width)])
     return batch.filter(pa.array(~bad))
 

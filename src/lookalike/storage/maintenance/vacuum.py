@@ -1,30 +1,32 @@
-"""Deletes what only old versions of a collection need.
+"""Deletes data files that only old versions of a table need.
 
-delta-rs's own vacuum is not for a collection: with `full` it deletes whatever the log does not
-name, the model with it; without, only what was removed since the last checkpoint.
+Delta's own vacuum does an index no harm, but cannot replace this one. After a checkpoint it deletes
+files that were removed over a week ago, however many days are to be kept; naming the versions to
+keep takes it 6 ms each. It counts whole hours, makes two versions of each run, and knows nothing of
+caches. Nor can its compaction replace `commits.compact`: it names files not by their content, and
+keeps no order of ids.
 """
 
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lookalike.cache import left_folders
+from lookalike.cache import delete, left_folders
 from lookalike.defaults import KEEP_DAYS
 from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable, Log, commits, forget, writing
 
-_DAY = 24 * 3600
-_FEW = 2  # small segments in a row are made one
+SECONDS_PER_DAY = 24 * 3600
+MIN_MERGED_SEGMENTS = 2
 
 
 @dataclass(frozen=True)
 class Vacuumed:
-    """What a vacuum did, or would do.
+    """The result of a vacuum, or of its dry run.
 
-    Of older `versions`, so many can be opened no longer. `files` counts data files, `bytes` what
-    the index is smaller by; small segments were made one, `merged` of them.
+    `versions` counts older versions that cannot be opened any more, `files` deleted data files,
+    `bytes` how much smaller the index is, `merged` small segments that became part of larger ones.
     """
 
     version: int
@@ -39,27 +41,28 @@ class Vacuumed:
 
 
 def vacuum(
-    collection: EmbeddingTable, keep_days: float = KEEP_DAYS, *, dry_run: bool = False
+    table: EmbeddingTable, keep_days: float = KEEP_DAYS, *, dry_run: bool = False
 ) -> Vacuumed:
-    """Delete what only versions need that were not the newest in the last `keep_days` days, alone.
+    """Delete data files of versions that were not the newest in the last `keep_days` days.
 
-    The version that is the newest when it begins stays too, for whoever has it open. Before that,
-    small segments are made one; after it, the log is made quick to open. With `dry_run` nothing is
-    changed, merged segments are not counted. Raises `LookalikeError` where something writes.
+    Nothing else may write meanwhile. The newest version before it stays too, for processes that
+    have it open. First small segments are merged, at last the log gets a checkpoint. With `dry_run`
+    nothing is changed, and merged segments are not counted. Raises `LookalikeError` where something
+    writes.
     """
     if not keep_days >= 0:
         raise LookalikeError(f"`keep_days` is {keep_days}: give 0 or more")
-    path = collection.path
-    with writing(path, alone=True):
+    path = table.path
+    with writing(path, alone=True, only_looks=dry_run):
         stored = EmbeddingTable.open(path)
         before = stored.version
         log = stored.log()
-        first = min(before, log.kept_since(time.time() - keep_days * _DAY))
+        first = min(before, log.kept_since(time.time() - keep_days * SECONDS_PER_DAY))
         gone = [number for number in log.openable() if number < first]
         merged = 0
         if not dry_run:
             had = set(stored.files())
-            stored = commits.compact(stored, _FEW)
+            stored = commits.compact(stored, MIN_MERGED_SEGMENTS)
             merged = len(had.difference(stored.files()))
             log = stored.log()
         data = log.strangers(first)
@@ -67,10 +70,10 @@ def vacuum(
         freed = sum(map(_size, [*data, *others]))
         if not dry_run:
             kept = {Path(name).stem for name in log.files(first)}
-            _delete(data, kept)
+            _delete_data_files(data, kept)
             for one in others:
-                _delete_whole(one)
-            _delete_empty(path / "data")
+                delete(one)
+            _delete_empty_folders(path / "data")
             stored.checkpoint()
         return Vacuumed(stored.version, len(gone), len(data), freed, merged)
 
@@ -86,22 +89,15 @@ def _others(log: Log, first: int, path: Path) -> list[Path]:
     ]
 
 
-def _delete(data: list[Path], kept: set[str]) -> None:
-    """Delete data files with their caches, which another file of the same content may share."""
-    for file in data:
+def _delete_data_files(files: list[Path], kept: set[str]) -> None:
+    """Delete data files with their caches, unless a kept file has the same content."""
+    for file in files:
         if file.suffix == ".parquet" and file.stem not in kept:
             forget(file)
         file.unlink(missing_ok=True)
 
 
-def _delete_whole(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _delete_empty(data: Path) -> None:
+def _delete_empty_folders(data: Path) -> None:
     for folder in [] if data.is_symlink() else data.iterdir():
         if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()

@@ -1,0 +1,131 @@
+"""The description of an index: its format, the place of its images, the model in words.
+
+Delta hides names that begin with `_` or `.`, so that no vacuum of Delta's, in its full mode either,
+deletes what the log does not name: `_lookalike.json`, `_model/`, `_signatures/`, `_lsh/`. In format
+2 these names had no `_`. Such an index is read as it is; the first writer renames them (`upgrade`).
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from lookalike.cache import new_file, sync_folder
+from lookalike.errors import LookalikeError
+from lookalike.storage.errors import damaged
+from lookalike.untrusted import read_json
+
+FORMAT = 3
+OLDEST_FORMAT = 2
+
+_NAME = "_lookalike.json"
+_OLD_NAME = "lookalike.json"
+"""Since format 3 it says the format, and nothing else, to versions of lookalike that look there."""
+
+Folder = Literal["model", "signatures", "lsh"]
+FOLDERS: tuple[Folder, ...] = ("model", "signatures", "lsh")
+
+
+def find_folder(path: Path, name: Folder) -> Path:
+    """Return the folder of an index with its model, signatures or hash models; it may not exist."""
+    old, new = path / name, path / f"_{name}"
+    return old if os.path.lexists(old) and not os.path.lexists(new) else new
+
+
+def has_description(path: Path) -> bool:
+    """Say whether the folder `path` holds the description of an index."""
+    return (path / _NAME).is_file() or (path / _OLD_NAME).is_file()
+
+
+def is_index(path: Path) -> bool:
+    """Say whether there is an index at `path`."""
+    return has_description(path) and has_versions(path)
+
+
+def has_versions(path: Path) -> bool:
+    """Say whether the folder `path` holds the log of a table with a version."""
+    # Its maker may be killed when there is the folder alone, or a part of the file.
+    try:
+        names = os.listdir(path / "_delta_log")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return any(name[0].isdecimal() and "#" not in name for name in names)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Read the description of the index at `path`. Raises `LookalikeError`."""
+    try:
+        description = _read(path)
+        made_by = description["format"]
+        if made_by > FORMAT:
+            raise LookalikeError(f"{path} was made by a newer lookalike: upgrade to open it")
+        if made_by < OLDEST_FORMAT:
+            raise LookalikeError(
+                f"{path} was made by an older lookalike: index the images again, with "
+                "`overwrite=True`"
+            )
+        return description
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    for name in (_NAME, _OLD_NAME):
+        with suppress(FileNotFoundError):
+            return read_json(path / name)
+    return read_json(path / _NAME)  # another process has just renamed it
+
+
+def create_description(path: Path, description: dict[str, Any]) -> None:
+    """Write the description of a new index."""
+    _write(path / _NAME, {"format": FORMAT, **description})
+    _write(path / _OLD_NAME, {"format": FORMAT})
+
+
+def change_description(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Let `change` edit the description of the index at `path`; the caller may write into it."""
+    with lock_description(path):
+        description = read_description(path)
+        change(description)
+        file = path / _NAME
+        # Of format 2 where other writers were there all the time.
+        _write(file if file.exists() else path / _OLD_NAME, description)
+
+
+def upgrade(path: Path) -> None:
+    """Bring an index of format 2 to format 3, where it can be written to.
+
+    Nobody else may write meanwhile. Killed anywhere, it leaves an index that this version
+    reads and the next writer upgrades: older versions are locked out first, then each name changes
+    in one step.
+    """
+    with suppress(OSError, LookalikeError), lock_description(path):
+        description = read_description(path)
+        if not (path / _NAME).exists():
+            _write(path / _OLD_NAME, description | {"format": FORMAT})
+            (path / _OLD_NAME).rename(path / _NAME)
+            sync_folder(path)
+        if not (path / _OLD_NAME).exists():
+            _write(path / _OLD_NAME, {"format": FORMAT})
+        for name in FOLDERS:
+            if (new := path / f"_{name}") != find_folder(path, name):
+                (path / name).rename(new)
+
+
+@contextmanager
+def lock_description(path: Path) -> Iterator[None]:
+    """Let one process at a time change the description of the index at `path`."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _write(file: Path, description: dict[str, Any]) -> None:
+    with new_file(file) as part:
+        part.write_text(json.dumps(description, indent=1) + "\n")
