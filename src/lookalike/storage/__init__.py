@@ -1,15 +1,16 @@
-"""The collection: a Delta table of embeddings, and per data file a cache that search maps.
+"""The Delta table of embeddings, and per data file a cache that search maps.
 
-Nothing else knows its layout, which is
+No other package knows the files of an index:
 
-    INDEX/lookalike.json      format, where the images lie, the model in words
-    INDEX/model/              the model itself
+    INDEX/_lookalike.json     format, where the images lie, the model in words
+    INDEX/lookalike.json      the format, for versions of lookalike before format 3
+    INDEX/_model/             the model
     INDEX/_delta_log/         the versions
-    INDEX/data/UUID/*.parquet the segments: immutable data files, written by Spark's tasks
-    INDEX/lsh/                hash models, derived (see `hashing`)
-    INDEX/signatures/         what signatures are made with, and what they are worth (`searcher`)
-    INDEX/.writers            locked by whoever writes
-    INDEX/.watch/             what a stream of Spark's has seen (`watch`)
+    INDEX/data/UUID/*.parquet the segments: immutable data files
+    INDEX/_lsh/VERSION/       hash models, made again when needed
+    INDEX/_signatures/        cells and measured recall, made again when needed
+    INDEX/.writers            locked by each writer
+    INDEX/.watch/             the checkpoint of a Spark stream
 
 A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md, that any of its
 readers can read; written through https://delta-io.github.io/delta-rs/.

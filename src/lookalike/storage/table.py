@@ -186,14 +186,8 @@ class EmbeddingTable:
             max(self.next_id, next_id_after(added)),
         )
         sizes = sizes_by_name(self._actions)
-        write_next_version(
-            self.path,
-            self.version,
-            self.identity,
-            summary,
-            added,
-            {name: sizes[name] for name in names},
-        )
+        lost = {name: sizes[name] for name in names}
+        write_next_version(self.path, self.version, self.identity, summary, added, lost)
         return self._reopen(self.version + 1)  # which may have a successor by now
 
     def new_folder(self) -> Path:
