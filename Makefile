@@ -4,7 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-all test-avx2 lint bench weights clean
+# Tests run in so many processes side by side: each has a Spark of its own, of some 2 GB.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=worksteal
+
+.PHONY: demo test test-all test-avx2 lint tests bench weights clean
 
 # Everything below waits for this once; afterwards it costs nothing.
 $(READY): pyproject.toml constraints.txt
@@ -21,15 +25,18 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  ## what has to pass before every commit
-	$(BIN)/python -m pytest -q
+tests: $(READY)  ## the quick ones
+	$(PYTEST)
+
+test: $(READY)  ## what has to pass before every commit: lint and tests, side by side
+	$(MAKE) --no-print-directory --jobs=2 lint tests
 
 test-all: lint  ## the long ones too
-	$(BIN)/python -m pytest -q -m ''
+	$(PYTEST) -m ''
 
 test-avx2: $(READY)  ## the tests as on a processor with AVX2 and without AVX-512, VNNI, AMX
 	cc -shared -fPIC -o $(VENV)/cpuid.so tests/cpuid.c -ldl
-	WITHOUT=avx512,vnni,amx LD_PRELOAD=$(abspath $(VENV)/cpuid.so) $(BIN)/python -m pytest -q
+	WITHOUT=avx512,vnni,amx LD_PRELOAD=$(abspath $(VENV)/cpuid.so) $(PYTEST)
 
 bench: $(READY)  ## figures of the README, on drawn cars; IMAGES=folder for others
 	$(BIN)/python benchmarks/road.py $(if $(IMAGES),--images $(IMAGES)) $(if $(LABELS),--labels $(LABELS)) --json

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,53 +22,17 @@ from typer.testing import CliRunner
 
 import lookalike
 from bad_inputs import write_odd_but_good
+from helpers.command import COMMAND, Argument, Done, assert_fails, run, run_apart, run_in_turn, told
 from lookalike import Index, LookalikeError
 from lookalike.build import Options, build_collection
-from lookalike.cli import app, main
+from lookalike.cli import app
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.storage import EmbeddingTable
 
-COMMAND = str(Path(sys.executable).with_name("lookalike"))
 COMMANDS = sorted(
     str(command.name or command.callback.__name__)  # type: ignore[union-attr]
     for command in app.registered_commands
 )
-Argument = str | bytes | Path
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-def run(*arguments: Argument, **environment: str) -> Done:
-    """Run the command in a process of its own."""
-    done = subprocess.run(
-        [COMMAND, *arguments],
-        capture_output=True,
-        env={**os.environ, **environment},
-        timeout=300,
-    )
-    return Done(done.returncode, *(os.fsdecode(said) for said in (done.stdout, done.stderr)))
-
-
-def told(*arguments: Argument) -> Any:
-    """Run a command that prints JSON; return what it means."""
-    done = run(*arguments, "--json")
-    assert (done.code, done.err) == (0, "")
-    return json.loads(done.out)
-
-
-def assert_fails(done: Done, *words: str) -> None:
-    """Check for exit code 1 and one line that says what is wrong."""
-    assert (done.code, done.out) == (1, ""), done.err
-    assert done.err.startswith("error: ")
-    assert done.err.count("\n") == 1 and done.err.endswith("\n"), done.err
-    assert all(word in done.err for word in words), done.err
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +121,7 @@ def test_neighbors_of_all(index: Index, tmp_path: Path) -> None:
 
 
 def test_a_table_for_people(index: Index, photo: Path) -> None:
-    done = run("search", index.path, photo)
+    done = run_apart("search", index.path, photo)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     hits = index.search(photo)
@@ -191,20 +154,21 @@ def test_paths_in_json_can_be_opened(odd: Odd, name: str) -> None:
     assert sorted(hit["path"] for hit in answer["neighbors"]) == others
 
 
-@pytest.mark.parametrize("query", ["indexed", "new", "random"])
 def test_search_starts_neither_torch_nor_spark(
-    index: Index, drawn: DrawnCollection, photo: Path, query: str
+    index: Index, drawn: DrawnCollection, photo: Path
 ) -> None:
-    asked = {"indexed": str(photo), "new": str(min(drawn.new.rglob("*.jpg"))), "random": "--random"}
     code = (
         "import sys\n"
         "from lookalike.cli import main\n"
-        f"sys.argv = ['lookalike', 'search', {str(index.path)!r}, {asked[query]!r}, '--json']\n"
-        "try:\n    main()\n"
-        "finally:\n    print(*sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)\n"
+        f"for query in {str(photo)!r}, {str(min(drawn.new.rglob('*.jpg')))!r}, '--random':\n"
+        f"    sys.argv = ['lookalike', 'search', {str(index.path)!r}, query, '--json']\n"
+        "    try:\n        main()\n"
+        "    except SystemExit:\n        pass\n"
+        "print(*sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert len(json.loads(done.stdout)["neighbors"]) == 5
+    answers = [json.loads(line)["neighbors"] for line in done.stdout.splitlines()]
+    assert list(map(len, answers)) == [5, 5, 5]
     loaded = set(done.stderr.split())
     assert "lookalike" in loaded
     assert not loaded & {"torch", "torchvision", "pyspark", "py4j", "openvino_telemetry_backend"}
@@ -252,16 +216,20 @@ def test_odd_names_can_be_printed_anywhere(
 ) -> None:
     query = odd.folder / "one" / "same.jpg"
     page = tmp_path / "sïte" / "page.html"
-    done = run("search", odd.index, query, "-k", "100", "--html", page, **environment)
+    skipped = ("info", odd.index, "--skipped")
+    done, listed, told = run_in_turn(
+        ("search", odd.index, query, "-k", "100", "--html", page),
+        skipped,
+        (*skipped, "--json"),
+        **environment,
+    )
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == len(odd.paths) + 1
     assert "[/red]" in done.out and "[bold]" in done.out
     assert page.read_text(encoding="utf-8").count("<img") == len(odd.paths)
-    done = run("info", odd.index, "--skipped", **environment)
-    assert (done.code, done.err) == (0, "")
-    assert [line.split("\t")[1] for line in done.out.splitlines()] == ["empty file"] * 2
-    listed = json.loads(run("info", odd.index, "--skipped", "--json", **environment).out)["skipped"]
-    assert [one["reason"] for one in listed] == ["empty file"] * 2
+    assert (listed.code, listed.err) == (0, "")
+    assert [line.split("\t")[1] for line in listed.out.splitlines()] == ["empty file"] * 2
+    assert [one["reason"] for one in json.loads(told.out)["skipped"]] == ["empty file"] * 2
 
 
 # What is wrong with what was asked.
@@ -296,82 +264,74 @@ def wrong(index: Index, photo: Path, tmp_path_factory: pytest.TempPathFactory) -
 EMBED = ["index", "{photos}", "--out", "{out}"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["search", "{photos}", "--random"], ["is not an index"]),
-        (["search", "{nowhere}", "--random"], ["[/where] [bold]", "does not exist"]),
-        (["info", "{no images}", "--json"], ["is not an index"]),
-        (["search", "{index}", "{nowhere}"], ["no such file"]),
-        (["search", "{index}", "{text}"], ["not an image"]),
-        (["search", "{index}", "{photos}"], ["not a regular file"]),
-        (["search", "{index}", "{photo}", "-k", "0"], ["k is 0"]),
-        (["search", "{index}", "{photo}", "-k", "-3"], ["k is -3"]),
-        (["search", "{index}", "{photo}", "--explain"], ["--engine spark-lsh"]),
-        (["search", "{index}", "{photo}", "--recall", "2"], ["--recall is 2.0", "up to 1"]),
-        (["search", "{index}", "{photo}", "--within", "-1"], ["--within", "0 to 2"]),
-        (["neighbors", "{nowhere}", "--out", "{out}"], ["does not exist"]),
-        (["neighbors", "{index}", "--out", "{taken}"], ["is there already"]),
-        (["neighbors", "{index}", "--out", "{out}", "-k", "0"], ["k is 0"]),
-        (["neighbors", "{index}", "--out", "{out}", "--queries", "{nowhere}"], ["does not exist"]),
-        (["search", "{index}", "{photo}", "--picture", "{photo}/x.png"], ["00004.jpg"]),
-        (["search", "{index}", "{photo}", "--html", "{taken}"], ["taken"]),
-        (["index", "{no images}", "--out", "{out}"], ["no images in", ".jpg"]),
-        (["index", "{nowhere}", "--out", "{out}"], ["nothing matches", "[/where]"]),
-        (
-            ["index", "{photos}", "--out", "{index}", "--precision", "bf16"],
-            ["is there already, in f32", "--overwrite"],
-        ),
-        (["index", "{photos}", "--out", "{taken}", "--overwrite"], ["is not an index"]),
-        (["embed", "{photos}", "--out", "{columns}"], ["is there already", "--overwrite"]),
-        ([*EMBED, "--labels", "{columns}"], ["image", "Class", "name,Class"]),
-        ([*EMBED, "--labels", "{empty}"], ["no CSV"]),
-        ([*EMBED, "--labels", "{nowhere}"], ["cannot read the labels", "[/where]"]),
-        ([*EMBED, "--label-column", "x"], ["--label-column is for tables"]),
-        ([*EMBED, "--weights", "{weights}"], ["weights", "was not loaded"]),
-        (["index", "{photos}/none", "--out", "{out}"], ["no such file or folder"]),
-        (["evaluate", "{index}", "--plot", "{taken}.pdf"], ["taken.pdf", ".png or .svg"]),
-        (["evaluate", "{index}", "--queries", "0"], ["queries is 0"]),
-        (["hash", "{nowhere}", "--out", "{out}"], ["does not exist"]),
-        (["hash", "{index}", "--out", "{taken}"], ["is there already"]),
-    ],
-    ids=lambda given: "_".join(given)[:60] if isinstance(given, list) else None,
-)
-def test_what_is_wrong_is_said_in_a_line(
-    wrong: dict[str, str], tmp_path: Path, arguments: list[str], words: list[str]
-) -> None:
+WRONG: list[tuple[list[str], list[str]]] = [
+    (["search", "{photos}", "--random"], ["is not an index"]),
+    (["search", "{nowhere}", "--random"], ["[/where] [bold]", "does not exist"]),
+    (["info", "{no images}", "--json"], ["is not an index"]),
+    (["search", "{index}", "{nowhere}"], ["no such file"]),
+    (["search", "{index}", "{text}"], ["not an image"]),
+    (["search", "{index}", "{photos}"], ["not a regular file"]),
+    (["search", "{index}", "{photo}", "-k", "0"], ["k is 0"]),
+    (["search", "{index}", "{photo}", "-k", "-3"], ["k is -3"]),
+    (["search", "{index}", "{photo}", "--explain"], ["--engine spark-lsh"]),
+    (["search", "{index}", "{photo}", "--recall", "2"], ["--recall is 2.0", "up to 1"]),
+    (["search", "{index}", "{photo}", "--within", "-1"], ["--within", "0 to 2"]),
+    (["neighbors", "{nowhere}", "--out", "{out}"], ["does not exist"]),
+    (["neighbors", "{index}", "--out", "{taken}"], ["is there already"]),
+    (["neighbors", "{index}", "--out", "{out}", "-k", "0"], ["k is 0"]),
+    (["neighbors", "{index}", "--out", "{out}", "--queries", "{nowhere}"], ["does not exist"]),
+    (["search", "{index}", "{photo}", "--picture", "{photo}/x.png"], ["00004.jpg"]),
+    (["search", "{index}", "{photo}", "--html", "{taken}"], ["taken"]),
+    (["index", "{no images}", "--out", "{out}"], ["no images in", ".jpg"]),
+    (["index", "{nowhere}", "--out", "{out}"], ["nothing matches", "[/where]"]),
+    (
+        ["index", "{photos}", "--out", "{index}", "--precision", "bf16"],
+        ["is there already, in f32", "--overwrite"],
+    ),
+    (["index", "{photos}", "--out", "{taken}", "--overwrite"], ["is not an index"]),
+    (["embed", "{photos}", "--out", "{columns}"], ["is there already", "--overwrite"]),
+    ([*EMBED, "--labels", "{columns}"], ["image", "Class", "name,Class"]),
+    ([*EMBED, "--labels", "{empty}"], ["no CSV"]),
+    ([*EMBED, "--labels", "{nowhere}"], ["cannot read the labels", "[/where]"]),
+    ([*EMBED, "--label-column", "x"], ["--label-column is for tables"]),
+    ([*EMBED, "--weights", "{weights}"], ["weights", "was not loaded"]),
+    (["index", "{photos}/none", "--out", "{out}"], ["no such file or folder"]),
+    (["evaluate", "{index}", "--plot", "{taken}.pdf"], ["taken.pdf", ".png or .svg"]),
+    (["evaluate", "{index}", "--queries", "0"], ["queries is 0"]),
+    (["hash", "{nowhere}", "--out", "{out}"], ["does not exist"]),
+    (["hash", "{index}", "--out", "{taken}"], ["is there already"]),
+]
+
+
+@pytest.fixture(scope="module")
+def refused(wrong: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> list[Done]:
+    """What all that is wrong comes to, in one process in which no Spark runs yet."""
     # Whatever starts a JVM asks this one for its version first.
-    java = tmp_path / "bin" / "java"
+    folder = tmp_path_factory.mktemp("java")
+    java = folder / "bin" / "java"
     java.parent.mkdir()
-    java.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\nexit 1\n")
+    java.write_text(f"#!/bin/sh\ntouch '{folder}/started'\nexit 1\n")
     java.chmod(0o755)
-    done = run(*(part.format_map(wrong) for part in arguments), JAVA_HOME=str(tmp_path))
-    assert_fails(done, *words)
+    commands = [[part.format_map(wrong) for part in arguments] for arguments, _ in WRONG]
+    told = run_in_turn(*commands, JAVA_HOME=str(folder))
+    assert not (folder / "started").exists(), "Spark was started in vain"
+    return told
+
+
+@pytest.mark.parametrize("at", range(len(WRONG)), ids=["_".join(one)[:60] for one, _ in WRONG])
+def test_what_is_wrong_is_said_in_a_line(
+    wrong: dict[str, str], refused: list[Done], at: int
+) -> None:
+    assert_fails(refused[at], *WRONG[at][1])
     assert not Path(wrong["out"]).exists()
-    assert not (tmp_path / "started").exists(), "Spark was started in vain"
-
-
-def run_here(
-    *arguments: Argument, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Done:
-    """Run the command in this process, whose Spark session it uses."""
-    monkeypatch.setattr(sys, "argv", ["lookalike", *(os.fsdecode(one) for one in arguments)])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    said = capsys.readouterr()
-    assert isinstance(stopped.value.code, int)
-    return Done(stopped.value.code, said.out, said.err)
 
 
 @pytest.mark.long
-def test_tuning(
-    index: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tuning(index: Index) -> None:
     arguments = ("tune", index.path, "--recall", "0.8")
-    told = run_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    told = run(*arguments)
     assert told.code == 0 and "bucket length" in told.out and "Side by side" in told.out
-    read = json.loads(run_here(*arguments, "--json", monkeypatch=monkeypatch, capsys=capsys).out)
+    read = json.loads(run(*arguments, "--json").out)
     assert read["target_recall"] == 0.8
     assert 0 < read["parameters"]["measured_candidates"] <= 1
     refused = run("tune", index.path, "--recall", "1")
@@ -396,8 +356,6 @@ def test_tuning(
 def test_what_is_found_wrong_later_is_said_in_a_line(
     photo: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     asked: str,
     labels: str | None,
     words: list[str],
@@ -413,7 +371,7 @@ def test_what_is_found_wrong_later_is_said_in_a_line(
     given += ["--labels", str(tmp_path / "labels.csv")] if labels else []
     before = sorted(os.listdir(tmp_path))
     command: list[Argument] = ["index", "--out", tmp_path / "x.index", *given]
-    assert_fails(run_here(*command, monkeypatch=monkeypatch, capsys=capsys), *words)
+    assert_fails(run(*command), *words)
     assert sorted(os.listdir(tmp_path)) == before
 
 
@@ -567,15 +525,10 @@ def test_queries_are_embedded_by_the_stored_model(rough: Path, drawn: DrawnColle
 def test_what_was_chosen_is_said(
     drawn: DrawnCollection,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     soon: None,
 ) -> None:
-    def here(*arguments: Argument) -> Done:
-        return run_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
-
     out = tmp_path / "x.index"
-    done = here("index", drawn.photos, "--out", out, "--no-spark", "--model", "resnet18")
+    done = run("index", drawn.photos, "--out", out, "--no-spark", "--model", "resnet18")
     assert (done.code, done.out) == (0, ""), done.err
     embedded, chosen = done.err.splitlines()
     assert embedded.endswith(" a second, resnet18 in int8)")
@@ -587,7 +540,7 @@ def test_what_was_chosen_is_said(
         chosen,
     )
     line = f"resnet18, weights cars, int8, {agreement:.0%} of its neighbours as in f32\n"
-    assert line in here("info", out).out
+    assert line in run("info", out).out
 
 
 # With Spark.
@@ -602,7 +555,7 @@ def test_embedding_with_a_label_file_from_windows(
     labels = tmp_path / "labels.csv"
     labels.write_text(f"\ufeffimage,Class\r\n{photo.name},Citroën 2CV\r\n", encoding="utf-8")
     out = tmp_path / "cars.csv"
-    done = run("embed", tmp_path / "photos", "--out", out, "--labels", labels, **ASCII)
+    done = run_apart("embed", tmp_path / "photos", "--out", out, "--labels", labels, **ASCII)
     assert (done.code, done.out) == (0, ""), done.err
     assert f"4 images embedded into {out} (" in done.err
     with out.open(newline="", encoding="utf-8") as file:
@@ -623,27 +576,22 @@ def test_hashing_and_searching_by_it(
     index: Index,
     photo: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def here(*arguments: Argument) -> Done:
-        return run_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
-
     out = tmp_path / "hashes"
-    done = here("hash", index.path, "--out", out)
+    done = run("hash", index.path, "--out", out)
     assert done.code == 0
     assert done.err == f"wrote {out}/hashes and {out}/model\n"
     assert "hash tables, bucket length" in done.out
-    assert_fails(here("hash", index.path, "--out", out), "--overwrite")
+    assert_fails(run("hash", index.path, "--out", out), "--overwrite")
     minhash = ("--family", "minhash", "--overwrite")
-    assert here("hash", index.path, "--out", out, *minhash).code == 0
+    assert run("hash", index.path, "--out", out, *minhash).code == 0
 
     asked = ("search", index.path, photo, "--engine", "spark-lsh", "--explain")
-    answer = json.loads(here(*asked, "--json").out)
+    answer = json.loads(run(*asked, "--json").out)
     assert list(answer) == ["query", "engine", "took_ms", "neighbors", "candidates"]
     assert answer["engine"] == "spark-lsh"
     assert all(hit["tables"] for hit in answer["neighbors"])
-    done = here(*asked)
+    done = run(*asked)
     assert (done.code, done.err) == (0, "")
     shown = ", ".join(map(str, answer["neighbors"][0]["tables"]))
     assert done.out.splitlines()[1].endswith(f"  tables {shown}")

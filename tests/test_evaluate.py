@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from helpers.command import assert_fails, run
 from lookalike import Index, LookalikeError, evaluate, fidelity, models
 from lookalike.build import Options, build_collection
 from lookalike.cache import seal
@@ -21,7 +21,6 @@ from lookalike.rendering import plots
 from lookalike.search import Rows
 from lookalike.searcher import RECALLS
 from segments import collection_of, in_pieces
-from test_cli import Argument, Done, assert_fails, run_here
 from test_signatures import clustered
 
 ROWS = 6000
@@ -220,20 +219,10 @@ def test_without_a_model_in_f32(rough: Index, monkeypatch: pytest.MonkeyPatch) -
 # The command.
 
 
-@pytest.fixture
-def here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Done]:
-    def run(*arguments: Argument) -> Done:
-        return run_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
-
-    return run
-
-
-def test_the_command(rough: Index, tmp_path: Path, here: Callable[..., Done]) -> None:
+def test_the_command(rough: Index, tmp_path: Path) -> None:
     plot = tmp_path / "new" / "recall.png"
     asked = ("evaluate", rough.path, "--no-spark", "-k", "3", "--queries", "4")
-    done = here(*asked, "--plot", plot)
+    done = run(*asked, "--plot", plot)
     assert (done.code, done.err) == (0, f"wrote {plot}\n")
     with Image.open(plot) as picture:
         picture.verify()
@@ -249,28 +238,28 @@ def test_the_command(rough: Index, tmp_path: Path, here: Callable[..., Done]) ->
     assert last.endswith(f" among {PHOTOS} images)")
 
     shutil.rmtree(tmp_path / "photos")
-    last = here(*asked).out.splitlines()[-1]
+    last = run(*asked).out.splitlines()[-1]
     assert last.startswith("agreement with f32 is not known: fewer than two")
-    figures = json.loads(here(*asked, "--json").out)
+    figures = json.loads(run(*asked, "--json").out)
     assert list(figures) == ["images", "approximate", "curve", "against_f32"]
     assert figures["against_f32"]["left_out"] == PHOTOS
 
 
-def test_what_was_measured_is_told(large: Index, figures: dict[str, Any], here: Any) -> None:
+def test_what_was_measured_is_told(large: Index, figures: dict[str, Any]) -> None:
     facts: dict[str, Any] = {**large.info()}
     assert (facts["approximate"]["k"], facts["approximate"]["queries"]) == (10, 100)
     assert facts["approximate"]["recall"]["0.98"] == facts["recall"]["approximate"]
-    said = here("info", large.path).out
+    said = run("info", large.path).out
     share = f"{facts['recall']['approximate']:.1%}"
     assert f"approximate  recall@10 {share} for a target of 98% (measured with" in said
 
 
 def test_matplotlib_is_missed_before_anything_is_measured(
-    rough: Index, tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+    rough: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(Index, "evaluate", None)
-    done = here("evaluate", rough.path, "--plot", tmp_path / "recall.svg")
+    done = run("evaluate", rough.path, "--plot", tmp_path / "recall.svg")
     assert_fails(done, 'pip install "lookalike[plot]"')
 
 

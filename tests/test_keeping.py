@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load, save_file
 
 import lookalike
+from helpers.command import run, told
 from lookalike import Index, LookalikeError, build, models, watch
 from lookalike.build import Options, build_collection
 from lookalike.export import build_table
@@ -30,7 +31,6 @@ from lookalike.storage import EmbeddingTable, commits, making_anew, successor
 from lookalike.weights import FILES
 from rights import without_rights
 from segments import collection_of, unit
-from test_cli import run, told
 
 
 def paint(file: Path, seed: int) -> Path:

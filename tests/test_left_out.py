@@ -12,20 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 import lookalike
+from helpers.command import assert_fails, run
 from lookalike import LookalikeError, build, images
 from lookalike.build import Options, build_collection
-from lookalike.cli import app
 from lookalike.export import build_table
 from lookalike.images import LeftOut, formats, in_words, locate, walk
 from lookalike.images.kinds import OTHERS, REST, TYPES, readable
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, is_index
 from small import picture, pictures, small_network
-from test_cli import assert_fails
-from test_cli import run as cli
 
 FORMATS = ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000", "PPM", "ICO", "AVIF", "MPO"]
 
@@ -303,11 +300,6 @@ def test_what_is_added_and_bad_is_kept_with_its_reason(tmp_path: Path, network: 
 # --- who says it --------------------------------------------------------------------------------
 
 
-def run(*arguments: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    return done.exit_code, done.stdout, done.stderr
-
-
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
     photos = pictures(tmp_path / "p", 3, 1)
@@ -354,7 +346,7 @@ def test_commands_say_what_was_left_out(mixed: Path, tmp_path: Path, network: Op
 def test_a_command_that_finds_nothing_fails(tmp_path: Path) -> None:
     write(tmp_path, **{"k.zip": b"PK", "a.mp4": b""})
     for given in ("k.zip", "."):
-        done = cli("index", tmp_path / given, "--out", tmp_path / "x.index")
+        done = run("index", tmp_path / given, "--out", tmp_path / "x.index")
         assert_fails(done, "unpack")
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "k.zip"]
 

@@ -1,10 +1,8 @@
 """Odd but plausible input: an answer, or one line that says what to do; never a traceback."""
 
-import io
 import itertools
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,8 @@ import pytest
 from PIL import Image
 
 import lookalike
+from helpers.command import assert_fails, run
 from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images
-from lookalike.cli import main
 from lookalike.embedding import NO_DIRECTION, Vectors, embed_batches, normalize
 from lookalike.errors import ImageError
 from lookalike.given import local_path
@@ -28,40 +26,8 @@ from lookalike.spark import session
 from segments import collection_of, unit
 from small import small_network
 
-Said = tuple[int, str, str]
-Run = Callable[..., Said]
 BAD = os.fsdecode(b"b\xe4d")
 """A name in Latin-1, which is not UTF-8."""
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in this process: exit code, what it printed, what it noted."""
-
-    def command(*arguments: object, stdin: bytes = b"", encoding: str = "utf-8") -> Said:
-        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
-        given = io.TextIOWrapper(io.BytesIO(stdin), encoding=encoding)
-        with monkeypatch.context() as patched:
-            patched.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
-            for name, stream in zip(("stdout", "stderr", "stdin"), (*streams, given), strict=True):
-                patched.setattr(sys, name, stream)
-            with pytest.raises(SystemExit) as stopped:
-                main()
-        said = []
-        for stream in streams:
-            stream.flush()
-            said.append(stream.buffer.getvalue().decode(encoding))
-        assert isinstance(stopped.value.code, int)
-        return stopped.value.code, said[0], said[1]
-
-    return command
-
-
-def assert_one_line(said: Said, *words: str) -> None:
-    code, out, err = said
-    assert (code, out) == (1, ""), said
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    assert all(word in err for word in words), err
 
 
 @pytest.fixture(scope="module")
@@ -202,13 +168,13 @@ def test_a_network_that_gives_no_vectors(tmp_path: Path, value: float) -> None:
 )
 @pytest.mark.parametrize("query", ["--random", "photo"])
 def test_a_filter_that_leaves_nothing_is_an_error(
-    index: Index, photo: Path, run: Run, query: str, filters: list[str], words: str
+    index: Index, photo: Path, query: str, filters: list[str], words: str
 ) -> None:
     asked = "--random" if query == "--random" else photo
-    assert_one_line(run("search", index.path, asked, *filters), "no image has", words)
+    assert_fails(run("search", index.path, asked, *filters), "no image has", words)
 
 
-def test_nothing_within_a_distance_is_an_answer(index: Index, photo: Path, run: Run) -> None:
+def test_nothing_within_a_distance_is_an_answer(index: Index, photo: Path) -> None:
     code, out, err = run("search", index.path, photo, "--within", "0")
     assert (code, err) == (0, "")
     assert "\nno neighbours\n" in out
@@ -261,7 +227,6 @@ COMMANDS = [
 def test_a_uri_is_refused_where_a_path_is_needed(
     index: Index,
     drawn: DrawnCollection,
-    run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     command: str,
@@ -270,7 +235,7 @@ def test_a_uri_is_refused_where_a_path_is_needed(
     places = {"index": index.path, "photos": drawn.photos, "labels": drawn.labels, "out": "out"}
     for uri in URIS[:1] if "train" in command else URIS:
         said = run(*(one.format(uri, **places) for one in command.split()))
-        assert_one_line(said, "is a URI", uri.partition("://")[0] + "://")
+        assert_fails(said, "is a URI", uri.partition("://")[0] + "://")
         assert os.listdir(tmp_path) == []
 
 
@@ -299,20 +264,18 @@ def changed(index: Index, drawn: DrawnCollection, tmp_path: Path) -> Index:
 
 
 @pytest.mark.parametrize("command", ["info {}", "search {} --random", "check {}", "join {i} {}"])
-def test_an_index_in_a_folder_whose_name_is_not_utf8(
-    changed: Index, run: Run, command: str
-) -> None:
+def test_an_index_in_a_folder_whose_name_is_not_utf8(changed: Index, command: str) -> None:
     moved = changed.path.with_name(f"{BAD}.index")
     shutil.copytree(changed.path, moved)
     given = [one.format(moved, i=changed.path) for one in command.split()]
     out = ["--out", changed.path.with_name("out")] if "join" in command else []
-    assert_one_line(run(*given, *out), "not UTF-8", "rename")
+    assert_fails(run(*given, *out), "not UTF-8", "rename")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("how", ["name", "glob", "file", "stdin"])
 def test_removing_names_that_are_not_utf8(
-    tmp_path: Path, run: Run, how: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, how: str, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of no image: a line. Of one: it goes."""
     path = tmp_path / "k.index"
@@ -327,10 +290,10 @@ def test_removing_names_that_are_not_utf8(
     }
     arguments, stdin = asked[how]
     said = run("remove", path, *arguments, "--dry-run", stdin=stdin, encoding=encoding)
-    assert_one_line(said, "has no image b%E4d")
+    assert_fails(said, "has no image b%E4d")
 
 
-def test_names_in_a_file_as_windows_writes_them(tmp_path: Path, run: Run) -> None:
+def test_names_in_a_file_as_windows_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "k.index"
     collection_of(unit((3, 8), 0), path, [3])
     code, out, _ = run("remove", path, "--from", "-", stdin=b"\xef\xbb\xbf1.jpg\r\n\r\n2.jpg")
@@ -340,18 +303,18 @@ def test_names_in_a_file_as_windows_writes_them(tmp_path: Path, run: Run) -> Non
 
 @pytest.mark.parametrize("given", [[""], ["1.jpg", ""]])
 def test_an_empty_name_removes_nothing(
-    tmp_path: Path, run: Run, given: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, given: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a variable leaves that was never set, in the folder of the photos."""
     path = tmp_path / "k.index"
     collection_of(unit((3, 8), 0), path, [3])
     monkeypatch.chdir("/")
-    assert_one_line(run("remove", path, *given), "an empty name")
+    assert_fails(run("remove", path, *given), "an empty name")
     assert len(lookalike.open_index(path)) == 3
 
 
-def test_a_host_that_is_no_name(index: Index, run: Run) -> None:
-    assert_one_line(run("serve", index.path, "--host", BAD), "cannot listen on")
+def test_a_host_that_is_no_name(index: Index) -> None:
+    assert_fails(run("serve", index.path, "--host", BAD), "cannot listen on")
 
 
 @pytest.mark.parametrize(
@@ -369,19 +332,18 @@ def test_a_host_that_is_no_name(index: Index, run: Run) -> None:
 )
 def test_numbers_out_of_range(
     index: Index,
-    run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     command: str,
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert_one_line(run(*command.replace("{}", str(index.path)).split()), words)
+    assert_fails(run(*command.replace("{}", str(index.path)).split()), words)
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("every", ["nan", "inf", "0", "-1"])
-def test_seconds_that_are_none(index: Index, run: Run, every: str) -> None:
+def test_seconds_that_are_none(index: Index, every: str) -> None:
     code, out, err = run("watch", index.path, "--once", "--every", every)
     assert (code, out) == (2, "") and "0.01 to" in err
 
@@ -415,9 +377,7 @@ WHOLE = ["join", "duplicates", "clusters", "outliers", "gallery"]
 
 
 @pytest.mark.parametrize("command", [*WHOLE, "join --within 0.4", "duplicates --json"])
-def test_looking_at_next_to_nothing(
-    few: tuple[Path, int], run: Run, tmp_path: Path, command: str
-) -> None:
+def test_looking_at_next_to_nothing(few: tuple[Path, int], tmp_path: Path, command: str) -> None:
     name, *own = command.split()
     said = run(name, few[0], "--out", tmp_path / "out", "--no-spark", *own)
     assert said[0] == 0 and said[1], said
@@ -427,13 +387,13 @@ def test_looking_at_next_to_nothing(
 @pytest.mark.parametrize(
     "command", ["info {}", "check {}", "search {} {photo}", "search {} --random", "evaluate {}"]
 )
-def test_asking_next_to_nothing(few: tuple[Path, int], photo: Path, run: Run, command: str) -> None:
+def test_asking_next_to_nothing(few: tuple[Path, int], photo: Path, command: str) -> None:
     path, count = few
     own = ["--no-spark"] if "evaluate" in command else []
     said = run(*(one.format(path, photo=photo) for one in command.split()), *own)
     needed = 2 if "evaluate" in command else 1 if "random" in command else 0
     if count < needed:
-        assert_one_line(said, "index")
+        assert_fails(said, "index")
     else:
         assert said[0] == 0 and said[2] == "", said
 
@@ -443,7 +403,7 @@ def test_asking_next_to_nothing(few: tuple[Path, int], photo: Path, run: Run, co
 
 @pytest.mark.parametrize("where", ["relative", "inside", "absolute"])
 def test_a_check_finds_what_was_left_wherever_it_is_started(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, where: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     path = tmp_path / "k.index"
     collection_of(unit((3, 8), 0), path, [3])

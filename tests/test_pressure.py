@@ -13,19 +13,15 @@ import pytest
 
 import lookalike
 from faults import Row, leftovers, problems_of, rows_by_path
+from helpers.command import assert_fails, run
 from lookalike import LookalikeError
 from lookalike.build import Options, build_collection
-from lookalike.cli import main
 from lookalike.storage import EmbeddingTable, commits, is_index, writing
 from rights import without_rights
 from small import picture, pictures, small_network
 from worker import question
 
 pytestmark = pytest.mark.long  # real processes, disks and signals: minutes
-
-Told = tuple[int, str, str]
-"""Exit code, what was answered, what was said beside."""
-Run = Callable[..., Told]
 
 
 @pytest.fixture(scope="module")
@@ -54,31 +50,6 @@ def made(network: Options, tmp_path_factory: pytest.TempPathFactory) -> Made:
     new = pictures(folder / "new", 24, seed=100)
     build_collection(photos, folder / "small.index", network)
     return Made(photos, new, folder / "small.index", network)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process."""
-
-    def run(*arguments: str | Path) -> Told:
-        monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
-
-    return run
-
-
-def assert_fails(told: Told, *words: str) -> None:
-    """One line that says all of that, and exit code 1."""
-    code, answer, said = told
-    assert (code, answer) == (1, ""), told
-    assert said.startswith("error: ") and said.count("\n") == 1, said
-    for word in words:
-        assert word in said, said
 
 
 @contextmanager
@@ -149,7 +120,7 @@ CHANGES: dict[str, Callable[[Path, Path], list[str | Path]]] = {
 @pytest.mark.parametrize("left", [0, 10_000, 60_000, 150_000])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_on_a_full_disk_can_be_made_later(
-    made: Made, disk: Path, run: Run, name: str, left: int, tmp_path: Path
+    made: Made, disk: Path, name: str, left: int, tmp_path: Path
 ) -> None:
     index = copied(made, disk)
     version, before = state(index)
@@ -175,7 +146,7 @@ def test_a_change_on_a_full_disk_can_be_made_later(
 @pytest.mark.parametrize("models", [0, 0.5, 1])
 @pytest.mark.parametrize("left", [0, 20_000, 80_000, 130_000])
 def test_an_index_on_a_full_disk_is_gone_on_with(
-    made: Made, disk: Path, run: Run, models: float, left: int
+    made: Made, disk: Path, models: float, left: int
 ) -> None:
     out = disk / "new.index"
     model = sum(file.stat().st_size for file in (made.index / "_model").iterdir())
@@ -194,7 +165,7 @@ def test_an_index_on_a_full_disk_is_gone_on_with(
     assert kept.items() <= rows.items()
 
 
-def test_where_only_the_log_has_no_room(made: Made, run: Run, tmp_path: Path) -> None:
+def test_where_only_the_log_has_no_room(made: Made, tmp_path: Path) -> None:
     needs_mount()
     index = copied(made, tmp_path / "index")
     before = state(index)
@@ -211,7 +182,7 @@ def test_where_only_the_log_has_no_room(made: Made, run: Run, tmp_path: Path) ->
         assert len(state(index)[1]) == 64
 
 
-def test_compaction_on_a_full_disk_changes_nothing(made: Made, disk: Path, run: Run) -> None:
+def test_compaction_on_a_full_disk_changes_nothing(made: Made, disk: Path) -> None:
     index = copied(made, disk)
     assert run(*CHANGES["add"](index, made.new))[0] == 0
     before = state(index)
@@ -232,7 +203,7 @@ def test_compaction_on_a_full_disk_changes_nothing(made: Made, disk: Path, run: 
 
 @pytest.mark.long
 def test_a_read_only_index_is_searched_and_not_written_to(
-    made: Made, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_mount()
     index = copied(made, tmp_path)
@@ -251,7 +222,7 @@ def test_a_read_only_index_is_searched_and_not_written_to(
 @pytest.mark.parametrize("how", ["full", "read-only", "a file"])
 @pytest.mark.long
 def test_a_cache_that_takes_nothing_costs_time_alone(
-    made: Made, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     needs_mount()
     index = copied(made, tmp_path / "index")
@@ -300,7 +271,7 @@ def flip(file: Path, at: int) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_data_file_is_said_and_older_versions_are_read(
-    made: Made, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     index = copied(made, tmp_path)
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
@@ -323,7 +294,7 @@ NEWER = {
 
 
 @pytest.mark.parametrize("what", NEWER)
-def test_a_table_of_a_newer_protocol(made: Made, run: Run, tmp_path: Path, what: str) -> None:
+def test_a_table_of_a_newer_protocol(made: Made, tmp_path: Path, what: str) -> None:
     index = copied(made, tmp_path)
     log = index / "_delta_log" / f"{0:020}.json"
     known = '{"minReaderVersion":1,"minWriterVersion":2}'
@@ -339,7 +310,7 @@ def test_a_table_of_a_newer_protocol(made: Made, run: Run, tmp_path: Path, what:
     assert leftovers(index) == []
 
 
-def test_an_index_of_a_newer_lookalike(made: Made, run: Run, tmp_path: Path) -> None:
+def test_an_index_of_a_newer_lookalike(made: Made, tmp_path: Path) -> None:
     index = copied(made, tmp_path)
     about = index / "_lookalike.json"
     about.write_text(about.read_text().replace('"format": ', '"format": 9'))

@@ -25,8 +25,8 @@ from torch.nn import functional
 import judge
 import recipe
 import steps
+from helpers.command import run
 from lookalike import ImageEmbedder, Index, LookalikeError, evaluate, open_index
-from lookalike.cli import main
 from lookalike.cli.train import _index_name, _show_gain
 from lookalike.embedding import normalize
 from lookalike.images.decoding import thumbnail
@@ -617,28 +617,7 @@ def test_few_photos_are_looked_at_more_often_and_fewer_at_a_time() -> None:
 TINY = ["--model", SMALL, "--epochs", "1", "--batch", "8"]
 
 
-@pytest.fixture
-def lookalike(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run the command in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lookalike", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert isinstance(stopped.value.code, int)
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
-
-
-Run = Callable[..., tuple[int, str, str]]
-
-
 def test_weights_are_trained_and_searched_with(
-    lookalike: Run,
     few: tuple[Path, Path],
     drawn: DrawnCollection,
     weights: Path,
@@ -647,7 +626,7 @@ def test_weights_are_trained_and_searched_with(
     folder, labels = few
     out = tmp_path / "new" / "mine.safetensors"
     asked = ["train", folder, "--labels", labels, "--out", out, *TINY]
-    code, said, noted = lookalike(*asked, "--weights", weights)
+    code, said, noted = run(*asked, "--weights", weights)
     assert code == 0, noted
     assert f"{out}: {SMALL} was trained on 28 images of 14 labels, 24 views" in noted
     assert "8 images of 4 labels held out" in said and "R@1 0." in said and " -> " in said
@@ -663,12 +642,12 @@ def test_weights_are_trained_and_searched_with(
     assert own.state_dict().keys() == began.state_dict().keys()
 
     made = tmp_path / "cars.index"
-    code, _, noted = lookalike(
+    code, _, noted = run(
         *("index", folder, "--model", SMALL, "--weights", out, "--out", made, "--no-spark")
     )
     assert code == 0, noted
     new = min(drawn.new.rglob("*.jpg"))
-    code, said, _ = lookalike("search", made, new, "--json")
+    code, said, _ = run("search", made, new, "--json")
     assert len(json.loads(said)["neighbors"]) == 5
     with Image.open(new) as image:
         pixels = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
@@ -679,7 +658,6 @@ def test_weights_are_trained_and_searched_with(
 
 
 def test_a_stopped_command_goes_on_to_the_same_file(
-    lookalike: Run,
     few: tuple[Path, Path],
     weights: Path,
     tmp_path: Path,
@@ -687,7 +665,7 @@ def test_a_stopped_command_goes_on_to_the_same_file(
 ) -> None:
     whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
     asked = ["train", few[0], "--labels", few[1], "--weights", weights, *TINY]
-    code, said, _ = lookalike(*asked, "--out", whole, "--json")
+    code, said, _ = run(*asked, "--out", whole, "--json")
     assert code == 0
     told = json.loads(said)
     assert told["out"] == str(whole) and told["views"] == 24 and told["photos"] == 28
@@ -709,7 +687,7 @@ def test_a_stopped_command_goes_on_to_the_same_file(
     monkeypatch.setattr(loop, "SAVED_EVERY", 0)
     monkeypatch.setattr(loop, "_save", stop)
     monkeypatch.setattr(job, "measure", counted)
-    code, said, noted = lookalike(*asked, "--out", part)
+    code, said, noted = run(*asked, "--out", part)
     work = tmp_path / ".part.safetensors.work"
     assert (code, said) == (130, "")
     assert noted.endswith(
@@ -717,26 +695,26 @@ def test_a_stopped_command_goes_on_to_the_same_file(
         "run the same command to continue\n"
     )
     assert work.is_dir() and not part.exists()
-    code, said, noted = lookalike(*asked, "--out", part)
+    code, said, noted = run(*asked, "--out", part)
     assert code == 0, noted
     assert saved == [1, 2, 3], "it went on at the third step"
     assert measured == [0, 3], "before it began, and in the end"
     assert part.read_bytes() == whole.read_bytes()
     assert sorted(os.listdir(tmp_path)) == [part.name, whole.name]
 
-    code, _, noted = lookalike(*asked, "--out", part)
+    code, _, noted = run(*asked, "--out", part)
     assert code == 1 and "is there already" in noted and "--overwrite" in noted
 
 
 def test_a_command_stopped_early_leaves_nothing(
-    lookalike: Run, mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "gather", stop)
     before = os.listdir(tmp_path)
-    code, _, noted = lookalike(
+    code, _, noted = run(
         "train", mixed[0], "--labels", mixed[1], "--out", tmp_path / "x.safetensors"
     )
     assert code == 130 and "before all images were decoded: run the same command" in noted
@@ -744,14 +722,14 @@ def test_a_command_stopped_early_leaves_nothing(
 
 
 def test_all_photos_are_learned_from_where_nothing_is_held_out(
-    lookalike: Run, mixed: tuple[Path, Path], weights: Path, tmp_path: Path
+    mixed: tuple[Path, Path], weights: Path, tmp_path: Path
 ) -> None:
     folder, labels = mixed
     out, work = tmp_path / "mine.safetensors", tmp_path / "work"
     asked = ["train", folder, "--labels", labels, "--out", out, "--weights", weights, *TINY]
     work.mkdir()
     (work / f".{'0a' * 16}-kept.pt").touch()  # of a run that was killed
-    code, said, noted = lookalike(*asked, "--work", work, "--held-out", "0")
+    code, said, noted = run(*asked, "--work", work, "--held-out", "0")
     assert code == 0, noted
     assert "nothing was measured" in said and "next: lookalike index" in said
     assert "trained on 4 images of 2 labels, 8 views" in noted
@@ -759,7 +737,7 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
     assert "1 image has no label" in noted and "1 label is of no image" in noted
     assert "not looked at: 1 .mp4" in noted and "1 row has no label (nan" in noted
     assert sorted(os.listdir(work)) == [".lock", "decoded"], "a folder that was named is kept"
-    code, _, noted = lookalike(*asked, "--work", work, "--overwrite")
+    code, _, noted = run(*asked, "--work", work, "--overwrite")
     assert code == 0 and "no photo is held out" in noted
 
 
@@ -790,7 +768,6 @@ def test_all_photos_are_learned_from_where_nothing_is_held_out(
     ids=lambda given: " ".join(given)[:40] if isinstance(given, list) else None,
 )
 def test_what_is_wrong_is_said_in_a_line(
-    lookalike: Run,
     mixed: tuple[Path, Path],
     tmp_path: Path,
     labels: str | None,
@@ -805,7 +782,7 @@ def test_what_is_wrong_is_said_in_a_line(
     before = sorted(os.listdir(tmp_path))
     named = [option.format(tmp=tmp_path) for option in options]
     out = tmp_path / "x.safetensors"
-    code, said, noted = lookalike("train", folder, "--labels", file, "--out", out, *named)
+    code, said, noted = run("train", folder, "--labels", file, "--out", out, *named)
     assert (code, said) == (1, ""), noted
     assert noted.startswith("error: ") and noted.count("\n") == 1
     assert all(word in noted for word in words), noted
@@ -814,13 +791,13 @@ def test_what_is_wrong_is_said_in_a_line(
 
 @pytest.mark.parametrize("place", ["empty", "s3a://bucket/photos", "table.parquet"])
 def test_what_is_no_folder_of_photos_is_refused(
-    lookalike: Run, mixed: tuple[Path, Path], tmp_path: Path, place: str
+    mixed: tuple[Path, Path], tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "table.parquet").touch()
     images = place if "://" in place else str(tmp_path / place)
     out = tmp_path / "x.safetensors"
-    code, said, noted = lookalike("train", images, "--labels", mixed[1], "--out", out)
+    code, said, noted = run("train", images, "--labels", mixed[1], "--out", out)
     assert (code, said) == (1, "") and noted.count("\n") == 1
     assert ("no images" if place == "empty" else "lookalike train takes files") in noted
 
@@ -846,14 +823,12 @@ def test_a_network_knows_its_width_wherever_it_is(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
-def test_seeds_have_bounds(
-    lookalike: Run, mixed: tuple[Path, Path], tmp_path: Path, seed: int
-) -> None:
+def test_seeds_have_bounds(mixed: tuple[Path, Path], tmp_path: Path, seed: int) -> None:
     out, before = tmp_path / "x.safetensors", os.listdir(tmp_path)
     with pytest.raises(LookalikeError, match=f"`seed` is {seed}: give a number from 0 to"):
         fine_tune(*mixed, out, seed=seed)
     asked = ("train", mixed[0], "--labels", mixed[1], "--out", out, "--seed", str(seed))
-    assert lookalike(*asked)[0] == 2
+    assert run(*asked)[0] == 2
     assert os.listdir(tmp_path) == before
 
 

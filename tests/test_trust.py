@@ -25,6 +25,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import lookalike
+from helpers.command import assert_fails, run
 from lookalike import Index, LookalikeError, hashing
 from lookalike.build import Options
 from lookalike.cache import seal
@@ -49,7 +50,6 @@ from lookalike.spark import local_uri, session
 from lookalike.storage import FORMAT, EmbeddingTable
 from lookalike.untrusted import foreign_types, map_array, read_arrays, read_json
 from segments import collection_of
-from test_cli import assert_fails, run
 from test_signatures import clustered
 
 OUTSIDE = r"^outside the folders of this index$"
