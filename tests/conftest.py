@@ -1,6 +1,7 @@
 """Data for all tests: drawn cars, an index of them, every kind of bad input."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import tempfile
@@ -36,8 +37,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnCollection:
-    """96 drawn cars with labels, and four new ones."""
-    return draw_collection(tmp_path_factory.mktemp("drawn"), images=96, held_out=4)
+    """96 drawn cars with labels, and four new ones: drawn once for all processes of a run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    out = folder / "drawn"
+    with (folder / "drawn.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock.fileno()).st_size:
+            return DrawnCollection(out / "cars_train", out / "cardatasettrain.csv", out / "new")
+        done = draw_collection(out, images=96, held_out=4)
+        lock.write("done")
+        return done
 
 
 @pytest.fixture(scope="session")
