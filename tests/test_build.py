@@ -923,7 +923,7 @@ def row_number(item: tuple[str, npt.NDArray[np.float32]]) -> int:
     ("photos", "options", "message"),
     [
         ("bad", Options(precision="int8"), "int8 is calibrated on images"),
-        ("good", Options(precision="int8", weights="nowhere.pt"), "no weights 'nowhere.pt'"),
+        ("good", Options(precision="int8", weights="nowhere.pt"), "unknown weights 'nowhere.pt'"),
     ],
     ids=["no picture to calibrate on", "no network"],
 )

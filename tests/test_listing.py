@@ -292,7 +292,7 @@ def test_labels_of_other_photos(tmp_path: Path) -> None:
         ),
         pytest.param(
             "a.jpg,nan\nb.jpg,NaN\n",
-            "the label file holds no labels: leave --labels out or give another file",
+            "the label file holds no labels: leave `labels` out or choose another file",
             id="no labels",
         ),
         pytest.param(

@@ -123,7 +123,7 @@ def test_widths_are_found(name: str, weights_of: Callable[[str], str]) -> None:
 def test_the_default_is_for_anything() -> None:
     assert resolve() == resolve(DEFAULT) == resolve("auto", "general")
     assert resolve("auto", "cars") == resolve("resnet18")
-    wanted = "no weights of shufflenet_v2_x0_5 come with lookalike: say --weights imagenet or a"
+    wanted = "no weights of shufflenet_v2_x0_5 come with lookalike: set `weights` to imagenet or a"
     refusal(lambda: resolve("shufflenet_v2_x0_5"), wanted)
     refusal(lambda: resolve("resnet18", "general"), "'general' are of efficientnet-lite0, not res")
 
@@ -351,15 +351,15 @@ def test_weights_of_another_network(
         (("ResNet18", "cars"), "no classification network 'ResNet18'"),
         (("fasterrcnn_resnet50_fpn", "imagenet"), "no classification network"),
         (("nonsense", "imagenet"), "no classification network 'nonsense'"),
-        (("resnet50", "cars"), "'cars' are of resnet18, not resnet50: say --weights"),
+        (("resnet50", "cars"), "'cars' are of resnet18, not resnet50: set `weights`"),
         (
             ("resnet18", "nowhere.safetensors"),
-            "no weights 'nowhere.*say general, cars, imagenet or",
+            "unknown weights 'nowhere.*choose general, cars, imagenet or",
         ),
-        (("resnet18", "two\nlines"), "no weights "),
-        (("resnet18", ""), "no weights ''"),
-        (("resnet18", "/"), "no weights '/'"),
-        (("resnet18", "Cars"), "no weights 'Cars'"),
+        (("resnet18", "two\nlines"), "unknown weights "),
+        (("resnet18", ""), "unknown weights ''"),
+        (("resnet18", "/"), "unknown weights '/'"),
+        (("resnet18", "Cars"), "unknown weights 'Cars'"),
     ],
     ids=str,
 )

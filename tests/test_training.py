@@ -1012,7 +1012,7 @@ def test_what_is_wrong_with_a_script_is_said_in_a_line(
         (recipe, (*made, "--judge", nowhere, "--judge-labels", labels), "no such file"),
         (recipe, (*made, "--judge", folder, "--judge-labels", nowhere), "cannot read the labels"),
         (recipe, (*made, "--out", labels / "x.safetensors"), "cannot be written to"),
-        (recipe, (*made, "--student", nowhere), "no weights"),
+        (recipe, (*made, "--student", nowhere), "unknown weights"),
         (recipe, (*made, "--device", "tpu"), "unknown device"),
     ]
     for script, arguments, words in asked:
