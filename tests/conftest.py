@@ -35,6 +35,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["LOOKALIKE_CACHE"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_java() -> Iterator[None]:
+    """Settings for the Java of every Spark session, of this process and of those it starts."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SPARK_CONF_DIR", str(Path(__file__).with_name("helpers") / "spark"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnCollection:
     """96 drawn cars with labels, and four new ones: drawn once for all processes of a run."""

@@ -401,7 +401,7 @@ def test_an_index_without_its_model_answers_what_needs_none(
         (lambda path: [log.write_text("?") for log in (path / "_delta_log").iterdir()], "damaged"),
         (lambda path: shutil.rmtree(path), "does not exist"),
     ],
-    ids=["about", "no about", "no log", "log", "nothing"],
+    ids=["about", "no about", "neither name", "no log", "log", "nothing"],
 )
 def test_a_damaged_index_is_told_in_a_line(
     index: Index, tmp_path: Path, harm: Callable[[Path], Any], message: str
