@@ -495,7 +495,7 @@ def test_a_table_of_nothing_is_an_error(tmp_path: Path, small: Options) -> None:
         "t": r"no image can be read from .*t: empty.parquet: unreadable: not a complete",
         "none": "no Parquet files in",
         "rowless": "it has no rows",
-        "t/int.parquet": "int.parquet: column 'image' holds int64, no image bytes: name the right",
+        "t/int.parquet": "int.parquet: column 'image' holds int64, no image bytes: choose another",
     }.items():
         options = replace(small, image_column="image")
         for build in (build_collection, build_table):
