@@ -119,7 +119,7 @@ def test_an_index_killed_while_it_is_replaced_is_put_in_place_by_the_next_run(
     class Killed(BaseException):
         pass
 
-    def killed_between(fresh: Path, path: Path) -> None:
+    def killed_between(fresh: Path, path: Path, **_: object) -> None:
         path.rename(path.with_name(f".{path.name}-{0:032x}"))
         raise Killed
 
