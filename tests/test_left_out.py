@@ -324,7 +324,7 @@ def test_commands_say_what_was_left_out(mixed: Path, tmp_path: Path, network: Op
     out = tmp_path / "x.index"
     code, said, noted = run("index", mixed, "--out", out, *model)
     assert (code, said) == (0, "") and words in noted and "3 images embedded" in noted
-    assert "1 label fits by a part of the name only" in noted
+    assert "1 label fits by part of the name only" in noted
     code, said, noted = run("index", mixed, "--out", out, *model)
     assert "nothing is new or changed: 3 inputs" in noted and words in noted
     code, said, noted = run("index", mixed, "--out", out, *model, "--json")

@@ -16,12 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from typer.testing import CliRunner
 
 import lookalike
+from helpers.command import assert_fails, run
 from lookalike import Index, LookalikeError
 from lookalike.cache import staging_folder
-from lookalike.cli import app
 from lookalike.embedding import ROW
 from lookalike.images import Source
 from lookalike.images.synthetic import DrawnCollection
@@ -606,8 +605,7 @@ def test_an_index_of_a_newer_lookalike(stored: EmbeddingTable) -> None:
         with pytest.raises(LookalikeError, match="made by a newer lookalike: upgrade"):
             call(stored)
     for options in (["check"], ["check", "--repair"], ["vacuum"]):
-        done = CliRunner().invoke(app, [options[0], str(stored.path), *options[1:]])
-        assert "upgrade to open it" in str(done.exception)
+        assert_fails(run(options[0], stored.path, *options[1:]), "upgrade to open it")
     before[str(stored.path / ".writers")] = b""
     assert everything(stored.path) == before
 
@@ -817,18 +815,13 @@ def test_a_checkpoint_that_was_never_finished_is_none(stored: EmbeddingTable) ->
 # --- the faces -----------------------------------------------------------------------------------
 
 
-def run(*arguments: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [str(one) for one in arguments])
-    return done.exit_code, done.stdout, str(done.exception or "")
-
-
 def test_the_commands(stored: EmbeddingTable) -> None:
     code, out, _ = run("check", stored.path)
     assert (code, out) == (0, f"whole: {sum(SIZES)} rows in 3 files, version 1\n")
     stored.files()[1].unlink()
     code, out, error = run("check", stored.path)
-    assert (code, error) == (1, f"{stored.path} is not whole (1 x missing file): "
-                                f"`lookalike check {stored.path} --repair`")  # fmt: skip
+    problem = f"{stored.path} is not whole (1 x missing file)"
+    assert (code, error) == (1, f"error: {problem}: `lookalike check {stored.path} --repair`\n")
     assert out.startswith("missing file: data/") and out.count("\n") == 1
     code, out, error = run("check", stored.path, "--json")
     told = json.loads(out)
