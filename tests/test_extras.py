@@ -43,7 +43,7 @@ def test_a_gpu_needs_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     _why_no_cuda.cache_clear()
     try:
         assert find_device("auto") == "cpu"
-        with pytest.raises(LookalikeError, match=r'needs PyTorch .*"lookalike\[torch\]".*cpu$'):
+        with pytest.raises(LookalikeError, match=r'needs PyTorch .*"lookalike\[torch\]".*"cpu"`$'):
             find_device("cuda")
     finally:
         _why_no_cuda.cache_clear()

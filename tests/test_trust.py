@@ -508,7 +508,7 @@ def test_no_formulas_is_an_option_for_csv(formulas: Path, tmp_path: Path) -> Non
     before = sorted(os.listdir(tmp_path))
     refused = run("embed", formulas, "--out", tmp_path / "x", "--no-formulas")
     assert refused.code == 2
-    assert "--no-formulas is for CSV files" in refused.err
+    assert "--no-formulas needs an --out that ends in .csv" in refused.err
     with pytest.raises(LookalikeError, match="CSV"):
         build_table(formulas, tmp_path / "x", Options(), no_formulas=True)
     assert sorted(os.listdir(tmp_path)) == before
