@@ -545,9 +545,9 @@ def test_a_folder_named_like_a_column_changes_nothing(
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"within": float("inf")}, "is no distance"),
-        ({"within": -1}, "is no distance"),
-        ({"within": 0.1, "agrees": 2}, "is no share"),
+        ({"within": float("inf")}, "give a distance from 0 to 2"),
+        ({"within": -1}, "give a distance from 0 to 2"),
+        ({"within": 0.1, "agrees": 2}, "give a share from 0 to 1"),
         ({"within": 0.1, "cap": 10**6}, "pairs an image are too many"),
         ({"within": 0.1, "cap": 0}, "k is 0"),
     ],
