@@ -562,6 +562,7 @@ def test_a_jpeg_with_a_hole_comes_to_the_same(good: bytes) -> None:
 MEASURED = """
 import resource, sys
 from pathlib import Path
+from lookalike.errors import ImageError
 from lookalike.images import decode, decode_pixels
 small, data = (Path(path).read_bytes() for path in sys.argv[2:])
 decode_pixels(small)

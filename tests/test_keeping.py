@@ -524,7 +524,9 @@ def test_weights_of_the_same_name_are_told_apart(
         old = lookalike.create_index(photos, tmp_path / "x.index", model="resnet18")
     assert not models.is_bundled(old._table.model)
 
-    with pytest.raises(LookalikeError, match="resnet18 and other weights named cars: give another"):
+    with pytest.raises(
+        LookalikeError, match="resnet18 and other weights named cars: choose another"
+    ):
         lookalike.create_index(photos, tmp_path / "x.index", weights="cars")
     shutil.copy(next(photos.rglob("*.png")), photos / "again.png")
     assert old.sync().images == 1  # it goes on with the weights that it has
@@ -737,6 +739,6 @@ def test_a_table_does_not_go_into_an_index_of_a_folder(living: Index, tmp_path: 
     with pytest.raises(LookalikeError) as error:
         living.add(table)
     assert str(error.value) == (
-        f"{living.path} holds photos of a folder, but what is given is a Parquet table: "
+        f"{living.path} holds photos of a folder, but the input is a Parquet table: "
         "make another index for it"
     )

@@ -434,7 +434,10 @@ def test_lite0_has_weights_of_its_own(tmp_path: Path) -> None:
     assert (tuned.weights, tuned.width) == ("tuned.safetensors", 1280)
     assert tuned.fingerprint != model.fingerprint
     assert np.abs(unit(engine(tuned)(PIXELS)) - unit(engine(model)(PIXELS))).max() > 1e-3
-    refusal(lambda: resolve(lite0.NAME, str(FILES["cars"])), "are not of efficientnet-lite0; give")
+    refusal(
+        lambda: resolve(lite0.NAME, str(FILES["cars"])),
+        "are not of efficientnet-lite0; set `model` to",
+    )
     refusal(lambda: resolve("resnet18", str(path)), "are not of resnet18: they lack")
     refusal(lambda: backbone(lite0.NAME, "cars"), "'cars' are of resnet18, not efficientnet-lite0")
 

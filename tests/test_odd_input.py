@@ -325,8 +325,8 @@ def test_a_host_that_is_no_name(index: Index) -> None:
         ("tune {} --seed -1", "seed is -1"),
         ("join {} --out out --no-spark --shown -1", "shown is -1"),
         ("duplicates {} --out out --no-spark --shown -1", "shown is -1"),
-        ("clusters {} --out out --no-spark --recall nan", "recall nan"),
-        ("outliers {} --out out --no-spark --recall 2", "`recall` is 2.0"),
+        ("clusters {} --out out --no-spark --recall nan", "--recall is nan"),
+        ("outliers {} --out out --no-spark --recall 2", "--recall is 2.0"),
         ("root {} {}/lookalike.json", "is not a folder"),
     ],
 )

@@ -127,8 +127,8 @@ def test_filters(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("asked", "status", "said"),
     [
-        ({}, 400, "say image=ID or upload=KEY"),
-        ({"image": 1, "upload": "x"}, 400, "and not both"),
+        ({}, 400, "give image=ID or upload=KEY"),
+        ({"image": 1, "upload": "x"}, 400, ", not both"),
         ({"image": 10**9}, 404, "no image 1000000000"),
         ({"image": 2**63}, 422, "image: "),
         ({"image": -1}, 422, "image: "),
