@@ -27,9 +27,9 @@ from bad_inputs import write_bad_inputs, write_odd_but_good
 from conftest import calibrating
 from helpers.command import run
 from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images, models
-from lookalike.build import Options, Report, build_collection, look, running
+from lookalike.build import Options, Report, build_collection, look, running, spark_job
 from lookalike.build.jobs import prepare
-from lookalike.build.running import _sample_of_frame
+from lookalike.build.spark_job import sample_of_frame
 from lookalike.engine import Engine
 from lookalike.export import build_table, export_csv
 from lookalike.images.labels import open_labels
@@ -617,7 +617,7 @@ def test_a_sample_of_a_lake_reads_little_of_it(tmp_path: Path) -> None:
             yield pa.record_batch({"content": [photo.getvalue()] * 99 + [b"no picture"]})
 
     frame = session().range(0, 40, 1, 40).mapInArrow(read, "content binary")
-    sample = _sample_of_frame(images.locate("s3a://bucket/photos"), frame)
+    sample = sample_of_frame(images.locate("s3a://bucket/photos"), frame)
     assert sample.shape == (SAMPLE, 224, 224, 3)
     assert (sample == [255, 0, 0]).all()
     assert 3 <= len(list(tmp_path.iterdir())) <= 10
@@ -670,7 +670,7 @@ def test_segments_whose_receipts_nobody_sees_are_there(
     drawn: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = some_photos(drawn, 5, tmp_path / "photos")
-    monkeypatch.setattr(running, "_receipts", lambda *_: [])
+    monkeypatch.setattr(spark_job, "_receipts", lambda *_: [])
     stored, report = build_collection(photos, tmp_path / "x.index", Options(spark=True))
     assert (report.images, stored.counts()) == (5, (5, 0))
     assert sorted(vectors_of(stored)) == sorted(os.listdir(photos))
@@ -681,9 +681,9 @@ def test_of_two_attempts_the_first_counts(tmp_path: Path) -> None:
     first, second = ({"path": str(tmp_path / name), "rows": 1} for name in names)
     for written in (first, second):
         Path(str(written["path"])).touch()
-        assert running._leave(tmp_path / "0.receipt", written) == first
+        assert spark_job._leave(tmp_path / "0.receipt", written) == first
     assert sorted(os.listdir(tmp_path)) == ["0.receipt", names[0]]
-    assert running._receipts(tmp_path, set()) == [first]
+    assert spark_job._receipts(tmp_path, set()) == [first]
 
 
 @pytest.mark.parametrize(
@@ -692,7 +692,7 @@ def test_of_two_attempts_the_first_counts(tmp_path: Path) -> None:
 def test_a_receipt_that_misleads_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "0.receipt").write_text(text)
     with pytest.raises(LookalikeError, match=r"0\.receipt was changed by another prog") as error:
-        running._receipts(tmp_path, set())
+        spark_job._receipts(tmp_path, set())
     assert "\n" not in str(error.value)
 
 

@@ -23,8 +23,9 @@ from lookalike.cli import app
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.export import build_table
 from lookalike.images.listing import list_those, listed
+from lookalike.images.location import locate
 from lookalike.images.scan import Found
-from lookalike.images.sources import Source, locate
+from lookalike.images.source import Source
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.images.table_frame import read_only, table_frames
 from lookalike.images.tables import ROWS, local_shards, look_into, read_parts

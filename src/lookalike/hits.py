@@ -16,12 +16,13 @@ from lookalike.engine import Engine
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.extras import require
 from lookalike.images.decoding import read as read_file
-from lookalike.images.sources import is_inside
+from lookalike.images.source import is_inside
 from lookalike.search import Neighbor, Rows, check_seed
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
+
 
 _ROWS = 20  # answers that are shown as pictures
 _TILES = 100  # images of a draw that are

@@ -2,7 +2,8 @@
 
 from lookalike.build.batches import add_batch
 from lookalike.build.jobs import Changed, Job, Options, ReadOptions, Report, prepare
-from lookalike.build.keeping import Photos, add, build_collection, look, remove, sync
+from lookalike.build.keeping import Photos, add, look, remove, sync
+from lookalike.build.making import build_collection
 from lookalike.build.running import embed_all, nothing_readable, stored_rows
 
 __all__ = [

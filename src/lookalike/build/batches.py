@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from lookalike import images
+from lookalike.build.inputs import Inputs
 from lookalike.build.jobs import Changed, Job, Options
 from lookalike.build.keeping import Found, Photos, update, wanted_of
 from lookalike.build.place import Place
-from lookalike.build.running import Inputs
 from lookalike.images.frame import Vanished, image_frame
 from lookalike.images.listing import label_images, list_those
 from lookalike.images.matching import Labelled

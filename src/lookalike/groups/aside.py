@@ -19,7 +19,8 @@ from lookalike.given import Name, local_path
 from lookalike.groups.journal import JOURNAL, Entry, entries, journal
 from lookalike.groups.moving import PART, copy, is_copy, is_empty, is_moved, is_reserved, move
 from lookalike.images import Source, encode_path, full_path
-from lookalike.images.sources import INDEX_FILES, is_inside, looked_at
+from lookalike.images.location import INDEX_FILES
+from lookalike.images.source import is_inside, looked_at
 
 How = Literal["copy", "move", "link", "list"]
 
@@ -110,9 +111,6 @@ def undo(folder: Name, say: Callable[[str], None] = lambda line: None) -> int:
     return back
 
 
-# Before anything is touched.
-
-
 def check(how: How, source: Source, folder: Path) -> None:
     """Raise `LookalikeError` where images of a source cannot be set aside so, or not there.
 
@@ -172,9 +170,6 @@ def _list(
             if reason is None:
                 file.write(f"{encode_path(full_path(source, drop))}\n")
     os.replace(folder / PART, folder / LIST)
-
-
-# One image.
 
 
 def _set_aside_one(

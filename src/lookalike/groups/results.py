@@ -15,13 +15,14 @@ from lookalike.errors import LookalikeError
 from lookalike.extras import require
 from lookalike.given import Name, local_path
 from lookalike.images import Source, encode_path
-from lookalike.images.sources import looked_at
+from lookalike.images.source import looked_at
 from lookalike.spark import local_uri, session
 from lookalike.untrusted import inner_name, read_json, without_formulas
 
 if TYPE_CHECKING:
     import pandas as pd
     from pyspark.sql import DataFrame, SparkSession
+
 
 _ABOUT = "found.json"
 

@@ -12,16 +12,9 @@ from lookalike.images.decoding import (
 from lookalike.images.formats import HEIC, heic_is_installed, readable_endings, sniff
 from lookalike.images.isolated import IsolatedDecoder, decoder
 from lookalike.images.kinds import LeftOut, in_words
+from lookalike.images.location import locate
 from lookalike.images.scan import Found, has_images, nothing_found, walk
-from lookalike.images.sources import (
-    Source,
-    decode_path,
-    encode_path,
-    full_path,
-    glob_pattern,
-    locate,
-    read,
-)
+from lookalike.images.source import Source, decode_path, encode_path, full_path, glob_pattern, read
 
 __all__ = [
     "HEIC",

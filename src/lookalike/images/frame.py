@@ -10,7 +10,7 @@ from lookalike.errors import LookalikeError
 from lookalike.images.kinds import LeftOut
 from lookalike.images.listing import IMAGE, LISTING
 from lookalike.images.matching import Labelled, match_labels
-from lookalike.images.sources import Source, encode_path
+from lookalike.images.source import Source, encode_path
 from lookalike.images.table_frame import table_frames
 from lookalike.images.uri_frame import literal, uri_frames
 from lookalike.spark import last_words, local_uri

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError, one_line
 from lookalike.images.kinds import is_image
-from lookalike.images.sources import encode_path, is_uri
+from lookalike.images.source import encode_path, is_uri
 
 SCHEMA = pa.schema({"name": pa.string(), "label": pa.string()})
 # What is said of one name, and of several.

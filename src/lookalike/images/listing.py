@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 from lookalike.images.kinds import LeftOut
 from lookalike.images.matching import Labelled, match_labels
 from lookalike.images.scan import Found, nothing_found, walk
-from lookalike.images.sources import Source
+from lookalike.images.source import Source
 from lookalike.sql import Values, connect, create_view, write_parquet
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
 
 LISTING = pa.schema(
     {

@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 from lookalike.errors import LookalikeError
 from lookalike.images.kinds import LeftOut, in_words, is_image, readable
-from lookalike.images.sources import INDEX_FILES, Source, encode_path
+from lookalike.images.location import INDEX_FILES
+from lookalike.images.source import Source, encode_path
 
 _FARTHEST = 2**63 - 1  # nanoseconds, in the year 2262: a table holds no later time
 

@@ -14,13 +14,14 @@ from lookalike.errors import LookalikeError
 from lookalike.images.listing import list_those, listed, task_count
 from lookalike.images.parquet import is_parquet
 from lookalike.images.scan import Found
-from lookalike.images.sources import Source, decode_path, encode_path, is_uri
+from lookalike.images.source import Source, decode_path, encode_path, is_uri
 from lookalike.images.tables import PART, ROWS, local_shards, look_into, read_parts
 from lookalike.spark import last_words, local_uri, read_parquet
 from lookalike.sql import connect, create_view, fetch_row, write_parquet
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lookalike.errors import ImageError
 from lookalike.images.listing import IMAGE
+from lookalike.images.location import matches
 from lookalike.images.parquet import (
     Cells,
     Shard,
@@ -22,12 +23,7 @@ from lookalike.images.parquet import (
     size_and_time,
 )
 from lookalike.images.scan import Found, walk
-from lookalike.images.sources import (
-    Source,
-    full_path,
-    matches,
-    read_beside,
-)
+from lookalike.images.source import Source, full_path, read_beside
 
 PART = pa.schema(
     {

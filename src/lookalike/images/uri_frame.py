@@ -15,12 +15,13 @@ from lookalike.images.formats import FIRST_BYTES
 from lookalike.images.kinds import OTHERS, REST, TYPES, LeftOut, readable, shows_image
 from lookalike.images.listing import IMAGE, LISTING
 from lookalike.images.parquet import open_file
-from lookalike.images.sources import decode_path, encode_path
+from lookalike.images.source import decode_path, encode_path
 from lookalike.images.table_frame import encoded, nanoseconds, running_id
 from lookalike.spark import local_uri
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
 
 _OPENED_UP_TO = 64 * 2**20
 """Bytes of a file of an unknown ending that is opened: Spark may have to read it whole."""

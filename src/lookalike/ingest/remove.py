@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike.errors import LookalikeError
-from lookalike.images.sources import glob_pattern
+from lookalike.images.source import glob_pattern
 from lookalike.ingest.diff import Say, tell
 from lookalike.sql import Values
 from lookalike.storage import EmbeddingTable

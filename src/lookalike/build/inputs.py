@@ -1,0 +1,71 @@
+"""The inputs of a job: a listing of files, or a DataFrame that only Spark can read."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike.ingest.diff import Known
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job has to read: `count` inputs of a `listing`, or, where only Spark can, a `frame`.
+
+    `known` knows the embeddings of files with the same bytes as others. Of a frame, `wanted` says
+    which rows count, and their ids begin at `first_id`.
+    """
+
+    count: int = 0
+    listing: Path | None = None
+    frame: "DataFrame | None" = None
+    known: Known | None = None
+    wanted: "Wanted | None" = None
+    first_id: int = 0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The paths that are wanted of many, as a file of sorted hashes that each process maps."""
+
+    file: Path
+
+    @classmethod
+    def of(cls, listing: Path, file: Path) -> "Wanted":
+        """Write the hashes of the paths of a listing to `file`."""
+        with pq.ParquetFile(listing) as stored:
+            batches = stored.iter_batches(columns=["path"])
+            hashes = [_hashes(batch["path"].to_pylist()) for batch in batches]
+        np.save(file, np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64))
+        return cls(file)
+
+    @cached_property
+    def _sorted(self) -> npt.NDArray[np.uint64]:
+        mapped: npt.NDArray[np.uint64] = np.load(self.file, mmap_mode="r")
+        return mapped
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Leave out the rows whose path is not wanted."""
+        for batch in batches:
+            if len(self._sorted) == 0:
+                return
+            hashes = _hashes(batch["path"].to_pylist())
+            at = np.searchsorted(self._sorted, hashes)
+            found = self._sorted[np.minimum(at, len(self._sorted) - 1)] == hashes
+            if found.any():
+                yield batch.filter(pa.array(found))
+
+
+def _hashes(paths: Sequence[str]) -> npt.NDArray[np.uint64]:
+    digests = (hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths)
+    return np.frombuffer(b"".join(digests), np.uint64)

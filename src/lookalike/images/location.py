@@ -1,0 +1,190 @@
+"""Find out what kind of place is given: folders, globs, files, a URI, a table."""
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from lookalike.errors import LookalikeError
+from lookalike.given import Name
+from lookalike.images import parquet
+from lookalike.images.kinds import OTHERS, LeftOut, ending, in_words, is_archive, is_image
+from lookalike.images.source import Source, encode_path, is_uri
+
+_LOOKED_AT = 10_000  # names in a folder among which a table beside images is looked for
+_TABLES = 5  # of which it is found out whether they hold images
+_SHARDS = 100  # files of a table that may be named one by one: an index remembers them
+
+INDEX_FILES = frozenset({"_lookalike.json", "lookalike.json"})
+"""Files of which an index has one at least, beside its folder `_delta_log`."""
+
+
+def locate(
+    images: Name | Sequence[Name],
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    left_out: LeftOut | None = None,
+    kind: str | None = None,
+) -> Source:
+    """Say what kind of place `images` is. Nothing is read yet beyond its outermost folder.
+
+    A folder, a file, a glob, a list of these, a URI (`s3a://...`, `hdfs://...`), or, where
+    `image_column` is given or the name says so, a Parquet file or folder with a column of bytes.
+    What a glob matches, or a list holds, and is no image is counted in `left_out`. With the `kind`
+    "files", which is known then, a folder is no table, whatever lies in it.
+    """
+    given = [images] if isinstance(images, str | os.PathLike) else list(images)
+    if not given or not all(map(os.fspath, given)):
+        raise LookalikeError("no images given: name a folder, a file or a glob")
+    names = [os.fspath(name) for name in given]
+    left_out = left_out or LeftOut()
+    is_table = parquet.is_parquet if kind == "files" else _is_table
+    tables = [image_column is not None or is_table(name) for name in names]
+    if all(tables):
+        return _locate_table(names, image_column or "image", label_column)
+    names = _without_tables(names, tables, left_out)
+    if label_column is not None:
+        raise LookalikeError("`label_column` is for tables: for images set `labels` to a CSV file")
+    if is_uri(names[0]):
+        if len(names) > 1:
+            raise LookalikeError("one URI at a time: use a glob that covers them")
+        return Source("uri", names[0], ())
+    return _locate_files([os.path.abspath(name) for name in names], left_out)
+
+
+def _is_table(name: str) -> bool:
+    """Tell whether a place is a table, by its name or by what lies in it.
+
+    A folder with images is none, unless only their first bytes show them and the table has some.
+    Raises `LookalikeError` where images show by their names, and the table has some as well.
+    """
+    if parquet.is_parquet(name):
+        return True
+    images = False
+    tables: list[str] = []
+    unknown: list[str] = []  # files that may be images
+    entries = 0
+    for folder, folders, files in os.walk(name):
+        if folder != name and "_delta_log" in folders and not INDEX_FILES.isdisjoint(files):
+            folders.clear()  # an index, which is not looked into
+            continue
+        folders[:] = [below for below in folders if not below.startswith((".", "_"))]
+        files = [file for file in files if not file.startswith(".")]
+        images = images or any(map(is_image, files))
+        if len(unknown) < _LOOKED_AT:
+            unknown += (os.path.join(folder, file) for file in files if ending(file) not in OTHERS)
+        tables += (os.path.join(folder, file) for file in files if parquet.is_parquet(file))
+        entries += len(files) + len(folders)
+        if (tables or images) and entries > _LOOKED_AT:
+            break
+    if not tables or not (images or any(map(LeftOut().takes, unknown))):
+        return bool(tables)
+    holds = any(parquet.holds_images(table, "image") for table in sorted(tables)[:_TABLES])
+    if images and holds:
+        raise LookalikeError(
+            f"{encode_path(name)} holds images and a table of images ({os.path.basename(tables[0])}"
+            '): set `image_column="image"` for the table, or a glob for the images'
+        )
+    return holds
+
+
+def _without_tables(given: list[str], tables: list[bool], left_out: LeftOut) -> list[str]:
+    """Leave Parquet files without images out of a list, as a shell made it of a glob; count them.
+
+    Raises `LookalikeError` where one holds images, or is a folder of tables.
+    """
+    for name, is_table in zip(given, tables, strict=True):
+        if not is_table:
+            continue
+        if not os.path.isfile(name) or parquet.holds_images(name, "image"):
+            raise LookalikeError(
+                f"images and tables are given ({encode_path(name)}): index one, and the other apart"
+            )
+        left_out.add(ending(name))
+    return [name for name, is_table in zip(given, tables, strict=True) if not is_table]
+
+
+def _locate_table(given: list[str], image_column: str, label_column: str | None) -> Source:
+    if is_uri(given[0]):
+        if len(given) > 1:
+            raise LookalikeError("one URI at a time: use a glob that covers them")
+        return Source("table", given[0], ("",), image_column, label_column)
+    if len(given) > _SHARDS:
+        raise LookalikeError(
+            f"{len(given):,} files of a table: give their folder, or a glob in quotes"
+        )
+    columns = (image_column, label_column)
+    tops = [os.path.abspath(name) for name in given]
+    for top in tops:
+        if not os.path.lexists(top) and (
+            not glob.has_magic(top) or next(matches(top, parquet.is_parquet), None) is None
+        ):
+            raise LookalikeError(f"no such table: {encode_path(top)}")
+    if len(tops) == 1 and os.path.isdir(tops[0]):
+        return Source("table", tops[0], ("",), *columns)
+    root = os.path.commonpath([fixed_part(os.path.dirname(top)) for top in tops])
+    return Source("table", root, tuple(sorted({os.path.relpath(t, root) for t in tops})), *columns)
+
+
+def fixed_part(path: str) -> str:
+    """Return the folder in which a glob begins to look; what is there is no glob."""
+    parts = Path(path).parts
+    magic = (at for at, part in enumerate(parts) if glob.has_magic(part))
+    return path if os.path.lexists(path) else str(Path(*parts[: next(magic, len(parts))]))
+
+
+def _locate_files(given: list[str], left_out: LeftOut) -> Source:
+    paths: set[str] = set()
+    for name in given:
+        if os.path.lexists(name):
+            if not (is_archive(name) and os.path.isfile(name)):
+                paths.add(name)
+            elif len(given) == 1:
+                raise LookalikeError(
+                    f"{encode_path(name)} is an archive: unpack it and give the folder"
+                )
+            else:  # of a glob that a shell expanded
+                left_out.add(ending(name))
+        elif glob.has_magic(name):
+            paths.update(matches(name, left_out.takes))
+        else:
+            raise LookalikeError(f"no such file or folder: {encode_path(name)}")
+    if not paths:
+        there = in_words(left_out.counts())
+        raise LookalikeError(
+            f"no image matches {encode_path(given[0])}: not looked at: {there}"
+            if there
+            else f"nothing matches {encode_path(given[0])}: quote it and check it"
+        )
+    # What lies in a folder that was named as well would be found twice.
+    folders = {path for path in paths if os.path.isdir(path)}
+    outer = [p for p in paths if folders.isdisjoint(map(str, Path(p).parents))]
+    if len(outer) == 1 and outer[0] in folders:
+        return Source("files", outer[0])
+    root = os.path.commonpath([os.path.dirname(path) for path in outer])
+    names = sorted((os.path.relpath(p, root) for p in outer), key=lambda n: _order(root, n))
+    return Source("files", root, tuple(names))
+
+
+def matches(pattern: str, takes: Callable[[str], bool]) -> Iterator[str]:
+    """Give the folders that a glob matches and the files that `takes` takes, hidden ones out.
+
+    `**` follows no links: they may go round.
+    """
+    parts = Path(pattern).parts
+    start = next(at for at, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:start])
+    # As shells have it: stars within a name, as in `**.jpg`, are one star.
+    wanted = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts[start:]]
+    for path in base.glob(str(Path(*wanted))):
+        hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
+        if not hidden and (os.path.isdir(path) or takes(str(path))):
+            yield str(path)
+
+
+def _order(folder: str, name: str) -> str:
+    """Sort key of a name: with the slash, folders stand where the paths of their files do."""
+    slash = "/" if os.path.isdir(os.path.join(folder, name)) else ""
+    return encode_path(name) + slash
