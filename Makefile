@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-# Tests run in so many processes side by side: each has a Spark of its own, of some 2 GB.
+# Tests run in WORKERS processes side by side; each starts its own Spark, about 2 GB.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: demo test test-all test-avx2 lint tests bench weights clean
+.PHONY: demo test test-all test-avx2 lint tests coverage bench weights clean
 
 # Everything below waits for this once; afterwards it costs nothing.
 $(READY): pyproject.toml constraints.txt
@@ -30,6 +30,9 @@ tests: $(READY)  ## the quick ones
 
 test: $(READY)  ## what has to pass before every commit: lint and tests, side by side
 	$(MAKE) --no-print-directory --jobs=2 lint tests
+
+coverage: $(READY)  ## the lines of src that the quick tests run
+	$(PYTEST) --cov=lookalike --cov-report=term
 
 test-all: lint  ## the long ones too
 	$(PYTEST) -m ''

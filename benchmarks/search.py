@@ -162,7 +162,7 @@ def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
         return {}
     own = figures["approximate"]["p50_ms"]
     return {
-        f"{name}_vs_lsh": round(other["p50_ms"] / own, 2)
+        f"{name}_vs_approximate": round(other["p50_ms"] / own, 2)
         for name, other in figures.items()
         if name != "approximate"
     }

@@ -222,7 +222,9 @@ def test_pytorch_runs_what_cannot_be_converted(
         assert np.abs(given - wanted[:3]).max() < 1e-5
     rough = at_precision(unconverted, "bf16")
     assert isinstance(engine(rough), TorchEngine)
-    assert cosine(engine(rough)(photos[:3]), wanted[:3]).min() > 0.98
+    given = cosine(engine(rough)(photos[:16]), wanted[:16])
+    assert given.mean() > 0.995
+    assert given.min() > 0.98
 
 
 def test_auto_does_without_int8(

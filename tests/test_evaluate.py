@@ -251,7 +251,10 @@ def test_what_was_measured_is_told(large: Index, figures: dict[str, Any]) -> Non
     assert facts["approximate"]["recall"]["0.98"] == facts["recall"]["approximate"]
     said = run("info", large.path).out
     share = f"{facts['recall']['approximate']:.1%}"
-    assert f"approximate  recall@10 {share} for a target of 98% (measured with" in said
+    assert (
+        f"approximate  recall@10 {share} for a target of 98% (measured with 100 of the images)"
+        in said
+    )
 
 
 def test_matplotlib_is_missed_before_anything_is_measured(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lookalike.defaults import WAVE
 from lookalike.given import Name, local_path
 from lookalike.index import Index
 from lookalike.storage import EmbeddingTable
@@ -24,7 +25,7 @@ def create_index(
     like: Name | None = None,
     truncated: bool = False,
     spark: bool | None = None,
-    wave: int = 1024,
+    wave: int = WAVE,
 ) -> Index:
     """Embed all images of a folder, glob, list, URI or table, and keep them as an index.
 
@@ -46,13 +47,13 @@ def create_index(
     image_column, label_column : str, optional
         Columns of a table of images, where their types do not show which they are.
     model : str
-        "efficientnet-lite0" (the default), "resnet18", or another network of torchvision or timm.
+        "efficientnet-lite0" (the default), "resnet18", or another network of torchvision.
     weights : str
         Bundled weights, "imagenet", or a file.
     precision : {"auto", "f32", "bf16", "int8"}
         `auto` takes the fastest that agrees with f32 on a sample of these images.
     device : str
-        "auto", "cpu", "cuda" or "cuda:N".
+        "auto", "cpu" or "cuda".
     like : str or Path, optional
         An index whose model is used, so that the two can be compared.
     truncated : bool
@@ -60,7 +61,7 @@ def create_index(
     spark : bool, optional
         True embeds on Spark, False in this process. Without it the number of files decides.
     wave : int
-        Save progress every so many images.
+        Number of images between two commits: a killed run loses no more.
 
     Returns
     -------

@@ -119,7 +119,7 @@ class ImageEmbedder:
     ----------
     model : str or Model
         "efficientnet-lite0" (the default), "resnet18", both of which give 512 numbers, or another
-        network of torchvision or timm; or the model of an index.
+        network of torchvision; or the model of an index.
     weights : str
         Bundled weights, "imagenet", or a file.
     precision : {"auto", "f32", "bf16", "int8"}

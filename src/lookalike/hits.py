@@ -233,7 +233,7 @@ def draw_sample(
     Raises `LookalikeError` for a count below 1, and where no image has one of the labels.
     """
     if count < 1:
-        raise LookalikeError(f"n is {count}: show at least 1 image")
+        raise LookalikeError(f"`n` is {count}: draw at least 1 image")
     check_seed(seed)
     places = rows.left(rows.chosen(labels, None))
     if not len(places):

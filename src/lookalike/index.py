@@ -143,7 +143,7 @@ class Index:
         'exact'
 
         """
-        check_search(k, engine, within, label, path, explain)
+        check_search(k, engine, recall, within, label, path, explain)
 
         def find(one: QueryLike) -> SearchResult:
             query = make_query(self._table, one)

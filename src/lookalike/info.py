@@ -161,7 +161,7 @@ def measure(searcher: Searcher, k: int, queries: int, seed: int, spark: bool | N
     """Return what `Index.evaluate` says."""
     search.check_k(k)
     if queries < 1:
-        raise LookalikeError(f"queries is {queries}: draw at least 1 image")
+        raise LookalikeError(f"`queries` is {queries}: draw at least 1 image")
     search.check_seed(seed)
     if spark is None and not (spark := is_installed("pyspark")):
         logger.info(f"Spark's hashing is not measured: {install('pyspark')} adds it")

@@ -13,7 +13,7 @@ from lookalike import hashing, search
 from lookalike.cache import make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
-from lookalike.hashing.parameters import check_recall
+from lookalike.hashing.parameters import check_target_recall
 from lookalike.hits import Query, SearchResult
 from lookalike.search import Neighbor
 from lookalike.spark import local_uri, progress, session
@@ -100,7 +100,7 @@ def tune_index(index: EmbeddingTable | Name, recall: float = 0.9, seed: int = 0)
         The parameters, predicted and measured; `print` shows them.
 
     """
-    check_recall(recall)  # before a JVM starts
+    check_target_recall(recall)  # before a JVM starts
     search.check_seed(seed)
     spark = session()
     vectors = hashing.with_vectors(_opened(index).dataframe(spark))

@@ -65,8 +65,9 @@ def _figures(task: "Task", unit: str) -> str:
     parts.append(_clock(task.elapsed or 0))
     if task.time_remaining is not None and not task.finished:
         parts.append(f"{_clock(task.time_remaining)} left")
-    if unit and task.total is not None:
-        parts.append(f"{task.completed:,.0f}/{task.total:,.0f} {unit}")
+    if unit:
+        total = f"/{task.total:,.0f}" if task.total else ""
+        parts.append(f"{task.completed:,.0f}{total} {unit}")
     if unit and task.speed:
         parts.append(f"{task.speed:,.0f}/s")
     if note := task.fields["note"]:

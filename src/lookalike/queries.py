@@ -107,6 +107,7 @@ def random_query(table: EmbeddingTable, seed: int | None = None) -> Query:
 def check_search(
     k: int | None,
     engine: str,
+    recall: float,
     within: float | None,
     label: str | Sequence[str] | None,
     path: str | Sequence[str] | None,
@@ -116,6 +117,7 @@ def check_search(
     if k is not None:
         search.check_k(k)
     check_engine(engine)
+    search.check_recall(recall)
     if engine == "spark-lsh":
         if within is not None or label is not None or path is not None:
             raise LookalikeError(

@@ -368,7 +368,7 @@ def check_k(k: int) -> None:
 def check_seed(seed: int | None) -> None:
     """Raise `LookalikeError` for a seed that NumPy takes for none."""
     if seed is not None and seed < 0:
-        raise LookalikeError(f"seed is {seed}: give 0 or more")
+        raise LookalikeError(f"`seed` is {seed}: give 0 or more")
 
 
 def check_recall(recall: float) -> None:

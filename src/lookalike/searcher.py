@@ -54,7 +54,7 @@ from lookalike.measuring import (
 from lookalike.search import Mask, Neighbor, Numbers, Rows
 from lookalike.storage import EmbeddingTable, Segment
 
-__all__ = ["NEIGHBORS", "QUERIES", "RECALL", "RECALLS", "Measured", "Searcher"]
+__all__ = ["NEIGHBORS", "QUERIES", "RECALLS", "Measured", "Searcher"]
 
 EXACT_UP_TO = 10_000
 """Rows up to which exact search takes a millisecond at most, and misses nothing."""

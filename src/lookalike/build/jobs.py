@@ -66,7 +66,7 @@ class ReadOptions(TypedDict, total=False):
     image_column, label_column : str
         The columns of a table of images, where their names do not show which they are.
     device : str
-        Where the network runs: "auto", "cpu", "cuda" or "cuda:N".
+        Where the network runs: "auto", "cpu" or "cuda".
     spark : bool or None
         True reads and embeds on Spark, False in this process; None decides by the number of files.
     wave : int

@@ -13,9 +13,9 @@ from lookalike.cli.options import (
     AsJson,
     EngineOption,
     IndexArgument,
+    JoinK,
     K,
     NoFormulas,
-    OptionalK,
     Out,
     Overwrite,
     Recall,
@@ -125,7 +125,7 @@ def join(
         Path | None, typer.Argument(metavar="[OTHER]", help="Another index to join with.")
     ] = None,
     within: Within = None,
-    k: OptionalK = None,
+    k: JoinK = None,
     cap: Cap = CAP,
     verify: Verify = False,
     engine: EngineOption = "auto",
@@ -179,12 +179,14 @@ def duplicates(
     """
     from lookalike.groups.aside import check
     from lookalike.groups.results import Found
+    from lookalike.index import Index
     from lookalike.storage import EmbeddingTable
 
-    opened, out = analysis.opened(), analysis.out
+    table, out = EmbeddingTable.open(analysis.index), analysis.out
+    opened = Index(table)
     folder = to or out.with_name(f"{out.name}.aside")
     if apply is not None:
-        check(apply, EmbeddingTable.open(analysis.index).source, folder)
+        check(apply, table.source, folder)
     if apply is not None and out.exists() and not analysis.options["overwrite"]:
         found = Found.open(out)  # which somebody has looked at
     else:

@@ -33,6 +33,9 @@ class _LogHandler(logging.Handler):
         notes.print(text, markup=False)
 
 
+_HANDLER = _LogHandler()
+
+
 def as_command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function: it ends with an exit code and, if it fails, with one line."""
 
@@ -88,8 +91,6 @@ def _set_up_output(quiet: bool, verbose: bool) -> None:
     notes.quiet = quiet
     show_progress(None if quiet else terminal_line)
     library = logging.getLogger("lookalike")
-    for handler in [one for one in library.handlers if isinstance(one, _LogHandler)]:
-        library.removeHandler(handler)
-    library.addHandler(_LogHandler())
+    library.addHandler(_HANDLER)  # once: one that is there is not added again
     usual = logging.INFO if notes.is_terminal else logging.WARNING
     library.setLevel(logging.DEBUG if verbose else usual)

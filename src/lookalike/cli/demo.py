@@ -53,6 +53,6 @@ def demo(
         images, labels, out, partial(answers.print, markup=False), seed=seed, options=options
     )
     show_neighbors(done.neighbors, done.images)
-    answers.print(f"next: lookalike serve {done.index}, then drop photos on the page")
+    answers.print(f"next: lookalike serve {done.index}, then drop images on the page", markup=False)
     if images is None:
         answers.print("with your images: lookalike demo --images FOLDER [--labels CSV]")

@@ -95,7 +95,8 @@ def index(images: list[str], out: Path, options: "Options", overwrite: bool, as_
         show_json(report.to_dict())
         return
     if report.same and not report.images + report.skipped:
-        notes.print(f"nothing is new or changed: {report.same:,} inputs are in {out} already")
+        same = f"nothing is new or changed: {report.same:,} inputs are in {out} already"
+        notes.print(same, markup=False)
         show_ignored(report.not_looked_at)
     else:
         _show_report(report, out)
@@ -287,7 +288,7 @@ def _show_looks(looks: "Iterator[Look]", every: float, once: bool, as_json: bool
 
 @contextlib.contextmanager
 def _until_stopped(index: Path) -> Iterator[None]:
-    """End the block at SIGTERM; there and at Ctrl-C, tell what the index then holds."""
+    """Let SIGTERM end the block as Ctrl-C does; print what the index then holds."""
     from lookalike.storage import EmbeddingTable
 
     terminated = False

@@ -3,16 +3,12 @@
 import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from lookalike.defaults import WAVE
 from lookalike.engine import Engine, KnnEngine
-
-if TYPE_CHECKING:
-    pass
-
 
 PrecisionName = Literal["auto", "f32", "bf16", "int8"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -112,12 +108,17 @@ Version = Annotated[
         help="Open an older version (see `info --history`). [default: the newest]", metavar="N"
     ),
 ]
-Recall = Annotated[
-    float, typer.Option(help="Target share of the true neighbours, up to 1 (compare all images).")
+Recall = Annotated[float, typer.Option(help="Target share of the true neighbours, above 0.")]
+K = Annotated[int, typer.Option("-k", help="Number of neighbours of each image.")]
+SearchK = Annotated[
+    int | None,
+    typer.Option(
+        "-k", help="Number of neighbours of each image. [default: 5, or all with --within]"
+    ),
 ]
-_K = typer.Option("-k", help="Number of neighbours of each image.")
-K = Annotated[int, _K]
-OptionalK = Annotated[int | None, _K]
+JoinK = Annotated[
+    int | None, typer.Option("-k", help="Number of neighbours of each image. [default: all]")
+]
 _SEED = typer.Option(help="Random seed for sampling.")
 Seed = Annotated[int, _SEED]
 OptionalSeed = Annotated[int | None, _SEED]

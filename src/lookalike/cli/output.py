@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from lookalike.hashing import Parameters
     from lookalike.hits import SearchResult
 
-answers = Console(highlight=False, soft_wrap=True)
-notes = Console(stderr=True, highlight=False, soft_wrap=True)
+answers = Console(highlight=False, soft_wrap=True, emoji=False)
+notes = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 """Left out with `--quiet`."""
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 """Shown always."""
 
 
@@ -168,13 +168,13 @@ def note_of_signatures(known: dict[str, Any] | None) -> str:
 
 def show_figures(figures: Mapping[str, Any]) -> None:
     """Print the figures of an evaluation."""
+    from lookalike.evaluate import points
+
     for name in ("images", "labelled_queries", "R@1", "P@5", "mAP@R"):
         if name in figures:
             answers.print(f"{name}: {figures[name]}", markup=False)
     found = figures["approximate"]
     answers.print(f"recall@{found['k']} of {found['queries']} query images, one at a time:")
-    from lookalike.evaluate import points
-
     heading = ("engine", "target", "recall", "95 % interval", "compared", "p50", "p99", "per s")
     lines = [heading, *map(_cells, points(figures))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -269,7 +269,7 @@ def _lines_of_unlike(figures: dict[str, Any]) -> list[str]:
     texts = {
         "alike_pairs": "pairs look alike, but are not the same",
         "unclear_pairs": "pairs are too blank to compare, and not equal to the pixel",
-        "unreadable_pairs": "pairs could not be compared: their photos are gone or unreadable",
+        "unreadable_pairs": "pairs could not be compared: their files are gone or unreadable",
     }
     return [f"{figures[name]:,} {text}" for name, text in texts.items() if figures.get(name)]
 

@@ -12,11 +12,11 @@ from lookalike.cli.options import (
     IndexArgument,
     K,
     KnnEngineOption,
-    OptionalK,
     OptionalSeed,
     Out,
     Overwrite,
     Recall,
+    SearchK,
     Seed,
     Version,
 )
@@ -97,7 +97,7 @@ def search(
         bool, typer.Option("--random", help="Search with a random image of the index.")
     ] = False,
     seed: OptionalSeed = None,
-    k: OptionalK = None,
+    k: SearchK = None,
     engine: EngineOption = "auto",
     recall: Recall = RECALL,
     within: Annotated[

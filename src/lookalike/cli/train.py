@@ -11,7 +11,6 @@ from lookalike.cli.options import (
     AsJson,
     Device,
     ImageName,
-    ImagesArgument,
     LabelName,
     ModelName,
     Out,
@@ -28,7 +27,9 @@ _FEW_LABELS = 10  # held out: a search will have to tell apart more
 
 
 def train(
-    images: ImagesArgument,
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES", help="A folder, file or glob, in quotes.")
+    ],
     labels: Annotated[
         Path, typer.Option(help="CSV file of labels, with a header line.", metavar="CSV")
     ],

@@ -64,7 +64,7 @@ def run(
         collection = draw_collection(out / "photos", images=drawn)
         photos, labels, new = collection.photos, collection.labels, collection.new
         say(f"{drawn} cars drawn into {photos} in {time.perf_counter() - started:.0f} s")
-    options = Options(**{**vars(options), "labels": labels})
+    options = replace(options, labels=labels)
 
     source = images.locate(photos)
     first = _first_readable(source)

@@ -110,13 +110,16 @@ def find_pairs(  # noqa: D417 - `index` is self
     opened = EmbeddingTable.open(other) if isinstance(other, str | os.PathLike) else other
     second = opened if opened is None or isinstance(opened, EmbeddingTable) else opened._table
     check_engine(engine)
+    if engine == "spark-lsh" and k is not None:
+        raise LookalikeError("Spark ML joins within a distance: set `within` and leave `k` out")
+    if engine == "approximate" and spark is False:
+        raise LookalikeError('`engine="approximate"` needs Spark: leave `spark=False` out')
     if verify:
         require("comparing pixels", "cv2")
     asking = second or table
     check_same_model(table, asking)
-    with _finding(table, out, "pairs", overwrite, shown, recall) as (folder, figures):
-        if engine == "spark-lsh" and k is not None:
-            raise LookalikeError("Spark ML joins within a distance: set `within` and leave `k` out")
+    on_spark = spark or engine in ("approximate", "spark-lsh")
+    with _finding(table, out, "pairs", overwrite, shown, recall, on_spark) as (folder, figures):
         if within is None and k is None:
             within = threshold.suggest(table, verify).within
         figures |= pairs.join(
@@ -158,7 +161,7 @@ def find_duplicates(  # noqa: D417 - `index` is self
 
     Every member is within the distance of the image to keep, and, with `verify`, its pixels agree
     with those of that image once laid over it: cropped, scaled, mirrored or compressed again. The
-    table has `group, action` (keep or drop)`, id, path, label, agreement, distance, same_bytes,
+    table has `group`, `action` (keep or drop), `id, path, label, agreement, distance, same_bytes,
     width, height, size, kept_path`. `threshold.png` shows pairs from around the threshold. Nothing
     happens to the images: `set_aside` does that.
 
@@ -193,7 +196,7 @@ def find_duplicates(  # noqa: D417 - `index` is self
     """
     require("finding duplicates", "cv2")
     table = index._table
-    with _finding(table, out, TABLE, overwrite, shown, recall) as (folder, figures):
+    with _finding(table, out, TABLE, overwrite, shown, recall, spark) as (folder, figures):
         figures |= duplicates(
             table,
             folder,
@@ -227,7 +230,7 @@ def find_clusters(  # noqa: D417 - `index` is self
     """Find clusters of similar images, by Leiden's algorithm on the graph of neighbours.
 
     Unlike connected components such clusters do not chain. The table has `cluster` (0 is the
-    largest)`, id, path, label, representative, weight`.
+    largest), `id, path, label, representative, weight`.
 
     Parameters
     ----------
@@ -254,9 +257,10 @@ def find_clusters(  # noqa: D417 - `index` is self
     True
 
     """
+    clusters.check_options(resolution, least)
     require("finding clusters", "networkit")
     table = index._table
-    with _finding(table, out, clusters.TABLE, overwrite, shown, recall) as (folder, figures):
+    with _finding(table, out, clusters.TABLE, overwrite, shown, recall, spark) as (folder, figures):
         with _graph(table, folder, k, recall, spark) as graph:
             figures |= clusters.cluster(table, graph, folder, resolution=resolution, least=least)
         if shown:
@@ -302,7 +306,7 @@ def find_outliers(  # noqa: D417 - `index` is self
 
     """
     table = index._table
-    with _finding(table, out, outliers.TABLE, overwrite, shown, recall) as (folder, figures):
+    with _finding(table, out, outliers.TABLE, overwrite, shown, recall, spark) as (folder, figures):
         voters = max(k, _VOTERS)
         with _graph(table, folder, voters, recall, spark) as graph:
             figures |= outliers.outliers(table, graph, folder, k)
@@ -355,7 +359,7 @@ def make_gallery(  # noqa: D417 - `index` is self
     table = index._table
     overview.check_count(shown)  # before the work that the graph is
     check_seed(seed)
-    with _finding(table, out, overview.TABLE, overwrite, shown, recall) as (folder, figures):
+    with _finding(table, out, overview.TABLE, overwrite, shown, recall, spark) as (folder, figures):
         voters = max(k, _VOTERS)
         with _graph(table, folder, voters, recall, spark) as graph:
             figures |= outliers.outliers(table, graph, folder, k)
@@ -368,11 +372,20 @@ def make_gallery(  # noqa: D417 - `index` is self
 
 
 def _finding(
-    table: EmbeddingTable, out: Name, name: str, overwrite: bool, shown: int, recall: float
+    table: EmbeddingTable,
+    out: Name,
+    name: str,
+    overwrite: bool,
+    shown: int,
+    recall: float,
+    spark: bool | None,
 ) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
+    """Check what all analyses take, before any work is done; give the folder to write to."""
     if shown < 0:
-        raise LookalikeError(f"shown is {shown}: give 0 or more")
+        raise LookalikeError(f"`shown` is {shown}: give 0 or more")
     check_recall(recall)
+    if spark:
+        require("running on Spark", "pyspark")
     return finding(local_path(out), name, table.source, overwrite)
 
 

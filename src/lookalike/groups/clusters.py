@@ -40,6 +40,14 @@ _ROUNDS = 3  # of Leiden; ten come to an objective that is better by 0.01 %
 _BATCH = 2**20  # rows of the graph at a time
 
 
+def check_options(resolution: float, least: int) -> None:
+    """Raise `LookalikeError` for a resolution or a size of clusters that makes none."""
+    if not 0 < resolution < np.inf:
+        raise LookalikeError(f"`resolution` is {resolution}: 1 is usual, 2 makes smaller clusters")
+    if least < 1:
+        raise LookalikeError(f"`least` is {least}: give a number from 1 on")
+
+
 def cluster(
     collection: EmbeddingTable,
     graph: Path,
@@ -59,10 +67,7 @@ def cluster(
 
     Raises `LookalikeError` where the graph is none, or is of another version of the collection.
     """
-    if not 0 < resolution < np.inf:
-        raise LookalikeError(f"resolution is {resolution}: 1 is usual, 2 makes smaller clusters")
-    if least < 1:
-        raise LookalikeError(f"clusters of {least} images at least: give a number from 1 on")
+    check_options(resolution, least)
     with collection.connect(folder) as sql:
         ids = sql.execute("select id from stored where status = 'ok' order by id").fetchnumpy()
         linked, node = links(sql, graph, np.asarray(ids["id"], np.int64))

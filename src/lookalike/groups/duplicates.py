@@ -159,10 +159,7 @@ def duplicates(
         "verified": verify,
         **(count_compared(folder / "pairs") if verify else {}),
         **(suggested.to_dict() if suggested else {}),
-        **{
-            name: joined[name]
-            for name in ("within", "pairs", "cap", "cut", "recall", "recall_of", "spark")
-        },
+        **{name: joined[name] for name in _OF_PAIRS},
     }
 
 

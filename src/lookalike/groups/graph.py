@@ -55,7 +55,9 @@ def write_graph(
     if spark is None:
         spark = engine == "approximate" or max(counts) > IN_PROCESS or is_at_hand()
         if spark and engine != "approximate" and not (is_at_hand() or is_installed("pyspark")):
-            logger.info(f"compares all with all, in one process: {install('pyspark')} is faster")
+            logger.info(
+                f"compares all images in this process: {install('pyspark')} makes it faster"
+            )
             spark = False
     spark = spark and min(counts) > 0
     if spark:

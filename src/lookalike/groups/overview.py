@@ -104,7 +104,7 @@ def overview(
 def check_count(count: int) -> None:
     """Raise `LookalikeError` for a number of images in each part that is below 1."""
     if count < 1:
-        raise LookalikeError(f"shown is {count}: a gallery shows 1 image in each part, or more")
+        raise LookalikeError(f"`shown` is {count}: a gallery shows 1 image in each part, or more")
 
 
 def _typical(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:

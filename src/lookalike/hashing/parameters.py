@@ -117,7 +117,7 @@ def choose_parameters(
 
     `near` are pairs of true neighbours, `far` of any rows; `scale` is the length of a vector.
     """
-    check_recall(recall)
+    check_target_recall(recall)
     if distances(near).max(initial=0) == 0:
         return Parameters(1.0, 1, 1.0, 1.0)  # all vectors equal: any bucket will do
     return least_candidates(curve(near, far, width, recall, scale))
@@ -206,7 +206,7 @@ def distances(pairs: Floats) -> Floats:
     return pairs if pairs.ndim == 1 else pairs[:, 0]
 
 
-def check_recall(recall: float) -> None:
+def check_target_recall(recall: float) -> None:
     """Raise `LookalikeError` unless a recall can be asked of hashing."""
     if not 0 < recall < 1:
-        raise LookalikeError(f"recall {recall} is not between 0 and 1")
+        raise LookalikeError(f"`recall` is {recall}: give a share above 0 and below 1")

@@ -18,7 +18,7 @@ from lookalike.hashing.parameters import (
     Parameters,
     amplified_curve,
     bytes_read,
-    check_recall,
+    check_target_recall,
     curve,
     least_candidates,
 )
@@ -114,7 +114,7 @@ def tune(
     Centred vectors are not brought to one length again: that would change who is near, and
     candidates do not become fewer by it.
     """
-    check_recall(target_recall)
+    check_target_recall(target_recall)
     choosing, measuring = draw_sample(vectors, column, seed, QUERIES).halves()
     trial = _Trial(vectors, choosing, measuring, target_recall, seed)
     centre = choosing.others.mean(axis=0, dtype=np.float64)

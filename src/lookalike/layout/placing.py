@@ -90,6 +90,8 @@ def lay_out(rows: Rows, move: Move) -> Layout:
     ids = rows.ids[some]
     if not len(some):
         return Layout(ids, np.empty((0, 2), np.float32))
+    if len(some) > FEW:
+        require("the map", "openTSNE")
     turned, kind = _turned(rows, some)
     first = np.unique(kind, return_index=True)[1]
     spread = _flat(turned[first])
@@ -156,7 +158,6 @@ def _flat(turned: Vectors) -> npt.NDArray[np.float64]:
 
 def _placed(turned: Vectors, start: npt.NDArray[np.float64], move: Move) -> npt.NDArray[np.float64]:
     """Return points (n, 2) by t-SNE, from vectors (n, width) that all differ."""
-    require("the map", "openTSNE")
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PerplexityBasedNN
     from openTSNE.nearest_neighbors import PrecomputedNeighbors

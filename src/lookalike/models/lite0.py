@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NAME = "efficientnet-lite0"
 MEAN = (127 / 255,) * 3
 DEVIATION = (128 / 255,) * 3
-_FEATURE = f"{NAME} with ImageNet's weights"
+_FEATURE = f"{NAME} with all its 1,280 numbers"
 
 
 def packaged() -> Path:

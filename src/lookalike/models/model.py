@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources.abc import Traversable
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from lookalike.cache import cache_folder, delete_folder, keeping, new_folder
 from lookalike.errors import LookalikeError, Unreadable, says_nothing
@@ -206,4 +207,5 @@ def _weights_identity(backbone: str, weights: str) -> str:
     path: Traversable = FILES.get(weights) or Path(weights)
     if not path.is_file():
         return weights  # what is wrong with it is said where it is loaded
-    return hashlib.blake2b(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(cast(BufferedReader, file), "blake2b").hexdigest()

@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 
 from lookalike.cache import new_file
-from lookalike.errors import LookalikeError, one_line
+from lookalike.errors import LookalikeError, either, one_line
 from lookalike.images import SIDE
 from lookalike.images.decoding import DEVIATION, MEAN
 from lookalike.models import lite0
@@ -166,8 +166,8 @@ def _file(name: str, weights: str) -> Traversable:
             f"no weights of {name} come with lookalike: set `weights` to imagenet or a file"
         )
     if not Path(weights).is_file():
-        known = ", ".join((*FILES, "imagenet"))
-        raise LookalikeError(f"unknown weights {weights!r}: choose {known} or an existing file")
+        known = either((*FILES, "imagenet", "an existing file"))
+        raise LookalikeError(f"unknown weights {weights!r}: choose {known}")
     return Path(weights)
 
 
@@ -190,10 +190,12 @@ def _imagenet(name: str) -> dict[str, torch.Tensor]:
 
 def _from_file(path: Traversable) -> dict[str, torch.Tensor]:
     """Load safetensors, or a checkpoint of tensors alone. No pickled code is ever run."""
-    from safetensors.torch import load
+    from safetensors.torch import load, load_file
 
     try:
         if path.name.endswith(".safetensors"):
+            if isinstance(path, Path):  # mapped, not read: a file of one's own may be large
+                return _cleaned(load_file(path))
             return _cleaned(load(path.read_bytes()))
         with path.open("rb") as file:
             return _cleaned(torch.load(file, map_location="cpu", weights_only=True))

@@ -47,7 +47,7 @@ def create_app(
     Without a `token` it answers whoever can reach it and calls it by one of `hosts`. `cap` bounds
     the bytes of small pictures that are kept on the disk. `lookalike.server.serve` runs it.
     """
-    # One of its own: whoever gave it may move on with theirs.
+    # This version: an `Index` may move on to a newer one.
     table = index._table if isinstance(index, Index) else EmbeddingTable.open(index)
     service = Service(table, limits, cap)
 

@@ -271,7 +271,7 @@ def _learn(
                 if left > _LONG:
                     logger.info(
                         f"about {left / 60:.0f} minutes left on this processor: set fewer "
-                        "`epochs` for less, or stop and run the same command later to continue"
+                        "`epochs`, or stop and run the same command to continue later"
                     )
 
         return train(network, objective, views, pixels, plan, checkpoint, report)

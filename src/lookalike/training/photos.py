@@ -18,7 +18,7 @@ from PIL import Image
 
 from lookalike import images
 from lookalike.cache import delete_folder, staging_folder
-from lookalike.errors import ImageError, LookalikeError, says_nothing
+from lookalike.errors import ImageError, LookalikeError, one_line, says_nothing
 from lookalike.images import IsolatedDecoder, LeftOut, Source
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images, listed, write_listing
@@ -125,7 +125,7 @@ def gather(
         except (OSError, ValueError, KeyError) as error:  # none there yet, or damaged
             if says_nothing(error):
                 raise LookalikeError(
-                    f"{folder} cannot be read now ({error}): solve that, or choose "
+                    f"{folder} cannot be read now ({one_line(error)}): see to that, or choose "
                     "another `work` folder"
                 ) from None
         delete_folder(folder)  # now: else the disk has to hold both
