@@ -67,24 +67,24 @@ _said: set[str] = set()
 def say_why(error: OSError) -> None:
     """Log a warning, once in a process, that nothing can be kept, or read, and why.
 
-    Of Spark's tasks one in a job says it: they may be thousands.
+    Of Spark's tasks one in a job says it, for they may be thousands: on stderr, which is the log of
+    a worker, where nobody sets up another.
     """
     folder = str(cache_folder())
-    if error.errno == errno.ENOENT or folder in _said or not _may_speak():
+    pyspark = sys.modules.get("pyspark")
+    task = pyspark.TaskContext.get() if pyspark else None
+    if error.errno == errno.ENOENT or folder in _said or (task and task.partitionId() != 0):
         return
     _said.add(folder)
-    logger.warning(
+    why = (
         f"the cache {folder} cannot be used ({one_line(error)}), so that what it "
         "would keep is made again each time: set LOOKALIKE_CACHE to a folder that can be written "
         "to and has room"
     )
-
-
-def _may_speak() -> bool:
-    if (pyspark := sys.modules.get("pyspark")) is None:
-        return True
-    task = pyspark.TaskContext.get()
-    return task is None or task.partitionId() == 0
+    if task:
+        sys.stderr.write(f"warning: {why}\n")
+    else:
+        logger.warning(why)
 
 
 @contextmanager

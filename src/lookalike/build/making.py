@@ -11,7 +11,7 @@ from lookalike.build.jobs import Job, Options, Report, prepare
 from lookalike.build.keeping import Photos, bring_in, look, make_ready
 from lookalike.build.place import remembered
 from lookalike.build.running import nothing_readable
-from lookalike.cache import delete_folder, make_free, put_in_place, staging_folder
+from lookalike.cache import delete, delete_folder, make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.models import calibration
@@ -52,7 +52,10 @@ def build_collection(
         with making_anew(out) as beside:
             if is_index(beside) and _misfit(EmbeddingTable.open(beside), job, options, anew=True):
                 with writing(beside, alone=True):
+                    forget_all(beside)
                     delete_folder(beside)
+                    if beside.exists():
+                        raise LookalikeError(f"{beside} cannot be deleted: delete it yourself")
             report = _fill(job, beside, options, anew=True)[1]
             if is_index(out):
                 with writing(out, alone=True):
@@ -139,7 +142,5 @@ def _new_place(out: Path) -> Iterator[Callable[[], None]]:
 
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
-        if entry.is_dir():
-            delete_folder(entry)
-        elif entry.name != ".writers":
-            entry.unlink()
+        if entry.name != ".writers":
+            delete(entry)

@@ -79,8 +79,10 @@ def _wants_spark(job: Job, count: int) -> bool:
     if job.spark is not None:
         return job.spark
     # On a GPU one process is as quick as many, each of which would take memory of its own there.
-    if is_at_hand() or count <= LOOP_UP_TO or job.device == "cuda":
-        return is_at_hand()
+    if is_at_hand():
+        return True
+    if count <= LOOP_UP_TO or job.device == "cuda":
+        return False
     if not is_installed("pyspark"):
         logger.info(f"{count:,} images without Spark, in one process: {install('pyspark')} adds it")
         return False

@@ -209,4 +209,4 @@ def distances(pairs: Floats) -> Floats:
 def check_target_recall(recall: float) -> None:
     """Raise `LookalikeError` unless a recall can be asked of hashing."""
     if not 0 < recall < 1:
-        raise LookalikeError(f"`recall` is {recall}: give a share above 0 and below 1")
+        raise LookalikeError(f"`recall` is {recall}, not between 0 and 1: give 0.9, for example")

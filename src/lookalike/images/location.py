@@ -16,8 +16,8 @@ _LOOKED_AT = 10_000  # names in a folder among which a table beside images is lo
 _TABLES = 5  # of which it is found out whether they hold images
 _SHARDS = 100  # files of a table that may be named one by one: an index remembers them
 
-INDEX_FILES = frozenset({"_lookalike.json", "lookalike.json"})
-"""Files of which an index has one at least, beside its folder `_delta_log`."""
+INDEX_FILES = ("_lookalike.json", "lookalike.json")
+"""The description of an index, and its name before format 3. One is beside `_delta_log`."""
 
 
 def locate(
@@ -67,7 +67,7 @@ def _is_table(name: str) -> bool:
     unknown: list[str] = []  # files that may be images
     entries = 0
     for folder, folders, files in os.walk(name):
-        if folder != name and "_delta_log" in folders and not INDEX_FILES.isdisjoint(files):
+        if folder != name and "_delta_log" in folders and not {*INDEX_FILES}.isdisjoint(files):
             folders.clear()  # an index, which is not looked into
             continue
         folders[:] = [below for below in folders if not below.startswith((".", "_"))]

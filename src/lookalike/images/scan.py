@@ -66,8 +66,8 @@ def _walk_folder(
             raise LookalikeError(f"cannot read {encode_path(folder)}: {error.strerror}") from None
         yield Found(below(folder), f"unreadable folder: {error.strerror}")
         return
-    names = {name for name, is_folder in entries if is_folder is False}
-    if above and ("_delta_log", True) in entries and not INDEX_FILES.isdisjoint(names):
+    is_table = above and ("_delta_log", True) in entries
+    if is_table and any((name, False) in entries for name in INDEX_FILES):
         return
     # With the slash, folders sort where the paths of their files do.
     entries.sort(key=lambda entry: encode_path(entry[0]) + "/" * bool(entry[1]))

@@ -32,10 +32,10 @@ MAX_COMPARED_NAMES = 32
 
 @dataclass(frozen=True)
 class Plan:
-    """What a collection lacks of a listing. `wanted` is a listing of what has to be read.
+    """What a table lacks of a listing. `wanted` is a listing of what has to be read.
 
     Its ids are new ones; `first_id` is the least. Of the inputs `listed`, `new` and `changed` ones
-    count by now, `same` ones are as they were. `gone` has the ids of rows in the collection that
+    count by now, `same` ones are as they were. `gone` has the ids of rows in the table that
     the listing could have and has not; `whole` those of files of a table that could not be read and
     can be now, which their rows stand for.
     """
@@ -72,7 +72,7 @@ def plan(
     settled: Settled | None = None,
     keep_labels: bool = True,
 ) -> Plan:
-    """Compare a listing, in one file or more, with a collection; files go to `folder`.
+    """Compare a listing, in one file or more, with a table; files go to `folder`.
 
     `below` are the encoded paths of the files and folders that were listed, "" for the root. What
     is found is told to `say` as well, path by path. What is not `settled` is left for another time.
@@ -204,7 +204,7 @@ def _is_below(sql: "DuckDBPyConnection", names: Sequence[str]) -> tuple[str, Val
 
 @dataclass(frozen=True)
 class Known:
-    """The embeddings of a collection, by the hash of the file they were made of.
+    """The embeddings of a table, by the hash of the file they were made of.
 
     A callable for `embedding.embed_batches`. `hashes` and `found` are files that each process maps.
     """

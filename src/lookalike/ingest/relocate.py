@@ -15,7 +15,7 @@ _MAX_CHECKED = 20
 
 
 def relocate(table: EmbeddingTable, root: Name) -> EmbeddingTable:
-    """Write down where the images are now; return the next version.
+    """Record where the images are now; return the table with that root.
 
     Raises `LookalikeError` where none of some images drawn at random is found there.
     """

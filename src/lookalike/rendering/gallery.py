@@ -14,8 +14,6 @@ from lookalike.rendering.html import load_template
 from lookalike.rendering.thumbnails import RequestThumbnail, Thumbnail, thumbnail_maker
 
 PAGE = "index.html"
-SAME_LABEL = "same label"
-"""A mark of a card, which the page shows as a tick."""
 THUMBNAILS_AHEAD = 64  # made while earlier cards are written
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lookalike.rendering.tile import (
     GONE,
+    SAME_LABEL,
     Tile,
     alike,
     alike_note,
@@ -136,6 +137,7 @@ def _environment() -> "Environment":
     environment.filters |= {"embedded": _embedded, "one_line": printable, "short": _short}
     environment.globals |= {
         "GONE": GONE,
+        "SAME_LABEL": SAME_LABEL,
         "alike": alike,
         "alike_note": alike_note,
         "distance_of": distance_of,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 GONE = "file is gone"
+SAME_LABEL = "same label"
+"""A mark of a card, which the page shows as a tick."""
 
 
 @dataclass(frozen=True)

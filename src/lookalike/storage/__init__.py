@@ -19,7 +19,6 @@ readers can read; written through https://delta-io.github.io/delta-rs/.
 from lookalike.storage.caches import forget, forget_all
 from lookalike.storage.data_folders import discard, is_unfinished, new_data_folder
 from lookalike.storage.description import FORMAT, is_index
-from lookalike.storage.errors import Conflict
 from lookalike.storage.locks import (
     is_busy,
     making_anew,
@@ -44,7 +43,6 @@ __all__ = [
     "SEGMENT",
     "SEGMENT_DDL",
     "EmbeddingTable",
-    "Conflict",
     "Log",
     "Segment",
     "SegmentRecord",

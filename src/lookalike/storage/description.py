@@ -15,15 +15,15 @@ from typing import Any, Literal
 
 from lookalike.cache import new_file, sync_folder
 from lookalike.errors import LookalikeError
+from lookalike.images.location import INDEX_FILES
 from lookalike.storage.errors import damaged
 from lookalike.untrusted import read_json
 
 FORMAT = 3
 OLDEST_FORMAT = 2
 
-_NAME = "_lookalike.json"
-_OLD_NAME = "lookalike.json"
-"""Since format 3 it says the format, and nothing else, to versions of lookalike that look there."""
+_NAME, _OLD_NAME = INDEX_FILES
+"""Since format 3 the old one holds the format alone, for versions of lookalike that look there."""
 
 Folder = Literal["model", "signatures", "lsh"]
 FOLDERS: tuple[Folder, ...] = ("model", "signatures", "lsh")
@@ -37,7 +37,8 @@ def find_folder(path: Path, name: Folder) -> Path:
 
 def has_description(path: Path) -> bool:
     """Say whether the folder `path` holds the description of an index."""
-    return (path / _NAME).is_file() or (path / _OLD_NAME).is_file()
+    # The first name again: another process may rename the other one to it meanwhile.
+    return any((path / name).is_file() for name in (_NAME, _OLD_NAME, _NAME))
 
 
 def is_index(path: Path) -> bool:
@@ -73,10 +74,12 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    for name in (_NAME, _OLD_NAME):
+    if not (path / _NAME).exists():
         with suppress(FileNotFoundError):
-            return read_json(path / name)
-    return read_json(path / _NAME)  # another process has just renamed it
+            old = read_json(path / _OLD_NAME)
+            if not (path / _NAME).exists():  # else another process has just renamed it
+                return old
+    return read_json(path / _NAME)
 
 
 def create_description(path: Path, description: dict[str, Any]) -> None:

@@ -22,9 +22,9 @@ def damaged(path: Path, error: Exception) -> LookalikeError:
         return forbidden(getattr(error, "filename", None) or path)
     if needs_upgrade(error):
         return LookalikeError(
-            f"{path} was changed by a newer program ({one_line(error)}): upgrade to open it"
+            f"{path} was changed by a newer program ({kind_and_text(error)}): upgrade to open it"
         )
-    return LookalikeError(f"{path} is a damaged index: {one_line(error)}; {RESTORE}")
+    return LookalikeError(f"{path} is a damaged index: {kind_and_text(error)}; {RESTORE}")
 
 
 def no_longer_kept(path: Path, version: int) -> LookalikeError:
@@ -44,6 +44,6 @@ def needs_upgrade(error: Exception) -> bool:
     )
 
 
-def one_line(error: Exception) -> str:
+def kind_and_text(error: Exception) -> str:
     """Return type and text of an error, shortened."""
     return f"{type(error).__name__} {' '.join(str(error).split())[:200]}"

@@ -28,7 +28,7 @@ from lookalike.cache import (
     sync_folder,
 )
 from lookalike.embedding import ROW
-from lookalike.errors import LookalikeError, forbidden, is_forbidden, says_nothing
+from lookalike.errors import LookalikeError, forbidden, is_forbidden, one_line, says_nothing
 from lookalike.storage.caches import cache_of, digest, identity, mark
 from lookalike.untrusted import map_array
 
@@ -306,8 +306,7 @@ def _readable(file: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError) as error:
         if is_forbidden(error):
             raise forbidden(file) from None
-        detail = (str(error).splitlines() or [type(error).__name__])[0]
-        raise unreadable(file, f"is damaged ({detail})") from None
+        raise unreadable(file, f"is damaged ({one_line(error)})") from None
 
 
 def is_history(path: Path, name: str) -> bool:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
-from lookalike.storage.errors import Conflict, needs_upgrade, one_line
+from lookalike.storage.errors import Conflict, kind_and_text, needs_upgrade
 from lookalike.storage.segments import SegmentRecord
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def write_next_version(
             raise Conflict from None
         if needs_upgrade(error):
             raise LookalikeError(
-                f"{path} was changed by a newer program ({one_line(error)}): "
+                f"{path} was changed by a newer program ({kind_and_text(error)}): "
                 "upgrade to write into it; it stays as it was"
             ) from None
-        raise LookalikeError(f"{path} stays as it was: {one_line(error)}") from None
+        raise LookalikeError(f"{path} stays as it was: {kind_and_text(error)}") from None
 
 
 def _has_mark(path: Path, version: int, mark: str) -> bool:

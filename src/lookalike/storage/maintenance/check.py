@@ -14,6 +14,7 @@ from lookalike.progress import progress_line
 from lookalike.spark import cores
 from lookalike.sql import connect, create_view, fetch_row
 from lookalike.storage import EmbeddingTable, Segment, is_busy
+from lookalike.storage.description import find_folder
 from lookalike.storage.maintenance.data_files import CheckedFile, check_file
 from lookalike.storage.maintenance.findings import (
     ID,
@@ -180,15 +181,16 @@ def _count(
 
 
 def _check_model(table: EmbeddingTable, findings: Findings) -> None:
+    name = find_folder(table.path, "model").name
     try:
         model = table.model
     except Unreadable:
         raise
     except LookalikeError as error:
-        findings.add(MODEL, "_model", str(error))
+        findings.add(MODEL, name, str(error))
         return
     if model.about() != table.about_model:
-        findings.add(MODEL, "_model", "is not the one that the vectors were made with: index again")
+        findings.add(MODEL, name, "is not the one that the vectors were made with: index again")
 
 
 def _find_strays(table: EmbeddingTable, alone: bool) -> tuple[list[Path], int, int]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.embedding import ROW
+from lookalike.errors import one_line
 from lookalike.storage import Segment, SegmentRecord, is_intact
 from lookalike.storage.maintenance.findings import (
     CACHE,
@@ -112,9 +113,8 @@ def _unreadable(record: SegmentRecord, name: str, error: Exception) -> CheckedFi
     """Return a file that cannot be read; raise the error where it says nothing about the file."""
     if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
         raise error
-    detail = (str(error).splitlines() or [type(error).__name__])[0]
     checked = CheckedFile(record)
-    checked.findings.add(DAMAGED, name, f"cannot be read ({detail})")
+    checked.findings.add(DAMAGED, name, f"cannot be read ({one_line(error)})")
     return checked
 
 

@@ -18,7 +18,6 @@ from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable, Log, commits, forget, writing
 
 SECONDS_PER_DAY = 24 * 3600
-MIN_MERGED_SEGMENTS = 2
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def vacuum(
         merged = 0
         if not dry_run:
             had = set(stored.files())
-            stored = commits.compact(stored, MIN_MERGED_SEGMENTS)
+            stored = commits.compact(stored, 2)  # any two
             merged = len(had.difference(stored.files()))
             log = stored.log()
         data = log.strangers(first)
