@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike import LookalikeError, cache
-from lookalike.cache import new_file, new_folder, put_in_place
+from lookalike.files import new_file, new_folder, put_in_place
 from lookalike.search import Rows, exact
 from lookalike.searcher import Searcher, check_signatures, home, signed
 from lookalike.storage import EmbeddingTable, Segment, forget_all, maintenance

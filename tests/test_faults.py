@@ -14,7 +14,7 @@ import pytest
 import faults
 from lookalike import Index
 from lookalike.build import Options, add, build_collection, remove
-from lookalike.cache import put_in_place, staging_folder
+from lookalike.files import put_in_place, staging_folder
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.storage import EmbeddingTable
 from small import picture, pictures, small_network

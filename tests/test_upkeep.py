@@ -20,8 +20,8 @@ from deltalake import DeltaTable
 import lookalike
 from helpers.command import assert_fails, run
 from lookalike import Index, LookalikeError
-from lookalike.cache import staging_folder
 from lookalike.embedding import ROW
+from lookalike.files import staging_folder
 from lookalike.images import Source
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.ingest.remove import matching

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from lookalike import images
 from lookalike.build import Options, Report, embed_all, look, nothing_readable, prepare, stored_rows
-from lookalike.cache import make_free, put_in_place, staging_folder
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
+from lookalike.files import make_free, put_in_place, staging_folder
 from lookalike.given import Name, local_path
 from lookalike.models import calibration
 from lookalike.spark import is_at_hand, local_uri, session

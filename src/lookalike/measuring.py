@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike import search
-from lookalike.cache import new_file
 from lookalike.embedding import Vectors
+from lookalike.files import new_file
 from lookalike.hashing.cells import as_bytes
 from lookalike.hashing.signatures import Effort, Signatures
 from lookalike.search import Numbers, Rows

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from lookalike import hashing, search
-from lookalike.cache import make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
+from lookalike.files import make_free, put_in_place, staging_folder
 from lookalike.given import Name, local_path
 from lookalike.hashing.parameters import check_target_recall
 from lookalike.hits import Query, SearchResult
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from lookalike.hashing import Hasher, Tuned
+
 
 Family = Literal["projection", "minhash"]
 

@@ -14,14 +14,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookalike.cache import cache_folder, new_file
+from lookalike.cache import cache_folder
 from lookalike.errors import LookalikeError
 from lookalike.extras import install, is_installed, require
+from lookalike.files import new_file
 from lookalike.progress import progress_line
 from lookalike.untrusted import foreign_types
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
 
 logger = logging.getLogger(__name__)
 

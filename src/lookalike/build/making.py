@@ -11,8 +11,8 @@ from lookalike.build.jobs import Job, Options, Report, prepare
 from lookalike.build.keeping import Photos, bring_in, look, make_ready
 from lookalike.build.place import remembered
 from lookalike.build.running import nothing_readable
-from lookalike.cache import delete, delete_folder, make_free, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
+from lookalike.files import delete, delete_folder, make_free, put_in_place, staging_folder
 from lookalike.given import Name, local_path
 from lookalike.models import calibration
 from lookalike.storage import (

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lookalike import hashing, images, search
 from lookalike.build import Options, build_collection
-from lookalike.cache import delete_folder
 from lookalike.embedding import ImageEmbedder
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.export import export_csv
 from lookalike.extras import require
+from lookalike.files import delete_folder
 from lookalike.given import Name, local_path
 from lookalike.hits import Query, SearchResult
 from lookalike.images.synthetic import draw_collection

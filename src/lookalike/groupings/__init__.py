@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.cache import delete_folder
 from lookalike.defaults import AGREES, CAP, IN_GALLERY, RECALL, SHOWN
 from lookalike.engine import Engine, check_engine
 from lookalike.errors import LookalikeError
 from lookalike.extras import require
+from lookalike.files import delete_folder
 from lookalike.given import Name, local_path
 from lookalike.groupings import showing
 from lookalike.groupings.applying import set_aside

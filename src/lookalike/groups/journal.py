@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from lookalike.cache import sync_folder
 from lookalike.errors import LookalikeError
+from lookalike.files import sync_folder
 from lookalike.images import decode_path, encode_path
 
 JOURNAL = "aside.csv"

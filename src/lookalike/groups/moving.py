@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from lookalike.cache import sync_folder
 from lookalike.errors import LookalikeError
+from lookalike.files import sync_folder
 from lookalike.images import encode_path
 
 PART = ".lookalike-aside-part"

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike import hashing, search
-from lookalike.cache import delete_folder
 from lookalike.defaults import CAP, RECALL
 from lookalike.engine import Engine
 from lookalike.errors import LookalikeError
+from lookalike.files import delete_folder
 from lookalike.groups.graph import write_graph
 from lookalike.neighbors.export import check_same_model
 from lookalike.search import Rows

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 from pyarrow import csv
 
-from lookalike.cache import make_free, new_file, put_in_place, staging_folder
 from lookalike.errors import LookalikeError
 from lookalike.extras import require
+from lookalike.files import make_free, new_file, put_in_place, staging_folder
 from lookalike.given import Name, local_path
 from lookalike.images import Source, encode_path
 from lookalike.images.source import looked_at

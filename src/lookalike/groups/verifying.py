@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike import images
-from lookalike.cache import delete_folder
 from lookalike.defaults import AGREES
+from lookalike.files import delete_folder
 from lookalike.groups.looking import COMPARED, Eyes, compared
 from lookalike.images.isolated import Viewer, viewer
 from lookalike.progress import progress_line

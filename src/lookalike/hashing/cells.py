@@ -19,9 +19,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.cache import new_file
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError, Unreadable, says_nothing
+from lookalike.files import new_file
 from lookalike.untrusted import read_arrays
 
 BITS = 128  # directions: 24 bytes a vector, and nine tenths of the variance of 512 numbers

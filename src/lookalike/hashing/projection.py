@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
-from lookalike.cache import delete_folder, new_folder
 from lookalike.embedding import Vectors
 from lookalike.errors import LookalikeError, one_line
+from lookalike.files import delete_folder, new_folder
 from lookalike.given import Name, local_path
 from lookalike.hashing.frames import check_widths
 from lookalike.hashing.parameters import RECALL, Floats, Parameters, choose_parameters, predict

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.cache import cache_folder, keeping, new_file
+from lookalike.cache import cache_folder, keeping
+from lookalike.files import new_file
 from lookalike.layout.placing import MOST, Layout, drawn
 from lookalike.search import Rows
 from lookalike.storage import EmbeddingTable

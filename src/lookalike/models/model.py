@@ -15,9 +15,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Self, cast
 
-from lookalike.cache import cache_folder, delete_folder, keeping, new_folder
+from lookalike.cache import cache_folder, keeping
 from lookalike.errors import LookalikeError, Unreadable, says_nothing
 from lookalike.extras import require
+from lookalike.files import delete_folder, new_folder
 from lookalike.images import PREPROCESSING
 from lookalike.models import lite0
 from lookalike.untrusted import read_json

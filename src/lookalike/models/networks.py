@@ -14,8 +14,8 @@ import torch
 import torchvision
 from torch import nn
 
-from lookalike.cache import new_file
 from lookalike.errors import LookalikeError, either, one_line
+from lookalike.files import new_file
 from lookalike.images import SIDE
 from lookalike.images.decoding import DEVIATION, MEAN
 from lookalike.models import lite0

@@ -11,9 +11,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.cache import cache_folder, keeping, new_file
+from lookalike.cache import cache_folder, keeping
 from lookalike.errors import LookalikeError, Unreadable, either
 from lookalike.extras import is_installed
+from lookalike.files import new_file
 from lookalike.models import lite0
 from lookalike.models.calibration import METHOD, expected, never_mind, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from lookalike.cache import make_free, put_in_place, staging_folder
 from lookalike.engine import KNN_ENGINES, KnnEngine, check_engine
 from lookalike.errors import LookalikeError
+from lookalike.files import make_free, put_in_place, staging_folder
 from lookalike.given import Name, local_path
 from lookalike.neighbors import neighbors, store
 from lookalike.search import check_k, check_recall

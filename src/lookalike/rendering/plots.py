@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lookalike.cache import new_file
 from lookalike.errors import LookalikeError
 from lookalike.extras import require
+from lookalike.files import new_file
 from lookalike.given import local_path
 
 SUFFIXES = (".png", ".svg")

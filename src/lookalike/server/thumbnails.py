@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from lookalike.cache import cache_folder, keeping, new_file, opened_seal
+from lookalike.cache import cache_folder, keeping, opened_seal
 from lookalike.embedding import content_hash
+from lookalike.files import new_file
 from lookalike.images import IsolatedDecoder
 from lookalike.server.shelf import Shelf
 

@@ -12,7 +12,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from lookalike.cache import cache_folder, delete_folder, keeping, new_file
+from lookalike.cache import cache_folder, keeping
+from lookalike.files import delete_folder, new_file
 from lookalike.untrusted import is_hash
 
 MARK_PREFIX = "of-"

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 
-from lookalike.cache import delete_folder
+from lookalike.files import delete_folder
 from lookalike.storage.description import has_versions, lock_description
 
 MARK = ".writing"
@@ -65,7 +65,7 @@ def clear(path: Path) -> None:
         for part in [] if log.is_symlink() else log.glob("*.json#*"):  # as delta-rs names them
             part.unlink()
         with lock_description(path):
-            for part in path.glob(".*lookalike.json"):  # of `cache.new_file`
+            for part in path.glob(".*lookalike.json"):  # of `files.new_file`
                 part.unlink()
         for folder in path.glob(".work-*/"):
             delete_folder(folder)

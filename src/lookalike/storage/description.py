@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from lookalike.cache import new_file, sync_folder
 from lookalike.errors import LookalikeError
+from lookalike.files import new_file, sync_folder
 from lookalike.images.location import INDEX_FILES
 from lookalike.storage.errors import damaged
 from lookalike.untrusted import read_json

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from lookalike.cache import staging_folder
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
+from lookalike.files import staging_folder
 from lookalike.storage.data_folders import clear
 from lookalike.storage.description import upgrade
 from lookalike.storage.errors import ReadOnly

@@ -17,18 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lookalike.cache import (
-    discard,
-    keeping,
-    map_sealed,
-    new_file,
-    new_folder,
-    say_why,
-    seal,
-    sync_folder,
-)
+from lookalike.cache import keeping, map_sealed, say_why, seal
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError, forbidden, is_forbidden, one_line, says_nothing
+from lookalike.files import discard, new_file, new_folder, sync_folder
 from lookalike.storage.caches import cache_of, digest, identity, mark
 from lookalike.untrusted import map_array
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from lookalike.cache import new_file
+from lookalike.files import new_file
 from lookalike.images import SIDE
 from lookalike.models.networks import FromPixels
 from lookalike.progress import progress_line

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lookalike.cache import delete_folder
 from lookalike.errors import LookalikeError, one_line
+from lookalike.files import delete_folder
 from lookalike.given import Name, local_path
 from lookalike.images import PREPROCESSING
 from lookalike.images import SIDE as SEEN

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lookalike.cache import new_file
 from lookalike.errors import full_disk
+from lookalike.files import new_file
 from lookalike.models.networks import FromPixels
 from lookalike.training.photos import Pixels
 from lookalike.training.views import Variety, Views, recoloured

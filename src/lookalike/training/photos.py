@@ -17,8 +17,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from lookalike import images
-from lookalike.cache import delete_folder, staging_folder
 from lookalike.errors import ImageError, LookalikeError, one_line, says_nothing
+from lookalike.files import delete_folder, staging_folder
 from lookalike.images import IsolatedDecoder, LeftOut, Source
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images, listed, write_listing
@@ -29,6 +29,7 @@ from lookalike.sql import connect, create_view, fetch_row
 
 if TYPE_CHECKING:
     import torch
+
 
 SIDE = 288
 """Pixels a side of what is kept of a photo: more than the 224 a network sees, for parts of it."""

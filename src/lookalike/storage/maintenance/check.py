@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookalike.cache import left_folders
 from lookalike.errors import LookalikeError, Unreadable
+from lookalike.files import left_folders
 from lookalike.progress import progress_line
 from lookalike.spark import cores
 from lookalike.sql import connect, create_view, fetch_row
@@ -29,6 +29,7 @@ from lookalike.storage.maintenance.findings import (
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
 
 CheckSignatures = Callable[[EmbeddingTable], Iterable[tuple[Path, str]]]
 """Yields each file about signatures that cannot be used, with the reason."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lookalike.cache import delete
 from lookalike.errors import LookalikeError
+from lookalike.files import delete
 from lookalike.sql import connect
 from lookalike.storage import EmbeddingTable, SegmentRecord, commits, rewrite_segment, writing
 from lookalike.storage.commits import Ids, Step, query_ids

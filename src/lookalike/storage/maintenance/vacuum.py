@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lookalike.cache import delete, left_folders
 from lookalike.defaults import KEEP_DAYS
 from lookalike.errors import LookalikeError
+from lookalike.files import delete, left_folders
 from lookalike.storage import EmbeddingTable, Log, commits, forget, writing
 
 SECONDS_PER_DAY = 24 * 3600
