@@ -54,8 +54,8 @@ _said: set[str] = set()
 def say_why(error: OSError) -> None:
     """Log a warning, once in a process, that nothing can be kept, or read, and why.
 
-    Of Spark's tasks one in a job says it, for they may be thousands: on stderr, which is the log of
-    a worker, where nobody sets up another.
+    Of Spark's tasks one in a job says it, for they may be thousands: on stderr too, since nobody
+    sets up logging in a worker.
     """
     folder = str(cache_folder())
     pyspark = sys.modules.get("pyspark")
@@ -68,10 +68,9 @@ def say_why(error: OSError) -> None:
         "would keep is made again each time: set LOOKALIKE_CACHE to a folder that can be written "
         "to and has room"
     )
+    logger.warning(why)
     if task:
         sys.stderr.write(f"warning: {why}\n")
-    else:
-        logger.warning(why)
 
 
 def seal(file: Path) -> None:
