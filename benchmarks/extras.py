@@ -40,8 +40,8 @@ def installed(name: str) -> int:
         venv.create(folder, with_pip=True)
         (packages,) = Path(folder).glob("lib/python*/site-packages")
         before = size(packages)
-        pip = [Path(folder) / "bin" / "python", "-m", "pip", "install", "--quiet"]
-        constraints = ["--constraint", PROJECT / "constraints.txt"]
+        pip = [f"{folder}/bin/python", "-m", "pip", "install", "--quiet"]
+        constraints = ["--constraint", f"{PROJECT}/constraints.txt"]
         subprocess.run([*pip, *constraints, f"{PROJECT}{extra}"], check=True, stdout=sys.stderr)
         return (size(packages) - before) // 2**20
 
