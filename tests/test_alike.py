@@ -17,7 +17,7 @@ from conftest import UNSEEN, needs_photos
 from lookalike import Index
 from lookalike.defaults import AGREES
 from lookalike.groups.closeness import agree_closely
-from lookalike.groups.looking import Eyes, compared
+from lookalike.groups.looking import ImageReader, compare_pairs
 from lookalike.groups.variants import CHANGES, variant
 from lookalike.images import Source, decode_pixels, identity
 from lookalike.images.isolated import IsolatedDecoder, viewer
@@ -61,8 +61,8 @@ def compare(tmp_path: Path) -> Iterator[Compare]:
                 "distance": [distance] * len(one),
             }
         )
-        eyes = Eyes(decoder, Source("files", str(tmp_path)))
-        found = compared(batch, eyes, eyes, agrees)
+        eyes = ImageReader(decoder, Source("files", str(tmp_path)))
+        found = compare_pairs(batch, eyes, eyes, agrees)
         return list(zip(found["agreement"].to_pylist(), found["compared"].to_pylist(), strict=True))
 
     with viewer(isolated=False) as decoder:

@@ -143,7 +143,7 @@ def search_vectors(
     allowed = rows.chosen(labels, globs)
     if allowed is not None and len(allowed) and not allowed.any():
         raise nothing_left(labels, globs)
-    if within is None and searcher.may_estimate(engine, recall, len(rows)):
+    if within is None and searcher.may_approximate(engine, recall, len(rows)):
         with progress_line("getting signatures ready"):
             searcher.get_ready()  # or it would count as time that this search took
     started = time.perf_counter()

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lookalike.embedding import Vectors
 from lookalike.extras import require
-from lookalike.hashing.cells import ROTATION_SAMPLE, Rotation
+from lookalike.hashing.cells import ROTATION_SAMPLE_ROWS, Rotation
 from lookalike.search import Numbers, Rows, draw
 from lookalike.spark import cores
 
@@ -132,7 +132,7 @@ def _turned(rows: Rows, some: Numbers) -> tuple[Vectors, Numbers]:
 
     Copies are of one kind; kinds are counted from 0 as they come.
     """
-    fit = some[draw(len(some), ROTATION_SAMPLE)]
+    fit = some[draw(len(some), ROTATION_SAMPLE_ROWS)]
     rotation = Rotation.fit(rows.vectors(fit), DIRECTIONS)
     turned, seen = [], dict[bytes, int]()
     kind: list[int] = []
