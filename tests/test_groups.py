@@ -200,7 +200,7 @@ def test_spark_ml_joins_where_it_fits_and_is_refused_where_not(
     known = set(zip(ours.a_id, ours.b_id, strict=True))
     found = set(zip(stock.a_id, stock.b_id, strict=True))
     assert found <= known and len(found) > 0.5 * len(known)
-    monkeypatch.setattr("lookalike.hashing.joining._SHARE", 1e-9)
+    monkeypatch.setattr("lookalike.hashing.joining._MAX_DISK_SHARE", 1e-9)
     with pytest.raises(LookalikeError, match=r"compare [\d,]+ pairs .* [\d,]+ rows .* GB"):
         index.pairs(tmp_path / "refused", within=within, engine="spark-lsh")
     assert not (tmp_path / "refused").exists()
