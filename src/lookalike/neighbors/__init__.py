@@ -1,9 +1,9 @@
 """All-pairs k-nearest-neighbour search on Spark, exact or approximate.
 
 Exact: a task loads a group of segments and compares all queries with it, block by block.
-Approximate: a task loads a region, cells that lie together, and gets the queries that probe one of
-its cells; what is sent to it are packed numbers of queries and cells, no vectors. In both cases
-the k best rows per query and task are merged to the k best of all, a block of queries at a time.
+Approximate: a task loads a region, cells that lie together, and receives packed numbers of the
+queries that probe its cells, no vectors. In both cases the k best rows per query and task are
+merged to the k best of all, a block of queries at a time.
 Nothing is collected. A group or region and a block bound the memory; k rows per query and region
 bound the shuffle.
 """
