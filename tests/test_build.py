@@ -937,5 +937,5 @@ def test_int8_that_is_not_to_be_had_leaves_no_process(
         build_collection(tmp_path / photos, tmp_path / "x.index", options)
     assert sorted(os.listdir(tmp_path)) == ["bad", "good"]
     left = calibrating()
-    calibration.never_mind()  # whatever is wrong here must not disturb the tests to come
+    calibration.cancel_preload()  # whatever is wrong here must not disturb the tests to come
     assert left == []

@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance
 from conftest import calibrating
 from lookalike import LookalikeError
 from lookalike.embedding import normalize
-from lookalike.images import SIDE, pixels
+from lookalike.images import SIDE, resize
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import snapshot
 from lookalike.models import (
@@ -46,7 +46,7 @@ def variation(car: Image.Image, seed: int) -> Pixels:
     left, top = int(rng.uniform(0, 0.2) * width), int(rng.uniform(0, 0.2) * height)
     right, bottom = int(rng.uniform(0.8, 1) * width), int(rng.uniform(0.8, 1) * height)
     cut = car.crop((left, top, right, bottom))
-    return pixels(ImageEnhance.Brightness(cut).enhance(rng.uniform(0.7, 1.3)))
+    return resize(ImageEnhance.Brightness(cut).enhance(rng.uniform(0.7, 1.3)))
 
 
 def photographed(photos: int) -> Pixels:
@@ -159,7 +159,7 @@ def test_what_another_method_made_is_not_mistaken(
 ) -> None:
     assert choose(0.0, ANY_TIME) == int8_of_few
     monkeypatch.setattr("lookalike.models.precision.METHOD", "another")
-    refusal(lambda: at_precision(full, "int8", lambda: few), "no int8, for Python does not start")
+    refusal(lambda: at_precision(full, "int8", lambda: few), "no int8: Python does not start")
     assert choose(0.0, ANY_TIME) == at_precision(full, "bf16")
     assert len(list(no_choices.iterdir())) == 2
 
@@ -282,7 +282,7 @@ def test_only_the_images_it_is_calibrated_on_count(
     assert at_precision(full, "int8", lambda: used) == int8
     refusal(
         lambda: at_precision(full, "int8", lambda: sample[1:]),
-        "no int8, for Python does not start .*nowhere",
+        "no int8: Python does not start .*nowhere",
     )
 
 
@@ -312,7 +312,7 @@ def repaired(
     folder = other / "models" / kept.name
     shutil.copytree(kept, folder)
     os.truncate(folder / "network.bin", 1000)
-    with calibration.expected(True), pytest.MonkeyPatch.context() as patch:
+    with calibration.preload(True), pytest.MonkeyPatch.context() as patch:
         assert len(calibrating()) == 1
         patch.setenv("LOOKALIKE_CACHE", str(other))
         patch.setattr(sys, "executable", "/nowhere/python")  # the one that waits is enough
@@ -327,14 +327,14 @@ def test_the_same_images_make_the_same_int8(
 
 
 def test_a_process_that_is_not_needed_is_ended(full: Model, int8: Model, sample: Pixels) -> None:
-    with calibration.expected(True):
+    with calibration.preload(True):
         assert len(calibrating()) == 1
         assert at_precision(full, "int8", lambda: sample) == int8
         assert calibrating() == []
-    with calibration.expected(True):
+    with calibration.preload(True):
         assert len(calibrating()) == 1
     assert calibrating() == []
-    with calibration.expected(False):
+    with calibration.preload(False):
         assert calibrating() == []
 
 

@@ -25,7 +25,7 @@ from lookalike.embedding import (
 from lookalike.engine import Engine, KnnEngine, check_engine
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.hits import Query, SearchResult, nothing_left
-from lookalike.images.decoding import read as read_file
+from lookalike.images.decoding import read_file
 from lookalike.progress import progress_line
 from lookalike.searcher import Searcher
 from lookalike.storage import EmbeddingTable, Segment

@@ -26,7 +26,7 @@ from lookalike.errors import LookalikeError
 from lookalike.given import Name, local_path
 from lookalike.images.frame import image_frame
 from lookalike.images.listing import label_images, list_images
-from lookalike.images.matching import Labelled
+from lookalike.images.matching import LabelCounts
 from lookalike.images.table_frame import read_only
 from lookalike.images.uri_frame import read_listed
 from lookalike.ingest import diff
@@ -67,7 +67,7 @@ class Found:
 
     inputs: Inputs
     plan: Plan | None
-    labelled: Labelled = field(default_factory=Labelled)
+    labelled: LabelCounts = field(default_factory=LabelCounts)
 
 
 Find = Callable[[Job, EmbeddingTable, Path, Place], Found]
@@ -90,7 +90,7 @@ def build_collection(
         raise LookalikeError(
             f"{out} is not an index and will not be replaced: choose another `out`"
         )
-    with calibration.expected(options.precision == "int8"):
+    with calibration.preload(options.precision == "int8"):
         job = prepare(photos, options)
         # Where a run like this one was killed, it is gone on with as well.
         if not (overwrite and (is_index(out) or is_index(successor(out)))):
@@ -117,7 +117,7 @@ def _fill(
         with _new_place(out) as share, staging_folder(out / "work") as staging:
             found = look(job, None, staging)
             made, done = _bring_in(job, found, out, None, staging, "index", share)
-            return _ready(made), Report.of(done, found.labelled, job.left_out)
+            return _ready(made), Report.of(done, found.labelled, job.ignored)
     if misfit := _misfit(stored, job, options, anew=anew):
         raise LookalikeError(
             f"{out} is there already, {misfit}: choose another `out`, or set `overwrite=True`"
@@ -134,8 +134,8 @@ def _fill(
         if len(gone):
             made = commits.remove(made, lambda _: gone, "index")
         if not made.counts()[0]:
-            raise nothing_readable(made.files(), job.left_out)
-        return _ready(made), Report.of(done, found.labelled, job.left_out, same)
+            raise nothing_readable(made.files(), job.ignored)
+        return _ready(made), Report.of(done, found.labelled, job.ignored, same)
 
 
 def _misfit(stored: EmbeddingTable, job: Job, options: Options, *, anew: bool) -> str | None:
@@ -267,7 +267,7 @@ def update(
             unused_labels=found.labelled.unused,
             loose_labels=found.labelled.loose,
             missing_labels=found.labelled.missing,
-            not_looked_at=job.left_out.counts(),
+            not_looked_at=job.ignored.counts(),
             backbone=job.full.backbone,
         )
         if dry_run:
@@ -304,12 +304,12 @@ def look(
     if job.source.kind != "files":
         return _look_with_spark(job, stored, staging, say, settled, keep_labels)
     listing = staging / "listing.parquet"
-    count = list_images(job.source, listing, place, job.left_out)
-    labelled = Labelled()
+    count = list_images(job.source, listing, place, job.ignored)
+    labelled = LabelCounts()
     if job.labels is not None:
         root = (stored.source if stored else job.source).root
         labelled = label_images(
-            listing, job.labels, images.encode_path(root), some=settled is not None
+            listing, job.labels, images.encode_path(root), allow_unmatched=settled is not None
         )
     if stored is None:
         return Found(Inputs(count, listing), None, labelled)
@@ -331,7 +331,7 @@ def _look_with_spark(
 
     with progress(spark, "listing images"):
         frame, names, labelled = image_frame(
-            spark, job.source, staging, job.labels, left_out=job.left_out
+            spark, job.source, staging, job.labels, ignored=job.ignored
         )
     if stored is None:
         return Found(Inputs(frame=frame), None, labelled)
@@ -340,7 +340,7 @@ def _look_with_spark(
         files = sorted((staging / "listing").glob("*.parquet"))
         plan = diff.plan(stored, files, [""], staging, say, settled, keep_labels)
     if not plan.listed:  # a folder of local files says so itself
-        raise images.nothing_found(job.source, job.left_out)
+        raise images.no_images_error(job.source, job.ignored)
     if job.source.kind == "table":
         read_only(plan.wanted, staging)
     elif 0 < plan.count <= _READ_BY_NAME:
@@ -404,11 +404,11 @@ def _bring_in(
     try:
         done = embed_all(replace(job, source=source), found.inputs, folder, deliver)
         if stored is None and held:
-            raise nothing_readable([Path(row["path"]) for row in held], job.left_out)
+            raise nothing_readable([Path(row["path"]) for row in held], job.ignored)
     finally:  # of what was never committed: of a task that was tried again, or of a wave given up
         discard(out, folder, since)
     if stored is None:
-        raise images.nothing_found(job.rooted, job.left_out)
+        raise images.no_images_error(job.rooted, job.ignored)
     return stored, done
 
 

@@ -27,7 +27,7 @@ from lookalike.build.jobs import Done, Job
 from lookalike.defaults import WAVE
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.extras import install, is_installed
-from lookalike.images.listing import choose_sample, listed, task_count
+from lookalike.images.listing import read_listing, sample_paths, task_count
 from lookalike.ingest.diff import Known
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
@@ -177,7 +177,7 @@ def _foresee(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:
             "make room, or choose an `out` on another disk"
         )
     run = models.engine(model, 1, device=job.device)
-    few = choose_sample(inputs.listing, run.batch)
+    few = sample_paths(inputs.listing, run.batch)
     started = time.perf_counter()
     pixels = _decoded(job.rooted, few)  # on all cores
     decoded = time.perf_counter()
@@ -237,7 +237,7 @@ def _parts(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Reader]":
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for part in batch["id"].to_pylist():
-                yield from listed(listing, part, tasks)
+                yield from read_listing(listing, part, tasks)
 
     return spark.range(0, tasks, 1, tasks), read
 
@@ -254,7 +254,7 @@ def _in_a_loop(
     run = models.engine(model, threads, threads, job.device)
     batch, ahead, together = _share(job.wave, threads, run)
     rows = embedding.embed_batches(
-        listed(inputs.listing),
+        read_listing(inputs.listing),
         job.rooted,
         model,
         threads,
@@ -451,18 +451,18 @@ def _misleading(receipt: Path) -> LookalikeError:
 
 def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
     """Decode up to `models.SAMPLE` images drawn at random: uint8 (n, 224, 224, 3)."""
-    return _decoded(source, choose_sample(listing, models.SAMPLE))
+    return _decoded(source, sample_paths(listing, models.SAMPLE))
 
 
 def _decoded(source: images.Source, paths: Sequence[str]) -> Pixels:
     def decoded_file(path: str) -> Pixels | None:
         with suppress(ImageError):
-            return decode(images.read(source, path))[0]
+            return decoder.decode_pixels(images.read(source, path))[0]
         return None
 
     with (
         ThreadPoolExecutor(cores()) as pool,
-        images.decoder(True, truncated=source.truncated) as decode,
+        images.open_decoder(True, truncated=source.truncated) as decoder,
     ):
         decoded = pool.map(decoded_file, paths)
         return np.array([pixels for pixels in decoded if pixels is not None], np.uint8)
@@ -477,12 +477,12 @@ def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
 
     def decoded_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         isolated, truncated = always or is_second_try(), source.truncated
-        with images.decoder(isolated, True, truncated) as decode:
+        with images.open_decoder(isolated, True, truncated) as decoder:
             for batch in batches:
                 decoded = []
                 for content in batch["content"]:
                     with suppress(ImageError):
-                        decoded.append(decode(content.as_py() or b"")[0].tobytes())
+                        decoded.append(decoder.decode_pixels(content.as_py() or b"")[0].tobytes())
                 yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
 
     with small_batches(frame.sparkSession):
@@ -502,9 +502,9 @@ def stored_rows(files: Sequence[Path], status: str, columns: list[str]) -> Itera
                 yield wanted
 
 
-def nothing_readable(files: Sequence[Path], left_out: images.LeftOut) -> LookalikeError:
+def nothing_readable(files: Sequence[Path], ignored: images.IgnoredFiles) -> LookalikeError:
     """Return the error for inputs none of which became an embedding: the reason of the first."""
-    there = images.in_words(left_out.counts())
+    there = images.describe_ignored(ignored.counts())
     count = sum(pq.read_metadata(file).num_rows for file in files)
     first = next(stored_rows(files, "skipped", ["path", "reason"])).slice(0, 1).to_pylist()[0]
     such = f"none of {count:,} inputs can be read, such as " if count > 1 else "cannot read "

@@ -19,7 +19,7 @@ from lookalike.errors import ImageError
 from lookalike.groups.alignment import Thumbnail, align, thumbnail
 from lookalike.groups.closeness import agree_closely
 from lookalike.images.identity import View
-from lookalike.images.isolated import Viewer
+from lookalike.images.isolated import Decoder
 
 Comparison: TypeAlias = Literal["equal", "same", "other", "alike", "unclear", "unreadable"]
 """The result of comparing two images.
@@ -42,14 +42,14 @@ class ImageReader:
     Threads may share a reader.
     """
 
-    def __init__(self, viewer: Viewer, source: images.Source) -> None:
+    def __init__(self, decoder: Decoder, source: images.Source) -> None:
         import cv2
 
         cv2.setNumThreads(1)  # the callers run in parallel already
         # Freeing one large block raises glibc's mmap threshold, so that the memory of pictures is
         # reused: this saves an eighth of the time of a comparison at full size.
         np.empty(_MMAP_THRESHOLD_BYTES, np.uint8)
-        self._viewer, self._source = viewer, source
+        self._decoder, self._source = decoder, source
         self.thumbnail: Callable[[str], tuple[Thumbnail, bytes] | None]
         self.thumbnail = lru_cache(_CACHED_THUMBNAILS)(self._thumbnail)
         """The picture at 64 pixels a side, and a hash of the file's bytes."""
@@ -66,7 +66,7 @@ class ImageReader:
                 self._views.move_to_end(path)
                 return self._views[path]
         try:
-            seen = self._viewer.view(images.read(self._source, path))
+            seen = self._decoder.view(images.read(self._source, path))
         except ImageError:
             return None
         with self._lock:
@@ -80,13 +80,13 @@ class ImageReader:
     def _thumbnail(self, path: str) -> tuple[Thumbnail, bytes] | None:
         try:
             data = images.read(self._source, path)
-            return thumbnail(self._viewer.decode_pixels(data)[0]), sha256(data).digest()
+            return thumbnail(self._decoder.decode_pixels(data)[0]), sha256(data).digest()
         except ImageError:
             return None
 
     def _digest(self, path: str) -> bytes | None:
         try:
-            return self._viewer.digest(images.read(self._source, path))
+            return self._decoder.digest(images.read(self._source, path))
         except ImageError:
             return None
 

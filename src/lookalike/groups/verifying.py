@@ -14,7 +14,7 @@ from lookalike import images
 from lookalike.cache import delete_folder
 from lookalike.defaults import AGREES
 from lookalike.groups.looking import COMPARED, ImageReader, compare_pairs
-from lookalike.images.isolated import Viewer, viewer
+from lookalike.images.isolated import Decoder, open_decoder
 from lookalike.progress import progress_line
 from lookalike.spark import cores, is_second_try, local_uri, progress, session, tries_again
 from lookalike.sql import connect, create_view, fetch_row
@@ -53,7 +53,7 @@ def verify(
 
         def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             truncated = a.truncated or b.truncated
-            with viewer(isolated or is_second_try(), True, truncated) as decoder:
+            with open_decoder(isolated or is_second_try(), True, truncated) as decoder:
                 yield from map(_comparer(decoder, a, b, agrees), batches)
 
         with progress(running, "comparing pixels"):
@@ -86,7 +86,7 @@ def count_compared(pairs: Path) -> dict[str, int]:
 
 
 def _comparer(
-    decoder: Viewer, a: images.Source, b: images.Source, agrees: float
+    decoder: Decoder, a: images.Source, b: images.Source, agrees: float
 ) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
     """Return the function that compares a batch; one source is read through one cache."""
     reader = ImageReader(decoder, a)
@@ -98,7 +98,7 @@ def _in_process(
     pairs: Path, checked: Path, a: images.Source, b: images.Source, agrees: float
 ) -> None:
     with (
-        viewer(True, truncated=a.truncated or b.truncated) as decoder,
+        open_decoder(True, truncated=a.truncated or b.truncated) as decoder,
         pq.ParquetFile(pairs) as file,
         pq.ParquetWriter(checked, pa.schema([*file.schema_arrow, *COMPARED])) as writer,
         progress_line("comparing pixels", "pairs") as move,

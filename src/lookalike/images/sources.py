@@ -1,4 +1,4 @@
-"""Where the images are: folders, globs, single files, URIs that Spark reads, tables of bytes."""
+"""Locate images: folders, globs, single files, URIs, tables of bytes; read one of them again."""
 
 import glob
 import itertools
@@ -14,14 +14,21 @@ from urllib.parse import unquote_to_bytes
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.given import Name
 from lookalike.images import decoding, parquet
-from lookalike.images.kinds import OTHERS, LeftOut, ending, in_words, is_archive, is_image
+from lookalike.images.kinds import (
+    OTHER_ENDINGS,
+    IgnoredFiles,
+    describe_ignored,
+    ending,
+    is_archive,
+    is_image,
+)
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_GLOB = re.compile(r"[][*?{}\\]")  # what Hadoop takes for more than itself
-_LOOKED_AT = 10_000  # names in a folder among which a table beside images is looked for
-_TABLES = 5  # of which it is found out whether they hold images
-_SHARDS = 100  # files of a table that may be named one by one: an index remembers them
-# What a path may not hold as it is: the escape itself, control characters, bytes that are no UTF-8.
+_GLOB = re.compile(r"[][*?{}\\]")  # Hadoop's special characters
+_MAX_SCANNED_NAMES = 10_000  # in a folder, to find a table beside images
+_MAX_OPENED_TABLES = 5  # to find out whether they hold images
+_MAX_NAMED_SHARDS = 100  # files of a table given one by one: an index stores their names
+# Not allowed in a stored path: the escape itself, control characters, bytes that are not UTF-8.
 _ESCAPED = re.compile("[%\x00-\x1f\x7f\udc80-\udcff]")
 
 INDEX_FILES = frozenset({"_lookalike.json", "lookalike.json"})
@@ -32,11 +39,21 @@ INDEX_FILES = frozenset({"_lookalike.json", "lookalike.json"})
 class Source:
     """A place with images.
 
-    `root` is an absolute folder or a URI; the paths of images are relative to it. `names` are the
-    files or folders below it that were asked for (local files only; "" is the root itself).
-    `image_column` names the column of bytes of a table, `label_column` that of its labels. `also`
-    are absolute folders elsewhere, whose images have absolute paths (local files only).
-    `truncated` says that images which were cut short are taken too, as far as they go.
+    Attributes
+    ----------
+    kind
+        "files" for local files, "uri" for files that Spark reads, "table" for Parquet.
+    root
+        An absolute folder or a URI; paths of images are relative to it.
+    names
+        The given files or folders below a local root; "" is the root itself.
+    image_column, label_column
+        The columns of a table with image bytes and with labels.
+    also
+        Absolute folders elsewhere, whose images have absolute paths. Local files only.
+    truncated
+        Decode the readable part of images that were cut short.
+
     """
 
     kind: Literal["files", "uri", "table"]
@@ -49,9 +66,9 @@ class Source:
 
     @classmethod
     def stored(cls, about: dict[str, Any]) -> Self:
-        """Make it of what `asdict` gave and JSON kept.
+        """Restore a source from `asdict` by way of JSON.
 
-        Raises `ValueError`, `KeyError` or `TypeError` where that was not a source.
+        Raises `ValueError`, `KeyError` or `TypeError` for anything else.
         """
         about = {"also": [], "truncated": False, **about}
         if not isinstance(about["truncated"], bool):
@@ -63,7 +80,7 @@ class Source:
                 raise ValueError(f"{name} is no list")
         columns = [about[name] for name in ("image_column", "label_column") if about[name]]
         for text in (about["root"], *about["names"], *about["also"], *columns):
-            # Encoded as names are, which fails for what no name can hold.
+            # Encoding fails for characters that no file name can hold.
             if not isinstance(text, str) or b"\0" in os.fsencode(text):
                 raise ValueError(f"no name: {str(text)[:40]!r}")
         is_uri = about["kind"] != "files" and _URI.match(about["root"]) is not None
@@ -73,12 +90,16 @@ class Source:
 
 
 def encode_path(path: str | bytes) -> str:
-    """Percent-encode what Arrow, CSV and terminals cannot take; leave the rest as it is."""
+    """Percent-encode the characters that Arrow, CSV and terminals cannot take.
+
+    >>> encode_path("100%.jpg")
+    '100%25.jpg'
+    """
     return _ESCAPED.sub(lambda match: f"%{os.fsencode(match[0])[0]:02X}", os.fsdecode(path))
 
 
 def decode_path(encoded: str) -> str:
-    """Undo `encode_path`. Bytes that are not UTF-8 come back as surrogates, as `os` has them."""
+    """Undo `encode_path`. Bytes that are not UTF-8 become surrogates, as in `os.fsdecode`."""
     return os.fsdecode(unquote_to_bytes(encoded))
 
 
@@ -87,40 +108,55 @@ def locate(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
-    left_out: LeftOut | None = None,
+    ignored: IgnoredFiles | None = None,
     kind: str | None = None,
 ) -> Source:
-    """Say what kind of place `images` is. Nothing is read yet beyond its outermost folder.
+    """Return the source that a place or a list of places stands for, without reading images.
 
-    A folder, a file, a glob, a list of these, a URI (`s3a://...`, `hdfs://...`), or, where
-    `image_column` is given or the name says so, a Parquet file or folder with a column of bytes.
-    What a glob matches, or a list holds, and is no image is counted in `left_out`. With the `kind`
-    "files", which is known then, a folder is no table, whatever lies in it.
+    Parameters
+    ----------
+    images
+        A folder, a file, a glob, a list of these, a URI (`s3a://...`, `hdfs://...`), or a Parquet
+        file or folder with a column of bytes.
+    image_column
+        The column of image bytes, for a table.
+    label_column
+        The column of labels, for a table.
+    ignored
+        Counts the files of a glob or list that are no images.
+    kind
+        "files" if `images` is known to be no folder of tables.
+
+    Raises
+    ------
+    LookalikeError
+        If nothing is there, or images and tables are mixed.
+
     """
     given = [images] if isinstance(images, str | os.PathLike) else list(images)
     if not given or not all(map(os.fspath, given)):
         raise LookalikeError("no images given: name a folder, a file or a glob")
     names = [os.fspath(name) for name in given]
-    left_out = left_out or LeftOut()
+    ignored = ignored or IgnoredFiles()
     is_table = parquet.is_parquet if kind == "files" else _is_table
     tables = [image_column is not None or is_table(name) for name in names]
     if all(tables):
         return _locate_table(names, image_column or "image", label_column)
-    names = _without_tables(names, tables, left_out)
+    names = _without_tables(names, tables, ignored)
     if label_column is not None:
         raise LookalikeError("`label_column` is for tables: for images set `labels` to a CSV file")
     if _URI.match(names[0]):
         if len(names) > 1:
             raise LookalikeError("one URI at a time: use a glob that covers them")
         return Source("uri", names[0], ())
-    return _locate_files([os.path.abspath(name) for name in names], left_out)
+    return _locate_files([os.path.abspath(name) for name in names], ignored)
 
 
 def _is_table(name: str) -> bool:
-    """Tell whether a place is a table, by its name or by what lies in it.
+    """Tell whether a place is a table of images, by its name or by its files.
 
-    A folder with images is none, unless only their first bytes show them and the table has some.
-    Raises `LookalikeError` where images show by their names, and the table has some as well.
+    A folder with a table and with images is ambiguous: raise `LookalikeError` if the table holds
+    images, too. Images without a known ending do not count then.
     """
     if parquet.is_parquet(name):
         return True
@@ -130,20 +166,24 @@ def _is_table(name: str) -> bool:
     entries = 0
     for folder, folders, files in os.walk(name):
         if folder != name and "_delta_log" in folders and not INDEX_FILES.isdisjoint(files):
-            folders.clear()  # an index, which is not looked into
+            folders.clear()  # an index
             continue
         folders[:] = [below for below in folders if not below.startswith((".", "_"))]
         files = [file for file in files if not file.startswith(".")]
         images = images or any(map(is_image, files))
-        if len(unknown) < _LOOKED_AT:
-            unknown += (os.path.join(folder, file) for file in files if ending(file) not in OTHERS)
+        if len(unknown) < _MAX_SCANNED_NAMES:
+            unknown += (
+                os.path.join(folder, file) for file in files if ending(file) not in OTHER_ENDINGS
+            )
         tables += (os.path.join(folder, file) for file in files if parquet.is_parquet(file))
         entries += len(files) + len(folders)
-        if (tables or images) and entries > _LOOKED_AT:
+        if (tables or images) and entries > _MAX_SCANNED_NAMES:
             break
-    if not tables or not (images or any(map(LeftOut().takes, unknown))):
+    if not tables or not (images or any(map(IgnoredFiles().accepts, unknown))):
         return bool(tables)
-    holds = any(parquet.holds_images(table, "image") for table in sorted(tables)[:_TABLES])
+    holds = any(
+        parquet.holds_images(table, "image") for table in sorted(tables)[:_MAX_OPENED_TABLES]
+    )
     if images and holds:
         raise LookalikeError(
             f"{encode_path(name)} holds images and a table of images ({os.path.basename(tables[0])}"
@@ -152,10 +192,10 @@ def _is_table(name: str) -> bool:
     return holds
 
 
-def _without_tables(given: list[str], tables: list[bool], left_out: LeftOut) -> list[str]:
-    """Leave Parquet files without images out of a list, as a shell made it of a glob; count them.
+def _without_tables(given: list[str], tables: list[bool], ignored: IgnoredFiles) -> list[str]:
+    """Remove Parquet files without images from a list, and count them as ignored.
 
-    Raises `LookalikeError` where one holds images, or is a folder of tables.
+    Raises `LookalikeError` for a table that holds images, or is a folder.
     """
     for name, is_table in zip(given, tables, strict=True):
         if not is_table:
@@ -164,7 +204,7 @@ def _without_tables(given: list[str], tables: list[bool], left_out: LeftOut) -> 
             raise LookalikeError(
                 f"images and tables are given ({encode_path(name)}): index one, and the other apart"
             )
-        left_out.add(ending(name))
+        ignored.add(ending(name))
     return [name for name, is_table in zip(given, tables, strict=True) if not is_table]
 
 
@@ -173,7 +213,7 @@ def _locate_table(given: list[str], image_column: str, label_column: str | None)
         if len(given) > 1:
             raise LookalikeError("one URI at a time: use a glob that covers them")
         return Source("table", given[0], ("",), image_column, label_column)
-    if len(given) > _SHARDS:
+    if len(given) > _MAX_NAMED_SHARDS:
         raise LookalikeError(
             f"{len(given):,} files of a table: give their folder, or a glob in quotes"
         )
@@ -191,13 +231,13 @@ def _locate_table(given: list[str], image_column: str, label_column: str | None)
 
 
 def fixed_part(path: str) -> str:
-    """Return the folder in which a glob begins to look; what is there is no glob."""
+    """Return the part of a glob before its first pattern; an existing path as it is."""
     parts = Path(path).parts
     magic = (at for at, part in enumerate(parts) if glob.has_magic(part))
     return path if os.path.lexists(path) else str(Path(*parts[: next(magic, len(parts))]))
 
 
-def _locate_files(given: list[str], left_out: LeftOut) -> Source:
+def _locate_files(given: list[str], ignored: IgnoredFiles) -> Source:
     paths: set[str] = set()
     for name in given:
         if os.path.lexists(name):
@@ -207,20 +247,20 @@ def _locate_files(given: list[str], left_out: LeftOut) -> Source:
                 raise LookalikeError(
                     f"{encode_path(name)} is an archive: unpack it and give the folder"
                 )
-            else:  # of a glob that a shell expanded
-                left_out.add(ending(name))
+            else:  # a shell has expanded a glob
+                ignored.add(ending(name))
         elif glob.has_magic(name):
-            paths.update(matches(name, left_out.takes))
+            paths.update(matches(name, ignored.accepts))
         else:
             raise LookalikeError(f"no such file or folder: {encode_path(name)}")
     if not paths:
-        there = in_words(left_out.counts())
+        there = describe_ignored(ignored.counts())
         raise LookalikeError(
             f"no image matches {encode_path(given[0])}: not looked at: {there}"
             if there
             else f"nothing matches {encode_path(given[0])}: quote it and check it"
         )
-    # What lies in a folder that was named as well would be found twice.
+    # Files within a given folder would be found twice.
     folders = {path for path in paths if os.path.isdir(path)}
     outer = [p for p in paths if folders.isdisjoint(map(str, Path(p).parents))]
     if len(outer) == 1 and outer[0] in folders:
@@ -230,32 +270,32 @@ def _locate_files(given: list[str], left_out: LeftOut) -> Source:
     return Source("files", root, tuple(names))
 
 
-def matches(pattern: str, takes: Callable[[str], bool]) -> Iterator[str]:
-    """Give the folders that a glob matches and the files that `takes` takes, hidden ones out.
+def matches(pattern: str, accepts: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the folders that match a glob and the accepted files, but no hidden ones.
 
-    `**` follows no links: they may go round.
+    `**` does not follow links: they may form cycles.
     """
     parts = Path(pattern).parts
     start = next(at for at, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:start])
-    # As shells have it: stars within a name, as in `**.jpg`, are one star.
+    # As in shells, `**` within a name, as in `**.jpg`, means `*`.
     wanted = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts[start:]]
     for path in base.glob(str(Path(*wanted))):
         hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
-        if not hidden and (os.path.isdir(path) or takes(str(path))):
+        if not hidden and (os.path.isdir(path) or accepts(str(path))):
             yield str(path)
 
 
 def _order(folder: str, name: str) -> str:
-    """Sort key of a name: with the slash, folders stand where the paths of their files do."""
+    """Return a sort key: with a slash, a folder sorts where the paths of its files do."""
     slash = "/" if os.path.isdir(os.path.join(folder, name)) else ""
     return encode_path(name) + slash
 
 
 def glob_pattern(glob: str) -> str:
-    """Turn a glob for encoded paths into a regular expression: `*` and `?` match slashes too.
+    """Convert a glob for encoded paths to a regular expression of RE2, for Arrow and DuckDB.
 
-    In RE2's dialect, which Arrow and DuckDB share.
+    `*` and `?` match slashes too.
     """
     parts = re.split(r"(\*+|\?|\[!?[^]]+\])", encode_path(glob))
     plain, special = parts[::2], parts[1::2]
@@ -268,13 +308,13 @@ def glob_pattern(glob: str) -> str:
 
 
 def full_path(source: Source, path: str) -> str:
-    """Return where an image is, as a person or a program can open it: a path or a URI."""
+    """Return the path or URI of an image, decoded, so that it can be opened."""
     below = decode_path(path)
     return below if _is_remote(source) else os.path.normpath(os.path.join(source.root, below))
 
 
 def is_uri(name: str) -> bool:
-    """Tell whether a name is a URI: `s3a://...`, `hdfs://...`, `file://...`."""
+    """Tell whether a name is a URI, such as `s3a://...` or `file://...`."""
     return _URI.match(name) is not None
 
 
@@ -283,23 +323,34 @@ def _is_remote(source: Source) -> bool:
 
 
 def read(source: Source, path: str) -> bytes:
-    """Return the bytes of one image again, wherever it lies; `ImageError` if it is gone.
+    """Return the bytes of one image of a source.
 
-    So it is, and nothing is opened, where the path leads out of the folders of the source.
+    Parameters
+    ----------
+    source
+        The source.
+    path
+        The encoded path of the image below the root, or `FILE#ROW` for a table.
+
+    Raises
+    ------
+    ImageError
+        If it is unreadable, or the path leads out of the folders of the source.
+
     """
     name, _, row = path.rpartition("#") if source.kind == "table" else (path, "", "")
     if not is_inside(source, name):
         raise ImageError("outside the folders of this index")
     place = full_path(source, name)
     if source.kind == "files":
-        return decoding.read(place)
+        return decoding.read_file(place)
     try:
         if source.kind == "uri":
             return _whole(place)
         return _read_cell(source, name, int(row))
     except ImageError:
         raise
-    except Exception as error:  # whatever a remote file system says
+    except Exception as error:  # remote file systems raise anything
         raise ImageError(f"unreadable: {' '.join(str(error).split())[:200]}") from None
 
 
@@ -321,10 +372,22 @@ def _read_cell(source: Source, table: str, row: int) -> bytes:
 
 
 def read_beside(source: Source, table: str, name: str) -> bytes:
-    """Return the bytes of a file that a cell of a table names instead of holding them.
+    """Return the bytes of a file that a cell of a table names.
 
-    `table` is the encoded path of the file with the cell. The other one is looked for beside it,
-    then below the root. Raises `ImageError` where it leads out of the root, or is not there.
+    Parameters
+    ----------
+    source
+        The table.
+    table
+        The encoded path of the Parquet file.
+    name
+        The file, relative to the Parquet file or to the root.
+
+    Raises
+    ------
+    ImageError
+        If there is no such file, or it is outside the root.
+
     """
     outside = ImageError("its cell names a file outside the folder of the table")
     if _URI.match(name) or "\0" in name:
@@ -339,14 +402,14 @@ def read_beside(source: Source, table: str, name: str) -> bytes:
     if not inside:
         raise outside
     there = (place for place in inside if os.path.lexists(os.path.join(source.root, place)))
-    return decoding.read(os.path.join(source.root, next(there, inside[0])))
+    return decoding.read_file(os.path.join(source.root, next(there, inside[0])))
 
 
 def _read_beside_uri(source: Source, table: str, name: str, outside: ImageError) -> bytes:
     scheme, _, path = table.partition(":/")
     place = f"{scheme}:/{posixpath.normpath(posixpath.join(posixpath.dirname(path), name))}"
     root = source.root
-    if parquet.is_parquet(root):  # a file, or a glob of files: its folder
+    if parquet.is_parquet(root):  # a file or a glob
         root = root.rpartition("/")[0]
     if not _is_below_uri(root, place):
         raise outside
@@ -357,10 +420,10 @@ def _read_beside_uri(source: Source, table: str, name: str, outside: ImageError)
 
 
 def is_inside(source: Source, path: str) -> bool:
-    """Tell whether a path leads to the root of its source, or below it or one of `also`.
+    """Tell whether a path is the root of its source, below it, or below a folder of `also`.
 
-    Anybody may have written the path, but a link that it meets there is the work of whoever owns
-    the images: names alone are looked at.
+    Paths are untrusted, and are checked by their names alone. Links belong to the owner of the
+    images, and may lead anywhere.
     """
     below = decode_path(path)
     if "\0" in below:
@@ -373,40 +436,40 @@ def is_inside(source: Source, path: str) -> bool:
         folders = (source.root,)
         if os.path.isabs(below) or _URI.match(below) or ".." in below.split("/"):
             return False
-    # What is no absolute path would depend on where the process was started.
+    # Relative paths would depend on the current folder.
     absolute = [os.path.normpath(folder).rstrip("/") for folder in folders if os.path.isabs(folder)]
     place = full_path(source, path)
     return any(f"{place}/".startswith(f"{folder}/") for folder in absolute)
 
 
 def looked_at(source: Source, folder: str | os.PathLike[str]) -> str | None:
-    """Return which of the folders of a source holds a folder, so that its images would be found.
+    """Return the folder of a source that contains `folder` and would scan it; None if none does.
 
-    None where none does, and for a hidden folder, where nobody looks.
+    Hidden folders are not scanned.
     """
     place = os.path.realpath(folder)
-    given = [*(os.path.join(source.root, name) for name in source.names), *source.also]
-    for one in given if source.kind == "files" else ():
-        below = os.path.relpath(place, os.path.realpath(one))
-        # Not above or beside it, which begins with two dots, nor hidden.
+    tops = [*(os.path.join(source.root, name) for name in source.names), *source.also]
+    for top in tops if source.kind == "files" else ():
+        below = os.path.relpath(place, os.path.realpath(top))
+        # Neither hidden nor outside, which begins with two dots.
         if not any(part.startswith(".") and part != "." for part in below.split("/")):
-            return one
+            return top
     return None
 
 
 def _is_below_uri(root: str, uri: str) -> bool:
-    """Tell whether a URI, as Spark gave it, lies below the root, as far as that is no glob."""
+    """Tell whether a URI of Spark is below the root, or below the part of it before a glob."""
     scheme, host, parts = _parts_of_uri(uri)
     root_scheme, root_host, wanted = _parts_of_uri(root)
     fixed = list(itertools.takewhile(lambda part: not _GLOB.search(part), wanted))
-    # A root without a host lies where Spark was set up to look, and Spark names the host.
+    # Spark fills in the host of a root without one.
     same_host = host == root_host or (not root_host and scheme != "file")
     below = parts[: len(fixed)] == fixed and ".." not in uri.split("/")
     return scheme == root_scheme and same_host and below
 
 
 def _parts_of_uri(uri: str) -> tuple[str, str, list[str]]:
-    """Take a URI apart: scheme, host, names on the way. Nothing in it is percent-encoded."""
+    """Split a URI that is not percent-encoded: scheme, host, parts of the path."""
     scheme, _, rest = uri.partition(":/")
     host = ""
     if rest.startswith("/"):

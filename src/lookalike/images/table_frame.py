@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError
-from lookalike.images.listing import list_those, listed, task_count
+from lookalike.images.listing import read_listing, task_count, write_inputs
 from lookalike.images.parquet import is_parquet
-from lookalike.images.scan import Found
+from lookalike.images.scan import ScannedFile
 from lookalike.images.sources import Source, decode_path, encode_path, is_uri
 from lookalike.images.tables import PART, ROWS, local_shards, look_into, read_parts
 from lookalike.spark import last_words, local_uri, read_parquet
@@ -40,7 +40,7 @@ def table_frames(
     """
     listing = staging / "shards.parquet"
     remote = is_uri(source.root)
-    count = list_those(_uris(spark, source.root) if remote else local_shards(source), listing)
+    count = write_inputs(_uris(spark, source.root) if remote else local_shards(source), listing)
     if not count:
         raise LookalikeError(f"no Parquet files in {encode_path(source.root)}: name their folder")
     tasks = min(max(spark.sparkContext.defaultParallelism, count // _FOOTERS), count)
@@ -48,7 +48,7 @@ def table_frames(
     def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for task in batch["id"].to_pylist():
-                for part in listed(listing, task, tasks):
+                for part in read_listing(listing, task, tasks):
                     yield from look_into(source, part.to_pylist())
 
     looked = spark.range(0, tasks, 1, tasks).mapInArrow(look, _ddl(PART))
@@ -123,14 +123,14 @@ def _ddl(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {_TYPES.get(field.type, 'string')}" for field in schema)
 
 
-def _uris(spark: "SparkSession", root: str) -> Iterator[Found]:
+def _uris(spark: "SparkSession", root: str) -> Iterator[ScannedFile]:
     """Yield the files of a URI in the order of their paths, empty ones included."""
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
     # (Of no other listing of Spark's are empty files a part.)
     for uri in sorted(map(unquote, reader.load(root).inputFiles())):
         scheme, _, path = uri.partition("://")
         # As Spark names the file of a row.
-        yield Found(encode_path(f"file:{path}" if scheme == "file" else uri))
+        yield ScannedFile(encode_path(f"file:{path}" if scheme == "file" else uri))
 
 
 def _read_by_spark(
@@ -213,7 +213,7 @@ def _footers(
     good: list[str] = []
     bad: list[tuple[str, str]] = []
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        for batch in listed(listing):
+        for batch in read_listing(listing):
             paths = batch["path"].to_pylist()
             for path, reason in zip(paths, pool.map(look, paths), strict=True):
                 if reason is None:

@@ -21,7 +21,7 @@ from lookalike.images.parquet import (
     partitions,
     size_and_time,
 )
-from lookalike.images.scan import Found, walk
+from lookalike.images.scan import ScannedFile, walk
 from lookalike.images.sources import (
     Source,
     full_path,
@@ -52,7 +52,7 @@ ROWS = pa.schema([field for field in IMAGE if field.name != "id"])
 """What tasks give: rows as Spark numbers them afterwards."""
 
 
-def local_shards(source: Source) -> Iterator[Found]:
+def local_shards(source: Source) -> Iterator[ScannedFile]:
     """Yield the Parquet files of a local table in the order of their paths.
 
     A file that was named outright is one, whatever its name; in folders it is the name that

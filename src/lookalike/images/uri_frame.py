@@ -12,7 +12,14 @@ import pyarrow.parquet as pq
 from lookalike.errors import ImageError
 from lookalike.images.decoding import MAX_BYTES
 from lookalike.images.formats import FIRST_BYTES
-from lookalike.images.kinds import OTHERS, REST, TYPES, LeftOut, readable, shows_image
+from lookalike.images.kinds import (
+    MAX_TYPES,
+    OTHER_ENDINGS,
+    OTHER_TYPES,
+    IgnoredFiles,
+    begins_as_image,
+    readable,
+)
 from lookalike.images.listing import IMAGE, LISTING
 from lookalike.images.parquet import open_file
 from lookalike.images.sources import decode_path, encode_path
@@ -31,23 +38,23 @@ _SHOWS = f"{_LISTED}, shows boolean"  # whether the first bytes are those of an 
 
 
 def uri_frames(
-    spark: "SparkSession", roots: str | list[str], staging: Path, left_out: LeftOut | None
+    spark: "SparkSession", roots: str | list[str], staging: Path, ignored: IgnoredFiles | None
 ) -> "tuple[DataFrame, DataFrame]":
     """Return the images below a URI, or of a list of files, with their content and without.
 
     The columns are those of `listing.IMAGE` without `label`. Files are listed once, and noted in
     the folder `staging`. Those of an ending that nobody knows are opened: where pyarrow reaches
-    them, 64 bytes are read, else Spark reads them whole. What is no image is counted in `left_out`.
+    them, 64 bytes are read, else Spark reads them whole. What is no image is counted in `ignored`.
     """
     from pyspark.sql import functions as F
 
     listed = _noted(_load(spark, roots), staging / "files")
     opened = _noted(_opened(listed, lambda: _load(spark, roots)), staging / "opened", _SHOWS)
-    if left_out is not None:
-        _count(listed, opened, left_out)
+    if ignored is not None:
+        _count(listed, opened, ignored)
     named, shown = listed.filter(_is_named()), opened.filter("shows").drop("shows")
-    endings = {row[0] for row in shown.select(_ending()).distinct().limit(TYPES + 1).collect()}
-    files = _load(spark, roots, endings if len(endings) <= TYPES else None)
+    endings = {row[0] for row in shown.select(_ending()).distinct().limit(MAX_TYPES + 1).collect()}
+    files = _load(spark, roots, endings if len(endings) <= MAX_TYPES else None)
     wanted = _is_named() | _may_be_image() & _shows() if endings else _is_named()
     # Asked of the listing alone: Spark fails the whole job on a file of over two gigabytes.
     reason = F.format_string("file of %,d bytes, over the limit", "length").alias("reason")
@@ -105,7 +112,7 @@ def new_files(spark: "SparkSession", root: str, at_once: int) -> "DataFrame":
     return reader.load(root).drop("content")
 
 
-def list_found(files: "DataFrame", folder: Path, left_out: LeftOut) -> list[Path]:
+def list_found(files: "DataFrame", folder: Path, ignored: IgnoredFiles) -> list[Path]:
     """Write the images that `new_files` gave of a URI to `folder` as a listing without labels."""
     from pyspark.sql import functions as F
 
@@ -115,7 +122,7 @@ def list_found(files: "DataFrame", folder: Path, left_out: LeftOut) -> list[Path
 
     listed = _noted(files, folder / "files")
     opened = _noted(_opened(listed, load), folder / "opened", _SHOWS)
-    _count(listed, opened, left_out)
+    _count(listed, opened, ignored)
     found = listed.filter(_is_named()).unionByName(opened.filter("shows").drop("shows"))
     nothing = F.lit(None).cast("string")
     listing = _as_listed(found.withColumn("reason", nothing)).withColumn("label", nothing)
@@ -192,7 +199,7 @@ def _begins_as_image(path: str) -> bool:
     """
     try:
         with open_file(path) as file:
-            return shows_image(file.read(FIRST_BYTES))
+            return begins_as_image(file.read(FIRST_BYTES))
     except (FileNotFoundError, ImageError):
         return False
     except OSError:
@@ -220,7 +227,7 @@ def _may_be_image() -> "Column":
     """Tell of each file whether it has to be opened to know what it is."""
     from pyspark.sql import functions as F
 
-    return ~_ending().isin(*readable(), *OTHERS) & (F.col("length") <= _OPENED_UP_TO)
+    return ~_ending().isin(*readable(), *OTHER_ENDINGS) & (F.col("length") <= _OPENED_UP_TO)
 
 
 def _ending() -> "Column":
@@ -234,24 +241,24 @@ def _shows() -> "Column":
     """Tell of each file whether its content begins as that of an image."""
     from pyspark.sql import functions as F
 
-    shows = F.udf(lambda first: shows_image(bytes(first or b"")), "boolean")
+    shows = F.udf(lambda first: begins_as_image(bytes(first or b"")), "boolean")
     return shows(F.substring("content", 1, FIRST_BYTES))  # the rest stays with the JVM
 
 
-def _count(listed: "DataFrame", opened: "DataFrame", left_out: LeftOut) -> None:
+def _count(listed: "DataFrame", opened: "DataFrame", ignored: IgnoredFiles) -> None:
     """Count the files that are no images by their endings."""
     from pyspark.sql import functions as F
 
     named = listed.filter(~_is_named() & ~_may_be_image())
-    if left_out.apart is not None:
-        named = named.filter(F.col("path") != f"file:{left_out.apart}")
+    if ignored.excluded is not None:
+        named = named.filter(F.col("path") != f"file:{ignored.excluded}")
     others = named.select("path").union(opened.filter("not shows").select("path"))
     counts = others.groupBy(_ending().alias("type")).count()
-    most = counts.orderBy(F.desc("count"), "type").limit(TYPES).collect()
+    most = counts.orderBy(F.desc("count"), "type").limit(MAX_TYPES).collect()
     for row in most:
-        left_out.add(row["type"], row["count"])
-    if len(most) == TYPES and (total := counts.agg(F.sum("count")).first()) is not None:
-        left_out.add(REST, total[0] - sum(row["count"] for row in most))
+        ignored.add(row["type"], row["count"])
+    if len(most) == MAX_TYPES and (total := counts.agg(F.sum("count")).first()) is not None:
+        ignored.add(OTHER_TYPES, total[0] - sum(row["count"] for row in most))
 
 
 def _as_listed(files: "DataFrame") -> "DataFrame":

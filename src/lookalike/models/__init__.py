@@ -1,7 +1,7 @@
-"""Networks, their weights, the engines that run them, and the precisions they run in."""
+"""Networks, their weights, the runtimes that execute them, and their precisions."""
 
 from lookalike.models.engines import DEVICES, Engine, engine, find_device
-from lookalike.models.model import Model, in_words, resolve
+from lookalike.models.model import Model, check_description, resolve
 from lookalike.models.precision import (
     PRECISIONS,
     SAMPLE,
@@ -20,11 +20,11 @@ __all__ = [
     "Engine",
     "Model",
     "at_precision",
+    "check_description",
     "check_precision",
     "engine",
     "find_device",
     "in_f32",
-    "in_words",
     "is_bundled",
     "overlap",
     "overlaps",

@@ -92,7 +92,7 @@ class Model:
                 raise ValueError("a file is cut short")
             if about.pop("crc32", sums := _sums(contents)) != sums:  # older ones have none
                 raise ValueError("a file is not what was written")
-            model = cls(**in_words(about), **contents)
+            model = cls(**check_description(about), **contents)
             if len(model.probe) not in (0, 4 * model.width):
                 raise ValueError("a vector of another width")
             return model
@@ -106,7 +106,7 @@ def _sums(contents: dict[str, bytes]) -> dict[str, int]:
     return {name: zlib.crc32(content) for name, content in contents.items() if content}
 
 
-def in_words(about: Any) -> dict[str, Any]:
+def check_description(about: Any) -> dict[str, Any]:
     """Return what `Model.about` gave and JSON kept; `ValueError` where that was something else."""
     if not isinstance(about, dict):
         raise ValueError("no model in words")

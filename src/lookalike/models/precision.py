@@ -15,7 +15,7 @@ from lookalike.cache import cache_folder, keeping, new_file
 from lookalike.errors import LookalikeError, Unreadable, either
 from lookalike.extras import is_installed
 from lookalike.models import lite0
-from lookalike.models.calibration import METHOD, expected, never_mind, quantize
+from lookalike.models.calibration import METHOD, cancel_preload, preload, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
 from lookalike.models.model import Model, fingerprint, identity, resolve
 from lookalike.spark import cores
@@ -131,7 +131,7 @@ def _int8(full: Model, pixels: Pixels) -> Model:
     readable = True
     try:
         kept = replace(Model.load(folder), weights=full.weights)
-        never_mind()
+        cancel_preload()
         return kept
     except Unreadable:
         readable = False
@@ -173,7 +173,7 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
         made = {"f32": lambda: full, **makers}[choice["precision"]]()
         return replace(made, agreement=choice["agreement"])
 
-    with expected("int8" in makers):  # NNCF is imported while f32 is measured
+    with preload("int8" in makers):  # NNCF is imported while f32 is measured
         chosen = _compare(full, makers, pixels, device)
     with keeping():
         note.parent.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,10 @@ from PIL import Image
 from lookalike import images
 from lookalike.cache import delete_folder, staging_folder
 from lookalike.errors import ImageError, LookalikeError, says_nothing
-from lookalike.images import IsolatedDecoder, LeftOut, Source
+from lookalike.images import IgnoredFiles, IsolatedDecoder, Source
 from lookalike.images.labels import open_labels
-from lookalike.images.listing import label_images, list_images, listed, write_listing
-from lookalike.images.matching import Labelled
+from lookalike.images.listing import label_images, list_images, read_listing, write_listing
+from lookalike.images.matching import LabelCounts
 from lookalike.progress import progress_line
 from lookalike.spark import cores
 from lookalike.sql import connect, create_view, fetch_row
@@ -110,13 +110,13 @@ def gather(
             check_labels(offered)
             more = besides(len(offered))
         identity = _identity(listings)
-        left_out = sum((Counter(one.left_out.counts()) for one in listings), Counter[str]())
+        ignored = sum((Counter(one.ignored.counts()) for one in listings), Counter[str]())
         counts: dict[str, Any] = {
             "unlabelled": sum(one.unlabelled for one in listings),
             "unused_labels": sum(one.labels.unused for one in listings),
             "loose_labels": sum(one.labels.loose for one in listings),
             "missing_labels": sum(one.labels.missing for one in listings),
-            "not_looked_at": dict(left_out.most_common()),
+            "not_looked_at": dict(ignored.most_common()),
         }
         try:
             there = Photos.load(folder)
@@ -171,9 +171,9 @@ class _Listing:
     source: Source
     file: Path
     count: int
-    left_out: LeftOut
+    ignored: IgnoredFiles
     unlabelled: int = 0
-    labels: Labelled = field(default_factory=Labelled)
+    labels: LabelCounts = field(default_factory=LabelCounts)
 
 
 def _list(
@@ -184,28 +184,28 @@ def _list(
     label_name: str,
 ) -> _Listing:
     place, labels = source
-    left_out = LeftOut(labels)
-    located = images.locate(place, left_out=left_out)
+    ignored = IgnoredFiles(labels)
+    located = images.locate(place, ignored=ignored)
     if located.kind != "files":
         raise LookalikeError(
             f"lookalike train takes files: copy the photos of {located.root} to a disk"
         )
     offered = None if labels is None else open_labels(labels, image_name, label_name)
     file = staging / f"listing-{number}.parquet"
-    count = list_images(located, file, left_out=left_out)
+    count = list_images(located, file, ignored=ignored)
     if offered is None:
-        return _Listing(located, file, count, left_out)
+        return _Listing(located, file, count, ignored)
     labelled = label_images(file, offered, images.encode_path(located.root))
     known = staging / f"labelled-{number}.parquet"
     with connect(staging) as sql:
         create_view(sql, "listing", file)
         (kept,) = fetch_row(sql, "select count(label) from listing")
         write_listing(sql, "from listing where label is not null order by id", known)
-    return _Listing(located, known, kept, left_out, count - kept, labelled)
+    return _Listing(located, known, kept, ignored, count - kept, labelled)
 
 
 def _count_labels(listings: Sequence[_Listing]) -> Counter[str]:
-    batches = (batch for one in listings for batch in listed(one.file))
+    batches = (batch for one in listings for batch in read_listing(one.file))
     names = (name for batch in batches for name in batch["label"].to_pylist())
     return Counter(name for name in names if name is not None)
 
@@ -214,7 +214,7 @@ def _identity(listings: Sequence[_Listing]) -> str:
     """Name what is listed by paths, sizes, times of change and labels."""
     digest = hashlib.blake2b(f"{SIDE} {_THUMBNAIL}".encode(), digest_size=16)
     for one in listings:
-        for batch in listed(one.file):
+        for batch in read_listing(one.file):
             digest.update(json.dumps(batch.drop_columns(["id", "content"]).to_pydict()).encode())
     return digest.hexdigest()
 
@@ -268,7 +268,7 @@ def _decoded(
             with progress_line("decoding", "images") as move:
                 waiting: deque[tuple[str | None, Future[npt.NDArray[np.uint8] | str]]] = deque()
                 done = 0
-                for batch in listed(listing):
+                for batch in read_listing(listing):
                     for row in batch.select(["path", "label", "reason"]).to_pylist():
                         task = pool.submit(pixels, row["path"], row["reason"])
                         waiting.append((row["label"], task))
