@@ -228,8 +228,8 @@ def test_pytorch_runs_what_cannot_be_converted(
 def test_auto_does_without_int8(
     unconverted: Model, photos: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.models.precision.SAMPLE", 16)
-    monkeypatch.setattr("lookalike.models.precision._QUICKER", 1e9)
+    monkeypatch.setattr("lookalike.models.precision.SAMPLE_IMAGES", 16)
+    monkeypatch.setattr("lookalike.models.precision._MAX_COST", 1e9)
     chosen = at_precision(unconverted, "auto", lambda: photos[:8])
     assert chosen == at_precision(unconverted, "bf16")
     assert chosen.agreement is not None

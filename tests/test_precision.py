@@ -22,7 +22,7 @@ from lookalike.images import SIDE, resize
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import snapshot
 from lookalike.models import (
-    SAMPLE,
+    SAMPLE_IMAGES,
     Model,
     at_precision,
     calibration,
@@ -34,7 +34,7 @@ from lookalike.models import (
 )
 from lookalike.models.calibration import quantize
 from lookalike.models.engines import Pixels, Vectors
-from lookalike.models.precision import AGREEMENT, CALIBRATION
+from lookalike.models.precision import CALIBRATION_IMAGES, MIN_AGREEMENT
 
 CARS, FEW = 16, 16
 
@@ -58,7 +58,7 @@ def photographed(photos: int) -> Pixels:
 @pytest.fixture(scope="module")
 def sample() -> Pixels:
     """As few photos as `auto` measures with."""
-    return photographed(SAMPLE // 2)
+    return photographed(SAMPLE_IMAGES // 2)
 
 
 @pytest.fixture(scope="module")
@@ -277,8 +277,8 @@ def test_int8_is_made_once(full: Model, int8: Model, sample: Pixels, no_process:
 def test_only_the_images_it_is_calibrated_on_count(
     full: Model, int8: Model, sample: Pixels, no_process: None
 ) -> None:
-    used = sample[:: len(sample) // CALIBRATION]
-    assert len(used) == CALIBRATION
+    used = sample[:: len(sample) // CALIBRATION_IMAGES]
+    assert len(used) == CALIBRATION_IMAGES
     assert at_precision(full, "int8", lambda: used) == int8
     refusal(
         lambda: at_precision(full, "int8", lambda: sample[1:]),
@@ -402,10 +402,10 @@ def test_a_silent_failure_is_said_too(few: Pixels, monkeypatch: pytest.MonkeyPat
 # --- auto ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("images", [0, 1, SAMPLE // 2 - 1])
+@pytest.mark.parametrize("images", [0, 1, SAMPLE_IMAGES // 2 - 1])
 def test_nothing_is_measured_for_a_few_images(images: int, no_choices: Path, full: Model) -> None:
     broken = dataclasses.replace(full, graph=b"<net/>", fingerprint="0" * 16)
-    blank = np.zeros((SAMPLE // 2, SIDE, SIDE, 3), np.uint8)
+    blank = np.zeros((SAMPLE_IMAGES // 2, SIDE, SIDE, 3), np.uint8)
     assert at_precision(broken, "auto", lambda: blank[:images]) is broken
     assert broken.agreement is None
     assert not no_choices.exists()
@@ -422,7 +422,7 @@ def test_auto_takes_what_agrees_or_f32(
     else:
         assert chosen == at_precision(full, chosen.precision, lambda: sample)
         agreement = overlap(exact, vectors_of(chosen, sample))
-        assert agreement >= AGREEMENT
+        assert agreement >= MIN_AGREEMENT
         assert chosen.agreement == pytest.approx(agreement, abs=1e-4)
     (note,) = no_choices.iterdir()
     wanted = {"precision": chosen.precision, "agreement": chosen.agreement}
@@ -434,11 +434,11 @@ def choose(
     full: Model, int8_of_few: Model, few: Pixels, no_choices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[float, float], Model]:
     """Choose on a few images for a least agreement and a share of the time of f32."""
-    monkeypatch.setattr("lookalike.models.precision.SAMPLE", 2 * FEW)
+    monkeypatch.setattr("lookalike.models.precision.SAMPLE_IMAGES", 2 * FEW)
 
     def run(agreement: float, quicker: float) -> Model:
-        monkeypatch.setattr("lookalike.models.precision.AGREEMENT", agreement)
-        monkeypatch.setattr("lookalike.models.precision._QUICKER", quicker)
+        monkeypatch.setattr("lookalike.models.precision.MIN_AGREEMENT", agreement)
+        monkeypatch.setattr("lookalike.models.precision._MAX_COST", quicker)
         return at_precision(full, "auto", lambda: few)
 
     return run

@@ -450,8 +450,8 @@ def _misleading(receipt: Path) -> LookalikeError:
 
 
 def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
-    """Decode up to `models.SAMPLE` images drawn at random: uint8 (n, 224, 224, 3)."""
-    return _decoded(source, sample_paths(listing, models.SAMPLE))
+    """Decode up to `models.SAMPLE_IMAGES` images drawn at random: uint8 (n, 224, 224, 3)."""
+    return _decoded(source, sample_paths(listing, models.SAMPLE_IMAGES))
 
 
 def _decoded(source: images.Source, paths: Sequence[str]) -> Pixels:
@@ -488,7 +488,7 @@ def _sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
     with small_batches(frame.sparkSession):
         # Limited last: Spark then looks at a few partitions, and at more if they do not suffice.
         decoded = frame.select("content").mapInArrow(decoded_rows, "pixels binary")
-        rows = decoded.limit(models.SAMPLE).collect()
+        rows = decoded.limit(models.SAMPLE_IMAGES).collect()
     pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
     return pixels.reshape(len(rows), images.SIDE, images.SIDE, 3)
 

@@ -4,7 +4,7 @@ from lookalike.models.engines import DEVICES, Engine, engine, find_device
 from lookalike.models.model import Model, check_description, resolve
 from lookalike.models.precision import (
     PRECISIONS,
-    SAMPLE,
+    SAMPLE_IMAGES,
     at_precision,
     check_precision,
     in_f32,
@@ -16,7 +16,7 @@ from lookalike.models.precision import (
 __all__ = [
     "DEVICES",
     "PRECISIONS",
-    "SAMPLE",
+    "SAMPLE_IMAGES",
     "Engine",
     "Model",
     "at_precision",
