@@ -27,7 +27,7 @@ from lookalike.images.scan import ScannedFile
 from lookalike.images.sources import Source, locate
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.images.table_frame import read_only, table_frames
-from lookalike.images.tables import ROWS, local_shards, look_into, read_parts
+from lookalike.images.tables import ROWS, inspect_files, local_shards, read_parts
 from lookalike.spark import last_words, session
 from small import small_network
 
@@ -41,7 +41,7 @@ def rows_of(source: Source, folder: Path, *, content: bool = True) -> dict[str, 
     listing = folder / "listing.parquet"
     write_inputs(local_shards(source), listing)
     shards = [row for batch in read_listing(listing) for row in batch.to_pylist()]
-    parts = [row for batch in look_into(source, shards) for row in batch.to_pylist()]
+    parts = [row for batch in inspect_files(source, shards) for row in batch.to_pylist()]
     batches = list(read_parts(source, parts, content=content))
     rows = pa.Table.from_batches(batches, ROWS).to_pylist()
     found = {row["path"]: row for row in rows}
@@ -234,7 +234,7 @@ def test_a_row_group_of_many_rows(tmp_path: Path) -> None:
     write(tmp_path / "t/x.parquet", pa.array(cells))
     source = locate(tmp_path / "t")
     shards = [{"path": "x.parquet", "size": None, "modified": None, "reason": None}]
-    (looked,) = look_into(source, shards)
+    (looked,) = inspect_files(source, shards)
     batches = list(read_parts(source, looked.to_pylist(), content=True))
     assert [cell.as_py() for batch in batches for cell in batch["content"]] == cells
     assert max(batch.num_rows for batch in batches) <= 64
