@@ -546,7 +546,7 @@ def test_who_stops_decoding_waits_for_no_image(
 
 
 def test_pixels_are_copied_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_photos, "_BLOCK", 3)
+    monkeypatch.setattr(training_photos, "_BLOCK_PHOTOS", 3)
     pixels = np.arange(7 * 12, dtype=np.uint8).reshape(7, 2, 2, 3)
     assert np.array_equal(training_photos._copy_to_device(pixels, CPU).numpy(), pixels)
 
