@@ -32,7 +32,14 @@ import faiss
 import numpy as np
 
 from lookalike.embedding import Vectors
-from lookalike.hashing.cells import POINTS, ROTATION_SAMPLE, Cells, Numbers, Rotation, cell_count
+from lookalike.hashing.cells import (
+    ROTATION_SAMPLE_ROWS,
+    SAMPLE_ROWS_PER_CELL,
+    Cells,
+    Numbers,
+    Rotation,
+    cell_count,
+)
 from measure import machine
 from stored import exact_ids
 
@@ -80,12 +87,12 @@ def main() -> None:
     vectors, queries = whole[:-HELD_OUT][: given.rows], np.array(whole[-HELD_OUT:])
     faiss.omp_set_num_threads(1)
     true = np.array(exact_ids(vectors, queries, K))
-    sample = np.array(vectors[:ROTATION_SAMPLE])
+    sample = np.array(vectors[:ROTATION_SAMPLE_ROWS])
     started = time.process_time()
     cells = fit_cells(vectors, sample)
     fit_s = round(time.process_time() - started, 1)
     count = cells_holding(cells, vectors[true.ravel()], queries)
-    plain = cells.empty()
+    plain = cells.empty_index()
     codes = {**dict(flat(vectors, sample)), **dict(celled(plain, vectors, cells, count))}
     plain.make_direct_map()
     homes = faiss.vector_to_array(plain.direct_map.array) >> 32  # a cell and a place in it
@@ -181,14 +188,14 @@ def leading(sample: Vectors, bits: int) -> Rotation:
 def fit_cells(vectors: Vectors, sample: Vectors) -> Cells:
     """Fit cells as a collection of these vectors has them."""
     rotation = Rotation.fit(sample)
-    some = vectors[: POINTS * cell_count(len(vectors))]
+    some = vectors[: SAMPLE_ROWS_PER_CELL * cell_count(len(vectors))]
     rotated = np.concatenate([rotation(block) for block in blocks(some)])
     return Cells.fit(rotation, rotated, len(vectors))
 
 
 def cells_holding(cells: Cells, neighbors: Vectors, queries: Vectors) -> int:
     """Return in how many cells, nearest first, `HELD` of the neighbours (q * K, width) are."""
-    homes = cells.home(neighbors).reshape(len(queries), K, 1)
+    homes = cells.assign(neighbors).reshape(len(queries), K, 1)
     order = cells.nearest(cells.rotation(queries), len(cells))[:, None]
     return least(np.argmax(order == homes, axis=2) + 1, HELD)
 

@@ -163,7 +163,7 @@ def eager(batch: int) -> Pass:
 def limit(precision: str, photos: list[Path]) -> Pass:
     """Return the bare engine, all cores, with pixels at hand."""
     ready = decoded(photos)
-    model = models.at_precision(models.resolve(), precision, lambda: ready[: models.SAMPLE])
+    model = models.at_precision(models.resolve(), precision, lambda: ready[: models.SAMPLE_IMAGES])
     run = models.engine(model, cores(), streams=cores())
 
     def embed(some: list[Path]) -> float:

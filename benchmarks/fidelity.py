@@ -43,10 +43,12 @@ def main() -> None:
 
 def run(photos: list[Path], labels: list[str] | None, model: str) -> dict[str, Any]:
     """Embed the photos in every way, and compare each with the reference."""
-    exact = np.stack([images.pixels(images.decode(photo.read_bytes())) for photo in photos])
+    exact = np.stack([images.resize(images.decode(photo.read_bytes())) for photo in photos])
     quick = np.stack([images.decode_pixels(photo.read_bytes())[0] for photo in photos])
     # As lookalike draws it: evenly, from the very images.
-    drawn = np.random.default_rng(0).choice(len(quick), min(models.SAMPLE, len(quick)), False)
+    drawn = np.random.default_rng(0).choice(
+        len(quick), min(models.SAMPLE_IMAGES, len(quick)), False
+    )
     full = models.resolve(model, device="cuda")  # which carries the tensors for PyTorch too
     reference = eager(exact, model)
     ways: dict[str, Callable[[], Vectors]] = {

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 import lookalike
 from lookalike import hashing
-from lookalike.hashing.sample import NEIGHBORS
+from lookalike.hashing.sample import SAMPLE_NEIGHBORS
 from lookalike.spark import local_uri, session
 from measure import machine
 
@@ -39,7 +39,7 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--index", type=Path)
     which.add_argument("--vectors", type=Path)
-    parser.add_argument("--recall", type=float, default=hashing.tuning.RECALL)
+    parser.add_argument("--recall", type=float, default=hashing.tuning.TARGET_RECALL)
     parser.add_argument("--queries", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="the only form there is")
@@ -105,11 +105,11 @@ def in_turns(
     found: dict[str, list[float]] = {name: [] for name in models}
     keys = [DenseVector(query.astype(float)) for query in sample.queries]
     for name, model in models.items():  # the first of all pays for what is compiled
-        model.approxNearestNeighbors(hashed[name], keys[0], NEIGHBORS + 1).collect()
+        model.approxNearestNeighbors(hashed[name], keys[0], SAMPLE_NEIGHBORS + 1).collect()
     for key, near in zip(keys, sample.near()[:, 0].reshape(len(keys), -1), strict=True):
         for name, model in models.items():
             started = time.perf_counter()
-            rows = model.approxNearestNeighbors(hashed[name], key, NEIGHBORS + 1).collect()
+            rows = model.approxNearestNeighbors(hashed[name], key, SAMPLE_NEIGHBORS + 1).collect()
             times[name].append((time.perf_counter() - started) * 1000)
             # The query itself is the first. What is as near as the tenth of all is one of them.
             distances = np.array([row["distCol"] for row in rows[1:]])

@@ -2,7 +2,7 @@
 
     python benchmarks/vectors.py --images cars_train more --crops 101000 --out crops.npy
     python benchmarks/layout.py --vectors crops.npy --rows 50000 --json
-    python benchmarks/layout.py --index cars.index --set NEIGHBORS=30 --json
+    python benchmarks/layout.py --index cars.index --set TSNE_NEIGHBORS=30 --json
 
 Each contestant lives in a process of its own. Of drawn images: which share of the 10 nearest in all
 dimensions is among the 10 and the 30 nearest on the map, and, where there are labels, which share
@@ -85,7 +85,7 @@ def compete(given: argparse.Namespace) -> None:
     rows = Rows(EmbeddingTable.open(given.index).segments)
     faiss.omp_set_num_threads(cores())
     if given.contestant == "pca":
-        placing.FEW = len(rows)
+        placing.MAX_FLAT_IMAGES = len(rows)
     answer("ready")
     for line in sys.stdin:
         started = time.perf_counter()
@@ -97,7 +97,7 @@ def compete(given: argparse.Namespace) -> None:
 
 def truth(rows: Rows) -> tuple[Numbers, float | None]:
     """Return the 10 nearest laid-out rows of drawn ones, and how many have their labels."""
-    some = placing.drawn(rows.ids)
+    some = placing.draw_images(rows.ids)
     sample = draw(len(some), SAMPLE)
     near = nearest(rows.vectors(some), sample, 10)
     return near, of_own_label(rows, some, sample, near)
@@ -105,7 +105,7 @@ def truth(rows: Rows) -> tuple[Numbers, float | None]:
 
 def quality(rows: Rows, layout: Layout) -> dict[str, Any]:
     """Return what a layout keeps of the neighbours."""
-    some = placing.drawn(rows.ids)
+    some = placing.draw_images(rows.ids)
     sample = draw(len(some), SAMPLE)
     true = truth(rows)[0]
     near = nearest(layout.points, sample, max(NEAREST))

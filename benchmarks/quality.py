@@ -34,7 +34,7 @@ from PIL import Image
 from lookalike import images, models
 from lookalike.embedding import Vectors, normalize
 from lookalike.errors import ImageError
-from lookalike.images.decoding import read as read_file
+from lookalike.images.decoding import read_file
 from lookalike.images.labels import open_labels
 from lookalike.models import Engine
 from lookalike.models.efficientnet import lite0

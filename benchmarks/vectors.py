@@ -86,10 +86,10 @@ def crops(photos: list[Path], count: int, seed: int = 0) -> Vectors:
             for of_one in pool.map(lambda task: list(_crops_of(*task)), some)
             for crop in of_one
         )
-        first = np.stack(list(itertools.islice(cut, models.SAMPLE)))
+        first = np.stack(list(itertools.islice(cut, models.SAMPLE_IMAGES)))
         run = models.engine(models.at_precision(models.resolve(), "auto", lambda: first), cores())
         found = [run(first)]
-        while some := list(itertools.islice(cut, models.SAMPLE)):
+        while some := list(itertools.islice(cut, models.SAMPLE_IMAGES)):
             found.append(run(np.stack(some)))
     # In no order, so that any share of them is like the rest.
     order = np.random.default_rng(seed).permutation(count)

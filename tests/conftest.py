@@ -93,9 +93,9 @@ def deadline() -> Iterator[None]:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure precisions from 96 images on, and take the first that agrees at all."""
     monkeypatch.setattr("lookalike.build.jobs.MEASURE_FROM", 96)
-    monkeypatch.setattr("lookalike.models.precision.SAMPLE", 96)
-    monkeypatch.setattr("lookalike.models.precision.AGREEMENT", 0.5)
-    monkeypatch.setattr("lookalike.models.precision._QUICKER", 1e9)
+    monkeypatch.setattr("lookalike.models.precision.SAMPLE_IMAGES", 96)
+    monkeypatch.setattr("lookalike.models.precision.MIN_AGREEMENT", 0.5)
+    monkeypatch.setattr("lookalike.models.precision._MAX_COST", 1e9)
 
 
 def calibrating() -> list[str]:

@@ -19,7 +19,7 @@ from importlib.machinery import PathFinder
 
 
 def hostile(decoding):
-    decode, upright = decoding.decode_pixels, decoding._upright
+    decode, upright = decoding.decode_pixels, decoding._load_rgb
 
     def decode_pixels(data, truncated=False):
         if data.endswith({CRASH!r}):
@@ -35,7 +35,7 @@ def hostile(decoding):
             os.kill(os.getpid(), signal.SIGSEGV)
         return upright(opened, truncated)
 
-    decoding.decode_pixels, decoding._upright = decode_pixels, upright_or_crash
+    decoding.decode_pixels, decoding._load_rgb = decode_pixels, upright_or_crash
 
 
 def impatient(isolated):
@@ -43,7 +43,7 @@ def impatient(isolated):
 
 
 def poor(process):
-    process.MAX_MEMORY = int(os.environ.get("TEST_MEMORY", process.MAX_MEMORY))
+    process.MAX_MEMORY_BYTES = int(os.environ.get("TEST_MEMORY", process.MAX_MEMORY_BYTES))
 
 
 CHANGES = {{"decoding": hostile, "isolated": impatient, "decoding_process": poor}}

@@ -17,10 +17,10 @@ from conftest import UNSEEN, needs_photos
 from lookalike import Index
 from lookalike.defaults import AGREES
 from lookalike.groups.closeness import agree_closely
-from lookalike.groups.looking import Eyes, compared
+from lookalike.groups.looking import ImageReader, compare_pairs
 from lookalike.groups.variants import CHANGES, variant
 from lookalike.images import Source, decode_pixels, identity
-from lookalike.images.isolated import IsolatedDecoder, viewer
+from lookalike.images.isolated import IsolatedDecoder, open_decoder
 from lookalike.images.synthetic import DrawnCollection
 
 EACH = 3  # pictures of a kind
@@ -61,11 +61,11 @@ def compare(tmp_path: Path) -> Iterator[Compare]:
                 "distance": [distance] * len(one),
             }
         )
-        eyes = Eyes(decoder, Source("files", str(tmp_path)))
-        found = compared(batch, eyes, eyes, agrees)
+        eyes = ImageReader(decoder, Source("files", str(tmp_path)))
+        found = compare_pairs(batch, eyes, eyes, agrees)
         return list(zip(found["agreement"].to_pylist(), found["compared"].to_pylist(), strict=True))
 
-    with viewer(isolated=False) as decoder:
+    with open_decoder(isolated=False) as decoder:
         yield pairs
 
 
@@ -249,7 +249,11 @@ def test_an_alignment_that_collapsed_is_no_agreement(zoom: float) -> None:
 def test_what_is_looked_at_is_bounded() -> None:
     wide = encoded(Image.effect_noise((5000, 1200), 60).convert("RGB"), "JPEG")
     pixels = identity.view(wide).pixels
-    assert 0.8 * identity.MOST < pixels.shape[0] * pixels.shape[1] <= identity.MOST
+    assert (
+        0.8 * identity.MAX_VIEW_PIXELS
+        < pixels.shape[0] * pixels.shape[1]
+        <= identity.MAX_VIEW_PIXELS
+    )
     assert pixels.shape[1] / pixels.shape[0] == pytest.approx(5000 / 1200, rel=0.01)
 
 

@@ -35,7 +35,7 @@ from lookalike.export import build_table, export_csv
 from lookalike.images.labels import open_labels
 from lookalike.images.listing import label_images, list_images
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.models import SAMPLE, Model, calibration
+from lookalike.models import SAMPLE_IMAGES, Model, calibration
 from lookalike.models.engines import processor
 from lookalike.progress import Move
 from lookalike.queries import random_query
@@ -618,7 +618,7 @@ def test_a_sample_of_a_lake_reads_little_of_it(tmp_path: Path) -> None:
 
     frame = session().range(0, 40, 1, 40).mapInArrow(read, "content binary")
     sample = sample_of_frame(images.locate("s3a://bucket/photos"), frame)
-    assert sample.shape == (SAMPLE, 224, 224, 3)
+    assert sample.shape == (SAMPLE_IMAGES, 224, 224, 3)
     assert (sample == [255, 0, 0]).all()
     assert 3 <= len(list(tmp_path.iterdir())) <= 10
 
@@ -937,5 +937,5 @@ def test_int8_that_is_not_to_be_had_leaves_no_process(
         build_collection(tmp_path / photos, tmp_path / "x.index", options)
     assert sorted(os.listdir(tmp_path)) == ["bad", "good"]
     left = calibrating()
-    calibration.never_mind()  # whatever is wrong here must not disturb the tests to come
+    calibration.cancel_preload()  # whatever is wrong here must not disturb the tests to come
     assert left == []

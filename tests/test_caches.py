@@ -20,7 +20,7 @@ import pytest
 from lookalike import LookalikeError, cache
 from lookalike.files import new_file, new_folder, put_in_place
 from lookalike.search import Rows, exact
-from lookalike.searcher import Searcher, check_signatures, home, signed
+from lookalike.searcher import Searcher, assign_cells, check_signatures, encode_segment
 from lookalike.storage import EmbeddingTable, Segment, forget_all, maintenance
 from lookalike.storage.maintenance import vacuum
 from segments import Floats, collection_of, unit
@@ -62,7 +62,7 @@ def signatures(path: Path) -> list[bytes]:
     return [
         make(segment, searcher.cells).tobytes()
         for segment in searcher.rows.segments
-        for make in (home, signed)
+        for make in (assign_cells, encode_segment)
     ]
 
 

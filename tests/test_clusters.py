@@ -15,7 +15,7 @@ from lookalike import Index
 from lookalike.build import Options, build_collection
 from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
-from lookalike.groups.clusters import by_size, cluster, communities
+from lookalike.groups.clusters import cluster, find_communities, number_by_size
 from lookalike.groups.graph import write_graph
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.storage import EmbeddingTable
@@ -137,7 +137,7 @@ def test_clusters_do_not_grow_with_the_collection() -> None:
         near = sparse.diags_array(
             [np.float32(1)] * 10, offsets=steps, shape=(count, count), dtype=np.float32
         )
-        return int(by_size(communities(sparse.csr_array(near), 1))[1][0])
+        return int(number_by_size(find_communities(sparse.csr_array(near), 1))[1][0])
 
     small, large = longest(1000), longest(50_000)
     assert 10 < small < 100
@@ -183,12 +183,12 @@ def test_more_copies_than_neighbors_are_one_cluster(index: Index, tmp_path: Path
 def test_what_cannot_be_clustered_is_said_in_a_line(
     index: Index, graph: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(LookalikeError, match="no neighbour graph"):
+    with pytest.raises(LookalikeError, match="not a neighbour graph"):
         cluster(index._table, tmp_path, tmp_path)
     for resolution in (0, -1, float("nan"), float("inf")):
         with pytest.raises(LookalikeError, match="resolution"):
             cluster(index._table, graph, tmp_path, resolution=resolution)
-    with pytest.raises(LookalikeError, match="from 1 on"):
+    with pytest.raises(LookalikeError, match="at least 1 image"):
         cluster(index._table, graph, tmp_path, least=0)
     shutil.copytree(graph, tmp_path / "graph")
     table = pq.read_table(graph)

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 import fuzz
 import profiles
-from lookalike.images import decode, decode_pixels, pixels, upright
+from lookalike.images import decode, decode_pixels, resize, to_upright_rgb
 from lookalike.images.colour import MAX_PROFILE_BYTES, to_srgb
 from lookalike.images.decoding import thumbnail
 
@@ -47,7 +47,7 @@ def assert_shows(data: bytes, wanted: Image.Image, near: float = NEAR) -> None:
     """All roads lead to a picture."""
     image = decode(data)
     assert image.mode == "RGB" and distance(image, wanted) < near
-    assert distance(decode_pixels(data)[0], pixels(wanted)) < near
+    assert distance(decode_pixels(data)[0], resize(wanted)) < near
     with Image.open(io.BytesIO(thumbnail(data, 200))) as small:
         assert "icc_profile" not in small.info
         assert distance(small, wanted.resize(small.size, Image.Resampling.LANCZOS)) < near
@@ -144,7 +144,7 @@ def test_inks_are_what_their_profile_says(kind: str) -> None:
         assert shown[row, column, more] > shown[row, column, less] + 60
     plain = np.asarray(decode(encoded(image, kind, **KINDS[kind])))
     assert plain[16, 16, 0] < 20  # without the profile cyan is cyan
-    assert distance(decode_pixels(data)[0], pixels(decode(data))) == 0
+    assert distance(decode_pixels(data)[0], resize(decode(data))) == 0
 
 
 def test_lab_is_read() -> None:
@@ -192,7 +192,7 @@ def test_the_profile_of_srgb_changes_nothing(profile: bytes) -> None:
 def test_an_image_of_pillows_is_converted_once() -> None:
     stored = Image.fromarray(profiles.in_space(np.asarray(SMALL), profiles.P3, 2.2))
     stored.info["icc_profile"] = profiles.of_primaries(profiles.P3, 2.2)
-    once = upright(stored)
+    once = to_upright_rgb(stored)
     assert distance(once, SMALL) < NEAR
-    assert distance(upright(once), once) <= 1
+    assert distance(to_upright_rgb(once), once) <= 1
     assert to_srgb(SMALL, None) is SMALL

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import lookalike
 from lookalike import build
 from lookalike.build import Options, build_collection
 from lookalike.embedding import Vectors, content_hash
-from lookalike.images import decode_pixels
 from lookalike.storage import EmbeddingTable, commits, writing
 from small import picture, pictures, results, small_network
 from worker import question
@@ -316,13 +314,11 @@ def try_sequence(steps: list[Action], network: Options, folder: Path) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode in this process: those apart take longer to start than all the rest."""
-    from contextlib import contextmanager
+    from lookalike.images.isolated import open_decoder
 
-    @contextmanager
-    def decoder(*_: Any, **__: Any) -> Iterator[Any]:
-        yield decode_pixels
-
-    monkeypatch.setattr("lookalike.images.decoder", decoder)
+    monkeypatch.setattr(
+        "lookalike.images.open_decoder", lambda *_, **__: open_decoder(isolated=False)
+    )
 
 
 same_folder = settings(

@@ -23,12 +23,12 @@ from lookalike.images import (
     SIDE,
     decode,
     decode_pixels,
-    pixels,
     readable_endings,
+    resize,
     sniff,
     transform,
 )
-from lookalike.images.decoding import DEVIATION, MAX_BYTES, MEAN, read
+from lookalike.images.decoding import DEVIATION, MAX_BYTES, MEAN, read_file
 from lookalike.images.formats import FIRST_BYTES
 from lookalike.images.reasons import MIN_SIDE
 from lookalike.images.synthetic.designs import CLASSES
@@ -349,7 +349,7 @@ def test_floats_that_are_no_numbers() -> None:
 def test_pixels_are_what_transform_gives(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), np.uint8)
     image = Image.fromarray(noise)
-    mine, tensor = pixels(image), transform()(image)
+    mine, tensor = resize(image), transform()(image)
     assert (*mine.shape, mine.dtype.name) == (SIDE, SIDE, 3, "uint8")
     assert (*tensor.shape, str(tensor.dtype)) == (3, SIDE, SIDE, "torch.float32")
     theirs = tensor.numpy().transpose(1, 2, 0).astype(np.float64)
@@ -405,7 +405,7 @@ def both_roads(data: bytes) -> tuple[Bytes, Bytes]:
     given, size = decode_pixels(data)
     assert (*given.shape, given.dtype.name) == (SIDE, SIDE, 3, "uint8")
     assert size == image.size
-    return given, pixels(image)
+    return given, resize(image)
 
 
 def distance(data: bytes) -> float:
@@ -453,7 +453,7 @@ def test_a_jpeg_that_could_be_scaled_to_the_very_size_is_near(side: int) -> None
 def test_pillow_resizes_where_nothing_else_does(
     make: Callable[[Image.Image], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.images.decoding.resizing", None)
+    monkeypatch.setattr("lookalike.images.decoding.cykooz_resizer", None)
     assert distance(make(SMALL)) == 0
     assert 0 < distance(make(LARGE)) < NEAR
 
@@ -738,8 +738,8 @@ def test_one_wrong_byte_is_a_picture_or_a_reason(kind: str) -> None:
 def test_read_gives_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"abc\x00def")
     (tmp_path / "link.jpg").symlink_to("x.jpg")
-    assert read(tmp_path / "x.jpg") == read(str(tmp_path / "link.jpg")) == b"abc\x00def"
-    assert read(os.fsencode(tmp_path / "x.jpg")) == b"abc\x00def"
+    assert read_file(tmp_path / "x.jpg") == read_file(str(tmp_path / "link.jpg")) == b"abc\x00def"
+    assert read_file(os.fsencode(tmp_path / "x.jpg")) == b"abc\x00def"
 
 
 def make_large(path: Path) -> None:
@@ -765,7 +765,7 @@ def test_what_is_no_file(
 ) -> None:
     path = tmp_path / "x.jpg"
     make(path)
-    assert reason_of(lambda: read(path)) == reason
+    assert reason_of(lambda: read_file(path)) == reason
 
 
 @pytest.mark.parametrize(
@@ -773,7 +773,7 @@ def test_what_is_no_file(
 )
 def test_paths_that_cannot_be(name: str, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").touch()
-    assert reason_of(lambda: read(tmp_path / name)).startswith("unreadable: ")
+    assert reason_of(lambda: read_file(tmp_path / name)).startswith("unreadable: ")
 
 
 def test_no_right_to_read(folder_of_all: Path) -> None:
@@ -781,7 +781,7 @@ def test_no_right_to_read(folder_of_all: Path) -> None:
     path.write_bytes(b"secret")
     path.chmod(0)
     with without_rights():
-        assert reason_of(lambda: read(path)) == "unreadable: Permission denied"
+        assert reason_of(lambda: read_file(path)) == "unreadable: Permission denied"
     assert path.stat().st_size == 6
 
 
@@ -790,4 +790,4 @@ def test_a_file_whose_read_fails(tmp_path: Path) -> None:
     if not os.access(memory, os.R_OK):
         pytest.skip("no file here that opens and then fails")
     (tmp_path / "x.jpg").symlink_to(memory)
-    assert reason_of(lambda: read(tmp_path / "x.jpg")) == "unreadable: Input/output error"
+    assert reason_of(lambda: read_file(tmp_path / "x.jpg")) == "unreadable: Input/output error"

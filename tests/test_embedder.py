@@ -19,7 +19,7 @@ from PIL import Image
 from lookalike import ImageEmbedder
 from lookalike.embedding import ROW, content_hash, embed_batches, normalize, to_pixels
 from lookalike.errors import ImageError
-from lookalike.images import SIDE, Source, decode, pixels, transform
+from lookalike.images import SIDE, Source, decode, resize, transform
 from lookalike.images.listing import IMAGE
 from lookalike.models.engines import OpenVinoEngine
 
@@ -77,7 +77,7 @@ def test_every_kind_of_image_gives_the_same(
 ) -> None:
     (tmp_path / "x.png").write_bytes(png(PICTURE))
     image = KINDS[kind](tmp_path / "x.png")
-    assert np.array_equal(to_pixels(image), pixels(decode(png(PICTURE))))
+    assert np.array_equal(to_pixels(image), resize(decode(png(PICTURE))))
     vector = embed(image)
     assert (vector.shape, vector.dtype.name) == ((512,), "float32")
     assert np.array_equal(vector, wanted)

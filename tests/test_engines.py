@@ -20,7 +20,7 @@ from safetensors.torch import load
 from lookalike import ImageEmbedder, Index, LookalikeError
 from lookalike.build import Options, build_collection
 from lookalike.embedding import normalize
-from lookalike.images import pixels
+from lookalike.images import resize
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import snapshot
@@ -58,7 +58,7 @@ def photos() -> Pixels:
     """40 drawn cars, no two alike."""
     cars = [snapshot(CLASSES[i], np.random.default_rng((6, i)))[0] for i in range(10)]
     turned = [car.rotate(angle) for angle in (0, 5, 90, 180) for car in cars]
-    return np.array([pixels(car) for car in turned])
+    return np.array([resize(car) for car in turned])
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +230,8 @@ def test_pytorch_runs_what_cannot_be_converted(
 def test_auto_does_without_int8(
     unconverted: Model, photos: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.models.precision.SAMPLE", 16)
-    monkeypatch.setattr("lookalike.models.precision._QUICKER", 1e9)
+    monkeypatch.setattr("lookalike.models.precision.SAMPLE_IMAGES", 16)
+    monkeypatch.setattr("lookalike.models.precision._MAX_COST", 1e9)
     chosen = at_precision(unconverted, "auto", lambda: photos[:8])
     assert chosen == at_precision(unconverted, "bf16")
     assert chosen.agreement is not None

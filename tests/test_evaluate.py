@@ -210,7 +210,7 @@ def test_without_a_model_in_f32(rough: Index, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(models, "in_f32", lambda model: None)
     found = kept(rough)
     assert (found["overlap"], found["overlap_95"]) == (None, None)
-    assert found["reason"] == "efficientnet-lite0 with the weights general is not at hand in f32"
+    assert found["reason"] == "efficientnet-lite0 with the weights general is not available in f32"
     shutil.rmtree(rough.path / "_model")
     again = Index(rough._table.open(rough.path))
     assert "no whole model" in kept(again)["reason"]

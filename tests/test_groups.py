@@ -27,9 +27,9 @@ from lookalike.embedding import normalize
 from lookalike.errors import ImageError
 from lookalike.groups import pairs
 from lookalike.groups.alignment import align, thumbnail
-from lookalike.groups.overview import SECTIONS, drawn_apart
+from lookalike.groups.overview import SECTIONS, draw_by_kind
 from lookalike.groups.results import Found
-from lookalike.groups.stars import stars
+from lookalike.groups.stars import find_stars
 from lookalike.groups.variants import CHANGES, variant
 from lookalike.images import decode_pixels
 from lookalike.images.synthetic import DrawnCollection
@@ -67,7 +67,7 @@ def test_stars_are_those_of_the_greedy_algorithm() -> None:
         edges = {(min(a, b), max(a, b)): float(rng.integers(5)) for a, b in ends.tolist() if a != b}
         one, other = np.array(list(edges), np.int64).reshape(-1, 2).T
         flipped = rng.random(len(one)) < 0.5
-        found = stars(
+        found = find_stars(
             count,
             np.where(flipped, one, other),
             np.where(flipped, other, one),
@@ -78,7 +78,7 @@ def test_stars_are_those_of_the_greedy_algorithm() -> None:
 
 def test_a_chain_is_not_one_star() -> None:
     one = np.arange(999)
-    found = stars(1000, one, one + 1, np.ones(999, np.float32))
+    found = find_stars(1000, one, one + 1, np.ones(999, np.float32))
     assert np.bincount(found).max() == 2
 
 
@@ -200,7 +200,7 @@ def test_spark_ml_joins_where_it_fits_and_is_refused_where_not(
     known = set(zip(ours.a_id, ours.b_id, strict=True))
     found = set(zip(stock.a_id, stock.b_id, strict=True))
     assert found <= known and len(found) > 0.5 * len(known)
-    monkeypatch.setattr("lookalike.hashing.joining._SHARE", 1e-9)
+    monkeypatch.setattr("lookalike.hashing.joining._MAX_DISK_SHARE", 1e-9)
     with pytest.raises(LookalikeError, match=r"compare [\d,]+ pairs .* [\d,]+ rows .* GB"):
         index.pairs(tmp_path / "refused", within=within, engine="spark-lsh")
     assert not (tmp_path / "refused").exists()
@@ -503,7 +503,7 @@ def test_nothing_is_set_aside_where_it_would_be_replaced(copied: Path, wide: flo
     index = lookalike.open_index(copied / "x.index")
     found = index.duplicates(copied / "out", within=wide, spark=False, shown=0)
     for place in (copied / "out" / "aside", copied / "x.index" / "aside"):
-        with pytest.raises(LookalikeError, match="is replaced when it is made again"):
+        with pytest.raises(LookalikeError, match="is replaced as a whole"):
             index.set_aside(found, "move", place)
     assert len(list((copied / "photos").iterdir())) == 60
 
@@ -548,7 +548,7 @@ def test_a_folder_named_like_a_column_changes_nothing(
         ({"within": float("inf")}, "give a distance from 0 to 2"),
         ({"within": -1}, "give a distance from 0 to 2"),
         ({"within": 0.1, "agrees": 2}, "give a share from 0 to 1"),
-        ({"within": 0.1, "cap": 10**6}, "pairs an image are too many"),
+        ({"within": 0.1, "cap": 10**6}, "pairs per image"),
         ({"within": 0.1, "cap": 0}, "k is 0"),
     ],
     ids=str,
@@ -661,13 +661,13 @@ def test_images_are_drawn_from_every_region(vectors: Any, tmp_path: Path) -> Non
     collection = collection_of(vectors, tmp_path / "index", [150, 250])
     rows = Rows(collection.segments)
     unlabelled = np.full(len(rows), -1)
-    few = drawn_apart(rows, unlabelled, 40, 0)
+    few = draw_by_kind(rows, unlabelled, 40, 0)
     heaps = hierarchy.fcluster(hierarchy.linkage(vectors, "single"), 0.5, "distance")
     by_chance = np.mean([len(set(heaps[draw(400, 40, seed)])) for seed in range(20)])
     assert len(set(few)) == 40 and len(set(heaps[few])) > by_chance + 2
-    assert sorted(drawn_apart(rows, unlabelled, 1000, 0)) == list(range(400))
+    assert sorted(draw_by_kind(rows, unlabelled, 1000, 0)) == list(range(400))
     # Of a label with one image and one with all others each has its turn.
-    assert 399 in drawn_apart(rows, np.arange(400) // 399, 2, 0)
+    assert 399 in draw_by_kind(rows, np.arange(400) // 399, 2, 0)
 
 
 def test_copies_do_not_fill_a_gallery(tmp_path: Path) -> None:
@@ -684,7 +684,7 @@ def test_copies_do_not_fill_a_gallery(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_gallery_of_little_or_nothing(count: int, vectors: Any, tmp_path: Path) -> None:
     index = Index(collection_of(vectors[:count], tmp_path / "index", [0, *[count] * (count > 0)]))
-    with pytest.raises(LookalikeError, match="1 image in each part"):
+    with pytest.raises(LookalikeError, match="at least 1 image"):
         index.gallery(tmp_path / "out", shown=0, spark=False)
     assert not (tmp_path / "out").exists()
     figures = index.gallery(tmp_path / "out", spark=False).figures

@@ -200,7 +200,7 @@ def test_hits_show_themselves(index: Index, photos: list[Path]) -> None:
 @pytest.mark.parametrize("k", [0, -1])
 @pytest.mark.parametrize("engine", ["exact", "spark-lsh"])
 def test_no_neighbors_cannot_be_asked_for(index: Index, new: Path, k: int, engine: Any) -> None:
-    with pytest.raises(LookalikeError, match=f"k is {k}: ask for at least 1"):
+    with pytest.raises(LookalikeError, match=f"k is {k}: give at least 1"):
         index.search(new, k=k, engine=engine)
 
 

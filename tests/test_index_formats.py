@@ -67,7 +67,7 @@ def found(path: Path, photo: Path) -> tuple[Any, ...]:
     assert checked.ok, checked
     neighbors = index.search(photo, 7, engine="approximate").neighbors
     table = index._table
-    return neighbors, index._searcher.known(), table.model, table.source, table.counts()
+    return neighbors, index._searcher.saved_profile(), table.model, table.source, table.counts()
 
 
 def assert_new(path: Path) -> None:

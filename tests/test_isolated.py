@@ -180,7 +180,9 @@ def test_who_was_stopped_itself_blames_no_image(
     assert_is_good(decoder)
     os.kill(only_process(), signal.SIGSTOP)
     overdue = iter([100.0])
-    monkeypatch.setattr("lookalike.images.remote.Process.overdue", lambda _: next(overdue))
+    monkeypatch.setattr(
+        "lookalike.images.remote.DecoderProcess.overdue_seconds", lambda _: next(overdue)
+    )
     assert_is_good(decoder)
 
 
@@ -193,7 +195,7 @@ def test_large_ones_wait_for_each_other(
     """The wait is none of their time."""
     large = encoded(Image.new("1", (8000, 4002)))
     with ThreadPoolExecutor(1) as pool:
-        with decoding.large:
+        with decoding.large_image_lock:
             waiting = pool.submit(decoder.decode_pixels, large)
             time.sleep(2.5)
             assert not waiting.done()
@@ -208,7 +210,7 @@ def test_the_next_has_its_turn_when_a_large_one_crashes(
     good = encoded(Image.new("1", (8000, 4002)))
     assert reason_of(decoder, bad) == CRASHED
     assert decoder.decode_pixels(good)[1] == (8000, 4002)
-    with decoding.large:
+    with decoding.large_image_lock:
         pass
 
 
@@ -548,7 +550,7 @@ def test_thumbnails_are_upright_small_and_without_what_the_file_says(
 
 
 def test_a_decoder_of_lower_limits() -> None:
-    with IsolatedDecoder(most=1000 * 1000) as decoder:
+    with IsolatedDecoder(max_pixels=1000 * 1000) as decoder:
         assert decoder.decode_pixels(encoded(Image.new("RGB", (1000, 1000))))[1] == (1000, 1000)
         assert "too many pixels" in reason_of(decoder, encoded(Image.new("RGB", (1001, 1000))))
 

@@ -14,8 +14,17 @@ import faiss
 import numpy as np
 import pytest
 
-from lookalike.layout import Job, Layout, keep, kept, kept_before, lay_out, placing, with_changes
-from lookalike.layout.keeping import METHOD, packed
+from lookalike.layout import (
+    Job,
+    Layout,
+    lay_out,
+    load_layout,
+    load_older_layout,
+    placing,
+    save_layout,
+    with_changes,
+)
+from lookalike.layout.keeping import METHOD_VERSION, pack
 from lookalike.search import Numbers, Rows
 from lookalike.storage import EmbeddingTable
 from segments import Floats, collection_of, in_pieces, unit
@@ -92,7 +101,7 @@ def test_what_is_alike_is_near() -> None:
 
 
 def test_what_is_alike_is_near_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing, "_BOXES_FROM", 100)
+    monkeypatch.setattr(placing, "_MIN_BOX_IMAGES", 100)
     monkeypatch.setattr(placing, "_STEPS", ((60, 12.0), (60, 1.0)))
     rows = rows_of(heaps(300))
     layout = lay_out(rows, quiet)
@@ -100,7 +109,9 @@ def test_what_is_alike_is_near_among_many(monkeypatch: pytest.MonkeyPatch) -> No
     assert purity(layout, np.arange(300) % KINDS) > 0.95
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 10, placing.FEW, placing.FEW + 1])
+@pytest.mark.parametrize(
+    "count", [0, 1, 2, 3, 10, placing.MAX_FLAT_IMAGES, placing.MAX_FLAT_IMAGES + 1]
+)
 def test_few_images(count: int) -> None:
     rows = rows_of(heaps(count)) if count else Rows([])
     layout = lay_out(rows, quiet)
@@ -145,14 +156,14 @@ def test_vectors_of_one_direction_and_strangers() -> None:
 
 
 def test_of_more_images_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing, "MOST", 200)
+    monkeypatch.setattr(placing, "MAX_IMAGES", 200)
     rows = rows_of(heaps(1000))
     layout = lay_out(rows, quiet)
     assert len(layout.ids) == len(np.unique(layout.ids)) == 200
     assert np.isin(layout.ids, rows.ids).all()
     assert 60 < np.isin(layout.ids, rows.segments[0].ids).sum() < 140
     ids = np.arange(1100)
-    before, after = placing.drawn(ids[:1000]), placing.drawn(ids)
+    before, after = placing.draw_images(ids[:1000]), placing.draw_images(ids)
     assert len(np.intersect1d(before, after)) > 160
     assert after.max() >= 1000
 
@@ -196,35 +207,35 @@ def some_layout(collection: EmbeddingTable) -> Layout:
 
 
 def test_a_layout_is_kept(collection: EmbeddingTable, own_cache: Path) -> None:
-    assert kept(collection) is None
-    assert kept_before(collection) is None
+    assert load_layout(collection) is None
+    assert load_older_layout(collection) is None
     layout = some_layout(collection)
-    keep(collection, layout)
-    found = kept(collection)
+    save_layout(collection, layout)
+    found = load_layout(collection)
     assert found is not None
     assert found.later == 3
     check(found, Rows(collection.segments))
     assert np.array_equal(found.points, layout.points)
-    assert kept_before(collection) is None
+    assert load_older_layout(collection) is None
     assert len(list(own_cache.iterdir())) == 1
 
     fewer = collection.commit("remove", removed=collection.files()[2:], rows_removed=8)
-    assert kept(fewer) is None
-    assert kept_before(fewer) is not None
-    keep(fewer, some_layout(fewer))
-    assert kept(fewer) is not None
-    assert kept(collection) is None
+    assert load_layout(fewer) is None
+    assert load_older_layout(fewer) is not None
+    save_layout(fewer, some_layout(fewer))
+    assert load_layout(fewer) is not None
+    assert load_layout(collection) is None
     assert len(list(own_cache.iterdir())) == 1
 
 
 def test_a_damaged_layout_is_none(collection: EmbeddingTable, own_cache: Path) -> None:
     layout = some_layout(collection)
-    keep(collection, layout)
+    save_layout(collection, layout)
     (file,) = own_cache.iterdir()
     whole = file.read_bytes()
     for damaged in (b"", whole[:100], whole[:-1000], whole[100:], b"\x80\x04N.", whole * 1000):
         file.write_bytes(damaged)
-        assert kept(collection) is None, len(damaged)
+        assert load_layout(collection) is None, len(damaged)
     nan = layout.points.copy()
     nan[7, 1] = np.nan
     wrongs: list[dict[str, Any]] = [
@@ -238,12 +249,12 @@ def test_a_damaged_layout_is_none(collection: EmbeddingTable, own_cache: Path) -
         {"later": np.array([], np.int64)},
     ]
     for wrong in wrongs:
-        np.savez(file, **packed(layout) | wrong)
-        assert kept(collection) is None, wrong
-    file.rename(file.with_name(file.name.replace(f"-{METHOD}-", "-0-")))
-    file.with_name(file.name.replace(f"-{METHOD}-", "-0-")).write_bytes(whole)
-    assert kept(collection) is None
-    assert kept_before(collection) is None
+        np.savez(file, **pack(layout) | wrong)
+        assert load_layout(collection) is None, wrong
+    file.rename(file.with_name(file.name.replace(f"-{METHOD_VERSION}-", "-0-")))
+    file.with_name(file.name.replace(f"-{METHOD_VERSION}-", "-0-")).write_bytes(whole)
+    assert load_layout(collection) is None
+    assert load_older_layout(collection) is None
 
 
 # --- a process of its own -------------------------------------------------------------------------
@@ -283,7 +294,7 @@ def test_a_process_lays_out_and_the_layout_is_kept(collection: EmbeddingTable) -
     job = Job(collection)
     wait_for(job)
     assert job.failed() is None
-    layout, found = job.result(), kept(collection)
+    layout, found = job.result(), load_layout(collection)
     assert layout is not None
     assert found is not None
     rows = Rows(collection.segments)
@@ -299,8 +310,8 @@ def test_a_process_lays_out_and_the_layout_is_kept(collection: EmbeddingTable) -
 def test_a_process_starts_from_the_layout_before(
     collection: EmbeddingTable, own_cache: Path
 ) -> None:
-    keep(collection, replace(some_layout(collection), later=0))
-    before = kept(collection)
+    save_layout(collection, replace(some_layout(collection), later=0))
+    before = load_layout(collection)
     fewer = collection.commit("remove", removed=collection.files()[2:], rows_removed=8)
     job = Job(fewer)
     wait_for(job)
@@ -319,7 +330,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     wait_for(job)
     assert job.failed() is None
     assert job.result() is not None
-    assert kept(collection) is None
+    assert load_layout(collection) is None
 
 
 def test_a_process_is_stopped(collection: EmbeddingTable, own_cache: Path, slow: None) -> None:
@@ -360,7 +371,7 @@ def test_a_process_that_fails_says_so(
     job = Job(collection)
     wait_for(job)
     assert job.result() is None
-    assert job.failed() == "no map (MemoryError: no room): ask again to try again"
+    assert job.failed() == "no map (MemoryError: no room): try again"
 
 
 def test_a_process_ends_with_who_started_it(collection: EmbeddingTable, slow: None) -> None:

@@ -18,8 +18,8 @@ from helpers.command import assert_fails, run
 from lookalike import LookalikeError, build, images
 from lookalike.build import Options, build_collection
 from lookalike.export import build_table
-from lookalike.images import LeftOut, formats, in_words, locate, walk
-from lookalike.images.kinds import OTHERS, REST, TYPES, readable
+from lookalike.images import IgnoredFiles, describe_ignored, formats, locate, walk
+from lookalike.images.kinds import MAX_TYPES, OTHER_ENDINGS, OTHER_TYPES, readable
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, is_index
 from small import picture, pictures, small_network
@@ -34,11 +34,13 @@ def image(format_: str) -> bytes:
     return content.getvalue()
 
 
-def found(given: Path | str, left_out: LeftOut | None = None) -> tuple[list[str], dict[str, int]]:
+def found(
+    given: Path | str, ignored: IgnoredFiles | None = None
+) -> tuple[list[str], dict[str, int]]:
     """Return the names of what is taken for images, and what is not."""
-    left_out = left_out or LeftOut()
-    source = locate(given, left_out=left_out)
-    return [one.path for one in walk(source, left_out.takes)], left_out.counts()
+    ignored = ignored or IgnoredFiles()
+    source = locate(given, ignored=ignored)
+    return [one.path for one in walk(source, ignored.accepts)], ignored.counts()
 
 
 def write(folder: Path, **contents: bytes) -> None:
@@ -122,7 +124,7 @@ def test_heic_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     names, counts = found(tmp_path)
     assert (names, counts) == (["d.jpg"], {".heic": 2, ".hif": 1})
-    assert in_words(counts) == '2 .heic, 1 .hif (for HEIC pip install "lookalike[heic]")'
+    assert describe_ignored(counts) == '2 .heic, 1 .hif (for HEIC pip install "lookalike[heic]")'
     monkeypatch.undo()
     monkeypatch.setattr("lookalike.images.kinds.heic_is_installed", lambda: True)
     monkeypatch.setattr(
@@ -132,22 +134,24 @@ def test_heic_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_endings_are_counted_in_bounded_memory() -> None:
-    left_out = LeftOut()
-    for number in range(5 * TYPES):
-        left_out.add(f".{number}", 2)
-    left_out.add(".0")
-    counts = left_out.counts()
-    assert len(counts) == TYPES + 1
+    ignored = IgnoredFiles()
+    for number in range(5 * MAX_TYPES):
+        ignored.add(f".{number}", 2)
+    ignored.add(".0")
+    counts = ignored.counts()
+    assert len(counts) == MAX_TYPES + 1
     assert next(iter(counts.items())) == (".0", 3)
-    assert list(counts.items())[-1] == (REST, 8 * TYPES)
-    assert in_words(counts).endswith(f"2 .15, {2 * (5 * TYPES - 8)} of other types")
-    assert in_words({}) == ""
+    assert list(counts.items())[-1] == (OTHER_TYPES, 8 * MAX_TYPES)
+    assert describe_ignored(counts).endswith(f"2 .15, {2 * (5 * MAX_TYPES - 8)} of other types")
+    assert describe_ignored({}) == ""
 
 
 def test_no_ending_is_of_images_and_of_others() -> None:
     read = {e for name, endings in formats.ENDINGS.items() if name != "HEIF" for e in endings}
-    assert read.isdisjoint(OTHERS)
-    assert all(ending == ending.lower() and ending.startswith(".") for ending in read | OTHERS)
+    assert read.isdisjoint(OTHER_ENDINGS)
+    assert all(
+        ending == ending.lower() and ending.startswith(".") for ending in read | OTHER_ENDINGS
+    )
 
 
 def test_the_label_file_and_indexes_are_nothing_that_was_left_out(tmp_path: Path) -> None:
@@ -159,7 +163,7 @@ def test_the_label_file_and_indexes_are_nothing_that_was_left_out(tmp_path: Path
     (tmp_path / "p" / "sub").mkdir()
     shutil.copy(tmp_path / "p" / "labels.csv", tmp_path / "p" / "sub" / "labels.csv")
     for labels in (tmp_path / "p" / "labels.csv", tmp_path / "p" / ".." / "p" / "labels.csv"):
-        assert found(tmp_path / "p", LeftOut(labels)) == (["a.jpg"], {".csv": 2})
+        assert found(tmp_path / "p", IgnoredFiles(labels)) == (["a.jpg"], {".csv": 2})
     assert found(tmp_path / "p") == (["a.jpg"], {".csv": 3})
 
 
@@ -169,10 +173,10 @@ def test_an_archive_is_to_be_unpacked(tmp_path: Path, name: str) -> None:
     for given in (tmp_path / name, [tmp_path / name]):
         with pytest.raises(LookalikeError, match=rf"{name} is an archive: unpack it"):
             locate(given)
-    left_out = LeftOut()  # where a shell has expanded a glob
-    source = locate([tmp_path / "a.jpg", tmp_path / name], left_out=left_out)
+    ignored = IgnoredFiles()  # where a shell has expanded a glob
+    source = locate([tmp_path / "a.jpg", tmp_path / name], ignored=ignored)
     assert source.names == ("a.jpg",)
-    assert left_out.counts() == {Path(name).suffix.lower(): 1}
+    assert ignored.counts() == {Path(name).suffix.lower(): 1}
     write(tmp_path, **{f"other{name}": b"PK"})
     with pytest.raises(LookalikeError, match=r"not looked at: 2 \..* \(unpack archives first\)"):
         locate([tmp_path / name, tmp_path / f"other{name}"])
@@ -427,11 +431,11 @@ def test_a_listing_of_a_uri_reads_no_photo(tmp_path: Path, network: Options) -> 
 
 def test_a_uri_of_more_endings_than_are_counted(tmp_path: Path, network: Options) -> None:
     photos = tmp_path / "p"
-    names = [f"scan.{number:04}" for number in range(TYPES + 20)]
+    names = [f"scan.{number:04}" for number in range(MAX_TYPES + 20)]
     write(photos, **{name: image("PNG") + name.encode() for name in names})
     options = Options(**{**vars(network), "spark": None})
     stored, report = build_collection(photos.as_uri(), tmp_path / "x.index", options)
-    assert (report.images, report.skipped, report.not_looked_at) == (TYPES + 20, 0, {})
+    assert (report.images, report.skipped, report.not_looked_at) == (MAX_TYPES + 20, 0, {})
     # Of some that are read by name, one is over the limit: each row has an id of its own.
     write(photos, **{name: image("PNG") + b"changed" + name.encode() for name in names[:30]})
     with (photos / "large.png").open("wb") as file:
@@ -476,10 +480,10 @@ def test_a_folder_of_photos_stays_one(tmp_path: Path, network: Options) -> None:
 def test_a_parquet_file_among_images_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, **{"a.jpg": b"", "b.jpg": b"", "bad.parquet": b"no table"})
     pq.write_table(pa.table({"name": ["a"]}), tmp_path / "meta.parquet")
-    left_out = LeftOut()
-    source = locate(sorted(tmp_path.iterdir()), left_out=left_out)
+    ignored = IgnoredFiles()
+    source = locate(sorted(tmp_path.iterdir()), ignored=ignored)
     assert (source.kind, source.names) == ("files", ("a.jpg", "b.jpg"))
-    assert left_out.counts() == {".parquet": 2}
+    assert ignored.counts() == {".parquet": 2}
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "photos.parquet")
     with pytest.raises(LookalikeError, match=r"images and tables are given \(.*photos\.parquet"):
         locate(sorted(tmp_path.iterdir()))

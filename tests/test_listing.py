@@ -15,13 +15,13 @@ from lookalike.images.labels import open_labels
 from lookalike.images.listing import (
     IMAGE,
     LISTING,
-    choose_sample,
     label_images,
     list_images,
-    list_those,
-    listed,
+    read_listing,
+    sample_paths,
+    write_inputs,
 )
-from lookalike.images.matching import Labelled
+from lookalike.images.matching import LabelCounts
 from lookalike.spark import local_uri, session
 
 FILES = (
@@ -59,7 +59,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_spark(photos: Path, given: Path | None, staging: Path) -> Outcome:
     """Label a listing as what only Spark can read is labelled."""
     list_images(images.locate(photos), staging / "list")
-    frame, done = session().read.parquet(local_uri(staging / "list")), Labelled()
+    frame, done = session().read.parquet(local_uri(staging / "list")), LabelCounts()
     if given is not None:
         try:
             by_path, done = _labels_of(frame, open_labels(given), staging, str(photos))
@@ -72,7 +72,7 @@ def with_spark(photos: Path, given: Path | None, staging: Path) -> Outcome:
 
 def without_spark(photos: Path, given: Path | None, staging: Path) -> Outcome:
     list_images(images.locate(photos), staging / "list")
-    done = Labelled()
+    done = LabelCounts()
     if given is not None:
         try:
             done = label_images(staging / "list", one_by_one(open_labels(given)), str(photos))
@@ -239,19 +239,20 @@ def test_names_that_are_alike(
         wanted = dict(part.split("=") for part in wanted.split(" "))
     (tmp_path / "root").mkdir()
     listing = tmp_path / "list"
-    list_those(map(images.Found, NAMES), listing)
+    write_inputs(map(images.ScannedFile, NAMES), listing)
     done = label_images(listing, one_by_one(open_labels(label_file(tmp_path, text))), "/the/root")
     rows = pq.read_table(listing).to_pylist()
     assert {row["path"]: row["label"] for row in rows if row["label"] is not None} == wanted
-    assert done == Labelled(unused, loose, missing)
+    assert done == LabelCounts(unused, loose, missing)
     assert [row["path"] for row in rows] == list(NAMES)
 
 
 def test_labels_of_other_photos(tmp_path: Path) -> None:
     """Of a few photos among many: there a label file may well name none of them."""
     listing, given = tmp_path / "list", label_file(tmp_path, "c.jpg,x\nd.jpg,x\n")
-    list_those(iter([images.Found("b.jpg")]), listing)
-    assert label_images(listing, open_labels(given), "/", some=True) == Labelled(unused=2)
+    write_inputs(iter([images.ScannedFile("b.jpg")]), listing)
+    counts = label_images(listing, open_labels(given), "/", allow_unmatched=True)
+    assert counts == LabelCounts(unused=2)
     with pytest.raises(LookalikeError, match=r"labels name 'c\.jpg', images are 'b\.jpg'"):
         label_images(listing, open_labels(given), "/")
 
@@ -353,8 +354,8 @@ def test_batches(tmp_path: Path) -> None:
     listing = write_listing(tmp_path, 5000, reason_every=7)
     names = [f"{row:06}.jpg" for row in range(0, 6000, 2)]
     labels = pa.record_batch({"name": names, "label": [f"of {name}" for name in names]})
-    assert label_images(listing, one_by_one(iter([labels])), "/x") == Labelled(unused=500)
-    given = list(listed(listing))
+    assert label_images(listing, one_by_one(iter([labels])), "/x") == LabelCounts(unused=500)
+    given = list(read_listing(listing))
     assert all(batch.schema == IMAGE and batch.num_rows <= 1024 for batch in given)
     rows = [row for batch in given for row in batch.to_pylist()]
     assert [row["id"] for row in rows] == list(range(5000))
@@ -372,12 +373,12 @@ def test_batches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("group", [1500, 5000])
 def test_parts(tmp_path: Path, rows: int, parts: int, group: int) -> None:
     listing = write_listing(tmp_path, rows, reason_every=7, group=group)
-    given = [list(listed(listing, part, parts)) for part in range(parts)]
+    given = [list(read_listing(listing, part, parts)) for part in range(parts)]
     sizes = [sum(batch.num_rows for batch in part) for part in given]
     assert max(sizes) - min(sizes) <= 1
     batches = [batch for part in given for batch in part]
     assert all(batch.schema == IMAGE and 0 < batch.num_rows <= 1024 for batch in batches)
-    assert pa.Table.from_batches(batches) == pa.Table.from_batches(listed(listing))
+    assert pa.Table.from_batches(batches) == pa.Table.from_batches(read_listing(listing))
 
 
 def test_a_part_reads_only_its_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +391,7 @@ def test_a_part_reads_only_its_row_groups(tmp_path: Path, monkeypatch: pytest.Mo
         return read(file, group)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
-    assert sum(batch.num_rows for batch in listed(listing, 1, 3)) == 2000
+    assert sum(batch.num_rows for batch in read_listing(listing, 1, 3)) == 2000
     assert groups == [1, 2]
 
 
@@ -400,19 +401,19 @@ def test_a_part_reads_only_its_row_groups(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("group", [1500, 5000, 65_536])
 def test_sample(tmp_path: Path, group: int) -> None:
     listing = write_listing(tmp_path, 70_000, reason_every=3, group=group)
-    sample = choose_sample(listing, 1000)
+    sample = sample_paths(listing, 1000)
     assert len(sample) == 1000
     assert sample == sorted(set(sample))
     ids = np.array([int(path[2:8]) for path in sample])
     assert (ids % 3 > 0).all()
     assert abs(ids.mean() - 35_000) < 3000  # four deviations: from everywhere
-    assert sample == choose_sample(listing, 1000)
-    assert sample != choose_sample(listing, 1000, seed=1)
+    assert sample == sample_paths(listing, 1000)
+    assert sample != sample_paths(listing, 1000, seed=1)
 
 
 def test_every_input_has_its_chance(tmp_path: Path) -> None:
     listing = write_listing(tmp_path, 12, reason_every=4, group=5)
-    drawn = [path for seed in range(600) for path in choose_sample(listing, 3, seed)]
+    drawn = [path for seed in range(600) for path in sample_paths(listing, 3, seed)]
     paths, counts = np.unique(drawn, return_counts=True)
     assert len(paths) == 9
     assert ((counts > 140) & (counts < 260)).all()  # of 200, and five deviations
@@ -421,15 +422,15 @@ def test_every_input_has_its_chance(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [9, 10, 1000])
 def test_a_sample_of_all(tmp_path: Path, count: int) -> None:
     listing = write_listing(tmp_path, 12, reason_every=4, group=5)
-    assert choose_sample(listing, count) == [f"x/{i:06}.jpg" for i in range(12) if i % 4]
+    assert sample_paths(listing, count) == [f"x/{i:06}.jpg" for i in range(12) if i % 4]
 
 
 def test_a_sample_of_none(tmp_path: Path) -> None:
-    assert choose_sample(write_listing(tmp_path, 12), 0) == []
-    assert choose_sample(write_listing(tmp_path, 12, reason_every=1), 5) == []
+    assert sample_paths(write_listing(tmp_path, 12), 0) == []
+    assert sample_paths(write_listing(tmp_path, 12, reason_every=1), 5) == []
 
 
 def test_a_sample_of_real_files(photos: Path, tmp_path: Path) -> None:
     list_images(images.locate(photos), tmp_path / "list")
-    sample = choose_sample(tmp_path / "list", 100)
+    sample = sample_paths(tmp_path / "list", 100)
     assert sorted(sample) == sorted(images.encode_path(name) for name in FILES)

@@ -13,7 +13,7 @@ from safetensors.torch import load, load_file
 import lite0 as recipe
 from lookalike import LookalikeError
 from lookalike.embedding import normalize
-from lookalike.images import pixels
+from lookalike.images import resize
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import snapshot
 from lookalike.models import Model, engine, lite0, resolve
@@ -27,7 +27,7 @@ from lookalike.weights import FILES
 @pytest.fixture(scope="module")
 def photos() -> Pixels:
     """Ten drawn cars and a probe."""
-    cars = [pixels(snapshot(CLASSES[i], np.random.default_rng((6, i)))[0]) for i in range(10)]
+    cars = [resize(snapshot(CLASSES[i], np.random.default_rng((6, i)))[0]) for i in range(10)]
     return np.array([*cars, PROBE[0]])
 
 

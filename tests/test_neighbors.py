@@ -12,12 +12,12 @@ from lookalike import Index, LookalikeError, searcher
 from lookalike import neighbors as module
 from lookalike.hashing.cells import Cells, Rotation
 from lookalike.hashing.signatures import Effort
-from lookalike.neighbors import group, tasks
-from lookalike.neighbors.held import Held, HeldCells, Region, regions
+from lookalike.neighbors import group_segments, tasks
+from lookalike.neighbors.held import Partition, Region, RegionPartition, plan_regions
 from lookalike.neighbors.queries import Queries
-from lookalike.neighbors.tasks import look_into
+from lookalike.neighbors.tasks import choose_cells
 from lookalike.search import Rows, exact
-from lookalike.searcher import Measured, Searcher
+from lookalike.searcher import RecallProfile, Searcher
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable
 from segments import Floats, collection_of, grown, in_pieces, unit
@@ -150,7 +150,7 @@ def test_a_collection_of_copies_does_not_blow_up(
     copies = np.repeat(unit((1, 32), 0), 4000, axis=0)
     index = Index(collection_of(copies, tmp_path / "copies.index", [1500, 2500]))
     if engine == "approximate":
-        monkeypatch.setattr(Measured, "effort", lambda *_: Effort(2, 20))
+        monkeypatch.setattr(RecallProfile, "effort", lambda *_: Effort(2, 20))
     found = told(index.kneighbors(k=5, engine=engine).write(tmp_path / "out"))
     assert len(found) == 4000
     for number, own in found.items():
@@ -219,15 +219,15 @@ def test_it_can_be_written_again(index: Index, tmp_path: Path) -> None:
 def test_groups(
     sizes: list[int], tasks: int, wanted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GROUP_ROWS", 100)
-    groups = group(in_pieces(unit((sum(sizes), 4), 0), sizes), tasks)
+    monkeypatch.setattr(module, "MAX_GROUP_ROWS", 100)
+    groups = group_segments(in_pieces(unit((sum(sizes), 4), 0), sizes), tasks)
     assert [sum(len(segment.ids) for segment in one) for one in groups] == wanted
 
 
 def test_a_group_travels_light(index: Index) -> None:
     segments = index._searcher.rows.segments
     assert sum(len(segment.vectors) for segment in segments) == ROWS
-    assert len(cloudpickle.dumps(group(segments, 2))) < 10_000
+    assert len(cloudpickle.dumps(group_segments(segments, 2))) < 10_000
 
 
 def test_near_ties_are_told_apart() -> None:
@@ -236,7 +236,7 @@ def test_near_ties_are_told_apart() -> None:
     steps = np.linspace(1e-4, 2e-4, 12)[:, None] * np.eye(64)[:12]
     some = in_pieces((base + steps).astype(np.float32), [12])
     query = base.astype(np.float32)[None]
-    (found,), _ = Held.of(some).nearest(query, 8, None)
+    (found,), _ = Partition.load(some).nearest(query, 8, None)
     assert found.tolist() == [one.id for one in exact(Rows(some), query[0], 8)]
 
 
@@ -256,7 +256,7 @@ def test_open_collection_is_unchanged(index: Index) -> None:
     ],
 )
 def test_regions(counts: list[int], wanted: list[tuple[int, ...]]) -> None:
-    assert [tuple(region) for region in regions(np.array(counts), 100)] == wanted
+    assert [tuple(region) for region in plan_regions(np.array(counts), 100)] == wanted
 
 
 @pytest.fixture
@@ -269,14 +269,14 @@ def test_a_region_holds_the_rows_of_its_cells(
     vectors: Floats, cells: Cells, tmp_path: Path
 ) -> None:
     collection = collection_of(vectors[:ROWS], tmp_path / "cars.index", [1000, 2000])
-    homes = cells.home(vectors[:ROWS])
-    held = HeldCells(collection.segments, cells, Region(3, 7, 0, 1), 10)
-    assert sorted(held.ids) == np.flatnonzero((homes >= 3) & (homes < 7)).tolist()
-    assert np.array_equal(held.vectors, vectors[held.ids])
+    homes = cells.assign(vectors[:ROWS])
+    partition = RegionPartition(collection.segments, cells, Region(3, 7, 0, 1), 10)
+    assert sorted(partition.ids) == np.flatnonzero((homes >= 3) & (homes < 7)).tolist()
+    assert np.array_equal(partition.vectors, vectors[partition.ids])
     for cell in range(3, 7):
-        inside = held.ids[held.starts[cell - 3] : held.starts[cell - 2]]
+        inside = partition.ids[partition.starts[cell - 3] : partition.starts[cell - 2]]
         assert sorted(inside) == np.flatnonzero(homes == cell).tolist()
-    parts = [HeldCells(collection.segments, cells, Region(3, 4, p, 3), 10) for p in range(3)]
+    parts = [RegionPartition(collection.segments, cells, Region(3, 4, p, 3), 10) for p in range(3)]
     assert (
         sorted(np.concatenate([part.ids for part in parts])) == np.flatnonzero(homes == 3).tolist()
     )
@@ -286,10 +286,10 @@ def test_a_query_is_compared_with_the_cells_it_looks_into(
     vectors: Floats, cells: Cells, tmp_path: Path
 ) -> None:
     collection = collection_of(vectors[:ROWS], tmp_path / "cars.index", [ROWS])
-    held = HeldCells(collection.segments, cells, Region(0, len(cells), 0, 1), 10)
-    homes = cells.home(vectors[:ROWS])
+    partition = RegionPartition(collection.segments, cells, Region(0, len(cells), 0, 1), 10)
+    homes = cells.assign(vectors[:ROWS])
     looks = np.array([0, 0, 1, 2]), np.array([5, 2, 2, 0])
-    found, distances = held.nearest_in(vectors[ROWS : ROWS + 4], 6, None, looks, ROWS)
+    found, distances = partition.nearest_in_cells(vectors[ROWS : ROWS + 4], 6, None, looks, ROWS)
     for query, into in enumerate(([2, 5], [2], [0], [])):
         inside = np.flatnonzero(np.isin(homes, into))
         own = np.linalg.norm(vectors[inside] - vectors[ROWS + query], axis=1)
@@ -305,10 +305,12 @@ def test_copies_in_a_long_cell_do_not_crowd_it(
     many = np.concatenate([np.repeat(vectors[:2], 1500, axis=0), vectors[2:50]])
     collection = collection_of(many, tmp_path / "copies.index", [1000, 2048])
     everything = Region(0, len(cells), 0, 1)
-    held = HeldCells(collection.segments, cells, everything, 6)
-    assert sorted(held.ids) == [*range(6), *range(1500, 1506), *range(3000, 3048)]
+    partition = RegionPartition(collection.segments, cells, everything, 6)
+    assert sorted(partition.ids) == [*range(6), *range(1500, 1506), *range(3000, 3048)]
     looks = np.zeros(len(cells), np.int64), np.arange(len(cells))
-    assert held.nearest_in(vectors[:1], 5, None, looks, 100)[0].tolist() == [[0, 1, 2, 3, 4]]
+    assert partition.nearest_in_cells(vectors[:1], 5, None, looks, 100)[0].tolist() == [
+        [0, 1, 2, 3, 4]
+    ]
 
 
 def test_a_long_cell_of_different_rows_is_taken_in_steps(
@@ -318,17 +320,17 @@ def test_a_long_cell_of_different_rows_is_taken_in_steps(
     # and on the processor, brings one of them among the nearest of another.
     centres = vectors[:1] + 0.05 * unit((500, vectors.shape[1]), 3)
     crowd = np.repeat(centres, 5, axis=0) + 1e-3 * unit((2500, vectors.shape[1]), 4)
-    home = int(cells.home(vectors[:1])[0])
-    assert (cells.home(crowd) == home).all()
+    home = int(cells.assign(vectors[:1])[0])
+    assert (cells.assign(crowd) == home).all()
     collection = collection_of(crowd, tmp_path / "crowd.index", [2500])
-    held_rows = HeldCells(collection.segments, cells, Region(0, len(cells), 0, 1), 6)
-    assert len(held_rows.ids) == 2500
+    partition = RegionPartition(collection.segments, cells, Region(0, len(cells), 0, 1), 6)
+    assert len(partition.ids) == 2500
     looks = np.arange(2500), np.full(2500, home)
     five = np.repeat(np.arange(2500).reshape(500, 5), 5, axis=0)
     wanted = np.sort(np.linalg.norm(crowd[:, None] - crowd[five], axis=2), axis=1)
     for product in (2**24, 10_000):  # all queries at once, and four at a time
-        monkeypatch.setattr("lookalike.neighbors.held._PRODUCT", product)
-        found, distances = held_rows.nearest_in(crowd, 5, None, looks, 60)
+        monkeypatch.setattr("lookalike.neighbors.held._MAX_PRODUCT", product)
+        found, distances = partition.nearest_in_cells(crowd, 5, None, looks, 60)
         assert np.array_equal(np.sort(found, axis=1), five)
         assert np.array_equal(found[:, 0], np.arange(2500))
         np.testing.assert_allclose(distances, wanted, rtol=1e-4, atol=1e-7)
@@ -342,17 +344,17 @@ def test_a_query_that_finds_its_neighbours_late_is_compared_with_more(
     others = np.linalg.svd(cells.rotation.directions)[2][len(cells.centres[0]) :]
     crowd = unit((900, len(others)), 3) @ others
     collection = collection_of(crowd.astype(np.float32), tmp_path / "crowd.index", [900])
-    held = HeldCells(collection.segments, cells, Region(0, len(cells), 0, 1), 6)
+    partition = RegionPartition(collection.segments, cells, Region(0, len(cells), 0, 1), 6)
     asking = crowd[:40].astype(np.float32)
     assert asking.shape == (40, width)
     looks = np.repeat(np.arange(40), len(cells)), np.tile(np.arange(len(cells)), 40)
     own = np.arange(40)
-    wanted = held.nearest(asking, 5, own)
-    once = held.nearest_in(asking, 5, own, looks, 20)
-    found = held.nearest_in(asking, 5, own, looks, 20, late=0.05)
+    wanted = partition.nearest(asking, 5, own)
+    once = partition.nearest_in_cells(asking, 5, own, looks, 20)
+    found = partition.nearest_in_cells(asking, 5, own, looks, 20, late=0.05)
     assert np.array_equal(found[0], wanted[0]) and not np.array_equal(once[0], wanted[0])
     near = float(np.median(wanted[1]))  # where all within a distance are asked for, as well
-    some = held.nearest_in(asking, 5, own, looks, 20, near, late=0.05)
+    some = partition.nearest_in_cells(asking, 5, own, looks, 20, near, late=0.05)
     there = wanted[1] <= near
     assert np.array_equal(some[0][there], wanted[0][there])
 
@@ -360,11 +362,11 @@ def test_a_query_that_finds_its_neighbours_late_is_compared_with_more(
 def test_queries_look_until_there_are_enough_rows(cells: Cells, vectors: Floats) -> None:
     counts = np.zeros(len(cells), np.int64)
     counts[[2, 5]] = 4
-    queries, into = look_into(cells, counts, vectors[:20], 2, 7)
+    queries, into = choose_cells(cells, counts, vectors[:20], 2, 7)
     for query in range(20):
         assert {2, 5} <= set(into[queries == query].tolist())
     counts[:] = 100
-    queries, into = look_into(cells, counts, vectors[:20], 2, 7)
+    queries, into = choose_cells(cells, counts, vectors[:20], 2, 7)
     assert np.array_equal(into.reshape(20, 2), cells.nearest(cells.rotation(vectors[:20]), 2))
 
 
@@ -382,7 +384,7 @@ def test_portions_are_all_that_is_asked(most: int) -> None:
     ]
     wanted = {(block, *pair) for block, some in enumerate(pairs) for pair in some.tolist()}
     seen = set()
-    for portion in tasks._portions(tasks._asking(rows, most), most):
+    for portion in tasks._batch(tasks._unpack(rows, most), most):
         assert sum(len(one.places) for one in portion) <= most
         for one in portion:
             each = zip(one.places[one.numbers].tolist(), one.cells.tolist(), strict=True)
@@ -391,12 +393,12 @@ def test_portions_are_all_that_is_asked(most: int) -> None:
 
 
 def test_tasks_travel_light(index: Index, cells: Cells) -> None:
-    _ = cells.home(np.zeros((1, cells.rotation.directions.shape[1]), np.float32))
-    asked = Queries.of(index._table.segments)
+    _ = cells.assign(np.zeros((1, cells.rotation.directions.shape[1]), np.float32))
+    asked = Queries.split(index._table.segments)
     plan = [Region(0, len(cells), 0, 1)]
-    route = tasks.routing(cells, np.ones(len(cells), np.int64), plan, asked, 3, 5, 1)
+    route = tasks.route_task(cells, np.ones(len(cells), np.int64), plan, asked, 3, 5, 1)
     effort = Effort(3, 20)
-    look = tasks.looking(index._table.segments, cells, plan, asked, 5, True, np.inf, effort, 1)
+    look = tasks.region_task(index._table.segments, cells, plan, asked, 5, True, np.inf, effort, 1)
     for task in (route, look):
         assert (
             len(cloudpickle.dumps(task))
@@ -409,5 +411,5 @@ def test_cells_in_several_regions(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = told(index.kneighbors(k=5, engine="approximate").write(tmp_path / "one"))
-    monkeypatch.setattr(module, "REGION_ROWS", 60)
+    monkeypatch.setattr(module, "MAX_REGION_ROWS", 60)
     assert told(index.kneighbors(k=5, engine="approximate").write(tmp_path / "two")) == whole

@@ -151,7 +151,7 @@ def test_what_cannot_be_done_is_said_in_a_line(planted: Planted, tmp_path: Path)
     for look in (outliers, suspects):
         with pytest.raises(LookalikeError, match="at least 1 neighbour"):
             look(collection, graph, out, 0)
-        with pytest.raises(LookalikeError, match="no neighbour graph"):
+        with pytest.raises(LookalikeError, match="not a neighbour graph"):
             look(collection, tmp_path, out, 5)
     (tmp_path / "moved").mkdir()
     for name in ("query_id", "neighbor_id"):

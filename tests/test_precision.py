@@ -18,11 +18,11 @@ from PIL import Image, ImageEnhance
 from conftest import calibrating
 from lookalike import LookalikeError
 from lookalike.embedding import normalize
-from lookalike.images import SIDE, pixels
+from lookalike.images import SIDE, resize
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import snapshot
 from lookalike.models import (
-    SAMPLE,
+    SAMPLE_IMAGES,
     Model,
     at_precision,
     calibration,
@@ -34,7 +34,7 @@ from lookalike.models import (
 )
 from lookalike.models.calibration import quantize
 from lookalike.models.engines import Pixels, Vectors
-from lookalike.models.precision import AGREEMENT, CALIBRATION
+from lookalike.models.precision import CALIBRATION_IMAGES, MIN_AGREEMENT
 
 CARS, FEW = 16, 16
 
@@ -46,7 +46,7 @@ def variation(car: Image.Image, seed: int) -> Pixels:
     left, top = int(rng.uniform(0, 0.2) * width), int(rng.uniform(0, 0.2) * height)
     right, bottom = int(rng.uniform(0.8, 1) * width), int(rng.uniform(0.8, 1) * height)
     cut = car.crop((left, top, right, bottom))
-    return pixels(ImageEnhance.Brightness(cut).enhance(rng.uniform(0.7, 1.3)))
+    return resize(ImageEnhance.Brightness(cut).enhance(rng.uniform(0.7, 1.3)))
 
 
 def photographed(photos: int) -> Pixels:
@@ -58,7 +58,7 @@ def photographed(photos: int) -> Pixels:
 @pytest.fixture(scope="module")
 def sample() -> Pixels:
     """As few photos as `auto` measures with."""
-    return photographed(SAMPLE // 2)
+    return photographed(SAMPLE_IMAGES // 2)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_what_another_method_made_is_not_mistaken(
 ) -> None:
     assert choose(0.0, ANY_TIME) == int8_of_few
     monkeypatch.setattr("lookalike.models.precision.METHOD", "another")
-    refusal(lambda: at_precision(full, "int8", lambda: few), "no int8, for Python does not start")
+    refusal(lambda: at_precision(full, "int8", lambda: few), "no int8: Python does not start")
     assert choose(0.0, ANY_TIME) == at_precision(full, "bf16")
     assert len(list(no_choices.iterdir())) == 2
 
@@ -277,12 +277,12 @@ def test_int8_is_made_once(full: Model, int8: Model, sample: Pixels, no_process:
 def test_only_the_images_it_is_calibrated_on_count(
     full: Model, int8: Model, sample: Pixels, no_process: None
 ) -> None:
-    used = sample[:: len(sample) // CALIBRATION]
-    assert len(used) == CALIBRATION
+    used = sample[:: len(sample) // CALIBRATION_IMAGES]
+    assert len(used) == CALIBRATION_IMAGES
     assert at_precision(full, "int8", lambda: used) == int8
     refusal(
         lambda: at_precision(full, "int8", lambda: sample[1:]),
-        "no int8, for Python does not start .*nowhere",
+        "no int8: Python does not start .*nowhere",
     )
 
 
@@ -312,7 +312,7 @@ def repaired(
     folder = other / "models" / kept.name
     shutil.copytree(kept, folder)
     os.truncate(folder / "network.bin", 1000)
-    with calibration.expected(True), pytest.MonkeyPatch.context() as patch:
+    with calibration.preload(True), pytest.MonkeyPatch.context() as patch:
         assert len(calibrating()) == 1
         patch.setenv("LOOKALIKE_CACHE", str(other))
         patch.setattr(sys, "executable", "/nowhere/python")  # the one that waits is enough
@@ -327,14 +327,14 @@ def test_the_same_images_make_the_same_int8(
 
 
 def test_a_process_that_is_not_needed_is_ended(full: Model, int8: Model, sample: Pixels) -> None:
-    with calibration.expected(True):
+    with calibration.preload(True):
         assert len(calibrating()) == 1
         assert at_precision(full, "int8", lambda: sample) == int8
         assert calibrating() == []
-    with calibration.expected(True):
+    with calibration.preload(True):
         assert len(calibrating()) == 1
     assert calibrating() == []
-    with calibration.expected(False):
+    with calibration.preload(False):
         assert calibrating() == []
 
 
@@ -402,10 +402,10 @@ def test_a_silent_failure_is_said_too(few: Pixels, monkeypatch: pytest.MonkeyPat
 # --- auto ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("images", [0, 1, SAMPLE // 2 - 1])
+@pytest.mark.parametrize("images", [0, 1, SAMPLE_IMAGES // 2 - 1])
 def test_nothing_is_measured_for_a_few_images(images: int, no_choices: Path, full: Model) -> None:
     broken = dataclasses.replace(full, graph=b"<net/>", fingerprint="0" * 16)
-    blank = np.zeros((SAMPLE // 2, SIDE, SIDE, 3), np.uint8)
+    blank = np.zeros((SAMPLE_IMAGES // 2, SIDE, SIDE, 3), np.uint8)
     assert at_precision(broken, "auto", lambda: blank[:images]) is broken
     assert broken.agreement is None
     assert not no_choices.exists()
@@ -422,7 +422,7 @@ def test_auto_takes_what_agrees_or_f32(
     else:
         assert chosen == at_precision(full, chosen.precision, lambda: sample)
         agreement = overlap(exact, vectors_of(chosen, sample))
-        assert agreement >= AGREEMENT
+        assert agreement >= MIN_AGREEMENT
         assert chosen.agreement == pytest.approx(agreement, abs=1e-4)
     (note,) = no_choices.iterdir()
     wanted = {"precision": chosen.precision, "agreement": chosen.agreement}
@@ -434,11 +434,11 @@ def choose(
     full: Model, int8_of_few: Model, few: Pixels, no_choices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[float, float], Model]:
     """Choose on a few images for a least agreement and a share of the time of f32."""
-    monkeypatch.setattr("lookalike.models.precision.SAMPLE", 2 * FEW)
+    monkeypatch.setattr("lookalike.models.precision.SAMPLE_IMAGES", 2 * FEW)
 
     def run(agreement: float, quicker: float) -> Model:
-        monkeypatch.setattr("lookalike.models.precision.AGREEMENT", agreement)
-        monkeypatch.setattr("lookalike.models.precision._QUICKER", quicker)
+        monkeypatch.setattr("lookalike.models.precision.MIN_AGREEMENT", agreement)
+        monkeypatch.setattr("lookalike.models.precision._MAX_COST", quicker)
         return at_precision(full, "auto", lambda: few)
 
     return run

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lookalike.hashing.cells import Cells, Rotation
 from lookalike.hashing.signatures import Effort, Signatures
-from lookalike.measuring import Measured, ask, decide
-from lookalike.neighbors.held import Held, HeldCells, Region
+from lookalike.measuring import RecallProfile, measure_profile, sample_queries
+from lookalike.neighbors.held import Partition, Region, RegionPartition
 from lookalike.search import Neighbor, Rows, approximate, exact, exact_many
 from lookalike.storage import Segment
 from segments import Floats, Piece, in_pieces, reference
@@ -43,8 +43,8 @@ def collections(draw: st.DrawFn, least: int = 1) -> tuple[Floats, list[int]]:
 def signed(vectors: Floats, rows: Rows) -> Signatures:
     rotation = Rotation.fit(vectors)
     cells = Cells.fit(rotation, rotation(vectors), max(len(vectors), 1500))
-    homes = [cells.home(one.vectors) for one in rows.segments]
-    codes = [cells.sign(one.vectors, home) for one, home in zip(rows.segments, homes, strict=True)]
+    homes = [cells.assign(one.vectors) for one in rows.segments]
+    codes = [cells.encode(a.vectors, b) for a, b in zip(rows.segments, homes, strict=True)]
     return Signatures(cells, homes, codes)
 
 
@@ -114,8 +114,8 @@ def test_adding_and_removing_leaves_results_as_before(
     cells = signed(vectors, before).cells
 
     def of(rows: Rows) -> Signatures:
-        homes = [cells.home(one.vectors) for one in rows.segments]
-        signs = [cells.sign(a.vectors, b) for a, b in zip(rows.segments, homes, strict=True)]
+        homes = [cells.assign(one.vectors) for one in rows.segments]
+        signs = [cells.encode(a.vectors, b) for a, b in zip(rows.segments, homes, strict=True)]
         return Signatures(cells, homes, signs)
 
     def told(found: list[Neighbor]) -> list[tuple[int, float]]:
@@ -142,12 +142,12 @@ def test_adding_and_removing_leaves_results_as_before(
 
 
 @cache
-def base(width: int) -> tuple[Floats, Signatures, Measured]:
+def base(width: int) -> tuple[Floats, Signatures, RecallProfile]:
     """Rows that were there before, their signatures, and what these are worth."""
     vectors = clustered(5000, 0, width)
     rows = Rows(in_pieces(vectors, [5000]))
     signatures = signed(vectors, rows)
-    return vectors, signatures, decide(signatures, ask(rows, 200), 5000, 5000)
+    return vectors, signatures, measure_profile(signatures, sample_queries(rows, 200), 5000, 5000)
 
 
 @settings(deadline=None, max_examples=10)
@@ -167,8 +167,8 @@ def test_what_is_added_is_found_without_being_measured(
     sizes = [len(part) for part in np.array_split(added, segments)]
     rows = Rows(in_pieces(np.concatenate([vectors, added]), [len(vectors), *sizes]))
     cells = signatures.cells
-    homes = [cells.home(one.vectors) for one in rows.segments]
-    signs = [cells.sign(a.vectors, b) for a, b in zip(rows.segments, homes, strict=True)]
+    homes = [cells.assign(one.vectors) for one in rows.segments]
+    signs = [cells.encode(a.vectors, b) for a, b in zip(rows.segments, homes, strict=True)]
     grown = Signatures(cells, homes, signs)
     effort = measured.effort(recall, k)
     if effort is None:  # left to exact search
@@ -187,7 +187,7 @@ def test_rows_that_a_task_holds(made: tuple[Floats, list[int]], k: int, own: boo
     segments = Rows(in_pieces(vectors, sizes)).segments
     ids = np.concatenate([segment.ids for segment in segments])
     without = ids[:5] if own else None
-    found, distances = Held.of(segments).nearest(vectors[:5], k, without)
+    found, distances = Partition.load(segments).nearest(vectors[:5], k, without)
     for query, some, far in zip(range(5), found, distances, strict=True):
         left = int(ids[query]) if own else None
         wanted = reference(segments, vectors[query], k, left)
@@ -199,10 +199,10 @@ def test_rows_that_a_task_holds(made: tuple[Floats, list[int]], k: int, own: boo
     cells = Cells.fit(rotation, rotation(vectors), 1500)
     for segment in segments:
         segment.derived = lambda _kind, _of, make, segment=segment: make(segment)  # type: ignore
-    everything = HeldCells(segments, cells, Region(0, len(cells), 0, 1), k + own)
+    everything = RegionPartition(segments, cells, Region(0, len(cells), 0, 1), k + own)
     number = np.repeat(np.arange(5), len(cells))
     looks = number, np.tile(np.arange(len(cells)), 5)
-    by_cells = everything.nearest_in(vectors[:5], k, without, looks, len(vectors))
+    by_cells = everything.nearest_in_cells(vectors[:5], k, without, looks, len(vectors))
     assert np.array_equal(np.isfinite(by_cells[1]), np.isfinite(distances))
     there = np.isfinite(distances)
     assert np.allclose(by_cells[1][there], distances[there], atol=2e-3 * scale)

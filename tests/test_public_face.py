@@ -20,15 +20,21 @@ from lookalike import (
     SearchResult,
     create,
     embedding,
+    evaluate,
     groupings,
     hits,
 )
 from lookalike import index as index_module
 from lookalike.groupings import applying
+from lookalike.groups import stars
+from lookalike.hashing import parameters
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.neighbors import export
 
-DOCUMENTED = [embedding, create, index_module, hits, groupings, applying, export]
+DOCUMENTED = [
+    *(embedding, create, index_module, hits, groupings, applying, export),
+    *(evaluate, stars, parameters),
+]
 
 
 @pytest.fixture(scope="module")

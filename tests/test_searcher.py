@@ -15,8 +15,8 @@ from lookalike.defaults import RECALL
 from lookalike.embedding import normalize
 from lookalike.hashing.cells import Cells
 from lookalike.hashing.signatures import Effort
-from lookalike.measuring import DAMAGED, Older, Part, least
-from lookalike.searcher import RECALLS, Measured, Searcher
+from lookalike.measuring import PROFILE_ERRORS, OutdatedProfile, Part, lowest_recall
+from lookalike.searcher import RECALLS, RecallProfile, Searcher
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.commits import compact
 from segments import Floats, collection_of, grown, unit
@@ -82,8 +82,8 @@ def test_what_is_made_is_made_once(stored: EmbeddingTable, monkeypatch: pytest.M
     monkeypatch.setattr(Searcher, "_measure", None)
     again = Searcher(EmbeddingTable.open(stored.path))
     again.get_ready()
-    assert again.measured == first.measured
-    assert again.known_recall() == first.measured.recall[RECALLS.index(0.98)]
+    assert again.profile == first.profile
+    assert again.known_recall() == first.profile.recall[RECALLS.index(0.98)]
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
 
 
@@ -129,19 +129,19 @@ def test_figures_that_are_none_are_damaged(tmp_path: Path, now: str, said: str) 
     file = tmp_path / "0.json"
     shares = (0.96875,) * len(RECALLS)
     efforts = (Effort(7, 30, 0.5, 0.25), *[None] * (len(RECALLS) - 1))
-    whole = Measured("x", 100, efforts, shares, 0.75, ROWS, ROWS, (Part(9, 300, 291, shares),))
+    whole = RecallProfile("x", 100, efforts, shares, 0.75, ROWS, ROWS, (Part(9, 300, 291, shares),))
     whole.save(file)
-    assert Measured.load(file) == whole
+    assert RecallProfile.load(file) == whole
     text = file.read_text()
     assert now in text
     file.write_text(text.replace(now, said))
-    with pytest.raises(DAMAGED):
-        Measured.load(file)
+    with pytest.raises(PROFILE_ERRORS):
+        RecallProfile.load(file)
 
 
 def test_measured_figures_hold_together(stored: EmbeddingTable) -> None:
-    measured = Searcher(stored).measured
-    assert measured.queries == searcher.QUERIES // 2
+    measured = Searcher(stored).profile
+    assert measured.queries == searcher.SAMPLE_QUERIES // 2
     assert measured.cells == Cells.load(stored.signature_folder / "cells.npz").fingerprint
     efforts = [effort for effort in measured.efforts if effort is not None]
     assert [effort.cells for effort in efforts] == sorted(effort.cells for effort in efforts)
@@ -150,7 +150,7 @@ def test_measured_figures_hold_together(stored: EmbeddingTable) -> None:
         if effort is not None:
             assert reached is not None and reached >= recall - 0.02
     assert measured.effort(0.97, 10) == measured.effort(0.98, 3) == measured.efforts[2]
-    assert measured.effort(0.9, 100) == efforts[0].times(10)
+    assert measured.effort(0.9, 100) == efforts[0].scaled(10)
     stored_figures = json.loads((stored.signature_folder / "0.json").read_text())
     assert stored_figures["efforts"][0] == asdict(efforts[0])
 
@@ -158,7 +158,7 @@ def test_measured_figures_hold_together(stored: EmbeddingTable) -> None:
 def test_a_recall_beyond_the_signatures_is_exact(stored: EmbeddingTable, vectors: Floats) -> None:
     ready = Searcher(stored)
     efforts = (Effort(5, 50), Effort(9, 60), *[None] * 4)
-    ready.measured = Measured(
+    ready.profile = RecallProfile(
         ready.cells.fingerprint, 100, efforts, (0.9, 0.95, *[None] * 4), 2.0, ROWS, ROWS
     )
     assert ready.nearest(vectors[0], 10, recall=0.95)[1:] == ("approximate", 60)
@@ -293,24 +293,24 @@ def test_small_additions_are_a_part_together(
     few = grown(searched, added[:100], [1] * 5 + [95])
     first = Searcher(few)
     first.get_ready()
-    assert first.measured == Searcher(searched).measured, "too few to be measured"
+    assert first.profile == Searcher(searched).profile, "too few to be measured"
     many = grown(few, added[100:], [50] * 4)
     second = Searcher(many)
     assert recall_of(second, ROWS, added[::6], step=6) >= 0.97
-    (part,) = second.measured.parts
+    (part,) = second.profile.parts
     assert part == Part(ROWS, ROWS + 300, 300, part.recall)
-    assert second.measured.recall == least(second.measured.recall, [part])
+    assert second.profile.recall == lowest_recall(second.profile.recall, [part])
     merged = compact(many, 2)
     assert len(merged.files()) < len(many.files())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Searcher, "_measure", None)
         again = Searcher(merged)
         again.get_ready()
-        assert again.measured == second.measured, "the same rows are not measured again"
+        assert again.profile == second.profile, "the same rows are not measured again"
     gone = [file for file, first, *_ in merged.id_ranges() if first >= ROWS]
     fewer = Searcher(merged.commit("remove", removed=gone, rows_removed=300))
     assert recall_of(fewer, 0, wide_vectors[:60]) >= 0.97
-    assert fewer.measured.parts == ()
+    assert fewer.profile.parts == ()
 
 
 def with_skipped(vectors: Floats, skipped: int, first: int = 0) -> Floats:
@@ -321,7 +321,7 @@ def with_skipped(vectors: Floats, skipped: int, first: int = 0) -> Floats:
     return rows
 
 
-def measured_once(collection: EmbeddingTable) -> Measured:
+def measured_once(collection: EmbeddingTable) -> RecallProfile:
     """Measure what is to be measured, and see that the next process takes what was."""
     ready = Searcher(EmbeddingTable.open(collection.path))
     ready.get_ready()
@@ -329,9 +329,9 @@ def measured_once(collection: EmbeddingTable) -> Measured:
         patch.setattr(Searcher, "_measure", None)
         again = Searcher(EmbeddingTable.open(collection.path))
         again.get_ready()
-        assert again.measured == ready.measured
-        assert again.known_recall() == ready.measured.recall[RECALLS.index(RECALL)]
-    return ready.measured
+        assert again.profile == ready.profile
+        assert again.known_recall() == ready.profile.recall[RECALLS.index(RECALL)]
+    return ready.profile
 
 
 def test_skipped_inputs_are_measured_once(
@@ -370,15 +370,15 @@ def test_cells_are_fitted_again_when_the_others_are_gone(
     searched: EmbeddingTable, wide_vectors: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part was too small a share of all to fit cells for it, and is not any more."""
-    monkeypatch.setattr(searcher, "_UNLIKE", 0.0485)
+    monkeypatch.setattr(searcher, "_MAX_UNLIKE_SHARE", 0.0485)
     before = grown(searched, near_copies(wide_vectors[0], 300))
     first = Searcher(before)
     first.get_ready()
-    (part,) = first.measured.parts
+    (part,) = first.profile.parts
     fingerprint = first.cells.fingerprint
     # Less than a part, though the log counts those that were skipped too.
     few = grown(before, with_skipped(wide_vectors[:200], 100))
-    monkeypatch.setattr(searcher, "_UNLIKE", 1 / 128)
+    monkeypatch.setattr(searcher, "_MAX_UNLIKE_SHARE", 1 / 128)
     measured = measured_once(few)
     assert measured.cells != fingerprint
     assert measured.parts[0].range == part.range
@@ -401,8 +401,8 @@ def test_what_an_older_program_measured_is_measured_again(searched: EmbeddingTab
     efforts = [{name: one[name] for name in ("cells", "candidates")} for one in now["efforts"]]
     older = {name: now[name] for name in ("cells", "queries", "recall", "reach")}
     file.write_text(json.dumps(older | {"efforts": efforts, "segments": {"0" * 12: ROWS}}))
-    with pytest.raises(Older):
-        Measured.load(file)
+    with pytest.raises(OutdatedProfile):
+        RecallProfile.load(file)
     ready = Searcher(searched)
     assert ready.known_recall() is None
     ready.get_ready()

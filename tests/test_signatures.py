@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from lookalike import LookalikeError
-from lookalike.hashing.cells import CELL_ROWS, Cells, Rotation
+from lookalike.hashing.cells import MEAN_CELL_ROWS, Cells, Rotation
 from lookalike.hashing.signatures import Effort, Signatures
 from lookalike.search import Neighbor, Rows, approximate, exact, exact_many, within
 from segments import Floats, in_pieces, reference, unit
@@ -44,8 +44,8 @@ def cells(vectors: Floats, rotation: Rotation) -> Cells:
 
 
 def signatures_of(cells: Cells, parts: Sequence[Floats]) -> Signatures:
-    homes = [cells.home(part) for part in parts]
-    codes = [cells.sign(part, home) for part, home in zip(parts, homes, strict=True)]
+    homes = [cells.assign(part) for part in parts]
+    codes = [cells.encode(part, home) for part, home in zip(parts, homes, strict=True)]
     return Signatures(cells, homes, codes)
 
 
@@ -103,14 +103,14 @@ def test_a_crowd_gets_more_cells(rotation: Rotation) -> None:
     rotated = rotation(vectors)
     cells = Cells.fit(rotation, rotated, len(vectors))
     held = np.bincount(cells.nearest(rotated, 1)[:, 0], minlength=len(cells))
-    assert len(cells) == pytest.approx(18_000 / CELL_ROWS, rel=0.1)
-    assert held.sum() == 18_000 and held.max() < 8 * CELL_ROWS
+    assert len(cells) == pytest.approx(18_000 / MEAN_CELL_ROWS, rel=0.1)
+    assert held.sum() == 18_000 and held.max() < 8 * MEAN_CELL_ROWS
 
 
 def test_home_is_the_nearest_cell(vectors: Floats, cells: Cells) -> None:
     rotated = cells.rotation(vectors[:50])
     distances = np.linalg.norm(rotated[:, None] - cells.centres[None], axis=2)
-    assert np.array_equal(cells.home(vectors[:50]), distances.argmin(axis=1))
+    assert np.array_equal(cells.assign(vectors[:50]), distances.argmin(axis=1))
     nearest = cells.nearest(rotated, 5)
     assert np.array_equal(nearest, distances.argsort(axis=1)[:, :5])
     assert cells.nearest(rotated, 10_000).shape == (50, len(cells))
@@ -131,10 +131,10 @@ def test_samples_with_hardly_a_direction(sample: npt.NDArray[np.float64]) -> Non
 
 
 def test_a_signature_is_small_and_stays(vectors: Floats, cells: Cells) -> None:
-    homes = cells.home(vectors)
-    codes = cells.sign(vectors, homes)
+    homes = cells.assign(vectors)
+    codes = cells.encode(vectors, homes)
     assert (codes.shape, codes.dtype.name) == ((6000, 64 // 8 + 8), "uint8")
-    again = cells.sign(vectors[100:110], homes[100:110])
+    again = cells.encode(vectors[100:110], homes[100:110])
     assert np.array_equal(codes[100:110, :8], again[:, :8]), "signs, whatever is signed beside"
     numbers, others = (one[:, 8:].copy().view(np.float32) for one in (codes[100:110], again))
     assert np.allclose(numbers, others, rtol=1e-4)
@@ -154,7 +154,7 @@ def test_estimates_are_near_to_distances(vectors: Floats, cells: Cells) -> None:
 
 def test_only_near_cells_are_looked_into(vectors: Floats, cells: Cells) -> None:
     signatures = signatures_of(cells, [vectors])
-    homes = cells.home(vectors)
+    homes = cells.assign(vectors)
     near = cells.nearest(cells.rotation(vectors[:20]), 3)
     for some, looked_into in zip(signatures.nearest(vectors[:20], 6000, 3)[1], near, strict=True):
         found = some[some >= 0]
@@ -164,12 +164,12 @@ def test_only_near_cells_are_looked_into(vectors: Floats, cells: Cells) -> None:
 def test_places_count_the_cells_nearest_first(vectors: Floats, cells: Cells) -> None:
     signatures = signatures_of(cells, [vectors])
     for query in vectors[:5]:
-        _, (found,), (near,) = signatures.look(query[None], 6000, 7)
+        _, (found,), (near,) = signatures.nearest_with_cells(query[None], 6000, 7)
         rows = found[found >= 0]
-        places = signatures.places(rows, near)
-        assert np.array_equal(near[places - 1], signatures.homes[rows])
+        places = signatures.cell_ranks(rows, near)
+        assert np.array_equal(near[places - 1], signatures.assignments[rows])
         assert set(places.tolist()) == set(range(1, 8))
-        assert signatures.places(rows[:0], near).shape == (0,)
+        assert signatures.cell_ranks(rows[:0], near).shape == (0,)
 
 
 @pytest.mark.parametrize("cut", [[6000], [1, 31, 32, 33, 0, 5903], [2000] * 3], ids=str)

@@ -18,7 +18,7 @@ from lookalike.images import (
     decode_path,
     encode_path,
     locate,
-    nothing_found,
+    no_images_error,
     read,
     walk,
 )
@@ -188,7 +188,7 @@ def test_nothing_found(tmp_path: Path, name: str) -> None:
     source = locate(tmp_path / name)
     assert list(walk(source)) == []
     with pytest.raises(LookalikeError, match=r"no images in .*\.jpg") as caught:
-        raise nothing_found(source)
+        raise no_images_error(source)
     assert str(caught.value).isprintable()
 
 

@@ -22,13 +22,13 @@ from lookalike.build import Options, build_collection
 from lookalike.cli import app
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.export import build_table
-from lookalike.images.listing import list_those, listed
+from lookalike.images.listing import read_listing, write_inputs
 from lookalike.images.location import locate
-from lookalike.images.scan import Found
+from lookalike.images.scan import ScannedFile
 from lookalike.images.source import Source
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.images.table_frame import read_only, table_frames
-from lookalike.images.tables import ROWS, local_shards, look_into, read_parts
+from lookalike.images.tables import ROWS, inspect_files, local_shards, read_parts
 from lookalike.spark import last_words, session
 from small import small_network
 
@@ -40,9 +40,9 @@ WHOLE = pa.table({"image": pa.array(PHOTOS, pa.binary())})
 def rows_of(source: Source, folder: Path, *, content: bool = True) -> dict[str, dict[str, Any]]:
     """Read a table as Spark's tasks do, and each cell once more as a query does."""
     listing = folder / "listing.parquet"
-    list_those(local_shards(source), listing)
-    shards = [row for batch in listed(listing) for row in batch.to_pylist()]
-    parts = [row for batch in look_into(source, shards) for row in batch.to_pylist()]
+    write_inputs(local_shards(source), listing)
+    shards = [row for batch in read_listing(listing) for row in batch.to_pylist()]
+    parts = [row for batch in inspect_files(source, shards) for row in batch.to_pylist()]
     batches = list(read_parts(source, parts, content=content))
     rows = pa.Table.from_batches(batches, ROWS).to_pylist()
     found = {row["path"]: row for row in rows}
@@ -235,7 +235,7 @@ def test_a_row_group_of_many_rows(tmp_path: Path) -> None:
     write(tmp_path / "t/x.parquet", pa.array(cells))
     source = locate(tmp_path / "t")
     shards = [{"path": "x.parquet", "size": None, "modified": None, "reason": None}]
-    (looked,) = look_into(source, shards)
+    (looked,) = inspect_files(source, shards)
     batches = list(read_parts(source, looked.to_pylist(), content=True))
     assert [cell.as_py() for batch in batches for cell in batch["content"]] == cells
     assert max(batch.num_rows for batch in batches) <= 64
@@ -570,8 +570,8 @@ def test_only_files_with_wanted_rows_are_read(tmp_path: Path) -> None:
         write(tmp_path / f"t/{name}.parquet")
     (tmp_path / "t/d.parquet").write_text("no table")
     frame, _ = table_frames(session(), locate(tmp_path / "t"), tmp_path)
-    found = (Found(path) for path in ("b.parquet#3", "d.parquet"))
-    list_those(found, tmp_path / "wanted.parquet")
+    found = (ScannedFile(path) for path in ("b.parquet#3", "d.parquet"))
+    write_inputs(found, tmp_path / "wanted.parquet")
     read_only(tmp_path / "wanted.parquet", tmp_path)
     rows = frame.collect()
     assert {row["path"].split("#")[0] for row in rows} == {"b.parquet", "d.parquet"}

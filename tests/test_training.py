@@ -34,10 +34,10 @@ from lookalike.images.synthetic import DrawnCollection
 from lookalike.models.networks import FromPixels, backbone
 from lookalike.training import HeldOut, Trained, fine_tune, job, loop, workspace
 from lookalike.training import photos as training_photos
-from lookalike.training.held_out import embed, hold_out, measure, retrieval, sampled
+from lookalike.training.held_out import embed, hold_out, measure, retrieval, sample_measured
 from lookalike.training.loop import Plan, features, train
 from lookalike.training.objective import LossWeights, Objective, Proxies, relations
-from lookalike.training.photos import SIDE, UNLABELLED, Photos, Pixels, gather
+from lookalike.training.photos import SIDE, UNLABELLED, Photos, Pixels, decode_photos
 from lookalike.training.views import Variety, Views, draw, recoloured, turns
 from lookalike.weights import DEFAULT
 
@@ -58,7 +58,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def photos(few: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    return gather([few], tmp_path_factory.mktemp("gathered") / "photos")
+    return decode_photos([few], tmp_path_factory.mktemp("gathered") / "photos")
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,7 @@ def test_an_objective_leaves_the_numbers_of_its_caller_alone() -> None:
 
 
 def test_views_that_follow_each_other_are_looked_at_together() -> None:
-    which, colours = loop._drawn(3, 13, Plan([(8, 8)], batch=8, together=2))
+    which, colours = loop._draw_batch(3, 13, Plan([(8, 8)], batch=8, together=2))
     assert len(which) == len(colours) == 8
     first, second = which.view(-1, 2).T
     assert torch.equal(first + 1, second)
@@ -344,7 +344,7 @@ def test_a_stopped_run_comes_to_the_same_weights(
     whole = learned(weights, photos, tmp_path / "whole.pt", PLAN)
     began = small(weights).state_dict()
     assert not torch.equal(began["network.conv1.0.weight"], whole["network.conv1.0.weight"])
-    monkeypatch.setattr(loop, "SAVED_EVERY", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
 
     def stop(step: int) -> None:
         if step == 3:
@@ -421,7 +421,7 @@ def mixed(drawn: DrawnCollection, tmp_path: Path) -> tuple[Path, Path]:
 def test_photos_are_decoded_in_order_and_others_counted(
     mixed: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    photos = gather([mixed, (mixed[0] / "6.jpg", None)], tmp_path / "kept")
+    photos = decode_photos([mixed, (mixed[0] / "6.jpg", None)], tmp_path / "kept")
     assert list(photos.classes) == ["blue", "red"]
     assert photos.labels.tolist() == [0, 1, 0, 1, UNLABELLED]
     assert sum(photos.skipped.values()) == 2 and photos.skipped["empty file"] == 1
@@ -444,7 +444,7 @@ def test_decoded_photos_are_taken_again_unless_something_changed(
 
     def gathered() -> tuple[Photos, bool]:
         before = (kept / "pixels").stat().st_mtime_ns if kept.exists() else None
-        photos = gather([mixed], kept)
+        photos = decode_photos([mixed], kept)
         return photos, (kept / "pixels").stat().st_mtime_ns == before
 
     first, _ = gathered()
@@ -469,7 +469,7 @@ def test_decoded_photos_stay_that_cannot_be_mapped_now(
     mixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = tmp_path / "kept"
-    gather([mixed], kept)
+    decode_photos([mixed], kept)
     before = {file: file.stat().st_mtime_ns for file in kept.iterdir()}
 
     def fail(*_: object, **__: object) -> None:
@@ -478,7 +478,7 @@ def test_decoded_photos_stay_that_cannot_be_mapped_now(
     with monkeypatch.context() as patch:
         patch.setattr(np, "memmap", fail)
         with pytest.raises(LookalikeError, match=r"kept cannot be read now .*`work`"):
-            gather([mixed], kept)
+            decode_photos([mixed], kept)
     assert {file: file.stat().st_mtime_ns for file in kept.iterdir()} == before
 
 
@@ -492,27 +492,27 @@ def test_what_cannot_be_gathered_is_said(
     (mixed[0] / "2.jpg").write_text("nor this")
     mixed[1].write_text("image,Class\n1.jpg,red\n2.jpg,red\n3.jpg,blue\n")
     with pytest.raises(LookalikeError, match=r"the 1 labelled photos have one label, 'blue'"):
-        gather([mixed], tmp_path / "kept")
+        decode_photos([mixed], tmp_path / "kept")
     with pytest.raises(LookalikeError, match=r"holds something else.*`work`"):
-        gather([mixed], taken)
+        decode_photos([mixed], taken)
     assert len(os.listdir(taken)) == 2
     with pytest.raises(LookalikeError, match=r"none of these can be read .*not an image"):
-        gather([(mixed[0] / "1.jpg", None)], tmp_path / "kept")
+        decode_photos([(mixed[0] / "1.jpg", None)], tmp_path / "kept")
     with pytest.raises(LookalikeError, match=r"takes files: copy .*s3a://"):
-        gather([("s3a://bucket/photos", None)], tmp_path / "kept")
+        decode_photos([("s3a://bucket/photos", None)], tmp_path / "kept")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(LookalikeError, match=r"need 0\.0 GB .*: make room, .*`work`"):
-        gather([(mixed[0], None)], tmp_path / "kept")
+        decode_photos([(mixed[0], None)], tmp_path / "kept")
     mixed[1].write_text("image,Class\n0.jpg,red\n3.jpg,red\n4.jpg,blue\n")
     with pytest.raises(LookalikeError, match=r"3 photos need 6\.0 GB"):
-        gather([mixed], tmp_path / "kept", besides=lambda labels: labels * 3 * 10**9)
+        decode_photos([mixed], tmp_path / "kept", besides=lambda labels: labels * 3 * 10**9)
     assert sorted(os.listdir(tmp_path)) == ["labels.csv", "mixed", "taken"]
 
 
 def test_reasons_are_counted_whatever_their_sizes(tmp_path: Path) -> None:
     for side in (2, 3, 64):
         Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
-    photos = gather([(tmp_path / "*.png", None)], tmp_path / "kept")
+    photos = decode_photos([(tmp_path / "*.png", None)], tmp_path / "kept")
     assert list(photos.skipped.values()) == [2] and ":" not in "".join(photos.skipped)
 
 
@@ -547,9 +547,9 @@ def test_who_stops_decoding_waits_for_no_image(
 
 
 def test_pixels_are_copied_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_photos, "_BLOCK", 3)
+    monkeypatch.setattr(training_photos, "_BLOCK_PHOTOS", 3)
     pixels = np.arange(7 * 12, dtype=np.uint8).reshape(7, 2, 2, 3)
-    assert np.array_equal(training_photos._copied(pixels, CPU).numpy(), pixels)
+    assert np.array_equal(training_photos._copy_to_device(pixels, CPU).numpy(), pixels)
 
 
 # What is held out.
@@ -588,19 +588,19 @@ def test_of_very_many_photos_some_are_enough() -> None:
     labels = np.arange(200_000) % 100
     kept, whole = hold_out(labels, 0.5, 0)
     assert whole and len(kept) == 100_000
-    some = sampled(labels, kept, 0)
+    some = sample_measured(labels, kept, 0)
     assert len(some) == len(set(some.tolist())) == 10_000 and np.isin(some, kept).all()
     assert np.unique(labels[some], return_counts=True)[1].tolist() == [200] * 50
-    assert np.array_equal(kept[:50], sampled(labels, kept[:50], 0))
+    assert np.array_equal(kept[:50], sample_measured(labels, kept[:50], 0))
     assert len(hold_out(labels % 2, 0.5, 0)[0]) == 10_000
 
 
 def test_photos_to_measure_with_are_several_of_a_label() -> None:
     pairs = np.arange(40_000) // 2
-    some = sampled(pairs, np.arange(40_000), 0)
+    some = sample_measured(pairs, np.arange(40_000), 0)
     assert len(some) == 10_000 and (np.unique(pairs[some], return_counts=True)[1] == 2).all()
     one_is_large = np.maximum(np.arange(20_000) - 19_000, 0) // 10
-    counts = np.bincount(one_is_large[sampled(one_is_large, np.arange(20_000), 0)])
+    counts = np.bincount(one_is_large[sample_measured(one_is_large, np.arange(20_000), 0)])
     assert counts[0] == 100 and (counts[1:] == 10).all()
 
 
@@ -685,7 +685,7 @@ def test_a_stopped_command_goes_on_to_the_same_file(
         if len(saved) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "SAVED_EVERY", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(loop, "_save", stop)
     monkeypatch.setattr(job, "measure", counted)
     code, said, noted = run(*asked, "--out", part)
@@ -713,7 +713,7 @@ def test_a_command_stopped_early_leaves_nothing(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "gather", stop)
+    monkeypatch.setattr(job, "decode_photos", stop)
     before = os.listdir(tmp_path)
     code, _, noted = run(
         "train", mixed[0], "--labels", mixed[1], "--out", tmp_path / "x.safetensors"
@@ -886,7 +886,7 @@ def test_too_little_memory_or_disk_is_said(
 def test_two_runs_do_not_share_a_folder(mixed: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
     with (
-        workspace.alone(workspace.work_folder(out, None)),
+        workspace.lock_folder(workspace.work_folder(out, None)),
         pytest.raises(LookalikeError, match="another run is at work"),
     ):
         fine_tune(*mixed, out)
@@ -1022,7 +1022,7 @@ def test_what_is_wrong_with_a_script_is_said_in_a_line(
         assert "\n" not in said and not (tmp_path / "work").exists()
     with pytest.raises(LookalikeError, match="can be read"):
         judge.hues(tmp_path / "bad", Mean(grey=True))
-    with workspace.alone(tmp_path / "work"):
+    with workspace.lock_folder(tmp_path / "work"):
         assert "another run is at work" in str(run_script(recipe, monkeypatch, *made))
 
 

@@ -413,7 +413,7 @@ def test_no_hash_leads_out_of_the_small_pictures(
 def test_what_was_found_is_read_in_its_folder(tmp_path: Path) -> None:
     for table in ("/etc/passwd", "../x.parquet", "a/b.parquet", "..", ""):
         (tmp_path / "found.json").write_text(json.dumps({"table": table}))
-        with pytest.raises(LookalikeError, match="holds nothing that lookalike found"):
+        with pytest.raises(LookalikeError, match="is not a result of lookalike"):
             Found.open(tmp_path)
 
 

@@ -356,11 +356,11 @@ def test_the_same_seed_makes_the_same_tables(mixture: Vectors, table: DataFrame)
         ({"bucketLength": float("inf")}, "bucketLength is inf"),
         ({"bucketLength": 1.0, "numHashTables": 0}, "numHashTables is 0"),
         ({"bucketLength": 1.0, "numHashFunctions": 0}, "numHashFunctions is 0"),
-        ({"bucketLength": 1.0, "subspace": 65}, "65 directions of 64"),
-        ({"bucketLength": 1.0, "subspace": -1}, "-1 directions of 64"),
-        ({"bucketLength": 1.0, "inputCol": "nothing"}, "no column 'nothing'"),
-        ({"bucketLength": 1.0, "inputCol": "label"}, "holds no vectors"),
-        ({"numTables": 3}, "no parameter 'numTables'"),
+        ({"bucketLength": 1.0, "subspace": 65}, "subspace is 65: give 1 to 64"),
+        ({"bucketLength": 1.0, "subspace": -1}, "subspace is -1: give 1 to 64"),
+        ({"bucketLength": 1.0, "inputCol": "nothing"}, "unknown column 'nothing'"),
+        ({"bucketLength": 1.0, "inputCol": "label"}, "has no vectors"),
+        ({"numTables": 3}, "unknown parameter 'numTables'"),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_line(
@@ -372,11 +372,11 @@ def test_wrong_parameters_are_refused_in_one_line(
 
 
 def test_wrong_keys_are_refused(table: DataFrame, model: AmplifiedProjectionLSHModel) -> None:
-    with pytest.raises(LookalikeError, match="a key of 3 numbers, but the vectors have 64"):
+    with pytest.raises(LookalikeError, match="the key has 3 numbers, but the vectors have 64"):
         model.approxNearestNeighbors(table, [1.0, 2.0, 3.0], 5)
-    with pytest.raises(LookalikeError, match="ask for at least 1"):
+    with pytest.raises(LookalikeError, match="give at least 1"):
         model.approxNearestNeighbors(table, np.zeros(WIDTH), 0)
-    with pytest.raises(LookalikeError, match="no column 'features'"):
+    with pytest.raises(LookalikeError, match="unknown column 'features'"):
         model.transform(table.drop("features"))
     other = frame(units(10, 8, 0).astype(np.float32))
     with pytest.raises(Exception, match="but the hash tables are for 64"):

@@ -34,7 +34,7 @@ from lookalike.images import (
     decode_pixels,
     has_images,
     locate,
-    nothing_found,
+    no_images_error,
     read,
     walk,
 )
@@ -108,7 +108,7 @@ def check(photos: Path, labels: Path) -> Source:
     """Return where photos to judge by are; raise `LookalikeError` without them or their labels."""
     source = locate(photos)
     if not has_images(source):
-        raise nothing_found(source)
+        raise no_images_error(source)
     open_labels(labels)
     return source
 

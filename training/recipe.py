@@ -22,9 +22,9 @@ from lookalike.models.networks import FromPixels, backbone, save
 from lookalike.training.held_out import embed, retrieval
 from lookalike.training.loop import Plan
 from lookalike.training.objective import LossWeights
-from lookalike.training.photos import Pixels, gather
+from lookalike.training.photos import Pixels, decode_photos
 from lookalike.training.views import Variety
-from lookalike.training.workspace import DECODED, alone, check_out
+from lookalike.training.workspace import DECODED, check_out, lock_folder
 from steps import SIDE, Recipe, Run, imagenet
 
 ABOUT = {
@@ -86,8 +86,8 @@ def main() -> None:
     device = torch.device(find_device(given.device))
     learned = FromPixels(backbone("resnet18", given.student)) if given.student else None
     others = [(given.others, None)] if given.others else []
-    with alone(given.work):
-        photos = gather([(given.photos, given.labels), *others], given.work / DECODED)
+    with lock_folder(given.work):
+        photos = decode_photos([(given.photos, given.labels), *others], given.work / DECODED)
         pixels = Pixels(photos, device)  # mapped: they stay when a run of other photos comes
     torch.backends.cudnn.benchmark = True  # each shape comes thousands of times
     torch.backends.cudnn.benchmark_limit = 4  # of what the heuristics find best
@@ -107,7 +107,7 @@ def main() -> None:
     folder = given.work / fingerprint(asked)
     out = given.out or folder / "student.safetensors"
     found: dict[str, object] = {"weights": str(out), "device": str(device)}
-    with alone(folder):
+    with lock_folder(folder):
         run = Run(recipe, known, pixels, folder, say)
         networks = {}
         if learned is None:

@@ -1,4 +1,4 @@
-"""From images to vectors: `ImageEmbedder` for a few, one function over Arrow batches for many."""
+"""Embed images: `ImageEmbedder` for a few, `embed_batches` for Arrow batches of many."""
 
 import hashlib
 import os
@@ -16,8 +16,7 @@ from PIL import Image
 
 from lookalike import images, models
 from lookalike.errors import ImageError
-from lookalike.images.decoding import DEVIATION, MEAN
-from lookalike.images.decoding import read as read_file
+from lookalike.images.decoding import DEVIATION, MEAN, read_file
 from lookalike.images.isolated import Decode
 from lookalike.models import Model
 from lookalike.weights import AUTO
@@ -29,10 +28,10 @@ ImageLike: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[Any] | to
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
 Reused: TypeAlias = tuple[Vectors, tuple[int, int]]
-"""An embedding (width,) that is at hand, and width and height of its picture."""
+"""An embedding (width,) that is known already, and width and height of its image."""
 
 Known: TypeAlias = Callable[[str], Reused | None]
-"""Takes the hash of a file's content, gives its embedding if there is one."""
+"""Maps the hash of a file's content to its embedding, None if it is not known."""
 
 ROW = pa.schema(
     {
@@ -49,61 +48,73 @@ ROW = pa.schema(
         "embedding": pa.list_(pa.float32()),
     }
 )
-"""One row an input. `status` is `ok`, with an embedding, or `skipped`, with a reason.
+"""One row for each input. `status` is `ok`, with an embedding, or `skipped`, with a reason.
 
-`size` of the file in bytes and `modified` in nanoseconds since 1970 are null where nobody knows.
+`size` of the file in bytes and `modified` in nanoseconds since 1970 may be null.
 """
 
 
-NO_DIRECTION = "the network gives numbers for it that are not finite, or nothing but zeros"
-"""Why an image that was decoded has no vector."""
+NO_DIRECTION = "the network returns numbers that are not finite, or only zeros"
+"""The reason why a decoded image has no vector."""
 
-_USUAL = 1e15  # up to this length, and down to one over it, float32 squares vectors well
+_MAX_LENGTH = 1e15  # between this and its inverse, float32 can square vectors
 _GIVEN = ("id", "path", "label", "reason", "size", "modified")
 
 
 def content_hash(data: bytes) -> str:
-    """Return 32 hexadecimal digits that tell one content from another (BLAKE2b, 128 bits)."""
+    """Return the BLAKE2b hash of a file's content, 32 hexadecimal digits."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def normalize(vectors: npt.NDArray[Any]) -> Vectors:
-    """Scale each row of numbers (n, width) to length 1, as float32.
+    """Scale each row to length 1, also rows whose squares overflow float32.
 
-    Rows of any finite length come out right, also where their squares are beyond float32. A row
-    that has no direction becomes one of NaN: zeros, what is so near zero that its type holds no
-    more than that, or numbers that are not finite.
+    Parameters
+    ----------
+    vectors
+        (n, width), of any number type.
+
+    Returns
+    -------
+    float32 (n, width). Rows without a direction become NaN: zeros, subnormal numbers, and numbers
+    that are not finite.
+
+    Examples
+    --------
+    >>> normalize(np.array([[3, 4]])).tolist()
+    [[0.6000000238418579, 0.800000011920929]]
+
     """
     with np.errstate(all="ignore"):
         rows = np.asarray(vectors, np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         scaled: Vectors = rows / lengths
-        odd = ~((lengths > 1 / _USUAL) & (lengths < _USUAL))[:, 0]
+        odd = ~((lengths > 1 / _MAX_LENGTH) & (lengths < _MAX_LENGTH))[:, 0]
         if odd.any():
-            scaled[odd] = _normalize_any(vectors[odd])
+            scaled[odd] = _normalize_extreme(vectors[odd])
     return scaled
 
 
-def _normalize_any(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Do the same in numbers that can be squared."""
-    least = np.finfo(vectors.dtype).tiny if vectors.dtype.kind == "f" else 1
+def _normalize_extreme(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Normalise in float64, after a scaling that prevents overflow."""
+    smallest = np.finfo(vectors.dtype).tiny if vectors.dtype.kind == "f" else 1
     rows = vectors.astype(np.float64)
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
-    rows /= np.where((largest >= least) & np.isfinite(largest), largest, np.nan)
+    rows /= np.where((largest >= smallest) & np.isfinite(largest), largest, np.nan)
     unit: npt.NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return unit
 
 
 def unit_rows(vectors: npt.NDArray[Any]) -> Vectors:
-    """Do as `normalize`, but leave rows whose length is 1 as they are, to the last bit."""
+    """Normalise rows, but keep rows of length 1 bit for bit; float32 (n, width)."""
     with np.errstate(over="ignore"):
-        given = vectors.astype(np.float32)
-        are_unit = np.abs(np.linalg.norm(given, axis=1, keepdims=True) - 1) < 1e-6
-    return np.where(are_unit, given, normalize(vectors))
+        rows = vectors.astype(np.float32)
+        are_unit = np.abs(np.linalg.norm(rows, axis=1, keepdims=True) - 1) < 1e-6
+    return np.where(are_unit, rows, normalize(vectors))
 
 
 def have_direction(vectors: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Say of each row of a float array (n, width) whether its numbers are finite, not all zero."""
+    """Tell for each row of floats (n, width) whether it is finite and not all zeros."""
     usable: npt.NDArray[np.bool_] = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
     return usable
 
@@ -216,20 +227,37 @@ class ImageEmbedder:
 
 
 def to_pixels(image: ImageLike, truncated: bool = False) -> npt.NDArray[np.uint8]:
-    """Bring any kind of image to uint8 of shape (224, 224, 3); `ImageError` if that fails.
+    """Convert any kind of image to pixels.
 
-    `truncated` takes what there is of a file that was cut short.
+    Parameters
+    ----------
+    image
+        An image as `ImageEmbedder` takes it.
+    truncated
+        Decode the readable part of a file that was cut short.
+
+    Returns
+    -------
+    uint8 (224, 224, 3).
+
+    Raises
+    ------
+    ImageError
+        If the image cannot be read.
+    TypeError
+        If it is no image.
+
     """
     if isinstance(image, str | os.PathLike):
         image = read_file(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return images.decode_pixels(bytes(image), truncated)[0]
     if isinstance(image, Image.Image):
-        return images.pixels(images.upright(image))
-    if hasattr(image, "detach"):  # a torch tensor, told without importing torch
+        return images.resize(images.to_upright_rgb(image))
+    if hasattr(image, "detach"):  # a torch tensor, recognised without importing torch
         return _tensor_pixels(image.detach().cpu().numpy())
     if isinstance(image, np.ndarray):
-        return images.pixels(images.upright(Image.fromarray(_as_bytes(image))))
+        return images.resize(images.to_upright_rgb(Image.fromarray(_as_bytes(image))))
     raise TypeError(f"not an image: {type(image).__name__}")
 
 
@@ -254,13 +282,13 @@ def _tensor_pixels(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         raise ImageError(f"a tensor of shape {tensor.shape}, not (3, height, width)")
     channels_last = tensor.transpose(1, 2, 0)
     if tensor.dtype == np.uint8:
-        return images.pixels(images.upright(Image.fromarray(_as_bytes(channels_last))))
+        return images.resize(images.to_upright_rgb(Image.fromarray(_as_bytes(channels_last))))
     if tensor.shape != (3, images.SIDE, images.SIDE):
         raise ImageError(
             f"a float tensor of shape {tensor.shape}: lookalike.images.transform() gives "
             f"(3, {images.SIDE}, {images.SIDE}); give other pictures as uint8"
         )
-    # The transform began with whole numbers: undone and rounded, they are exactly those again.
+    # The transform started from integers: undoing it and rounding restores them exactly.
     values = (channels_last * np.array(DEVIATION) + np.array(MEAN)) * 255
     whole = np.rint(values)
     if not (np.abs(values - whole).max() < 0.01 and whole.min() >= 0 and whole.max() <= 255):
@@ -281,38 +309,61 @@ def embed_batches(
     isolated: bool = False,
     expendable: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """Embed batches of `images.listing.IMAGE`; give batches of `ROW`.
+    """Embed Arrow batches, in a Spark task (`mapInArrow`) or a plain loop.
 
-    What Spark's `mapInArrow` runs in every task, and a plain loop too. An input that cannot be
-    read becomes a row with the status `skipped`. `threads` decode and embed side by side, so that
-    one's decoding overlaps another's network; the order stays. Beside the batch that was given,
-    memory holds one image as it is decoded for each thread and some dozens at 224 x 224. Each
-    thread takes `batch` rows at a time, by default what the network likes best. They are up to
-    `ahead` such batches ahead of what is given; by default two a thread.
+    Threads decode and embed side by side, so that decoding overlaps with the network. The order of
+    rows stays. Memory holds the current input batch, one decoded image for each thread, and some
+    dozens of images at 224 x 224.
 
-    `isolated` gives each thread a process in which it decodes, so that an image on which a decoder
-    crashes, or takes over `images.isolated.MAX_SECONDS`, is skipped; they end with the generator.
-    Else it is this process that ends or hangs; if it is `expendable` and has one thread, it ends
-    by SIGALRM when it would hang. What is `known` is not decoded.
+    Parameters
+    ----------
+    batches
+        Batches with the columns of `images.listing.IMAGE`.
+    source
+        Where images are read from if a batch lacks their content.
+    model
+        The network.
+    threads
+        Threads that decode and embed.
+    device
+        "cpu" or "cuda".
+    batch
+        Rows that a thread takes at a time, by default the network's fastest batch size.
+    ahead
+        Batches computed ahead of the result, by default two for each thread.
+    known
+        Returns embeddings that are known already: these images are not decoded.
+    isolated
+        Decode in a separate process for each thread, which may crash, or take over
+        `images.isolated.MAX_SECONDS`, without harm to other images.
+    expendable
+        This process may be killed: SIGALRM ends it if a decode hangs. Needs one thread.
+
+    Yields
+    ------
+    Batches with the columns of `ROW`. Images that cannot be read have the status `skipped`.
+
     """
     run = models.engine(model, threads, streams=threads, device=device)
     ahead = 2 * threads if ahead is None else ahead
     rows = batch or run.batch
     groups = (
-        given.slice(start, rows) for given in batches for start in range(0, given.num_rows, rows)
+        group.slice(start, rows) for group in batches for start in range(0, group.num_rows, rows)
     )
     if threads == 1:
-        with images.decoder(isolated, expendable, source.truncated) as decode:
+        with images.open_decoder(isolated, expendable, source.truncated) as decoder:
+            decode = decoder.decode_pixels
             yield from (_embed_rows(group, source, run, decode, known) for group in groups)
         return
     pending: deque[Future[pa.RecordBatch]] = deque()
-    # Threads that silence warnings one beside the other leave them as any of them found them.
-    # The decoder ends before the pool does: a thread that waits for an image waits no longer.
+    # Warnings are silenced here: threads that do so side by side restore each other's state.
+    # The decoder ends before the pool, which ends the waiting of its threads.
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor(threads) as pool,
-        images.decoder(isolated, truncated=source.truncated) as decode,
+        images.open_decoder(isolated, truncated=source.truncated) as decoder,
     ):
+        decode = decoder.decode_pixels
         warnings.simplefilter("ignore")
         try:
             for group in groups:
@@ -367,7 +418,7 @@ def _embed_rows(
 
 
 def _list_array(vectors: dict[int, Vectors], rows: int) -> pa.ListArray:
-    """Pack vectors (width,) of some rows into a list array of all, null for the others."""
+    """Pack the vectors (width,) of some rows into a list array of all rows, null for the others."""
     present = np.zeros(rows, bool)
     present[list(vectors)] = True
     ordered = [vectors[at] for at in np.flatnonzero(present).tolist()]

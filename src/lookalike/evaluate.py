@@ -1,4 +1,4 @@
-"""How good an index is: retrieval by label; recall and speed of each engine beside exact search."""
+"""Evaluate an index: retrieval by label, and the recall and speed of each engine."""
 
 import time
 from collections.abc import Mapping
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from lookalike.hashing import Hasher
 
 Drawn: TypeAlias = tuple[int, str | None, Vectors]
-"""A row that asks: its id, its label, and its embedding, float32 (width,)."""
+"""A drawn query: its id, label and vector, float32 (width,)."""
 
-_BLOCK = 256  # queries at a time
-_PLACES = 1000  # looked at for mAP@R
+_BLOCK = 256  # queries per matrix product
+_PLACES = 1000  # largest R of mAP@R
 
 
 def draw_queries(rows: Rows, count: int, seed: int = 0) -> list[Drawn]:
-    """Draw rows at random, each once."""
+    """Draw `count` rows at random, without repetition.
+
+    Raises `LookalikeError` for fewer than 2 rows.
+    """
     return _at(rows, search.draw(len(rows), count, seed))
 
 
@@ -42,12 +45,24 @@ def _at(rows: Rows, places: Numbers) -> list[Drawn]:
 
 
 def by_label(rows: Rows, count: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Return R@1, P@5 and mAP@R of exact search, over drawn images that have a label.
+    """Measure R@1, P@5 and mAP@R of exact search with drawn images that have a label.
 
-    R@1 is how often the nearest of all others has the label of the query, P@5 the share of the five
-    nearest that have. mAP@R looks at as many neighbours as there are others with that label, at
-    most 1,000: the mean, over all places, of the precision up to each place that is right (Musgrave
-    et al., "A metric learning reality check", 2020). Empty where there are no labels.
+    R@1 is the share of queries whose nearest neighbour has the same label; P@5 is the share of the
+    five nearest with the same label. mAP@R is the mean precision up to each correct neighbour among
+    the R nearest (Musgrave et al., "A metric learning reality check", 2020); R is the number of
+    other images with that label, 1,000 at most.
+
+    Parameters
+    ----------
+    rows : Rows
+    count : int
+        Number of queries.
+    seed : int
+
+    Returns
+    -------
+    dict
+        `labelled_queries`, `R@1`, `P@5`, `mAP@R`; empty where no image has a label.
     """
     labelled = np.flatnonzero(rows.labels.is_valid())
     drawn = _at(rows, labelled[search.draw(len(labelled), count, seed)])
@@ -79,9 +94,10 @@ def by_label(rows: Rows, count: int = 2000, seed: int = 0) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What an engine answered to drawn queries, one at a time.
+    """The answers of one engine to drawn queries.
 
-    The ids that each got, the mean share of all rows that it was compared with, milliseconds.
+    `ids` are the neighbours of each query, `compared` is the mean share of all rows that a query
+    was compared with, `times` are milliseconds per query.
     """
 
     ids: list[set[int]]
@@ -92,12 +108,23 @@ class Answers:
 def by_signatures(
     searcher: Searcher, k: int = 5, count: int = 50, seed: int = 0
 ) -> dict[str, dict[str, Any] | list[dict[str, Any]]]:
-    """Return recall@k of search by signatures against exact search, and what both cost.
+    """Measure recall@k and cost of approximate search against exact search.
 
-    `approximate` is search with the default recall. `curve` has a point for each of `RECALLS`, by
-    signatures even where `auto` would search exactly, and exact search last.
-    `compared` is the mean share of all rows whose vectors were compared with the query; times are
-    in milliseconds, of one query at a time, and `queries_per_s` is by their median.
+    Parameters
+    ----------
+    searcher : Searcher
+    k : int
+    count : int
+        Number of queries.
+    seed : int
+
+    Returns
+    -------
+    dict
+        `approximate` has the figures at the default target recall. `curve` has a point for each of
+        `RECALLS`, always by signatures, and exact search last. In a point, `compared` is the mean
+        share of all rows whose vectors were compared with a query; `ms` are milliseconds per query,
+        one at a time; `queries_per_s` follows from their median.
     """
     drawn = draw_queries(searcher.rows, count, seed)
     searcher.get_ready()
@@ -128,7 +155,7 @@ def _answers(
     recall: float,
 ) -> Answers:
     ids, shares, times = [], [], []
-    for number, _, vector in [drawn[0], *drawn]:  # the first one warms up
+    for number, _, vector in [drawn[0], *drawn]:  # the first warms up
         started = time.perf_counter()
         found, _, compared = searcher.nearest(
             vector, k, engine=engine, recall=recall, without=number
@@ -150,7 +177,7 @@ def _point(engine: str, asked: float, found: Answers, true: Answers) -> dict[str
 
 
 def _recall(found: list[set[int]], true: list[set[int]]) -> dict[str, Any]:
-    if found is true:  # exact search, which misses nothing by what it does
+    if found is true:  # exact search
         return {"recall": 1.0, "recall_95": [1.0, 1.0]}
     shares = np.array(
         [len(some & all_) / len(all_) for some, all_ in zip(found, true, strict=True)]
@@ -162,7 +189,7 @@ def _recall(found: list[set[int]], true: list[set[int]]) -> dict[str, Any]:
 
 
 def _speed(times: list[float]) -> dict[str, Any]:
-    """Return percentiles of times in milliseconds, and queries a second by their median."""
+    """Return percentiles of times in milliseconds, and queries per second from their median."""
     return {
         "ms": {f"p{p}": round(float(np.percentile(times, p)), 3) for p in (50, 99)},
         "queries_per_s": round(1000 / float(np.median(times)), 2),
@@ -177,18 +204,32 @@ def by_hashing(
     count: int = 50,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return recall@k of `approxNearestNeighbors` against exact search, and what it cost.
+    """Measure recall@k and cost of Spark ML's `approxNearestNeighbors` against exact search.
 
-    `candidates` is the mean share of all rows that shared a bucket with the query, and so were
-    compared with it; `fewer_than_k` counts queries that got fewer neighbours than asked for. Times
-    as in `by_signatures`.
+    Parameters
+    ----------
+    rows : Rows
+    vectors : DataFrame
+        The same rows, with the vector column of the hasher.
+    hasher : Hasher
+    k : int
+    count : int
+        Number of queries.
+    seed : int
+
+    Returns
+    -------
+    dict
+        `candidates` is the mean share of all rows that share a bucket with a query, and so are
+        compared with it. `fewer_than_k` counts queries with fewer than k neighbours. Times as in
+        `by_signatures`.
     """
     shares: list[float] = []
     times: list[float] = []
     true: list[set[int]] = []
     found: list[set[int]] = []
     drawn = draw_queries(rows, count, seed)
-    with progress_line("asking Spark") as move:
+    with progress_line("searching with Spark") as move:
         for done, (number, _, vector) in enumerate(drawn):
             move(done, len(drawn))
             true.append({n.id for n in search.exact(rows, vector, k, without=number)})
@@ -209,14 +250,14 @@ def by_hashing(
 
 
 def points(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the points of the curve, and Spark's hashing as one more where it was measured."""
+    """Return the points of the curve, with `spark-lsh` last where it was measured."""
     hashed = figures.get("spark-lsh")
     more = [{"engine": "spark-lsh", "compared": hashed["candidates"], **hashed}] if hashed else []
     return [*figures["curve"], *more]
 
 
 def series(figures: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """Return (queries a second, recall) of each point, by engine, for a plot."""
+    """Return (queries per second, recall) of each point, by engine, for a plot."""
     found: dict[str, list[tuple[float, float]]] = {}
     for point in points(figures):
         one = (point["queries_per_s"], point["recall"])
@@ -225,15 +266,20 @@ def series(figures: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
 
 
 def interval(shares: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the mean of shares between 0 and 1, (n,).
+    """Return the 95 % confidence interval of the mean of shares, float64 (n,), each from 0 to 1.
 
-    Wilson's score interval (1927), which does not shrink to nothing where all is found. How many
-    trials the shares are worth comes from their spread, for neighbours of one query are found or
-    missed together: that of these and of one more query that found half, but ten a query at most.
+    Wilson's score interval (1927), which keeps a width even where all shares are 1. Neighbours of
+    one query are found or missed together, so the number of independent trials comes from the
+    spread of the shares and of one more query with a share of one half; 10 per query at most.
+
+    Examples
+    --------
+    >>> [round(float(bound), 3) for bound in interval(np.ones(100))]
+    [0.981, 1.0]
     """
     mean = float(shares.mean())
     some = np.append(shares, 0.5)
-    most = some.mean() * (1 - some.mean())  # the spread of shares that are 0 or 1
+    most = some.mean() * (1 - some.mean())  # the variance if each share were 0 or 1
     z2 = 1.96**2 / (len(shares) * most / max(some.var(), most / 10))
     middle = (mean + z2 / 2) / (1 + z2)
     half = (z2 * (mean * (1 - mean) + z2 / 4)) ** 0.5 / (1 + z2)

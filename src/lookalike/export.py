@@ -49,7 +49,7 @@ def build_table(
         raise LookalikeError(f"{skipped} is a file of something else: choose another `out`")
     if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
         raise LookalikeError(f"{out} is a folder of something else: choose another `out`")
-    with calibration.expected(options.precision == "int8"):
+    with calibration.preload(options.precision == "int8"):
         job = prepare(photos, options)
         with staging_folder(out) as staging:
             folder = staging / "data"
@@ -58,10 +58,10 @@ def build_table(
             written: list[SegmentRecord] = []
             done = embed_all(job, found.inputs, folder, lambda wave, _: written.extend(wave))
             if not written:
-                raise images.nothing_found(job.rooted, job.left_out)
+                raise images.no_images_error(job.rooted, job.ignored)
             files = [Path(row["path"]) for row in sorted(written, key=lambda row: row["first_id"])]
             if not done.images:
-                raise nothing_readable(files, job.left_out)
+                raise nothing_readable(files, job.ignored)
             fresh = staging / "out"
             if is_csv(out):
                 _write_csv(files, fresh, done.model.width, no_formulas)
@@ -70,7 +70,7 @@ def build_table(
             _write_skipped(files, staging / "skipped", no_formulas)
             put_in_place(fresh, out, overwrite=overwrite)
             put_in_place(staging / "skipped", skipped, overwrite=overwrite or of_none)
-    return Report.of(done, found.labelled, job.left_out)
+    return Report.of(done, found.labelled, job.ignored)
 
 
 def is_csv(out: Path) -> bool:

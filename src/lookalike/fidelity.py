@@ -1,4 +1,4 @@
-"""How near an index in int8 or bf16 comes to one in f32, on images of its own."""
+"""Compare the neighbours in an index of reduced precision (int8, bf16) with those in f32."""
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
@@ -17,19 +17,31 @@ from lookalike.search import Numbers, Rows, draw
 from lookalike.spark import cores
 from lookalike.storage import EmbeddingTable
 
-IMAGES = 200  # drawn: three seconds or so in f32
+SAMPLE_IMAGES = 200  # some three seconds in f32
 
 
 def against_f32(
     collection: EmbeddingTable, rows: Rows, k: int = 5, seed: int = 0
 ) -> dict[str, Any]:
-    """Return what share of its k nearest an image keeps in the stored precision, of those in f32.
+    """Measure which share of the k nearest neighbours in f32 the stored vectors keep.
 
-    Drawn images are embedded again in f32, and each asks for its neighbours among the others, in
-    f32 and with the vectors that the index holds. `overlap` is the mean share in common, with its
-    95 % interval; `images` says how many were compared, `left_out` how many of those drawn cannot
-    be read now or have changed since. Where nothing can be compared, `overlap` is None and `reason`
-    says why.
+    Drawn images are embedded again in f32; each is compared with the others of the sample, in f32
+    and with the stored vectors.
+
+    Parameters
+    ----------
+    collection : EmbeddingTable
+    rows : Rows
+        Of the collection.
+    k : int
+    seed : int
+
+    Returns
+    -------
+    dict
+        `overlap` is the mean share in common and `overlap_95` its 95 % interval; `images` is the
+        number of compared images, `left_out` of drawn ones that are unreadable or changed. Without
+        a comparison `overlap` is None and `reason` says why.
     """
     figures: dict[str, Any] = {"images": 0, "left_out": 0, "k": k}
     unknown = {"overlap": None, "overlap_95": None}
@@ -39,16 +51,16 @@ def against_f32(
     except LookalikeError as error:
         return {**figures, **unknown, "reason": str(error)}
     if full is None:
-        reason = f"{model.backbone} with the weights {model.weights} is not at hand in f32"
+        reason = f"{model.backbone} with the weights {model.weights} is not available in f32"
         return {**figures, **unknown, "reason": reason}
 
-    places = draw(len(rows), IMAGES, seed)
+    places = draw(len(rows), SAMPLE_IMAGES, seed)
     pixels = _pixels(collection.source, rows, places)
     read = np.array([one is not None for one in pixels])
     count = int(read.sum())
     figures.update(images=count, left_out=len(read) - count, k=max(min(k, count - 1), 0))
     if count < 2:
-        reason = "fewer than two of the images drawn can be read as they were"
+        reason = "fewer than two of the drawn images are readable and unchanged"
         return {**figures, **unknown, "reason": reason}
     wanted = _embed(full, np.array([one for one in pixels if one is not None]))
     shares = models.overlaps(rows.vectors(places[read]), wanted, figures["k"])
@@ -61,7 +73,7 @@ def against_f32(
 
 
 def _pixels(source: images.Source, rows: Rows, places: Numbers) -> list[Pixels | None]:
-    """Decode the images of some rows again: uint8 (224, 224, 3) each, None where one is another."""
+    """Decode the images of some rows: uint8 (224, 224, 3), None for a changed or unreadable one."""
 
     def decode(row: dict[str, Any]) -> Pixels | None:
         with contextlib.suppress(ImageError):
@@ -77,7 +89,7 @@ def _pixels(source: images.Source, rows: Rows, places: Numbers) -> list[Pixels |
 
 
 def _embed(model: Model, pixels: Pixels) -> Vectors:
-    """Embed pixels, uint8 (n, 224, 224, 3), to float32 (n, width)."""
+    """Embed pixels, uint8 (n, 224, 224, 3): float32 (n, width)."""
     run = models.engine(model)
     starts = range(0, len(pixels), run.batch)
     return normalize(np.concatenate([run(pixels[at : at + run.batch]) for at in starts]))

@@ -15,7 +15,7 @@ from lookalike.embedding import Vectors
 from lookalike.engine import Engine
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.extras import require
-from lookalike.images.decoding import read as read_file
+from lookalike.images.decoding import read_file
 from lookalike.images.source import is_inside
 from lookalike.search import Neighbor, Rows, check_seed
 
@@ -65,7 +65,7 @@ class Query:
                 )
             if isinstance(self.content, bytes):
                 return images.decode(self.content, truncated=True)
-            return images.upright(self.content)
+            return images.to_upright_rgb(self.content)
         except ImageError:
             return None
 

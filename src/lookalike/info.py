@@ -8,7 +8,7 @@ from lookalike import evaluate, fidelity, on_spark, search
 from lookalike.errors import LookalikeError
 from lookalike.extras import install, is_installed, require
 from lookalike.progress import progress_line
-from lookalike.searcher import NEIGHBORS, RECALLS, Searcher
+from lookalike.searcher import RECALL_K, RECALLS, Searcher
 from lookalike.untrusted import read_json
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def describe(searcher: Searcher) -> IndexInfo:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or damaged
         parameters = table.hash_folder / "parameters.json"
         spark_recall = float(read_json(parameters)["measured_recall"])
-    known = searcher.known()
+    known = searcher.saved_profile()
     return {
         "images": embedded,
         "skipped": skipped,
@@ -150,7 +150,7 @@ def describe(searcher: Searcher) -> IndexInfo:
         "approximate": None
         if known is None
         else {
-            "k": NEIGHBORS,
+            "k": RECALL_K,
             "queries": known.queries,
             "recall": dict(zip(map(str, RECALLS), known.recall, strict=True)),
         },

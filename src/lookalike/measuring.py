@@ -1,8 +1,8 @@
-"""What the signatures of a collection are worth: measured on drawn rows, and kept with it.
+"""Measure the search effort for each target recall, and what recall it reaches, on drawn rows.
 
-How hard each recall has to look is decided on rows drawn from all. An addition is a small part of
-that, and may be unlike the rest: closer together than estimates can tell apart, or in directions
-that the others do not have. So each part of some size is measured for itself.
+The effort is decided on rows drawn from the whole collection. An addition is a small part of them
+and may differ from the rest: rows closer together than estimates can tell apart, or along
+directions that the other rows lack. So each large enough part is measured on its own.
 """
 
 import json
@@ -24,44 +24,43 @@ from lookalike.search import Numbers, Rows
 from lookalike.untrusted import read_json
 
 RECALLS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-NEIGHBORS = 10  # that the recalls are of
-QUERIES = 200  # rows drawn: half say how hard a recall has to look, half what that is worth
-PART = 256  # rows that were added and are measured for themselves
-PART_QUERIES = 64  # of them that ask
-PARTS = 16  # at most; neighbouring ones become one
-SHORT = 0.02  # of recall less than asked for: rows of that kind are not described well
-_MOST = 0.02  # of all rows are candidates; a recall that takes more is left to exact search
-_RESERVE = 1 / 3  # of what a recall allows to miss is not missed by the half that decides
-_BY_CELLS = 1 / 2  # of what is missed lies in cells that are not looked into
-_USUAL = 0.99  # of the drawn rows have their neighbours within reach
-_CELLS = 4  # at least, and
-_TELLING = 2.5  # candidates a neighbour: of fewer all that is found stands late among them
-_MOSTLY = 0.95  # of the drawn rows find their neighbours no later than what is late
-_NEARLY = 0.9  # of the rows are those that were measured: what was found holds
-_CLOSE = 22  # rows more than wanted: matrix products are too coarse to tell near ties apart
+"""Target recalls that are measured."""
+RECALL_K = 10
+"""Recall is measured on this many nearest neighbours."""
+SAMPLE_QUERIES = 200  # half of them decide the effort, half measure its recall
+MIN_PART_ROWS = 256
+PART_QUERIES = 64
+MAX_PARTS = 16
+MAX_RECALL_LOSS = 0.02  # more below the target means that the cells do not fit the rows
+MAX_CANDIDATE_SHARE = 0.02  # of all rows; a recall that needs more uses exact search
+_MISS_RESERVE_SHARE = 1 / 3  # of the allowed misses, kept back when the effort is decided
+_CELL_MISS_SHARE = 1 / 2  # of the misses are in cells that are not scanned
+_REACH_QUANTILE = 0.99
+_MIN_CELLS = 4
+_MIN_CANDIDATES_PER_NEIGHBOR = 2.5  # among fewer, neighbours always rank late
+_LATENESS_QUANTILE = 0.95
+_MIN_UNCHANGED_SHARE = 0.9  # of the measured rows, for the measurement to hold
+_TIE_MARGIN_ROWS = 22  # matrix products do not tell near ties apart
 
-DAMAGED = (OSError, ValueError, TypeError, KeyError, OverflowError)
+PROFILE_ERRORS = (OSError, ValueError, TypeError, KeyError, OverflowError)
+"""Errors of a damaged or missing profile file."""
 
-
-class Older(ValueError):
-    """What an older program measured says too little: it is measured again when it is needed."""
-
-
-Places = npt.NDArray[np.float64]
+Ranks = npt.NDArray[np.float64]
 
 
-class Range(NamedTuple):
+class OutdatedProfile(ValueError):
+    """A profile in an older format; the recall is measured again when it is needed."""
+
+
+class IdRange(NamedTuple):
     """Ids from `first` up to, and without, `stop`."""
 
     first: int
     stop: int
 
 
-class File(NamedTuple):
-    """What the log says of a data file: its first and last id, and how many rows it has.
-
-    Inputs that were skipped are rows of it too.
-    """
+class DataFile(NamedTuple):
+    """A data file in the log: its first and last id, and its number of rows, skipped ones too."""
 
     first: int
     last: int
@@ -70,9 +69,9 @@ class File(NamedTuple):
 
 @dataclass(frozen=True, order=True)
 class Part:
-    """Rows that were added and differ from others: their ids, and how many `rows_in` says they are.
+    """Added rows that are measured on their own: a range of ids, and the estimated row count.
 
-    `recall` has for each of `RECALLS` what share of their neighbours drawn ones of them find.
+    `recall` has the measured recall for each of `RECALLS`, None for exact search.
     """
 
     first: int
@@ -81,20 +80,30 @@ class Part:
     recall: tuple[float | None, ...]
 
     @property
-    def range(self) -> Range:
-        """The ids."""
-        return Range(self.first, self.stop)
+    def range(self) -> IdRange:
+        """The ids of the part."""
+        return IdRange(self.first, self.stop)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the signatures of one version are worth, measured on drawn rows.
+class RecallProfile:
+    """The search effort for each target recall, and the recall it reaches, of one version.
 
-    `efforts` has for each of `RECALLS` how hard to look for 10 neighbours, None where only exact
-    search will do; `recall` what share of them `queries` other drawn rows found so, or the rows of
-    a part where these found fewer. `reach` is a distance within which nearly all drawn rows have 10
-    neighbours. `cells` is the fingerprint of those that were measured. Efforts are those of files
-    of `rows` rows; rows with ids from `stop` on were not looked at.
+    Attributes
+    ----------
+    cells : str
+        Fingerprint of the cells.
+    queries : int
+        Number of drawn rows that the recall was measured on.
+    efforts : tuple of Effort or None
+        Effort for 10 neighbours at each of `RECALLS`; None for exact search.
+    recall : tuple of float or None
+        Measured recall at each of `RECALLS`: of all rows, or of the worst part.
+    reach : float
+        Distance within which nearly all drawn rows have 10 neighbours.
+    rows, stop : int
+        Number of measured rows; their ids are below `stop`.
+    parts : tuple of Part
     """
 
     cells: str
@@ -107,29 +116,31 @@ class Measured:
     parts: tuple[Part, ...] = ()
 
     def effort(self, recall: float, k: int) -> Effort | None:
-        """Return how hard to look for k neighbours at a recall; None for exact search."""
-        for reached, effort in zip(RECALLS, self.efforts, strict=True):
-            if reached >= recall and effort is not None:
-                return effort.times(max(k / NEIGHBORS, 1))
+        """Return the effort for k neighbours at a target recall; None for exact search."""
+        for target, effort in zip(RECALLS, self.efforts, strict=True):
+            if target >= recall and effort is not None:
+                return effort.scaled(max(k / RECALL_K, 1))
         return None
 
     def save(self, file: Path) -> None:
-        """Write it as JSON, whole or not at all."""
+        """Write the profile as JSON, atomically."""
         with new_file(file) as part:
             part.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """Read it back. Raises one of `DAMAGED`."""
+        """Read a profile back. Raises one of `PROFILE_ERRORS`."""
         about = read_json(file)
         if "segments" in about:
-            raise Older("measured by an older program")
-        efforts = tuple(map(_effort, about["efforts"]))
-        recall = _shares(about["recall"])
+            raise OutdatedProfile("measured by an older program")
+        efforts = tuple(map(_parse_effort, about["efforts"]))
+        recall = _parse_recalls(about["recall"])
         if len(efforts) != len(RECALLS):
             raise ValueError("of other recalls")
         parts = tuple(
-            Part(int(one["first"]), int(one["stop"]), int(one["rows"]), _shares(one["recall"]))
+            Part(
+                int(one["first"]), int(one["stop"]), int(one["rows"]), _parse_recalls(one["recall"])
+            )
             for one in about["parts"]
         )
         cells, queries, reach = str(about["cells"]), int(about["queries"]), float(about["reach"])
@@ -138,18 +149,19 @@ class Measured:
         rows, stop = int(about["rows"]), int(about["stop"])
         return cls(cells, queries, efforts, recall, reach, rows, stop, parts)
 
-    def fits(self, files: Sequence[File]) -> bool:
-        """Say whether its efforts and its parts are those of nearly the same rows."""
-        return _is_near(sum(file.rows for file in files), self.rows) and all(
-            _is_near(rows_in(files, part.range), part.rows) for part in self.parts
+    def fits(self, files: Sequence[DataFile]) -> bool:
+        """Say whether the efforts and the parts were measured on nearly the same rows."""
+        return _nearly_equal(sum(file.rows for file in files), self.rows) and all(
+            _nearly_equal(estimate_rows(files, part.range), part.rows) for part in self.parts
         )
 
-    def holds_for(self, files: Sequence[File], next_id: int) -> bool:
-        """Say whether the rows of these files are nearly those that were measured."""
-        return self.fits(files) and rows_in(files, Range(self.stop, next_id)) < PART
+    def holds_for(self, files: Sequence[DataFile], next_id: int) -> bool:
+        """Say whether the profile fits the files, and no large part was added since."""
+        added = estimate_rows(files, IdRange(self.stop, next_id))
+        return self.fits(files) and added < MIN_PART_ROWS
 
 
-def _effort(given: dict[str, Any] | None) -> Effort | None:
+def _parse_effort(given: dict[str, Any] | None) -> Effort | None:
     if given is None:
         return None
     counts = int(given["cells"]), int(given["candidates"])
@@ -159,7 +171,7 @@ def _effort(given: dict[str, Any] | None) -> Effort | None:
     return effort
 
 
-def _shares(given: list[Any]) -> tuple[float | None, ...]:
+def _parse_recalls(given: list[Any]) -> tuple[float | None, ...]:
     if len(given) != len(RECALLS):
         raise ValueError("of other recalls")
     shares = tuple(found if found is None else float(found) for found in given)
@@ -168,15 +180,12 @@ def _shares(given: list[Any]) -> tuple[float | None, ...]:
     return shares
 
 
-def _is_near(rows: int, others: int) -> bool:
-    return min(rows, others) >= _NEARLY * max(rows, others)
+def _nearly_equal(rows: int, others: int) -> bool:
+    return min(rows, others) >= _MIN_UNCHANGED_SHARE * max(rows, others)
 
 
-def rows_in(files: Iterable[File], ids: Range) -> int:
-    """Return about how many rows have such ids, without reading any file.
-
-    Of a file that has others too, as one that was made of several, by the share of its ids.
-    """
+def estimate_rows(files: Iterable[DataFile], ids: IdRange) -> int:
+    """Estimate the number of rows with ids in a range, from the id ranges of the files."""
     total = 0.0
     for first, last, rows in files:
         common = min(ids.stop, last + 1) - max(ids.first, first)
@@ -184,31 +193,33 @@ def rows_in(files: Iterable[File], ids: Range) -> int:
     return round(total)
 
 
-def merged(ranges: Iterable[Range]) -> list[Range]:
-    """Return at most `PARTS` ranges, rising: the oldest become one."""
-    some = sorted(set(ranges))
-    while len(some) > PARTS:
-        some[:2] = [Range(some[0].first, max(some[0].stop, some[1].stop))]
-    return some
+def merge_ranges(ranges: Iterable[IdRange]) -> list[IdRange]:
+    """Sort id ranges and merge the oldest until at most `MAX_PARTS` are left."""
+    merged = sorted(set(ranges))
+    while len(merged) > MAX_PARTS:
+        merged[:2] = [IdRange(merged[0].first, max(merged[0].stop, merged[1].stop))]
+    return merged
 
 
-def least(recall: Sequence[float | None], parts: Iterable[Part]) -> tuple[float | None, ...]:
-    """Return for each of `RECALLS` the least that rows of any part find."""
+def lowest_recall(
+    recall: Sequence[float | None], parts: Iterable[Part]
+) -> tuple[float | None, ...]:
+    """Return the lowest recall of all rows and of each part, for each of `RECALLS`."""
     return tuple(
         None if found is None else min(found, *(one for one in others if one is not None), 1.0)
         for found, *others in zip(recall, *(part.recall for part in parts), strict=True)
     )
 
 
-def most_candidates(rows: int) -> int:
-    """Return how many candidates are worth while among so many rows."""
-    return max(round(_MOST * rows), 10 * NEIGHBORS)
+def max_candidates(rows: int) -> int:
+    """Return the largest number of candidates that is quicker than exact search of `rows` rows."""
+    return max(round(MAX_CANDIDATE_SHARE * rows), 10 * RECALL_K)
 
 
-class Asking(NamedTuple):
-    """Drawn rows that ask: rows (q,), vectors (q, width), true neighbours (q, 10).
+class QuerySample(NamedTuple):
+    """Drawn rows as queries: rows (q,), vectors (q, width), true neighbours' rows (q, 10).
 
-    `farthest` is the distance of the last of these, (q,).
+    `farthest` is the distance of the tenth neighbour, (q,).
     """
 
     rows: Numbers
@@ -218,104 +229,123 @@ class Asking(NamedTuple):
 
     @property
     def reach(self) -> float:
-        """A distance within which nearly all of them have 10 neighbours; 0 where none asks."""
-        return quantile(self.farthest, _USUAL) if len(self.rows) else 0.0
+        """The distance within which nearly all of them have 10 neighbours; 0 for no query."""
+        return quantile(self.farthest, _REACH_QUANTILE) if len(self.rows) else 0.0
 
 
-def ask(rows: Rows, count: int, some: Numbers | None = None) -> Asking:
-    """Draw rows of all or of `some` and find their true neighbours, comparing them with all rows.
+def sample_queries(rows: Rows, count: int, within: Numbers | None = None) -> QuerySample:
+    """Draw queries and find their true neighbours by exact search.
 
-    No two of them are copies of each other: a heap of copies, all found, would hide what is missed
-    beside it.
+    No two queries are copies of each other: many copies, all found, would hide misses elsewhere.
+
+    Parameters
+    ----------
+    rows : Rows
+    count : int
+        Largest number of queries.
+    within : int64 (n,), optional
+        Draw from these rows alone.
     """
-    drawn = search.draw(len(rows) if some is None else len(some), 10 * count)
-    drawn = drawn if some is None else some[drawn]
-    kinds = np.sort(np.unique(as_bytes(rows.vectors(drawn)), return_index=True)[1])
-    drawn = drawn[np.sort(np.random.default_rng(2).permutation(kinds)[:count])]
+    drawn = search.draw(len(rows) if within is None else len(within), 10 * count)
+    drawn = drawn if within is None else within[drawn]
+    distinct = np.sort(np.unique(as_bytes(rows.vectors(drawn)), return_index=True)[1])
+    drawn = drawn[np.sort(np.random.default_rng(2).permutation(distinct)[:count])]
     vectors = rows.vectors(drawn)
-    near = search.exact_many(rows, vectors, min(NEIGHBORS + 1 + _CLOSE, len(rows)))[1]
-    true = np.empty((len(drawn), NEIGHBORS), np.int64)
+    k = min(RECALL_K + 1 + _TIE_MARGIN_ROWS, len(rows))
+    near = search.exact_many(rows, vectors, k)[1]
+    true = np.empty((len(drawn), RECALL_K), np.int64)
     farthest = np.empty(len(drawn), np.float32)
     for at, own in enumerate(drawn):
         others = np.sort(near[at][near[at] != own])
         squared = rows.squared_distances(vectors[at], others)
-        best = np.lexsort((rows.ids[others], squared))[:NEIGHBORS]
+        best = np.lexsort((rows.ids[others], squared))[:RECALL_K]
         true[at], farthest[at] = others[best], squared[best[-1]] ** 0.5
-    return Asking(drawn, vectors, true, farthest)
+    return QuerySample(drawn, vectors, true, farthest)
 
 
-def decide(signatures: Signatures, asking: Asking, rows: int, stop: int) -> Measured:
-    """Decide how hard each recall has to look; half of those that ask say what that is worth.
+def measure_profile(
+    signatures: Signatures, sample: QuerySample, rows: int, stop: int
+) -> RecallProfile:
+    """Decide the effort for each of `RECALLS` on half of a sample; measure it on the other half.
 
-    `rows` is how many the log says there are, `stop` the id that the next one gets.
+    Parameters
+    ----------
+    signatures : Signatures
+    sample : QuerySample
+    rows : int
+        Number of rows in the log, skipped ones too.
+    stop : int
+        The next free id.
     """
     cells = signatures.cells
-    reach = asking.reach
-    if len(asking.rows) < 2:  # nothing but copies
+    reach = sample.reach
+    if len(sample.rows) < 2:  # nothing but copies
         nothing = (None,) * len(RECALLS)
-        return Measured(cells.fingerprint, 0, nothing, nothing, reach, rows, stop)
-    order = np.random.default_rng(1).permutation(len(asking.rows))
+        return RecallProfile(cells.fingerprint, 0, nothing, nothing, reach, rows, stop)
+    order = np.random.default_rng(1).permutation(len(sample.rows))
     half, check = order[: len(order) // 2], order[len(order) // 2 :]
-    places = cell_places(signatures, asking)
+    places = cell_ranks(signatures, sample)
     efforts: list[Effort | None] = []
     reached: list[float | None] = []
     for recall in RECALLS:
-        missed = (1 - recall) * (1 - _RESERVE)
-        looked_into = max(int(quantile(places[half], 1 - missed * _BY_CELLS)), _CELLS)
-        ranks = candidate_ranks(signatures, asking, looked_into)
-        count = max(quantile(ranks[half], 1 - missed), _TELLING * NEIGHBORS)
+        missed = (1 - recall) * (1 - _MISS_RESERVE_SHARE)
+        scanned = max(int(quantile(places[half], 1 - missed * _CELL_MISS_SHARE)), _MIN_CELLS)
+        ranks = candidate_ranks(signatures, sample, scanned)
+        count = max(quantile(ranks[half], 1 - missed), _MIN_CANDIDATES_PER_NEIGHBOR * RECALL_K)
         if not np.isfinite(count):
             efforts.append(None)
             reached.append(None)
             continue
-        late = _lateness(places, looked_into), _lateness(ranks, count)
-        efforts.append(Effort(looked_into, int(count), *late))
+        late = _late_share(places, scanned), _late_share(ranks, count)
+        efforts.append(Effort(scanned, int(count), *late))
         reached.append(round(float(np.mean(ranks[check] <= count)), 4))
-    return Measured(
+    return RecallProfile(
         cells.fingerprint, len(check), tuple(efforts), tuple(reached), reach, rows, stop
     )
 
 
-def found_so(signatures: Signatures, asking: Asking, effort: Effort) -> float:
-    """Return which share of their neighbours rows find with an effort that is never raised."""
-    ranks = candidate_ranks(signatures, asking, effort.cells)
+def measure_recall(signatures: Signatures, sample: QuerySample, effort: Effort) -> float:
+    """Return the recall of a sample at a fixed effort."""
+    ranks = candidate_ranks(signatures, sample, effort.cells)
     return float(np.mean(ranks <= effort.candidates))
 
 
-def cell_places(signatures: Signatures, asking: Asking) -> Numbers:
-    """Return which cell, nearest first and counted from 1, holds each neighbour (q, 10)."""
+def cell_ranks(signatures: Signatures, sample: QuerySample) -> Numbers:
+    """Return the rank of the cell of each true neighbour, from 1: int64 (q, 10)."""
     cells = signatures.cells
-    order = cells.nearest(cells.rotation(asking.vectors), len(cells))
-    places = np.empty_like(order)
-    np.put_along_axis(places, order, np.arange(1, len(cells) + 1)[None], axis=1)
-    return np.take_along_axis(places, signatures.homes[asking.true].astype(np.int64), axis=1)
+    order = cells.nearest(cells.rotation(sample.vectors), len(cells))
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(1, len(cells) + 1)[None], axis=1)
+    return np.take_along_axis(ranks, signatures.assignments[sample.true].astype(np.int64), axis=1)
 
 
-def candidate_ranks(signatures: Signatures, asking: Asking, cells: int) -> Places:
-    """Return which candidate each neighbour (q, 10) is, where so many cells are looked into.
+def candidate_ranks(signatures: Signatures, sample: QuerySample, cells: int) -> Ranks:
+    """Return the rank of each true neighbour among the candidates in the nearest `cells` cells.
 
-    Counted from 1, infinite beyond `most_candidates`.
+    float64 (q, 10), from 1; infinite beyond `max_candidates`.
     """
-    count = most_candidates(len(signatures)) + 1
-    _, found = signatures.nearest(asking.vectors, count, cells)
-    ranks = np.full(asking.true.shape, np.inf)
-    for at, (own, some) in enumerate(zip(asking.rows, found, strict=True)):
+    count = max_candidates(len(signatures)) + 1
+    _, found = signatures.nearest(sample.vectors, count, cells)
+    ranks = np.full(sample.true.shape, np.inf)
+    for at, (own, some) in enumerate(zip(sample.rows, found, strict=True)):
         some = some[(some != own) & (some >= 0)]
-        place = dict(zip(some.tolist(), range(1, len(some) + 1), strict=True))
-        ranks[at] = [place.get(row, np.inf) for row in asking.true[at].tolist()]
+        rank = dict(zip(some.tolist(), range(1, len(some) + 1), strict=True))
+        ranks[at] = [rank.get(row, np.inf) for row in sample.true[at].tolist()]
     return ranks
 
 
-def _lateness(places: npt.NDArray[Any], looked_at: float) -> float:
-    """Return how late, in shares of all looked at, what is found stands for most queries.
+def _late_share(ranks: npt.NDArray[Any], scanned: float) -> float:
+    """Return the mean rank of found neighbours that few queries exceed, as a share of `scanned`.
 
-    `places` are those of the neighbours of each query (q, 10), counted from 1.
+    `ranks` (q, 10) are those of true neighbours, from 1.
     """
-    seen = np.where(places <= looked_at, places, np.nan)
+    seen = np.where(ranks <= scanned, ranks, np.nan)
     means = np.nanmean(seen[np.isfinite(seen).any(axis=1)], axis=1)
-    return min(float(np.quantile(means, _MOSTLY)) / looked_at, 1.0) if len(means) else 1.0
+    if not len(means):
+        return 1.0
+    return min(float(np.quantile(means, _LATENESS_QUANTILE)) / scanned, 1.0)
 
 
 def quantile(values: npt.NDArray[Any], share: float) -> float:
-    """Return the least value that so large a share does not exceed."""
+    """Return the least value that at least this share of the values does not exceed."""
     return float(np.quantile(values, share, method="inverted_cdf"))

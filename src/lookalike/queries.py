@@ -25,7 +25,7 @@ from lookalike.embedding import (
 from lookalike.engine import Engine, KnnEngine, check_engine
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.hits import Query, SearchResult, nothing_left
-from lookalike.images.decoding import read as read_file
+from lookalike.images.decoding import read_file
 from lookalike.progress import progress_line
 from lookalike.searcher import Searcher
 from lookalike.storage import EmbeddingTable, Segment
@@ -145,7 +145,7 @@ def search_vectors(
     allowed = rows.chosen(labels, globs)
     if allowed is not None and len(allowed) and not allowed.any():
         raise nothing_left(labels, globs)
-    if within is None and searcher.may_estimate(engine, recall, len(rows)):
+    if within is None and searcher.may_approximate(engine, recall, len(rows)):
         with progress_line("getting signatures ready"):
             searcher.get_ready()  # or it would count as time that this search took
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""One query: its neighbours, exactly or by signatures, without a JVM; or by hashing, on Spark."""
+"""Search for one query: exact, approximate by signatures, or by LSH on Spark."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
 
 COPY = 1e-5
-"""Squared distances of a vector to itself reach up to here, as matrix products round them."""
+"""Largest squared distance of a vector to itself, as matrix products round it."""
 
-_MASKS = 8  # filters whose rows are kept
-_MORE = 4  # times as many cells or candidates, where those looked at do not suffice
-_CHECKED = 10  # neighbours at least that say whether they do
+_MASKS = 8  # cached filters
+_MORE = 4  # times as many cells or candidates in a wider search
+_CHECKED = 10  # neighbours, at least, whose ranks decide whether to search wider
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,16 @@ class Neighbor:
     Attributes
     ----------
     rank : int
-        1 is the nearest.
+        1 for the nearest.
     id : int
-        Its row in the index.
+        The id of its row in the index.
     path : str
-        Its path below the root of the index; a whole path where it lies outside.
+        Its path below the root of the index; an absolute path outside it.
     label : str or None
-        Its label.
     distance : float
-        Euclidean, between vectors of length 1: 0 to 2.
+        Euclidean distance between vectors of length 1: from 0 to 2.
     tables : tuple of int or None
-        Hash tables shared with the query, with `explain=True`.
-
+        The hash tables in which it shares a bucket with the query, with `explain=True`.
     """
 
     rank: int
@@ -64,7 +62,7 @@ class Neighbor:
 
 
 class Rows:
-    """The embedded rows of a collection, counted from 0 through all its segments."""
+    """The embedded rows of a collection, numbered from 0 through all its segments."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = [segment for segment in segments if len(segment.ids)]
@@ -81,7 +79,7 @@ class Rows:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def find(self, numbers: Numbers) -> Numbers:
-        """Return which row has each id, both int64 (n,); -1 where none has."""
+        """Return the row of each id, both int64 (n,); -1 for an unknown id."""
         if not len(self):
             return np.full(len(numbers), -1)
         place = np.searchsorted(self.ids, numbers, sorter=self._by_id).clip(max=len(self) - 1)
@@ -90,26 +88,36 @@ class Rows:
 
     @cached_property
     def _by_id(self) -> Numbers | None:
-        """The rows in the order of their ids; None where that is the order they stand in."""
+        """The rows sorted by id; None where they are sorted already."""
         rising = bool((self.ids[1:] > self.ids[:-1]).all())
         return None if rising else np.argsort(self.ids)
 
     def squared_distances(self, query: Vectors, rows: Numbers | None = None) -> Vectors:
-        """Squared Euclidean distances of a query (width,) to all rows, or to some, rising.
+        """Return squared Euclidean distances of a query to all rows, or to some.
 
-        float32, one a row, taken as sums of squared differences without a copy of the vectors.
+        Sums of squared differences, without a copy of the vectors.
+
+        Parameters
+        ----------
+        query : float32 (width,)
+        rows : int64 (n,), optional
+            Row numbers, rising.
+
+        Returns
+        -------
+        float32 (n,)
         """
-        found = np.empty(len(self) if rows is None else len(rows), np.float32)
+        squared = np.empty(len(self) if rows is None else len(rows), np.float32)
         at = self.starts if rows is None else np.searchsorted(rows, self.starts)
         for number, segment in enumerate(self.segments):
             start, stop = at[number], at[number + 1]
             if start < stop:
                 some = None if rows is None else rows[start:stop] - self.starts[number]
-                found[start:stop] = squared_distances(segment.vectors, query, some)
-        return found
+                squared[start:stop] = squared_distances(segment.vectors, query, some)
+        return squared
 
     def vectors(self, rows: Numbers) -> Vectors:
-        """Copy the vectors of some rows, rising: float32 (n, width)."""
+        """Copy the vectors of some rows, in rising order: float32 (n, width)."""
         at = np.searchsorted(rows, self.starts)
         parts = [
             segment.vectors[rows[at[number] : at[number + 1]] - self.starts[number]]
@@ -118,22 +126,22 @@ class Rows:
         return np.concatenate(parts)
 
     def chosen(self, labels: list[str] | None, globs: list[str] | None) -> Mask | None:
-        """Say of each row whether its label is one of these and its path matches one of the globs.
+        """Return a mask of the rows with one of the labels and a path that matches a glob.
 
-        bool (rows,), None where neither is asked for. `*` matches slashes too.
+        bool (rows,); None without a filter. `*` matches slashes too.
         """
         if labels is None and globs is None:
             return None
-        asked = tuple(None if one is None else tuple(one) for one in (labels, globs))
-        found = self._masks.get(asked)
-        if found is None:
+        key = tuple(None if one is None else tuple(one) for one in (labels, globs))
+        mask = self._masks.get(key)
+        if mask is None:
             while len(self._masks) >= _MASKS:
                 self._masks.pop(next(iter(self._masks), None), None)
-            found = self._masks[asked] = self._mask(labels, globs)
-        return found
+            mask = self._masks[key] = self._mask(labels, globs)
+        return mask
 
     def left(self, mask: Mask | None) -> Numbers:
-        """Return the rows that `chosen` leaves in, rising; all for None."""
+        """Return the rows where a mask of `chosen` is True, rising; all rows for None."""
         return np.arange(len(self)) if mask is None else np.flatnonzero(mask)
 
     def _mask(self, labels: list[str] | None, globs: list[str] | None) -> Mask:
@@ -141,7 +149,7 @@ class Rows:
         for segment in self.segments:
             mask = np.ones(len(segment.ids), bool)
             if labels is not None:
-                # A label that is not UTF-8 is no row's.
+                # No row has a label that is not UTF-8.
                 wanted = pa.array([one for one in labels if is_text(one)], pa.string())
                 mask &= pc.is_in(segment.rows["label"], wanted).to_numpy()
             if globs is not None:
@@ -155,7 +163,7 @@ class Rows:
         return np.concatenate(parts) if parts else np.empty(0, bool)
 
     def neighbors(self, rows: Numbers, squared: Vectors) -> list[Neighbor]:
-        """Return rows as neighbours, in the order given; `squared` are their squared distances."""
+        """Make neighbours of rows (n,), nearest first, and their squared distances (n,)."""
         each = zip(rows.tolist(), self.ids[rows].tolist(), squared.tolist(), strict=True)
         return [
             Neighbor(rank, number, self.paths[row].as_py(), self.labels[row].as_py(), distance**0.5)
@@ -164,17 +172,17 @@ class Rows:
 
     @cached_property
     def paths(self) -> pa.ChunkedArray:
-        """The paths of all rows, mapped; one is taken from them in a microsecond."""
+        """The paths of all rows, memory-mapped."""
         return self._named("path")
 
     @cached_property
     def labels(self) -> pa.ChunkedArray:
-        """Their labels."""
+        """The labels of all rows."""
         return self._named("label")
 
     @cached_property
     def hashes(self) -> pa.ChunkedArray:
-        """The hashes of their files' contents."""
+        """The content hashes of all rows' files."""
         return self._named("content_hash")
 
     def _named(self, column: str) -> pa.ChunkedArray:
@@ -183,7 +191,13 @@ class Rows:
 
 
 def draw(total: int, count: int, seed: int = 0) -> Numbers:
-    """Draw rows of so many at random, each once: int64 (count or fewer,), rising."""
+    """Draw `count` of `total` rows at random, without repetition: int64, rising.
+
+    Examples
+    --------
+    >>> draw(3, 5)
+    array([0, 1, 2])
+    """
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(total, min(count, total), replace=False, shuffle=False))
 
@@ -191,20 +205,45 @@ def draw(total: int, count: int, seed: int = 0) -> Numbers:
 def exact(
     rows: Rows, query: Vectors, k: int, without: int | None = None, allowed: Mask | None = None
 ) -> list[Neighbor]:
-    """Return the k nearest of all rows to a query (width,), equal distances by id.
+    """Compare a query with all rows and return the k nearest, equal distances by id.
 
-    The row with the id `without` is left out, and so are those where `allowed`, bool (rows,), is
-    False. Fewer than k only where there are fewer rows.
+    Parameters
+    ----------
+    rows : Rows
+    query : float32 (width,)
+    k : int
+    without : int, optional
+        Leave out the row with this id.
+    allowed : bool (rows,), optional
+        Leave out the rows where this is False.
+
+    Returns
+    -------
+    list of Neighbor
+        Fewer than k where there are fewer rows.
     """
     some = None if allowed is None else np.flatnonzero(allowed)
     return _nearest(rows, query, k, without, some)
 
 
 def exact_many(rows: Rows, queries: Vectors, k: int) -> tuple[Vectors, Numbers]:
-    """Return the k nearest rows to each query (q, width): squared distances and rows, (q, k).
+    """Return the k nearest rows to each of many queries.
 
-    By blocked matrix products, which for many queries is tens of times as quick as one by one, and
-    in the last digits less exact. -1 where there are no more rows.
+    Blocked matrix products are tens of times as quick as one query at a time, and less exact in
+    the last digits.
+
+    Parameters
+    ----------
+    rows : Rows
+    queries : float32 (q, width)
+    k : int
+
+    Returns
+    -------
+    squared : float32 (q, k)
+        Squared distances.
+    rows : int64 (q, k)
+        -1 where there are fewer than k rows.
     """
     heap = faiss.ResultHeap(len(queries), k)
     for start, segment in zip(rows.starts, rows.segments, strict=False):
@@ -223,10 +262,10 @@ def within(
     without: int | None = None,
     allowed: Mask | None = None,
 ) -> list[Neighbor]:
-    """Return all rows within a distance of a query (width,), or the k nearest of them."""
+    """Return all rows within a distance of a query, or the k nearest of them, as `exact` does."""
     some = None if allowed is None else np.flatnonzero(allowed)
     squared = rows.squared_distances(query, some)
-    near = np.flatnonzero(np.sqrt(squared, dtype=np.float64) <= distance)  # as it is reported
+    near = np.flatnonzero(np.sqrt(squared, dtype=np.float64) <= distance)  # the reported type
     if some is not None:
         near = some[near]
     return _nearest(rows, query, len(near) if k is None else k, without, near)
@@ -241,39 +280,55 @@ def approximate(
     without: int | None = None,
     allowed: Mask | None = None,
 ) -> tuple[list[Neighbor], int | None]:
-    """Return the k nearest to a query (width,) of the rows whose signatures are nearest.
+    """Return the k nearest of the rows whose signatures are nearest to a query.
 
-    Rows that tie with the last candidate are candidates too, and where the cells hold fewer than
-    k rows, more are looked into. What was found says whether that was enough: where it stands
-    later than usual among the cells or among the candidates, more of them are looked at, until it
-    does not or nothing changes. Where any of this would be a good part of all rows, as in a
-    collection of copies, search is exact. Returns how many rows were compared as well, None for
-    all.
+    Neighbours that rank late, among the scanned cells or among the candidates, hint at more beyond:
+    the search then widens until they rank early or nothing changes. It also widens where the cells
+    hold fewer than k rows. A search that would compare a large share of all rows is exact instead.
+
+    Parameters
+    ----------
+    rows : Rows
+    signatures : Signatures
+        Of the same rows.
+    query : float32 (width,)
+    k : int
+    effort : Effort
+    without, allowed
+        As in `exact`.
+
+    Returns
+    -------
+    neighbors : list of Neighbor
+    compared : int or None
+        Number of rows whose vectors were compared; None for all.
     """
     own = without is not None
     count, cells = max(effort.candidates, k) + own, effort.cells
     wanted, before, is_late, is_far = count + 1, np.empty(0, np.int64), False, False
     while wanted < len(rows) // 8 and cells <= len(signatures.cells):
-        (estimates,), (found,), (cells_near,) = signatures.look(query[None], wanted, cells, allowed)
-        few = int(np.count_nonzero(found >= 0))
-        if few == wanted and estimates[count - 1] == estimates[-1]:
-            wanted *= _MORE
+        (estimates,), (found,), (cells_near,) = signatures.nearest_with_cells(
+            query[None], wanted, cells, allowed
+        )
+        filled = int(np.count_nonzero(found >= 0))
+        if filled == wanted and estimates[count - 1] == estimates[-1]:
+            wanted *= _MORE  # rows that tie with the last candidate are candidates too
             continue
-        if few < k + own:
+        if filled < k + own:
             cells *= _MORE
             continue
-        last = estimates[min(count, few) - 1]
-        order = np.argsort(found[: np.searchsorted(estimates[:few], last, side="right")])
+        last = estimates[min(count, filled) - 1]
+        order = np.argsort(found[: np.searchsorted(estimates[:filled], last, side="right")])
         candidates = found[order]
         squared, best = _best(rows, query, max(k, _CHECKED), without, candidates)
         near = candidates[best[:k]]
         if np.array_equal(near, before):
             break
         compared = len(candidates)
-        places = signatures.places(candidates[best], cells_near)
+        ranks = signatures.cell_ranks(candidates[best], cells_near)
         is_late = is_late or order[best].sum() > effort.late_rank * compared * len(best)
-        is_far = is_far or places.sum() > effort.late_cell * cells * len(best)
-        is_late, is_far = is_late and few == wanted, is_far and cells < len(signatures.cells)
+        is_far = is_far or ranks.sum() > effort.late_cell * cells * len(best)
+        is_late, is_far = is_late and filled == wanted, is_far and cells < len(signatures.cells)
         if not is_late and not is_far:
             break
         before = near
@@ -288,7 +343,7 @@ def approximate(
 def _nearest(
     rows: Rows, query: Vectors, k: int, without: int | None, some: Numbers | None
 ) -> list[Neighbor]:
-    """Return the k nearest of some rows, rising, or of all."""
+    """Return the k nearest neighbours among `some` rows, rising, or all."""
     squared, best = _best(rows, query, k, without, some)
     return rows.neighbors(best if some is None else some[best], squared[best])
 
@@ -296,7 +351,7 @@ def _nearest(
 def _best(
     rows: Rows, query: Vectors, k: int, without: int | None, some: Numbers | None
 ) -> tuple[Vectors, Numbers]:
-    """Return the squared distances of some rows, rising, or of all, and which are the k nearest."""
+    """Return squared distances of `some` rows, or all, and the positions of the k nearest."""
     squared = rows.squared_distances(query, some)
     ids = rows.ids if some is None else rows.ids[some]
     if without is not None:
@@ -306,11 +361,21 @@ def _best(
 
 
 def squared_distances(vectors: Vectors, query: Vectors, some: Numbers | None = None) -> Vectors:
-    """Squared Euclidean distances of a query (width,) to the rows (n, width), as float32 (n,).
+    """Return squared Euclidean distances of a query to vectors, by FAISS.
 
-    Or to `some` of them, int64 (m,), as float32 (m,). Taken as sums of squared differences by
-    FAISS, without a copy of the (mapped) rows.
+    Sums of squared differences, without a copy of the (memory-mapped) vectors.
     https://faiss.ai/cpp_api/namespace/namespacefaiss.html
+
+    Parameters
+    ----------
+    vectors : float32 (n, width)
+    query : float32 (width,)
+    some : int64 (m,), optional
+        Compare these rows of `vectors` alone.
+
+    Returns
+    -------
+    float32 (n,) or (m,)
     """
     query = np.ascontiguousarray(query, np.float32)
     rows, width = vectors.shape
@@ -322,7 +387,7 @@ def squared_distances(vectors: Vectors, query: Vectors, some: Numbers | None = N
         faiss.fvec_L2sqr_ny(out, one, all_, width, rows)  # type: ignore[attr-defined]
     else:
         at = faiss.swig_ptr(np.ascontiguousarray(some, np.int64))
-        # FAISS would call all threads together for one query, and wait where they are busy.
+        # For one query FAISS would start all threads, and wait for busy cores.
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
         faiss.fvec_L2sqr_by_idx(out, one, all_, at, width, 1, len(some))  # type: ignore[attr-defined]
@@ -331,9 +396,9 @@ def squared_distances(vectors: Vectors, query: Vectors, some: Numbers | None = N
 
 
 def _smallest(values: npt.NDArray[np.float32], ids: Numbers, k: int) -> Numbers:
-    """Positions of the k smallest of `values` (n,), in order; equal ones by their `ids` (n,)."""
+    """Return the positions of the k smallest `values` (n,), in order, equal ones by `ids` (n,)."""
     rows = np.arange(len(values))
-    if k < len(values):  # all that equal the k-th are kept, for the ids to decide
+    if k < len(values):  # keep all ties with the k-th; ids decide
         rows = np.flatnonzero(values <= np.partition(values, k - 1)[k - 1])
     return rows[np.lexsort((ids[rows], values[rows]))[:k]]
 
@@ -341,11 +406,23 @@ def _smallest(values: npt.NDArray[np.float32], ids: Numbers, k: int) -> Numbers:
 def hashed(
     vectors: "DataFrame", hasher: "Hasher", query: Vectors, k: int, without: int | None = None
 ) -> list[Neighbor]:
-    """Return at most k approximate neighbours by `approxNearestNeighbors` on Spark.
+    """Return at most k neighbours by Spark ML's `approxNearestNeighbors`.
 
-    `vectors` has `id, path, label` and the vector column of the hasher.
+    Parameters
+    ----------
+    vectors : DataFrame
+        With `id, path, label` and the vector column of the hasher.
+    hasher : Hasher
+    query : float32 (width,)
+    k : int
+    without : int, optional
+        Leave out the row with this id.
+
+    Returns
+    -------
+    list of Neighbor
+        Fewer than k where fewer rows share a bucket with the query.
     """
-    # One more is asked for than wanted, since the query's own row is the first of them.
     rows = hasher.nearest(vectors, query, k + (without is not None)).select(
         "id", "path", "label", "distance"
     )
@@ -358,20 +435,20 @@ def hashed(
 
 
 def check_k(k: int) -> None:
-    """Raise `LookalikeError` unless k is a number of neighbours that one can ask for."""
+    """Raise `LookalikeError` unless k is a whole number of at least 1."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise LookalikeError(f"k is {k!r}: give a whole number")
     if k < 1:
-        raise LookalikeError(f"k is {k}: ask for at least 1 neighbour")
+        raise LookalikeError(f"k is {k}: give at least 1 neighbour")
 
 
 def check_seed(seed: int | None) -> None:
-    """Raise `LookalikeError` for a seed that NumPy takes for none."""
+    """Raise `LookalikeError` for a negative seed, which NumPy refuses."""
     if seed is not None and seed < 0:
         raise LookalikeError(f"`seed` is {seed}: give 0 or more")
 
 
 def check_recall(recall: float) -> None:
-    """Raise `LookalikeError` unless a recall is over 0 and up to 1."""
+    """Raise `LookalikeError` unless a target recall is above 0 and at most 1."""
     if not 0 < recall <= 1:
         raise LookalikeError(f"`recall` is {recall}: give a share above 0 and up to 1")

@@ -87,8 +87,8 @@ class Waiting:
         if self._source is None or self._source.kind != "files":  # a lake shows whole files only
             return True
         try:
-            with images.decoder(isolated=True) as decode:
-                decode(images.read(self._source, path))
+            with images.open_decoder(isolated=True) as decoder:
+                decoder.decode_pixels(images.read(self._source, path))
         except ImageError:
             return False
         return True

@@ -14,9 +14,9 @@ from lookalike.build.inputs import Inputs
 from lookalike.build.jobs import Changed, Job, Options
 from lookalike.build.keeping import Found, Photos, update, wanted_of
 from lookalike.build.place import Place
-from lookalike.images.frame import Vanished, image_frame
-from lookalike.images.listing import label_images, list_those
-from lookalike.images.matching import Labelled
+from lookalike.images.frame import FileVanished, image_frame
+from lookalike.images.listing import label_images, write_inputs
+from lookalike.images.matching import LabelCounts
 from lookalike.images.uri_frame import list_found
 from lookalike.ingest import diff
 from lookalike.ingest.diff import Settled
@@ -56,7 +56,7 @@ def _look_at(
     looks = 0
     while True:
         looks += 1
-        listing = list_found(files, staging / f"listing-{looks}", job.left_out)
+        listing = list_found(files, staging / f"listing-{looks}", job.ignored)
         plan = diff.plan(stored, listing, (), staging, settled=settled)
         if not plan.count:
             return Found(Inputs(), plan)
@@ -66,7 +66,7 @@ def _look_at(
                 files.sparkSession, job.source, staging, job.labels, wanted
             )
             return Found(wanted_of(frame, plan, staging), plan, labelled)
-        except Vanished:  # which the next look does not find
+        except FileVanished:  # which the next look does not find
             if looks == _LOOKS:
                 raise
 
@@ -81,23 +81,23 @@ def _look_at_files(
 ) -> Found:
     """Look at local files again, for their times to the nanosecond and for those gone by now."""
     listing = staging / "listing.parquet"
-    names = sorted(_names(files, job.source.root, job.left_out))
+    names = sorted(_names(files, job.source.root, job.ignored))
     there = images.walk(replace(job.source, names=tuple(names))) if names else iter(())
-    list_those(there, listing, place)
-    labelled = Labelled()
+    write_inputs(there, listing, place)
+    labelled = LabelCounts()
     if job.labels is not None:
         root = images.encode_path(stored.source.root)
-        labelled = label_images(listing, job.labels, root, some=True)
+        labelled = label_images(listing, job.labels, root, allow_unmatched=True)
     plan = diff.plan(stored, [listing], (), staging, settled=settled)
     return Found(Inputs(plan.count, plan.wanted, known=plan.known), plan, labelled)
 
 
-def _names(files: "DataFrame", root: str, left_out: images.LeftOut) -> Iterator[str]:
+def _names(files: "DataFrame", root: str, ignored: images.IgnoredFiles) -> Iterator[str]:
     """Give the names below a local folder of images that are still there."""
     for row in files.select("path").collect():  # no more than a batch
         path = "/" + row["path"].removeprefix("file:").lstrip("/")
         name = os.path.relpath(path, root)
         if name.startswith("../") or not os.path.exists(path):  # a checkpoint may say anything
             continue
-        if left_out.takes(path):
+        if ignored.accepts(path):
             yield name

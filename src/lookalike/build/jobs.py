@@ -16,7 +16,7 @@ from lookalike.errors import LookalikeError
 from lookalike.extras import require
 from lookalike.given import Name, local_path
 from lookalike.images.labels import open_labels
-from lookalike.images.matching import Labelled
+from lookalike.images.matching import LabelCounts
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
 from lookalike.storage import EmbeddingTable
@@ -119,7 +119,7 @@ class Report(Done):
 
     @classmethod
     def of(
-        cls, done: Done, labelled: Labelled, left_out: images.LeftOut, same: int = 0
+        cls, done: Done, labelled: LabelCounts, ignored: images.IgnoredFiles, same: int = 0
     ) -> "Report":
         """Add to what was done what was not."""
         return cls(
@@ -128,7 +128,7 @@ class Report(Done):
             loose_labels=labelled.loose,
             missing_labels=labelled.missing,
             same=same,
-            not_looked_at=left_out.counts(),
+            not_looked_at=ignored.counts(),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,11 +175,11 @@ class Job:
 
     `full` is the model in full precision, brought to the wanted one when images are at hand; or,
     where `chosen`, the model that a collection has. `full_model` is the fingerprint of the former.
-    `left_out` counts what is no image.
+    `ignored` counts what is no image.
     """
 
     source: images.Source
-    left_out: images.LeftOut
+    ignored: images.IgnoredFiles
     labels: Iterator[pa.RecordBatch] | None
     full: Model
     full_model: str
@@ -219,12 +219,12 @@ def prepare(
     if options.wave < 1:
         raise LookalikeError(f"a wave of {options.wave} images: commit after 1 or more")
     file = None if options.labels is None else local_path(options.labels)
-    left_out = images.LeftOut(file)
+    ignored = images.IgnoredFiles(file)
     source = images.locate(
         photos,
         image_column=options.image_column,
         label_column=options.label_column,
-        left_out=left_out,
+        ignored=ignored,
         kind=kind,
     )
     if source.kind != "files" and options.spark is False:
@@ -236,9 +236,9 @@ def prepare(
     labels = None
     if file is not None:
         labels = open_labels(file, options.image_name, options.label_name)
-    there = images.LeftOut(file)
+    there = images.IgnoredFiles(file)
     if source.kind == "files" and not images.has_images(source, there):
-        raise images.nothing_found(source, there)
+        raise images.no_images_error(source, there)
     if stored is None and options.like is not None:
         if (options.model, options.weights, options.precision) != _USUAL:
             raise LookalikeError(
@@ -255,7 +255,7 @@ def prepare(
     full = model or models.resolve(options.model, options.weights, device)
     return Job(
         source,
-        left_out,
+        ignored,
         labels,
         full,
         stored.full_model if stored else full.fingerprint,

@@ -17,7 +17,7 @@ from lookalike.build.running import embed_all, nothing_readable
 from lookalike.given import Name
 from lookalike.images.frame import image_frame
 from lookalike.images.listing import label_images, list_images
-from lookalike.images.matching import Labelled
+from lookalike.images.matching import LabelCounts
 from lookalike.images.table_frame import read_only
 from lookalike.images.uri_frame import read_listed
 from lookalike.ingest import diff
@@ -51,7 +51,7 @@ class Found:
 
     inputs: Inputs
     plan: Plan | None
-    labelled: Labelled = field(default_factory=Labelled)
+    labelled: LabelCounts = field(default_factory=LabelCounts)
 
 
 Find = Callable[[Job, EmbeddingTable, Path, Place], Found]
@@ -134,7 +134,7 @@ def update(
             unused_labels=found.labelled.unused,
             loose_labels=found.labelled.loose,
             missing_labels=found.labelled.missing,
-            not_looked_at=job.left_out.counts(),
+            not_looked_at=job.ignored.counts(),
             backbone=job.full.backbone,
         )
         if dry_run:
@@ -171,12 +171,12 @@ def look(
     if job.source.kind != "files":
         return _look_with_spark(job, stored, staging, say, settled, keep_labels)
     listing = staging / "listing.parquet"
-    count = list_images(job.source, listing, place, job.left_out)
-    labelled = Labelled()
+    count = list_images(job.source, listing, place, job.ignored)
+    labelled = LabelCounts()
     if job.labels is not None:
         root = (stored.source if stored else job.source).root
         labelled = label_images(
-            listing, job.labels, images.encode_path(root), some=settled is not None
+            listing, job.labels, images.encode_path(root), allow_unmatched=settled is not None
         )
     if stored is None:
         return Found(Inputs(count, listing), None, labelled)
@@ -198,7 +198,7 @@ def _look_with_spark(
 
     with progress(spark, "listing images"):
         frame, names, labelled = image_frame(
-            spark, job.source, staging, job.labels, left_out=job.left_out
+            spark, job.source, staging, job.labels, ignored=job.ignored
         )
     if stored is None:
         return Found(Inputs(frame=frame), None, labelled)
@@ -207,7 +207,7 @@ def _look_with_spark(
         files = sorted((staging / "listing").glob("*.parquet"))
         plan = diff.plan(stored, files, [""], staging, say, settled, keep_labels)
     if not plan.listed:  # a folder of local files says so itself
-        raise images.nothing_found(job.source, job.left_out)
+        raise images.no_images_error(job.source, job.ignored)
     if job.source.kind == "table":
         read_only(plan.wanted, staging)
     elif 0 < plan.count <= _READ_BY_NAME:
@@ -271,11 +271,11 @@ def bring_in(
     try:
         done = embed_all(replace(job, source=source), found.inputs, folder, deliver)
         if stored is None and held:
-            raise nothing_readable([Path(row["path"]) for row in held], job.left_out)
+            raise nothing_readable([Path(row["path"]) for row in held], job.ignored)
     finally:  # of what was never committed: of a task that was tried again, or of a wave given up
         discard(out, folder, since)
     if stored is None:
-        raise images.nothing_found(job.rooted, job.left_out)
+        raise images.no_images_error(job.rooted, job.ignored)
     return stored, done
 
 

@@ -44,7 +44,7 @@ def build_collection(
         raise LookalikeError(
             f"{out} is not an index and will not be replaced: choose another `out`"
         )
-    with calibration.expected(options.precision == "int8"):
+    with calibration.preload(options.precision == "int8"):
         job = prepare(photos, options)
         # Where a run like this one was killed, it is gone on with as well.
         if not (overwrite and (is_index(out) or is_index(successor(out)))):
@@ -74,7 +74,7 @@ def _fill(
         with _new_place(out) as share, staging_folder(out / "work") as staging:
             found = look(job, None, staging)
             made, done = bring_in(job, found, out, None, staging, "index", share)
-            return make_ready(made), Report.of(done, found.labelled, job.left_out)
+            return make_ready(made), Report.of(done, found.labelled, job.ignored)
     if misfit := _misfit(stored, job, options, anew=anew):
         raise LookalikeError(
             f"{out} is there already, {misfit}: choose another `out`, or set `overwrite=True`"
@@ -91,8 +91,8 @@ def _fill(
         if len(gone):
             made = commits.remove(made, lambda _: gone, "index")
         if not made.counts()[0]:
-            raise nothing_readable(made.files(), job.left_out)
-        return make_ready(made), Report.of(done, found.labelled, job.left_out, same)
+            raise nothing_readable(made.files(), job.ignored)
+        return make_ready(made), Report.of(done, found.labelled, job.ignored, same)
 
 
 def _misfit(stored: EmbeddingTable, job: Job, options: Options, *, anew: bool) -> str | None:

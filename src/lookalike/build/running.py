@@ -24,7 +24,7 @@ from lookalike.build.spark_job import embed_on_spark, sample_of_frame, skipped_n
 from lookalike.defaults import WAVE
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.extras import install, is_installed
-from lookalike.images.listing import choose_sample, listed
+from lookalike.images.listing import read_listing, sample_paths
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
 from lookalike.progress import progress_line
@@ -105,7 +105,7 @@ def _foresee(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:
             "make room, or choose an `out` on another disk"
         )
     run = models.engine(model, 1, device=job.device)
-    few = choose_sample(inputs.listing, run.batch)
+    few = sample_paths(inputs.listing, run.batch)
     started = time.perf_counter()
     pixels = _decoded(job.rooted, few)  # on all cores
     decoded = time.perf_counter()
@@ -162,7 +162,7 @@ def _in_a_loop(
     run = models.engine(model, threads, threads, job.device)
     batch, ahead, together = _share(job.wave, threads, run)
     rows = embedding.embed_batches(
-        listed(inputs.listing),
+        read_listing(inputs.listing),
         job.rooted,
         model,
         threads,
@@ -218,19 +218,19 @@ def waves(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[Iterator[pa.
 
 
 def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
-    """Decode up to `models.SAMPLE` images drawn at random: uint8 (n, 224, 224, 3)."""
-    return _decoded(source, choose_sample(listing, models.SAMPLE))
+    """Decode up to `models.SAMPLE_IMAGES` images drawn at random: uint8 (n, 224, 224, 3)."""
+    return _decoded(source, sample_paths(listing, models.SAMPLE_IMAGES))
 
 
 def _decoded(source: images.Source, paths: Sequence[str]) -> Pixels:
     def decoded_file(path: str) -> Pixels | None:
         with suppress(ImageError):
-            return decode(images.read(source, path))[0]
+            return decoder.decode_pixels(images.read(source, path))[0]
         return None
 
     with (
         ThreadPoolExecutor(cores()) as pool,
-        images.decoder(True, truncated=source.truncated) as decode,
+        images.open_decoder(True, truncated=source.truncated) as decoder,
     ):
         decoded = pool.map(decoded_file, paths)
         return np.array([pixels for pixels in decoded if pixels is not None], np.uint8)
@@ -245,9 +245,9 @@ def stored_rows(files: Sequence[Path], status: str, columns: list[str]) -> Itera
                 yield wanted
 
 
-def nothing_readable(files: Sequence[Path], left_out: images.LeftOut) -> LookalikeError:
+def nothing_readable(files: Sequence[Path], ignored: images.IgnoredFiles) -> LookalikeError:
     """Return the error for inputs none of which became an embedding: the reason of the first."""
-    there = images.in_words(left_out.counts())
+    there = images.describe_ignored(ignored.counts())
     count = sum(pq.read_metadata(file).num_rows for file in files)
     first = next(stored_rows(files, "skipped", ["path", "reason"])).slice(0, 1).to_pylist()[0]
     such = f"none of {count:,} inputs can be read, such as " if count > 1 else "cannot read "

@@ -16,7 +16,7 @@ from lookalike import embedding, images, models
 from lookalike.build.jobs import Job
 from lookalike.defaults import WAVE
 from lookalike.errors import ImageError, LookalikeError
-from lookalike.images.listing import listed, task_count
+from lookalike.images.listing import read_listing, task_count
 from lookalike.ingest.diff import Known
 from lookalike.models import Model
 from lookalike.models.engines import Pixels
@@ -55,7 +55,7 @@ def split_listing(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Rea
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for part in batch["id"].to_pylist():
-                yield from listed(listing, part, tasks)
+                yield from read_listing(listing, part, tasks)
 
     return spark.range(0, tasks, 1, tasks), read
 
@@ -210,17 +210,17 @@ def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
 
     def decoded_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         isolated, truncated = always or is_second_try(), source.truncated
-        with images.decoder(isolated, True, truncated) as decode:
+        with images.open_decoder(isolated, True, truncated) as decoder:
             for batch in batches:
                 decoded = []
                 for content in batch["content"]:
                     with suppress(ImageError):
-                        decoded.append(decode(content.as_py() or b"")[0].tobytes())
+                        decoded.append(decoder.decode_pixels(content.as_py() or b"")[0].tobytes())
                 yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
 
     with small_batches(frame.sparkSession):
         # Limited last: Spark then looks at a few partitions, and at more if they do not suffice.
         decoded = frame.select("content").mapInArrow(decoded_rows, "pixels binary")
-        rows = decoded.limit(models.SAMPLE).collect()
+        rows = decoded.limit(models.SAMPLE_IMAGES).collect()
     pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
     return pixels.reshape(len(rows), images.SIDE, images.SIDE, 3)

@@ -89,10 +89,10 @@ def show_json(answer: Mapping[str, Any]) -> None:
 
 def show_ignored(counts: dict[str, int]) -> None:
     """Print how many files were ignored, by type."""
-    from lookalike.images import in_words
+    from lookalike.images import describe_ignored
 
     if counts:
-        notes.print(f"[yellow]not looked at:[/] {escape(in_words(counts))}")
+        notes.print(f"[yellow]not looked at:[/] {escape(describe_ignored(counts))}")
 
 
 def show_labels(unused: int, loose: int, missing: int) -> None:

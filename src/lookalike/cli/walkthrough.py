@@ -84,7 +84,7 @@ def run(
     rate = report.images / report.seconds
     say(f" 3  {report.images:,} images embedded, {rate:.0f} a second; {report.skipped} skipped")
     if report.not_looked_at:
-        say(f"    not looked at: {images.in_words(report.not_looked_at)}")
+        say(f"    not looked at: {images.describe_ignored(report.not_looked_at)}")
     csv_path = out / "cars.csv"
     export_csv(stored, csv_path)
     say(f" 4  stored in {csv_path}, {csv_path.stat().st_size / 1e6:.0f} MB")
@@ -147,7 +147,7 @@ def _first_readable(source: images.Source) -> str:
             return file.path
         except ImageError:
             continue
-    raise images.nothing_found(source)
+    raise images.no_images_error(source)
 
 
 def _new_query(folder: Path, embed: ImageEmbedder, seed: int | None) -> Query:

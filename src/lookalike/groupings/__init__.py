@@ -43,7 +43,7 @@ __all__ = [
 _VOTERS = 20  # neighbours that are asked for their labels
 
 
-def find_pairs(  # noqa: D417 - `index` is self
+def find_pairs(
     index: HasTable,
     out: Name,
     other: HasTable | Name | None = None,
@@ -143,7 +143,7 @@ def find_pairs(  # noqa: D417 - `index` is self
     return Found.open(out)
 
 
-def find_duplicates(  # noqa: D417 - `index` is self
+def find_duplicates(
     index: HasTable,
     out: Name,
     *,
@@ -215,7 +215,7 @@ def find_duplicates(  # noqa: D417 - `index` is self
     return Found.open(out)
 
 
-def find_clusters(  # noqa: D417 - `index` is self
+def find_clusters(
     index: HasTable,
     out: Name,
     *,
@@ -268,7 +268,7 @@ def find_clusters(  # noqa: D417 - `index` is self
     return Found.open(out)
 
 
-def find_outliers(  # noqa: D417 - `index` is self
+def find_outliers(
     index: HasTable,
     out: Name,
     *,
@@ -316,7 +316,7 @@ def find_outliers(  # noqa: D417 - `index` is self
     return Found.open(out)
 
 
-def make_gallery(  # noqa: D417 - `index` is self
+def make_gallery(
     index: HasTable,
     out: Name,
     *,

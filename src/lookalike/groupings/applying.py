@@ -25,7 +25,7 @@ join stored as kept on kept.path = kept_path and kept.content_hash = kept_hash
 where action = 'drop' order by found."group", one.path"""
 
 
-def set_aside(index: HasTable, found: Found, how: How, to: Name) -> Aside:  # noqa: D417 - `index` is self
+def set_aside(index: HasTable, found: Found, how: How, to: Name) -> Aside:
     """Move, copy, link or list the duplicates to drop; `groups.aside.undo(to)` reverses it.
 
     Images that have changed since they were compared stay, and so do those whose image to keep has.

@@ -15,7 +15,7 @@ from lookalike.groups.duplicates import TABLE as DUPLICATES
 from lookalike.groups.outliers import SUSPECTS
 from lookalike.groups.outliers import TABLE as OUTLIERS
 from lookalike.groups.overview import TABLE as OVERVIEW
-from lookalike.groups.threshold import around
+from lookalike.groups.threshold import pairs_around
 from lookalike.rendering import (
     SAME_LABEL,
     Card,
@@ -257,7 +257,7 @@ def threshold_sheet(
         tiles = [(_tile(collection, one), _tile(collection, two)) for one, two, _ in some]
         return Pairs(title, tiles, [f"{figure:.3f}{what}" for *_, figure in some])
 
-    near, far = around(collection, within, _AROUND)
+    near, far = pairs_around(collection, within, _AROUND)
     rows = [row(f"just within {within:g}", near), row(f"just beyond {within:g}", far)]
     if agrees is not None:
         values = {"agrees": agrees, "around": _AROUND}

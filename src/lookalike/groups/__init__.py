@@ -1,1 +1,1 @@
-"""What belongs together in a collection, what is in it twice, what does not belong."""
+"""Analyse a collection: pairs, duplicates, clusters, outliers and an overview."""

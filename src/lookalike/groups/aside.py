@@ -1,8 +1,8 @@
-"""Images that others stand for, set aside: moved, copied, linked or listed.
+"""Set duplicates aside: move, copy, link or list them.
 
-No image is deleted, no file overwritten, and `undo` takes it back with a journal, `aside.csv`. The
-journal names an image before anything happens to it, so that after a kill at any instant both
-functions find out what became of it: run again, they go on.
+No image is deleted and no file overwritten; `undo` reverts everything by the journal `aside.csv`.
+The journal names an image before its file is touched, so after a kill at any instant both functions
+continue where they stopped.
 """
 
 import os
@@ -25,75 +25,110 @@ from lookalike.images.source import is_inside, looked_at
 How = Literal["copy", "move", "link", "list"]
 
 LIST = "drop.txt"
-_REPLACED = ("found.json", *INDEX_FILES)  # which a result has, and an index
-_ELSEWHERE = "elsewhere"  # below the folder, for images that lie outside the root
+_MARKERS = ("found.json", *INDEX_FILES)  # files of a result and of an index
+_OUTSIDE_FOLDER = "elsewhere"  # for images outside the root
 
 
 @dataclass(frozen=True)
 class Aside:
-    """How many images were set aside, and how many were not, by the reason."""
+    """The number of images that were set aside (`done`) and that were not, by reason.
+
+    Attributes
+    ----------
+    done : int
+    already : int
+        Set aside by an earlier run.
+    gone : int
+        The file is missing or empty.
+    alone : int
+        The image to keep is missing, so this may be the last copy.
+    same : int
+        A link to the image to keep.
+    outside : int
+        The path leads out of the folders of the index.
+    changed : int
+        One of the two files changed since they were compared.
+    """
 
     done: int = 0
     already: int = 0
-    """An earlier run has done it."""
     gone: int = 0
-    """There is no such file, or nothing in it."""
     alone: int = 0
-    """The image that stands for it is gone: it may be the last."""
     same: int = 0
-    """By a link it is the very file that stands for it."""
     outside: int = 0
-    """Its path leads out of the folders of the index."""
     changed: int = 0
-    """It, or the image that stands for it, is no longer what it was when they were compared."""
 
 
 def set_aside(how: How, source: Source, drops: Iterable[tuple[str, str]], folder: Path) -> Aside:
-    """Set images aside in `folder`, which is new, empty, or of an earlier run that goes on.
+    """Set images aside.
 
-    `drops` gives the encoded paths of an image to drop and of the one that stands for it. Below
-    `folder` an image keeps its path below the root; `link` makes absolute symbolic links. `list`
-    writes `drop.txt`, an encoded absolute path or URI a line, and is all that there is for images
-    in tables or at URIs. Raises `LookalikeError` for those, for a folder that will not do, where
-    the disk is full, and where a file may not be written or moved.
+    Parameters
+    ----------
+    how : {"copy", "move", "link", "list"}
+        `link` makes absolute symbolic links. `list` writes `drop.txt` with a percent-encoded
+        absolute path or URI per line, and is the only way for images in tables or at URIs.
+    source : Source
+    drops : iterable of (str, str)
+        Encoded paths of an image to drop and of the image to keep for it.
+    folder : Path
+        A new or empty folder, or that of an earlier run to continue. Images keep their paths below
+        the root.
+
+    Returns
+    -------
+    Aside
+
+    Raises
+    ------
+    LookalikeError
+        For an unsuitable source or folder, a full disk, or a file that cannot be written or moved.
     """
     folder = folder.absolute()
     check(how, source, folder)
     counts: Counter[str] = Counter()
-    with _one_line(folder):
+    with _short_errors(folder):
         _make_folder(folder)
         if how == "list":
             _list(source, drops, folder, counts)
             return Aside(**counts)
-        with journal(folder) as write_down:
+        with journal(folder) as write:
             for entry in entries(folder):
                 if entry.how != how:
                     raise LookalikeError(
-                        f"{folder} has what an earlier run did ({entry.how}): undo that, or choose "
+                        f"{folder} is of an earlier run ({entry.how}): undo it or choose "
                         "a new folder"
                     )
                 break
             for drop, kept in drops:
-                counts[_set_aside_one(how, source, drop, kept, folder, write_down)] += 1
+                counts[_set_aside_one(how, source, drop, kept, folder, write)] += 1
     return Aside(**counts)
 
 
 def undo(folder: Name, say: Callable[[str], None] = lambda line: None) -> int:
-    """Put back what was moved, remove copies and links, and return for how many images.
+    """Move images back, and remove copies and links; return the number of images.
 
-    A copy is removed only where the image is there and has the same bytes, a link only where it
-    still leads to the image. What is back already is passed over. `say` is given a line for each
-    image that cannot be put back; after the others were, that is a `LookalikeError`. Else the
-    journal and all empty folders go at the end.
+    A copy is removed only where the original exists with the same bytes, a link only where it still
+    leads to the original. When all images are back, the journal and all empty folders are removed.
+
+    Parameters
+    ----------
+    folder : str or Path
+    say : callable
+        Gets a line for each image that cannot be put back.
+
+    Raises
+    ------
+    LookalikeError
+        Where images could not be put back, after all others were.
     """
     folder = local_path(folder).absolute()
     if not (folder / JOURNAL).is_file():
-        raise LookalikeError(f"{folder} has no {JOURNAL}: there is nothing to undo")
-    back = failed = 0
-    with _one_line(folder), journal(folder):
+        raise LookalikeError(f"{folder} has no {JOURNAL}: nothing to undo")
+    restored = failed = 0
+    with _short_errors(folder), journal(folder):
         for entry in entries(folder):
             try:
-                back += _undo_one(entry)
+                restored += _undo_one(entry)
             except (OSError, LookalikeError) as error:
                 if is_full_disk(error):
                     raise
@@ -101,43 +136,42 @@ def undo(folder: Name, say: Callable[[str], None] = lambda line: None) -> int:
                 say(f"{encode_path(entry.origin)} was not put back: {one_line(error)}")
         if failed:
             raise LookalikeError(
-                f"{failed:,} images were not put back, {back:,} were: make room for them in their "
-                f"old places and undo {folder} again"
+                f"{failed:,} images were not put back, {restored:,} were: free their old paths "
+                f"and undo {folder} again"
             )
         (folder / JOURNAL).unlink()
     for place, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):  # there is something else in it
+        with suppress(OSError):  # not empty
             os.rmdir(place)
-    return back
+    return restored
 
 
 def check(how: How, source: Source, folder: Path) -> None:
-    """Raise `LookalikeError` where images of a source cannot be set aside so, or not there.
+    """Raise `LookalikeError` for an unsuitable source or folder.
 
-    Not among the images, where they would be found again, and not in what lookalike wrote, which is
-    replaced as a whole.
+    The folder may not lie among the images, which would be found again, nor in a result or an
+    index, which is replaced as a whole.
     """
     local_path(folder)
     if how == "list":
         return
     if source.kind != "files":
-        raise LookalikeError(f"these images are no local files, no way to {how} them: use list")
+        raise LookalikeError(f"cannot {how} images that are not local files: use list")
     if (found := looked_at(source, folder)) is not None:
         raise LookalikeError(
-            f"{folder} lies in {encode_path(found)}, where its images would be found again: "
-            "choose a folder elsewhere"
+            f"{folder} lies in {encode_path(found)}, where its images would be indexed: choose "
+            "another folder"
         )
     place = Path(os.path.realpath(folder))
     for above in (place, *place.parents):
-        if any((above / name).is_file() for name in _REPLACED):
+        if any((above / name).is_file() for name in _MARKERS):
             raise LookalikeError(
-                f"{folder} lies in {above}, which is replaced when it is made again: choose a "
-                "folder elsewhere"
+                f"{folder} lies in {above}, which is replaced as a whole: choose another folder"
             )
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder; refuse one with other things in it."""
+    """Create the folder. Raises `LookalikeError` for one with other files."""
     folder.mkdir(parents=True, exist_ok=True)
     names = set(os.listdir(folder))
     if JOURNAL not in names and names - {LIST, PART}:
@@ -145,8 +179,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def _reason_not_to(source: Source, drop: str, kept: str) -> str | None:
-    """Return why an image may not be dropped for another, as the field of `Aside`, if so."""
-    if source.kind == "table":  # the row is no part of the name
+    """Return the reason not to drop an image, a field of `Aside`; None to drop it."""
+    if source.kind == "table":  # without the row number
         drop, kept = drop.rpartition("#")[0], kept.rpartition("#")[0]
     if not (is_inside(source, drop) and is_inside(source, kept)):
         return "outside"
@@ -178,29 +212,31 @@ def _set_aside_one(
     drop: str,
     kept: str,
     folder: Path,
-    write_down: Callable[[Entry], None],
+    write: Callable[[Entry], None],
 ) -> str:
-    """Return what became of it, as the field of `Aside`."""
+    """Set one image aside; return the field of `Aside` to count it in."""
     reason = _reason_not_to(source, drop, kept)
     if reason == "outside":
         return reason
     origin = full_path(source, drop)
-    wanted = folder / _below(source, origin)
+    wanted = folder / _relative_path(source, origin)
     if reason == "gone" and not os.path.lexists(origin) and os.path.lexists(wanted):
         return "already"
     if reason is not None:
         return reason
-    for entry in _names(how, origin, wanted, folder):
-        if not os.path.lexists(entry.target) or is_reserved(entry.target):  # before a kill
+    for entry in _candidate_entries(how, origin, wanted, folder):
+        if not os.path.lexists(entry.target) or is_reserved(
+            entry.target
+        ):  # reserved by a killed run
             break
         if how == "link" and _leads_to(entry.target, origin):
             return "already"
         if how == "copy" and is_copy(origin, entry.target):
             return "already"
         if how == "move" and is_moved(origin, entry.target) and entry in entries(folder):
-            os.unlink(origin)  # it was copied to another disk, and then came the kill
+            os.unlink(origin)  # killed between copy and delete
             return "done"
-    write_down(entry)
+    write(entry)
     os.makedirs(os.path.dirname(entry.target), exist_ok=True)
     if how == "link":
         os.symlink(origin, entry.target)
@@ -209,16 +245,16 @@ def _set_aside_one(
     return "done"
 
 
-def _below(source: Source, origin: str) -> str:
-    """Return the path that an image is to have below the folder, normalised as `origin` is."""
+def _relative_path(source: Source, origin: str) -> str:
+    """Return the path of an image below the folder."""
     root = os.path.normpath(source.root).rstrip("/") + "/"
     if origin.startswith(root):
         return origin.removeprefix(root)
-    return os.path.join(_ELSEWHERE, origin.lstrip("/"))
+    return os.path.join(_OUTSIDE_FOLDER, origin.lstrip("/"))
 
 
-def _names(how: str, origin: str, wanted: Path, folder: Path) -> Iterator[Entry]:
-    """Give the places an image may come to, all but the first numbered, none of our own files."""
+def _candidate_entries(how: str, origin: str, wanted: Path, folder: Path) -> Iterator[Entry]:
+    """Yield possible targets: the wanted name, then numbered ones; never the name of our files."""
     own = {JOURNAL, LIST} if wanted.parent == folder else set()
     for number in count(1):
         name = wanted.name if number == 1 else f"{wanted.stem}-{number}{wanted.suffix}"
@@ -227,7 +263,7 @@ def _names(how: str, origin: str, wanted: Path, folder: Path) -> Iterator[Entry]
 
 
 def _undo_one(entry: Entry) -> bool:
-    """Take it back; say whether there was anything to do. `LookalikeError` where that cannot be."""
+    """Undo one entry; return whether anything was to do. Raises `LookalikeError`."""
     how, origin, target = entry
     there, here = os.path.lexists(target), os.path.lexists(origin)
     if how == "link":
@@ -237,7 +273,7 @@ def _undo_one(entry: Entry) -> bool:
         return False
     with suppress(OSError):
         os.unlink(os.path.join(os.path.dirname(target), PART))
-    if is_empty(target):  # reserved, and then came a kill
+    if is_empty(target):  # reserved by a killed run
         os.unlink(target)
         return False
     if there and here and (is_moved if how == "move" else is_copy)(origin, target):
@@ -245,14 +281,14 @@ def _undo_one(entry: Entry) -> bool:
         return True
     if how == "copy":
         if there:
-            raise LookalikeError(f"it is gone or another by now, so {encode_path(target)} stays")
+            raise LookalikeError(f"it is missing or changed, so {encode_path(target)} stays")
         return False
     if not there:
         if here:
             return False
-        raise LookalikeError(f"it is gone from {encode_path(target)} as well")
+        raise LookalikeError(f"it is missing from {encode_path(target)} as well")
     if here and not is_reserved(origin):
-        raise LookalikeError("there is another file by now")
+        raise LookalikeError("another file has its name")
     os.makedirs(os.path.dirname(origin), exist_ok=True)
     move(target, origin)
     return True
@@ -263,8 +299,8 @@ def _leads_to(link: str, origin: str) -> bool:
 
 
 @contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
-    """Make an error of the system one line that says how to go on."""
+def _short_errors(folder: Path) -> Iterator[None]:
+    """Turn an `OSError` into a `LookalikeError` of one line."""
     try:
         yield
     except OSError as error:
@@ -272,6 +308,6 @@ def _one_line(folder: Path) -> Iterator[None]:
             raise full_disk(folder) from None
         place = error.filename if isinstance(error.filename, str | bytes) else str(folder)
         raise LookalikeError(
-            f"{encode_path(place)}: {one_line(error)}; see to it and run the same command "
-            f"again, it goes on, or undo {folder}"
+            f"{encode_path(place)}: {one_line(error)}; correct it and run the same command "
+            f"again to continue, or undo {folder}"
         ) from None

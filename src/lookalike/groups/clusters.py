@@ -1,11 +1,11 @@
-"""Clusters of a collection, from its neighbour graph: what hangs together more than it must.
+"""Cluster a collection by its neighbour graph.
 
 The objective is the constant Potts model (Traag, Van Dooren and Nesterov, "Narrow scope for
-resolution-limit-free community detection", 2011): the weight of the links within clusters, less a
-price for every pair within. The price does not depend on how large the graph is, as that of
-modularity does, so that clusters of a million images are not larger than those of a thousand. An
-image stays alone where its links are not worth the pairs that it would bring. Copies count as one
-image: more than k of them would name nobody but each other.
+resolution-limit-free community detection", 2011): the weight of the links within clusters, minus a
+price for every pair within them. Unlike in modularity, the price does not depend on the size of the
+graph, so a collection of a million images has clusters no larger than one of a thousand. An image
+stays alone where its links are worth less than its pairs. Copies count as one image: the neighbour
+lists of more than k copies would name only each other.
 """
 
 from pathlib import Path
@@ -27,17 +27,17 @@ Places: TypeAlias = npt.NDArray[np.int64]
 Weights: TypeAlias = npt.NDArray[np.float64]
 
 TABLE = "clusters.parquet"
-SIZE = 300
-"""A pair costs, at resolution 1, this part of the weight that an image has in links. Two clusters
-of n images, with the share f of their links between them, become one while n is below f * SIZE.
+CLUSTER_SCALE = 300
+"""At resolution 1 a pair costs the mean weight of an image's links divided by this. Two clusters of
+n images, with the share f of their links between them, merge while n is below f * CLUSTER_SCALE.
 
 At half of it and at twice, clusters of photos of 24 unseen and of 98 other kinds of car, some 42 a
 kind, agree with the labels about as well (adjusted mutual information 0.57 to 0.60, 0.84 to 0.88).
 """
-SAME = 1e-3
-"""A distance below which two images are copies; that of equal pictures is 0."""
-_ROUNDS = 3  # of Leiden; ten come to an objective that is better by 0.01 %
-_BATCH = 2**20  # rows of the graph at a time
+MAX_COPY_DISTANCE = 1e-3
+"""Two images that are nearer than this are copies; equal pictures have distance 0."""
+_LEIDEN_ITERATIONS = 3  # with ten the objective is 0.01 % better
+_BATCH_ROWS = 2**20
 
 
 def check_options(resolution: float, least: int) -> None:
@@ -56,29 +56,47 @@ def cluster(
     resolution: float = 1.0,
     least: int = 2,
 ) -> dict[str, Any]:
-    """Write `clusters.parquet` into a folder: the images that are in clusters; return figures.
+    """Cluster the images by their neighbour graph and write `clusters.parquet`.
 
-    `graph` is the folder of `write_graph`, of 10 to 20 neighbours. Columns: `cluster` int32, 0 the
-    largest, `id, path, label, representative` (true of one in each cluster, the first of its rows)
-    and `weight`, the sum of an image's links to the others in its cluster, copies left out. A
-    `resolution` above 1 makes clusters smaller, below 1 larger; those of fewer than `least` images
-    are left out. The same graph gives the same clusters. A million images with 15 neighbours take
-    2 GB, and two minutes on one core.
+    The same graph gives the same clusters. A million images with 15 neighbours take 2 GB and two
+    minutes on one core.
 
-    Raises `LookalikeError` where the graph is none, or is of another version of the collection.
+    Parameters
+    ----------
+    collection : EmbeddingTable
+    graph : Path
+        A folder of `write_graph`, with 10 to 20 neighbours per image.
+    folder : Path
+    resolution : float
+        Above 1 clusters are smaller, below 1 larger.
+    least : int
+        Leave out clusters of fewer images.
+
+    Returns
+    -------
+    dict
+        Figures. The columns of the table are `cluster` int32 (0 is the largest), `id, path, label`,
+        `representative` (true for one image per cluster, its first row) and `weight`, the sum of an
+        image's links within its cluster, without copies.
+
+    Raises
+    ------
+    LookalikeError
+        For a resolution or a `least` out of range, or where the graph is invalid or belongs to
+        another version of the collection.
     """
     check_options(resolution, least)
     with collection.connect(folder) as sql:
         ids = sql.execute("select id from stored where status = 'ok' order by id").fetchnumpy()
-        linked, node = links(sql, graph, np.asarray(ids["id"], np.int64))
-        parts = communities(linked, resolution)
-        named, sizes = by_size(parts[node])
-        weights = inner_weights(linked, parts)[node]
-        first = np.lexsort((-weights, named))[np.cumsum([0, *sizes[:-1]])] if len(sizes) else []
-        chosen = np.zeros(len(named), bool)
+        adjacency, node = link_matrix(sql, graph, np.asarray(ids["id"], np.int64))
+        parts = find_communities(adjacency, resolution)
+        numbers, sizes = number_by_size(parts[node])
+        weights = inner_weights(adjacency, parts)[node]
+        first = np.lexsort((-weights, numbers))[np.cumsum([0, *sizes[:-1]])] if len(sizes) else []
+        chosen = np.zeros(len(numbers), bool)
         chosen[first] = True
         kept = int((sizes >= least).sum())
-        found = pa.table([ids["id"], named, chosen, weights], ["id", "c", "representative", "w"])
+        found = pa.table([ids["id"], numbers, chosen, weights], ["id", "c", "representative", "w"])
         sql.register("found", found)
         query = """
             select c::int as cluster, id, path, label, representative, w::float as weight
@@ -87,10 +105,10 @@ def cluster(
         write_parquet(sql, query, folder / TABLE, {"kept": kept})
     inside = int(sizes[:kept].sum())
     return {
-        "images": len(named),
+        "images": len(numbers),
         "clusters": kept,
         "in_clusters": inside,
-        "alone": len(named) - inside,
+        "alone": len(numbers) - inside,
         "largest": int(sizes[0]) if kept else 0,
         "median": float(np.median(sizes[:kept])) if kept else 0.0,
         "resolution": resolution,
@@ -100,7 +118,9 @@ def cluster(
 def view_graph(sql: "DuckDBPyConnection", graph: Path) -> None:
     """Make a neighbour graph the view `graph`: `query_id, rank, neighbor_id, distance`."""
     if not any(graph.glob("*.parquet")):
-        raise LookalikeError(f"{graph} is no neighbour graph: write one with `lookalike neighbors`")
+        raise LookalikeError(
+            f"{graph} is not a neighbour graph: write one with `lookalike neighbors`"
+        )
     create_view(sql, "graph", graph)
 
 
@@ -110,39 +130,52 @@ def view_neighbors(sql: "DuckDBPyConnection", graph: Path, k: int) -> None:
     sql.execute(f"create temp view near as from graph where rank <= {int(k)}")
 
 
-def other_version(graph: Path) -> LookalikeError:
-    """Return the error for a graph that names images which the collection does not have."""
-    return LookalikeError(f"{graph} is of another version of the index: write it again")
+def wrong_version(graph: Path) -> LookalikeError:
+    """Return the error for a graph with images that are not in the collection."""
+    return LookalikeError(f"{graph} belongs to another version of the index: write it again")
 
 
-def links(sql: "DuckDBPyConnection", graph: Path, ids: Places) -> tuple["csr_array", Places]:
-    """Return what binds each two of m nodes, symmetric, (m, m); and the node of each row, (n,).
+def link_matrix(sql: "DuckDBPyConnection", graph: Path, ids: Places) -> tuple["csr_array", Places]:
+    """Return the weighted adjacency matrix of a neighbour graph, with copies merged.
 
-    A node is a row, of those with these `ids` (n,), rising, or all copies of one. A link weighs
-    exp(-(distance / median distance)^2), half as much where only one is a neighbour of the other,
-    and as the mean where copies bring several. The median is that of all pairs in the graph but
-    copies.
+    A link weighs exp(-(distance / median distance)^2); half of it where only one image is a
+    neighbour of the other, and the mean where copies bring several. The median is over all pairs in
+    the graph without copies.
+
+    Parameters
+    ----------
+    sql : DuckDBPyConnection
+    graph : Path
+    ids : int64 (n,)
+        The ids of the collection, rising.
+
+    Returns
+    -------
+    adjacency : csr_array (m, m)
+        Symmetric; a node is an image or all copies of one.
+    node : int64 (n,)
+        The node of each row.
     """
     from scipy import sparse
 
     view_graph(sql, graph)
-    # Copies, of which there may be more than of all else, say nothing of how far images lie apart.
+    # Copies may be most of all pairs, and say nothing about usual distances.
     scale = "select count(*), median(distance) filter (distance >= $same::float) from graph"
-    count, middle = fetch_row(sql, scale, {"same": SAME})
+    count, middle = fetch_row(sql, scale, {"same": MAX_COPY_DISTANCE})
     ends = np.empty((2, count), np.int32)
     weights = np.empty(count, np.float32)
-    same = np.empty(count, bool)
+    is_copy = np.empty(count, bool)
     at = 0
     query = "select query_id, neighbor_id, distance from graph"
-    for batch in sql.sql(query).to_arrow_reader(_BATCH):
+    for batch in sql.sql(query).to_arrow_reader(_BATCH_ROWS):
         to = at + batch.num_rows
         for row, name in enumerate(("query_id", "neighbor_id")):
             ends[row, at:to] = _places(batch[name].to_numpy(), ids, graph)
         distances = batch["distance"].to_numpy()
         weights[at:to] = np.exp(-((distances / (middle or 1)) ** 2))
-        same[at:to] = distances < SAME
+        is_copy[at:to] = distances < MAX_COPY_DISTANCE
         at = to
-    copies = sparse.coo_array((same[same], tuple(ends[:, same])), (len(ids), len(ids)))
+    copies = sparse.coo_array((is_copy[is_copy], tuple(ends[:, is_copy])), (len(ids), len(ids)))
     nodes, node = sparse.csgraph.connected_components(copies, directed=False)
     ends = node[ends]
     apart = ends[0] != ends[1]
@@ -156,52 +189,52 @@ def links(sql: "DuckDBPyConnection", graph: Path, ids: Places) -> tuple["csr_arr
 
 
 def _places(numbers: Places, ids: Places, graph: Path) -> Places:
-    """Return where in `ids`, rising, each of some numbers stands."""
+    """Return the position of each number in `ids`, rising."""
     found = np.searchsorted(ids, numbers)
     found[found == len(ids)] = 0
     if not len(ids) or (ids[found] != numbers).any():
-        raise other_version(graph)
+        raise wrong_version(graph)
     return found
 
 
-def communities(linked: "csr_array", resolution: float) -> Places:
-    """Return the community of each node, (n,), by Leiden (Traag, Waltman and van Eck, 2019).
+def find_communities(adjacency: "csr_array", resolution: float) -> Places:
+    """Return the community of each node, int64 (m,), by Leiden (Traag, Waltman and van Eck, 2019).
 
-    https://networkit.github.io/dev-docs/python_api/community.html: its objective is modularity.
-    With a loop at each node, so heavy that all nodes weigh the same, it is the constant Potts model
-    (Arenas, Fernández and Gómez, 2008). On one thread and in the order of the nodes: more threads
-    come to other clusters each time, and two were no quicker.
+    NetworKit's Leiden maximises modularity. With a loop at each node, so heavy that all nodes weigh
+    the same, that is the constant Potts model (Arenas, Fernández and Gómez, 2008). It runs on one
+    thread, in the order of the nodes: with more threads the result changes from run to run, and two
+    are no quicker. https://networkit.github.io/dev-docs/python_api/community.html
     """
     from scipy import sparse
 
-    degrees: Weights = linked.sum(axis=1, dtype=np.float64)
+    degrees: Weights = adjacency.sum(axis=1, dtype=np.float64)
     heaviest = degrees.max(initial=0)
     own = np.arange(len(degrees))
     if heaviest == 0:
         return own
     import networkit as nk
 
-    upper = sparse.triu(linked, 1, "coo")
+    upper = sparse.triu(adjacency, 1, "coo")
     ends = [np.concatenate([side, own]).astype(np.uint64) for side in (upper.row, upper.col)]
-    loops = (heaviest - degrees) / 2  # both ends of which are at the node
+    loops = (heaviest - degrees) / 2  # a loop has both ends at the node
     weights = np.concatenate([upper.data.astype(np.float64), loops])
     net = nk.GraphFromCoo((weights, (ends[0], ends[1])), n=len(own), weighted=True)
-    price = resolution * degrees.mean() / SIZE
+    price = resolution * degrees.mean() / CLUSTER_SCALE
     before = nk.getMaxNumberOfThreads()
     nk.setNumberOfThreads(1)
     try:
         leiden = nk.community.ParallelLeiden(
-            net, randomize=False, iterations=_ROUNDS, gamma=price * len(own) / heaviest
+            net, randomize=False, iterations=_LEIDEN_ITERATIONS, gamma=price * len(own) / heaviest
         )
         return np.array(leiden.run().getPartition().getVector(), np.int64)
     finally:
         nk.setNumberOfThreads(before)
 
 
-def by_size(parts: Places) -> tuple[Places, Places]:
-    """Number communities (n,) anew: by falling size, equal ones by their first member.
+def number_by_size(parts: Places) -> tuple[Places, Places]:
+    """Number communities (n,) by falling size, equal sizes by their first member.
 
-    Returns the number of each row, (n,), and the size of each community.
+    Returns the new number of each row, int64 (n,), and the size of each community.
     """
     _, first, named = np.unique(parts, return_index=True, return_inverse=True)
     sizes = np.bincount(named)
@@ -211,8 +244,8 @@ def by_size(parts: Places) -> tuple[Places, Places]:
     return numbers[named], sizes[order]
 
 
-def inner_weights(linked: "csr_array", named: Places) -> Weights:
-    """Return the weight of each node's links to nodes of the same name, both (m,)."""
-    rows = np.repeat(np.arange(len(named), dtype=np.int32), np.diff(linked.indptr))
-    within = named[rows] == named[linked.indices]
-    return np.bincount(rows[within], linked.data[within], len(named)).astype(np.float64)
+def inner_weights(adjacency: "csr_array", parts: Places) -> Weights:
+    """Return the weight of each node's links within its part: float64 (m,)."""
+    rows = np.repeat(np.arange(len(parts), dtype=np.int32), np.diff(adjacency.indptr))
+    within = parts[rows] == parts[adjacency.indices]
+    return np.bincount(rows[within], adjacency.data[within], len(parts)).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What is in a collection more than once: tight groups, with one image of each to keep."""
+"""Find near-duplicates: tight groups of images, with one image of each to keep."""
 
 import io
 import itertools
@@ -13,10 +13,10 @@ from lookalike import images
 from lookalike.defaults import AGREES, CAP, RECALL
 from lookalike.errors import ImageError, LookalikeError, either
 from lookalike.groups.pairs import join
-from lookalike.groups.stars import stars
+from lookalike.groups.stars import find_stars
 from lookalike.groups.threshold import suggest
 from lookalike.groups.verifying import count_compared, in_threads
-from lookalike.groups.verifying import verify as looked_at
+from lookalike.groups.verifying import verify as verify_pairs
 from lookalike.progress import progress_line
 from lookalike.sql import create_view, fetch_row, write_parquet
 from lookalike.storage import EmbeddingTable
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 Keep = Literal["largest", "oldest", "sharpest", "first"]
 KEEP: tuple[str, ...] = get_args(Keep)
 TABLE = "duplicates.parquet"
-_OF_PAIRS = ("within", "pairs", "cap", "cut", "recall", "recall_of", "spark")
+_PAIR_FIGURES = ("within", "pairs", "cap", "cut", "recall", "recall_of", "spark")
 _SHARP = pa.schema({"id": pa.int64(), "sharpness": pa.float64()})
-_BATCH = 256  # images that are asked for at a time
-_LONGEST = 1024  # pixels on a side, to see how sharp a picture is
+_BATCH_ROWS = 256
+_SHARPNESS_SIDE = 1024  # pixels of the longer side
 
-# Images that are the same to the byte, or to the last pixel, are of one class, named by an id,
-# however many they are: pairs were cut off, classes are not. Where pixels are not looked at, equal
-# vectors are taken for equal pixels.
+# A class holds the images with equal bytes or equal pixels, and is named by an id. Pairs are
+# capped, classes are not. Without verification equal vectors stand for equal pixels.
 _CLASSES = """
 create temp table same as
     select id, min(id) over twins as first, count(*) over twins as twins
@@ -49,7 +48,7 @@ create temp table doubled as
     from same left join paired on paired.id = same.first
     where twins > 1 or same.id in (select a_id from pairs union select b_id from pairs)"""
 
-# Classes become the nodes of a graph, numbered by how much their best image is worth keeping.
+# A class is a node of a graph; nodes are numbered by the rule that picks the image to keep.
 _GRAPH = """
 create temp table ranked as
     select doubled.id, class, row_number() over (order by {order}, doubled.id) as rank
@@ -106,15 +105,41 @@ def duplicates(
     recall: float = RECALL,
     spark: bool | None = None,
 ) -> dict[str, Any]:
-    """Write groups of near-duplicates into `folder/duplicates.parquet`; return figures.
+    """Find groups of near-duplicates and write `folder/duplicates.parquet`.
 
     A group has one image to keep, by a rule, and others to drop, each within the distance of that
-    one: two of them are never farther apart than twice that. With `verify` their pixels have to
-    agree as well. Its columns are `group` (the largest is 0), `action` (keep or drop), `id, path,
-    label, agreement, distance` (to the one that is kept), `same_bytes, width, height, size,
-    kept_path`. `folder/pairs` has all pairs within the distance, and how well they agree.
-    Without `within` a distance is suggested (`threshold.suggest`).
-    Raises `LookalikeError` for a rule that is none, or photos that cannot be read.
+    image; two of them are never farther apart than twice the distance. `folder/pairs` has all pairs
+    within the distance.
+
+    Parameters
+    ----------
+    collection : EmbeddingTable
+    folder : Path
+    within : float, optional
+        Euclidean distance, 0 to 2; by default suggested (`threshold.suggest`).
+    keep : {"largest", "oldest", "sharpest", "first"}
+    verify : bool
+        Compare pixels as well.
+    agrees : float
+        Least agreement of the pixels, 0 to 1.
+    cap : int
+        Most pairs per image.
+    recall : float
+        Target recall of the search for pairs.
+    spark : bool, optional
+        Whether to use Spark; by default for large collections.
+
+    Returns
+    -------
+    dict
+        Figures. The columns of the table are `group` (0 is the largest), `action` (keep or drop),
+        `id, path, label, agreement, distance` (to the image to keep), `same_bytes, width, height,
+        size, kept_path, content_hash, kept_hash`.
+
+    Raises
+    ------
+    LookalikeError
+        For an option out of range, or unreadable photos.
     """
     if keep not in KEEP:
         raise LookalikeError(f"unknown rule {keep!r}: choose {either(KEEP)}")
@@ -128,7 +153,7 @@ def duplicates(
     joined = join(collection, folder, within, cap, recall=recall, spark=spark)
     if verify:
         source = collection.source
-        looked_at(folder / "pairs", source, source, joined["spark"], agrees)
+        verify_pairs(folder / "pairs", source, source, joined["spark"], agrees)
     with collection.connect(folder) as sql:
         create_view(sql, "found", folder / "pairs")
         if verify:
@@ -142,10 +167,8 @@ def duplicates(
                 from found"""
             sql.execute(query)
         sql.execute(_CLASSES)
-        seen = (
-            _see_how_sharp(sql, collection.source) if keep == "sharpest" else _SHARP.empty_table()
-        )
-        sql.register("sharp", seen)
+        sharp = _sharpnesses(sql, collection.source) if keep == "sharpest" else _SHARP.empty_table()
+        sql.register("sharp", sharp)
         sql.execute(_GRAPH.format(order=_ORDER[keep]))
         _group(sql)
         table = folder / TABLE
@@ -159,15 +182,15 @@ def duplicates(
         "verified": verify,
         **(count_compared(folder / "pairs") if verify else {}),
         **(suggested.to_dict() if suggested else {}),
-        **{name: joined[name] for name in _OF_PAIRS},
+        **{name: joined[name] for name in _PAIR_FIGURES},
     }
 
 
 def _group(sql: "DuckDBPyConnection") -> None:
-    """Make the table `groups` of `nodes` and `edges`."""
+    """Make the table `groups` from `nodes` and `edges`."""
     (count,) = fetch_row(sql, "select count(*) from nodes")
     edges = sql.execute("select one, other, distance from edges").fetchnumpy()
-    best = stars(
+    best = find_stars(
         count,
         np.asarray(edges["one"], np.int64),
         np.asarray(edges["other"], np.int64),
@@ -177,14 +200,14 @@ def _group(sql: "DuckDBPyConnection") -> None:
     sql.execute(_GROUPS)
 
 
-def _see_how_sharp(sql: "DuckDBPyConnection", source: images.Source) -> pa.Table:
-    """Return `_SHARP` of all images that have a double."""
+def _sharpnesses(sql: "DuckDBPyConnection", source: images.Source) -> pa.Table:
+    """Return the table `_SHARP` of all images that have a duplicate."""
     query = sql.execute("select id, path from doubled join stored using (id)")
-    rows = itertools.chain.from_iterable(iter(lambda: query.fetchmany(_BATCH), []))
+    rows = itertools.chain.from_iterable(iter(lambda: query.fetchmany(_BATCH_ROWS), []))
     found = []
     with (
         images.IsolatedDecoder(truncated=True) as decoder,
-        progress_line("seeing how sharp images are", "images") as move,
+        progress_line("measuring sharpness", "images") as move,
     ):
         for row in in_threads(lambda row: (row[0], _sharpness(decoder, source, row[1])), rows):
             found.append(row)
@@ -195,16 +218,18 @@ def _see_how_sharp(sql: "DuckDBPyConnection", source: images.Source) -> pa.Table
 
 
 def _sharpness(decoder: images.IsolatedDecoder, source: images.Source, path: str) -> float | None:
-    """Return the variance of the Laplacian, which blur lowers; None where there is no picture.
+    """Return the variance of the Laplacian, which blur lowers; None for an unreadable image.
 
-    All at one size, or small copies would seem the sharpest.
-    Pech-Pacheco and others, 2000, "Diatom autofocusing in brightfield microscopy".
+    All images are scaled to one size, or small copies would seem the sharpest.
+    Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", 2000.
     """
     import cv2
 
     try:
-        small = decoder.thumbnail(images.read(source, path), _LONGEST)
+        small = decoder.thumbnail(images.read(source, path), _SHARPNESS_SIDE)
     except ImageError:
         return None
-    same_size = ImageOps.contain(Image.open(io.BytesIO(small)).convert("L"), (_LONGEST, _LONGEST))
+    same_size = ImageOps.contain(
+        Image.open(io.BytesIO(small)).convert("L"), (_SHARPNESS_SIDE, _SHARPNESS_SIDE)
+    )
     return float(cv2.Laplacian(np.asarray(same_size), cv2.CV_64F).var())

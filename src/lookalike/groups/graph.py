@@ -1,7 +1,7 @@
-"""The neighbour graph of a collection: who is how near whom, as a table of directed pairs.
+"""Write the neighbour graph of a collection, a table of directed pairs.
 
-Joins, duplicates, clusters and outliers are all read from it. Few rows are compared exactly in this
-process; more go through Spark, as `lookalike neighbors` does.
+Joins, duplicates, clusters and outliers read it. A small collection is compared exactly in this
+process; a larger one through Spark, as `lookalike neighbors` does.
 """
 
 import logging
@@ -15,7 +15,7 @@ from lookalike.defaults import RECALL
 from lookalike.engine import KnnEngine
 from lookalike.errors import LookalikeError
 from lookalike.extras import install, is_installed
-from lookalike.neighbors import NEIGHBORS, Held, Queries, neighbors
+from lookalike.neighbors import NEIGHBORS_SCHEMA, Partition, Queries, knn_join
 from lookalike.neighbors.export import check_same_model
 from lookalike.progress import progress_line
 from lookalike.search import Rows, check_k
@@ -25,7 +25,7 @@ from lookalike.storage import EmbeddingTable
 logger = logging.getLogger(__name__)
 
 IN_PROCESS = 20_000
-"""Rows that are compared with each other in this process at most: some seconds."""
+"""Rows up to which this process compares all pairs, in some seconds."""
 
 
 def write_graph(
@@ -39,12 +39,32 @@ def write_graph(
     engine: KnnEngine = "auto",
     recall: float = RECALL,
 ) -> bool:
-    """Write the k nearest neighbours of every row into a new folder of Parquet.
+    """Write the k nearest neighbours of every row into a new folder of Parquet files.
 
-    Its columns are those of `neighbors`: `query_id, rank, neighbor_id, distance`; rows farther than
-    `within` are left out. `queries` is another collection of the same model, whose rows then ask.
-    `spark` None means Spark for over `IN_PROCESS` rows, or where it runs already. Returns whether
-    Spark it was.
+    Parameters
+    ----------
+    collection : EmbeddingTable
+    folder : Path
+    k : int
+    within : float
+        Leave out rows farther than this Euclidean distance.
+    queries : EmbeddingTable, optional
+        Another collection of the same model, whose rows are the queries.
+    spark : bool, optional
+        By default for more than `IN_PROCESS` rows, or where Spark runs already.
+    engine : {"auto", "exact", "approximate"}
+    recall : float
+        Target recall of approximate search.
+
+    Returns
+    -------
+    bool
+        Whether Spark was used. The columns of the files are those of `find_neighbors`.
+
+    Raises
+    ------
+    LookalikeError
+        For an invalid k, another model, or approximate search without Spark.
     """
     check_k(k)
     if queries is not None:
@@ -64,7 +84,7 @@ def write_graph(
         running = session()
         asking = None if queries is None else queries.segments
         with progress(running, "finding neighbours"):
-            found = neighbors(running, collection, k, asking, engine, recall, within)
+            found = knn_join(running, collection, k, asking, engine, recall, within)
             found.write.parquet(local_uri(folder))
     else:
         _compare(collection, folder, k, within, queries)
@@ -74,21 +94,21 @@ def write_graph(
 def _compare(
     collection: EmbeddingTable, folder: Path, k: int, within: float, queries: EmbeddingTable | None
 ) -> None:
-    rows = Rows(collection.segments)  # a segment of nothing but skipped images has no vectors
-    asked = Queries.of(Rows((queries or collection).segments).segments)
+    rows = Rows(collection.segments)  # without segments of skipped images alone
+    blocks = Queries.split(Rows((queries or collection).segments).segments)
     folder.mkdir()
     with (
         progress_line("comparing images") as move,
-        pq.ParquetWriter(folder / "part-0.parquet", NEIGHBORS) as writer,
+        pq.ParquetWriter(folder / "part-0.parquet", NEIGHBORS_SCHEMA) as writer,
     ):
         if not len(rows):
             return
-        held = Held.of(rows.segments)
-        for block in range(len(asked.blocks)):
-            move(block, len(asked.blocks))
-            ids = asked.ids(block)
-            found, distances = held.nearest(
-                asked.vectors(block), k, ids if queries is None else None
+        partition = Partition.load(rows.segments)
+        for block in range(len(blocks.blocks)):
+            move(block, len(blocks.blocks))
+            ids = blocks.ids(block)
+            found, distances = partition.nearest(
+                blocks.vectors(block), k, ids if queries is None else None
             )
             near = distances <= within
             near &= np.isfinite(distances)
@@ -98,8 +118,8 @@ def _compare(
                 pa.table(
                     [
                         pa.array(one, kind.type)
-                        for one, kind in zip(columns, NEIGHBORS, strict=True)
+                        for one, kind in zip(columns, NEIGHBORS_SCHEMA, strict=True)
                     ],
-                    schema=NEIGHBORS,
+                    schema=NEIGHBORS_SCHEMA,
                 )
             )

@@ -1,4 +1,4 @@
-"""The journal of images set aside: `aside.csv`, a line for each before anything happens to it."""
+"""The journal of images set aside: `aside.csv`, a line per image, written before it is moved."""
 
 import csv
 import fcntl
@@ -18,7 +18,7 @@ _HEADER = ("how", "from", "to")
 
 
 class Entry(NamedTuple):
-    """A line of the journal: what is done, where the image is or was, where it comes to be."""
+    """A line of the journal: the action, the path of the image, and its path after the action."""
 
     how: str
     origin: str
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 
 @contextmanager
 def journal(folder: Path) -> Iterator[Callable[[Entry], None]]:
-    """Have the journal alone; give a function that has an entry on the disk when it returns."""
+    """Lock the journal; yield a function that appends an entry and syncs it to disk."""
     with open(folder / JOURNAL, "ab", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,27 +38,27 @@ def journal(folder: Path) -> Iterator[Callable[[Entry], None]]:
             line = io.StringIO()
             csv.writer(line, lineterminator="\n").writerow(row)
             data = line.getvalue().encode()
-            while data:  # a full disk takes a part, then says so
+            while data:  # a full disk writes a part, then fails
                 data = data[file.write(data) or 0 :]
             if on_disk:
                 os.fsync(file.fileno())
 
-        def write_down(entry: Entry) -> None:
+        def write(entry: Entry) -> None:
             below = os.path.relpath(entry.target, folder)
             append((entry.how, encode_path(entry.origin), encode_path(below)), entry.how == "move")
 
         with open(folder / JOURNAL, "rb") as before:
             whole = sum(len(line) for line in before if line.endswith(b"\n"))
-        # A kill or a full disk may have left less than a line, about which nothing was done.
+        # A partial last line is from a kill or a full disk; its action did not start.
         file.truncate(whole)
         if not whole:
             append(_HEADER, True)
             sync_folder(folder)
-        yield write_down
+        yield write
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """Read the journal, one line at a time."""
+    """Yield the entries. Raises `LookalikeError` for a damaged line."""
     with open(folder / JOURNAL, "rb") as file:
         for number, line in enumerate(file, 1):
             try:

@@ -1,8 +1,7 @@
-"""One file copied or moved so that a kill at any instant loses nothing, and nothing is overwritten.
+"""Copy or move one file so that a kill loses nothing and nothing is overwritten.
 
-A name is taken with an empty file that nobody may open, as two cannot take the same. What is to be
-there then replaces that in one step: the file itself, or from another disk a copy of it that is
-whole, on the disk, and compared with it.
+An empty file without permissions reserves the target name. The content then replaces it in one
+step: a rename or, from another disk, a complete, synced and verified copy.
 """
 
 import errno
@@ -17,16 +16,16 @@ from lookalike.files import sync_folder
 from lookalike.images import encode_path
 
 PART = ".lookalike-aside-part"
-"""Name of a copy until it is whole."""
+"""The name of an incomplete copy."""
 
 
 def move(origin: str, target: str) -> None:
-    """Move a file, or a link as it is, to a free or reserved name. `OSError` where that fails.
+    """Move a file or a link to a free or reserved name. Raises `OSError`.
 
-    At any instant one of the two names has all of it, and the target has all of it or nothing.
+    At any instant one of the two names has the whole content, and the target all or none of it.
     """
     _reserve(target)
-    with _freed(target):
+    with _released(target):
         try:
             os.rename(origin, target)
             return
@@ -38,34 +37,34 @@ def move(origin: str, target: str) -> None:
 
 
 def copy(origin: str, target: str) -> None:
-    """Copy a file, or what a link leads to, with its metadata to a free or reserved name."""
+    """Copy a file, or the target of a link, with its metadata to a free or reserved name."""
     _reserve(target)
-    with _freed(target):
+    with _released(target):
         _replace(target, origin, follow=True)
 
 
 def is_empty(place: str) -> bool:
-    """Say whether it is a file with nothing in it, as a reserved name is."""
+    """Say whether a path is an empty file."""
     return os.path.isfile(place) and not os.path.islink(place) and os.path.getsize(place) == 0
 
 
 def is_reserved(place: str) -> bool:
-    """Say whether `place` is a name that a killed run had reserved: empty, and closed to all."""
+    """Say whether a path is a reserved name of a killed run: empty, without permissions."""
     return is_empty(place) and os.stat(place).st_mode & 0o777 == 0
 
 
 def is_moved(origin: str, other: str) -> bool:
-    """Say whether `other` is `origin` as `move` copies it: a link leads to the same place."""
+    """Say whether `other` is a complete copy of `origin` by `move`: same bytes, or same link."""
     if os.path.islink(origin) and os.path.islink(other):
         return os.readlink(origin) == os.readlink(other)
     return not os.path.islink(origin) and is_copy(origin, other)
 
 
 def is_copy(origin: str, other: str) -> bool:
-    """Say whether `other` is a file of its own with the bytes of `origin`."""
+    """Say whether `other` is a separate file with the bytes of `origin`."""
     if os.path.islink(other) or not os.path.exists(origin) or os.path.samefile(origin, other):
         return False
-    filecmp.clear_cache()  # it goes by size and time
+    filecmp.clear_cache()  # its key is only size and time
     return filecmp.cmp(origin, other, shallow=False)
 
 
@@ -80,8 +79,8 @@ def _reserve(target: str) -> None:
 
 
 @contextmanager
-def _freed(target: str) -> Iterator[None]:
-    """Leave nothing of a name that was reserved where bringing a file there fails."""
+def _released(target: str) -> Iterator[None]:
+    """Release a reserved name after a failure."""
     try:
         yield
     except BaseException:

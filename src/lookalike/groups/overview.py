@@ -1,6 +1,6 @@
-"""What to see first of a collection: what is typical, what is not, what is like what.
+"""Choose the images of a gallery: typical, isolated, similar and suspect ones.
 
-Five short lists, whatever the size of the collection; `groupings.showing` makes a gallery of them.
+Five short lists, whatever the size of the collection; `groupings.showing` makes the gallery.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 TABLE = "gallery.parquet"
 SECTIONS = ("typical", "neighbors", "isolated", "pairs", "suspects")
-NEAREST = 8
-"""Neighbours of a drawn image that are listed."""
-_TRIED = 50  # images that may be typical, or pairs, for each that is wanted
-_SAMPLE = 10_000  # images whose regions are looked for, where there are no labels
+LISTED_NEIGHBORS = 8
+"""Neighbours in the line of a drawn image."""
+_TRIED_PER_LINE = 50  # images or pairs, to choose from
+_SAMPLE_IMAGES = 10_000  # clustered into regions, where there are no labels
 _CHOSEN = pa.schema(
     {
         "section": pa.string(),
@@ -45,29 +45,48 @@ Line = tuple[str, int, int, int, float]
 def overview(
     collection: EmbeddingTable, graph: Path, folder: Path, count: int, k: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Write `gallery.parquet` into a folder: `count` images, pairs or drawn images a section.
+    """Choose the images of each section and write `gallery.parquet`.
 
-    The folder has `outliers.parquet` and `suspects.parquet` of the same graph. Columns: `section`,
-    `line` and `place` in it, from 0; `id, path, label`; `figure`; `suggested`, another label;
-    `same_bytes`, whether it is the first of its line to the byte. Sections are
+    The sections are
 
-    - `typical`: the images that are among the k nearest of the most others (`figure`), but none
-      that is itself among those of one before it, or has it among its own: one of each kind;
-    - `neighbors`: a line for each drawn image, itself first, then its 8 nearest with the distance.
-      Drawn with `seed`, so that every label comes once before any comes twice; without labels every
-      region of the space of vectors;
-    - `isolated`: what `outliers` has first, with its score;
+    - `typical`: the images that are among the k nearest of the most others (`figure`), without any
+      that is a neighbour of one before it: one of each kind;
+    - `neighbors`: a line per drawn image, itself first, then its 8 nearest with their distances.
+      Every label comes once before any comes twice; without labels every region of the vectors;
+    - `isolated`: the first of `outliers.parquet`, with their scores;
     - `pairs`: the two nearest to each other, with their distance, each image in one pair at most;
-    - `suspects`: what `suspects` has first, with its score.
+    - `suspects`: the first of `suspects.parquet`, with their scores.
 
-    Returns figures. Raises `LookalikeError` for a count below 1.
+    Parameters
+    ----------
+    collection : EmbeddingTable
+    graph : Path
+        A folder of `write_graph`.
+    folder : Path
+        With `outliers.parquet` and `suspects.parquet` of the same graph.
+    count : int
+        Lines per section.
+    k : int
+    seed : int
+
+    Returns
+    -------
+    dict
+        Figures. The columns of the table are `section`; `line` and `place` in it, from 0; `id,
+        path, label, figure`; `suggested`, another label; `same_bytes`, whether the file equals the
+        first of its line.
+
+    Raises
+    ------
+    LookalikeError
+        For a count below 1.
     """
     check_count(count)
     rows = Rows(collection.segments)
     labels = _labels(rows)
     with collection.connect(folder) as sql:
         view_neighbors(sql, graph, k)
-        drawn = drawn_apart(rows, labels, count, seed)
+        drawn = draw_by_kind(rows, labels, count, seed)
         chosen = [
             *_typical(sql, count),
             *_neighbors(sql, drawn),
@@ -102,9 +121,9 @@ def overview(
 
 
 def check_count(count: int) -> None:
-    """Raise `LookalikeError` for a number of images in each part that is below 1."""
+    """Raise `LookalikeError` for a number of lines per section below 1."""
     if count < 1:
-        raise LookalikeError(f"`shown` is {count}: a gallery shows 1 image in each part, or more")
+        raise LookalikeError(f"`shown` is {count}: give at least 1 image per section")
 
 
 def _typical(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
@@ -115,7 +134,7 @@ def _typical(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
         )
         select id, times, list(near.neighbor_id) from popular join near on query_id = id
         group by all order by times desc, id"""
-    found = sql.execute(query, {"tried": _TRIED * count}).fetchall()
+    found = sql.execute(query, {"tried": _TRIED_PER_LINE * count}).fetchall()
     chosen: set[int] = set()
     like_them: set[int] = set()
     for one, times, nearest in found:
@@ -134,16 +153,16 @@ def _neighbors(sql: "DuckDBPyConnection", drawn: Numbers) -> Iterator[Line]:
         union all select line, rank, neighbor_id, distance
         from drawn join near on query_id = id where rank <= $nearest
         order by line, place"""
-    found = sql.execute(query, {"nearest": NEAREST}).fetchall()
+    found = sql.execute(query, {"nearest": LISTED_NEIGHBORS}).fetchall()
     return (("neighbors", *row) for row in found)
 
 
 def _pairs(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
-    # Of all whose nearest is the same image, as that of many copies is, one is enough.
+    # One image per nearest neighbour: many copies share theirs.
     query = """
         select neighbor_id, min((distance, query_id)) as nearest from near where rank = 1
         group by all order by nearest, neighbor_id limit $tried"""
-    found = sql.execute(query, {"tried": _TRIED * count}).fetchall()
+    found = sql.execute(query, {"tried": _TRIED_PER_LINE * count}).fetchall()
     paired: set[int] = set()
     for one, (distance, other) in found:
         if paired.isdisjoint((one, other)):
@@ -162,35 +181,35 @@ def _first(sql: "DuckDBPyConnection", section: str, table: Path, count: int) -> 
     return ((section, line, 0, *row) for line, row in enumerate(found))
 
 
-def drawn_apart(rows: Rows, labels: Numbers, count: int, seed: int) -> Numbers:
-    """Draw ids so that one of each label comes before a second of any: int64 (count or fewer,).
+def draw_by_kind(rows: Rows, labels: Numbers, count: int, seed: int) -> Numbers:
+    """Draw ids so that every kind comes once before any comes twice: int64 (count or fewer,).
 
-    `labels` int64 (rows,) are numbers, below 0 for none. Where there are fewer than two, one of
-    each region comes first: of `count` cells, by k-means, of some rows drawn at random.
+    A kind is a label, or one of `count` k-means cells of the vectors where there are fewer than two
+    labels. `labels` are int64 (rows,), negative for none.
     """
     some, kinds = np.arange(len(rows)), labels
     if len(np.unique(labels)) < 2:
-        some = draw(len(rows), _SAMPLE, seed)
+        some = draw(len(rows), _SAMPLE_IMAGES, seed)
         kinds = _regions(rows.vectors(some), count, seed) if len(some) > count else some
     order = np.random.default_rng(seed).permutation(len(some))
     by_kind = order[np.argsort(kinds[order], kind="stable")]
-    starts = np.flatnonzero(np.diff(kinds[by_kind], prepend=-2))  # which is no kind
+    starts = np.flatnonzero(np.diff(kinds[by_kind], prepend=-2))  # no kind is -2
     sizes = np.diff([*starts, len(some)])
-    turns = np.empty(len(some), np.int64)  # 0 for the first that was drawn of a kind
+    turns = np.empty(len(some), np.int64)  # 0 for the first drawn of a kind
     turns[by_kind] = np.arange(len(some)) - np.repeat(starts, sizes)
     drawn = order[np.argsort(turns[order], kind="stable")[:count]]
     return rows.ids[some[drawn[np.lexsort((drawn, kinds[drawn]))]]]
 
 
 def _regions(vectors: Vectors, count: int, seed: int) -> Numbers:
-    """Return the cell, of so many, that each vector (n, width) is in: int64 (n,)."""
+    """Return the k-means cell of each vector (n, width): int64 (n,)."""
     cells = faiss.Kmeans(vectors.shape[1], count, niter=10, seed=seed, min_points_per_centroid=1)
     cells.train(vectors)
     return np.asarray(cells.assign(vectors)[1], np.int64)
 
 
 def _labels(rows: Rows) -> Numbers:
-    """Return the label of each row as a number, in the order of the alphabet; -1 for none."""
+    """Return the label of each row as a number, alphabetical; -1 for none: int64 (rows,)."""
     if not len(rows):
         return np.empty(0, np.int64)
     coded = rows.labels.dictionary_encode().combine_chunks()

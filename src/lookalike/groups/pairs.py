@@ -1,8 +1,7 @@
-"""The similarity join: pairs of images within a distance, of one collection or of two.
+"""Join a collection with itself or another one: all pairs of images within a distance.
 
-What Spark ML calls `approxSimilarityJoin`, with the same meaning of distance. Each image brings in
-`cap` pairs at most, its nearest, so that what comes out is bounded whatever the images are; how
-many images had more is told. Each pair comes once.
+The same as Spark ML's `approxSimilarityJoin`, except that an image brings at most its `cap` nearest
+pairs, which bounds the output; the figures count the images with more. Each pair comes once.
 """
 
 from pathlib import Path
@@ -23,13 +22,13 @@ from lookalike.spark import local_uri, progress, session
 from lookalike.sql import connect, create_view, fetch_row, write_parquet
 from lookalike.storage import EmbeddingTable
 
-MOST = 1000
-"""Pairs that an image may bring in; a task holds so many for thousands of images at a time."""
-CHECKED = 300  # images whose pairs are compared with the true ones
-_MANY = 50_000_000  # pairs that DuckDB does not name quicker, on one machine, than Spark
-_SEED = 3  # of those; others are drawn to choose how hard to look
+MAX_CAP = 1000
+"""A task has this many pairs in memory for thousands of images at a time."""
+RECALL_SAMPLE_IMAGES = 300
+_MAX_DUCKDB_PAIRS = 50_000_000  # beyond it Spark is as quick on one machine
+_SEED = 3  # other images than those that decide the search effort
 
-# Spark and DuckDB both read these: {graph}, {a} and {b} are tables, {cap} is a number.
+# SQL for both Spark and DuckDB; {graph}, {a} and {b} are tables, {cap} is a number.
 _ONCE = """
     select least(query_id, neighbor_id) as a_id, greatest(query_id, neighbor_id) as b_id,
         min(distance) as distance
@@ -53,18 +52,41 @@ def join(
     recall: float = RECALL,
     spark: bool | None = None,
 ) -> dict[str, Any]:
-    """Write pairs within a distance into `folder/pairs`, nearest first; return figures.
+    """Find pairs within a distance and write them into `folder/pairs`, nearest first.
 
-    The columns are `a_id, b_id, a_path, b_path, distance`; `a` is of the collection, `b` of the
-    other one, whose images then ask. Of one collection alone, `a_id` is less than `b_id`.
-    `engine` is `spark-lsh` for Spark ML's own join, which takes hash tables and knows no cap.
-    `cut` in the figures counts images that had more than `cap` within the distance, `recall` is
-    the share of the true pairs of some drawn images that were found, `recall_of` how many; `spark`
-    says whether they came through Spark.
+    Parameters
+    ----------
+    collection : EmbeddingTable
+    folder : Path
+    within : float
+        Euclidean distance.
+    cap : int
+        Most pairs per image.
+    other : EmbeddingTable, optional
+        A second collection, whose images are the queries.
+    engine : {"auto", "exact", "approximate", "spark-lsh"}
+        `spark-lsh` is Spark ML's own join, without a cap.
+    recall : float
+        Target recall of approximate search.
+    spark : bool, optional
+        Whether to use Spark; by default for large collections.
+
+    Returns
+    -------
+    dict
+        Figures: `cut` counts the images with more than `cap` pairs, `recall` is the found share of
+        the true pairs of drawn images, and `recall_of` their number. The columns of the files are
+        `a_id, b_id, a_path, b_path, distance`; `a` is in the collection, `b` in the other one.
+        Without another one, `a_id` is less than `b_id`.
+
+    Raises
+    ------
+    LookalikeError
+        For an option out of range, or another model.
     """
     search.check_k(cap)
-    if cap > MOST:
-        raise LookalikeError(f"{cap:,} pairs an image are too many: {MOST:,} at most")
+    if cap > MAX_CAP:
+        raise LookalikeError(f"`cap` is {cap:,}: give at most {MAX_CAP:,} pairs per image")
     if other is not None and (other.identity, other.version) == (
         collection.identity,
         collection.version,
@@ -73,14 +95,14 @@ def join(
     if not within >= 0:
         raise LookalikeError(f"`within` is {within}: give a distance from 0 to 2")
     graph, pairs = folder / "graph", folder / "pairs"
-    asking = other or collection
+    queries = other or collection
     if engine == "spark-lsh":
-        _by_spark_ml(collection, asking, pairs, within, other)
+        _by_spark_ml(collection, queries, pairs, within, other)
         return {**_figures(collection, pairs, within, None, 0, other), "spark": True}
     by_spark = write_graph(
         collection,
         graph,
-        cap + 1,  # one more than wanted: it shows whose pairs were cut
+        cap + 1,  # one more shows which images were cut
         within=within,
         queries=other,
         spark=spark,
@@ -92,16 +114,16 @@ def join(
         create_view(sql, "graph", graph)
         query = "select count(*), count(*) filter (rank > $cap) from graph"
         total, cut = fetch_row(sql, query, {"cap": cap})
-    if by_spark and total > _MANY:
+    if by_spark and total > _MAX_DUCKDB_PAIRS:
         running = session()
         tables: dict[str, Any] = {"graph": running.read.parquet(local_uri(graph)), "cap": cap}
-        tables["a"], tables["b"] = (one.dataframe(running) for one in (collection, asking))
+        tables["a"], tables["b"] = (one.dataframe(running) for one in (collection, queries))
         with progress(running, "writing pairs"):
             running.sql(named, None, **tables).write.parquet(local_uri(pairs))
     else:
         pairs.mkdir()
         with collection.connect(folder) as sql:
-            asking.view(sql, "other")
+            queries.view(sql, "other")
             create_view(sql, "graph", graph)
             named = named.format(graph="graph", a="stored", b="other", cap=cap)
             write_parquet(sql, named, pairs / "part-0.parquet")
@@ -111,21 +133,21 @@ def join(
 
 def _by_spark_ml(
     collection: EmbeddingTable,
-    asking: EmbeddingTable,
+    queries: EmbeddingTable,
     pairs: Path,
     within: float,
     other: EmbeddingTable | None,
 ) -> None:
-    """Write pairs as Spark ML finds them: every one that shares a bucket, no cap."""
+    """Write all pairs that Spark ML finds within the distance, without a cap."""
     if within == np.inf:
         raise LookalikeError("Spark ML joins within a distance: set `within`")
     if other is not None:
         check_same_model(collection, other)
     running = session()
-    frames = [hashing.with_vectors(one.dataframe(running)) for one in (collection, asking)]
+    frames = [hashing.with_vectors(one.dataframe(running)) for one in (collection, queries)]
     try:
         hasher = hashing.Hasher.load(collection.hash_folder)
-    except LookalikeError:  # none yet, or a damaged one
+    except LookalikeError:  # missing or damaged
         hasher = hashing.fit(frames[0])
     with progress(running, "joining by hashes"):
         found = hashing.similarity_join(hasher, frames[0], within, frames[1] if other else None)
@@ -148,7 +170,7 @@ def _figures(
     with connect(pairs.parent) as sql:
         create_view(sql, "pairs", pairs)
         (count,) = fetch_row(sql, "select count(*) from pairs")
-    found, true = _checked(collection, pairs, within, cap or CAP, other)
+    found, true = _count_true(collection, pairs, within, cap or CAP, other)
     return {
         "images": (other or collection).counts()[0],
         "pairs": count,
@@ -160,24 +182,23 @@ def _figures(
     }
 
 
-def _checked(
+def _count_true(
     collection: EmbeddingTable, pairs: Path, within: float, cap: int, other: EmbeddingTable | None
 ) -> tuple[int, int]:
-    """Count the true pairs of some drawn images: those that were found, and all."""
+    """Count the true pairs of drawn images: the found ones, and all."""
     rows = Rows(collection.segments)
-    asking = Rows(other.segments) if other else rows
-    if not len(rows) or not len(asking):
+    query_rows = Rows(other.segments) if other else rows
+    if not len(rows) or not len(query_rows):
         return 0, 0
-    drawn = search.draw(len(asking), CHECKED, _SEED)
-    own = other is None
-    squared, found = search.exact_many(rows, asking.vectors(drawn), cap + own)
+    drawn = search.draw(len(query_rows), RECALL_SAMPLE_IMAGES, _SEED)
+    self_join = other is None
+    squared, found = search.exact_many(rows, query_rows.vectors(drawn), cap + self_join)
     who, place = np.nonzero((found >= 0) & (squared <= within**2))
-    one, two = rows.ids[found[who, place]], asking.ids[drawn[who]]
-    if own:
+    one, two = rows.ids[found[who, place]], query_rows.ids[drawn[who]]
+    if self_join:
         one, two = np.minimum(one, two), np.maximum(one, two)
-    truth = pa.table(
-        {"a_id": one[one != two] if own else one, "b_id": two[one != two] if own else two}
-    )
+        one, two = one[one != two], two[one != two]
+    truth = pa.table({"a_id": one, "b_id": two})
     with connect(pairs.parent) as sql:
         sql.register("truth", truth)
         create_view(sql, "pairs", pairs)

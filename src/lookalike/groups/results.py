@@ -1,4 +1,4 @@
-"""What was found in a collection: a folder of Parquet tables, with the figures about them."""
+"""The result of an analysis: a folder of Parquet tables, with figures."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ _ABOUT = "found.json"
 
 @dataclass(frozen=True)
 class Found:
-    """What was found, in a folder: `figures`, and `table`, a file or folder of Parquet."""
+    """The result of an analysis: `figures`, and `table`, a file or folder of Parquet."""
 
     folder: Path
     table: str
@@ -37,27 +37,27 @@ class Found:
 
     @classmethod
     def open(cls, folder: Name) -> Self:
-        """Open what was found earlier. Raises `LookalikeError` where there is nothing of it."""
+        """Open the folder of an earlier result. Raises `LookalikeError` for any other folder."""
         folder = local_path(folder).absolute()
         try:
             about = read_json(folder / _ABOUT)
             return cls(folder, inner_name(str(about.pop("table"))), about)
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise LookalikeError(
-                f"{folder} holds nothing that lookalike found ({error}): make it again"
+                f"{folder} is not a result of lookalike ({error}): make it again"
             ) from None
 
     def to_pandas(self, table: str | None = None) -> "pd.DataFrame":
-        """Return the table, or another one beside it, in memory as a pandas DataFrame."""
+        """Return the table, or another one of the result, as a pandas DataFrame."""
         require("to_pandas", "pandas")
         import pandas as pd
 
         return pd.read_parquet(self.folder / (table or self.table))
 
     def to_csv(self, file: Name, *, no_formulas: bool = False) -> None:
-        """Write the table as CSV, whole or not at all.
+        """Write the table as CSV, atomically.
 
-        With `no_formulas` a spreadsheet takes no text for a formula (`untrusted.without_formulas`).
+        With `no_formulas` no text is a formula in a spreadsheet (`untrusted.without_formulas`).
         """
         import pyarrow.dataset as pds  # which imports pandas, if there is one
 
@@ -75,7 +75,7 @@ class Found:
     def to_spark(
         self, spark: "SparkSession | None" = None, table: str | None = None
     ) -> "DataFrame":
-        """Return the table, or another one beside it, as a Spark DataFrame."""
+        """Return the table, or another one of the result, as a Spark DataFrame."""
         return (spark or session()).read.parquet(local_uri(self.folder / (table or self.table)))
 
 
@@ -83,10 +83,10 @@ class Found:
 def finding(
     out: Path, table: str, source: Source, overwrite: bool
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Give an empty folder and a dict of figures, which become `out` when the block ends well.
+    """Yield an empty folder and a dict of figures; both become `out` when the block succeeds.
 
-    Raises `LookalikeError` where `out` is taken and may not be replaced, and where its pictures
-    would be found as images of the source.
+    Raises `LookalikeError` where `out` exists and may not be replaced, or lies in a folder of the
+    source, whose next scan would find its pictures.
     """
     if (found := looked_at(source, out)) is not None:
         raise LookalikeError(

@@ -1,8 +1,8 @@
-"""Tight groups: stars, of one representative and those within reach of it.
+"""Group nodes into stars: a representative and the members within reach of it.
 
-Components of a graph of neighbours chain: of a film each frame is near the next, and the first is
-in one group with the last. In a star everybody is near its representative, so that no two members
-are farther from each other than twice that.
+Connected components would chain: each frame of a film is near the next one, and the first is in one
+group with the last. In a star every member is near the representative, so two members are never
+farther apart than twice the reach.
 """
 
 import numpy as np
@@ -11,50 +11,66 @@ import numpy.typing as npt
 Numbers = npt.NDArray[np.int64]
 
 
-def stars(count: int, one: Numbers, other: Numbers, distances: npt.NDArray[np.float32]) -> Numbers:
-    """Return the representative of each of `count` nodes, int64 (count,), its own where alone.
+def find_stars(
+    count: int, one: Numbers, other: Numbers, distances: npt.NDArray[np.float32]
+) -> Numbers:
+    """Return the representative of each node; a node without edges is its own.
 
-    Nodes are numbered by priority, 0 first; `one` and `other`, int64 (edges,), are edges, each of
-    them once, of the lengths `distances`. What the greedy algorithm gives that goes through the
-    nodes in that order, and makes each one a representative that is no member yet: the first
-    maximal independent set. Of several representatives a member belongs to the nearest, of equally
-    near ones to the first. A node is decided as soon as those before it that it is near are; with
-    all such nodes at a time the work is linear in the edges (Blelloch, Fineman, Shun, 2012,
-    https://arxiv.org/abs/1202.3205).
+    The result is that of a greedy algorithm over the nodes in order: a node that is not a member
+    becomes a representative, so these are the lexicographically first maximal independent set. A
+    member belongs to its nearest representative, of equally near ones to the first. Nodes whose
+    earlier neighbours are decided are handled together, so the work is linear in the edges
+    (Blelloch, Fineman, Shun, 2012, https://arxiv.org/abs/1202.3205).
+
+    Parameters
+    ----------
+    count : int
+        Number of nodes, numbered by priority: 0 is first.
+    one, other : int64 (edges,)
+        The ends of each edge, once.
+    distances : float32 (edges,)
+
+    Returns
+    -------
+    int64 (count,)
+
+    Examples
+    --------
+    >>> find_stars(3, np.array([0, 1]), np.array([1, 2]), np.array([0.1, 0.1], np.float32))
+    array([0, 0, 2])
     """
     first, second = np.minimum(one, other), np.maximum(one, other)
     order = np.lexsort((distances, second, first))
-    starts = np.searchsorted(first[order], np.arange(count + 1))  # of the edges to later nodes
+    starts = np.searchsorted(first[order], np.arange(count + 1))  # edges to later nodes
     sizes = np.diff(starts)
     later, lengths = second[order], distances[order]
-    waits_for = np.bincount(second, minlength=count)  # edges to earlier ones that are undecided
-    of = np.full(count, -1)
-    how_far = np.full(count, np.inf, np.float32)
-    front = np.flatnonzero(waits_for == 0)
+    pending = np.bincount(second, minlength=count)  # undecided earlier neighbours
+    star = np.full(count, -1)
+    radius = np.full(count, np.inf, np.float32)
+    front = np.flatnonzero(pending == 0)
     while len(front):
-        of[front] = front
+        star[front] = front
         edges = _edges(starts, sizes, front)
         near, length = later[edges], lengths[edges]
-        whose = np.repeat(front, sizes[front])
-        # A member may already be known; a nearer representative still takes it.
-        best = np.lexsort((whose, length, near))
-        near, length, whose = near[best], length[best], whose[best]
+        owner = np.repeat(front, sizes[front])
+        # A nearer representative takes over a member.
+        best = np.lexsort((owner, length, near))
+        near, length, owner = near[best], length[best], owner[best]
         nearest = np.flatnonzero(np.diff(near, prepend=-1))
-        near, length, whose = near[nearest], length[nearest], whose[nearest]
-        fresh = near[of[near] < 0]
-        closer = (length < how_far[near]) | ((length == how_far[near]) & (whose < of[near]))
-        of[near[closer]] = whose[closer]
-        how_far[near[closer]] = length[closer]
-        # Who waited for those that are members now need not any longer.
+        near, length, owner = near[nearest], length[nearest], owner[nearest]
+        fresh = near[star[near] < 0]
+        closer = (length < radius[near]) | ((length == radius[near]) & (owner < star[near]))
+        star[near[closer]] = owner[closer]
+        radius[near[closer]] = length[closer]
         decided = later[np.concatenate([_edges(starts, sizes, fresh), edges])]
-        np.subtract.at(waits_for, decided, 1)
+        np.subtract.at(pending, decided, 1)
         reached = np.unique(decided)
-        front = reached[(waits_for[reached] == 0) & (of[reached] < 0)]
-    return of
+        front = reached[(pending[reached] == 0) & (star[reached] < 0)]
+    return star
 
 
 def _edges(starts: Numbers, sizes: Numbers, nodes: Numbers) -> Numbers:
-    """Return the numbers of all edges of some nodes, those of the first node first."""
+    """Return the numbers of all edges of some nodes, in the order of the nodes."""
     sizes = sizes[nodes]
     offsets = np.repeat(starts[:-1][nodes] - np.cumsum(sizes) + sizes, sizes)
     found: Numbers = offsets + np.arange(sizes.sum())

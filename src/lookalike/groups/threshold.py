@@ -1,7 +1,7 @@
-"""A distance within which copies of an image lie, suggested from the collection itself.
+"""Suggest a distance for near-duplicates from the images of the collection.
 
-Some of its images are changed as copies on their way through the world are, and embedded again: how
-far they move says how far apart copies are. How far other images are says what that distance costs.
+Some images are changed as copies usually are, and embedded again: their distances to the originals
+are those of copies. The distances of other images show what the threshold costs.
 """
 
 from dataclasses import dataclass
@@ -18,47 +18,57 @@ from lookalike.progress import progress_line
 from lookalike.search import Rows
 from lookalike.storage import EmbeddingTable
 
-DRAWN = 32  # images that are changed
-_LOOKED_AT = 4 * DRAWN  # of which some may be gone
-_ASKED = 256  # images whose neighbours are looked at
-_FEW = 8  # images that have to be readable
-_FOUND = 0.99  # of the copies, where pixels decide afterwards
-_CROWD = 32  # neighbours an image that are then compared by their pixels, at most
+CHANGED_IMAGES = 32
+_MAX_TRIED_IMAGES = 4 * CHANGED_IMAGES  # some may be unreadable
+_SAMPLE_QUERIES = 256
+_MIN_READABLE_IMAGES = 8
+_COPY_SHARE = 0.99  # of the copies lie within the distance, where pixels are verified
+_MAX_CANDIDATES = 32  # neighbours per image whose pixels are then compared
 
 
 @dataclass(frozen=True)
 class Suggested:
-    """A distance, with the shares of copies, and of images that have another one, within it."""
+    """A distance, the share of copies within it, and of images with another image within it."""
 
     within: float
     copies: float
     strangers: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the figures for JSON."""
         return {"copies_within": self.copies, "images_with_another_within": self.strangers}
 
 
 def suggest(collection: EmbeddingTable, verified: bool, seed: int = 0) -> Suggested:
     """Suggest a distance for near-duplicates.
 
-    Where pixels decide afterwards (`verified`), one that holds nearly all copies, while images have
-    few others within it; else the one that separates copies from other images best. Raises
-    `LookalikeError` where the photos cannot be read.
+    Where pixels are verified, the distance includes nearly all copies and few other images; else it
+    separates copies from other images best.
+
+    Parameters
+    ----------
+    collection : EmbeddingTable
+    verified : bool
+    seed : int
+
+    Raises
+    ------
+    LookalikeError
+        Where the photos are unreadable.
     """
     rows = Rows(collection.segments)
     if not len(rows):
         return Suggested(0.0, 1.0, 0.0)
-    copies = _moved(collection, rows, seed)
-    drawn = search.draw(len(rows), _ASKED, seed)
-    squared, _ = search.exact_many(rows, rows.vectors(drawn), _CROWD + 2)
+    copies = _copy_distances(collection, rows, seed)
+    drawn = search.draw(len(rows), _SAMPLE_QUERIES, seed)
+    squared, _ = search.exact_many(rows, rows.vectors(drawn), _MAX_CANDIDATES + 2)
     others = np.sqrt(np.where(squared < search.COPY, np.inf, squared))
     nearest = np.sort(others, axis=1)
     if verified:
-        crowd = nearest[:, min(_CROWD, nearest.shape[1] - 1)]
-        within = min(float(np.quantile(copies, _FOUND)), float(np.median(crowd)))
+        crowd = nearest[:, min(_MAX_CANDIDATES, nearest.shape[1] - 1)]
+        within = min(float(np.quantile(copies, _COPY_SHARE)), float(np.median(crowd)))
     else:
-        within = _separating(copies, nearest[:, 0])
+        within = _best_threshold(copies, nearest[:, 0])
     within = round(within, 3)
     return Suggested(
         within,
@@ -67,24 +77,24 @@ def suggest(collection: EmbeddingTable, verified: bool, seed: int = 0) -> Sugges
     )
 
 
-def _separating(copies: Vectors, others: Vectors) -> float:
-    """Return the distance with most copies and fewest others within it (Youden's J)."""
+def _best_threshold(copies: Vectors, others: Vectors) -> float:
+    """Return the distance that separates copies from others best, by Youden's J."""
     distances = np.sort(copies)
     within = np.arange(1, len(distances) + 1) / len(distances)
     return float(distances[np.argmax(within - np.mean(others[:, None] <= distances, axis=0))])
 
 
-def _moved(collection: EmbeddingTable, rows: Rows, seed: int) -> Vectors:
-    """Return how far changed images are from what they were, float32 (images x changes,)."""
+def _copy_distances(collection: EmbeddingTable, rows: Rows, seed: int) -> Vectors:
+    """Return the distances of changed images to the originals: float32 (images * changes,)."""
     embed = ImageEmbedder(model=collection.model)
     distances: list[npt.NDArray[np.float32]] = []
-    drawn = search.draw(len(rows), _LOOKED_AT, seed)
+    drawn = search.draw(len(rows), _MAX_TRIED_IMAGES, seed)
     paths = rows.paths.take(drawn).to_pylist()
-    with progress_line("trying what copies look like", "images") as move:
+    with progress_line("measuring distances of copies", "images") as move:
         for number, at in enumerate(np.random.default_rng(seed).permutation(len(drawn))):
-            if len(distances) == DRAWN:
+            if len(distances) == CHANGED_IMAGES:
                 break
-            move(len(distances), DRAWN)
+            move(len(distances), CHANGED_IMAGES)
             try:
                 picture = images.decode(
                     images.read(collection.source, paths[at]), collection.source.truncated
@@ -94,7 +104,7 @@ def _moved(collection: EmbeddingTable, rows: Rows, seed: int) -> Vectors:
             changed = embed([variant(picture, change, number) for change in CHANGES])
             own = rows.vectors(drawn[at : at + 1])
             distances.append(np.linalg.norm(changed - own, axis=1))
-    if len(distances) < min(_FEW, len(rows)) or not distances:
+    if len(distances) < min(_MIN_READABLE_IMAGES, len(rows)) or not distances:
         raise LookalikeError(
             f"the photos below {collection.source.root} cannot be read: set `within`, or tell "
             "where they are now with `lookalike root`"
@@ -102,25 +112,25 @@ def _moved(collection: EmbeddingTable, rows: Rows, seed: int) -> Vectors:
     return np.concatenate(distances)
 
 
-Around = list[tuple[str, str, float]]
+Pairs = list[tuple[str, str, float]]
 
 
-def around(collection: EmbeddingTable, within: float, count: int) -> tuple[Around, Around]:
-    """Return pairs of images as far apart as a distance: paths and distances of `count` or fewer.
+def pairs_around(collection: EmbeddingTable, within: float, count: int) -> tuple[Pairs, Pairs]:
+    """Return `count` pairs of images just within a distance, and as many just beyond.
 
-    Those just within it and those just beyond, of drawn images with their nearest neighbours.
+    The pairs, two paths and a distance, are of drawn images with their nearest neighbours.
     """
     rows = Rows(collection.segments)
     if not len(rows):
         return [], []
-    drawn = search.draw(len(rows), _ASKED)
-    squared, found = search.exact_many(rows, rows.vectors(drawn), _CROWD + 2)
+    drawn = search.draw(len(rows), _SAMPLE_QUERIES)
+    squared, found = search.exact_many(rows, rows.vectors(drawn), _MAX_CANDIDATES + 2)
     distances = np.sqrt(np.maximum(squared, 0))
     who, place = np.nonzero((squared > search.COPY) & (found >= 0) & (drawn[:, None] < found))
     pairs = distances[who, place]
     order = np.argsort(np.abs(pairs - within))
 
-    def some(chosen: npt.NDArray[np.bool_]) -> Around:
+    def some(chosen: npt.NDArray[np.bool_]) -> Pairs:
         at = order[chosen[order]][:count]
         ends = (drawn[who[at]], found[who[at], place[at]])
         paths = (rows.paths.take(end).to_pylist() for end in ends)

@@ -1,7 +1,4 @@
-"""Mild changes of a picture, as copies on their way through the world undergo them.
-
-What they do to the embedding of a picture says how far apart copies of one may be.
-"""
+"""Change a picture mildly, as copies usually are, to measure how far its embedding moves."""
 
 import io
 import random
@@ -10,8 +7,8 @@ from collections.abc import Callable
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 Change = Callable[[Image.Image, random.Random], Image.Image]
-_QUALITY = 90  # of JPEGs that are changed otherwise
-_POOR = 30
+_JPEG_QUALITY = 90
+_RECOMPRESSED_QUALITY = 30
 
 
 def _resized(picture: Image.Image, rng: random.Random) -> Image.Image:
@@ -49,7 +46,7 @@ def _rotated(picture: Image.Image, rng: random.Random) -> Image.Image:
 
 
 CHANGES: dict[str, Change] = {
-    "recompressed": lambda picture, rng: picture,  # at a quality of 30
+    "recompressed": lambda picture, rng: picture,  # `variant` saves it at low quality
     "resized": _resized,
     "cropped by 5 %": _cropped(0.05),
     "cropped by 10 %": _cropped(0.10),
@@ -59,12 +56,14 @@ CHANGES: dict[str, Change] = {
     "watermark": _watermark,
     "rotated by 3 degrees": _rotated,
 }
-"""From an RGB picture to another, by what was done to it."""
+"""The changes of an RGB picture, by name."""
 
 
 def variant(picture: Image.Image, change: str, seed: int = 0) -> bytes:
-    """Return a picture, changed in one of the `CHANGES`, as a JPEG. Equal seeds, equal bytes."""
+    """Return a changed picture as JPEG bytes, equal for equal seeds; `change` is of `CHANGES`."""
     file = io.BytesIO()
     changed = CHANGES[change](picture.convert("RGB"), random.Random(f"{change} {seed}"))
-    changed.save(file, "JPEG", quality=_POOR if change == "recompressed" else _QUALITY)
+    changed.save(
+        file, "JPEG", quality=_RECOMPRESSED_QUALITY if change == "recompressed" else _JPEG_QUALITY
+    )
     return file.getvalue()

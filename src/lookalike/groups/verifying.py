@@ -1,4 +1,4 @@
-"""Pairs that were found by their embeddings, looked at again by their pixels."""
+"""Verify pairs of similar embeddings by comparing their pixels."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,39 +13,48 @@ import pyarrow.parquet as pq
 from lookalike import images
 from lookalike.defaults import AGREES
 from lookalike.files import delete_folder
-from lookalike.groups.looking import COMPARED, Eyes, compared
-from lookalike.images.isolated import Viewer, viewer
+from lookalike.groups.looking import COMPARED, ImageReader, compare_pairs
+from lookalike.images.isolated import Decoder, open_decoder
 from lookalike.progress import progress_line
 from lookalike.spark import cores, is_second_try, local_uri, progress, session, tries_again
 from lookalike.sql import connect, create_view, fetch_row
 
-_TASKS = 4  # a core
-_BATCH = 64  # pairs that a thread takes at a time
-_Given = TypeVar("_Given")
-_Made = TypeVar("_Made")
+_TASKS_PER_CORE = 4
+_BATCH_PAIRS = 64
+_Input = TypeVar("_Input")
+_Output = TypeVar("_Output")
 
 
 def verify(
     pairs: Path, a: images.Source, b: images.Source, spark: bool, agrees: float = AGREES
 ) -> None:
-    """Add to a folder of pairs what their pixels say: the columns `agreement` and `compared`.
+    """Compare the pixels of pairs, on Spark or in threads; add `agreement` and `compared`.
 
-    Those that agree by `agrees` at first sight are looked at closely. On Spark or in threads;
-    either way a decoder that crashes costs one image.
+    A decoder that crashes costs one image.
+
+    Parameters
+    ----------
+    pairs : Path
+        A folder of `join`; rewritten in place.
+    a, b : Source
+        The images of `a_path` and of `b_path`.
+    spark : bool
+    agrees : float
+        Least agreement at 64 pixels a side, 0 to 1, for a comparison at full size.
     """
     checked = pairs.with_name("checked")
     if spark:
         running = session()
         rows = running.read.parquet(local_uri(pairs))
-        # However few they are, looking at them takes longer than moving them.
-        rows = rows.repartition(_TASKS * running.sparkContext.defaultParallelism, "a_id")
+        # A comparison takes longer than a shuffle, however few the pairs.
+        rows = rows.repartition(_TASKS_PER_CORE * running.sparkContext.defaultParallelism, "a_id")
         columns = ", ".join(f"{one.name} {one.dataType.simpleString()}" for one in rows.schema)
         isolated = not tries_again(running)
 
         def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            apart, truncated = isolated or is_second_try(), a.truncated or b.truncated
-            with viewer(apart, True, truncated) as sees:
-                yield from map(_comparing(sees, a, b, agrees), batches)
+            truncated = a.truncated or b.truncated
+            with open_decoder(isolated or is_second_try(), True, truncated) as decoder:
+                yield from map(_comparer(decoder, a, b, agrees), batches)
 
         with progress(running, "comparing pixels"):
             schema = f"{columns}, agreement float, compared string"
@@ -59,7 +68,7 @@ def verify(
 
 
 def count_agreeing(pairs: Path) -> int:
-    """Return how many pairs show the same."""
+    """Return the number of pairs with agreement of at least `AGREES`."""
     with connect(pairs.parent) as sql:
         create_view(sql, "pairs", pairs)
         query = "select count(*) from pairs where agreement >= $agrees::float"
@@ -68,7 +77,7 @@ def count_agreeing(pairs: Path) -> int:
 
 
 def count_compared(pairs: Path) -> dict[str, int]:
-    """Return how many pairs ended as which of `looking.Seen`, but for those that are usual."""
+    """Return the number of unreadable, unclear and alike pairs (`looking.Comparison`)."""
     with connect(pairs.parent) as sql:
         create_view(sql, "pairs", pairs)
         query = "select compared, count(*) from pairs group by compared"
@@ -76,37 +85,38 @@ def count_compared(pairs: Path) -> dict[str, int]:
     return {f"{kind}_pairs": int(found.get(kind, 0)) for kind in ("unreadable", "unclear", "alike")}
 
 
-def _comparing(
-    sees: Viewer, a: images.Source, b: images.Source, agrees: float
+def _comparer(
+    decoder: Decoder, a: images.Source, b: images.Source, agrees: float
 ) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
-    """Return what compares a batch of pairs; what both ends may show is decoded once."""
-    eyes = Eyes(sees, a)
-    return partial(compared, a=eyes, b=eyes if a == b else Eyes(sees, b), agrees=agrees)
+    """Return the function that compares a batch; one source is read through one cache."""
+    reader = ImageReader(decoder, a)
+    other = reader if a == b else ImageReader(decoder, b)
+    return partial(compare_pairs, a=reader, b=other, agrees=agrees)
 
 
 def _in_process(
     pairs: Path, checked: Path, a: images.Source, b: images.Source, agrees: float
 ) -> None:
     with (
-        viewer(True, truncated=a.truncated or b.truncated) as sees,
+        open_decoder(True, truncated=a.truncated or b.truncated) as decoder,
         pq.ParquetFile(pairs) as file,
         pq.ParquetWriter(checked, pa.schema([*file.schema_arrow, *COMPARED])) as writer,
         progress_line("comparing pixels", "pairs") as move,
     ):
-        compare = _comparing(sees, a, b, agrees)
+        compare = _comparer(decoder, a, b, agrees)
         done, total = 0, file.metadata.num_rows
-        for batch in in_threads(compare, file.iter_batches(_BATCH)):
+        for batch in in_threads(compare, file.iter_batches(_BATCH_PAIRS)):
             writer.write_batch(batch)
             done += len(batch)
             move(done, total)
 
 
-def in_threads(act: Callable[[_Given], _Made], given: Iterable[_Given]) -> Iterator[_Made]:
-    """Give what `act` makes of each, in their order; few wait at a time."""
-    waiting: deque[Future[_Made]] = deque()
+def in_threads(act: Callable[[_Input], _Output], items: Iterable[_Input]) -> Iterator[_Output]:
+    """Yield `act` of each item, in order; few items wait at a time."""
+    waiting: deque[Future[_Output]] = deque()
     with ThreadPoolExecutor(cores()) as pool:
         try:
-            for one in given:
+            for one in items:
                 waiting.append(pool.submit(act, one))
                 if len(waiting) > 2 * cores():
                     yield waiting.popleft().result()

@@ -1,9 +1,9 @@
-"""Locality-sensitive hashing on Spark: steps 5 to 8 and 11, with parameters that come from data.
+"""Locality-sensitive hashing on Spark ML: steps 5 to 8 and 11, with parameters from the data.
 
-`frames` makes vector columns, `sample` draws rows with their true neighbours, `parameters` turns
-those distances into a bucket length and a number of tables, `projection` hashes vectors with them,
-`tables` and `amplified` do so with several hashes in each table, `tuning` compares what all of that
-is worth, `sets` hashes sets.
+`frames` makes vector columns. `sample` draws rows and finds their true neighbours. `parameters`
+chooses the bucket length and the number of tables from those distances. `projection` hashes vectors
+with `BucketedRandomProjectionLSH`. `tables` and `amplified` combine several hashes per table.
+`tuning` compares the schemes. `sets` hashes sets.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Give the stages of `pyspark.ml`, whose import takes too long for a search without Spark."""
+    """Import the stages of `pyspark.ml` only on use, because the import is slow."""
     if name.startswith("AmplifiedProjectionLSH"):
         require(name, "pyspark")
         from lookalike.hashing import amplified

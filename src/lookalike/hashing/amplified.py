@@ -1,4 +1,4 @@
-"""`AmplifiedProjectionLSH`: hashing with AND-amplification as stages of `pyspark.ml`."""
+"""`AmplifiedProjectionLSH`: LSH with AND-amplification, as stages of `pyspark.ml`."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -34,34 +34,34 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 Key = Vector | npt.ArrayLike
-"""A vector to search with: Spark's, an array, or a list of numbers."""
+"""A query: a vector of Spark, an array, or a list of numbers."""
 
 
 class _Amplified(HasInputCol, HasOutputCol, HasSeed):
-    """The parameters that the estimator and its model have in common."""
+    """The parameters of both the estimator and its model."""
 
     bucketLength: Param[float] = Param(  # noqa: N815 - as in Spark
         Params._dummy(),
         "bucketLength",
-        "the length of the buckets, of which the vectors' distances are the measure (> 0)",
+        "the length of the buckets, on the scale of the distances (> 0)",
         TypeConverters.toFloat,
     )
     numHashTables: Param[int] = Param(  # noqa: N815
         Params._dummy(),
         "numHashTables",
-        "in how many tables, any of which may agree (OR)",
+        "the number of tables; a candidate agrees in any of them (OR)",
         TypeConverters.toInt,
     )
     numHashFunctions: Param[int] = Param(  # noqa: N815
         Params._dummy(),
         "numHashFunctions",
-        "how many projections make a table, all of which have to agree (AND)",
+        "the number of projections per table, all of which must agree (AND)",
         TypeConverters.toInt,
     )
     subspace: Param[int] = Param(
         Params._dummy(),
         "subspace",
-        "hash this many leading directions of the data instead of all numbers; 0 for all",
+        "the number of leading directions of the data to hash; 0 hashes the vectors as they are",
         TypeConverters.toInt,
     )
 
@@ -71,7 +71,7 @@ class _Amplified(HasInputCol, HasOutputCol, HasSeed):
         self._setDefault(inputCol="features", seed=0)
         unknown = values.keys() - {param.name for param in self.params}
         if unknown:
-            raise LookalikeError(f"no parameter {min(unknown)!r}: see explainParams()")
+            raise LookalikeError(f"unknown parameter {min(unknown)!r}: see explainParams()")
         self._set(**values)
 
 
@@ -83,10 +83,10 @@ class AmplifiedProjectionLSH(
 ):
     """Locality-sensitive hashing of vectors by Euclidean distance, with AND and OR.
 
-    `BucketedRandomProjectionLSH` with two things that it lacks: `numHashFunctions` projections are
-    combined in each table, and buckets are shifted at random (Datar et al., 2004). With `subspace`,
-    the leading directions of a drawn sample are hashed: neighbours stand out more in them.
-    `hashing.tune` finds the parameters for a recall.
+    `BucketedRandomProjectionLSH` with two additions: a table combines `numHashFunctions`
+    projections, and buckets are shifted at random (Datar et al., 2004). With `subspace` it hashes
+    the leading directions of a sample, along which neighbours stand out more. `hashing.tune` finds
+    the parameters for a target recall.
 
         model = AmplifiedProjectionLSH(
             bucketLength=1.5, numHashTables=32, numHashFunctions=12, subspace=32
@@ -97,7 +97,7 @@ class AmplifiedProjectionLSH(
 
     @classmethod
     def read(cls) -> "DefaultParamsReader[Any]":
-        """Read it back with `load(path)`."""
+        """Return the reader behind `load(path)`."""
         return _EstimatorReader(cls)
 
     def _fit(self, dataset: "DataFrame") -> "AmplifiedProjectionLSHModel":
@@ -113,7 +113,7 @@ class AmplifiedProjectionLSH(
         column = _checked(dataset, self.getInputCol())
         rows = draw_rows(dataset, column, self.getSeed())
         if not len(rows):
-            raise LookalikeError("hashing needs at least 1 vector to know how wide they are")
+            raise LookalikeError("hashing needs at least 1 vector")
         axes = leading_axes(rows, subspace)
         parameters = Parameters(length, tables, 0, 0, hashes=hashes)
         drawn = Tables.draw(parameters, axes, self.getSeed())
@@ -123,14 +123,14 @@ class AmplifiedProjectionLSH(
 class AmplifiedProjectionLSHModel(
     _Amplified, Model, MLReadable["AmplifiedProjectionLSHModel"], MLWritable
 ):
-    """The fitted tables: adds a column of hashes, finds candidates and neighbours by them."""
+    """The fitted tables: add a column of hashes; find candidates and neighbours."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__()
         self.tables = tables
 
     def _transform(self, dataset: "DataFrame") -> "DataFrame":
-        """Add the column of hashes, `array<bigint>`, one number a table."""
+        """Add the column of hashes, `array<bigint>`, one number per table."""
         tables = self.tables
 
         def hashes(vectors: pd.Series) -> pd.Series:
@@ -143,14 +143,14 @@ class AmplifiedProjectionLSHModel(
         return dataset.withColumn(self.getOutputCol(), hashed)
 
     def candidates(self, dataset: "DataFrame", key: Key) -> "DataFrame":
-        """Leave in the rows that share a bucket with a key in any table.
+        """Keep the rows that share a bucket with a query in any table.
 
-        `dataset` has the vector column, and is hashed unless it has the column of hashes too. The
-        rows of stored hashes are left out by Spark itself, before any vector is looked at.
+        `dataset` has the vector column; it is hashed unless it has the column of hashes too. With
+        stored hashes Spark filters the rows without reading their vectors.
         """
         column = self.getOutputCol()
         hashed = dataset if column in dataset.columns else self.transform(dataset)
-        own = self.tables(self._numbers(key).astype(np.float32))  # as the rows are hashed
+        own = self.tables(self._numbers(key).astype(np.float32))  # float32, as the rows
         return hashed.filter(F.arrays_overlap(F.col(column), F.lit(own)))
 
     def approxNearestNeighbors(  # noqa: N802 - as in Spark
@@ -160,13 +160,13 @@ class AmplifiedProjectionLSHModel(
         numNearestNeighbors: int,  # noqa: N803
         distCol: str = "distCol",  # noqa: N803
     ) -> "DataFrame":
-        """Find the k nearest candidates of a key, nearest first, with their Euclidean distance.
+        """Find the k nearest candidates of a query, nearest first, with their Euclidean distance.
 
-        As Spark's own method; rows that share no bucket with the key are not compared, so that
-        fewer may come back.
+        As the method of Spark. Rows that share no bucket with the query are not compared, so there
+        may be fewer than k.
         """
         if numNearestNeighbors < 1:
-            raise LookalikeError(f"{numNearestNeighbors} neighbours: ask for at least 1")
+            raise LookalikeError(f"numNearestNeighbors is {numNearestNeighbors}: give at least 1")
         numbers = self._numbers(key)
 
         def distances(vectors: pd.Series) -> pd.Series:
@@ -178,27 +178,27 @@ class AmplifiedProjectionLSHModel(
         return found.withColumn(distCol, distance).orderBy(distCol).limit(numNearestNeighbors)
 
     def _numbers(self, key: Key) -> Floats:
-        """A key as float64 (width,)."""
+        """Return a query as float64 (width,)."""
         numbers = np.asarray(key.toArray() if isinstance(key, Vector) else key, np.float64)
         if numbers.shape != (self.tables.width,):
             raise LookalikeError(
-                f"a key of {numbers.size} numbers, but the vectors have {self.tables.width}"
+                f"the key has {numbers.size} numbers, but the vectors have {self.tables.width}"
             )
         return numbers
 
     def write(self) -> MLWriter:
-        """Save it with `save(path)`, or `write().overwrite().save(path)`, wherever Spark writes."""
+        """Return the writer behind `save(path)`; `write().overwrite()` replaces."""
         return _Writer(self)
 
     @classmethod
     def read(cls) -> "MLReader[AmplifiedProjectionLSHModel]":
-        """Read it back with `load(path)`."""
+        """Return the reader behind `load(path)`."""
         return _Reader()
 
 
 class _EstimatorReader(DefaultParamsReader[Any]):
     def load(self, path: str) -> AmplifiedProjectionLSH:
-        # Spark's own would make one of whatever class the file names.
+        # The reader of Spark would instantiate any class that the file names.
         metadata = _metadata(path, self.sparkSession, AmplifiedProjectionLSH)
         estimator = AmplifiedProjectionLSH()
         estimator._resetUid(metadata["uid"])
@@ -231,7 +231,7 @@ class _Reader(MLReader[AmplifiedProjectionLSHModel]):
 
 
 def _metadata(path: str, spark: "SparkSession", kind: type) -> dict[str, Any]:
-    """Read what `saveMetadata` wrote; `LookalikeError` where it was of another kind of stage."""
+    """Read the metadata of a stage. Raises `LookalikeError` for another kind of stage."""
     try:
         return DefaultParamsReader.loadMetadata(path, spark, f"{kind.__module__}.{kind.__name__}")
     except (AssertionError, ValueError, KeyError) as error:
@@ -239,20 +239,20 @@ def _metadata(path: str, spark: "SparkSession", kind: type) -> dict[str, Any]:
 
 
 def _checked(dataset: "DataFrame", column: str) -> str:
-    """Return the name of a column if it holds vectors."""
+    """Return the name of a column of vectors. Raises `LookalikeError` for any other."""
     if column not in dataset.columns:
-        raise LookalikeError(f"no column {column!r}: there are {', '.join(dataset.columns)}")
+        raise LookalikeError(f"unknown column {column!r}: choose {', '.join(dataset.columns)}")
     if not isinstance(dataset.schema[column].dataType, VectorUDT):
-        raise LookalikeError(f"the column {column!r} holds no vectors: use VectorAssembler")
+        raise LookalikeError(f"the column {column!r} has no vectors: use VectorAssembler")
     return column
 
 
 def _stacked(vectors: pd.Series, width: int) -> npt.NDArray[Any]:
-    """A batch of vectors as one array (n, width)."""
+    """Stack a batch of vectors: (n, width)."""
     if not len(vectors):
         return np.empty((0, width))
     lengths = vectors.str.len()
     if (lengths != width).any():
-        raise LookalikeError(f"a vector of another width than {width}, or none at all")
+        raise LookalikeError(f"a vector is null or has another width than {width}")
     stacked: npt.NDArray[Any] = np.stack(list(vectors))
     return stacked

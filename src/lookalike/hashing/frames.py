@@ -1,4 +1,4 @@
-"""Steps 5 and 6: DataFrames of embeddings with one vector column; and hashes as plain numbers."""
+"""Steps 5 and 6: DataFrames with a vector column; hashes as plain numbers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,15 +8,15 @@ if TYPE_CHECKING:
 
 
 def read_embeddings(spark: "SparkSession", csv: str | Path, width: int = 512) -> "DataFrame":
-    """Step 5: the CSV file of `lookalike embed` as a DataFrame `image, label, e0, e1, ...`."""
+    """Step 5: read the CSV file of `lookalike embed` as a DataFrame `image, label, e0, e1, ...`."""
     numbers = ", ".join(f"e{i} float" for i in range(width))
     schema = f"image string, label string, {numbers}"
-    # A quote inside a name is doubled, as everywhere but in Spark; a name may hold a line break.
+    # Unlike the default of Spark, a quote in a name is doubled; a name may have a line break.
     return spark.read.csv(str(csv), schema=schema, header=True, escape='"', multiLine=True)
 
 
 def assemble(frame: "DataFrame", width: int = 512, column: str = "features") -> "DataFrame":
-    """Step 6: the columns `e0, e1, ...` as one vector column, made by `VectorAssembler`."""
+    """Step 6: assemble the columns `e0, e1, ...` to one vector column, by `VectorAssembler`."""
     from pyspark.ml.feature import VectorAssembler
 
     names = [f"e{i}" for i in range(width)]
@@ -24,10 +24,10 @@ def assemble(frame: "DataFrame", width: int = 512, column: str = "features") -> 
 
 
 def check_widths(frame: "DataFrame", width: int, column: str = "features") -> "DataFrame":
-    """Let a frame whose vector column has a vector of another width, or none, fail with a line.
+    """Check the width of each vector when Spark reads it.
 
-    Rows are looked at when Spark is asked for them: it is then a `SparkRuntimeException`, with no
-    traceback of a task in it.
+    A vector of another width, or null, raises a `SparkRuntimeException` of one line, without the
+    traceback of a task.
     """
     from pyspark.ml.functions import vector_to_array
     from pyspark.sql import functions as F
@@ -40,7 +40,7 @@ def check_widths(frame: "DataFrame", width: int, column: str = "features") -> "D
 
 
 def with_vectors(frame: "DataFrame", column: str = "features") -> "DataFrame":
-    """Turn the array column `embedding` of a collection into a vector column, as step 6 does."""
+    """Convert the array column `embedding` of a collection to a vector column."""
     from pyspark.ml.functions import array_to_vector
     from pyspark.sql import functions as F
 
@@ -50,9 +50,9 @@ def with_vectors(frame: "DataFrame", column: str = "features") -> "DataFrame":
 
 
 def numbered(frame: "DataFrame", without: str | None = None) -> "DataFrame":
-    """Give the rows of `assemble` the columns `id` and `path` of a collection.
+    """Add the columns `id` and `path` of a collection to rows of `assemble`.
 
-    The image named `without` is left out: it is new to the rest.
+    The image named `without` is left out, so that it is new to the others.
     """
     from pyspark.sql import functions as F
 
@@ -61,7 +61,7 @@ def numbered(frame: "DataFrame", without: str | None = None) -> "DataFrame":
 
 
 def bucket_columns(hashed: "DataFrame", tables: int) -> "DataFrame":
-    """Turn the column `hashes` of vectors into `array<double>`, which all of Parquet reads."""
+    """Convert the column `hashes` from vectors to `array<double>`, for other readers of Parquet."""
     from pyspark.ml.functions import vector_to_array
     from pyspark.sql import functions as F
 

@@ -1,7 +1,7 @@
-"""Spark ML's `approxSimilarityJoin`, asked only where what it shuffles fits on the disk.
+"""Spark ML's `approxSimilarityJoin`, only where its shuffle fits on the disk.
 
-It writes every pair that shares a bucket, vectors included, before it looks at a single distance:
-of a table with itself soon more than any disk holds. How many rows that are is counted beforehand.
+It writes every pair that shares a bucket, with both vectors, before it computes a distance; a
+self-join soon needs more than any disk has. The rows are counted beforehand.
 https://spark.apache.org/docs/latest/ml-features.html#approximate-similarity-join
 """
 
@@ -16,17 +16,16 @@ from lookalike.hashing.projection import Hasher, directions
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-_NUMBER = 8  # bytes of each number of a vector, and it comes with two
-_BESIDE = 200  # bytes of whatever else a row has
-_SHARE = 0.5  # of the free disk may be filled
+_BYTES_PER_NUMBER = 8  # of a vector; a row has two vectors
+_OTHER_ROW_BYTES = 200
+_MAX_DISK_SHARE = 0.5  # of the free space
 
 
 class Candidates(NamedTuple):
-    """What a join by hashes compares: pairs of different rows, and the rows that are shuffled.
+    """The size of a join by hashes: at most `pairs` pairs of different rows, and shuffled `rows`.
 
-    Spark ML makes a row of a pair for each table in which both share a bucket, of a table with
-    itself from both of its ends and of each row with itself as well. How many of them are of one
-    pair is not looked up: there are at most so many `pairs`.
+    Spark ML makes a row for each pair and each table in which the two share a bucket; in a
+    self-join in both directions, and of each row with itself.
     """
 
     pairs: int
@@ -36,7 +35,7 @@ class Candidates(NamedTuple):
 def candidates(
     hasher: Hasher, vectors: "DataFrame", others: "DataFrame | None" = None
 ) -> Candidates:
-    """Count what Spark ML's join of a table with another one, or with itself, would compare."""
+    """Count what Spark ML would compare to join a table with another one, or with itself."""
     from pyspark.sql import functions as F
 
     def buckets(rows: "DataFrame", name: str) -> "DataFrame":
@@ -65,22 +64,40 @@ def similarity_join(
     others: "DataFrame | None" = None,
     room: int | None = None,
 ) -> "DataFrame":
-    """Return pairs of rows that share a bucket and are within a distance: `a_id, b_id, distance`.
+    """Join rows that share a bucket and are within a distance.
 
-    `vectors`, and `others` where it is not joined with itself, have `id` and the column of the
-    hasher. Raises `LookalikeError` where the candidates need more than `room` bytes, by default
-    half of what is free where Spark shuffles.
+    Parameters
+    ----------
+    hasher : Hasher
+    vectors : DataFrame
+        With `id` and the column of the hasher.
+    within : float
+        Euclidean distance.
+    others : DataFrame, optional
+        A second table; without it `vectors` is joined with itself.
+    room : int, optional
+        Bytes for the shuffle; by default half of the free space where Spark shuffles.
+
+    Returns
+    -------
+    DataFrame
+        `a_id, b_id, distance`.
+
+    Raises
+    ------
+    LookalikeError
+        Where the shuffle needs more than `room`.
     """
     from pyspark.sql import functions as F
 
     spark = vectors.sparkSession
     compared = candidates(hasher, vectors, others)
     width = directions(hasher.model).shape[1]
-    needed = compared.rows * 2 * (_NUMBER * width + _BESIDE)
+    needed = compared.rows * 2 * (_BYTES_PER_NUMBER * width + _OTHER_ROW_BYTES)
     if room is None:
         local = spark.conf.get("spark.local.dir", None) or tempfile.gettempdir()
         place = Path(local.split(",")[0])
-        room = int(_SHARE * shutil.disk_usage(place if place.exists() else Path("/")).free)
+        room = int(_MAX_DISK_SHARE * shutil.disk_usage(place if place.exists() else Path("/")).free)
     if needed > room:
         raise LookalikeError(
             f"Spark ML's join would compare {compared.pairs:,} pairs or fewer and write "

@@ -17,7 +17,7 @@ from lookalike.errors import LookalikeError, one_line
 from lookalike.files import delete_folder, new_folder
 from lookalike.given import Name, local_path
 from lookalike.hashing.frames import check_widths
-from lookalike.hashing.parameters import RECALL, Floats, Parameters, choose_parameters, predict
+from lookalike.hashing.parameters import LSH_RECALL, Floats, Parameters, choose_parameters, predict
 from lookalike.hashing.sample import draw_sample
 from lookalike.spark import local_uri
 from lookalike.untrusted import foreign_types, read_json
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hasher:
-    """A fitted `BucketedRandomProjectionLSH` with the parameters it was given."""
+    """A fitted `BucketedRandomProjectionLSH` with its parameters."""
 
     model: "BucketedRandomProjectionLSHModel"
     parameters: Parameters
 
     @property
     def input_column(self) -> str:
-        """The vector column it hashes."""
+        """The name of the vector column."""
         return str(self.model.getInputCol())
 
     def transform(self, vectors: "DataFrame") -> "DataFrame":
-        """Step 8: add the column `hashes`, one bucket number a hash table."""
+        """Step 8: add the column `hashes`, one bucket number per table."""
         return self.model.transform(self._checked(vectors))
 
     def _checked(self, vectors: "DataFrame") -> "DataFrame":
@@ -53,14 +53,14 @@ class Hasher:
     def _check_query(self, query: Vectors) -> None:
         if query.shape != (self._width,):
             raise LookalikeError(
-                f"a query of {query.size} numbers, but the hash tables are for {self._width}: "
+                f"the query has {query.size} numbers, but the hash tables are for {self._width}: "
                 "embed it with the same model"
             )
 
     def nearest(self, vectors: "DataFrame", query: Vectors, k: int) -> "DataFrame":
-        """Step 11: `approxNearestNeighbors`, at most k rows with their `distance`, nearest first.
+        """Step 11: `approxNearestNeighbors`, at most k rows with `distance`, nearest first.
 
-        Rows that share no bucket with the query are not compared, so fewer may come back.
+        Rows that share no bucket with the query are not compared, so there may be fewer than k.
         """
         from pyspark.ml.linalg import DenseVector
 
@@ -69,9 +69,9 @@ class Hasher:
         return self.model.approxNearestNeighbors(self._checked(vectors), key, k, distCol="distance")
 
     def explain(self, vectors: "DataFrame", query: Vectors) -> "DataFrame":
-        """Say of every row which tables it shares a bucket with the query in, counted from 1.
+        """Add `tables array<int>`: the tables, from 1, where a row shares a bucket with the query.
 
-        Adds `tables array<int>`; rows where it is not empty are the candidates.
+        Rows with a table are the candidates.
         """
         from pyspark.ml.functions import vector_to_array
         from pyspark.sql import functions as F
@@ -85,7 +85,7 @@ class Hasher:
         return self.transform(vectors).withColumn("tables", F.array_compact(F.array(*shared)))
 
     def save(self, folder: Name) -> None:
-        """Write model and parameters; an older one there is replaced."""
+        """Write the model and its parameters to a folder, which is replaced."""
         folder = local_path(folder)
         delete_folder(folder)
         with new_folder(folder) as staging:
@@ -95,7 +95,7 @@ class Hasher:
 
     @classmethod
     def load(cls, folder: Name) -> "Hasher":
-        """Read back what `save` wrote."""
+        """Read a hasher back. Raises `LookalikeError` for a missing or damaged one."""
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
         from pyspark.ml.feature import BucketedRandomProjectionLSHModel
@@ -112,11 +112,11 @@ class Hasher:
 
 
 def _check_types(folder: Path) -> None:
-    """Raise `ValueError` where a table of Spark's names types that are not its own.
+    """Raise `ValueError` for a Parquet file of Spark with column types that are not Spark's own.
 
-    Java makes one of each class that is named there, whatever it does, before anything is read.
+    Java would instantiate any class that the schema names, before it reads a row.
     """
-    # All that Spark looks at, whatever its name; of nothing is `_SUCCESS`.
+    # Every file that Spark reads, whatever its name; `_SUCCESS` is empty.
     files = [file for file in folder.rglob("[!.]*") if file.is_file() and file.stat().st_size]
     for file in files:
         about = pq.read_metadata(file).metadata or {}
@@ -129,15 +129,35 @@ def fit(
     vectors: "DataFrame",
     *,
     column: str = "features",
-    recall: float = RECALL,
+    recall: float = LSH_RECALL,
     bucket_length: float | None = None,
     tables: int | None = None,
     seed: int = 0,
 ) -> Hasher:
-    """Step 7: a `BucketedRandomProjectionLSH` model whose parameters come from the data.
+    """Step 7: fit `BucketedRandomProjectionLSH` with parameters from the data.
 
-    A sample of nearest-neighbour distances decides; `bucket_length` and `tables`, given together,
-    overrule it. The model is the same for the same data, partitions and seed.
+    The model is the same for the same data, partitions and seed.
+
+    Parameters
+    ----------
+    vectors : DataFrame
+    column : str
+        The vector column.
+    recall : float
+        Target recall of the ten nearest neighbours.
+    bucket_length : float, optional
+    tables : int, optional
+        Given together, these two replace the choice from the data.
+    seed : int
+
+    Returns
+    -------
+    Hasher
+
+    Raises
+    ------
+    LookalikeError
+        For a wrong option, or fewer than 2 vectors.
     """
     from pyspark.ml.feature import BucketedRandomProjectionLSH
 
@@ -163,19 +183,19 @@ def fit(
 
 
 def buckets(projections: Floats, parameters: Parameters, vectors: Vectors) -> Floats:
-    """The bucket numbers that Spark gives vectors: (..., width) to (..., tables)."""
+    """Return the bucket numbers of Spark ML for vectors: (..., width) to (..., tables)."""
     numbers: Floats = np.floor(vectors @ projections.T / parameters.bucket_length)
     return numbers
 
 
 def directions(model: "BucketedRandomProjectionLSHModel") -> Floats:
-    """The random unit vectors of a fitted model, (tables, width)."""
-    # Spark gives Python no other way to see them.
+    """Return the random unit vectors of a fitted model: float64 (tables, width)."""
+    # The Python API of Spark does not expose them.
     return np.array(model._call_java("randMatrix").toArray())
 
 
 def spark_directions(spark: "SparkSession", width: int, tables: int, seed: int) -> Floats:
-    """The directions that a model for vectors of this width gets from a seed, (tables, width).
+    """Return the unit vectors that a model draws from a seed: float64 (tables, width).
 
     Those of fewer tables are the first of these.
     """

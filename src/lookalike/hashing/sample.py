@@ -1,4 +1,4 @@
-"""A sample of a collection with its true neighbours, found in one pass on Spark."""
+"""Draw rows of a collection and find their true neighbours, in one pass on Spark."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,17 +14,17 @@ from lookalike.hashing.parameters import Floats, Parameters
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-SAMPLE = 100  # rows whose neighbours are looked up to choose the parameters
-NEIGHBORS = 10
-ROWS = 1000  # drawn without regard to distance
+SAMPLE_QUERIES = 100
+SAMPLE_NEIGHBORS = 10
+SAMPLE_ROWS = 1000
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows drawn from a collection, with their true neighbours among all of it.
+    """Drawn rows of a collection, with their true neighbours among all rows.
 
-    `queries` is float32 (q, width), `neighbors` float32 (q, k, width), `others` float32
-    (n, width), drawn without regard to distance.
+    `queries` is float32 (q, width), `neighbors` is float32 (q, k, width), `others` are random rows,
+    float32 (n, width).
     """
 
     queries: Vectors
@@ -32,23 +32,23 @@ class Sample:
     others: Vectors
 
     def scale(self) -> float:
-        """Median length of the vectors that have one; 1 for embeddings as lookalike makes them."""
+        """Return the median norm of the vectors, without zeros; 1 for embeddings of lookalike."""
         lengths = np.linalg.norm(self.others, axis=1)
         return float(np.median(lengths[lengths > 0])) if lengths.any() else 1.0
 
     def near(self) -> Floats:
-        """The queries with their neighbours, as pairs (q * k, 3): distance and both lengths."""
+        """Return pairs of queries and their neighbours, (q * k, 3): distance and both norms."""
         return _pairs(self.queries[:, None], self.neighbors).reshape(-1, 3)
 
     def far(self) -> Floats:
-        """The queries with any row, as pairs (q * n, 3): distance and both lengths."""
+        """Return pairs of queries and random rows, (q * n, 3): distance and both norms."""
         return np.concatenate([_pairs(query, self.others) for query in self.queries])
 
     def halves(self) -> "tuple[Sample, Sample]":
-        """One half of the queries to choose by, the other to measure what was chosen.
+        """Split into a half to choose parameters by, and a half to measure them on.
 
-        Those that measure are in nothing of the first half. Both are all of a sample so small that
-        hardly more than its queries were drawn.
+        The first half has no query of the second. A sample with few rows beside its queries is
+        returned twice instead.
         """
         count = len(self.queries)
         if len(self.others) < 2 * count:
@@ -61,13 +61,13 @@ class Sample:
         )
 
     def mapped(self, change: Callable[[Vectors], Vectors]) -> "Sample":
-        """The same rows after a change of their vectors, (..., width) to (..., other width)."""
+        """Return the sample with changed vectors: (..., width) to (..., other width)."""
         return Sample(change(self.queries), change(self.neighbors), change(self.others))
 
     def measure(self, parameters: Parameters, hashes: Callable[[Vectors], Any]) -> Parameters:
-        """Add to parameters the recall and the share of candidates that actual hashes have.
+        """Add the recall and the share of candidates of actual hashes to parameters.
 
-        `hashes` makes vectors (..., width) into numbers (..., tables).
+        `hashes` maps vectors (..., width) to numbers (..., tables).
         """
         own = hashes(self.queries)
         rows = hashes(self.others)
@@ -86,12 +86,25 @@ def _pairs(one: Vectors, others: Vectors) -> Floats:
 
 
 def draw_sample(
-    vectors: "DataFrame", column: str = "features", seed: int = 0, count: int = SAMPLE
+    vectors: "DataFrame", column: str = "features", seed: int = 0, count: int = SAMPLE_QUERIES
 ) -> Sample:
     """Draw rows from a vector column and find their true neighbours, in one pass over the table.
 
-    Every task compares its rows with `count` drawn ones and gives back the nearest alone: a
-    task sends on `count` times `NEIGHBORS` vectors, and the nearest of all reach the driver.
+    Every task compares its rows with the drawn ones and returns only the nearest: `count` times
+    `SAMPLE_NEIGHBORS` vectors per task, of which the nearest reach the driver.
+
+    Parameters
+    ----------
+    vectors : DataFrame
+    column : str
+    seed : int
+    count : int
+        Number of queries.
+
+    Raises
+    ------
+    LookalikeError
+        For fewer than 2 vectors.
     """
     from pyspark.ml.functions import vector_to_array
     from pyspark.sql import Window
@@ -103,7 +116,7 @@ def draw_sample(
     queries = others[:count]
 
     def nearest(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        best = _Nearest(queries, NEIGHBORS + 1)
+        best = _Nearest(queries, SAMPLE_NEIGHBORS + 1)
         for batch in batches:
             rows = batch["v"].flatten().to_numpy(zero_copy_only=False)
             best.add(rows.reshape(batch.num_rows, queries.shape[1]))
@@ -112,11 +125,13 @@ def draw_sample(
     frame = vectors.select(vector_to_array(F.col(column), "float32").alias("v"))
     in_task = frame.mapInArrow(nearest, "q int, d double, v binary")
     rank = F.row_number().over(Window.partitionBy("q").orderBy("d"))
-    rows = in_task.withColumn("rank", rank).filter(f"rank <= {NEIGHBORS + 1}").orderBy("q", "d")
+    rows = (
+        in_task.withColumn("rank", rank).filter(f"rank <= {SAMPLE_NEIGHBORS + 1}").orderBy("q", "d")
+    )
     lists: list[list[bytes]] = [[] for _ in queries]
     for row in rows.collect():
         lists[row["q"]].append(bytes(row["v"]))
-    # The first is the query itself. Small collections have fewer neighbours than asked for.
+    # The first is the query itself. A small collection has fewer neighbours.
     nearest_first = [b"".join(vectors[1:]) for vectors in lists]
     shape = (len(queries), -1, queries.shape[1])
     return Sample(
@@ -125,18 +140,18 @@ def draw_sample(
 
 
 def draw_rows(vectors: "DataFrame", column: str = "features", seed: int = 0) -> Vectors:
-    """Draw `ROWS` rows of a vector column, or all if there are fewer: float32 (n, width)."""
+    """Draw at most `SAMPLE_ROWS` rows of a vector column: float32 (n, width)."""
     from pyspark.ml.functions import vector_to_array
     from pyspark.sql import functions as F
 
-    # The smallest of random numbers: a sample without a count, and without keeping the table.
+    # The rows with the smallest random numbers: no count and no cache of the table.
     frame = vectors.select(vector_to_array(F.col(column), "float32").alias("v"))
-    drawn = frame.withColumn("r", F.rand(seed)).orderBy("r").limit(ROWS)
+    drawn = frame.withColumn("r", F.rand(seed)).orderBy("r").limit(SAMPLE_ROWS)
     return np.array([row["v"] for row in drawn.collect()], np.float32)
 
 
 class _Nearest:
-    """The k rows nearest to each query, out of blocks of rows that come one after another."""
+    """The k rows nearest to each query, over several blocks of rows."""
 
     def __init__(self, queries: Vectors, k: int) -> None:
         self.queries, self.k = queries, k
@@ -144,7 +159,7 @@ class _Nearest:
         self.rows = np.empty((len(queries), 0, queries.shape[1]), np.float32)
 
     def add(self, block: Vectors) -> None:
-        # 2-2x.y is off in the last digits; the order of neighbours here decides nothing alone.
+        # Rounding of these products does not matter: exact distances follow.
         squares = (block**2).sum(1) - 2 * self.queries @ block.T
         near = np.argsort(squares, axis=1)[:, : self.k]
         found = block[near]
@@ -156,7 +171,7 @@ class _Nearest:
         self.rows = np.take_along_axis(rows, order[:, :, None], axis=1)
 
     def batch(self) -> pa.RecordBatch:
-        """All of it as rows `q, d, v`."""
+        """Return the rows as `q, d, v`."""
         count, kept = self.distances.shape
         values = self.rows.reshape(count * kept, self.queries.shape[1])
         return pa.RecordBatch.from_pydict(

@@ -1,8 +1,8 @@
-"""`tune`: what hashing can do for a collection, and with which parameters, before anybody guesses.
+"""Find the parameters of hashing for a target recall, and compare the schemes.
 
-Half of the drawn queries choose the parameters by the formulas, the other half says what the actual
-hashes are worth. Beside Spark's own scheme stand those that go further: vectors that are centred,
-their leading directions alone, and several hashes combined in each table.
+Half of the drawn queries choose the parameters by the formulas, the other half measures the actual
+hashes. The schemes are Spark ML's own, and those with centred vectors, with the leading directions
+alone, and with several hashes per table.
 """
 
 from collections.abc import Callable
@@ -31,21 +31,31 @@ if TYPE_CHECKING:
 
     from lookalike.hashing.amplified import AmplifiedProjectionLSH
 
-RECALL = 0.9
-QUERIES = 400
-SUBSPACES = (16, 32, 64)  # leading directions, of which the best number is taken
-_MANY = 0.1  # of all rows: a search that compares as many is not worth its hashes
+TARGET_RECALL = 0.9
+TUNING_QUERIES = 400
+SUBSPACES = (16, 32, 64)  # numbers of leading directions to try
+_MAX_CANDIDATE_SHARE = 0.1  # of all rows, for hashing to be worth it
 
 Change = Callable[[Any], Any]
-"""What is done to vectors before they are hashed: (..., width) to (..., other width)."""
+"""A change of vectors before they are hashed: (..., width) to (..., other width)."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way to hash: what is done to the vectors, and the best parameters for that.
+    """A way to hash: the change of the vectors, and the best parameters.
 
-    `subspace` is the number of leading directions, 0 where all numbers of a vector are hashed.
-    `curve` has the best for each number of tables, `parameters` are the best of these.
+    Attributes
+    ----------
+    vectors : str
+        The change, in words.
+    subspace : int
+        Number of leading directions; 0 to hash all numbers of a vector.
+    amplified : bool
+        Whether a table combines several hashes.
+    parameters : Parameters
+        The best of the curve.
+    curve : tuple of Parameters
+        The best for each number of tables.
     """
 
     vectors: str
@@ -57,9 +67,9 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What `tune` found: schemes side by side, Spark's for the vectors as they are first.
+    """The result of `tune`: schemes side by side, Spark ML's own first.
 
-    Recall is that of the ten nearest neighbours. `width` is how many numbers a vector has.
+    Recall is that of the ten nearest neighbours; `width` is the length of a vector.
     """
 
     target_recall: float
@@ -68,22 +78,22 @@ class Tuned:
 
     @property
     def parameters(self) -> Parameters:
-        """What to give to `BucketedRandomProjectionLSH`."""
+        """The best parameters of `BucketedRandomProjectionLSH`."""
         return self.schemes[0].parameters
 
     @property
     def curve(self) -> tuple[Parameters, ...]:
-        """For each number of tables, what to give to `BucketedRandomProjectionLSH`."""
+        """The best parameters of `BucketedRandomProjectionLSH` for each number of tables."""
         return self.schemes[0].curve
 
     @property
     def amplified(self) -> Scheme:
-        """The best scheme that combines hashes, for `AmplifiedProjectionLSH`."""
+        """The best scheme for `AmplifiedProjectionLSH`."""
         several = [scheme for scheme in self.schemes if scheme.amplified]
         return min(several, key=lambda scheme: bytes_read(scheme.parameters, self.width))
 
     def stage(self, column: str = "features", seed: int = 0) -> "AmplifiedProjectionLSH":
-        """Return `AmplifiedProjectionLSH` with its parameters, to `fit` or for a `Pipeline`."""
+        """Return `AmplifiedProjectionLSH` with the best parameters, to fit or for a `Pipeline`."""
         from lookalike.hashing.amplified import AmplifiedProjectionLSH
 
         best = self.amplified
@@ -97,7 +107,7 @@ class Tuned:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all figures for JSON."""
         return {**asdict(self), "parameters": asdict(self.parameters)}
 
     def __str__(self) -> str:
@@ -105,23 +115,43 @@ class Tuned:
 
 
 def tune(
-    vectors: "DataFrame", target_recall: float = RECALL, column: str = "features", seed: int = 0
+    vectors: "DataFrame",
+    target_recall: float = TARGET_RECALL,
+    column: str = "features",
+    seed: int = 0,
 ) -> Tuned:
-    """Find parameters that reach a recall, and say which share of all rows they compare.
+    """Find parameters that reach a recall, and measure the share of rows that they compare.
 
-    `vectors` has a vector column. Two passes over it draw a sample and look up its ten nearest
-    neighbours; nothing else is collected. The same for the same data, partitions and seed.
-    Centred vectors are not brought to one length again: that would change who is near, and
-    candidates do not become fewer by it.
+    Two passes over the table draw a sample and find its neighbours; nothing else is collected. The
+    result is the same for the same data, partitions and seed. Centred vectors are not normalized
+    again: that would change the neighbours and not save candidates.
+
+    Parameters
+    ----------
+    vectors : DataFrame
+    target_recall : float
+        Between 0 and 1, of the ten nearest neighbours.
+    column : str
+        The vector column.
+    seed : int
+
+    Returns
+    -------
+    Tuned
+
+    Raises
+    ------
+    LookalikeError
+        For a recall out of range, or fewer than 2 vectors.
     """
     check_target_recall(target_recall)
-    choosing, measuring = draw_sample(vectors, column, seed, QUERIES).halves()
+    choosing, measuring = draw_sample(vectors, column, seed, TUNING_QUERIES).halves()
     trial = _Trial(vectors, choosing, measuring, target_recall, seed)
     centre = choosing.others.mean(axis=0, dtype=np.float64)
     schemes = trial.both("as they are", 0, lambda rows: rows)
     schemes += trial.both("centred", 0, lambda rows: rows - centre)
     inside: dict[int, Change] = {
-        count: partial(_inside, centre, leading_axes(choosing.others, count))
+        count: partial(_project, centre, leading_axes(choosing.others, count))
         for count in SUBSPACES
         if count < trial.width
     }
@@ -131,13 +161,13 @@ def tune(
     return Tuned(target_recall, trial.width, tuple(schemes))
 
 
-def _inside(centre: Floats, axes: Floats, rows: Any) -> Any:
+def _project(centre: Floats, axes: Floats, rows: Any) -> Any:
     return (rows - centre) @ axes.T
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What schemes are tried with."""
+    """The data and settings of all schemes."""
 
     vectors: "DataFrame"
     choosing: Sample
@@ -150,7 +180,7 @@ class _Trial:
         return int(self.choosing.queries.shape[1])
 
     def both(self, name: str, subspace: int, change: Change) -> list[Scheme]:
-        """Try one hash a table, as Spark has it, and several, on vectors that were changed."""
+        """Try one hash per table, as Spark ML does, and several, on changed vectors."""
         chosen, held_out = self.choosing.mapped(change), self.measuring.mapped(change)
         near, far, width = chosen.near(), chosen.far(), chosen.queries.shape[1]
         spark = self.vectors.sparkSession
@@ -170,7 +200,7 @@ class _Trial:
         ]
 
     def bytes_read(self, change: Change) -> float:
-        """Return what the best of several hashes a table has to read, on vectors so changed."""
+        """Return the fewest bytes to read with several hashes per table, on changed vectors."""
         return min(map(self._bytes_read, self._amplified(self.choosing.mapped(change))))
 
     def _bytes_read(self, one: Parameters) -> float:
@@ -182,10 +212,10 @@ class _Trial:
 
 
 def describe(tuned: Tuned) -> list[str]:
-    """Say plainly what hashing is worth here, and what to take: some lines for a person."""
+    """Return the comparison and a recommendation in words, as lines."""
     stock, best = tuned.schemes[0], tuned.amplified
     tables = ", ".join(f"{_share(one)} with {one.tables}" for one in stock.curve)
-    if (stock.parameters.measured_candidates or 0) < _MANY:
+    if (stock.parameters.measured_candidates or 0) < _MAX_CANDIDATE_SHARE:
         verdict = "BucketedRandomProjectionLSH with these parameters is worth having here."
     else:
         verdict = (
@@ -214,4 +244,4 @@ def _words(scheme: Scheme) -> str:
 
 def _share(one: Parameters) -> str:
     share = one.measured_candidates or 0.0
-    return f"{share:.0%}" if share >= _MANY else f"{share:.1%}"
+    return f"{share:.0%}" if share >= _MAX_CANDIDATE_SHARE else f"{share:.1%}"

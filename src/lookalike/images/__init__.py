@@ -5,42 +5,42 @@ from lookalike.images.decoding import (
     SIDE,
     decode,
     decode_pixels,
-    pixels,
+    resize,
+    to_upright_rgb,
     transform,
-    upright,
 )
 from lookalike.images.formats import HEIC, heic_is_installed, readable_endings, sniff
-from lookalike.images.isolated import IsolatedDecoder, decoder
-from lookalike.images.kinds import LeftOut, in_words
+from lookalike.images.isolated import IsolatedDecoder, open_decoder
+from lookalike.images.kinds import IgnoredFiles, describe_ignored
 from lookalike.images.location import locate
-from lookalike.images.scan import Found, has_images, nothing_found, walk
+from lookalike.images.scan import ScannedFile, has_images, no_images_error, walk
 from lookalike.images.source import Source, decode_path, encode_path, full_path, glob_pattern, read
 
 __all__ = [
     "HEIC",
     "PREPROCESSING",
     "SIDE",
-    "Found",
+    "ScannedFile",
     "IsolatedDecoder",
-    "LeftOut",
+    "IgnoredFiles",
     "Source",
     "decode",
     "decode_pixels",
-    "decoder",
     "decode_path",
     "encode_path",
     "full_path",
     "glob_pattern",
     "has_images",
-    "in_words",
+    "describe_ignored",
     "heic_is_installed",
     "locate",
-    "nothing_found",
-    "pixels",
+    "no_images_error",
+    "open_decoder",
     "read",
     "readable_endings",
+    "resize",
     "sniff",
+    "to_upright_rgb",
     "transform",
-    "upright",
     "walk",
 ]

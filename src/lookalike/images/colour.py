@@ -1,9 +1,8 @@
-"""Colours as sRGB has them, whatever colour space a picture was stored in.
+"""Convert images to sRGB by their ICC profiles (https://www.color.org/icc_specs2.xalter).
 
-A picture that carries a profile (https://www.color.org/icc_specs2.xalter) of its own colour space
-is converted by LittleCMS, relative to its white, black to black. A profile that is broken, or of
-another colour space than the pixels, is ignored, as viewers do; so are the chunks `gAMA` and `cHRM`
-of PNG, which many programs wrote wrong and most viewers leave alone.
+LittleCMS converts with relative colorimetric intent and black point compensation. A profile that is
+broken, or that belongs to another colour space than the pixels, is ignored, as viewers do. So are
+PNG's chunks `gAMA` and `cHRM`: many programs write them wrong, and most viewers ignore them.
 """
 
 import io
@@ -14,35 +13,45 @@ import numpy as np
 from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES = 4 * 2**20
-"""Of a profile that is looked at: those of printing presses take up to three million."""
-SAME = 2
-"""Levels of 255 that a colour may move for a profile still to be taken for that of sRGB."""
-_KEPT = 8  # transforms at hand, with the profiles they are of: a collection has a handful
+"""Larger profiles are ignored. Those of printing presses take up to three million bytes."""
+MAX_SRGB_DIFFERENCE = 2
+"""A profile that moves no colour by more levels of 255 than this counts as sRGB."""
+_CACHED_TRANSFORMS = 8  # a collection has a handful of profiles
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert an image in L, RGB, RGBA, CMYK or LAB to sRGB, as its profile says.
+    """Convert an image from its colour profile to sRGB.
 
-    The result is RGB, or RGBA of RGBA; the very image where there is nothing to convert.
+    Parameters
+    ----------
+    image
+        An image in mode L, RGB, RGBA, CMYK or LAB.
+    profile
+        Its ICC profile, if it has one.
+
+    Returns
+    -------
+    RGBA for RGBA, RGB for other modes; the same image if there is nothing to convert.
+
     """
     if image.mode != "LAB" and not profile:
         return image
-    transform = _transform(profile or b"", image.mode)
+    transform = _build_transform(profile or b"", image.mode)
     return image if transform is None else transform.apply(image)
 
 
-def is_other(profile: bytes | None, mode: str) -> bool:
-    """Tell whether a profile moves colours of a mode, so that they need to be converted."""
-    return bool(profile) and _transform(profile or b"", mode) is not None
+def needs_conversion(profile: bytes | None, mode: str) -> bool:
+    """Tell whether a profile differs from sRGB for an image of this mode."""
+    return bool(profile) and _build_transform(profile or b"", mode) is not None
 
 
-@lru_cache(maxsize=_KEPT)
-def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return what brings pixels to sRGB; None where the profile is sRGB's or of no use."""
+@lru_cache(maxsize=_CACHED_TRANSFORMS)
+def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return a transform to sRGB; None if the profile is sRGB's own or unusable."""
     if len(profile) > MAX_PROFILE_BYTES:
         return None
     try:
-        # Of LAB the numbers say the colour themselves.
+        # LAB values define colours without a profile.
         source: Any = ImageCms.createProfile("LAB") if mode == "LAB" else io.BytesIO(profile)
         transform = ImageCms.buildTransform(
             ImageCms.ImageCmsProfile(source),
@@ -52,17 +61,18 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
-        drawn = _colours(mode)
-        moved = np.asarray(transform.apply(drawn).convert("RGB")).astype(int)
+        sample = _sample_colours(mode)
+        converted = np.asarray(transform.apply(sample).convert("RGB")).astype(int)
     except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
         return None
     if mode in ("CMYK", "LAB"):
         return transform
-    return transform if np.abs(moved - np.asarray(drawn.convert("RGB"))).max() > SAME else None
+    difference = np.abs(converted - np.asarray(sample.convert("RGB"))).max()
+    return transform if difference > MAX_SRGB_DIFFERENCE else None
 
 
-def _colours(mode: str) -> Image.Image:
-    """Draw what a transform is tried on: greys, or 1,000 colours evenly spread."""
+def _sample_colours(mode: str) -> Image.Image:
+    """Return an image of all greys, or of 1,000 colours on an even grid."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     steps = np.linspace(0, 255, 10).round().astype(np.uint8)

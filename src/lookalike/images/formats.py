@@ -1,6 +1,6 @@
-"""Which formats can be read here: their names, the endings of their files, their first bytes.
+"""Readable image formats: their names, file endings and first bytes.
 
-HEIC needs a package of its own, an extra; all else comes with Pillow.
+HEIC needs an extra. Pillow brings all others.
 """
 
 import importlib
@@ -25,17 +25,17 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "ICO": (".ico",),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-"""Formats by Pillow's names, with the endings of their files."""
+"""The file endings of each format, by Pillow's name."""
 
 HEIC = install("pillow_heif")
-"""What to do about HEIC where it cannot be read."""
+"""The command that makes HEIC readable."""
 
 FIRST_BYTES = 64
-"""Bytes that `sniff` wants to see of a file."""
+"""Bytes of a file that `sniff` needs."""
 
-_MODULES = {"WEBP": "WebP", "JPEG2000": "Jpeg2K"}  # of Pillow, where not just capitalized
-_BRANDS_OF_AVIF = (b"avif", b"avis")
-_BRANDS_OF_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_PLUGINS = {"WEBP": "WebP", "JPEG2000": "Jpeg2K"}  # names that are not just capitalised
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _MAGIC = re.compile(
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<WEBP>RIFF....WEBP)"
     rb"|(?P<GIF>GIF8[79]a)|(?P<BMP>BM)|(?P<TIFF>II[*+]\0|MM\0[*+]|MM\*\0|II\0\*)"
@@ -46,44 +46,44 @@ _MAGIC = re.compile(
 
 
 def heic_is_installed() -> bool:
-    """Tell whether HEIC can be read here."""
+    """Tell whether HEIC is readable here."""
     return is_installed("pillow_heif")
 
 
 def readable_endings() -> frozenset[str]:
-    """Return the endings of files that can be read here, each with its dot, in lower case."""
-    known = dict(ENDINGS)
-    if not heic_is_installed():
-        del known["HEIF"]
-    return frozenset(ending for endings in known.values() for ending in endings)
+    """Return the endings of readable files, with their dots, in lower case."""
+    hidden = () if heic_is_installed() else ("HEIF",)
+    return frozenset(
+        ending for name, endings in ENDINGS.items() if name not in hidden for ending in endings
+    )
 
 
 def sniff(first: bytes) -> str | None:
-    """Return the format that the first bytes of a file are of (64 suffice), None if of no known.
+    """Return the format of a file by its first `FIRST_BYTES`; None if it is unknown.
 
-    It is one of `ENDINGS`, HEIF also where that cannot be read here.
+    The format is a key of `ENDINGS`. HEIF is recognised even if it is not readable here.
     """
     if match := _MAGIC.match(first):
         return match.lastgroup
     if first[4:8] == b"ftyp":
-        return _of_brands(first)
+        return _sniff_brands(first)
     return "TGA" if _is_tga(first) else None
 
 
-def _of_brands(first: bytes) -> str | None:
-    """Tell AVIF from HEIC, which share a container with films, by the brands that a file names."""
+def _sniff_brands(first: bytes) -> str | None:
+    """Tell AVIF, HEIC and video, which share a container, by the brands of a file."""
     end = min(int.from_bytes(first[:4], "big"), len(first))
     brands = [first[8:12], *(first[at : at + 4] for at in range(16, end, 4))]
     for brand in brands:
-        if brand in _BRANDS_OF_AVIF:
+        if brand in _AVIF_BRANDS:
             return "AVIF"
-        if brand in _BRANDS_OF_HEIC:
+        if brand in _HEIC_BRANDS:
             return "HEIF"
     return "HEIF" if brands[0] in (b"mif1", b"msf1") else None
 
 
 def _is_tga(first: bytes) -> bool:
-    """Tell whether a header makes sense as that of a TGA, which begins with no name of its own."""
+    """Tell whether the bytes are a plausible TGA header: TGA has no magic number."""
     if len(first) < 18:
         return False
     palette, kind, depth = first[1], first[2] & ~8, first[16]
@@ -94,15 +94,15 @@ def _is_tga(first: bytes) -> bool:
 
 
 def load_plugin(name: str) -> None:
-    """Let Pillow know a format, which takes it a moment; `MissingExtra` where it needs one."""
+    """Load Pillow's plugin for a format; raise `MissingExtra` if it is not installed."""
     if name in Image.OPEN:
         return
     if name != "HEIF":
-        importlib.import_module(f"PIL.{_MODULES.get(name, name.title())}ImagePlugin")
+        importlib.import_module(f"PIL.{_PLUGINS.get(name, name.title())}ImagePlugin")
     else:
         require("HEIC", "pillow_heif")
         heif = importlib.import_module("pillow_heif")
-        heif.options.DECODE_THREADS = 1  # as many images as cores are decoded at a time
+        heif.options.DECODE_THREADS = 1  # each core decodes another image
         heif.options.THUMBNAILS = heif.options.DEPTH_IMAGES = heif.options.AUX_IMAGES = False
         heif.register_heif_opener()
     if name == "AVIF":

@@ -1,4 +1,4 @@
-"""Images that Spark reads, as a DataFrame: one row an input, with its label and content."""
+"""Read images by Spark into a DataFrame: one row for each input, with label and content."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from lookalike.errors import LookalikeError
-from lookalike.images.kinds import LeftOut
+from lookalike.images.kinds import IgnoredFiles
 from lookalike.images.listing import IMAGE, LISTING
-from lookalike.images.matching import Labelled, match_labels
+from lookalike.images.matching import LabelCounts, match_labels
 from lookalike.images.source import Source, encode_path
 from lookalike.images.table_frame import table_frames
 from lookalike.images.uri_frame import literal, uri_frames
@@ -20,20 +20,27 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
-class Frames(NamedTuple):
-    """Inputs as Spark reads them, with the columns of `listing.IMAGE`.
+class ImageFrames(NamedTuple):
+    """DataFrames of the same inputs.
 
-    `names` are the same without `content`, which is not read for them. `labelled` says how labels
-    were given to them.
+    Attributes
+    ----------
+    images
+        With the columns of `listing.IMAGE`.
+    names
+        Without `content`, which is not read.
+    labelled
+        Counts of labels that did not match exactly.
+
     """
 
     images: "DataFrame"
     names: "DataFrame"
-    labelled: Labelled
+    labelled: LabelCounts
 
 
-class Vanished(LookalikeError):
-    """A file that was asked for by its name is there no longer."""
+class FileVanished(LookalikeError):
+    """A file of the given paths no longer exists."""
 
 
 def image_frame(
@@ -42,14 +49,36 @@ def image_frame(
     staging: Path,
     labels: Iterator[pa.RecordBatch] | None = None,
     paths: Sequence[str] | None = None,
-    left_out: LeftOut | None = None,
-) -> Frames:
-    """Return what Spark reads: the images of a URI, or of a table of bytes.
+    ignored: IgnoredFiles | None = None,
+) -> ImageFrames:
+    """Return DataFrames of the images of a URI or a table.
 
-    For what only Spark can read: URIs and tables of bytes. `id` is unique, and rises within a task.
-    Names and labels pass through the folder `staging`, which all workers must see. With `paths`,
-    encoded ones, no more than these files of a URI are read: one that is gone is `Vanished`, one
-    that goes later is left out. What else lies below a URI is counted in `left_out`.
+    Parameters
+    ----------
+    spark
+        The session.
+    source
+        A source of the kind "uri" or "table".
+    staging
+        A folder that all workers see, for names and labels.
+    labels
+        Batches of `labels.SCHEMA`.
+    paths
+        Encoded paths: read only these files of a URI. Files that vanish later are left out.
+    ignored
+        Counts the files below a URI that are no images.
+
+    Returns
+    -------
+    Frames whose ids are unique, and rise within a task.
+
+    Raises
+    ------
+    FileVanished
+        If a file of `paths` does not exist.
+    LookalikeError
+        If Spark cannot read the source.
+
     """
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
@@ -60,21 +89,23 @@ def image_frame(
             frame, names = table_frames(spark, source, staging)
         else:
             roots = source.root if paths is None else list(map(literal, paths))
-            frame, names = uri_frames(spark, roots, staging, left_out)
+            frame, names = uri_frames(spark, roots, staging, ignored)
     except (PySparkException, Py4JError) as error:
         detail = last_words(error)
         gone = paths is not None and "PATH_NOT_FOUND" in str(error)
-        kind = Vanished if gone else LookalikeError
+        kind = FileVanished if gone else LookalikeError
         raise kind(f"Spark cannot read {source.root}: {detail}") from None
-    labelled = Labelled()
+    labelled = LabelCounts()
     if labels is not None:
-        by_path, labelled = _labels_of(names, labels, staging, source.root, some=paths is not None)
+        by_path, labelled = _labels_of(
+            names, labels, staging, source.root, allow_unmatched=paths is not None
+        )
         frame, names = (one.drop("label").join(by_path, "path", "left") for one in (frame, names))
     elif "label" not in frame.columns:
         frame, names = (
             one.withColumn("label", F.lit(None).cast("string")) for one in (frame, names)
         )
-    return Frames(frame.select(*IMAGE.names), names.select(*LISTING.names), labelled)
+    return ImageFrames(frame.select(*IMAGE.names), names.select(*LISTING.names), labelled)
 
 
 def _labels_of(
@@ -83,14 +114,16 @@ def _labels_of(
     staging: Path,
     root: str,
     *,
-    some: bool = False,
-) -> "tuple[DataFrame, Labelled]":
-    """Return the label of each path, as `match_labels` says. Names pass through `staging`."""
+    allow_unmatched: bool = False,
+) -> "tuple[DataFrame, LabelCounts]":
+    """Return a DataFrame of path and label. Names pass through `staging`."""
     names.select("path").write.parquet(local_uri(staging / "paths"))
     with connect(staging) as sql:
         create_view(sql, "paths", staging / "paths")
         sql.execute("create temp view images as select path as id, path from paths")
-        done = match_labels(sql, labels, staging, encode_path(root), some=some)
+        done = match_labels(
+            sql, labels, staging, encode_path(root), allow_unmatched=allow_unmatched
+        )
         file = staging / "labelled.parquet"
         write_parquet(sql, "select id as path, label from labelled", file)
     return names.sparkSession.read.parquet(local_uri(file)), done

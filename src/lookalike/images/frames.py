@@ -1,4 +1,4 @@
-"""Which frame of an animation stands for it: the first that shows something."""
+"""Choose the frame that stands for an animation: the first that shows something."""
 
 from collections.abc import Callable
 
@@ -6,45 +6,48 @@ import numpy as np
 from PIL import Image
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
-"""Formats whose frames follow one another; those of others are pictures in their own right."""
+"""Formats whose frames form an animation. Pages of other formats are separate images."""
 MAX_FRAMES = 100
-"""Frames looked at: animations that fade in have done so by then."""
+"""Frames examined: animations that fade in have done so by then."""
 MAX_PIXELS = 50_000_000
-"""Pixels of all frames looked at, so that a long animation takes a second at most."""
-STRUCTURE = 8.0
-"""Standard deviation in levels of 255 from which on a frame shows something."""
-_SIDE = 64  # pixels: of the small picture that is looked at
+"""Pixels of all frames examined, so that a long animation takes a second at most."""
+MIN_CONTRAST = 8.0
+"""Standard deviation, in levels of 255, from which on a frame shows something."""
+_SIDE = 64  # pixels a side of the small image whose contrast is measured
 
 
-def show_structure(
-    image: Image.Image, flatten: Callable[[Image.Image], Image.Image]
-) -> Image.Image:
-    """Return the first frame that shows something, or the one that comes nearest to that.
+def choose_frame(image: Image.Image, flatten: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Return the first frame with contrast, or the frame with the most if none has enough.
 
-    `flatten` brings a frame to RGB. An image of one frame, or whose first frame will do, is
-    returned as it is; a frame that cannot be decoded is where looking ends.
+    Parameters
+    ----------
+    image
+        An opened image. A still image is returned as it is.
+    flatten
+        Converts a frame to RGB.
+
     """
     if image.format not in ANIMATED or not getattr(image, "is_animated", False):
         return image
     image.load()
-    best, most = image, _structure(flatten(image))
-    if most >= STRUCTURE:
+    highest = _contrast(flatten(image))
+    if highest >= MIN_CONTRAST:
         return image
     best = image.copy()
     for number in range(1, min(MAX_FRAMES, MAX_PIXELS // (image.width * image.height))):
         try:
             image.seek(number)
             image.load()
-            shows = _structure(flatten(image))
-        except Exception:  # the end, or damage: what was seen until here counts
+            contrast = _contrast(flatten(image))
+        except Exception:  # the last frame, or damage: the frames so far count
             break
-        if shows > most:
-            best, most = image.copy(), shows
-        if most >= STRUCTURE:
+        if contrast > highest:
+            best, highest = image.copy(), contrast
+        if highest >= MIN_CONTRAST:
             break
     return best
 
 
-def _structure(image: Image.Image) -> float:
+def _contrast(image: Image.Image) -> float:
     small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX)
     return float(np.asarray(small, np.float64).std(axis=(0, 1)).max())

@@ -1,8 +1,4 @@
-"""What a file shows in full: what tells a copy of a picture from another one that is like it.
-
-`decoding` makes small pictures for a network; here are a `view`, as large as it is worth comparing,
-and a `digest` of every pixel that a file has.
-"""
+"""Decode images for the comparison of copies: a large `view`, and a `digest` of every pixel."""
 
 import contextlib
 import hashlib
@@ -15,94 +11,95 @@ import numpy.typing as npt
 from PIL import Image
 
 from lookalike.images import decoding
+from lookalike.images.colour import to_srgb
 from lookalike.images.opening import Opened
 from lookalike.images.reasons import reasons
 
-MOST = 2**20
-"""Pixels of a view at most: print on a page of paper is still legible."""
-_STRIP = 2**22  # pixels that are brought to a form in which they can be compared, at a time
-_PACKED = struct.Struct("=IIII")  # height, width, channels; frames
+MAX_VIEW_PIXELS = 2**20
+"""Print on a page of paper is still legible at this size."""
+_STRIP_PIXELS = 2**22  # digested at a time
+_HEADER = struct.Struct("=IIII")  # height, width, channels, frames
 
 
 @dataclass(frozen=True)
 class View:
-    """A picture of at most `MOST` pixels, and how many frames or pages its file has.
+    """An image of at most `MAX_VIEW_PIXELS`, and the number of frames or pages of its file.
 
-    `pixels` are uint8 (height, width, 3), upright and never enlarged; of a picture with transparent
-    parts (height, width, 4): the colours, darkened by how transparent they are, and the opacity.
-    Of more frames, or of 0, which is where they cannot be counted, there are none, (0, 0, 3).
+    Attributes
+    ----------
+    pixels
+        uint8 (height, width, 3), upright and never enlarged; (height, width, 4) with premultiplied
+        alpha if parts are transparent; (0, 0, 3) unless there is one frame.
+    frames
+        The number of frames or pages, 0 if they cannot be counted.
+
     """
 
     pixels: npt.NDArray[np.uint8]
     frames: int
 
     def packed(self) -> bytes:
-        """Return it as bytes."""
-        return _PACKED.pack(*self.pixels.shape, self.frames) + self.pixels.tobytes()
+        """Serialise the view."""
+        return _HEADER.pack(*self.pixels.shape, self.frames) + self.pixels.tobytes()
 
     @classmethod
     def unpacked(cls, data: bytes | memoryview) -> "View":
-        """Return what `packed` made bytes of; `ValueError` for others."""
-        *shape, frames = _PACKED.unpack_from(data)
-        return cls(np.frombuffer(data, np.uint8, offset=_PACKED.size).reshape(shape), frames)
+        """Undo `packed`; raise `ValueError` for other bytes."""
+        *shape, frames = _HEADER.unpack_from(data)
+        return cls(np.frombuffer(data, np.uint8, offset=_HEADER.size).reshape(shape), frames)
 
 
 def view(data: bytes, truncated: bool = False) -> View:
-    """Decode what there is to see of a file. Raises `ImageError` as `decoding.decode` does."""
+    """Decode a file to a view; `data`, `truncated` and errors are those of `decoding.decode`."""
     with reasons():
-        opened = decoding._open(data)
-        if (frames := _frames(opened)) != 1:
+        opened = decoding.open_limited(data)
+        if (frames := _count_frames(opened)) != 1:
             return View(np.zeros((0, 0, 3), np.uint8), frames)
-        share = min(1.0, (MOST / opened.pixels) ** 0.5)
-        opened.draft(round(min(opened.size) * share))
-        with _turn(opened):
-            image = decoding._turned(opened.load(truncated))
-            image, profile = _with_opacity(image) or decoding._to_rgb(image)
-            share = min(1.0, (MOST / (image.width * image.height)) ** 0.5)
-            if share < 1:
-                size = max(int(image.width * share), 1), max(int(image.height * share), 1)
+        scale = min(1.0, (MAX_VIEW_PIXELS / opened.pixels) ** 0.5)
+        opened.draft(round(min(opened.size) * scale))
+        with decoding.lock_if_large(opened):
+            image = decoding.apply_orientation(opened.load(truncated))
+            image, profile = _premultiply_alpha(image) or decoding.to_rgb(image)
+            scale = min(1.0, (MAX_VIEW_PIXELS / (image.width * image.height)) ** 0.5)
+            if scale < 1:
+                size = max(int(image.width * scale), 1), max(int(image.height * scale), 1)
                 image = image.resize(size, Image.Resampling.BILINEAR)
-        return View(np.asarray(decoding._converted(image, profile)), 1)
+        return View(np.asarray(to_srgb(image, profile)), 1)
 
 
 def digest(data: bytes, truncated: bool = False) -> bytes:
-    """Return a SHA-256 of all that a file shows: every frame, opacity, depth, the colour profile.
+    """Return the SHA-256 of a file's frames, opacity, depth and colour profile.
 
-    Files of equal pixels have equal ones, whatever their formats. Of a file that was cut short, and
-    of pixels that Pillow gives less deep than they are, it is that of the file. Raises `ImageError`
-    as `decoding.decode` does.
+    Files with equal pixels have equal digests, whatever their formats. The digest is that of the
+    file's bytes if it was cut short, or if Pillow reads its pixels with fewer bits than they have.
+    `data`, `truncated` and errors are those of `decoding.decode`.
     """
     with reasons():
-        opened = decoding._open(data)
-        with _turn(opened):
+        opened = decoding.open_limited(data)
+        with decoding.lock_if_large(opened):
             if isinstance(opened.header, Image.Image) and not _loses_depth(opened.header):
                 with contextlib.suppress(OSError):
-                    return _of_pixels(_again(opened))
+                    return _digest_pixels(_open_all_frames(opened))
             opened.load(truncated)
     return hashlib.sha256(data).digest()
 
 
-def _again(opened: Opened) -> Image.Image:
-    """Open a file as Pillow does: with all of its frames or pages, from the first."""
+def _open_all_frames(opened: Opened) -> Image.Image:
     return Image.open(io.BytesIO(opened.data), formats=[opened.format])
 
 
-def _frames(opened: Opened) -> int:
-    """Count frames or pages, 0 where that cannot be. What a camera adds to a JPEG are previews."""
+def _count_frames(opened: Opened) -> int:
+    """Count frames or pages, 0 if that fails. Further images in a JPEG are previews."""
     if opened.format == "JPEG":
         return 1
     try:
-        return int(getattr(_again(opened), "n_frames", 1))
+        return int(getattr(_open_all_frames(opened), "n_frames", 1))
     except Exception:
         return 0
 
 
-def _turn(opened: Opened) -> contextlib.AbstractContextManager[object]:
-    return decoding.large if opened.pixels > decoding.LARGE else contextlib.nullcontext()
-
-
-def _with_opacity(image: Image.Image) -> tuple[Image.Image, None] | None:
-    """Return a picture with its opacity, None where all of it is opaque."""
+def _premultiply_alpha(image: Image.Image) -> tuple[Image.Image, None] | None:
+    """Return a transparent image in mode RGBa, None for an opaque one."""
     if not image.has_transparency_data:
         return None
     image = image.convert("RGBA")
@@ -111,23 +108,23 @@ def _with_opacity(image: Image.Image) -> tuple[Image.Image, None] | None:
 
 
 def _loses_depth(image: Image.Image) -> bool:
-    """Say whether Pillow may leave out bits of the pixels: of colours of over eight bits each."""
+    """Tell whether Pillow may drop bits: it reads colours with eight bits a sample."""
     tiles = getattr(image, "tile", None) or []
     deep = any(";16" in str(tile[3]) for tile in tiles) or image.format in ("JPEG2000", "PPM")
     return deep and not image.mode.startswith(("I", "F"))
 
 
-def _of_pixels(image: Image.Image) -> bytes:
-    found = hashlib.sha256(image.info.get("icc_profile") or b"")
+def _digest_pixels(image: Image.Image) -> bytes:
+    digest = hashlib.sha256(image.info.get("icc_profile") or b"")
     for number in range(1 if image.format == "MPO" else getattr(image, "n_frames", 1)):
         if number:
             image.seek(number)
         image.load()
-        frame = decoding._turned(image)
+        frame = decoding.apply_orientation(image)
         plain = frame.mode in ("1", "L", "P", "LA", "PA", "La", "RGB", "RGBA", "RGBa")
-        found.update(f"{'RGBA' if plain else frame.mode} {frame.width} {frame.height}".encode())
-        rows = max(_STRIP // frame.width, 1)  # a large picture is not there twice
+        digest.update(f"{'RGBA' if plain else frame.mode} {frame.width} {frame.height}".encode())
+        rows = max(_STRIP_PIXELS // frame.width, 1)  # saves a second copy of a large image
         for top in range(0, frame.height, rows):
             strip = frame.crop((0, top, frame.width, min(top + rows, frame.height)))
-            found.update((strip.convert("RGBA") if plain else strip).tobytes())
-    return found.digest()
+            digest.update((strip.convert("RGBA") if plain else strip).tobytes())
+    return digest.digest()

@@ -1,8 +1,7 @@
-"""Decode in a process of its own: what crashes or hangs a decoder costs that image, not the job.
+"""Decode in separate processes: an image that crashes or hangs a decoder costs that image alone.
 
-Decoders are written in C, and a file that was made to, or is damaged in the right place, can end
-the process they run in or keep it for ever. `IsolatedDecoder` gives what
-`decoding` and `identity` give, with two more reasons.
+Decoders are written in C. A damaged or malicious file can crash the process they run in, or hang
+it. `IsolatedDecoder` has the functions of `decoding` and `identity`, and two more reasons.
 """
 
 import signal
@@ -20,19 +19,20 @@ from lookalike.images.decoding import SIDE
 from lookalike.images.decoding_process import DIGEST, EMBED, VIEW
 from lookalike.images.identity import View
 from lookalike.images.reasons import PIXELS_LIMIT
-from lookalike.images.remote import Ended, Process
+from lookalike.images.remote import DecoderProcess, ProcessEnded
 
 MAX_SECONDS = 60.0
-"""Of wall time, for one image. A photo takes some thousandths, the largest pictures seconds."""
-STOPPED_SECONDS = 5.0
-"""Past its time, from which on it is not the image that is to blame."""
+"""Wall time for one image. Photos take milliseconds, the largest images seconds."""
+SUSPENDED_SECONDS = 5.0
+"""A process that is overdue by more than this was suspended; the image is not to blame."""
 
 Decoded: TypeAlias = tuple[npt.NDArray[np.uint8], tuple[int, int]]
+"""uint8 (224, 224, 3), and width and height of the upright image."""
 Decode: TypeAlias = Callable[[bytes], Decoded]
 
 
-class Viewer(Protocol):
-    """What makes of the bytes of a file what is to be seen in it, for any number of threads."""
+class Decoder(Protocol):
+    """Decodes files, for any number of threads, as `decoding` and `identity` do."""
 
     def decode_pixels(self, data: bytes) -> Decoded:
         """Do what `decoding.decode_pixels` does."""
@@ -45,30 +45,31 @@ class Viewer(Protocol):
 
 
 @contextmanager
-def decoder(isolated: bool, expendable: bool = False, truncated: bool = False) -> Iterator[Decode]:
-    """Give a function that decodes as `decoding.decode_pixels` does, where `viewer` says."""
-    with viewer(isolated, expendable, truncated) as made:
-        yield made.decode_pixels
+def open_decoder(
+    isolated: bool, expendable: bool = False, truncated: bool = False
+) -> Iterator[Decoder]:
+    """Yield a decoder for any number of threads.
 
+    Parameters
+    ----------
+    isolated
+        Decode in separate processes, else in this one.
+    expendable
+        This process may be killed, as a Spark worker whose task is retried: SIGALRM ends it if a
+        decode takes over `MAX_SECONDS`. It needs one thread and no handler of that signal.
+    truncated
+        Decode the readable part of files that were cut short.
 
-@contextmanager
-def viewer(isolated: bool, expendable: bool = False, truncated: bool = False) -> Iterator[Viewer]:
-    """Give what decodes, for any number of threads.
-
-    It does so in processes apart if `isolated`, else in this one. `expendable` says of this one
-    that it may be lost: a decode over `MAX_SECONDS` then ends it by SIGALRM. That is for the
-    workers of Spark, which tries their task again; with one thread, where no handler is set.
-    `truncated` takes files that were cut short too, as far as they go.
     """
     if isolated:
         with IsolatedDecoder(truncated=truncated) as processes:
             yield processes
     else:
-        yield _Here(expendable and hasattr(signal, "SIGALRM"), truncated)
+        yield _InProcessDecoder(expendable and hasattr(signal, "SIGALRM"), truncated)
 
 
-class _Here:
-    """Decodes in this process, which ends where a decode takes too long if it is expendable."""
+class _InProcessDecoder:
+    """Decodes in this process, which ends if it is expendable and a decode takes too long."""
 
     def __init__(self, expendable: bool, truncated: bool) -> None:
         self._expendable, self._truncated = expendable, truncated
@@ -98,108 +99,131 @@ class _Here:
 
 
 class IsolatedDecoder:
-    """Decodes in processes apart: one for each thread that calls at the same time.
+    """Decodes in separate processes: one for each thread that calls at the same time.
 
+    Processes start on demand. They end with `close`, or when this process ends in any way, since
+    that closes the socket they read from.
+
+    Parameters
+    ----------
+    max_seconds
+        Wall time for one image, `MAX_SECONDS` by default.
+    max_pixels
+        Larger images are refused.
+    truncated
+        Decode the readable part of files that were cut short.
+
+    Examples
+    --------
     >>> with IsolatedDecoder() as decoder:                      # doctest: +SKIP
     ...     pixels, (width, height) = decoder.decode_pixels(Path("photo.jpg").read_bytes())
 
-    Processes start when they are needed and end with `close`, or when this process ends in
-    whatever way: they read from a socket, and that closes. An image may take `seconds`
-    (`MAX_SECONDS`) and have `most` pixels. `truncated` takes files that were cut short too.
     """
 
     def __init__(
-        self, seconds: float | None = None, most: int = PIXELS_LIMIT, truncated: bool = False
+        self,
+        max_seconds: float | None = None,
+        max_pixels: int = PIXELS_LIMIT,
+        truncated: bool = False,
     ) -> None:
-        self._limits = (MAX_SECONDS if seconds is None else seconds, most, truncated)
+        self._limits = (MAX_SECONDS if max_seconds is None else max_seconds, max_pixels, truncated)
         self._lock = threading.Lock()
-        self._all: set[Process] = set()
-        self._idle: list[Process] = []
+        self._all: set[DecoderProcess] = set()
+        self._idle: list[DecoderProcess] = []
         self._closed = False
 
     def decode_pixels(self, data: bytes) -> Decoded:
-        """Decode and resize: uint8 (224, 224, 3), and width and height of the upright image.
+        """Do what `decoding.decode_pixels` does.
 
-        Raises `ImageError` with the reasons of `decoding.decode_pixels`, if the process was ended
-        by a signal, or if it took too long; `LookalikeError` if no process can be started.
+        Returns
+        -------
+        uint8 (224, 224, 3), and width and height of the upright image.
+
+        Raises
+        ------
+        ImageError
+            If the image cannot be decoded, crashes the process, or takes too long.
+        LookalikeError
+            If no process can be started.
+
         """
-        (width, height), rest = self._decode(data, EMBED)
-        return np.frombuffer(rest, np.uint8).reshape(SIDE, SIDE, 3), (width, height)
+        size, pixels = self._decode(data, EMBED)
+        return np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE, 3), size
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
-        """Decode to a small JPEG as `decoding.thumbnail` does; raises what `decode_pixels` does."""
+        """Do what `decoding.thumbnail` does; raise what `decode_pixels` does."""
         return bytes(self._decode(data, side)[1])
 
     def view(self, data: bytes) -> View:
-        """Decode to a view as `identity.view` does; raises what `decode_pixels` does."""
+        """Do what `identity.view` does; raise what `decode_pixels` does."""
         return View.unpacked(self._decode(data, VIEW)[1])
 
     def digest(self, data: bytes) -> bytes:
-        """Return what `identity.digest` does; raises what `decode_pixels` does."""
+        """Do what `identity.digest` does; raise what `decode_pixels` does."""
         return bytes(self._decode(data, DIGEST)[1])
 
-    def _decode(self, data: bytes, wanted: int) -> tuple[tuple[int, int], memoryview]:
+    def _decode(self, data: bytes, task: int) -> tuple[tuple[int, int], memoryview]:
         while True:
             process = self._take()
             try:
-                decoded = process.decode(data, wanted)
-            except Ended as ended:
+                decoded = process.decode(data, task)
+            except ProcessEnded as ended:
                 self._discard(process)
-                # Who has decoded others before may have been ended by what they left behind, or
-                # by anybody while it waited. An image is to blame for the end of a new one.
+                # A used process may have been damaged by an earlier image, or killed while it
+                # waited: try again. If a new process crashes, this image is to blame.
                 if process.is_new and not self._closed:
                     raise ImageError(f"the decoder crashed ({ended})") from None
             except TimeoutError:
                 self._discard(process)
-                # Long past the time, this very process did not run: Ctrl-Z, and later `fg`.
-                if process.overdue() < STOPPED_SECONDS:
+                # After Ctrl-Z and `fg`, the process is long overdue: try again.
+                if process.overdue_seconds() < SUSPENDED_SECONDS:
                     raise ImageError(f"decoding took over {self._limits[0]:g} s") from None
             except ImageError:
                 self._put_back(process)
                 raise
-            except BaseException:  # interrupted, with half an answer on the way
+            except BaseException:  # interrupted in the middle of an answer
                 self._discard(process)
                 raise
             else:
                 self._put_back(process)
                 return decoded
 
-    def _take(self) -> "Process":
+    def _take(self) -> DecoderProcess:
         with self._lock:
             if self._closed:
-                raise LookalikeError("this decoder is closed: make another")
+                raise LookalikeError("this decoder is closed: create another")
             if self._idle:
                 return self._idle.pop()
-            self._all.add(process := Process(*self._limits))
+            self._all.add(process := DecoderProcess(*self._limits))
         try:
-            process.get_ready()
+            process.wait_until_ready()
         except BaseException:
             self._discard(process)
             raise
         return process
 
-    def _put_back(self, process: "Process") -> None:
+    def _put_back(self, process: DecoderProcess) -> None:
         process.is_new = False
         with self._lock:
             if not self._closed:
                 self._idle.append(process)
                 return
-        process.end()
+        process.close()
 
-    def _discard(self, process: "Process") -> None:
-        process.end()
+    def _discard(self, process: DecoderProcess) -> None:
+        process.close()
         with self._lock:
             self._all.discard(process)
 
     def close(self) -> None:
-        """End all processes, also those that decode; whoever waits for one gets an error."""
+        """End all processes. A thread that waits for one gets an error."""
         with self._lock:
             self._closed = True
             processes, idle = list(self._all), self._idle
         for process in processes:
             process.kill()
         for process in idle:
-            process.end()
+            process.close()
 
     def __enter__(self) -> "IsolatedDecoder":
         return self

@@ -9,12 +9,19 @@ from pathlib import Path
 from lookalike.errors import LookalikeError
 from lookalike.given import Name
 from lookalike.images import parquet
-from lookalike.images.kinds import OTHERS, LeftOut, ending, in_words, is_archive, is_image
+from lookalike.images.kinds import (
+    OTHER_ENDINGS,
+    IgnoredFiles,
+    describe_ignored,
+    ending,
+    is_archive,
+    is_image,
+)
 from lookalike.images.source import Source, encode_path, is_uri
 
-_LOOKED_AT = 10_000  # names in a folder among which a table beside images is looked for
-_TABLES = 5  # of which it is found out whether they hold images
-_SHARDS = 100  # files of a table that may be named one by one: an index remembers them
+_MAX_SCANNED_NAMES = 10_000  # in a folder, to find a table beside images
+_MAX_OPENED_TABLES = 5  # to find out whether they hold images
+_MAX_NAMED_SHARDS = 100  # files of a table given one by one: an index stores their names
 
 INDEX_FILES = ("_lookalike.json", "lookalike.json")
 """The description of an index, and its name before format 3. One is beside `_delta_log`."""
@@ -25,40 +32,55 @@ def locate(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
-    left_out: LeftOut | None = None,
+    ignored: IgnoredFiles | None = None,
     kind: str | None = None,
 ) -> Source:
-    """Say what kind of place `images` is. Nothing is read yet beyond its outermost folder.
+    """Return the source that a place or a list of places stands for, without reading images.
 
-    A folder, a file, a glob, a list of these, a URI (`s3a://...`, `hdfs://...`), or, where
-    `image_column` is given or the name says so, a Parquet file or folder with a column of bytes.
-    What a glob matches, or a list holds, and is no image is counted in `left_out`. With the `kind`
-    "files", which is known then, a folder is no table, whatever lies in it.
+    Parameters
+    ----------
+    images
+        A folder, a file, a glob, a list of these, a URI (`s3a://...`, `hdfs://...`), or a Parquet
+        file or folder with a column of bytes.
+    image_column
+        The column of image bytes, for a table.
+    label_column
+        The column of labels, for a table.
+    ignored
+        Counts the files of a glob or list that are no images.
+    kind
+        "files" if `images` is known to be no folder of tables.
+
+    Raises
+    ------
+    LookalikeError
+        If nothing is there, or images and tables are mixed.
+
     """
     given = [images] if isinstance(images, str | os.PathLike) else list(images)
     if not given or not all(map(os.fspath, given)):
         raise LookalikeError("no images given: name a folder, a file or a glob")
     names = [os.fspath(name) for name in given]
-    left_out = left_out or LeftOut()
+    ignored = ignored or IgnoredFiles()
     is_table = parquet.is_parquet if kind == "files" else _is_table
     tables = [image_column is not None or is_table(name) for name in names]
     if all(tables):
         return _locate_table(names, image_column or "image", label_column)
-    names = _without_tables(names, tables, left_out)
+    names = _without_tables(names, tables, ignored)
     if label_column is not None:
         raise LookalikeError("`label_column` is for tables: for images set `labels` to a CSV file")
     if is_uri(names[0]):
         if len(names) > 1:
             raise LookalikeError("one URI at a time: use a glob that covers them")
         return Source("uri", names[0], ())
-    return _locate_files([os.path.abspath(name) for name in names], left_out)
+    return _locate_files([os.path.abspath(name) for name in names], ignored)
 
 
 def _is_table(name: str) -> bool:
-    """Tell whether a place is a table, by its name or by what lies in it.
+    """Tell whether a place is a table of images, by its name or by its files.
 
-    A folder with images is none, unless only their first bytes show them and the table has some.
-    Raises `LookalikeError` where images show by their names, and the table has some as well.
+    A folder with a table and with images is ambiguous: raise `LookalikeError` if the table holds
+    images, too. Images without a known ending do not count then.
     """
     if parquet.is_parquet(name):
         return True
@@ -68,20 +90,24 @@ def _is_table(name: str) -> bool:
     entries = 0
     for folder, folders, files in os.walk(name):
         if folder != name and "_delta_log" in folders and not {*INDEX_FILES}.isdisjoint(files):
-            folders.clear()  # an index, which is not looked into
+            folders.clear()  # an index
             continue
         folders[:] = [below for below in folders if not below.startswith((".", "_"))]
         files = [file for file in files if not file.startswith(".")]
         images = images or any(map(is_image, files))
-        if len(unknown) < _LOOKED_AT:
-            unknown += (os.path.join(folder, file) for file in files if ending(file) not in OTHERS)
+        if len(unknown) < _MAX_SCANNED_NAMES:
+            unknown += (
+                os.path.join(folder, file) for file in files if ending(file) not in OTHER_ENDINGS
+            )
         tables += (os.path.join(folder, file) for file in files if parquet.is_parquet(file))
         entries += len(files) + len(folders)
-        if (tables or images) and entries > _LOOKED_AT:
+        if (tables or images) and entries > _MAX_SCANNED_NAMES:
             break
-    if not tables or not (images or any(map(LeftOut().takes, unknown))):
+    if not tables or not (images or any(map(IgnoredFiles().accepts, unknown))):
         return bool(tables)
-    holds = any(parquet.holds_images(table, "image") for table in sorted(tables)[:_TABLES])
+    holds = any(
+        parquet.holds_images(table, "image") for table in sorted(tables)[:_MAX_OPENED_TABLES]
+    )
     if images and holds:
         raise LookalikeError(
             f"{encode_path(name)} holds images and a table of images ({os.path.basename(tables[0])}"
@@ -90,10 +116,10 @@ def _is_table(name: str) -> bool:
     return holds
 
 
-def _without_tables(given: list[str], tables: list[bool], left_out: LeftOut) -> list[str]:
-    """Leave Parquet files without images out of a list, as a shell made it of a glob; count them.
+def _without_tables(given: list[str], tables: list[bool], ignored: IgnoredFiles) -> list[str]:
+    """Remove Parquet files without images from a list, and count them as ignored.
 
-    Raises `LookalikeError` where one holds images, or is a folder of tables.
+    Raises `LookalikeError` for a table that holds images, or is a folder.
     """
     for name, is_table in zip(given, tables, strict=True):
         if not is_table:
@@ -102,7 +128,7 @@ def _without_tables(given: list[str], tables: list[bool], left_out: LeftOut) -> 
             raise LookalikeError(
                 f"images and tables are given ({encode_path(name)}): index one, and the other apart"
             )
-        left_out.add(ending(name))
+        ignored.add(ending(name))
     return [name for name, is_table in zip(given, tables, strict=True) if not is_table]
 
 
@@ -111,7 +137,7 @@ def _locate_table(given: list[str], image_column: str, label_column: str | None)
         if len(given) > 1:
             raise LookalikeError("one URI at a time: use a glob that covers them")
         return Source("table", given[0], ("",), image_column, label_column)
-    if len(given) > _SHARDS:
+    if len(given) > _MAX_NAMED_SHARDS:
         raise LookalikeError(
             f"{len(given):,} files of a table: give their folder, or a glob in quotes"
         )
@@ -129,13 +155,13 @@ def _locate_table(given: list[str], image_column: str, label_column: str | None)
 
 
 def fixed_part(path: str) -> str:
-    """Return the folder in which a glob begins to look; what is there is no glob."""
+    """Return the part of a glob before its first pattern; an existing path as it is."""
     parts = Path(path).parts
     magic = (at for at, part in enumerate(parts) if glob.has_magic(part))
     return path if os.path.lexists(path) else str(Path(*parts[: next(magic, len(parts))]))
 
 
-def _locate_files(given: list[str], left_out: LeftOut) -> Source:
+def _locate_files(given: list[str], ignored: IgnoredFiles) -> Source:
     paths: set[str] = set()
     for name in given:
         if os.path.lexists(name):
@@ -145,20 +171,20 @@ def _locate_files(given: list[str], left_out: LeftOut) -> Source:
                 raise LookalikeError(
                     f"{encode_path(name)} is an archive: unpack it and give the folder"
                 )
-            else:  # of a glob that a shell expanded
-                left_out.add(ending(name))
+            else:  # a shell has expanded a glob
+                ignored.add(ending(name))
         elif glob.has_magic(name):
-            paths.update(matches(name, left_out.takes))
+            paths.update(matches(name, ignored.accepts))
         else:
             raise LookalikeError(f"no such file or folder: {encode_path(name)}")
     if not paths:
-        there = in_words(left_out.counts())
+        there = describe_ignored(ignored.counts())
         raise LookalikeError(
             f"no image matches {encode_path(given[0])}: not looked at: {there}"
             if there
             else f"nothing matches {encode_path(given[0])}: quote it and check it"
         )
-    # What lies in a folder that was named as well would be found twice.
+    # Files within a given folder would be found twice.
     folders = {path for path in paths if os.path.isdir(path)}
     outer = [p for p in paths if folders.isdisjoint(map(str, Path(p).parents))]
     if len(outer) == 1 and outer[0] in folders:
@@ -168,23 +194,23 @@ def _locate_files(given: list[str], left_out: LeftOut) -> Source:
     return Source("files", root, tuple(names))
 
 
-def matches(pattern: str, takes: Callable[[str], bool]) -> Iterator[str]:
-    """Give the folders that a glob matches and the files that `takes` takes, hidden ones out.
+def matches(pattern: str, accepts: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the folders that match a glob and the accepted files, but no hidden ones.
 
-    `**` follows no links: they may go round.
+    `**` does not follow links: they may form cycles.
     """
     parts = Path(pattern).parts
     start = next(at for at, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:start])
-    # As shells have it: stars within a name, as in `**.jpg`, are one star.
+    # As in shells, `**` within a name, as in `**.jpg`, means `*`.
     wanted = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts[start:]]
     for path in base.glob(str(Path(*wanted))):
         hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
-        if not hidden and (os.path.isdir(path) or takes(str(path))):
+        if not hidden and (os.path.isdir(path) or accepts(str(path))):
             yield str(path)
 
 
 def _order(folder: str, name: str) -> str:
-    """Sort key of a name: with the slash, folders stand where the paths of their files do."""
+    """Return a sort key: with a slash, a folder sorts where the paths of its files do."""
     slash = "/" if os.path.isdir(os.path.join(folder, name)) else ""
     return encode_path(name) + slash

@@ -1,9 +1,9 @@
-"""Samples that say nothing of how bright a picture is: no-data values, and hot pixels of a sensor.
+"""Find samples that must not set the brightness scale: no-data values and hot pixels.
 
-Maps of heights, temperatures or a satellite's channels hold a number where nothing was measured:
-the one that the file names, or one such as -9999, -3.4e38 or 65535, far from all others. A sensor
-has pixels that are bright whatever they see, each by itself. What is truly bright or dark lies near
-other values, is large or has bright neighbours; whatever is in doubt counts as such.
+Maps of heights, temperatures or satellite channels mark missing measurements by a number that the
+file declares, or by one such as -9999, -3.4e38 or 65535, far from all others. Hot pixels of a
+sensor are always bright, and single. Real highlights are near other values, large, or beside other
+bright pixels. In doubt, a sample counts as real.
 """
 
 from typing import Any
@@ -14,119 +14,131 @@ import numpy.typing as npt
 Samples = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
-_USUAL_BELOW = (-999, -9999, -99999, -999999, -(2**15), 1 - 2**15, -(2**31))
-_USUAL_ABOVE = (9999, 99999, 999999, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)
-_HUGE = 1e20  # from which on nothing is measured
-_LARGEST = (2**15 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)  # of a number type: may be white as well
-_LEAST = 0.02  # of the samples, that are no data rather than white
-_GAP = 3.0  # times the range of all others, which lies between them and such a value
-_USUAL_GAP = 1.0  # where that is a usual one, below zero
-_VALUES = 32  # different ones that a picture has; masks and drawings have fewer
-_NEAR = 1e-6  # of a value, by which the text in a file may be off
+_LOW_NO_DATA = (-999, -9999, -99999, -999999, -(2**15), 1 - 2**15, -(2**31))
+_HIGH_NO_DATA = (9999, 99999, 999999, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)
+_HUGE = 1e20  # no measurement is larger
+_TYPE_MAXIMA = (2**15 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)  # may be white as well
+_MIN_NO_DATA_SHARE = 0.02  # of the samples; a rarer type maximum is white
+_MIN_GAP = 3.0  # to the other values, in multiples of their range
+_MIN_KNOWN_GAP = 1.0  # the same for a value of `_LOW_NO_DATA`
+_MIN_DISTINCT_VALUES = 32  # masks and drawings have fewer
+_RELATIVE_TOLERANCE = 1e-6  # of a declared value, since it is text
 
-_HOT = 1e-3  # of the samples may be hot, or a single one
-_BITS = 2  # that they need more than all others
-_BESIDE = 0.05  # of hot samples may lie side by side by chance
-_SEEN = 2_000_000  # values that are counted, evenly spread, where there are more
+_MAX_HOT_SHARE = 1e-3  # of the samples, or one sample
+_MIN_EXTRA_BITS = 2  # that hot pixels need
+_MAX_ADJACENT_SHARE = 0.05  # of hot pixels that touch each other by chance
+_SAMPLE_VALUES = 2_000_000
 
 
-def evenly(values: Samples) -> Samples:
-    """Return some two million of the values at most, evenly spread, as one row."""
+def subsample(values: Samples) -> Samples:
+    """Return about `_SAMPLE_VALUES` values at most, evenly spread, in one dimension."""
     flat = values.reshape(-1)
-    return flat[:: max(1, len(flat) // _SEEN)]
+    return flat[:: max(1, len(flat) // _SAMPLE_VALUES)]
 
 
-def absent(values: Samples, named: float | None = None) -> Mask | None:
-    """Return where samples say that there is no data, a mask of their shape; None where none does.
+def find_no_data(values: Samples, declared: float | None = None) -> Mask | None:
+    """Return a mask of the samples that mean no data, of their shape; None if there are none.
 
-    `named` is the number that the file says means that. Where a colour may hold that number as
-    well, it means so only in all channels of a pixel: bright red may be white in one of them.
+    `declared` is the value that the file declares to mean no data. If colours may have that value
+    too, only pixels that have it in all channels count: bright red has one white channel.
     """
-    if named is None or not (found := _equal(values, named)).any():
+    if declared is None or not (mask := _equal(values, declared)).any():
         with np.errstate(over="ignore"):
-            named = _lone(evenly(values))
-        if named is None:
+            declared = _isolated_extreme(subsample(values))
+        if declared is None:
             return None
-        found = values == named
+        mask = values == declared
     if values.ndim < 3:
-        return found
-    pixels = np.broadcast_to(found.all(axis=-1, keepdims=True), found.shape)
-    if np.array_equal(pixels, found) or not _is_of_a_colour(values[~found], named):
-        return found
-    return pixels
+        return mask
+    whole_pixels = np.broadcast_to(mask.all(axis=-1, keepdims=True), mask.shape)
+    if np.array_equal(whole_pixels, mask) or not _may_be_colour(values[~mask], declared):
+        return mask
+    return whole_pixels
 
 
-def _is_of_a_colour(others: Samples, value: float) -> bool:
-    """Tell whether a channel of a picture that holds all others may hold that value too."""
-    if value in _LARGEST:
+def _may_be_colour(others: Samples, value: float) -> bool:
+    """Tell whether a colour channel with these other values may have that value too."""
+    if value in _TYPE_MAXIMA:
         return True
-    return bool(np.isfinite(value)) and not _is_far(evenly(others), value, _USUAL_GAP, 1)
+    return bool(np.isfinite(value)) and not _is_far(subsample(others), value, _MIN_KNOWN_GAP, 1)
 
 
-def _equal(values: Samples, named: float) -> Mask:
-    if np.isnan(named):
+def _equal(values: Samples, declared: float) -> Mask:
+    if np.isnan(declared):
         return np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
-    if values.dtype.kind != "f" or not np.isfinite(named):
-        equal: Mask = values == named
+    if values.dtype.kind != "f" or not np.isfinite(declared):
+        equal: Mask = values == declared
         return equal
-    near = abs(named) * _NEAR
-    return (values >= named - near) & (values <= named + near)
+    tolerance = abs(declared) * _RELATIVE_TOLERANCE
+    return (values >= declared - tolerance) & (values <= declared + tolerance)
 
 
-def _lone(seen: Samples) -> Any:
-    """Return the value that lies so far from all others that it means no data; None if none."""
-    if seen.dtype.kind == "f":
-        seen = seen[np.isfinite(seen)].astype(np.float64)
-    if not len(seen):
+def _isolated_extreme(sample: Samples) -> Any:
+    """Return the extreme value that is far from all others, and so means no data; None if none."""
+    if sample.dtype.kind == "f":
+        sample = sample[np.isfinite(sample)].astype(np.float64)
+    if not len(sample):
         return None
-    lowest, highest = seen.min(), seen.max()
+    lowest, highest = sample.min(), sample.max()
     if lowest < 0:
-        gap = _USUAL_GAP if lowest in _USUAL_BELOW else _GAP
-        if _is_far(seen[seen > lowest], lowest, gap):
+        gap = _MIN_KNOWN_GAP if lowest in _LOW_NO_DATA else _MIN_GAP
+        if _is_far(sample[sample > lowest], lowest, gap):
             return lowest
-    if highest in _USUAL_ABOVE or highest >= _HUGE:
-        others = seen[seen < highest]
-        least = _LEAST if highest in _LARGEST else 0
-        if len(seen) - len(others) >= least * len(seen) and _is_far(others, highest, _GAP):
+    if highest in _HIGH_NO_DATA or highest >= _HUGE:
+        others = sample[sample < highest]
+        min_share = _MIN_NO_DATA_SHARE if highest in _TYPE_MAXIMA else 0
+        is_frequent = len(sample) - len(others) >= min_share * len(sample)
+        if is_frequent and _is_far(others, highest, _MIN_GAP):
             return highest
     return None
 
 
-def _is_far(others: Samples, value: float, gap: float, different: int = _VALUES) -> bool:
+def _is_far(
+    others: Samples, value: float, min_gap: float, min_distinct: int = _MIN_DISTINCT_VALUES
+) -> bool:
     if others.dtype.kind == "f":
         others = others[np.isfinite(others)].astype(np.float64)
     if not len(others):
         return False
     low, high = float(others.min()), float(others.max())
-    between = max(low - float(value), float(value) - high)
-    return between >= gap * (high - low) and len(np.unique(others)) >= different
+    gap = max(low - float(value), float(value) - high)
+    return gap >= min_gap * (high - low) and len(np.unique(others)) >= min_distinct
 
 
-def largest(values: Samples, depths: tuple[int, ...], nothing: Mask | None = None) -> int:
-    """Return the largest of whole numbers from 0 on, shape (height, width, ..), but for hot pixels.
+def largest_value(values: Samples, depths: tuple[int, ...], no_data: Mask | None = None) -> int:
+    """Return the largest sample that is not a hot pixel.
 
-    Those need at least two bits more than nearly all others, of which `depths` are what they may
-    be said to need, and stand alone: a light has bright neighbours. `nothing` says where there is
-    no data.
+    Hot pixels need at least two bits more than nearly all others, and stand alone. Lights have
+    bright neighbours.
+
+    Parameters
+    ----------
+    values
+        Integers from 0 on, (height, width, ...).
+    depths
+        Bits that the other samples may need, in rising order.
+    no_data
+        A mask of the samples to ignore.
+
     """
-    known = values if nothing is None else values[~nothing]
+    known = values if no_data is None else values[~no_data]
     highest = int(known.max())
-    seen = evenly(known)
-    most = max(int(_HOT * len(seen)), 1)
-    if np.count_nonzero(seen >= 1 << max(highest.bit_length() - _BITS, 0)) > most:
-        return highest  # as of nearly all pictures
-    usual = int(np.partition(seen, len(seen) - 1 - most)[len(seen) - 1 - most])
-    needed = next((depth for depth in depths if usual < 2**depth), highest.bit_length())
-    if highest.bit_length() - needed < _BITS:
+    sample = subsample(known)
+    max_hot = max(int(_MAX_HOT_SHARE * len(sample)), 1)
+    if np.count_nonzero(sample >= 1 << max(highest.bit_length() - _MIN_EXTRA_BITS, 0)) > max_hot:
+        return highest  # nearly all images end here
+    usual = int(np.partition(sample, len(sample) - 1 - max_hot)[len(sample) - 1 - max_hot])
+    bits = next((depth for depth in depths if usual < 2**depth), highest.bit_length())
+    if highest.bit_length() - bits < _MIN_EXTRA_BITS:
         return highest
-    hot = values >= 2**needed
-    if nothing is not None:
-        hot &= ~nothing
-    beside = sum(
+    hot = values >= 2**bits
+    if no_data is not None:
+        hot &= ~no_data
+    adjacent = sum(
         int((np.take(hot, range(1, size), axis) & np.take(hot, range(size - 1), axis)).sum())
         for axis, size in enumerate(values.shape[:2])
     )
     count = int(hot.sum())
-    if count > max(_HOT * known.size, 1) or beside > _BESIDE * count:
+    if count > max(_MAX_HOT_SHARE * known.size, 1) or adjacent > _MAX_ADJACENT_SHARE * count:
         return highest
-    return int(known[known < 2**needed].max())
+    return int(known[known < 2**bits].max())

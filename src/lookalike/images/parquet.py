@@ -1,4 +1,4 @@
-"""One Parquet file of images: whether it is whole, which columns count, what a cell holds."""
+"""Read one Parquet file of images: validate it, find its columns, decode its cells."""
 
 import json
 import os
@@ -21,17 +21,26 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"\.(parquet|parq|pq)(\.(gz|gzip|snappy|zst|zstd|br|brotli|lz4))?$", re.I)
 _MAGIC = b"PAR1"
 _SPARK_TYPES = b"org.apache.spark.sql.parquet.row.metadata"
-_BUFFER = 2**20  # bytes of a column chunk that are read at a time
-_BATCH = 16 * 2**20  # bytes of a batch of cells, unless one is larger
-_LABELS = 16_384  # labels of a batch
-_BATCH_ROWS = 64  # cells of a batch at most
+_BUFFER_BYTES = 2**20  # of a column chunk, read at a time
+_BATCH_BYTES = 16 * 2**20  # of a batch of cells, unless a single cell is larger
+_BATCH_LABELS = 16_384
+_BATCH_CELLS = 64
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 class Cells(NamedTuple):
-    """Some rows of a table: bytes, the names of files instead of bytes, and labels; each nullable.
+    """Some rows of a table, each value nullable.
 
-    Arrays of binary, string and string. `content` and `names` are None where nobody asked for them.
+    Attributes
+    ----------
+    content
+        Image bytes, binary; None if only labels are read.
+    names
+        Files to read instead of `content`, string; None if there are none.
+    labels
+        Labels, string.
+    rows
+        Number of rows.
     """
 
     content: pa.Array | None
@@ -41,20 +50,20 @@ class Cells(NamedTuple):
 
 
 def is_parquet(name: str) -> bool:
-    """Tell by its name whether a file is taken for Parquet; what Spark hides is not."""
+    """Tell by its name whether a file is Parquet, and not hidden from Spark."""
     base = os.path.basename(name)
     return not base.startswith(("_", ".")) and _NAME.search(base) is not None
 
 
 def open_file(place: str) -> "pa.NativeFile":
-    """Open a path, or a URI as Spark writes it: nothing in it is percent-encoded.
+    """Open a path, or a URI as Spark writes it, without percent-encoding.
 
-    Raises `ImageError` for what is no regular file, `OSError` and others where it cannot be opened.
+    Raises `ImageError` unless it is a regular file, `OSError` and others if it cannot be opened.
     """
     from pyarrow import fs
 
     filesystem, path = _filesystem(place)
-    # Asked before opening: to open a named pipe would wait for ever.
+    # Before opening: opening a named pipe blocks.
     local = isinstance(filesystem, fs.LocalFileSystem)
     if local and os.path.exists(path) and not os.path.isfile(path):
         raise ImageError("not a regular file")
@@ -62,9 +71,9 @@ def open_file(place: str) -> "pa.NativeFile":
 
 
 def size_and_time(place: str) -> tuple[int | None, int | None]:
-    """Return the bytes of a file and when it changed, in nanoseconds since 1970.
+    """Return a file's size in bytes and its time of change in nanoseconds since 1970.
 
-    To the millisecond, as Hadoop's file systems know it.
+    Times are rounded down to milliseconds, as on Hadoop's file systems.
     """
     filesystem, path = _filesystem(place)
     about = filesystem.get_file_info(path)
@@ -91,23 +100,31 @@ def begins_as_parquet(file: "pa.NativeFile") -> bool:
 
 
 def partitions(path: str) -> dict[str, str]:
-    """Return the columns that folders on the way to a file name, as in `label=cat/x.parquet`.
-
-    Values are percent-encoded as Hive does it.
-    """
+    """Return the partition columns of a path, as in `label=cat/x.parquet`, percent-decoded."""
     pairs = (part.partition("=") for part in path.split("/")[:-1])
     found = {unquote(name): unquote(value) for name, equals, value in pairs if equals}
     return {name: value for name, value in found.items() if value != _NULL_PARTITION}
 
 
 class Shard:
-    """An open Parquet file with a column of images. Its footer is all that is read to begin with.
+    """An open Parquet file with a column of images. The constructor reads only its footer.
 
-    `images` and `label` name columns; with dots between, a field within a column. A column may hold
-    bytes, or structs of `bytes`, a `path`, or both, as Hugging Face has them. Without a column of
-    the name `label`, a folder may give the label: `partitions(path)`.
+    Parameters
+    ----------
+    file
+        The open file.
+    image
+        The column of images: bytes, or structs of `bytes`, `path` or both, as Hugging Face writes
+        them. Dots separate fields within a column.
+    label
+        The column of labels.
+    folders
+        Partition columns of the file, which may hold the label: `partitions(path)`.
 
-    Raises `ImageError` with the reason where it is no whole Parquet file, or not one of images.
+    Raises
+    ------
+    ImageError
+        If it is no complete Parquet file, or contains no images.
     """
 
     def __init__(
@@ -120,7 +137,7 @@ class Shard:
         import pyarrow.parquet as pq
 
         try:
-            self._file = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+            self._file = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
             schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             raise ImageError(
@@ -141,7 +158,7 @@ class Shard:
         self._label: tuple[str, ...] | None = None
         self._given = (folders or {}).get(label or "")
         self.lacks: str | None = None
-        """Why there are no labels, where that was not meant."""
+        """Why the file has no labels although a column of labels is given."""
         if label is not None:
             labelled = _find(schema, label)
             if labelled is None and label not in (folders or {}):
@@ -171,26 +188,26 @@ class Shard:
 
     @property
     def groups(self) -> list[int]:
-        """The rows of each row group."""
+        """The number of rows of each row group."""
         about = self._file.metadata
         return [about.row_group(group).num_rows for group in range(about.num_row_groups)]
 
     def cells(self, group: int, *, content: bool = True) -> Iterator[Cells]:
-        """Give the rows of a row group, some at a time; without `content`, labels alone.
+        """Yield the rows of a row group; without `content`, only labels.
 
-        Raises what Arrow does where the file is damaged.
+        Raises Arrow's errors if the file is damaged.
         """
         wanted = [self._image] if content else []
         wanted += [self._label] if self._label is not None else []
         rows = self._file.metadata.row_group(group).num_rows
         if not wanted:
-            for start in range(0, rows, _LABELS):
-                some = min(rows - start, _LABELS)
-                yield Cells(None, None, self._same(some), some)
+            for start in range(0, rows, _BATCH_LABELS):
+                some = min(rows - start, _BATCH_LABELS)
+                yield Cells(None, None, self._folder_labels(some), some)
             return
         columns = [".".join(column) for column in wanted]
         for batch in self._batches(group, columns, one_by_one=content):
-            labels = self._same(batch.num_rows)
+            labels = self._folder_labels(batch.num_rows)
             if self._label is not None:
                 labels = _texts(_within(batch, self._label), self._classes)
             if content:
@@ -201,18 +218,21 @@ class Shard:
     def _batches(
         self, group: int, columns: list[str], *, one_by_one: bool
     ) -> Iterator[pa.RecordBatch]:
-        """Give columns of a row group. Cells unpacked `one_by_one` are no more than `_BATCH` bytes.
+        """Yield columns of a row group, in batches of `_BATCH_BYTES` if read `one_by_one`.
 
-        Pages of a few bytes can unpack to as many cells of any size as there are rows: values that
-        repeat, or begin alike. What is said of their sizes in the file may be wrong.
+        A page of a few bytes can unpack to any number of large cells that repeat or share a prefix,
+        and the sizes in the file may be wrong. So cells are unpacked one by one.
         """
         rows = self._file.iter_batches(
-            1 if one_by_one else _LABELS, row_groups=[group], columns=columns, use_threads=False
+            1 if one_by_one else _BATCH_LABELS,
+            row_groups=[group],
+            columns=columns,
+            use_threads=False,
         )
         held: list[pa.RecordBatch] = []
         size = 0
         for row in rows:
-            if held and (size + row.nbytes > _BATCH or len(held) == _BATCH_ROWS):
+            if held and (size + row.nbytes > _BATCH_BYTES or len(held) == _BATCH_CELLS):
                 yield _together(held)
                 held, size = [], 0
             held.append(row)
@@ -221,9 +241,9 @@ class Shard:
             yield _together(held)
 
     def cell(self, row: int) -> tuple[bytes | None, str | None]:
-        """Return the bytes of one cell, its row counted from 0, or the name of a file instead.
+        """Return the bytes of the cell in a row, from 0, or the name of the file to read instead.
 
-        Raises `ImageError` where there is no such row.
+        Raises `ImageError` if there is no such row.
         """
         for group, rows in enumerate(self.groups):
             if row >= rows:
@@ -237,8 +257,8 @@ class Shard:
                 row -= cells.rows
         raise ImageError("unreadable: fewer rows than when it was indexed")
 
-    def _same(self, rows: int) -> pa.Array:
-        """Return the label that the folder gives, for so many rows."""
+    def _folder_labels(self, rows: int) -> pa.Array:
+        """Return the label of the folder for a number of rows."""
         return pa.array([self._given] * rows, pa.string())
 
     def _contents(self, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array | None]:
@@ -255,7 +275,7 @@ class Shard:
 
     @cached_property
     def _classes(self) -> list[str] | None:
-        """The names of classes that Hugging Face keeps beside a column of their numbers."""
+        """The class names of a column of class numbers, as Hugging Face writes them."""
         described = (self._file.metadata.metadata or {}).get(b"huggingface")
         try:
             about = json.loads(described or b"{}")["info"]["features"]
@@ -281,9 +301,9 @@ def _missing(column: str, schema: pa.Schema, option: str) -> str:
 def _find(
     fields: "pa.Schema | pa.StructType", name: str
 ) -> tuple[tuple[str, ...], pa.DataType] | None:
-    """Return the names that lead to a column, or to a field in one, and its type."""
+    """Return the path to a column or a field within one, and its type."""
     kinds = {field.name: _plain(field.type) for field in fields}
-    for one in (name, name.strip("`")):  # as Spark quotes names with dots
+    for one in (name, name.strip("`")):  # Spark quotes names with dots
         if one in kinds:
             return (one,), kinds[one]
     for dot in re.finditer(r"\.", name):
@@ -295,7 +315,7 @@ def _find(
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type of the values, however they are stored."""
+    """Return the type of the values without extension types and dictionaries."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     return kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -337,7 +357,7 @@ def _within(batch: pa.RecordBatch, names: tuple[str, ...]) -> pa.Array:
 
 
 def _texts(labels: pa.Array, classes: list[str] | None) -> pa.Array:
-    """Return labels as text; numbers of `classes` as their names, under 0 as none."""
+    """Return labels as text. Integers become names of `classes`, negative ones null."""
     if pa.types.is_integer(labels.type) and classes:
         numbers = labels.cast(pa.int64())
         known = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, len(classes)))
@@ -347,7 +367,7 @@ def _texts(labels: pa.Array, classes: list[str] | None) -> pa.Array:
     if pa.types.is_floating(labels.type):
         labels = labels.cast(pa.float64())
         labels = pc.if_else(pc.is_nan(labels), None, labels)
-    if _is_binary(labels.type):  # as older writers store text
+    if _is_binary(labels.type):  # older writers store text so
         cells = labels.to_pylist()
         labels = pa.array(
             [None if cell is None else cell.decode(errors="replace") for cell in cells], pa.string()
@@ -357,7 +377,7 @@ def _texts(labels: pa.Array, classes: list[str] | None) -> pa.Array:
 
 
 def over_limit(content: pa.Array) -> list[str | None]:
-    """Return why a cell is too large to be taken, for each that is."""
+    """Return a reason for each cell that is too large, None for others."""
     sizes = pc.fill_null(pc.binary_length(content), 0).to_pylist()
     return [
         f"cell of {size:,} bytes, over the limit of {MAX_BYTES:,}" if size > MAX_BYTES else None
@@ -366,7 +386,7 @@ def over_limit(content: pa.Array) -> list[str | None]:
 
 
 def holds_images(path: str, column: str) -> bool:
-    """Tell whether a local file is Parquet with a column of images of that name."""
+    """Tell whether a local Parquet file has a column of images with that name."""
     try:
         with open_file(path) as file:
             Shard(file, column)

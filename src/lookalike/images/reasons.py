@@ -1,4 +1,4 @@
-"""Why an input did not become pixels: one line for a table of skipped inputs."""
+"""Turn whatever a decoder raises into an `ImageError` with a one-line reason."""
 
 import contextlib
 import warnings
@@ -9,17 +9,17 @@ from PIL import Image, UnidentifiedImageError
 from lookalike.errors import ImageError
 from lookalike.extras import MissingExtra
 
-PIXELS_LIMIT = 178_956_970  # Pillow's own limit: a quarter of a gigabyte at 24 bits, doubled
-MIN_SIDE = 8  # pixels; anything thinner is a spacer or a tracking pixel, not a picture
+PIXELS_LIMIT = 178_956_970  # twice Pillow's limit, a quarter of a gigabyte at 24 bits
+MIN_SIDE = 8  # pixels; narrower images are spacers or tracking pixels
 NO_IMAGE = "not an image that can be read (JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP and others)"
 
 
 @contextlib.contextmanager
 def reasons() -> Iterator[None]:
-    """Turn whatever a decoder raises into `ImageError`, and keep its warnings to itself."""
+    """Raise every error of the block as `ImageError`; hide warnings."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large, odd or sloppy, but decodable: no noise
+            warnings.simplefilter("ignore")  # the image is unusual and still decodable
             yield
     except ImageError:
         raise
@@ -31,8 +31,8 @@ def reasons() -> Iterator[None]:
         raise ImageError(NO_IMAGE) from None
     except MemoryError:
         raise ImageError("too large for the memory at hand") from None
-    except Exception as error:  # decoders raise whatever they meet: SyntaxError, struct.error, ...
+    except Exception as error:  # decoders also raise SyntaxError, struct.error, ...
         message = " ".join(str(error).split()) or type(error).__name__
-        if "nsufficient memory" in message:  # OpenCV has an error of its own
+        if "nsufficient memory" in message:  # OpenCV's own error
             raise ImageError("too large for the memory at hand") from None
         raise ImageError(f"damaged image: {message[:200]}") from None

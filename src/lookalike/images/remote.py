@@ -1,4 +1,4 @@
-"""One process that decodes, as seen from the one that asks: its start, its socket, its end."""
+"""The caller's side of the sandbox: start a process, send it images, end it."""
 
 import json
 import os
@@ -19,18 +19,19 @@ from lookalike.images.decoding_process import (
     HEADER,
     LARGE,
     PIXELS,
+    PIXELS_BYTES,
     READY,
     REASON,
     REQUEST,
-    ROOM,
 )
 
-START_SECONDS = 60.0
-"""For a process to start: an overloaded machine and a network file system can be slow."""
-_LONGEST = 64 * 2**20  # bytes of an answer: of a process that an image has taken over, no more
+MAX_START_SECONDS = 60.0
+"""Overloaded machines and network file systems are slow."""
+MAX_ANSWER_BYTES = 64 * 2**20
+"""Bounds what a process can send that a malicious image has taken over."""
 
-# Modules come from where the caller has them, however it came by its path. Two empty packages
-# take the place of the real ones, whose imports the process does not need and would wait for.
+# The process has the caller's module path. Two empty packages replace the real ones, whose imports
+# it does not need and would wait for.
 _START = """
 import json, sys, types
 sys.path[:], packages, limits = json.loads(sys.argv[1])
@@ -42,140 +43,145 @@ serve(*limits)
 """
 
 
-class Ended(Exception):
-    """A process has ended; the message says by what."""
+class ProcessEnded(Exception):
+    """A process has ended. The message names the signal or exit code."""
 
 
-class Process:
-    """One process that decodes, and the socket to it. One thread at a time talks to it."""
+class DecoderProcess:
+    """A sandbox process and the socket to it, for one thread at a time.
 
-    def __init__(self, seconds: float, most: int, truncated: bool) -> None:
-        """Start it, without waiting until it has; `LookalikeError` if there is no way to."""
+    The parameters are those of `decoding_process.serve`. The constructor does not wait for the
+    process to start; it raises `LookalikeError` if it cannot be started.
+    """
+
+    def __init__(self, max_seconds: float, max_pixels: int, truncated: bool) -> None:
         self.is_new = True
-        self._seconds = seconds
+        self._max_seconds = max_seconds
         package = Path(__file__).parent
         packages = {"lookalike": str(package.parent), "lookalike.images": str(package)}
-        given = json.dumps([[*map(str, sys.path)], packages, [seconds, most, truncated]])
-        # What reserves memory for threads that will never be.
-        alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-        self._until = 0.0
+        limits = [max_seconds, max_pixels, truncated]
+        arguments = json.dumps([[*map(str, sys.path)], packages, limits])
+        # Else libraries reserve memory for threads that never start.
+        one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+        self._deadline = 0.0
         self._socket, theirs = socket.socketpair()
         try:
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - until the process is ready
+            self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - until the process is ready
             self._process = subprocess.Popen(
-                [sys.executable or "python3", "-c", _START, given],
+                [sys.executable or "python3", "-c", _START, arguments],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=self._said.fileno(),
-                env=os.environ | alone,
+                stderr=self._stderr.fileno(),
+                env=os.environ | one_thread,
             )
         except OSError as error:
             self._socket.close()
-            raise LookalikeError(f"no process to decode images starts ({error})") from None
+            raise LookalikeError(f"cannot start a process to decode images ({error})") from None
         finally:
             theirs.close()
 
-    def get_ready(self) -> None:
-        """Wait until the process can decode; `LookalikeError` if it ends, or does not begin."""
-        with self._said:
+    def wait_until_ready(self) -> None:
+        """Wait until the process can decode; raise `LookalikeError` if it ends or hangs."""
+        with self._stderr:
             try:
-                self._allow(START_SECONDS)
-                if self._answer()[0] == READY:
+                self._set_deadline(MAX_START_SECONDS)
+                if self._receive_answer()[0] == READY:
                     return
-                why = "something else answers"
-            except (Ended, TimeoutError) as error:
-                self._said.seek(0)
-                said = self._said.read().decode(errors="replace").strip()
-                why = said.splitlines()[-1] if said else str(error)
-        raise LookalikeError(f"no process to decode images starts ({why})")
+                why = "unexpected answer"
+            except (ProcessEnded, TimeoutError) as error:
+                self._stderr.seek(0)
+                lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+                why = lines[-1] if lines else str(error)
+        raise LookalikeError(f"cannot start a process to decode images ({why})")
 
-    def decode(self, data: bytes, wanted: int) -> tuple[tuple[int, int], memoryview]:
-        """Hand an image over and wait for the answer: two numbers and bytes.
+    def decode(self, data: bytes, task: int) -> tuple[tuple[int, int], memoryview]:
+        """Send an image and wait for the answer: two numbers and bytes.
 
-        Raises `ImageError`, or `TimeoutError` or `Ended`, after which the process is of no use.
+        Raises `ImageError` for a bad image. After `TimeoutError` or `ProcessEnded`, the process is
+        unusable.
         """
-        self._allow(self._seconds)
-        self._send(REQUEST.pack(len(data), wanted), data)
-        kind, one, two, rest = self._answer()
-        # Large ones decode one at a time in all threads and processes of this one. The lock is
-        # taken here: if the process that it is taken for ends, so does this block.
-        with decoding.large if kind == LARGE else nullcontext():
+        self._set_deadline(self._max_seconds)
+        self._send(REQUEST.pack(len(data), task), data)
+        kind, one, two, rest = self._receive_answer()
+        # All threads and processes decode one large image at a time. The lock is held on this
+        # side, so that it is released if the process ends.
+        with decoding.large_image_lock if kind == LARGE else nullcontext():
             if kind == LARGE:
-                self._allow(self._seconds)
+                self._set_deadline(self._max_seconds)
                 self._send(b"!")
-                kind, one, two, rest = self._answer()
+                kind, one, two, rest = self._receive_answer()
         if kind == REASON:
             raise ImageError(str(rest, errors="surrogatepass"))
         return (one, two), rest
 
-    def overdue(self) -> float:
-        """Return the seconds since it should have answered."""
-        return time.monotonic() - self._until
+    def overdue_seconds(self) -> float:
+        """Return the seconds since the deadline of the last answer."""
+        return time.monotonic() - self._deadline
 
     def kill(self) -> None:
-        """End the process; any thread may. Who waits for its answer gets `Ended`."""
+        """Kill the process, from any thread. A thread that waits for it gets `ProcessEnded`."""
         self._process.kill()
         self._process.wait()
 
-    def end(self) -> None:
-        """End the process and close the socket to it, which no other thread may be using."""
+    def close(self) -> None:
+        """Kill the process and close its socket, which no other thread may be using."""
         self.kill()
         self._socket.close()
 
-    def _allow(self, seconds: float) -> None:
-        self._until = time.monotonic() + seconds
+    def _set_deadline(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
 
-    def _left(self) -> float:
-        return max(self._until - time.monotonic(), 0.001)  # 0 would mean: do not wait at all
+    def _set_timeout(self) -> None:
+        self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))  # 0: do not wait
 
     def _send(self, *parts: bytes) -> None:
-        self._socket.settimeout(self._left())
+        self._set_timeout()
         try:
             sent = self._socket.sendmsg(parts)
-            for part in parts:  # all at once where they fit: each piece wakes the process
+            for part in parts:  # in one piece if they fit: each piece wakes the process
                 if sent < len(part):
                     self._socket.sendall(memoryview(part)[sent:])
                 sent = max(sent - len(part), 0)
         except (BrokenPipeError, ConnectionResetError):
             self._raise_end()
 
-    def _answer(self) -> tuple[bytes, int, int, memoryview]:
-        """Wait for a header and return what is in it, and what came with it."""
-        buffer = memoryview(bytearray(HEADER.size + ROOM))
-        got = self._receive(buffer, HEADER.size)
+    def _receive_answer(self) -> tuple[bytes, int, int, memoryview]:
+        """Wait for an answer; return the fields of its header, and its bytes."""
+        buffer = memoryview(bytearray(HEADER.size + PIXELS_BYTES))
+        received = self._receive(buffer, HEADER.size)
         kind, one, two = HEADER.unpack(buffer[: HEADER.size])
-        size = HEADER.size + {PIXELS: ROOM, BYTES: one, REASON: one}.get(kind, 0)
-        if size > _LONGEST:
+        size = HEADER.size + {PIXELS: PIXELS_BYTES, BYTES: one, REASON: one}.get(kind, 0)
+        if size > MAX_ANSWER_BYTES:
             self.kill()
-            raise Ended("an endless answer")
+            raise ProcessEnded("an answer that is too long")
         if size > len(buffer):
-            buffer, begun = memoryview(bytearray(size)), buffer
-            buffer[:got] = begun[:got]
-        self._receive(buffer[got:], size - got)
+            buffer, start = memoryview(bytearray(size)), buffer
+            buffer[:received] = start[:received]
+        self._receive(buffer[received:], size - received)
         return kind, one, two, buffer[HEADER.size : size]
 
-    def _receive(self, buffer: memoryview, least: int) -> int:
-        """Read at least so many bytes into a buffer; return how many."""
-        got = 0
-        while got < least:
-            self._socket.settimeout(self._left())
+    def _receive(self, buffer: memoryview, min_bytes: int) -> int:
+        """Read at least `min_bytes` into a buffer; return the number of bytes read."""
+        received = 0
+        while received < min_bytes:
+            self._set_timeout()
             try:
-                count = self._socket.recv_into(buffer[got:])
+                count = self._socket.recv_into(buffer[received:])
             except ConnectionResetError:
                 count = 0
             if not count:
                 self._raise_end()
-            got += count
-        return got
+            received += count
+        return received
 
     def _raise_end(self) -> NoReturn:
         try:
             code = self._process.wait(5)
         except subprocess.TimeoutExpired:
-            raise Ended("silent") from None
-        if code == -signal.SIGALRM:  # it has looked at the time itself
+            raise ProcessEnded("no answer") from None
+        if code == -signal.SIGALRM:  # the process has watched its own time
             raise TimeoutError
         if code >= 0:
-            raise Ended(f"exit code {code}")
-        known = {entry.value: entry.name for entry in signal.Signals}
-        raise Ended(known.get(-code, f"signal {-code}"))
+            raise ProcessEnded(f"exit code {code}")
+        names = {entry.value: entry.name for entry in signal.Signals}
+        raise ProcessEnded(names.get(-code, f"signal {-code}"))

@@ -1,4 +1,4 @@
-"""A place with images: how the paths below it are written, kept inside it, and read again."""
+"""A place with images: how paths below it are written, kept inside it, and read again."""
 
 import itertools
 import os
@@ -12,8 +12,8 @@ from lookalike.errors import ImageError
 from lookalike.images import decoding, parquet
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_GLOB = re.compile(r"[][*?{}\\]")  # what Hadoop takes for more than itself
-# What a path may not hold as it is: the escape itself, control characters, bytes that are no UTF-8.
+_GLOB = re.compile(r"[][*?{}\\]")  # Hadoop's special characters
+# Not allowed in a stored path: the escape itself, control characters, bytes that are not UTF-8.
 _ESCAPED = re.compile("[%\x00-\x1f\x7f\udc80-\udcff]")
 
 
@@ -21,11 +21,21 @@ _ESCAPED = re.compile("[%\x00-\x1f\x7f\udc80-\udcff]")
 class Source:
     """A place with images.
 
-    `root` is an absolute folder or a URI; the paths of images are relative to it. `names` are the
-    files or folders below it that were asked for (local files only; "" is the root itself).
-    `image_column` names the column of bytes of a table, `label_column` that of its labels. `also`
-    are absolute folders elsewhere, whose images have absolute paths (local files only).
-    `truncated` says that images which were cut short are taken too, as far as they go.
+    Attributes
+    ----------
+    kind
+        "files" for local files, "uri" for files that Spark reads, "table" for Parquet.
+    root
+        An absolute folder or a URI; paths of images are relative to it.
+    names
+        The given files or folders below a local root; "" is the root itself.
+    image_column, label_column
+        The columns of a table with image bytes and with labels.
+    also
+        Absolute folders elsewhere, whose images have absolute paths. Local files only.
+    truncated
+        Decode the readable part of images that were cut short.
+
     """
 
     kind: Literal["files", "uri", "table"]
@@ -38,9 +48,9 @@ class Source:
 
     @classmethod
     def stored(cls, about: dict[str, Any]) -> Self:
-        """Make it of what `asdict` gave and JSON kept.
+        """Restore a source from `asdict` by way of JSON.
 
-        Raises `ValueError`, `KeyError` or `TypeError` where that was not a source.
+        Raises `ValueError`, `KeyError` or `TypeError` for anything else.
         """
         about = {"also": [], "truncated": False, **about}
         if not isinstance(about["truncated"], bool):
@@ -52,7 +62,7 @@ class Source:
                 raise ValueError(f"{name} is no list")
         columns = [about[name] for name in ("image_column", "label_column") if about[name]]
         for text in (about["root"], *about["names"], *about["also"], *columns):
-            # Encoded as names are, which fails for what no name can hold.
+            # Encoding fails for characters that no file name can hold.
             if not isinstance(text, str) or b"\0" in os.fsencode(text):
                 raise ValueError(f"no name: {str(text)[:40]!r}")
         is_uri = about["kind"] != "files" and _URI.match(about["root"]) is not None
@@ -62,19 +72,23 @@ class Source:
 
 
 def encode_path(path: str | bytes) -> str:
-    """Percent-encode what Arrow, CSV and terminals cannot take; leave the rest as it is."""
+    """Percent-encode the characters that Arrow, CSV and terminals cannot take.
+
+    >>> encode_path("100%.jpg")
+    '100%25.jpg'
+    """
     return _ESCAPED.sub(lambda match: f"%{os.fsencode(match[0])[0]:02X}", os.fsdecode(path))
 
 
 def decode_path(encoded: str) -> str:
-    """Undo `encode_path`. Bytes that are not UTF-8 come back as surrogates, as `os` has them."""
+    """Undo `encode_path`. Bytes that are not UTF-8 become surrogates, as in `os.fsdecode`."""
     return os.fsdecode(unquote_to_bytes(encoded))
 
 
 def glob_pattern(glob: str) -> str:
-    """Turn a glob for encoded paths into a regular expression: `*` and `?` match slashes too.
+    """Convert a glob for encoded paths to a regular expression of RE2, for Arrow and DuckDB.
 
-    In RE2's dialect, which Arrow and DuckDB share.
+    `*` and `?` match slashes too.
     """
     parts = re.split(r"(\*+|\?|\[!?[^]]+\])", encode_path(glob))
     plain, special = parts[::2], parts[1::2]
@@ -87,13 +101,13 @@ def glob_pattern(glob: str) -> str:
 
 
 def full_path(source: Source, path: str) -> str:
-    """Return where an image is, as a person or a program can open it: a path or a URI."""
+    """Return the path or URI of an image, decoded, so that it can be opened."""
     below = decode_path(path)
     return below if _is_remote(source) else os.path.normpath(os.path.join(source.root, below))
 
 
 def is_uri(name: str) -> bool:
-    """Tell whether a name is a URI: `s3a://...`, `hdfs://...`, `file://...`."""
+    """Tell whether a name is a URI, such as `s3a://...` or `file://...`."""
     return _URI.match(name) is not None
 
 
@@ -102,23 +116,34 @@ def _is_remote(source: Source) -> bool:
 
 
 def read(source: Source, path: str) -> bytes:
-    """Return the bytes of one image again, wherever it lies; `ImageError` if it is gone.
+    """Return the bytes of one image of a source.
 
-    So it is, and nothing is opened, where the path leads out of the folders of the source.
+    Parameters
+    ----------
+    source
+        The source.
+    path
+        The encoded path of the image below the root, or `FILE#ROW` for a table.
+
+    Raises
+    ------
+    ImageError
+        If it is unreadable, or the path leads out of the folders of the source.
+
     """
     name, _, row = path.rpartition("#") if source.kind == "table" else (path, "", "")
     if not is_inside(source, name):
         raise ImageError("outside the folders of this index")
     place = full_path(source, name)
     if source.kind == "files":
-        return decoding.read(place)
+        return decoding.read_file(place)
     try:
         if source.kind == "uri":
             return _whole(place)
         return _read_cell(source, name, int(row))
     except ImageError:
         raise
-    except Exception as error:  # whatever a remote file system says
+    except Exception as error:  # remote file systems raise anything
         raise ImageError(f"unreadable: {' '.join(str(error).split())[:200]}") from None
 
 
@@ -140,10 +165,22 @@ def _read_cell(source: Source, table: str, row: int) -> bytes:
 
 
 def read_beside(source: Source, table: str, name: str) -> bytes:
-    """Return the bytes of a file that a cell of a table names instead of holding them.
+    """Return the bytes of a file that a cell of a table names.
 
-    `table` is the encoded path of the file with the cell. The other one is looked for beside it,
-    then below the root. Raises `ImageError` where it leads out of the root, or is not there.
+    Parameters
+    ----------
+    source
+        The table.
+    table
+        The encoded path of the Parquet file.
+    name
+        The file, relative to the Parquet file or to the root.
+
+    Raises
+    ------
+    ImageError
+        If there is no such file, or it is outside the root.
+
     """
     outside = ImageError("its cell names a file outside the folder of the table")
     if _URI.match(name) or "\0" in name:
@@ -158,14 +195,14 @@ def read_beside(source: Source, table: str, name: str) -> bytes:
     if not inside:
         raise outside
     there = (place for place in inside if os.path.lexists(os.path.join(source.root, place)))
-    return decoding.read(os.path.join(source.root, next(there, inside[0])))
+    return decoding.read_file(os.path.join(source.root, next(there, inside[0])))
 
 
 def _read_beside_uri(source: Source, table: str, name: str, outside: ImageError) -> bytes:
     scheme, _, path = table.partition(":/")
     place = f"{scheme}:/{posixpath.normpath(posixpath.join(posixpath.dirname(path), name))}"
     root = source.root
-    if parquet.is_parquet(root):  # a file, or a glob of files: its folder
+    if parquet.is_parquet(root):  # a file or a glob
         root = root.rpartition("/")[0]
     if not _is_below_uri(root, place):
         raise outside
@@ -176,10 +213,10 @@ def _read_beside_uri(source: Source, table: str, name: str, outside: ImageError)
 
 
 def is_inside(source: Source, path: str) -> bool:
-    """Tell whether a path leads to the root of its source, or below it or one of `also`.
+    """Tell whether a path is the root of its source, below it, or below a folder of `also`.
 
-    Anybody may have written the path, but a link that it meets there is the work of whoever owns
-    the images: names alone are looked at.
+    Paths are untrusted, and are checked by their names alone. Links belong to the owner of the
+    images, and may lead anywhere.
     """
     below = decode_path(path)
     if "\0" in below:
@@ -192,40 +229,40 @@ def is_inside(source: Source, path: str) -> bool:
         folders = (source.root,)
         if os.path.isabs(below) or _URI.match(below) or ".." in below.split("/"):
             return False
-    # What is no absolute path would depend on where the process was started.
+    # Relative paths would depend on the current folder.
     absolute = [os.path.normpath(folder).rstrip("/") for folder in folders if os.path.isabs(folder)]
     place = full_path(source, path)
     return any(f"{place}/".startswith(f"{folder}/") for folder in absolute)
 
 
 def looked_at(source: Source, folder: str | os.PathLike[str]) -> str | None:
-    """Return which of the folders of a source holds a folder, so that its images would be found.
+    """Return the folder of a source that contains `folder` and would scan it; None if none does.
 
-    None where none does, and for a hidden folder, where nobody looks.
+    Hidden folders are not scanned.
     """
     place = os.path.realpath(folder)
-    given = [*(os.path.join(source.root, name) for name in source.names), *source.also]
-    for one in given if source.kind == "files" else ():
-        below = os.path.relpath(place, os.path.realpath(one))
-        # Not above or beside it, which begins with two dots, nor hidden.
+    tops = [*(os.path.join(source.root, name) for name in source.names), *source.also]
+    for top in tops if source.kind == "files" else ():
+        below = os.path.relpath(place, os.path.realpath(top))
+        # Neither hidden nor outside, which begins with two dots.
         if not any(part.startswith(".") and part != "." for part in below.split("/")):
-            return one
+            return top
     return None
 
 
 def _is_below_uri(root: str, uri: str) -> bool:
-    """Tell whether a URI, as Spark gave it, lies below the root, as far as that is no glob."""
+    """Tell whether a URI of Spark is below the root, or below the part of it before a glob."""
     scheme, host, parts = _parts_of_uri(uri)
     root_scheme, root_host, wanted = _parts_of_uri(root)
     fixed = list(itertools.takewhile(lambda part: not _GLOB.search(part), wanted))
-    # A root without a host lies where Spark was set up to look, and Spark names the host.
+    # Spark fills in the host of a root without one.
     same_host = host == root_host or (not root_host and scheme != "file")
     below = parts[: len(fixed)] == fixed and ".." not in uri.split("/")
     return scheme == root_scheme and same_host and below
 
 
 def _parts_of_uri(uri: str) -> tuple[str, str, list[str]]:
-    """Take a URI apart: scheme, host, names on the way. Nothing in it is percent-encoded."""
+    """Split a URI that is not percent-encoded: scheme, host, parts of the path."""
     scheme, _, rest = uri.partition(":/")
     host = ""
     if rest.startswith("/"):

@@ -1,4 +1,4 @@
-"""Tables of images as a DataFrame: one Spark job looks into their files, another reads the rows."""
+"""Read tables of images into a DataFrame: one Spark job inspects files, another reads rows."""
 
 import logging
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError
-from lookalike.images.listing import list_those, listed, task_count
+from lookalike.images.listing import read_listing, task_count, write_inputs
 from lookalike.images.parquet import is_parquet
-from lookalike.images.scan import Found
+from lookalike.images.scan import ScannedFile
 from lookalike.images.source import Source, decode_path, encode_path, is_uri
-from lookalike.images.tables import PART, ROWS, local_shards, look_into, read_parts
+from lookalike.images.tables import PART, ROWS, inspect_files, local_shards, read_parts
 from lookalike.spark import last_words, local_uri, read_parquet
 from lookalike.sql import connect, create_view, fetch_row, write_parquet
 
@@ -25,32 +25,48 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FOOTERS = 64  # that a task reads at least, where files are many
-_AT_A_TIME = 16  # files that the driver asks for at once, where Spark alone can
+_MIN_TASK_FILES = 64  # if there are many files
+_DRIVER_THREADS = 16  # that read footers, if only Spark can read the files
 _TYPES = {pa.int64(): "bigint", pa.int32(): "int", pa.bool_(): "boolean", pa.binary(): "binary"}
 
 
 def table_frames(
     spark: "SparkSession", source: Source, staging: Path
 ) -> "tuple[DataFrame, DataFrame]":
-    """Return the rows of a table with the columns of `listing.IMAGE`, and without `content`.
+    """Return two DataFrames of the rows of a table, with and without `content`.
 
-    Each Parquet file is looked into by itself: what is wrong with one is its reason, a row of its
-    own. Which rows there are passes through the folder `staging`, which all workers must see.
-    Raises `LookalikeError` where no file holds images.
+    A damaged Parquet file becomes one row with a reason.
+
+    Parameters
+    ----------
+    spark
+        The session.
+    source
+        A source of the kind "table".
+    staging
+        A folder that all workers see, for the list of row groups.
+
+    Returns
+    -------
+    DataFrames with the columns of `listing.IMAGE`.
+
+    Raises
+    ------
+    LookalikeError
+        If no file contains images.
     """
     listing = staging / "shards.parquet"
     remote = is_uri(source.root)
-    count = list_those(_uris(spark, source.root) if remote else local_shards(source), listing)
+    count = write_inputs(_uris(spark, source.root) if remote else local_shards(source), listing)
     if not count:
         raise LookalikeError(f"no Parquet files in {encode_path(source.root)}: name their folder")
-    tasks = min(max(spark.sparkContext.defaultParallelism, count // _FOOTERS), count)
+    tasks = min(max(spark.sparkContext.defaultParallelism, count // _MIN_TASK_FILES), count)
 
     def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for task in batch["id"].to_pylist():
-                for part in listed(listing, task, tasks):
-                    yield from look_into(source, part.to_pylist())
+                for part in read_listing(listing, task, tasks):
+                    yield from inspect_files(source, part.to_pylist())
 
     looked = spark.range(0, tasks, 1, tasks).mapInArrow(look, _ddl(PART))
     looked.write.parquet(local_uri(staging / "looked"))
@@ -101,12 +117,12 @@ def table_frames(
 
 
 def read_only(wanted: Path, staging: Path) -> None:
-    """Leave out of the rows that `table_frames` gives the files of which no row is `wanted`.
+    """Restrict the rows of `table_frames` to files with a row in the listing `wanted`.
 
-    `wanted` is a listing. Before Spark has begun with the rows.
+    Call this before Spark reads the rows.
     """
     parts, fewer = staging / "parts.parquet", staging / "fewer.parquet"
-    if not parts.exists():  # Spark reads the table by itself
+    if not parts.exists():  # Spark reads the table itself
         return
     with connect(staging) as sql:
         create_view(sql, "wanted", wanted)
@@ -124,23 +140,23 @@ def _ddl(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {_TYPES.get(field.type, 'string')}" for field in schema)
 
 
-def _uris(spark: "SparkSession", root: str) -> Iterator[Found]:
-    """Yield the files of a URI in the order of their paths, empty ones included."""
+def _uris(spark: "SparkSession", root: str) -> Iterator[ScannedFile]:
+    """Yield the files below a URI in the order of their paths, also empty ones."""
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
-    # (Of no other listing of Spark's are empty files a part.)
+    # No other listing of Spark's contains empty files.
     for uri in sorted(map(unquote, reader.load(root).inputFiles())):
         scheme, _, path = uri.partition("://")
         # As Spark names the file of a row.
-        yield Found(encode_path(f"file:{path}" if scheme == "file" else uri))
+        yield ScannedFile(encode_path(f"file:{path}" if scheme == "file" else uri))
 
 
 def _read_by_spark(
     spark: "SparkSession", source: Source, listing: Path
 ) -> "tuple[DataFrame, DataFrame]":
-    """Read a table that lies where Spark alone can read.
+    """Read a table on a file system that only Spark can read.
 
-    The driver asks for the footer of each file in a listing; one that has none is a reason. One
-    that is damaged further on fails the run.
+    The driver reads the footer of each file; a bad one gives a reason. Damage after the footer
+    fails the job.
     """
     from pyspark.sql import functions as F
     from pyspark.sql.types import BinaryType, StructType
@@ -172,7 +188,7 @@ def _read_by_spark(
         _row_path().alias("path"),
         label.cast("string").alias("label"),
         F.when(content.isNull(), "empty cell").alias("reason"),
-        # Of the file that the row is in: a file that is as it was has no other rows.
+        # Of the row's file.
         F.col("_metadata.file_size").alias("size"),
         nanoseconds("_metadata.file_modification_time"),
         content.alias("content"),
@@ -187,15 +203,15 @@ def _read_by_spark(
 def _footers(
     spark: "SparkSession", source: Source, listing: Path
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the URIs of a table's files that give images, and path and reason of the others."""
+    """Return the URIs of a table's files with images, and paths and reasons of others."""
     from py4j.protocol import Py4JJavaError
 
-    java: Any = spark._jvm  # pyspark itself has no way to a footer
+    java: Any = spark._jvm  # pyspark cannot read footers
     hadoop = spark._jsparkSession.sessionState().newHadoopConf()
     column = str(source.image_column)
 
     def look(path: str) -> str | None:
-        """Return why a file gives no images, "" for one that nobody takes for Parquet."""
+        """Return why a file has no images, "" if it is not Parquet, None if it has images."""
         place = java.org.apache.hadoop.fs.Path(decode_path(path))
         try:
             file = java.org.apache.parquet.hadoop.util.HadoopInputFile.fromPath(place, hadoop)
@@ -213,8 +229,8 @@ def _footers(
 
     good: list[str] = []
     bad: list[tuple[str, str]] = []
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        for batch in listed(listing):
+    with ThreadPoolExecutor(_DRIVER_THREADS) as pool:
+        for batch in read_listing(listing):
             paths = batch["path"].to_pylist()
             for path, reason in zip(paths, pool.map(look, paths), strict=True):
                 if reason is None:
@@ -225,7 +241,7 @@ def _footers(
 
 
 def _row_path() -> "Column":
-    """Name a row of a table `FILE#ROW`, the row counted from 0."""
+    """Return the path `FILE#ROW` of each row, counted from 0."""
     from pyspark.sql import functions as F
 
     file = F.url_decode(F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B")))
@@ -233,21 +249,21 @@ def _row_path() -> "Column":
 
 
 def nanoseconds(column: str) -> "Column":
-    """Turn a time of Spark's into `modified` of listings."""
+    """Convert a time of Spark to `modified` of listings."""
     from pyspark.sql import functions as F
 
     return F.try_multiply(F.unix_micros(column), F.lit(1000)).alias("modified")
 
 
 def encoded(path: "Column") -> "Column":
-    """Encode as `encode_path` does; Spark knows no path with control characters."""
+    """Encode as `encode_path` does; Spark's paths have no control characters."""
     from pyspark.sql import functions as F
 
     return F.replace(path, F.lit("%"), F.lit("%25"))
 
 
 def running_id() -> "Column":
-    """Number rows: each number once, rising within a task."""
+    """Return unique ids that rise within a task."""
     from pyspark.sql import functions as F
 
     return F.monotonically_increasing_id().alias("id")

@@ -1,4 +1,4 @@
-"""Tables of images: the Parquet files that make one up, looked into and read in Spark's tasks."""
+"""Inspect and read the Parquet files of a table of images, in Spark tasks."""
 
 import glob
 import itertools
@@ -22,7 +22,7 @@ from lookalike.images.parquet import (
     partitions,
     size_and_time,
 )
-from lookalike.images.scan import Found, walk
+from lookalike.images.scan import ScannedFile, walk
 from lookalike.images.source import Source, full_path, read_beside
 
 PART = pa.schema(
@@ -38,22 +38,22 @@ PART = pa.schema(
         "rows": pa.int64(),
     }
 )
-"""One row a row group of a file, or, with a `reason`, a file that gives no images.
+"""One row for each row group of a file, or, with a `reason`, for a file without images.
 
-`path` is encoded, as seen from the root. `reached` says whether the file could be opened,
-`lacks` why it gives no labels where there should be.
+`path` is encoded and relative to the root. `reached` tells whether the file could be opened,
+`lacks` why it has no labels although a column of labels is given.
 """
 
 ROWS = pa.schema([field for field in IMAGE if field.name != "id"])
-"""What tasks give: rows as Spark numbers them afterwards."""
+"""Rows of tasks, which Spark numbers afterwards."""
 
 
-def local_shards(source: Source) -> Iterator[Found]:
+def local_shards(source: Source) -> Iterator[ScannedFile]:
     """Yield the Parquet files of a local table in the order of their paths.
 
-    A file that was named outright is one, whatever its name; in folders it is the name that
-    counts, and where there is no extension the first bytes. What Spark hides is left out: names
-    that begin with a dot, or, unless they are partitions, with `_`.
+    Files in `source.names` count, whatever their names; in folders the ending counts, or, without
+    an ending, the first bytes. Names that Spark hides are left out: those that begin with a dot, or
+    with `_` unless they are partitions.
     """
     for name in source.names:
         top = os.path.join(source.root, name) if name else source.root
@@ -78,10 +78,10 @@ def _is_hidden(folder: str) -> bool:
     return folder.startswith("_") and "=" not in folder
 
 
-def look_into(source: Source, listed: Iterable[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-    """Read the footers of some files of a table; give batches of `PART`.
+def inspect_files(source: Source, listed: Iterable[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+    """Read the footers of files of a table, in a Spark task; yield batches of `PART`.
 
-    Runs in a Spark task. A file that is not whole, or holds no images, becomes a reason.
+    A file that is damaged or has no images becomes a row with a reason.
     """
     for shard in listed:
         about = {name: shard[name] for name in ("path", "size", "modified", "reason")}
@@ -131,9 +131,10 @@ def _unreadable(error: BaseException) -> str:
 def read_parts(
     source: Source, parts: Sequence[dict[str, Any]], *, content: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Read some parts of a table, each of `PART`; give batches of `ROWS`, with `content` or not.
+    """Read parts of a table, rows of `PART`, in a Spark task; yield batches of `ROWS`.
 
-    Runs in a Spark task. Of a row group that is damaged the rows from there on become reasons.
+    If a row group is damaged, its remaining rows get a reason. Without `content`, only labels are
+    read.
     """
     for path, several in itertools.groupby(parts, key=lambda part: str(part["path"])):
         of_file = list(several)
@@ -147,7 +148,7 @@ def read_parts(
                 for part in of_file:
                     yield from _read_part(source, shard, part, content)
                     part["read"] = True
-        except Exception as error:  # it was whole when it was looked into
+        except Exception as error:  # it was whole when it was inspected
             reason = str(error) if isinstance(error, ImageError) else _unreadable(error)
             for part in of_file:
                 if "read" not in part:
@@ -179,7 +180,7 @@ def _rows(source: Source, part: dict[str, Any], first: int, cells: Cells) -> pa.
 def _whole(
     source: Source, path: str, content: pa.Array, names: pa.Array | None
 ) -> tuple[pa.Array, pa.Array]:
-    """Return the bytes of cells, read where they name files instead, and reasons for the rest."""
+    """Return the bytes of cells and of files that cells name, and the reasons for others."""
     reasons = over_limit(content)
     if not content.null_count and not any(reasons):
         return content, pa.array(reasons, pa.string())
@@ -201,7 +202,7 @@ def _whole(
 
 
 def _lost(part: dict[str, Any], first: int, reason: str) -> pa.RecordBatch:
-    """Give the rows of a part from `first` on, which cannot be read."""
+    """Return the rows of a part from `first` on, with a reason why they are unreadable."""
     rows = part["first_row"] + part["rows"] - first
     nothing = pa.nulls(rows, pa.string())
     reasons = pa.array([reason] * rows, pa.string())
@@ -211,13 +212,13 @@ def _lost(part: dict[str, Any], first: int, reason: str) -> pa.RecordBatch:
 def _batch(
     part: dict[str, Any], first: int, labels: pa.Array, reasons: pa.Array, content: pa.Array
 ) -> pa.RecordBatch:
-    """Give rows as `FILE#ROW`, with size and time of the file that they are in."""
+    """Return a batch of rows `FILE#ROW`, with size and time of their file."""
     rows = len(labels)
     columns = {
         "path": pa.array([f"{part['path']}#{row}" for row in range(first, first + rows)]),
         "label": labels,
         "reason": reasons,
-        # A file that is as it was has no other rows.
+        # Size and time of the file show whether a row may have changed.
         "size": pa.array([part["size"]] * rows, pa.int64()),
         "modified": pa.array([part["modified"]] * rows, pa.int64()),
         "content": content,

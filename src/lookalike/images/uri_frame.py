@@ -1,4 +1,4 @@
-"""Files of a URI as Spark reads them: names first, contents of those alone that are images."""
+"""Read files of a URI by Spark: list names first, then read the contents of images only."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,14 @@ import pyarrow.parquet as pq
 from lookalike.errors import ImageError
 from lookalike.images.decoding import MAX_BYTES
 from lookalike.images.formats import FIRST_BYTES
-from lookalike.images.kinds import OTHERS, REST, TYPES, LeftOut, readable, shows_image
+from lookalike.images.kinds import (
+    MAX_TYPES,
+    OTHER_ENDINGS,
+    OTHER_TYPES,
+    IgnoredFiles,
+    begins_as_image,
+    readable,
+)
 from lookalike.images.listing import IMAGE, LISTING
 from lookalike.images.parquet import open_file
 from lookalike.images.source import decode_path, encode_path
@@ -23,38 +30,54 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 
-_OPENED_UP_TO = 64 * 2**20
-"""Bytes of a file of an unknown ending that is opened: Spark may have to read it whole."""
+_MAX_SNIFFED_BYTES = 64 * 2**20
+"""Larger files with unknown endings are not opened: Spark may have to read them completely."""
 
-_AT_ONCE = 16  # files that a task opens at a time for their first bytes
+_SNIFFING_THREADS = 16
 _LISTED = "path string, length bigint, modificationTime timestamp"
-_SHOWS = f"{_LISTED}, shows boolean"  # whether the first bytes are those of an image
+_SNIFFED = f"{_LISTED}, shows boolean"  # whether the first bytes are those of an image
 
 
 def uri_frames(
-    spark: "SparkSession", roots: str | list[str], staging: Path, left_out: LeftOut | None
+    spark: "SparkSession", roots: str | list[str], staging: Path, ignored: IgnoredFiles | None
 ) -> "tuple[DataFrame, DataFrame]":
-    """Return the images below a URI, or of a list of files, with their content and without.
+    """Return two DataFrames of the images below a URI or of a list of files.
 
-    The columns are those of `listing.IMAGE` without `label`. Files are listed once, and noted in
-    the folder `staging`. Those of an ending that nobody knows are opened: where pyarrow reaches
-    them, 64 bytes are read, else Spark reads them whole. What is no image is counted in `left_out`.
+    Files with an unknown ending are opened: pyarrow reads 64 bytes if it can reach them, else Spark
+    reads them completely.
+
+    Parameters
+    ----------
+    spark
+        The session.
+    roots
+        A URI, or URIs of files.
+    staging
+        A folder that all workers see, for the list of files.
+    ignored
+        Counts the files that are no images.
+
+    Returns
+    -------
+    DataFrames with and without `content`, with the columns of `listing.IMAGE` except `label`.
     """
     from pyspark.sql import functions as F
 
-    listed = _noted(_load(spark, roots), staging / "files")
-    opened = _noted(_opened(listed, lambda: _load(spark, roots)), staging / "opened", _SHOWS)
-    if left_out is not None:
-        _count(listed, opened, left_out)
-    named, shown = listed.filter(_is_named()), opened.filter("shows").drop("shows")
-    endings = {row[0] for row in shown.select(_ending()).distinct().limit(TYPES + 1).collect()}
-    files = _load(spark, roots, endings if len(endings) <= TYPES else None)
-    wanted = _is_named() | _may_be_image() & _shows() if endings else _is_named()
-    # Asked of the listing alone: Spark fails the whole job on a file of over two gigabytes.
+    listed = _store_listing(_load(spark, roots), staging / "files")
+    opened = _store_listing(
+        _sniff_unknown(listed, lambda: _load(spark, roots)), staging / "opened", _SNIFFED
+    )
+    if ignored is not None:
+        _count(listed, opened, ignored)
+    named, shown = listed.filter(_has_image_ending()), opened.filter("shows").drop("shows")
+    endings = {row[0] for row in shown.select(_ending()).distinct().limit(MAX_TYPES + 1).collect()}
+    files = _load(spark, roots, endings if len(endings) <= MAX_TYPES else None)
+    wanted = _has_image_ending() | _may_be_image() & _shows() if endings else _has_image_ending()
+    # From the listing: Spark's job would fail on a file of over two gigabytes.
     reason = F.format_string("file of %,d bytes, over the limit", "length").alias("reason")
     is_large = F.col("length") > MAX_BYTES
     large = named.filter(is_large).select("*", reason)
-    # (Empty files never appear: Spark leaves them out of every listing.)
+    # Spark's listings contain no empty files.
     small = files.filter(~is_large).filter(wanted).withColumn("reason", F.lit(None).cast("string"))
     nothing = F.lit(None).cast("binary")
     images = small.unionByName(large.withColumn("content", nothing))
@@ -63,10 +86,10 @@ def uri_frames(
 
 
 def read_listed(spark: "SparkSession", listing: Path) -> "DataFrame":
-    """Return the images of a URI that a listing names, and read no other: for some of many.
+    """Return the images of a listing of a URI, with the columns of `listing.IMAGE`.
 
-    The columns are those of `listing.IMAGE`. What has gone since is left out, or for a single one
-    `AnalysisException` is raised.
+    Only these files are read. Files that have vanished are left out; if a single file is listed
+    and has vanished, `AnalysisException` is raised.
     """
     from pyspark.sql import functions as F
 
@@ -78,7 +101,7 @@ def read_listed(spark: "SparkSession", listing: Path) -> "DataFrame":
     ]
     bad = rows.filter("reason is not null").withColumn("content", F.lit(None).cast("binary"))
     if not paths:
-        return bad.select(*IMAGE.names)  # with the ids of the listing, each of which is there once
+        return bad.select(*IMAGE.names)  # with the listing's ids, which are unique
     labels = F.broadcast(rows.select("path", "label"))
     read = _as_listed(_load(spark, paths).withColumn("reason", F.lit(None).cast("string")))
     found = read.join(labels, "path").unionByName(bad.select(*read.columns, "label"))
@@ -86,10 +109,10 @@ def read_listed(spark: "SparkSession", listing: Path) -> "DataFrame":
 
 
 def new_files(spark: "SparkSession", root: str, at_once: int) -> "DataFrame":
-    """Return a stream of the files below a folder or URI, each once, as soon as Spark lists them.
+    """Return a stream of the new files below a folder or URI, up to `at_once` in a batch.
 
-    Columns `path, length, modificationTime`: what passes through Spark's `foreachBatch` is read as
-    often as it is asked of, which must not happen to contents. Up to `at_once` files are a batch.
+    The columns are `path, length, modificationTime`. Contents are left out, since `foreachBatch`
+    may read them several times.
     https://spark.apache.org/docs/latest/streaming/apis-on-dataframes-and-datasets.html
     """
     names = "path string, modificationTime timestamp, length long"
@@ -97,27 +120,27 @@ def new_files(spark: "SparkSession", root: str, at_once: int) -> "DataFrame":
     for option, value in {
         "recursiveFileLookup": "true",
         "maxFilesPerTrigger": str(at_once),
-        # Else what is moved in and older than the newest file by a week is never seen.
+        # Else files that are a week older than the newest one are skipped.
         "maxFileAge": "36500d",
-        # Else a file that is gone by now ends the stream, at every start again.
+        # Else a file that has vanished ends the stream at every start.
         "ignoreMissingFiles": "true",
     }.items():
         reader = reader.option(option, value)
     return reader.load(root).drop("content")
 
 
-def list_found(files: "DataFrame", folder: Path, left_out: LeftOut) -> list[Path]:
-    """Write the images that `new_files` gave of a URI to `folder` as a listing without labels."""
+def list_found(files: "DataFrame", folder: Path, ignored: IgnoredFiles) -> list[Path]:
+    """Write the images among `new_files` of a URI to `folder`, as a listing without labels."""
     from pyspark.sql import functions as F
 
     def load() -> "DataFrame":
         unknown = listed.filter(_may_be_image()).select("path").collect()  # of a batch at most
         return _load_there(files.sparkSession, [row["path"] for row in unknown])
 
-    listed = _noted(files, folder / "files")
-    opened = _noted(_opened(listed, load), folder / "opened", _SHOWS)
-    _count(listed, opened, left_out)
-    found = listed.filter(_is_named()).unionByName(opened.filter("shows").drop("shows"))
+    listed = _store_listing(files, folder / "files")
+    opened = _store_listing(_sniff_unknown(listed, load), folder / "opened", _SNIFFED)
+    _count(listed, opened, ignored)
+    found = listed.filter(_has_image_ending()).unionByName(opened.filter("shows").drop("shows"))
     nothing = F.lit(None).cast("string")
     listing = _as_listed(found.withColumn("reason", nothing)).withColumn("label", nothing)
     listing.select(*LISTING.names).write.parquet(local_uri(folder / "listing"))
@@ -125,36 +148,36 @@ def list_found(files: "DataFrame", folder: Path, left_out: LeftOut) -> list[Path
 
 
 def literal(path: str) -> str:
-    """Name a file so that Hadoop, which takes names for globs, finds it alone."""
+    """Decode a path and escape the characters of Hadoop's globs."""
     return re.sub(r"([][{}*?\\])", r"\\\1", decode_path(path))
 
 
 def _load(
     spark: "SparkSession", roots: str | list[str], endings: Iterable[str] | None = None
 ) -> "DataFrame":
-    """Return files of readable endings and of some others; of all if none are given."""
+    """Return files with readable endings and with these `endings`; all files if None."""
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
-    if not isinstance(roots, str):  # of an earlier listing: some may be gone
+    if not isinstance(roots, str):  # some files of an earlier listing may have vanished
         reader = reader.option("ignoreMissingFiles", "true")
     if endings is not None and all(one[1:].isalnum() for one in endings):
-        # A filter on `path` would not keep Spark from reading the others.
+        # With a filter on `path`, Spark would read the others too.
         names = ",".join(map(_in_any_case, sorted(readable() | set(endings))))
         reader = reader.option("pathGlobFilter", f"*{{{names}}}")
     return reader.load(roots)
 
 
 def _in_any_case(ending: str) -> str:
-    """Return a glob of Hadoop's for an ending in small and capital letters."""
+    """Return a glob of Hadoop for an ending, regardless of case."""
     return "".join(f"[{one}{one.upper()}]" for one in ending)
 
 
 def _load_there(spark: "SparkSession", paths: list[str]) -> "DataFrame":
-    """Return those files that are still there, however many have gone."""
+    """Return the files that still exist."""
     from pyspark.errors import AnalysisException
 
     try:
         return _load(spark, [literal(encode_path(path)) for path in paths])
-    except AnalysisException:  # for a single one that is gone
+    except AnalysisException:  # a single file that has vanished
         if len(paths) <= 1:
             return spark.createDataFrame([], f"{_LISTED}, content binary")
         halves = paths[: len(paths) // 2], paths[len(paths) // 2 :]
@@ -162,38 +185,38 @@ def _load_there(spark: "SparkSession", paths: list[str]) -> "DataFrame":
         return one.unionByName(other)
 
 
-def _noted(files: "DataFrame", folder: Path, schema: str = _LISTED) -> "DataFrame":
-    """Write what is known of files without their content, and return it as it is read again."""
+def _store_listing(files: "DataFrame", folder: Path, schema: str = _LISTED) -> "DataFrame":
+    """Write a listing of files to a folder; return a DataFrame that reads it."""
     where = local_uri(folder)
     names = [part.split()[0] for part in schema.split(", ")]
     files.select(*names).write.mode("overwrite").parquet(where)
     return files.sparkSession.read.schema(schema).parquet(where)
 
 
-def _opened(listed: "DataFrame", load: "Callable[[], DataFrame]") -> "DataFrame":
-    """Return those files of which the name does not say what they are, with `shows`."""
+def _sniff_unknown(listed: "DataFrame", load: "Callable[[], DataFrame]") -> "DataFrame":
+    """Return the files with unknown endings, with `shows`: whether they are images."""
     unknown = listed.filter(_may_be_image())
     one = unknown.select("path").first()
     if one is None or _is_reached(one["path"]):
-        return unknown.mapInArrow(_look, _SHOWS)
+        return unknown.mapInArrow(_look, _SNIFFED)
     return load().filter(_may_be_image()).withColumn("shows", _shows())
 
 
 def _look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_SNIFFING_THREADS) as pool:
         for batch in batches:
-            shows = list(pool.map(_begins_as_image, batch["path"].to_pylist()))
+            shows = list(pool.map(_file_begins_as_image, batch["path"].to_pylist()))
             yield batch.append_column("shows", pa.array(shows, pa.bool_()))
 
 
-def _begins_as_image(path: str) -> bool:
-    """Tell it of a file by its first bytes; what is gone is none, nor what nobody here may read.
+def _file_begins_as_image(path: str) -> bool:
+    """Tell by its first bytes whether a file is an image; no for missing and forbidden files.
 
-    What else fails, as where a store does not answer, raises: it says nothing about the file.
+    Other errors, as of a store that does not answer, are raised: they are not about the file.
     """
     try:
         with open_file(path) as file:
-            return shows_image(file.read(FIRST_BYTES))
+            return begins_as_image(file.read(FIRST_BYTES))
     except (FileNotFoundError, ImageError):
         return False
     except OSError:
@@ -203,7 +226,7 @@ def _begins_as_image(path: str) -> bool:
 
 
 def _is_reached(path: str) -> bool:
-    """Tell whether files can be opened without Spark where this one lies."""
+    """Tell whether a file can be opened without Spark."""
     if not path.startswith("file:"):
         try:
             open_file(path).close()
@@ -212,16 +235,16 @@ def _is_reached(path: str) -> bool:
     return True
 
 
-def _is_named() -> "Column":
-    """Tell of each file whether its name says that it is an image."""
+def _has_image_ending() -> "Column":
+    """Return whether the ending of each file is that of a readable image."""
     return _ending().isin(*readable())
 
 
 def _may_be_image() -> "Column":
-    """Tell of each file whether it has to be opened to know what it is."""
+    """Return whether the ending of each file is unknown, so that it has to be opened."""
     from pyspark.sql import functions as F
 
-    return ~_ending().isin(*readable(), *OTHERS) & (F.col("length") <= _OPENED_UP_TO)
+    return ~_ending().isin(*readable(), *OTHER_ENDINGS) & (F.col("length") <= _MAX_SNIFFED_BYTES)
 
 
 def _ending() -> "Column":
@@ -232,31 +255,31 @@ def _ending() -> "Column":
 
 
 def _shows() -> "Column":
-    """Tell of each file whether its content begins as that of an image."""
+    """Return whether the content of each file begins as an image does."""
     from pyspark.sql import functions as F
 
-    shows = F.udf(lambda first: shows_image(bytes(first or b"")), "boolean")
-    return shows(F.substring("content", 1, FIRST_BYTES))  # the rest stays with the JVM
+    shows = F.udf(lambda first: begins_as_image(bytes(first or b"")), "boolean")
+    return shows(F.substring("content", 1, FIRST_BYTES))  # the rest stays in the JVM
 
 
-def _count(listed: "DataFrame", opened: "DataFrame", left_out: LeftOut) -> None:
-    """Count the files that are no images by their endings."""
+def _count(listed: "DataFrame", opened: "DataFrame", ignored: IgnoredFiles) -> None:
+    """Add the files that are no images to the counts, by ending."""
     from pyspark.sql import functions as F
 
-    named = listed.filter(~_is_named() & ~_may_be_image())
-    if left_out.apart is not None:
-        named = named.filter(F.col("path") != f"file:{left_out.apart}")
+    named = listed.filter(~_has_image_ending() & ~_may_be_image())
+    if ignored.excluded is not None:
+        named = named.filter(F.col("path") != f"file:{ignored.excluded}")
     others = named.select("path").union(opened.filter("not shows").select("path"))
     counts = others.groupBy(_ending().alias("type")).count()
-    most = counts.orderBy(F.desc("count"), "type").limit(TYPES).collect()
+    most = counts.orderBy(F.desc("count"), "type").limit(MAX_TYPES).collect()
     for row in most:
-        left_out.add(row["type"], row["count"])
-    if len(most) == TYPES and (total := counts.agg(F.sum("count")).first()) is not None:
-        left_out.add(REST, total[0] - sum(row["count"] for row in most))
+        ignored.add(row["type"], row["count"])
+    if len(most) == MAX_TYPES and (total := counts.agg(F.sum("count")).first()) is not None:
+        ignored.add(OTHER_TYPES, total[0] - sum(row["count"] for row in most))
 
 
 def _as_listed(files: "DataFrame") -> "DataFrame":
-    """Give Spark's columns of a file the names and values that listings have."""
+    """Convert Spark's columns of files to those of listings."""
     from pyspark.sql import functions as F
 
     return files.select(

@@ -1,7 +1,16 @@
-"""A collection laid out in two dimensions, for the map on the page: alike is near."""
+"""Lay out a collection in two dimensions for the map on the page; similar images are near."""
 
 from lookalike.layout.job import Job
-from lookalike.layout.keeping import keep, kept, kept_before
-from lookalike.layout.placing import MOST, Layout, lay_out, with_changes
+from lookalike.layout.keeping import load_layout, load_older_layout, save_layout
+from lookalike.layout.placing import MAX_IMAGES, Layout, lay_out, with_changes
 
-__all__ = ["MOST", "Layout", "lay_out", "with_changes", "kept", "kept_before", "keep", "Job"]
+__all__ = [
+    "MAX_IMAGES",
+    "Layout",
+    "lay_out",
+    "with_changes",
+    "load_layout",
+    "load_older_layout",
+    "save_layout",
+    "Job",
+]

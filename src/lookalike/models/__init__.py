@@ -1,10 +1,10 @@
-"""Networks, their weights, the engines that run them, and the precisions they run in."""
+"""Networks, their weights, the runtimes that execute them, and their precisions."""
 
 from lookalike.models.engines import DEVICES, Engine, engine, find_device
-from lookalike.models.model import Model, in_words, resolve
+from lookalike.models.model import Model, check_description, resolve
 from lookalike.models.precision import (
     PRECISIONS,
-    SAMPLE,
+    SAMPLE_IMAGES,
     at_precision,
     check_precision,
     in_f32,
@@ -16,15 +16,15 @@ from lookalike.models.precision import (
 __all__ = [
     "DEVICES",
     "PRECISIONS",
-    "SAMPLE",
+    "SAMPLE_IMAGES",
     "Engine",
     "Model",
     "at_precision",
+    "check_description",
     "check_precision",
     "engine",
     "find_device",
     "in_f32",
-    "in_words",
     "is_bundled",
     "overlap",
     "overlaps",

@@ -1,8 +1,8 @@
-"""The bundled EfficientNet-Lite0 in OpenVINO's own operations, straight from its weights.
+"""Build the bundled EfficientNet-Lite0 from OpenVINO operations, without torch.
 
-Tan, Le, "EfficientNet: Rethinking model scaling for convolutional neural networks" (2019), in the
-form with ReLU6 and without squeeze-and-excitation. Its batch normalisations are folded into the
-convolutions already. `lite0_torch` is the same network in PyTorch.
+Tan, Le, "EfficientNet: Rethinking model scaling for convolutional neural networks" (2019), with
+ReLU6 and without squeeze-and-excitation. The file has the batch normalisations folded into the
+convolutions. `lite0_torch` is the same network in PyTorch.
 """
 
 from importlib.resources.abc import Traversable
@@ -14,12 +14,12 @@ import numpy.typing as npt
 from lookalike.images import SIDE
 from lookalike.models.engines import packed
 
-FEATURES = 1280  # numbers of the network itself
-WIDTH = 512  # of what the projection makes of them
-MEAN = 127.0  # of every channel of its pixels, in 0..255
+FEATURES = 1280  # numbers before the projection
+WIDTH = 512  # numbers after it
+MEAN = 127.0  # of every channel, in 0..255
 DEVIATION = 128.0
-SHIFT = 0.03  # added before the square root, which is too steep near nothing
-# Blocks of each stage, and the stride of its first one; their kernels' side, their channels.
+SHIFT = 0.03  # added before the square root, which is too steep near zero
+# For each stage: number of blocks, stride of the first one, kernel side, channels.
 STAGES = (
     (1, 1, 3, 16),
     (2, 2, 3, 24),
@@ -34,10 +34,10 @@ Floats = npt.NDArray[np.float32]
 
 
 def lite0(weights: Traversable, projected: bool = True) -> tuple[bytes, bytes]:
-    """Return OpenVINO's two files for a safetensors file of Lite0: the graph, the weights.
+    """Return graph and weights, in OpenVINO's format, for a safetensors file of Lite0.
 
-    The network maps pixels, uint8 (n, 224, 224, 3), to float32 (n, width): what the file's
-    projection makes of the features, or without it the 1,280 features themselves.
+    The network maps uint8 pixels (n, 224, 224, 3) to float32 (n, 512), or, if not `projected`, to
+    the features (n, 1280).
     """
     import openvino
     from openvino import opset13 as ops
@@ -49,7 +49,7 @@ def lite0(weights: Traversable, projected: bool = True) -> tuple[bytes, bytes]:
     def convolution(flow: Any, name: str, stride: int = 1) -> Any:
         kernel = tensors[f"{name}.weight"]
         size, pad, step = [stride] * 2, [0, 0], [1, 1]
-        if name.endswith("depthwise"):  # one kernel a channel
+        if name.endswith("depthwise"):  # one kernel for each channel
             kernel = kernel[:, None]
             flow = ops.group_convolution(flow, kernel, size, pad, pad, step, "same_upper")
         else:

@@ -1,4 +1,4 @@
-"""Engines: what turns pixels into vectors at speed. OpenVINO on CPUs, PyTorch on CUDA.
+"""Run networks: OpenVINO on CPUs, PyTorch on CUDA.
 
 https://docs.openvino.ai/2025/openvino-workflow/running-inference.html
 https://docs.pytorch.org/docs/stable/notes/cuda.html
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Its absence makes OpenVINO use its own silent stand-in: nothing is ever reported to anybody.
+# Without this package OpenVINO reports nothing to anybody.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -41,7 +41,7 @@ Vectors: TypeAlias = npt.NDArray[np.float32]
 class Engine(Protocol):
     """A callable from pixels, uint8 (n, 224, 224, 3), to features, float32 (n, width).
 
-    Threads may share it. `batch` is the n at which it is quickest.
+    Threads may share it. `batch` is the fastest n.
     """
 
     batch: int
@@ -54,12 +54,12 @@ _FIRST_CALL = threading.Lock()
 
 
 class OpenVinoEngine:
-    """One network compiled for this processor.
+    """A network compiled for this processor.
 
-    `threads` work on the batches of `streams` callers at a time; 0 threads means all cores.
+    `threads`, 0 for all cores, work on the batches of up to `streams` callers at a time.
     """
 
-    batch = 16  # what flows between the layers still fits into the caches
+    batch = 16  # activations still fit into the processor's caches
     _has_run = False
 
     def __init__(
@@ -69,11 +69,11 @@ class OpenVinoEngine:
 
         core = openvino.Core()
         options: dict[str, Any] = {
-            # What a quantised network leaves in floating point is not worth rounding once more.
+            # The layers that int8 leaves in floating point stay in f32.
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
-            "ENABLE_CPU_PINNING": False,  # two workers would pin themselves to the same core
+            "ENABLE_CPU_PINNING": False,  # else two workers use the same core
         }
         check_graph(xml, len(weights))
         try:
@@ -88,8 +88,8 @@ class OpenVinoEngine:
         """Run the network on a batch of any size."""
         if OpenVinoEngine._has_run:
             return self._run(pixels)
-        # The first call in a process makes what all share. Two threads that make it at once can
-        # wait for each other for ever: one for the interpreter, one for what the other makes.
+        # The first call in a process creates shared state. Two threads that create it at the same
+        # time can deadlock: one holds the interpreter's lock, the other OpenVINO's.
         with _FIRST_CALL:
             vectors = self._run(pixels)
             OpenVinoEngine._has_run = True
@@ -99,16 +99,16 @@ class OpenVinoEngine:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._compiled.create_infer_request()
         results = self._of_thread.request.infer(pixels, share_inputs=True)
-        return np.array(results[0], dtype=np.float32)  # a copy: its own is reused
+        return np.array(results[0], dtype=np.float32)  # a copy: OpenVINO reuses its buffer
 
 
-_ON_GPU = 2  # batches at a time: the copies of one overlap with the computing of the other
+_CUDA_STREAMS = 2  # one copies while the other computes
 
 
 class TorchEngine:
-    """A network in PyTorch, channels last: on CUDA, or where OpenVINO cannot convert it.
+    """A network in PyTorch, for CUDA, and for networks that OpenVINO cannot convert.
 
-    On a CPU `threads` work on the batch of each caller; 0 threads means all cores.
+    On a CPU, `threads`, 0 for all cores, work on the batch of each caller.
     """
 
     def __init__(self, model: "Model", device: str, threads: int) -> None:
@@ -117,8 +117,7 @@ class TorchEngine:
 
         from lookalike.models.networks import FromPixels, restore
 
-        # f32 means f32: cuDNN would otherwise round what it multiplies to ten bits. For the whole
-        # process, for it knows nothing narrower: not a thread, not a call.
+        # Else cuDNN rounds f32 factors to ten bits. The switch is for the whole process.
         torch.backends.cudnn.allow_tf32 = False
         self.batch = 256 if device == "cuda" else 16
         self._device = device
@@ -129,8 +128,8 @@ class TorchEngine:
         with _memory_of_gpu():
             self._network = network.to(device).to(memory_format=torch.channels_last)
         if device == "cuda":
-            torch.cuda.synchronize()  # no other stream waits for what the default one has begun
-            for _ in range(_ON_GPU):
+            torch.cuda.synchronize()  # other streams do not wait for the default one
+            for _ in range(_CUDA_STREAMS):
                 self._streams.put(torch.cuda.Stream())  # type: ignore[no-untyped-call]
         if device == "cpu" and threads:
             torch.set_num_threads(threads)
@@ -138,15 +137,15 @@ class TorchEngine:
     def __call__(self, pixels: Pixels) -> Vectors:
         """Run the network on a batch of any size.
 
-        On CUDA a calling thread waits for one of a few streams: each keeps memory of its own.
-        Raises `LookalikeError` where that memory does not suffice.
+        On CUDA, callers wait for one of a few streams, each of which has its own memory. Raises
+        `LookalikeError` if the GPU's memory is full.
         """
         import torch
 
         batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         if self._device == "cuda":
             batch = batch.pin_memory()
-        # What autocast keeps is the process's: one stream would use what another has yet to make.
+        # Autocast's cache is shared by streams, which do not wait for each other.
         mixed = torch.autocast(
             self._device, self._type, enabled=self._type != torch.float32, cache_enabled=False
         )
@@ -172,20 +171,20 @@ class TorchEngine:
 
 @contextlib.contextmanager
 def _memory_of_gpu() -> Iterator[None]:
-    """Say what to do where the memory of a GPU does not suffice."""
+    """Raise `LookalikeError` with advice if the GPU's memory is full."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError:
         raise LookalikeError(
-            "the memory of the GPU is full, mostly of what other programs have there: "
+            "the memory of the GPU is full, mostly of other programs' data: "
             'end one of them, or set `device="cpu"`'
         ) from None
 
 
 def convert(network: "FromPixels") -> tuple[bytes, bytes]:
-    """Convert a network to OpenVINO's two files, returned as bytes: the graph, the weights."""
+    """Convert a PyTorch network; return graph and weights in OpenVINO's format."""
     import warnings
 
     import openvino
@@ -195,14 +194,14 @@ def convert(network: "FromPixels") -> tuple[bytes, bytes]:
 
     example = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's own deprecation notes
+        warnings.simplefilter("ignore")  # the tracer's deprecations
         model = openvino.convert_model(network, example_input=example)
     model.reshape([-1, SIDE, SIDE, 3])
     return packed(model)
 
 
 def packed(model: Any) -> tuple[bytes, bytes]:
-    """Return OpenVINO's two files of one of its models: the graph, the weights."""
+    """Return graph and weights of an OpenVINO model as bytes."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
@@ -212,9 +211,9 @@ def packed(model: Any) -> tuple[bytes, bytes]:
 
 
 def processor() -> list[str]:
-    """Name the processor and what it does natively: what is quickest here is not so on every other.
+    """Return the processor's name and its native precisions, to key measured speeds.
 
-    Virtual machines give processors of several kinds the same name.
+    Virtual machines give different processors the same name.
     """
     import openvino
 
@@ -228,8 +227,8 @@ _NO_CUDA = "PyTorch finds no CUDA here"
 
 @lru_cache(1)
 def _why_no_cuda() -> str:
-    """Say why there is no CUDA to be had, "" if there is."""
-    # PyTorch takes seconds to import: first a look at whether there is a driver at all.
+    """Return why CUDA is unavailable, "" if it is available."""
+    # Look for a driver first: importing PyTorch takes seconds.
     if not (Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi")):
         return _NO_CUDA
     if not is_installed("torch"):
@@ -238,7 +237,7 @@ def _why_no_cuda() -> str:
 
     if not torch.cuda.is_available():
         return _NO_CUDA
-    try:  # it may be a card that this PyTorch was not built for, or one whose memory is taken
+    try:  # the card may be unsupported, or its memory full
         tiny = torch.ones(1, 1, 8, 8, device="cuda")
         torch.nn.functional.conv2d(tiny, tiny).item()
     except RuntimeError as error:
@@ -251,7 +250,7 @@ _warn_once = lru_cache(logger.warning)
 
 
 def find_device(wanted: str = "auto") -> str:
-    """Return `cuda` or `cpu` for one of `DEVICES`; `LookalikeError` where it is not to be had."""
+    """Return `cuda` or `cpu` for one of `DEVICES`; raise `LookalikeError` if it is unavailable."""
     if wanted not in DEVICES:
         raise LookalikeError(f"unknown device {wanted!r}: choose {either(DEVICES)}")
     if wanted == "cpu":
@@ -264,11 +263,11 @@ def find_device(wanted: str = "auto") -> str:
     return "cpu" if why_not else "cuda"
 
 
-_MODELS_AT_ONCE = 4
-_SAME = 0.995  # cosine of two vectors of one picture, on whatever processors; less is overflow
+_CACHED_ENGINES = 4
+_MIN_PROBE_COSINE = 0.995  # between processors; less means overflow
 
 
-@lru_cache(_MODELS_AT_ONCE)
+@lru_cache(_CACHED_ENGINES)
 def _engine(model: "Model", threads: int, streams: int, device: str) -> Engine:
     if device == "cuda" and model.network and not _why_no_cuda():
         return TorchEngine(model, "cuda", threads)
@@ -276,20 +275,20 @@ def _engine(model: "Model", threads: int, streams: int, device: str) -> Engine:
         return TorchEngine(model, "cpu", max(threads // streams, 1) if threads else 0)
     made = OpenVinoEngine(model.graph, model.weights_data, model.precision, threads, streams)
     if model.probe:
-        _compare(np.frombuffer(model.probe, np.float32), made(PROBE)[0])
+        _check_probe(np.frombuffer(model.probe, np.float32), made(PROBE)[0])
     return made
 
 
 PROBE: Pixels = np.random.default_rng(0).integers(0, 256, (1, 7, 7, 3), np.uint8)
 PROBE = PROBE.repeat(32, axis=1).repeat(32, axis=2)
-"""A picture of coloured squares, by whose vector an engine is known again: (1, 224, 224, 3)."""
+"""An image of coloured squares, uint8 (1, 224, 224, 3), whose vector checks an engine."""
 
 
-def _compare(wanted: Vectors, given: Vectors) -> None:
-    """Raise `LookalikeError` unless two vectors (width,) are those of one picture."""
-    lengths = float(np.linalg.norm(wanted) * np.linalg.norm(given))
-    cosine = float(wanted @ given) / max(lengths, 1e-30)
-    if not cosine > _SAME:
+def _check_probe(expected: Vectors, actual: Vectors) -> None:
+    """Raise `LookalikeError` unless two vectors (width,) agree."""
+    lengths = float(np.linalg.norm(expected) * np.linalg.norm(actual))
+    cosine = float(expected @ actual) / max(lengths, 1e-30)
+    if not cosine > _MIN_PROBE_COSINE:
         raise LookalikeError(
             "this processor computes int8 otherwise than the one where the network was calibrated "
             f"(cosine {cosine:.3f}): use one with VNNI, or index again with `overwrite=True`"
@@ -297,8 +296,17 @@ def _compare(wanted: Vectors, given: Vectors) -> None:
 
 
 def engine(model: "Model", threads: int = 0, streams: int = 1, device: str = "cpu") -> Engine:
-    """Return the engine of a model, made once a process.
+    """Return the engine of a model, created once for each process.
 
-    A worker without CUDA falls back to its processor, whatever the driver has.
+    Parameters
+    ----------
+    model
+        The model.
+    threads
+        Threads that the network uses, 0 for all cores.
+    streams
+        Callers that are served at the same time.
+    device
+        "cpu" or "cuda". A worker without CUDA uses its CPU.
     """
     return _engine(model, threads, streams, device)

@@ -1,8 +1,8 @@
-"""The graph of a network, looked through before OpenVINO reads it.
+"""Validate the graph of an untrusted network before OpenVINO reads it.
 
-An index brings its model along, and may come from anybody. OpenVINO's reader takes what it is given
-for any of the formats it knows, some of which name other files, and trusts sizes and depths in it:
-a sum that overflows has it read beyond the weights. Graphs that lookalike makes need none of that.
+An index contains its model, and anyone may have written it. OpenVINO's reader accepts every format
+it knows, some of which refer to other files, and trusts sizes and depths: sums that overflow make
+it read beyond the weights. Graphs of lookalike need none of that.
 https://docs.openvino.ai/2025/documentation/openvino-ir-format.html
 """
 
@@ -13,30 +13,41 @@ from xml.parsers import expat
 
 from lookalike.errors import LookalikeError
 
-_DEEPEST = 12  # elements inside each other; convolutions to transformers have 6
+_MAX_DEPTH = 12  # of nested elements; networks have 6
 _OPSET = re.compile(r"opset\d+")
-# Of constants, in bits. Strings are none of them: they would be addresses in the weights.
+# Size of constants in bits. Strings are not allowed: they would be addresses in the weights.
 _BITS = {"boolean": 8, "u8": 8, "i8": 8, "u16": 16, "i16": 16, "f16": 16, "bf16": 16, "u32": 32}
 _BITS |= {"i32": 32, "f32": 32, "u64": 64, "i64": 64, "f64": 64, "u4": 4, "i4": 4}
 
 
 def check_graph(graph: bytes, weights: int) -> None:
-    """Raise `LookalikeError` unless a graph is made of OpenVINO's own operations and is sound.
+    """Check that a graph consists of OpenVINO's own operations and stays within its weights.
 
-    `graph` is XML, `weights` the count of bytes in the other file. Constants lie within it, and no
-    part refers to other files, holds a network of its own, or is nested without end.
+    Parameters
+    ----------
+    graph
+        XML in OpenVINO's format.
+    weights
+        The size of the weights in bytes.
+
+    Raises
+    ------
+    LookalikeError
+        If a constant is outside the weights, or a part refers to other files, contains another
+        network, or is nested too deeply.
+
     """
     parser = expat.ParserCreate()
     names: list[str] = []
 
-    def start(name: str, given: dict[str, str]) -> None:
+    def start(name: str, attributes: dict[str, str]) -> None:
         names.append(name)
-        if names[0] != "net" or len(names) > _DEEPEST or name in ("body", "pre-process"):
+        if names[0] != "net" or len(names) > _MAX_DEPTH or name in ("body", "pre-process"):
             raise ValueError(f"{name} is not expected there")
-        if name == "layer" and not _OPSET.fullmatch(given.get("version", "")):
-            raise ValueError(f"an operation of {given.get('version')!r}")
-        if name == "data" and not given.keys().isdisjoint(("offset", "size")):
-            _check_constant(given, weights)
+        if name == "layer" and not _OPSET.fullmatch(attributes.get("version", "")):
+            raise ValueError(f"an operation of {attributes.get('version')!r}")
+        if name == "data" and not attributes.keys().isdisjoint(("offset", "size")):
+            _check_constant(attributes, weights)
 
     def end(_: str) -> None:
         names.pop()
@@ -55,10 +66,10 @@ def check_graph(graph: bytes, weights: int) -> None:
         ) from None
 
 
-def _check_constant(given: dict[str, str], weights: int) -> None:
-    """Raise `ValueError` or `KeyError` unless a constant lies in so many bytes of weights."""
-    offset, size = int(given["offset"]), int(given["size"])
-    shape = [int(number) for number in given["shape"].split(",") if number.strip()]
-    needed = -(-math.prod(shape) * _BITS[given["element_type"]] // 8)
+def _check_constant(attributes: dict[str, str], weights: int) -> None:
+    """Raise `ValueError` or `KeyError` for a constant outside the weights."""
+    offset, size = int(attributes["offset"]), int(attributes["size"])
+    shape = [int(number) for number in attributes["shape"].split(",") if number.strip()]
+    needed = -(-math.prod(shape) * _BITS[attributes["element_type"]] // 8)
     if min(offset, size, *shape, 0) < 0 or offset + size > weights or size != needed:
         raise ValueError("a constant that is not within its weights")

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet's weights, for photos of anything: what `lookalike[lite0]` adds.
+"""Load EfficientNet-Lite0 with ImageNet's weights from the packages of `lookalike[lite0]`.
 
 Tan, Le, "EfficientNet: Rethinking model scaling for convolutional neural networks" (2019), in the
 form with ReLU6 and without squeeze-and-excitation. Network and weights are packages of a registry,

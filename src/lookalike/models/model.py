@@ -1,7 +1,7 @@
-"""A model: network, weights, preprocessing and precision, resolved once and then used everywhere.
+"""A model: network, weights, preprocessing and precision, resolved once and used everywhere.
 
-It is self-contained. Stored with a collection, it embeds queries there without torch, without the
-weights file and without the network.
+A model is self-contained: an index stores it, and embeds queries without torch, without the file of
+weights and without a download.
 """
 
 import contextlib
@@ -30,20 +30,40 @@ _FILES = {
     "network": "network.safetensors",
     "probe": "probe.bin",
 }
-_ABOUT = "model.json"
-_WIDEST = 65_536  # numbers in a vector; networks give some hundreds or thousands
-_WORDS = ("backbone", "weights", "precision", "width", "preprocessing", "fingerprint", "agreement")
+_DESCRIPTION_FILE = "model.json"
+_MAX_WIDTH = 65_536  # numbers in a vector; networks have hundreds or thousands
+_FIELDS = (
+    "backbone",
+    "weights",
+    "precision",
+    "width",
+    "preprocessing",
+    "fingerprint",
+    "agreement",
+)
 
 
 @dataclass(frozen=True)
 class Model:
-    """What makes two embeddings comparable: models with equal fingerprints give equal vectors.
+    """A network with its weights. Models with equal fingerprints return equal vectors.
 
-    `graph` and `weights_data` are the network as OpenVINO stores it, `network` its tensors for
-    PyTorch; either may be empty. `probe`, for int8, is the vector of `engines.PROBE`, float32: an
-    engine that gives another is refused, as where the sums of an older int8 overflow. `agreement`
-    is the share of the five nearest neighbours that a precision has in common with f32, where it
-    was measured.
+    Attributes
+    ----------
+    backbone, weights, precision, preprocessing
+        Their names.
+    width
+        Numbers in a vector.
+    fingerprint
+        Identifies all that vectors depend on.
+    agreement
+        The share of the five nearest neighbours that agree with f32, if it was measured.
+    graph, weights_data
+        The network in OpenVINO's format, or empty.
+    network
+        Its tensors for PyTorch as safetensors, or empty.
+    probe
+        For int8, the vector of `engines.PROBE` as float32. A processor that computes another
+        vector is refused.
     """
 
     backbone: str
@@ -62,39 +82,39 @@ class Model:
         return hash(self.fingerprint)
 
     def about(self) -> dict[str, Any]:
-        """The model in words, as stored and shown: everything but the network itself."""
-        return {key: getattr(self, key) for key in _WORDS}
+        """Return the description, as stored and shown: all fields except the network itself."""
+        return {key: getattr(self, key) for key in _FIELDS}
 
     def save(self, folder: Path) -> None:
-        """Write the model into a folder that appears whole or not at all."""
+        """Write the model to a folder, which appears completely or not at all."""
         contents = {name: getattr(self, name) for name in _FILES}
         sizes = {name: len(content) for name, content in contents.items() if content}
-        about = {**self.about(), "bytes": sizes, "crc32": _sums(contents)}
+        about = {**self.about(), "bytes": sizes, "crc32": _checksums(contents)}
         with new_folder(folder) as staging:
             for name in sizes:
                 (staging / _FILES[name]).write_bytes(contents[name])
-            (staging / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+            (staging / _DESCRIPTION_FILE).write_text(json.dumps(about, indent=1) + "\n")
 
     def keep(self, folder: Path) -> None:
-        """Write it into a folder of the cache in place of what is there, if that can be written."""
+        """Replace a folder of the cache by this model, unless the cache is read-only."""
         with keeping():
             delete_folder(folder)
             self.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a model back; `LookalikeError` where it is not whole."""
+        """Read a model; raise `LookalikeError` if it is incomplete."""
         try:
-            about = read_json(folder / _ABOUT)
+            about = read_json(folder / _DESCRIPTION_FILE)
             sizes = about.pop("bytes")
             contents: dict[str, Any] = {
                 name: (folder / _FILES[name]).read_bytes() for name in sizes
             }
             if sizes != {name: len(content) for name, content in contents.items()}:
                 raise ValueError("a file is cut short")
-            if about.pop("crc32", sums := _sums(contents)) != sums:  # older ones have none
+            if about.pop("crc32", sums := _checksums(contents)) != sums:  # older models have none
                 raise ValueError("a file is not what was written")
-            model = cls(**in_words(about), **contents)
+            model = cls(**check_description(about), **contents)
             if len(model.probe) not in (0, 4 * model.width):
                 raise ValueError("a vector of another width")
             return model
@@ -104,40 +124,54 @@ class Model:
             raise LookalikeError(f"no whole model in {folder} ({error}): index again") from None
 
 
-def _sums(contents: dict[str, bytes]) -> dict[str, int]:
+def _checksums(contents: dict[str, bytes]) -> dict[str, int]:
     return {name: zlib.crc32(content) for name, content in contents.items() if content}
 
 
-def in_words(about: Any) -> dict[str, Any]:
-    """Return what `Model.about` gave and JSON kept; `ValueError` where that was something else."""
+def check_description(about: Any) -> dict[str, Any]:
+    """Return the description of a model from JSON; raise `ValueError` for anything else."""
     if not isinstance(about, dict):
-        raise ValueError("no model in words")
-    kinds: dict[str, Any] = {**dict.fromkeys(_WORDS, str), "width": int, "agreement": float | None}
-    for name, kind in kinds.items():
-        if not isinstance(about.get(name), kind):
+        raise ValueError("no description of a model")
+    types: dict[str, Any] = {
+        **dict.fromkeys(_FIELDS, str),
+        "width": int,
+        "agreement": float | None,
+    }
+    for name, type_ in types.items():
+        if not isinstance(about.get(name), type_):
             raise ValueError(f"the {name} of the model is {str(about.get(name))[:40]!r}")
-    if not 0 < about["width"] <= _WIDEST:
+    if not 0 < about["width"] <= _MAX_WIDTH:
         raise ValueError(f"vectors of {about['width']} numbers")
     return about
 
 
 def fingerprint(parts: Sequence[str]) -> str:
-    """Return 16 hexadecimal digits for what makes a model what it is."""
+    """Return a hash of the parts that define a model, 16 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
 
 def identity(backbone: str, weights: str) -> str:
-    """Return the fingerprint in f32 of what is called so here and now; nothing is loaded for it."""
+    """Return the f32 fingerprint of a network and weights, without loading them."""
     return fingerprint([backbone, _weights_identity(backbone, weights), PREPROCESSING, "f32"])
 
 
 def resolve(backbone: str = AUTO, weights: str = AUTO, device: str = "cpu") -> Model:
-    """Find or make the model for these names, in full precision. Done once, on the driver.
+    """Load or convert a model in full precision, once, on the driver.
 
-    The converted network is kept in the cache folder: with the same file of weights only the first
-    call needs torch, with the bundled ones none. For CUDA the model carries its tensors too.
-    `auto` is what `weights.settle` says.
-    Raises `LookalikeError` for a network or weights that are not to be had.
+    The cache folder keeps converted networks: only the first call with a file of weights needs
+    torch, and the bundled weights never do.
+
+    Parameters
+    ----------
+    backbone, weights
+        Names, or a file of weights; `weights.settle` defines `auto`.
+    device
+        For "cuda" the model contains its PyTorch tensors too.
+
+    Raises
+    ------
+    LookalikeError
+        If there is no such network, or no such weights.
     """
     backbone, weights = settle(backbone, weights)
     own = identity(backbone, weights)
@@ -150,7 +184,7 @@ def resolve(backbone: str = AUTO, weights: str = AUTO, device: str = "cpu") -> M
             return kept
     except Unreadable:
         readable = False
-    except LookalikeError:  # not there yet, or damaged
+    except LookalikeError:  # missing or damaged
         pass
 
     make = _bundled if BUNDLED.get(backbone) == weights else _converted
@@ -162,7 +196,7 @@ def resolve(backbone: str = AUTO, weights: str = AUTO, device: str = "cpu") -> M
 
 
 def _bundled(backbone: str, weights: str, device: str) -> tuple[int, bytes, bytes, bytes]:
-    """Make what most people begin with, without the seconds that importing torch takes."""
+    """Build a bundled network without importing torch, which takes seconds."""
     from lookalike.models import efficientnet, resnet
 
     tensors = b""
@@ -176,7 +210,7 @@ def _bundled(backbone: str, weights: str, device: str) -> tuple[int, bytes, byte
 
 
 def _converted(backbone: str, weights: str, device: str) -> tuple[int, bytes, bytes, bytes]:
-    """Make any network by way of torch: width, OpenVINO's two files, tensors for PyTorch."""
+    """Convert any network from torch: return width, graph, weights, and PyTorch's tensors."""
     _require_torch(backbone, weights)
     from lookalike.models import networks
     from lookalike.models.engines import convert
@@ -184,7 +218,7 @@ def _converted(backbone: str, weights: str, device: str) -> tuple[int, bytes, by
     pure = networks.backbone(backbone, weights)
     network = networks.FromPixels(pure, backbone).eval()
     graph = data = tensors = b""
-    with contextlib.suppress(Exception):  # whatever it cannot convert, PyTorch can run
+    with contextlib.suppress(Exception):  # PyTorch can run what OpenVINO cannot convert
         graph, data = convert(network)
     if device != "cpu" or not graph:
         tensors = networks.dump(pure)
@@ -196,7 +230,7 @@ def _require_torch(backbone: str, weights: str) -> None:
 
 
 def _weights_identity(backbone: str, weights: str) -> str:
-    """Name weights by their content where they are a file, by their release otherwise."""
+    """Identify a file of weights by its content, other weights by their release."""
     if weights == "imagenet" and backbone == lite0.NAME:
         weights = str(lite0.packaged())
     if weights == "imagenet":
@@ -207,6 +241,6 @@ def _weights_identity(backbone: str, weights: str) -> str:
         return str(get_model_weights(backbone).DEFAULT) if known else weights
     path: Traversable = FILES.get(weights) or Path(weights)
     if not path.is_file():
-        return weights  # what is wrong with it is said where it is loaded
+        return weights  # loading it raises the error
     with path.open("rb") as file:
         return hashlib.file_digest(cast(BufferedReader, file), "blake2b").hexdigest()

@@ -1,7 +1,4 @@
-"""Networks without their last layer, and the weights they carry.
-
-It runs where a model is made, not where it is used.
-"""
+"""Create PyTorch networks without their last layer, with their weights, to convert or train."""
 
 import json
 import pickle
@@ -22,27 +19,39 @@ from lookalike.models import lite0
 from lookalike.models.lite0_torch import Lite0
 from lookalike.weights import AUTO, BUNDLED, FILES, settle
 
-_LARGEST = 65_504  # in half precision
-_WHOSE = "set `model` to the network that they were trained with"
+_MAX_HALF = 65_504  # the largest number in half precision
+_FIX_MODEL = "set `model` to the network that they were trained with"
 
 
 def backbone(name: str = "resnet18", weights: str = AUTO) -> nn.Module:
-    """Step 2: a classification network without its last layer, in eval mode.
+    """Return step 2 of the workflow: a classification network without its last layer.
 
-    `name` is one of torchvision's, or `efficientnet-lite0`. `weights` is `cars` or `general` (both
-    bundled, the first of resnet18, the other of efficientnet-lite0 with a projection), `imagenet`
-    (torchvision's own, or the package's) or a file. The module maps normalised float32 images
-    (n, 3, 224, 224) to features (n, width); resnet18 gives 512.
-    `auto` is what `weights.settle` says.
-    https://docs.pytorch.org/vision/stable/models.html
+    Parameters
+    ----------
+    name
+        A classification network of torchvision
+        (https://docs.pytorch.org/vision/stable/models.html), or `efficientnet-lite0`.
+    weights
+        `cars` (bundled, for resnet18), `general` (bundled, for efficientnet-lite0 with a
+        projection), `imagenet` or a file; `weights.settle` defines `auto`.
+
+    Returns
+    -------
+    A module in eval mode from normalised float32 images (n, 3, 224, 224) to features (n, width).
+    resnet18 has the width 512.
+
+    Raises
+    ------
+    LookalikeError
+        If there is no such network, no such weights, or they do not match.
     """
     name, weights = settle(name, weights)
     if name == lite0.NAME and weights not in ("cars", "imagenet"):
         state = _from_file(_file(name, weights))
-        if state.keys() == Lite0().state_dict().keys():  # as it is bundled, or trained from that
-            return _filled(Lite0(), state, name, weights)
+        if state.keys() == Lite0().state_dict().keys():  # bundled, or trained from that
+            return _load_state(Lite0(), state, name, weights)
         if "_conv_stem.weight" not in state:
-            raise LookalikeError(f"the weights {weights!r} are not of {name}; {_WHOSE}")
+            raise LookalikeError(f"the weights {weights!r} are not of {name}; {_FIX_MODEL}")
     network = _untrained(name, weights)
     head = _last_layer(network)
     state = _imagenet(name) if weights == "imagenet" else _from_file(_file(name, weights))
@@ -51,15 +60,15 @@ def backbone(name: str = "resnet18", weights: str = AUTO) -> nn.Module:
     if missing := sorted(wanted - state.keys()):
         raise LookalikeError(
             f"the weights {weights!r} are not of {name}: they lack {len(missing)} of its "
-            f"{len(wanted)} tensors, {missing[0]} first; {_WHOSE}"
+            f"{len(wanted)} tensors, {missing[0]} first; {_FIX_MODEL}"
         )
-    own = network.state_dict()  # has the versions of its layers, which files often lack
+    own = network.state_dict()  # contains the versions of layers, which files often lack
     own.update({key: state[key] for key in wanted})
-    _leave_out(head, _filled(network, own, name, weights))
+    _remove_layer(head, _load_state(network, own, name, weights))
     return network
 
 
-def _filled(
+def _load_state(
     network: nn.Module, state: dict[str, torch.Tensor], name: str, weights: str
 ) -> nn.Module:
     try:
@@ -67,23 +76,36 @@ def _filled(
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
         raise LookalikeError(
-            f"the weights {weights!r} are not of {name}: {detail}; {_WHOSE}"
+            f"the weights {weights!r} are not of {name}: {detail}; {_FIX_MODEL}"
         ) from None
     return network.float().eval()
 
 
 def dump(network: nn.Module) -> bytes:
-    """Return the tensors of a network that `backbone` made, as a safetensors file."""
+    """Return the tensors of a network of `backbone` as a safetensors file."""
     from safetensors.torch import save
 
     return save({key: value.contiguous() for key, value in network.state_dict().items()})
 
 
 def save(network: "FromPixels", file: Path, about: Mapping[str, str]) -> None:
-    """Write the weights in half precision, with the keys of the network's own state dict.
+    """Write weights as safetensors in half precision. Equal weights make equal files.
 
-    Equal ones make equal bytes. What is to be known `about` them is JSON in the file's metadata.
-    Raises `LookalikeError` where half precision cannot hold them, `OSError` where the disk cannot.
+    Parameters
+    ----------
+    network
+        Its state dict is written.
+    file
+        The file to write.
+    about
+        Metadata, written as JSON.
+
+    Raises
+    ------
+    LookalikeError
+        If a weight is too large for half precision.
+    OSError
+        If the file cannot be written.
     """
     from safetensors.torch import save as packed
 
@@ -93,17 +115,17 @@ def save(network: "FromPixels", file: Path, about: Mapping[str, str]) -> None:
     }
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise LookalikeError(
-            f"the weights have grown beyond what {_LARGEST:,} can hold: start with other `weights`"
+            f"the weights have grown beyond what {_MAX_HALF:,} can hold: start with other `weights`"
         )
     with new_file(file) as part:
-        # In one entry: safetensors writes several in any order.
+        # One entry: safetensors writes several in random order.
         part.write_bytes(packed(tensors, {"about": json.dumps(dict(about), sort_keys=True)}))
 
 
 def restore(name: str, weights: str, data: bytes) -> nn.Module:
-    """Make again the network that `backbone(name, weights)` gave, from what `dump` made of it.
+    """Restore the network of `backbone(name, weights)` from the result of `dump`.
 
-    Raises `LookalikeError` where `data` is of another one, or nothing of the kind.
+    Raises `LookalikeError` if `data` belongs to another network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -113,7 +135,7 @@ def restore(name: str, weights: str, data: bytes) -> nn.Module:
         network: nn.Module = Lite0()
         if name != lite0.NAME or tensors.keys() != network.state_dict().keys():
             network = _untrained(name, weights)
-            _leave_out(_last_layer(network), network)
+            _remove_layer(_last_layer(network), network)
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
         detail = " ".join(str(error).split())[-200:]
@@ -131,33 +153,33 @@ def _untrained(name: str, weights: str) -> nn.Module:
         )
     options: dict[str, bool] = {}
     if name in ("googlenet", "inception_v3"):
-        # torchvision's own weights for these two want their inputs scaled in another way. Without
-        # the second option they would begin with a slow random initialisation.
+        # torchvision's weights for these two need another input scale. The second option skips a
+        # slow random initialisation.
         options = {"transform_input": weights == "imagenet", "init_weights": False}
     network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     return network
 
 
-def _leave_out(layer: str, network: nn.Module) -> None:
+def _remove_layer(layer: str, network: nn.Module) -> None:
     parent, _, child = layer.rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
 
 
 def _last_layer(network: nn.Module) -> str:
-    """Name the layer that turns features into classes: the last linear one, else convolution."""
+    """Return the name of the classification layer: the last linear one, else convolution."""
     for kind in (nn.Linear, nn.Conv2d):
         names = [name for name, module in network.named_modules() if isinstance(module, kind)]
         if names:
             return str(names[-1])
-    raise LookalikeError(f"{type(network).__name__} has no last layer to leave out")
+    raise LookalikeError(f"{type(network).__name__} has no last layer to remove")
 
 
 def _file(name: str, weights: str) -> Traversable:
     if weights in FILES:
-        of = next(one for one in BUNDLED if BUNDLED[one] == weights)
-        if of != name:
+        owner = next(network for network in BUNDLED if BUNDLED[network] == weights)
+        if owner != name:
             raise LookalikeError(
-                f"the bundled weights {weights!r} are of {of}, not {name}: "
+                f"the bundled weights {weights!r} are of {owner}, not {name}: "
                 "set `weights` to imagenet or a file"
             )
         return FILES[weights]
@@ -180,7 +202,7 @@ def _imagenet(name: str) -> dict[str, torch.Tensor]:
             choice.url, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
         return dict(state)
-    except Exception as error:  # no network, a full disk, half a file or a web page in the cache
+    except Exception as error:  # no network, a full disk, a damaged cache
         detail = " ".join(str(error).split())[:200]
         raise LookalikeError(
             f"cannot fetch torchvision's weights for {name} ({detail}): connect once, or put "
@@ -189,7 +211,7 @@ def _imagenet(name: str) -> dict[str, torch.Tensor]:
 
 
 def _from_file(path: Traversable) -> dict[str, torch.Tensor]:
-    """Load safetensors, or a checkpoint of tensors alone. No pickled code is ever run."""
+    """Load safetensors, or a checkpoint that contains only tensors. Pickled code never runs."""
     from safetensors.torch import load, load_file
 
     try:
@@ -201,17 +223,17 @@ def _from_file(path: Traversable) -> dict[str, torch.Tensor]:
             return _cleaned(torch.load(file, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError:
         raise LookalikeError(
-            f"{path} is no checkpoint of tensors alone and was not loaded: it would have to run "
-            "code; save the network's state_dict as safetensors"
+            f"{path} contains more than tensors and was not loaded, since that would run code: "
+            "save the network's state_dict as safetensors"
         ) from None
-    except Exception as error:  # what is no checkpoint makes the reader fail in any way
+    except Exception as error:  # readers raise anything for other files
         kind, reason = type(error).__name__, one_line(error)
         detail = kind if reason == kind else f"{kind} {reason}"
         raise LookalikeError(f"{path} holds no weights that can be read: {detail}") from None
 
 
 def _cleaned(checkpoint: Any) -> dict[str, torch.Tensor]:
-    """Unwrap what training loops wrap around a state dict."""
+    """Unwrap a state dict from the dictionaries and prefixes of training loops."""
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
@@ -225,10 +247,14 @@ def _cleaned(checkpoint: Any) -> dict[str, torch.Tensor]:
 
 
 class FromPixels(nn.Module):
-    """A network that takes pixels as they are decoded and normalises them itself.
+    """A network from decoded pixels, uint8 (n, 224, 224, 3), to vectors, float32 (n, width).
 
-    uint8 (n, 224, 224, 3) in, float32 (n, width) out. `name`, as in `backbone`, says which mean
-    and deviation it was trained with.
+    Parameters
+    ----------
+    network
+        A network of `backbone`.
+    name
+        Its name, which defines the mean and standard deviation of its input.
     """
 
     def __init__(self, network: nn.Module, name: str = "resnet18") -> None:
@@ -244,12 +270,12 @@ class FromPixels(nn.Module):
         return self.of_images(pixels.permute(0, 3, 1, 2).float())
 
     def of_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Do so with float32 (n, 3, side, side) in 0..255, of any side the network can take."""
+        """Do the same for float32 (n, 3, side, side) in 0..255, of any side."""
         features: torch.Tensor = self.network((images - self.mean) / self.deviation)
         return features.flatten(1)
 
     @torch.no_grad()
     def width(self) -> int:
-        """Length of the vectors, found by asking the network."""
+        """Return the width of the vectors, found by one call."""
         black = torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8, device=self.mean.device)
         return int(self(black).shape[1])

@@ -1,4 +1,4 @@
-"""Precisions: f32, bf16 and int8, and the choice of the quickest one whose neighbours agree."""
+"""Convert models to f32, bf16 or int8, and choose the fastest whose neighbours agree with f32."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from lookalike.errors import LookalikeError, Unreadable, either
 from lookalike.extras import is_installed
 from lookalike.files import new_file
 from lookalike.models import lite0
-from lookalike.models.calibration import METHOD, expected, never_mind, quantize
+from lookalike.models.calibration import METHOD, cancel_preload, preload, quantize
 from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
 from lookalike.models.model import Model, fingerprint, identity, resolve
 from lookalike.spark import cores
@@ -24,16 +24,16 @@ from lookalike.untrusted import read_json
 from lookalike.weights import BUNDLED
 
 PRECISIONS = ("auto", "f32", "bf16", "int8")
-SAMPLE = 256  # images on which precisions are compared
-CALIBRATION = 32  # of these, the images whose activations give int8 its ranges
-_OF_DELICATE = 256  # images, for a network of `_NOT_IN_INT8`
-AGREEMENT = 0.95  # of the five nearest neighbours must be those of f32
-_NOT_IN_INT8 = {lite0.NAME}  # keeps 92 % of its neighbours at best: `auto` does not try
-_QUICKER = 0.85  # of the work of f32: else less precision buys nothing
+SAMPLE_IMAGES = 256  # on which precisions are compared
+CALIBRATION_IMAGES = 32  # of the sample, which set the ranges of int8
+_LITE0_CALIBRATION_IMAGES = 256
+MIN_AGREEMENT = 0.95  # share of the five nearest neighbours that are those of f32
+_LOSES_IN_INT8 = {lite0.NAME}  # keeps 92 % of its neighbours at best: `auto` skips int8
+_MAX_COST = 0.85  # of the time of f32, for a lower precision to be worth it
 
 
 def check_precision(precision: str) -> None:
-    """Raise `LookalikeError` for a precision that there is not."""
+    """Raise `LookalikeError` for an unknown precision."""
     if precision not in PRECISIONS:
         raise LookalikeError(f"unknown precision {precision!r}: choose {either(PRECISIONS)}")
 
@@ -41,13 +41,25 @@ def check_precision(precision: str) -> None:
 def at_precision(
     full: Model, precision: str, sample: Callable[[], Pixels] | None = None, device: str = "cpu"
 ) -> Model:
-    """Give a full-precision model another precision.
+    """Convert a full-precision model to another precision.
 
-    `auto` takes int8 (where NNCF is installed), else bf16, else f32: the first that is quicker than
-    f32 and agrees with it on the images that `sample` returns (uint8, (n, 224, 224, 3)); f32
-    without any. `int8` is calibrated on them. What was found out is kept in the cache folder, for
-    the same images and the same processor.
-    Raises `LookalikeError` for int8 without images, or where it is not to be had.
+    Parameters
+    ----------
+    full
+        A model in f32.
+    precision
+        One of `PRECISIONS`. `auto` chooses the first of int8 (if NNCF is installed), bf16 and f32
+        that is faster than f32 and agrees with it on the sample, and f32 without a sample. The
+        choice is cached for the same images and processor.
+    sample
+        Returns images, uint8 (n, 224, 224, 3), which also calibrate int8.
+    device
+        "cpu" or "cuda".
+
+    Raises
+    ------
+    LookalikeError
+        If int8 lacks images, or the model or device does not support it.
     """
     check_precision(precision)
     if precision == "bf16":
@@ -65,10 +77,10 @@ def at_precision(
 
 
 def in_f32(model: Model) -> Model | None:
-    """Return the model in full precision that another was made of; None where it is not at hand.
+    """Return the full-precision model that another was made from; None if it is not available.
 
-    bf16 has the weights of f32 and only computes with less. What int8 was made of is the bundled
-    model or lies in the cache folder, if anywhere: nothing is downloaded.
+    bf16 has the weights of f32. The original of int8 is the bundled model or in the cache folder;
+    nothing is downloaded.
     """
     if model.precision == "f32":
         return model
@@ -87,7 +99,7 @@ def in_f32(model: Model) -> Model | None:
 
 
 def is_bundled(model: Model) -> bool:
-    """Say whether a model was made of the weights that come with this version of lookalike."""
+    """Tell whether a model was made from the weights bundled with this version of lookalike."""
     if BUNDLED.get(model.backbone) != model.weights:
         return False
     full = identity(model.backbone, model.weights)
@@ -96,18 +108,23 @@ def is_bundled(model: Model) -> bool:
 
 
 def overlap(one: Vectors, other: Vectors, k: int = 5) -> float:
-    """Return the mean share of the k nearest neighbours that two embeddings have in common.
-
-    Both as in `overlaps`.
-    """
+    """Return the mean of `overlaps`: the share of nearest neighbours in common."""
     return float(overlaps(one, other, k).mean())
 
 
 def overlaps(one: Vectors, other: Vectors, k: int = 5) -> npt.NDArray[np.float64]:
-    """Return what share of its k nearest neighbours each image has in both embeddings: (n,).
+    """Return, for each image, the share of its k nearest neighbours that two embeddings share.
 
-    Both are float32 (n, width), of the same n > k images in the same order; every image asks for
-    its neighbours among the others, by cosine.
+    Parameters
+    ----------
+    one, other
+        float32 (n, width), of the same n > k images in the same order.
+    k
+        Neighbours among the other images, by cosine.
+
+    Returns
+    -------
+    float64 (n,), in 0..1.
     """
     pairs = zip(_neighbors(one, k), _neighbors(other, k), strict=True)
     return np.array([len(np.intersect1d(a, b)) / k for a, b in pairs])
@@ -115,9 +132,9 @@ def overlaps(one: Vectors, other: Vectors, k: int = 5) -> npt.NDArray[np.float64
 
 def _neighbors(vectors: Vectors, k: int) -> npt.NDArray[np.intp]:
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
-    nearness = unit @ unit.T
-    np.fill_diagonal(nearness, -np.inf)
-    return np.argsort(-nearness, axis=1, kind="stable")[:, :k]
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    return np.argsort(-cosines, axis=1, kind="stable")[:, :k]
 
 
 def _bf16(full: Model) -> Model:
@@ -125,20 +142,20 @@ def _bf16(full: Model) -> Model:
 
 
 def _int8(full: Model, pixels: Pixels) -> Model:
-    count = _OF_DELICATE if full.backbone in _NOT_IN_INT8 else CALIBRATION
-    some = pixels[:: max(len(pixels) // count, 1)][:count]
-    made_of = [full.fingerprint, "int8", METHOD, _digest(some)]
+    count = _LITE0_CALIBRATION_IMAGES if full.backbone in _LOSES_IN_INT8 else CALIBRATION_IMAGES
+    sample = pixels[:: max(len(pixels) // count, 1)][:count]
+    made_of = [full.fingerprint, "int8", METHOD, _digest(sample)]
     folder = cache_folder() / "models" / fingerprint(made_of)
     readable = True
     try:
         kept = replace(Model.load(folder), weights=full.weights)
-        never_mind()
+        cancel_preload()
         return kept
     except Unreadable:
         readable = False
     except LookalikeError:  # not there yet, or damaged
         pass
-    graph, data = quantize(full.graph, full.weights_data, some)
+    graph, data = quantize(full.graph, full.weights_data, sample)
     model = replace(
         full,
         precision="int8",
@@ -154,27 +171,27 @@ def _int8(full: Model, pixels: Pixels) -> Model:
 
 
 def _int8_fingerprint(full: str, data: bytes) -> str:
-    """Return the fingerprint of the int8 model with these weights, made of that of f32."""
+    """Return the fingerprint of the int8 model with these weights, made from an f32 model."""
     return fingerprint([full, "int8", hashlib.blake2b(data, digest_size=16).hexdigest()])
 
 
 def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
-    """Compare precisions on real images: both their speed and their neighbours are measured."""
-    if len(pixels) < SAMPLE // 2:  # few enough to be embedded before anything is known
+    """Choose a precision by measured speed and neighbours on real images."""
+    if len(pixels) < SAMPLE_IMAGES // 2:  # embedding them in f32 is faster than measuring
         return full
     makers: dict[str, Callable[[], Model]] = {"bf16": lambda: _bf16(full)}
     on_cpu = device == "cpu" and bool(full.graph)
-    if on_cpu and full.backbone not in _NOT_IN_INT8 and is_installed("nncf"):
+    if on_cpu and full.backbone not in _LOSES_IN_INT8 and is_installed("nncf"):
         makers = {"int8": lambda: _int8(full, pixels), **makers}
     known = [full.fingerprint, _digest(pixels), device, METHOD, *makers, *processor()]
     note = cache_folder() / "choices" / f"{fingerprint(known)}.json"
-    # Not there, or damaged, or of an int8 that is gone:
+    # The note may be missing or damaged, or its int8 model gone.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, LookalikeError):
         choice = read_json(note)
         made = {"f32": lambda: full, **makers}[choice["precision"]]()
         return replace(made, agreement=choice["agreement"])
 
-    with expected("int8" in makers):  # NNCF is imported while f32 is measured
+    with preload("int8" in makers):  # NNCF is imported while f32 is measured
         chosen = _compare(full, makers, pixels, device)
     with keeping():
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -187,29 +204,29 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
 def _compare(
     full: Model, makers: dict[str, Callable[[], Model]], pixels: Pixels, device: str
 ) -> Model:
-    wanted, cost = _run(full, pixels, device)
+    reference, full_seconds = _embed_timed(full, pixels, device)
     for make in makers.values():
         try:
             candidate = make()
-            vectors, costs = _run(candidate, pixels, device)
-        except (LookalikeError, OSError, RuntimeError):  # not every network, not on every machine
+            vectors, seconds = _embed_timed(candidate, pixels, device)
+        except (LookalikeError, OSError, RuntimeError):  # not supported by this network or machine
             continue
-        agreement = overlap(wanted, vectors)
-        if agreement >= AGREEMENT and costs < _QUICKER * cost:
+        agreement = overlap(reference, vectors)
+        if agreement >= MIN_AGREEMENT and seconds < _MAX_COST * full_seconds:
             return replace(candidate, agreement=round(agreement, 4))
     return full
 
 
-def _run(model: Model, pixels: Pixels, device: str) -> tuple[Vectors, float]:
-    """Embed pixels; return the vectors and the seconds of work, which on a CPU are CPU seconds.
+def _embed_timed(model: Model, pixels: Pixels, device: str) -> tuple[Vectors, float]:
+    """Embed pixels; return the vectors and the seconds, on a CPU in CPU time.
 
-    A JVM that starts meanwhile would make whatever is measured first look slow.
+    Wall time would depend on other work, such as a JVM that starts.
     """
     clock = time.process_time if device == "cpu" else time.perf_counter
     run = engine(model, cores(), streams=cores(), device=device)
     batches = [pixels[at : at + run.batch] for at in range(0, len(pixels), run.batch)]
     with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(run, batches[: cores()]))  # the first ones also prepare the engine
+        list(pool.map(run, batches[: cores()]))  # warm-up
         started = clock()
         vectors = np.concatenate(list(pool.map(run, batches)))
         return vectors, clock() - started

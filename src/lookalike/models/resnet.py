@@ -1,7 +1,7 @@
-"""The bundled ResNet-18 in OpenVINO's own operations, straight from its weights, without torch.
+"""Build the bundled ResNet-18 from OpenVINO operations, without torch.
 
-He, Zhang, Ren, Sun, "Deep residual learning for image recognition" (2016), in the form torchvision
-gave it. `engines.convert` comes to the same network from PyTorch's, some seconds later.
+He, Zhang, Ren, Sun, "Deep residual learning for image recognition" (2016), as in torchvision.
+`engines.convert` creates the same network from PyTorch's, but takes seconds.
 """
 
 from importlib.resources.abc import Traversable
@@ -21,9 +21,9 @@ Floats = npt.NDArray[np.float32]
 
 
 def resnet18(weights: Traversable) -> tuple[bytes, bytes]:
-    """Return OpenVINO's two files for a safetensors file of ResNet-18: the graph, the weights.
+    """Return graph and weights, in OpenVINO's format, for a safetensors file of ResNet-18.
 
-    The network maps pixels, uint8 (n, 224, 224, 3), to features, float32 (n, 512).
+    The network maps uint8 pixels (n, 224, 224, 3) to float32 features (n, 512).
     """
     import openvino
     from openvino import opset1
@@ -34,14 +34,14 @@ def resnet18(weights: Traversable) -> tuple[bytes, bytes]:
     tensors = {name: tensor.astype(np.float32) for name, tensor in stored.items()}
 
     def convolution(flow: Any, name: str, norm: str, stride: int = 1) -> Any:
-        kernel, bias = _folded(tensors, name, norm)
+        kernel, bias = _fold_batch_norm(tensors, name, norm)
         size, pad = [stride] * 2, [kernel.shape[2] // 2] * 2
         return ops.add(ops.convolution(flow, kernel, size, pad, pad, [1, 1]), bias)
 
     pixels = ops.parameter([-1, SIDE, SIDE, 3], np.uint8)
     flow = ops.transpose(ops.convert(pixels, "f32"), np.array([0, 3, 1, 2]))
-    flow = ops.subtract(flow, _a_channel(np.array(MEAN) * 255))
-    flow = ops.divide(flow, _a_channel(np.array(DEVIATION) * 255))
+    flow = ops.subtract(flow, _per_channel(np.array(MEAN) * 255))
+    flow = ops.divide(flow, _per_channel(np.array(DEVIATION) * 255))
     flow = ops.relu(convolution(flow, "conv1", "bn1", stride=2))
     flow = opset1.max_pool(flow, [2, 2], [1, 1], [1, 1], [3, 3])
     for layer in (1, 2, 3, 4):
@@ -58,15 +58,15 @@ def resnet18(weights: Traversable) -> tuple[bytes, bytes]:
     return packed(openvino.Model([features], [pixels]))
 
 
-def _folded(tensors: dict[str, Floats], name: str, norm: str) -> tuple[Floats, Floats]:
-    """Fold the batch normalisation after a convolution into it: kernel and bias."""
+def _fold_batch_norm(tensors: dict[str, Floats], name: str, norm: str) -> tuple[Floats, Floats]:
+    """Return the kernel and bias of a convolution with its batch normalisation folded in."""
     gain, shift, mean, variance = (
         tensors[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gain / np.sqrt(variance + _EPSILON)
     kernel: Floats = tensors[f"{name}.weight"] * scale[:, None, None, None]
-    return kernel, _a_channel(shift - mean * scale)
+    return kernel, _per_channel(shift - mean * scale)
 
 
-def _a_channel(values: npt.NDArray[Any]) -> Floats:
+def _per_channel(values: npt.NDArray[Any]) -> Floats:
     return values.astype(np.float32).reshape(1, -1, 1, 1)

@@ -1,11 +1,11 @@
-"""The neighbours of many images at once, on Spark: all of a collection, or those of other vectors.
+"""All-pairs k-nearest-neighbour search on Spark, exact or approximate.
 
-Exactly: a task holds a group of segments, and all queries pass by in blocks. By cells: a task holds
-a region, cells that lie together, and gets the queries that look into one of them; what travels to
-it are numbers of queries and cells, packed by the thousand, and no vector. Either way the k best
-rows that tasks found for a query are merged to the k best of all, a block of queries at a time.
-Nothing is joined on buckets and nothing is collected; memory is bounded by a group or region and a
-block, what is shuffled by k rows a query and region.
+Exact: a task loads a group of segments and compares all queries with it, block by block.
+Approximate: a task loads a region, cells that lie together, and receives packed numbers of the
+queries that probe its cells, no vectors. In both cases the k best rows per query and task are
+merged to the k best of all, a block of queries at a time.
+Nothing is collected. A group or region and a block bound the memory; k rows per query and region
+bound the shuffle.
 """
 
 from collections.abc import Sequence
@@ -15,100 +15,125 @@ import numpy as np
 
 from lookalike.defaults import RECALL
 from lookalike.engine import KnnEngine
-from lookalike.neighbors.held import REGION_ROWS, Held, regions
-from lookalike.neighbors.queries import Queries, Source, store
+from lookalike.neighbors.held import MAX_REGION_ROWS, Partition, plan_regions
+from lookalike.neighbors.queries import Queries, QuerySource, write_queries
 from lookalike.neighbors.reach import effort_within
 from lookalike.neighbors.tasks import (
-    FOUND,
-    LOOKS,
-    NEIGHBORS,
-    comparing,
-    ddl,
-    looking,
-    merging,
-    routing,
+    CANDIDATES_SCHEMA,
+    NEIGHBORS_SCHEMA,
+    PROBES_SCHEMA,
+    compare_task,
+    merge_task,
+    region_task,
+    route_task,
+    spark_schema,
 )
 from lookalike.search import check_k
-from lookalike.searcher import Searcher, home
+from lookalike.searcher import Searcher, assign_cells
 from lookalike.storage import EmbeddingTable, Segment
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["NEIGHBORS", "Held", "Queries", "neighbors", "store"]
+__all__ = ["NEIGHBORS_SCHEMA", "Partition", "Queries", "knn_join", "write_queries"]
 
-GROUP_ROWS = 131_072
-"""Rows that a task of exact search holds at most: a quarter of a gigabyte of vectors."""
-_REGIONS = 2  # a core at least, which differ in cost; with more a query looks into more of them
-_TASKS = 4  # a core
-_FEW = 1 / 4  # of the cells
+MAX_GROUP_ROWS = 131_072
+"""Rows in memory of a task of exact search: a quarter of a gigabyte of vectors."""
+_MIN_REGIONS_PER_CORE = 2  # for balance; with more regions a query probes more of them
+_TASKS_PER_CORE = 4
+_MAX_PROBED_SHARE = 1 / 4  # of all cells; beyond it matrix products over all rows are quicker
 
 
-def neighbors(
+def knn_join(
     spark: "SparkSession",
     collection: EmbeddingTable,
     k: int,
-    queries: Sequence[Source] | None = None,
+    queries: Sequence[QuerySource] | None = None,
     engine: KnnEngine = "auto",
     recall: float = RECALL,
     within: float = np.inf,
 ) -> "DataFrame":
-    """Find the k nearest rows of a collection to each query: a DataFrame with a row a pair.
+    """Find the k nearest rows of a collection to each query.
 
-    Its columns are `query_id, rank, neighbor_id, distance`. Without `queries` the rows of the
-    collection ask, each of which then leaves itself out. Distances are Euclidean, equal ones
-    ordered by id; of more equal ones than there is room for, any may be given. Rows farther than
-    `within` are left out. `auto` is exact for small collections.
+    Parameters
+    ----------
+    spark : SparkSession
+    collection : EmbeddingTable
+    k : int
+    queries : sequence of QuerySource, optional
+        By default the rows of the collection, each of which leaves itself out.
+    engine : {"auto", "exact", "approximate"}
+        `auto` is exact for small collections.
+    recall : float
+        Target recall of approximate search.
+    within : float
+        Leave out rows farther than this Euclidean distance.
+
+    Returns
+    -------
+    DataFrame
+        One row per pair: `query_id bigint, rank int, neighbor_id bigint, distance float`. Equal
+        distances are ordered by id; of more ties than k, any may be left out.
+
+    Raises
+    ------
+    LookalikeError
+        For an invalid k, engine or recall.
     """
     check_k(k)
     searcher = Searcher(collection)
     segments = searcher.rows.segments
-    asked = Queries.of(segments if queries is None else queries)
+    exclude_self = queries is None
+    blocks = Queries.split(segments if queries is None else queries)
     if within < np.inf:
-        effort = effort_within(searcher, asked, within, k, engine, recall, queries is None)
+        effort = effort_within(searcher, blocks, within, k, engine, recall, exclude_self)
     else:
         effort = searcher.effort(k, engine, recall, len(searcher.rows))
-    if engine == "auto" and effort is not None and effort.cells > _FEW * len(searcher.cells):
-        effort = None  # matrix products over all rows are quicker
-    tasks = spark.sparkContext.defaultParallelism
+    if engine == "auto" and effort and effort.cells > _MAX_PROBED_SHARE * len(searcher.cells):
+        effort = None
+    cores = spark.sparkContext.defaultParallelism
+    tasks = _TASKS_PER_CORE * cores
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
-    own = queries is None
     if effort is None:
-        groups = group(segments, tasks)
-        compare = comparing(groups, asked, k, own, within, threads)
-        found = spark.range(0, len(groups), 1, len(groups)).mapInArrow(compare, ddl(FOUND))
+        groups = group_segments(segments, cores)
+        compare = compare_task(groups, blocks, k, exclude_self, within, threads)
+        numbers = spark.range(0, len(groups), 1, len(groups))
+        found = numbers.mapInArrow(compare, spark_schema(CANDIDATES_SCHEMA))
     else:
         cells = searcher.cells
         counts = np.zeros(len(cells), np.int64)
         for segment in segments:
-            counts += np.bincount(home(segment, cells), minlength=len(cells))
-        most = min(REGION_ROWS, max(-(-len(searcher.rows) // (_REGIONS * tasks)), 1))
-        plan = list(regions(counts, most))
-        least = k + own if within == np.inf else 0
-        route = routing(cells, counts, plan, asked, effort.cells, least, threads)
-        look = looking(segments, cells, plan, asked, k, own, within, effort, threads)
-        blocks = spark.range(0, len(asked.blocks), 1, _TASKS * tasks)
-        parts = max(_TASKS * tasks, len(plan))
-        looks = blocks.mapInArrow(route, ddl(LOOKS)).repartition(parts, "region")
-        found = looks.sortWithinPartitions("region").mapInArrow(look, ddl(FOUND))
-    merged = found.repartition(_TASKS * tasks, "block").sortWithinPartitions("block")
-    return merged.mapInArrow(merging(asked, k), ddl(NEIGHBORS))
+            counts += np.bincount(assign_cells(segment, cells), minlength=len(cells))
+        max_rows = max(-(-len(searcher.rows) // (_MIN_REGIONS_PER_CORE * cores)), 1)
+        regions = list(plan_regions(counts, min(MAX_REGION_ROWS, max_rows)))
+        min_rows = k + exclude_self if within == np.inf else 0
+        route = route_task(cells, counts, regions, blocks, effort.cells, min_rows, threads)
+        search = region_task(
+            segments, cells, regions, blocks, k, exclude_self, within, effort, threads
+        )
+        numbers = spark.range(0, len(blocks.blocks), 1, tasks)
+        probes = numbers.mapInArrow(route, spark_schema(PROBES_SCHEMA))
+        probes = probes.repartition(max(tasks, len(regions)), "region")
+        probes = probes.sortWithinPartitions("region")
+        found = probes.mapInArrow(search, spark_schema(CANDIDATES_SCHEMA))
+    merged = found.repartition(tasks, "block").sortWithinPartitions("block")
+    return merged.mapInArrow(merge_task(blocks, k), spark_schema(NEIGHBORS_SCHEMA))
 
 
-def group(segments: Sequence[Segment], tasks: int) -> list[list[Segment]]:
-    """Put neighbouring segments together: `tasks` groups or more, of `GROUP_ROWS` or fewer.
+def group_segments(segments: Sequence[Segment], tasks: int) -> list[list[Segment]]:
+    """Group neighbouring segments: at least `tasks` groups of at most `MAX_GROUP_ROWS` rows.
 
-    A segment stays whole, so that there may be fewer groups, and larger ones of one segment.
+    Segments stay whole, so there may be fewer groups, and a larger group of one segment.
     """
     sizes = [len(segment.ids) for segment in segments]
-    most = min(GROUP_ROWS, max(-(-sum(sizes) // max(tasks, 1)), 1))
+    max_rows = min(MAX_GROUP_ROWS, max(-(-sum(sizes) // max(tasks, 1)), 1))
     groups: list[list[Segment]] = []
-    held = 0
+    rows = 0
     for segment, size in zip(segments, sizes, strict=True):
-        if groups and held + size <= most:
+        if groups and rows + size <= max_rows:
             groups[-1].append(segment)
-            held += size
+            rows += size
         else:
             groups.append([segment])
-            held = size
+            rows = size
     return groups

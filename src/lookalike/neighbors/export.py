@@ -11,7 +11,7 @@ from lookalike.engine import KNN_ENGINES, KnnEngine, check_engine
 from lookalike.errors import LookalikeError
 from lookalike.files import make_free, put_in_place, staging_folder
 from lookalike.given import Name, local_path
-from lookalike.neighbors import neighbors, store
+from lookalike.neighbors import knn_join, write_queries
 from lookalike.search import check_k, check_recall
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
@@ -121,7 +121,7 @@ def _of_table(
     recall: float,
 ) -> "DataFrame":
     segments = None if queries is None else queries.segments
-    return neighbors(session(), table, k, segments, engine, recall)
+    return knn_join(session(), table, k, segments, engine, recall)
 
 
 def _with_paths(found: "DataFrame", queries: "DataFrame | None", rows: "DataFrame") -> "DataFrame":
@@ -173,8 +173,8 @@ def _of_frame(
             F.when(F.col("name").isNotNull(), F.col("id")).alias("id"),
             F.col("vector").alias("embedding"),
         )
-    stored = store(rows, folder, int(table.about_model["width"]))
-    found = neighbors(queries.sparkSession, table, k, stored, engine, recall)
+    stored = write_queries(rows, folder, int(table.about_model["width"]))
+    found = knn_join(queries.sparkSession, table, k, stored, engine, recall)
     if names is None:
         return found
     named = found.join(names.withColumnRenamed("id", "query_id"), "query_id")

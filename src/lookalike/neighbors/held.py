@@ -1,4 +1,4 @@
-"""The rows that a task holds, and which of them are nearest to queries that pass by."""
+"""The rows in the memory of a task, and the search for their nearest to queries."""
 
 import copy
 import itertools
@@ -10,22 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.embedding import Vectors
-from lookalike.hashing.cells import CELL_ROWS, Cells, as_bytes
+from lookalike.hashing.cells import MEAN_CELL_ROWS, Cells, as_bytes
 from lookalike.search import Numbers
-from lookalike.searcher import home
+from lookalike.searcher import assign_cells
 from lookalike.storage import Segment
 
-REGION_ROWS = 65_536
-"""Rows of a region at most: an eighth of a gigabyte of vectors."""
-_LONG = 4 * CELL_ROWS  # rows of a cell that may be copies of each other
-_PRODUCT = 2**24  # distances at a time, 64 MB
-_ROUNDING = 1e-3  # of distances along directions
-_MORE = 4  # times as many candidates, where those compared may not suffice
-_CLOSE = 4  # rows more than wanted: matrix products are too coarse to tell near ties apart
+MAX_REGION_ROWS = 65_536
+"""Rows of a region: an eighth of a gigabyte of vectors."""
+_CROWDED_CELL_ROWS = 4 * MEAN_CELL_ROWS  # above it copies are thinned out
+_MAX_PRODUCT = 2**24  # distances in memory: 64 MB
+_DISTANCE_TOLERANCE = 1e-3  # along the directions of the cells
+_CANDIDATE_FACTOR = 4  # for each wider search
+_TIE_MARGIN_ROWS = 4  # matrix products do not tell near ties apart
 
 
 class Region(NamedTuple):
-    """Cells that lie together, `first` to `stop`; or of one that is too long, one of its parts."""
+    """The cells from `first` up to `stop`; of one crowded cell, one of several parts."""
 
     first: int
     stop: int
@@ -33,23 +33,23 @@ class Region(NamedTuple):
     parts: int
 
 
-def regions(counts: Numbers, most: int) -> Iterator[Region]:
-    """Divide cells, of which `counts` says how many rows they hold, into regions of `most` rows."""
-    first = held = 0
+def plan_regions(counts: Numbers, max_rows: int) -> Iterator[Region]:
+    """Divide cells with `counts` rows each, int64 (cells,), into regions of `max_rows` rows."""
+    first = rows = 0
     for cell, count in enumerate(counts.tolist()):
-        if held and held + count > most:
+        if rows and rows + count > max_rows:
             yield Region(first, cell, 0, 1)
-            first, held = cell, 0
-        if count > most:
-            parts = -(-count // most)
+            first, rows = cell, 0
+        if count > max_rows:
+            parts = -(-count // max_rows)
             yield from (Region(first, cell + 1, part, parts) for part in range(parts))
-            first, held = cell + 1, 0
-        held += count if count <= most else 0
-    if held:
+            first, rows = cell + 1, 0
+        rows += count if count <= max_rows else 0
+    if rows:
         yield Region(first, len(counts), 0, 1)
 
 
-class Held:
+class Partition:
     """Rows in memory: `ids`, int64 (n,), and `vectors`, float32 (n, width)."""
 
     def __init__(self, ids: Numbers, vectors: Vectors) -> None:
@@ -57,27 +57,38 @@ class Held:
         self.vectors = vectors
 
     @classmethod
-    def of(cls, segments: Sequence[Segment]) -> Self:
-        """Hold all rows of segments."""
-        fresh = [copy.copy(segment) for segment in segments]
+    def load(cls, segments: Sequence[Segment]) -> Self:
+        """Load all rows of some segments."""
+        fresh = [copy.copy(segment) for segment in segments]  # so that no cache stays in memory
         return cls(
             np.concatenate([segment.ids for segment in fresh]),
             np.concatenate([segment.vectors for segment in fresh]),
         )
 
     def nearest(self, queries: Vectors, k: int, without: Numbers | None) -> tuple[Numbers, Vectors]:
-        """Return the k nearest rows to each query (q, width): ids and distances, (q, k).
+        """Return the k nearest rows to each query, nearest first, equal distances by id.
 
-        Nearest first, equal ones by id; distances are infinite where there are no more. Of a query
-        the row with its id in `without` (q,) is left out.
+        Parameters
+        ----------
+        queries : float32 (q, width)
+        k : int
+        without : int64 (q,), optional
+            For each query, leave out the row with this id.
+
+        Returns
+        -------
+        ids : int64 (q, k)
+            -1 where there are fewer than k rows.
+        distances : float32 (q, k)
+            Infinite there.
         """
-        wanted = min(k + (without is not None) + _CLOSE, len(self.ids))
+        wanted = min(k + (without is not None) + _TIE_MARGIN_ROWS, len(self.ids))
         return self._best(queries, k, without, faiss.knn(queries, self.vectors, wanted)[1])[:2]
 
     def _best(
         self, queries: Vectors, k: int, without: Numbers | None, rows: Numbers
     ) -> tuple[Numbers, Vectors, Numbers]:
-        """Return the k nearest of some rows to each query, (q, n), -1 for none; their places."""
+        """Return ids and distances of the k nearest of `rows` (q, n), and their positions there."""
         rows = np.ascontiguousarray(rows)
         squared = np.empty(rows.shape, np.float32)
         arrays: tuple[Any, ...] = (squared, queries, self.vectors, rows)
@@ -97,83 +108,97 @@ class Held:
         return found, distances, np.pad(order, missing)
 
 
-class HeldCells(Held):
-    """The rows of a region, cell after cell.
+class RegionPartition(Partition):
+    """The rows of a region, sorted by cell.
 
-    Those of the cell c are from `starts[c - first]` to `starts[c - first + 1]`.
+    Rows `starts[c - first]` to `starts[c - first + 1]` belong to the cell c.
     """
 
     def __init__(
-        self, segments: Sequence[Segment], cells: Cells, region: Region, copies: int
+        self, segments: Sequence[Segment], cells: Cells, region: Region, max_copies: int
     ) -> None:
-        """Hold a region, of equal vectors in a long cell only the first `copies` by id.
+        """Load a region; of copies in a crowded cell only the first `max_copies` by id.
 
-        More of them can be no query's neighbours at once.
+        No query has more of them among its neighbours.
         """
-        homes, ids, vectors = [], [], []
+        parts, ids, vectors = [], [], []
         for one in segments:
-            segment = copy.copy(one)  # whatever it holds in memory goes with it
-            at = home(segment, cells)
-            rows = np.flatnonzero((at >= region.first) & (at < region.stop))
+            segment = copy.copy(one)  # so that no cache stays in memory
+            cell = assign_cells(segment, cells)
+            rows = np.flatnonzero((cell >= region.first) & (cell < region.stop))
             rows = rows[rows % region.parts == region.part]
-            homes.append(at[rows])
+            parts.append(cell[rows])
             ids.append(segment.ids[rows])
             vectors.append(segment.vectors[rows])
-        home_of = np.concatenate(homes)
-        order = np.argsort(home_of, kind="stable")
+        cell = np.concatenate(parts)
+        order = np.argsort(cell, kind="stable")
         super().__init__(np.concatenate(ids)[order], np.concatenate(vectors)[order])
         self.first = region.first
-        self.starts = np.searchsorted(home_of[order], np.arange(region.first, region.stop + 1))
-        self._thin(copies)
+        self.starts = np.searchsorted(cell[order], np.arange(region.first, region.stop + 1))
+        self._thin_copies(max_copies)
         self.rotation = cells.rotation
         rotated = self.rotation(self.vectors)
-        # Beside each row half its square: one product gives what orders the rows for a query.
+        # A last column of half the squared norm: one product then orders the rows for a query.
         self.rotated = np.hstack([rotated, (rotated**2).sum(1, keepdims=True) / 2])
 
-    def _thin(self, copies: int) -> None:
+    def _thin_copies(self, max_copies: int) -> None:
         kept = np.ones(len(self.ids), bool)
         for start, stop in itertools.pairwise(self.starts):
-            if stop - start > _LONG:
+            if stop - start > _CROWDED_CELL_ROWS:
                 here = slice(start, stop)
-                kept[here] = _few_copies(self.ids[here], self.vectors[here], copies)
+                kept[here] = _without_copies(self.ids[here], self.vectors[here], max_copies)
         if not kept.all():
             self.ids, self.vectors = self.ids[kept], self.vectors[kept]
             self.starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
 
-    def nearest_in(
+    def nearest_in_cells(
         self,
         queries: Vectors,
         k: int,
         without: Numbers | None,
-        looks: tuple[Numbers, Numbers],
+        probes: tuple[Numbers, Numbers],
         candidates: int,
         within: float = np.inf,
         late: float = 1.0,
     ) -> tuple[Numbers, Vectors]:
-        """Return the k nearest rows to each query as `nearest` does, of those it looks at.
+        """Return the k nearest rows in the probed cells to each query, as `nearest` does.
 
-        `looks` are pairs of a query's number and a cell that it looks into; of the rows in them it
-        is compared with `candidates`, the nearest along the directions of the cells. Rows that are
-        farther than `within` along these alone are none. Where what is found stands on average
-        beyond the share `late` of the candidates, or they are too few to tell, a query is compared
-        with more, until that changes nothing.
+        Where neighbours rank late among the candidates, or are fewer than k, the search widens
+        until nothing changes.
+
+        Parameters
+        ----------
+        queries : float32 (q, width)
+        k : int
+        without : int64 (q,), optional
+            For each query, leave out the row with this id.
+        probes : (int64 (n,), int64 (n,))
+            Pairs of a query's number and a cell that it probes.
+        candidates : int
+            Rows to compare with each query: the nearest along the directions of the cells.
+        within : float
+            Skip rows farther than this along those directions.
+        late : float
+            Mean rank of the neighbours, as a share of the candidates, above which a search widens.
         """
-        found, distances, is_late = self._look(queries, k, without, looks, candidates, within, late)
+        found, distances, is_late = self._search_cells(
+            queries, k, without, probes, candidates, within, late
+        )
         again = np.flatnonzero(is_late)
         while len(again):
-            candidates = min(_MORE * candidates, len(self.ids))
+            candidates = min(_CANDIDATE_FACTOR * candidates, len(self.ids))
             unsettled = []
-            step = max(_PRODUCT // candidates, 1)
+            step = max(_MAX_PRODUCT // candidates, 1)
             for some in np.array_split(again, range(step, len(again), step)):
                 number = np.full(len(queries), -1)
                 number[some] = np.arange(len(some))
-                theirs = number[looks[0]] >= 0
+                mine = number[probes[0]] >= 0
                 before = found[some]
-                found[some], distances[some], is_late = self._look(
+                found[some], distances[some], is_late = self._search_cells(
                     np.ascontiguousarray(queries[some]),
                     k,
                     None if without is None else without[some],
-                    (number[looks[0][theirs]], looks[1][theirs]),
+                    (number[probes[0][mine]], probes[1][mine]),
                     candidates,
                     within,
                     0.0,
@@ -182,39 +207,39 @@ class HeldCells(Held):
             again = np.concatenate(unsettled)
         return found, distances
 
-    def _look(
+    def _search_cells(
         self,
         queries: Vectors,
         k: int,
         without: Numbers | None,
-        looks: tuple[Numbers, Numbers],
+        probes: tuple[Numbers, Numbers],
         candidates: int,
         within: float,
         late: float,
     ) -> tuple[Numbers, Vectors, npt.NDArray[np.bool_]]:
-        """Do as `nearest_in` once; return for which queries there may be more to find as well."""
-        wanted = min(max(candidates, k) + (without is not None) + _CLOSE, len(self.ids))
+        """Search once; return also a mask (q,) of the queries for which to widen the search."""
+        wanted = min(max(candidates, k) + (without is not None) + _TIE_MARGIN_ROWS, len(self.ids))
         turned = self.rotation(queries)
         rotated = np.pad(-turned, ((0, 0), (0, 1)), constant_values=1)
-        # Directions are orthogonal: along some of them nothing is farther than along all.
-        farthest = ((within + _ROUNDING) ** 2 - (turned**2).sum(1)) / 2
+        # The directions are orthogonal: along some of them no distance exceeds that along all.
+        farthest = ((within + _DISTANCE_TOLERANCE) ** 2 - (turned**2).sum(1)) / 2
         best = faiss.ResultHeap(len(queries), wanted)
-        asking, cells = looks
+        query, cells = probes
         order = np.argsort(cells, kind="stable")
-        asking, cells = asking[order], cells[order]
+        query, cells = query[order], cells[order]
         begin = 0
         for end in (np.flatnonzero(np.diff(cells, append=-1)) + 1).tolist():
             start, stop = self.starts[cells[begin] - self.first :][:2].tolist()
             rows = np.arange(start, stop)
-            step = max(_PRODUCT // max(len(rows), 1), 1)
+            step = max(_MAX_PRODUCT // max(len(rows), 1), 1)
             for at in range(begin, end, step):
-                some = np.ascontiguousarray(asking[at : min(at + step, end)])
+                some = np.ascontiguousarray(query[at : min(at + step, end)])
                 distances = rotated[some] @ self.rotated[start:stop].T
                 if within < np.inf:
                     distances[distances > farthest[some, None]] = np.inf
                 arrays: tuple[Any, ...] = (some, distances, rows)
-                who, how_far, which = map(faiss.swig_ptr, arrays)
-                best.heaps.addn_query_subset_with_ids(len(some), who, len(rows), how_far, which, 0)
+                who, values, which = map(faiss.swig_ptr, arrays)
+                best.heaps.addn_query_subset_with_ids(len(some), who, len(rows), values, which, 0)
             begin = end
         best.finalize()
         found, distances, places = self._best(queries, k, without, best.I)
@@ -226,11 +251,11 @@ class HeldCells(Held):
         return found, distances, is_late & more
 
 
-def _few_copies(ids: Numbers, vectors: Vectors, most: int) -> npt.NDArray[np.bool_]:
-    """Say which rows to keep so that of equal vectors only the first `most` by id stay."""
+def _without_copies(ids: Numbers, vectors: Vectors, max_copies: int) -> npt.NDArray[np.bool_]:
+    """Return a mask (n,) that keeps the first `max_copies` by id of equal vectors."""
     kind = np.unique(as_bytes(vectors), return_inverse=True)[1]
     order = np.lexsort((ids, kind))
     place = np.arange(len(order)) - np.searchsorted(kind[order], kind[order])
     kept = np.empty(len(order), bool)
-    kept[order] = place < most
+    kept[order] = place < max_copies
     return kept

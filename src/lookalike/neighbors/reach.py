@@ -1,4 +1,4 @@
-"""How hard to look for all rows within a distance, rather than for so many nearest."""
+"""The search effort to find all rows within a distance, rather than the k nearest."""
 
 from dataclasses import replace
 
@@ -9,67 +9,66 @@ from lookalike.embedding import Vectors
 from lookalike.hashing.signatures import Effort
 from lookalike.neighbors.queries import Queries
 from lookalike.search import Numbers
-from lookalike.searcher import NEIGHBORS, Searcher
+from lookalike.searcher import RECALL_K, Searcher
 
-_DRAWN = 400  # queries
-_ENOUGH = 100  # pairs to measure with
-_BLOCK = 256  # pairs at a time
-_RESERVE = 1 / 3  # of what may be missed is not missed by those that decide
+_SAMPLE_QUERIES = 400
+_MIN_PAIRS = 100  # to measure with
+_BLOCK_PAIRS = 256
+_MISS_RESERVE_SHARE = 1 / 3  # of the allowed misses, kept back when the effort is decided
 
 
 def effort_within(
     searcher: Searcher,
-    asked: Queries,
+    queries: Queries,
     within: float,
     k: int,
     engine: str,
     recall: float,
-    own: bool,
+    exclude_self: bool,
 ) -> Effort | None:
-    """Return how hard queries have to look for rows within a distance; None to compare all rows.
+    """Measure the effort to find rows within a distance; None for exact search.
 
-    Measured on drawn queries. Where the rows ask themselves (`own`) a pair is found from either
-    side, so that each may look less hard. Where pairs are few, the effort for the nearest
-    neighbours is taken, which are no nearer.
+    With `exclude_self`, where the rows are the queries, either side may find a pair, which takes
+    less effort. Where the sample has few pairs, the effort for the nearest neighbours is used.
     """
-    usual = searcher.effort(NEIGHBORS, engine, recall, len(searcher.rows))
+    usual = searcher.effort(RECALL_K, engine, recall, len(searcher.rows))
     if usual is None:
         return None
-    candidates = 2 * k + NEIGHBORS  # more than k only where they are nearer along few directions
+    candidates = 2 * k + RECALL_K  # above k only where more rows are near along few directions
     cells = usual.cells
-    queries = _draw(asked)
-    squared, found = search.exact_many(searcher.rows, queries, NEIGHBORS + own)
+    drawn = _draw(queries)
+    squared, found = search.exact_many(searcher.rows, drawn, RECALL_K + exclude_self)
     who, place = np.nonzero((found >= 0) & (squared <= within**2) & (squared > search.COPY))
-    if len(who) >= _ENOUGH:
+    if len(who) >= _MIN_PAIRS:
         rows, at = np.unique(found[who, place], return_inverse=True)
-        one, other = queries[who], searcher.rows.vectors(rows)[at]
-        places = _places(searcher, one, other)
-        if own:
-            places = np.minimum(places, _places(searcher, other, one))
-        share = 1 - (1 - recall) * (1 - _RESERVE)
-        cells = int(np.quantile(places, share, method="inverted_cdf"))
+        one, other = drawn[who], searcher.rows.vectors(rows)[at]
+        ranks = _cell_ranks(searcher, one, other)
+        if exclude_self:
+            ranks = np.minimum(ranks, _cell_ranks(searcher, other, one))
+        share = 1 - (1 - recall) * (1 - _MISS_RESERVE_SHARE)
+        cells = int(np.quantile(ranks, share, method="inverted_cdf"))
     return replace(usual, cells=cells, candidates=candidates)
 
 
-def _draw(asked: Queries) -> Vectors:
-    """Draw queries, float32 (q, width)."""
-    sizes = [block.stop - block.start for block in asked.blocks]
-    drawn = search.draw(sum(sizes), _DRAWN)
+def _draw(queries: Queries) -> Vectors:
+    """Draw the vectors of `_SAMPLE_QUERIES` queries, float32 (q, width)."""
+    sizes = [block.stop - block.start for block in queries.blocks]
+    drawn = search.draw(sum(sizes), _SAMPLE_QUERIES)
     starts = np.cumsum([0, *sizes])
     return np.concatenate(
         [
-            asked.vectors(number)[drawn[(drawn >= start) & (drawn < start + size)] - start]
+            queries.vectors(number)[drawn[(drawn >= start) & (drawn < start + size)] - start]
             for number, (start, size) in enumerate(zip(starts, sizes, strict=False))
         ]
     )
 
 
-def _places(searcher: Searcher, queries: Vectors, rows: Vectors) -> Numbers:
-    """Return which of the cells near a query holds a row, counted from 1; both (n, width)."""
+def _cell_ranks(searcher: Searcher, queries: Vectors, rows: Vectors) -> Numbers:
+    """Return the rank of each row's cell among the cells near its query, from 1: int64 (n,)."""
     cells = searcher.cells
-    places = np.empty(len(queries), np.int64)
-    for start in range(0, len(queries), _BLOCK):  # of a very large index the cells are many
-        block = slice(start, start + _BLOCK)
+    ranks = np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), _BLOCK_PAIRS):
+        block = slice(start, start + _BLOCK_PAIRS)
         near = cells.nearest(cells.rotation(queries[block]), len(cells))
-        places[block] = 1 + np.argmax(near == cells.home(rows[block])[:, None], axis=1)
-    return places
+        ranks[block] = 1 + np.argmax(near == cells.assign(rows[block])[:, None], axis=1)
+    return ranks

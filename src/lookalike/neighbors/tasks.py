@@ -1,6 +1,7 @@
-"""The tasks of a run on Spark: functions from batches to batches, made with what they need.
+"""The tasks of a search on Spark: functions from Arrow batches to Arrow batches.
 
-Arrays travel as bytes, thousands of numbers a row: a row for Spark costs a microsecond and more.
+Arrays travel as bytes, thousands of numbers per row, because Spark takes a microsecond and more for
+each row.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,18 +17,18 @@ import pyarrow as pa
 from lookalike.embedding import Vectors
 from lookalike.hashing.cells import Cells
 from lookalike.hashing.signatures import Effort
-from lookalike.neighbors.held import Held, HeldCells, Region
+from lookalike.neighbors.held import Partition, Region, RegionPartition
 from lookalike.neighbors.queries import Queries
 from lookalike.search import Numbers
 from lookalike.storage import Segment
 
-_PORTION = 2**28  # bytes that queries and what is found for them take at a time
+_MAX_BATCH_BYTES = 2**28  # queries and their candidates in memory
 
-LOOKS = pa.schema(
+PROBES_SCHEMA = pa.schema(
     {"region": pa.int32(), "block": pa.int32(), "queries": pa.binary(), "cells": pa.binary()}
 )
-"""Which queries of a block (int32, by place) look into which cells (int32) of a region."""
-FOUND = pa.schema(
+"""Pairs of a query (int32, by position in the block) and a cell that it probes (int32)."""
+CANDIDATES_SCHEMA = pa.schema(
     {
         "block": pa.int32(),
         "queries": pa.binary(),
@@ -35,8 +36,8 @@ FOUND = pa.schema(
         "distances": pa.binary(),
     }
 )
-"""Pairs that a task found: queries of a block (int32, by place), ids (int64), distances (float)."""
-NEIGHBORS = pa.schema(
+"""The best pairs of one task: queries (int32, by position), ids (int64), distances (float32)."""
+NEIGHBORS_SCHEMA = pa.schema(
     {
         "query_id": pa.int64(),
         "rank": pa.int32(),
@@ -48,126 +49,121 @@ Batches = Iterator[pa.RecordBatch]
 Task = Callable[[Batches], Batches]
 
 
-def comparing(
+def compare_task(
     groups: Sequence[Sequence[Segment]],
-    asked: Queries,
+    queries: Queries,
     k: int,
-    own: bool,
+    exclude_self: bool,
     within: float,
     threads: int,
 ) -> Task:
-    """Make the task of exact search: from numbers of groups to `FOUND`, a row a block."""
+    """Make the task of exact search: from group numbers to `CANDIDATES_SCHEMA`, a row per block."""
 
     def task(batches: Batches) -> Batches:
         faiss.omp_set_num_threads(threads)
         for number in _column(batches, "id"):
-            held = Held.of(groups[number])
-            for block in range(len(asked.blocks)):
-                ids, vectors = asked.ids(block), asked.vectors(block)
-                found = held.nearest(vectors, k, ids if own else None)
-                yield _found(block, np.arange(len(ids)), *found, within)
+            partition = Partition.load(groups[number])
+            for block in range(len(queries.blocks)):
+                ids, vectors = queries.ids(block), queries.vectors(block)
+                found = partition.nearest(vectors, k, ids if exclude_self else None)
+                yield _pack(block, np.arange(len(ids)), *found, within)
 
     return task
 
 
-def routing(
+def route_task(
     cells: Cells,
     counts: Numbers,
-    plan: Sequence[Region],
-    asked: Queries,
-    looked_into: int,
-    least: int,
+    regions: Sequence[Region],
+    queries: Queries,
+    probed: int,
+    min_rows: int,
     threads: int,
 ) -> Task:
-    """Make the task that sends queries to regions: from numbers of blocks to `LOOKS`.
+    """Make the task that routes queries to regions: from block numbers to `PROBES_SCHEMA`.
 
-    A query looks into so many cells, and into more where those hold fewer than `least` rows.
+    A query probes `probed` cells, and more until those hold `min_rows` rows.
     """
-    parts = np.zeros(len(cells), np.int64)  # regions of a cell; none for one without rows
-    first = np.zeros(len(cells), np.int64)  # the first of them
-    for number, region in reversed(list(enumerate(plan))):
+    parts = np.zeros(len(cells), np.int64)  # regions of a cell; 0 for an empty one
+    first = np.zeros(len(cells), np.int64)  # the first region of a cell
+    for number, region in reversed(list(enumerate(regions))):
         parts[region.first : region.stop] = region.parts
         first[region.first : region.stop] = number
 
     def task(batches: Batches) -> Batches:
         faiss.omp_set_num_threads(threads)
         for block in _column(batches, "id"):
-            queries, near = look_into(cells, counts, asked.vectors(block), looked_into, least)
-            often = parts[near]
-            # A cell in several regions is looked into in each of them.
-            step = np.arange(often.sum()) - np.repeat(np.cumsum(often) - often, often)
-            region = np.repeat(first[near], often) + step
+            places, near = choose_cells(cells, counts, queries.vectors(block), probed, min_rows)
+            repeats = parts[near]  # a cell in several regions is probed in each of them
+            step = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+            region = np.repeat(first[near], repeats) + step
             order = np.argsort(region, kind="stable")
-            queries = np.repeat(queries, often)[order]
-            looks = np.repeat(near, often)[order].astype(np.int32)
+            places = np.repeat(places, repeats)[order]
+            near = np.repeat(near, repeats)[order].astype(np.int32)
             numbers, starts = np.unique(region[order], return_index=True)
             each = zip(
                 numbers.tolist(),
-                np.split(queries, starts[1:]),
-                np.split(looks, starts[1:]),
+                np.split(places, starts[1:]),
+                np.split(near, starts[1:]),
                 strict=False,
             )
             rows = [
-                {
-                    "region": number,
-                    "block": block,
-                    "queries": who.tobytes(),
-                    "cells": where.tobytes(),
-                }
-                for number, who, where in each
+                {"region": number, "block": block, "queries": a.tobytes(), "cells": b.tobytes()}
+                for number, a, b in each
             ]
-            yield pa.RecordBatch.from_pylist(rows, schema=LOOKS)
+            yield pa.RecordBatch.from_pylist(rows, schema=PROBES_SCHEMA)
 
     return task
 
 
-def look_into(
-    cells: Cells, counts: Numbers, vectors: Vectors, looked_into: int, least: int
+def choose_cells(
+    cells: Cells, counts: Numbers, vectors: Vectors, probed: int, min_rows: int
 ) -> tuple[npt.NDArray[np.int32], Numbers]:
-    """Return which queries, by place (n,), look into which cells (n,)."""
+    """Return pairs of a query, by position (n,), and a cell that it probes (n,)."""
     rotated = cells.rotation(vectors)
-    near = cells.nearest(rotated, looked_into)
+    near = cells.nearest(rotated, probed)
     queries = [np.repeat(np.arange(len(near)), near.shape[1])]
-    looks = [near.ravel()]
-    poor = np.flatnonzero(counts[near].sum(axis=1) < least)
+    chosen = [near.ravel()]
+    short = np.flatnonzero(counts[near].sum(axis=1) < min_rows)
     before = width = near.shape[1]
-    while len(poor) and width < len(cells):
+    while len(short) and width < len(cells):
         width = min(4 * width, len(cells))
-        near = cells.nearest(rotated[poor], width)
-        queries.append(np.repeat(poor, width - before))
-        looks.append(near[:, before:].ravel())
-        poor = poor[counts[near].sum(axis=1) < least]
+        near = cells.nearest(rotated[short], width)
+        queries.append(np.repeat(short, width - before))
+        chosen.append(near[:, before:].ravel())
+        short = short[counts[near].sum(axis=1) < min_rows]
         before = width
-    return np.concatenate(queries).astype(np.int32), np.concatenate(looks)
+    return np.concatenate(queries).astype(np.int32), np.concatenate(chosen)
 
 
-def looking(
+def region_task(
     segments: Sequence[Segment],
     cells: Cells,
-    plan: Sequence[Region],
-    asked: Queries,
+    regions: Sequence[Region],
+    queries: Queries,
     k: int,
-    own: bool,
+    exclude_self: bool,
     within: float,
     effort: Effort,
     threads: int,
 ) -> Task:
-    """Make the task of a region: from `LOOKS`, sorted by region, to `FOUND`."""
+    """Make the task that searches regions: from probes sorted by region to candidates."""
 
     def task(batches: Batches) -> Batches:
         faiss.omp_set_num_threads(threads)
         for number, rows in groupby(_rows(batches), itemgetter("region")):
-            held = HeldCells(segments, cells, plan[number], k + own)
+            partition = RegionPartition(segments, cells, regions[number], k + exclude_self)
             wanted = max(effort.candidates, k)
-            most = max(_PORTION // (16 * held.vectors.shape[1] + 40 * wanted), 1)
-            for some in _portions(_asking(rows, most), most):
-                yield from _look(held, asked, some, k, own, within, effort)
+            query_bytes = 16 * partition.vectors.shape[1] + 40 * wanted
+            max_queries = max(_MAX_BATCH_BYTES // query_bytes, 1)
+            for some in _batch(_unpack(rows, max_queries), max_queries):
+                yield from _search(partition, queries, some, k, exclude_self, within, effort)
 
     return task
 
 
-class Asking(NamedTuple):
-    """Queries of a block, by place (q,); which of them, by number (n,), look into which cells."""
+class Probes(NamedTuple):
+    """Queries of a block, by position (q,); and pairs of a query's number and its cell, (n,)."""
 
     block: int
     places: npt.NDArray[np.int32]
@@ -175,58 +171,61 @@ class Asking(NamedTuple):
     cells: npt.NDArray[np.int32]
 
 
-def _asking(rows: Iterable[dict[str, Any]], most: int) -> Iterator[Asking]:
-    """Unpack rows of `LOOKS`, `most` queries or fewer at a time."""
+def _unpack(rows: Iterable[dict[str, Any]], max_queries: int) -> Iterator[Probes]:
+    """Unpack rows of `PROBES_SCHEMA`, at most `max_queries` queries at a time."""
     for row in rows:
         places, numbers = np.unique(np.frombuffer(row["queries"], np.int32), return_inverse=True)
         cells = np.frombuffer(row["cells"], np.int32)
-        for start in range(0, len(places), most):
-            here = (numbers >= start) & (numbers < start + most)
-            some = places[start : start + most]
-            yield Asking(row["block"], some, numbers[here] - start, cells[here])
+        for start in range(0, len(places), max_queries):
+            here = (numbers >= start) & (numbers < start + max_queries)
+            some = places[start : start + max_queries]
+            yield Probes(row["block"], some, numbers[here] - start, cells[here])
 
 
-def _portions(asking: Iterable[Asking], most: int) -> Iterator[list[Asking]]:
-    """Put `most` queries or fewer together: products of small matrices are slow."""
-    some: list[Asking] = []
-    held = 0
-    for one in asking:
-        if some and held + len(one.places) > most:
-            yield some
-            some, held = [], 0
-        some.append(one)
-        held += len(one.places)
-    if some:
-        yield some
+def _batch(probes: Iterable[Probes], max_queries: int) -> Iterator[list[Probes]]:
+    """Batch at most `max_queries` queries, since products of small matrices are slow."""
+    batch: list[Probes] = []
+    count = 0
+    for one in probes:
+        if batch and count + len(one.places) > max_queries:
+            yield batch
+            batch, count = [], 0
+        batch.append(one)
+        count += len(one.places)
+    if batch:
+        yield batch
 
 
-def _look(
-    held: HeldCells,
-    asked: Queries,
-    portion: Sequence[Asking],
+def _search(
+    partition: RegionPartition,
+    queries: Queries,
+    batch: Sequence[Probes],
     k: int,
-    own: bool,
+    exclude_self: bool,
     within: float,
     effort: Effort,
 ) -> Batches:
-    """Answer what queries ask of a region."""
-    starts = np.cumsum([0, *(len(one.places) for one in portion)])
-    vectors = np.concatenate([asked.vectors(one.block)[one.places] for one in portion])
-    ids = np.concatenate([asked.ids(one.block)[one.places] for one in portion])
-    numbers = [one.numbers + start for one, start in zip(portion, starts, strict=False)]
-    cells = np.concatenate([one.cells for one in portion]).astype(np.int64)
-    looks = np.concatenate(numbers), cells
-    alone = ids if own else None
-    found, distances = held.nearest_in(
-        vectors, k, alone, looks, effort.candidates, within, effort.late_rank
+    starts = np.cumsum([0, *(len(one.places) for one in batch)])
+    vectors = np.concatenate([queries.vectors(one.block)[one.places] for one in batch])
+    ids = np.concatenate([queries.ids(one.block)[one.places] for one in batch])
+    numbers = [one.numbers + start for one, start in zip(batch, starts, strict=False)]
+    cells = np.concatenate([one.cells for one in batch]).astype(np.int64)
+    found, distances = partition.nearest_in_cells(
+        vectors,
+        k,
+        ids if exclude_self else None,
+        (np.concatenate(numbers), cells),
+        effort.candidates,
+        within,
+        effort.late_rank,
     )
-    for one, start in zip(portion, starts, strict=False):
+    for one, start in zip(batch, starts, strict=False):
         here = slice(start, start + len(one.places))
-        yield _found(one.block, one.places, found[here], distances[here], within)
+        yield _pack(one.block, one.places, found[here], distances[here], within)
 
 
-def merging(asked: Queries, k: int) -> Task:
-    """Make the task that merges what was found: from `FOUND`, sorted by block, to `NEIGHBORS`."""
+def merge_task(queries: Queries, k: int) -> Task:
+    """Make the task that merges candidates, sorted by block, to the k nearest of each query."""
 
     def task(batches: Batches) -> Batches:
         for block, rows in groupby(_rows(batches), itemgetter("block")):
@@ -244,19 +243,27 @@ def merging(asked: Queries, k: int) -> Task:
             rank = np.arange(1, len(query) + 1) - np.searchsorted(query, query)
             best = rank <= k
             order = order[best]
-            columns = [asked.ids(block)[query[best]], rank[best], neighbor[order], distance[order]]
+            columns = [
+                queries.ids(block)[query[best]],
+                rank[best],
+                neighbor[order],
+                distance[order],
+            ]
             yield pa.RecordBatch.from_arrays(
-                [pa.array(one, kind.type) for one, kind in zip(columns, NEIGHBORS, strict=True)],
-                schema=NEIGHBORS,
+                [
+                    pa.array(one, kind.type)
+                    for one, kind in zip(columns, NEIGHBORS_SCHEMA, strict=True)
+                ],
+                schema=NEIGHBORS_SCHEMA,
             )
 
     return task
 
 
-def _found(
+def _pack(
     block: int, places: npt.NDArray[Any], neighbors: Numbers, distances: Vectors, within: float
 ) -> pa.RecordBatch:
-    """Pack what was found for the queries at `places` (q,): ids and distances, (q, k)."""
+    """Pack ids and distances (q, k) of the queries at `places` (q,)."""
     there = np.isfinite(distances) & (distances <= within)
     row = {
         "block": block,
@@ -264,7 +271,7 @@ def _found(
         "neighbors": neighbors[there].tobytes(),
         "distances": distances[there].astype(np.float32).tobytes(),
     }
-    return pa.RecordBatch.from_pylist([row], schema=FOUND)
+    return pa.RecordBatch.from_pylist([row], schema=CANDIDATES_SCHEMA)
 
 
 def _rows(batches: Batches) -> Iterator[dict[str, Any]]:
@@ -275,7 +282,7 @@ def _column(batches: Batches, name: str) -> Iterator[Any]:
     return chain.from_iterable(batch[name].to_pylist() for batch in batches)
 
 
-def ddl(schema: pa.Schema) -> str:
-    """Write a schema as Spark does."""
+def spark_schema(schema: pa.Schema) -> str:
+    """Return a schema in Spark's DDL."""
     names = {"int32": "int", "int64": "bigint", "float": "float"}
     return ", ".join(f"{field.name} {names.get(str(field.type), field.type)}" for field in schema)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from fastapi import HTTPException
 
 from lookalike.errors import LookalikeError
-from lookalike.layout import Job, Layout, kept
+from lookalike.layout import Job, Layout, load_layout
 from lookalike.server.library import log
 from lookalike.server.shelf import Edition, Shelf
 
@@ -68,7 +68,7 @@ class Maps:
     def _begin(self, shelf: Shelf) -> None:
         if self._job is not None or self._has_just_failed(shelf):
             return
-        if (layout := kept(shelf.table)) is not None:
+        if (layout := load_layout(shelf.table)) is not None:
             self._made = _answer(shelf, layout), shelf.edition
             return
         try:

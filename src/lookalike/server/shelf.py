@@ -18,7 +18,7 @@ from lookalike.errors import ImageError, LookalikeError
 from lookalike.hits import Query, SearchResult
 from lookalike.queries import search_vectors
 from lookalike.search import Mask, Neighbor, Numbers
-from lookalike.searcher import EXACT_UP_TO, NEIGHBORS, RECALLS, Searcher
+from lookalike.searcher import EXACT_UP_TO, RECALL_K, RECALLS, Searcher
 from lookalike.storage import EmbeddingTable
 from lookalike.untrusted import is_hash
 
@@ -184,10 +184,10 @@ class Shelf:
     @property
     def recall(self) -> dict[str, Any]:
         """What `answers.Recall` says."""
-        about = {"asked": RECALL, "k": NEIGHBORS}
+        about = {"asked": RECALL, "k": RECALL_K}
         if len(self.rows) <= EXACT_UP_TO:
             return {**about, "engine": "exact", "measured": 1.0, "queries": 0}
-        known = self.searcher.measured if self.is_ready else None
+        known = self.searcher.profile if self.is_ready else None
         return {
             **about,
             "engine": "approximate",

@@ -15,7 +15,7 @@ from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError, forbidden
 from lookalike.given import Name, is_text, local_path
 from lookalike.images import PREPROCESSING, Source
-from lookalike.models import Model, in_words
+from lookalike.models import Model, check_description
 from lookalike.spark import local_uri
 from lookalike.sql import connect, create_view
 from lookalike.storage.add_actions import (
@@ -122,7 +122,7 @@ class EmbeddingTable:
                 table.load_as_version(version)
             source, about_model = (
                 Source.stored(description["source"]),
-                in_words(description["model"]),
+                check_description(description["model"]),
             )
             same = about_model["preprocessing"] == PREPROCESSING
             tried = description.get(_TRIED, {}).get(PREPROCESSING, 0 if same else None)

@@ -1,4 +1,4 @@
-"""Photos held out: which they are, and what a network is worth on them."""
+"""Hold photos out of training, and measure retrieval on them."""
 
 import contextlib
 import json
@@ -18,21 +18,26 @@ from lookalike.progress import progress_line
 from lookalike.training.photos import UNLABELLED, Photos, Pixels
 from lookalike.untrusted import read_json
 
-MOST = 10_000
-"""Photos that are measured with, of all that are held out: each is compared with all others."""
+MAX_MEASURED_PHOTOS = 10_000
+"""Photos measured of those held out: each is compared with all others."""
 
-_SEVERAL = 10  # photos of a class, where it has them, of which each should find the others
-_WHOLE = 10  # classes from which on whole ones are held out
-_BLOCK = 512
+_MIN_CLASS_PHOTOS = 10  # measured of a class, if it has them, so that they find each other
+_MIN_CLASSES_TO_HOLD_OUT = 10  # with fewer classes, photos of each class are held out
+_BLOCK_PHOTOS = 512
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What weights are worth on photos that they did not learn from.
+    """Retrieval on photos held out of training: each is searched among the others.
 
-    Each of these `photos`, `MOST` at most, of so many `classes`, is searched among the others: R@1
-    and P@5 `before` and `after`. Where the classes are `whole`, none of their photos was learned
-    from.
+    Attributes
+    ----------
+    photos, classes
+        How many were measured, `MAX_MEASURED_PHOTOS` at most.
+    whole
+        Whether whole classes were held out.
+    before, after
+        R@1 and P@5 before and after training.
     """
 
     photos: int
@@ -45,56 +50,87 @@ class HeldOut:
 def hold_out(
     labels: npt.NDArray[np.int64], share: float, seed: int
 ) -> tuple[npt.NDArray[np.int64], bool]:
-    """Draw the photos not to learn from, by labels (n,); say whether they are whole classes.
+    """Draw the photos to hold out.
 
-    They are int64 (k,), rising. Two photos each of two classes or more are left to learn from, and
-    as many are held out: else none are.
+    At least two photos each of two classes are held out, and as many remain for training;
+    otherwise none are held out.
+
+    Parameters
+    ----------
+    labels
+        (n,), `UNLABELLED` for none.
+    share
+        Of the classes, or of the photos of each class if there are few classes.
+    seed
+        Random seed.
+
+    Returns
+    -------
+    kept
+        int64 (k,), in rising order.
+    whole
+        Whether they are whole classes.
     """
     numbers, counts = np.unique(labels[labels != UNLABELLED], return_counts=True)
     rng = np.random.default_rng(seed)
     none = np.zeros(0, np.int64)
     if not share:
         return none, False
-    several = np.flatnonzero(counts >= 2)
-    if len(several) >= _WHOLE:
-        wanted = min(max(2, round(share * len(several))), len(several) - 2)
-        drawn = rng.permutation(several)[:wanted]
+    pairs = np.flatnonzero(counts >= 2)
+    if len(pairs) >= _MIN_CLASSES_TO_HOLD_OUT:
+        wanted = min(max(2, round(share * len(pairs))), len(pairs) - 2)
+        drawn = rng.permutation(pairs)[:wanted]
         return np.flatnonzero(np.isin(labels, numbers[drawn])), True
     some = []
     for number, count in zip(numbers, counts, strict=True):
         if count >= 4:
-            wanted = min(max(2, round(share * count)), count - 2, MOST // len(several))
+            wanted = min(max(2, round(share * count)), count - 2, MAX_MEASURED_PHOTOS // len(pairs))
             some.append(rng.choice(np.flatnonzero(labels == number), wanted, replace=False))
     return (np.sort(np.concatenate(some)), False) if len(some) >= 2 else (none, False)
 
 
-def sampled(
+def sample_measured(
     labels: npt.NDArray[np.int64], kept: npt.NDArray[np.int64], seed: int
 ) -> npt.NDArray[np.int64]:
-    """Return at most `MOST` of the photos held out, `kept`, by the labels of all photos (n,).
+    """Draw at most `MAX_MEASURED_PHOTOS` of the photos held out.
 
-    Both are int64 (k,), rising. Those of a class come several together, so that they can find each
-    other; large classes do not crowd out small ones. From `seed` follows what is drawn.
+    Several photos of a class are drawn together, so that they can find each other. Large classes
+    do not crowd out small ones.
+
+    Parameters
+    ----------
+    labels
+        Of all photos, (n,).
+    kept
+        The photos held out, int64 (k,), in rising order.
+    seed
+        Random seed.
+
+    Returns
+    -------
+    int64 (m,), in rising order.
     """
-    if len(kept) <= MOST:
+    if len(kept) <= MAX_MEASURED_PHOTOS:
         return kept
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(kept)
     drawn = drawn[np.argsort(labels[drawn], kind="stable")]
     _, starts, counts = np.unique(labels[drawn], return_index=True, return_counts=True)
-    taken = np.minimum(counts, max(MOST // len(counts), _SEVERAL))  # of each class
+    taken = np.minimum(counts, max(MAX_MEASURED_PHOTOS // len(counts), _MIN_CLASS_PHOTOS))
     order = rng.permutation(len(counts))
-    taken[order[np.cumsum(taken[order]) > MOST]] = 0
-    places = np.arange(len(drawn)) - np.repeat(starts, counts)  # of photos in their class
+    taken[order[np.cumsum(taken[order]) > MAX_MEASURED_PHOTOS]] = 0
+    places = np.arange(len(drawn)) - np.repeat(starts, counts)  # within their class
     return np.sort(drawn[places < np.repeat(taken, counts)])
 
 
-def once(file: Path, measure: Callable[[], dict[str, float] | None]) -> dict[str, float] | None:
-    """Measure R@1 and P@5, and keep them in `file`; return what is kept there already.
+def measure_once(
+    file: Path, measure: Callable[[], dict[str, float] | None]
+) -> dict[str, float] | None:
+    """Return R@1 and P@5 from `file`, or measure them and write them there.
 
-    Raises `OSError` where they cannot be kept.
+    Raises `OSError` if the file cannot be written.
     """
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none there, or damaged
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # missing or damaged
         kept = read_json(file)
         return {name: float(kept[name]) for name in ("R@1", "P@5")}
     if found := measure():
@@ -106,17 +142,17 @@ def once(file: Path, measure: Callable[[], dict[str, float] | None]) -> dict[str
 def measure(
     network: FromPixels, photos: Photos, kept: npt.NDArray[np.int64], pixels: Pixels, batch: int
 ) -> dict[str, float] | None:
-    """Return R@1 and P@5 of the photos held out among each other, None where there are none."""
+    """Return R@1 and P@5 of the photos held out among each other; None if there are none."""
     if not len(kept):
         return None
     which = torch.from_numpy(kept)
-    made = []
+    blocks = []
     with progress_line("measuring", "photos") as move:
-        for start in range(0, len(which), _BLOCK):
-            some = which[start : start + _BLOCK]
-            made.append(embed(network, some, pixels, SIDE, min(batch, 128)))
-            move(min(start + _BLOCK, len(which)), len(which))
-    figures = retrieval(torch.cat(made), torch.from_numpy(photos.labels[kept]))
+        for start in range(0, len(which), _BLOCK_PHOTOS):
+            block = which[start : start + _BLOCK_PHOTOS]
+            blocks.append(embed(network, block, pixels, SIDE, min(batch, 128)))
+            move(min(start + _BLOCK_PHOTOS, len(which)), len(which))
+    figures = retrieval(torch.cat(blocks), torch.from_numpy(photos.labels[kept]))
     return {name: round(figure, 4) for name, figure in figures.items()}
 
 
@@ -124,7 +160,7 @@ def measure(
 def embed(
     network: FromPixels, photos: torch.Tensor, pixels: Pixels, side: int = SIDE, batch: int = 128
 ) -> torch.Tensor:
-    """Return the embeddings of photos as they are, float32 (n, width), of length 1."""
+    """Return the embeddings of whole photos, float32 (n, width), of length 1."""
     network = network.to(pixels.device).eval()
     made = []
     for some in photos.split(batch):  # type: ignore[no-untyped-call]
@@ -137,7 +173,7 @@ def embed(
 
 
 def retrieval(embeddings: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Return R@1 and P@5, as `evaluate.by_label`, of embeddings of length 1 among each other."""
+    """Return R@1 and P@5 among embeddings (n, width) of length 1, as `evaluate.by_label` does."""
     right = torch.zeros(2, dtype=torch.float64)
     for start in range(0, len(embeddings), 1024):
         near = embeddings[start : start + 1024] @ embeddings.T

@@ -1,4 +1,4 @@
-"""Weights that have learned labels of one's own, and what they gained by it."""
+"""Fine-tune a network on labelled photos, and measure the gain."""
 
 import hashlib
 import logging
@@ -24,32 +24,46 @@ from lookalike.models.model import fingerprint
 from lookalike.models.networks import FromPixels, backbone, dump, save
 from lookalike.progress import progress_line
 from lookalike.spark import memory
-from lookalike.training.held_out import HeldOut, hold_out, measure, once, sampled
+from lookalike.training.held_out import HeldOut, hold_out, measure, measure_once, sample_measured
 from lookalike.training.loop import Plan, train
 from lookalike.training.objective import LossWeights, Objective
-from lookalike.training.photos import Images, Photos, Pixels, gather
+from lookalike.training.photos import Images, Photos, Pixels, decode_photos
 from lookalike.training.views import Variety, Views, draw
-from lookalike.training.workspace import DECODED, alone, check_out, work_folder
+from lookalike.training.workspace import DECODED, check_out, lock_folder, work_folder
 from lookalike.weights import AUTO, settle
 
 logger = logging.getLogger(__name__)
 
-_LOSS = LossWeights(imitation=0, relations=0)  # the labels alone
+_LOSS = LossWeights(imitation=0, relations=0)  # labels only
 _VARIETY = Variety()
-_LOOKS = 12  # at each photo, where nobody says how many
-_LEAST_STEPS = 100  # for few photos, which are looked at more often then
-_MOST_VIEWS = 4_000_000  # drawn, 80 bytes each; they come again where more are looked at
-_LONG = 120.0  # seconds that are worth a warning
+_DEFAULT_EPOCHS = 12
+_MIN_STEPS = 100  # few photos get more epochs
+_MAX_VIEWS = 4_000_000  # drawn, 80 bytes each; longer runs repeat them
+_MIN_NOTIFIED_SECONDS = 120.0  # longer runs get an estimate of the time left
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What `fine_tune` did: the file it wrote, from what, and what came of it.
+    """The result of `fine_tune`.
 
-    It learned from `photos` of so many `classes`, looking at `views` of them. `skipped` counts the
-    reasons why photos could not be read, `unlabelled` those without a label. The labels that are
-    `unused`, `loose` or `missing` and what was `not_looked_at` are counted as by
-    `lookalike.create_index`. `held_out` is None where nothing was measured.
+    Attributes
+    ----------
+    out
+        The file of weights.
+    model, weights, device
+        The network, its initial weights, and where it was trained.
+    photos, classes, views
+        Counts of what it was trained on.
+    seconds
+        Duration.
+    skipped
+        Counts of unreadable photos, by reason.
+    unlabelled
+        Photos without a label.
+    unused_labels, loose_labels, missing_labels, not_looked_at
+        As in the report of `lookalike.create_index`.
+    held_out
+        Retrieval on photos held out; None if nothing was measured.
     """
 
     out: Path
@@ -69,7 +83,7 @@ class Trained:
     held_out: HeldOut | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return a dictionary for JSON."""
         return {**asdict(self), "out": str(self.out)}
 
 
@@ -90,32 +104,61 @@ def fine_tune(
     work: Name | None = None,
     overwrite: bool = False,
 ) -> Trained:
-    """Let a network learn labels, beginning with its weights; write the new ones to `out`.
+    """Fine-tune a network on labelled photos, and write its weights.
 
-    What is written, as safetensors in half precision, `backbone(model, out)` loads. Each photo is
-    looked at `epochs` times on average, in other parts and colours each time. The share `held_out`
-    takes no part in that: whole classes where there are ten or more of several photos, else photos
-    of each class. So the figures are of the very weights that are written; with 0 nothing is
-    measured.
+    Decoded photos and checkpoints stay in a work folder until the weights are written: the same
+    call continues a stopped run. Each epoch sees other crops and colours of the photos.
 
-    Decoded photos and checkpoints are kept in `work`, or beside `out` until that is written: the
-    same call goes on from there. Raises `LookalikeError` where the images are no local files, too
-    few labels fit, memory or disk is too small, or an option cannot be satisfied.
+    Parameters
+    ----------
+    images
+        Folders, files or globs of local photos.
+    labels
+        A CSV file.
+    out
+        The file to write: safetensors in half precision, for `backbone(model, out)`.
+    image_name, label_name
+        The columns of the CSV file.
+    model, weights
+        The network and its initial weights.
+    epochs
+        Views of each photo, on average.
+    batch
+        Views of a step.
+    held_out
+        Share to measure with: of the classes if ten or more have several photos, else of the
+        photos of each class. 0 measures nothing.
+    device
+        "auto", "cpu" or "cuda".
+    seed
+        Random seed.
+    work
+        The work folder, by default beside `out`.
+    overwrite
+        Replace an existing file.
+
+    Raises
+    ------
+    LookalikeError
+        If the photos are not local, too few labels match, memory or disk is too small, or an
+        option is invalid.
     """
     started = time.monotonic()
     out = local_path(out).absolute()
     _check(out, epochs, batch, held_out, seed, overwrite)
-    where = torch.device(find_device(device))
+    target = torch.device(find_device(device))
     model, weights = settle(model, weights)
     network = _network(model, weights)
     place = work_folder(out, None if work is None else local_path(work).absolute())
-    with alone(place):
-        photos = gather(
+    with lock_folder(place):
+        photos = decode_photos(
             [(images, local_path(labels))],
             place / DECODED,
             image_name=image_name,
             label_name=label_name,
-            besides=lambda labels: _room(network, math.ceil(labels * (1 - held_out)), where),
+            besides=lambda labels: _checkpoint_bytes(
+                network, math.ceil(labels * (1 - held_out)), target
+            ),
         )
         kept, whole = hold_out(photos.labels, held_out, seed)
         if held_out and not len(kept):
@@ -123,17 +166,17 @@ def fine_tune(
                 "no photo is held out, there are too few: two labels need four photos or more each"
             )
         taught = np.setdiff1d(np.arange(len(photos)), kept)
-        kept = sampled(photos.labels, kept, seed)
+        kept = sample_measured(photos.labels, kept, seed)
         plan = _plan(len(taught), epochs, batch, seed)
-        checkpoint = place / f"{_name_of_run(photos, taught, network, model, plan)}.pt"
+        checkpoint = place / f"{_run_fingerprint(photos, taught, network, model, plan)}.pt"
         measured_before = checkpoint.with_suffix(".json")
         with _within_memory(plan.batch):
-            pixels = Pixels(photos, where)
-            before = once(
+            pixels = Pixels(photos, target)
+            before = measure_once(
                 measured_before, lambda: measure(network, photos, kept, pixels, plan.batch)
             )
             network = _learn(network, photos, taught, pixels, plan, checkpoint)
-            network.network.half().float()  # as it is written, so that the figures are of the file
+            network.network.half().float()  # as written, so that the figures belong to the file
             after = measure(network, photos, kept, pixels, plan.batch)
         shown = len(np.unique(photos.labels[taught]))
         measured = None
@@ -156,7 +199,7 @@ def fine_tune(
         out=out,
         model=model,
         weights=weights,
-        device=str(where),
+        device=str(target),
         photos=len(taught),
         classes=shown,
         views=plan.steps * plan.batch,
@@ -194,7 +237,7 @@ def _check(
 
 def _network(model: str, weights: str) -> FromPixels:
     network = FromPixels(backbone(model, weights), model)
-    if getattr(network.network, "transform_input", False):  # of two that torchvision took over
+    if getattr(network.network, "transform_input", False):  # of two old networks
         raise LookalikeError(
             f"{model} scales its images in a way of its own, which a file of weights does not "
             "record: choose another `model`"
@@ -210,15 +253,15 @@ def _network(model: str, weights: str) -> FromPixels:
 
 
 def _plan(photos: int, epochs: int | None, batch: int | None, seed: int) -> Plan:
-    """Choose how so many photos are learned from; fewer views at a time take smaller steps."""
+    """Choose hyperparameters for a number of photos; smaller batches get smaller rates."""
     size = batch or min(max(2 ** round(math.log2(photos / 16)), 8), 128)
-    views = epochs * photos if epochs else max(_LOOKS * photos, _LEAST_STEPS * size)
-    slower = min(math.sqrt(size / 128), 1)
+    views = epochs * photos if epochs else max(_DEFAULT_EPOCHS * photos, _MIN_STEPS * size)
+    scale = min(math.sqrt(size / 128), 1)
     return Plan(
         [(SEEN, max(views, size))],
         batch=size,
-        rate=3e-4 * slower,
-        new_rate=3e-3 * slower,
+        rate=3e-4 * scale,
+        new_rate=3e-3 * scale,
         decay=1e-4,
         average=0.1,
         still=True,
@@ -227,10 +270,10 @@ def _plan(photos: int, epochs: int | None, batch: int | None, seed: int) -> Plan
     )
 
 
-def _views(taught: npt.NDArray[np.int64], plan: Plan) -> Views:
-    """Draw views of each photo: as many as are looked at, where they fit into memory."""
-    looks = math.ceil(plan.steps * plan.batch / len(taught))
-    rounds = max(1, min(looks, _MOST_VIEWS // len(taught)))
+def _draw_views(taught: npt.NDArray[np.int64], plan: Plan) -> Views:
+    """Draw the views of the whole run, as far as they fit into memory."""
+    epochs = math.ceil(plan.steps * plan.batch / len(taught))
+    rounds = max(1, min(epochs, _MAX_VIEWS // len(taught)))
     generator = torch.Generator().manual_seed(plan.seed)
     return draw(torch.from_numpy(np.tile(taught, rounds)), _VARIETY, generator)
 
@@ -243,7 +286,7 @@ def _learn(
     plan: Plan,
     checkpoint: Path,
 ) -> FromPixels:
-    views = _views(taught, plan)
+    views = _draw_views(taught, plan)
     own = torch.from_numpy(np.unique(photos.labels[taught], return_inverse=True)[1])
     shown = own.repeat(len(views) // len(taught)).to(pixels.device)
     objective = Objective(network.width(), shown, [], _LOSS, plan.seed)
@@ -268,7 +311,7 @@ def _learn(
             elif not told and pixels.device.type == "cpu":
                 left = (now - began[1]) / (done - began[0]) * (steps - done)
                 told = True
-                if left > _LONG:
+                if left > _MIN_NOTIFIED_SECONDS:
                     logger.info(
                         f"about {left / 60:.0f} minutes left on this processor: set fewer "
                         "`epochs`, or stop and run the same command to continue later"
@@ -277,31 +320,30 @@ def _learn(
         return train(network, objective, views, pixels, plan, checkpoint, report)
 
 
-def _name_of_run(
+def _run_fingerprint(
     photos: Photos, taught: npt.NDArray[np.int64], network: FromPixels, model: str, plan: Plan
 ) -> str:
-    """Name all that the outcome follows from, so that no other run goes on from its checkpoint."""
+    """Return a hash of all inputs, so that no other run continues from the checkpoint."""
     taken, began = (
         hashlib.blake2b(data, digest_size=16).hexdigest()
         for data in (taught.tobytes(), dump(network.network))
     )
-    chosen = repr((plan, _LOSS, _VARIETY, _MOST_VIEWS))
+    chosen = repr((plan, _LOSS, _VARIETY, _MAX_VIEWS))
     return fingerprint([photos.identity, taken, model, began, chosen])
 
 
-def _room(network: FromPixels, labels: int, device: torch.device) -> int:
-    """Return the bytes that checkpoints take; raise `LookalikeError` where memory is too small.
+def _checkpoint_bytes(network: FromPixels, labels: int, device: torch.device) -> int:
+    """Return the disk space of two checkpoints; raise `LookalikeError` if memory is too small.
 
-    Each label has a direction in f32, with its gradient and two moments of AdamW; a checkpoint has
-    three of these four, the network, its average and its moments. The last one stays until the
-    next is whole.
+    Memory holds a direction in f32 for each label, its gradient and two moments of AdamW. A
+    checkpoint contains these without the gradient, and the network, its average and its moments.
     """
     directions = 4 * labels * network.width()
-    needed, there = 4 * directions, _memory(device)
-    if needed > 0.9 * there:
+    needed, available = 4 * directions, _memory(device)
+    if needed > 0.9 * available:
         raise LookalikeError(
             f"to learn {labels:,} labels takes {needed / 1e9:.1f} GB of memory, and {device} has "
-            f"{there / 1e9:.1f}: give fewer labels"
+            f"{available / 1e9:.1f}: give fewer labels"
         )
     own = sum(int(one.nbytes) for one in network.state_dict().values())
     return 2 * (3 * directions + 4 * own)
@@ -315,7 +357,7 @@ def _memory(device: torch.device) -> int:
 
 @contextmanager
 def _within_memory(batch: int) -> Iterator[None]:
-    """Say what to do where so many views at a time are too many."""
+    """Raise `LookalikeError` with advice if a batch does not fit into memory."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The loop that trains: a schedule of sides and rates, an average of the weights, checkpoints."""
+"""The training loop: schedules of resolution and learning rate, weight averaging, checkpoints."""
 
 import pickle
 import re
@@ -19,27 +19,44 @@ from lookalike.models.networks import FromPixels
 from lookalike.training.photos import Pixels
 from lookalike.training.views import Variety, Views, recoloured
 
-SAVED_EVERY = 20.0
-"""Seconds of training that a killed run loses at most."""
+CHECKPOINT_SECONDS = 20.0
+"""A killed run loses at most this much training."""
 
 Report = Callable[[int, int, dict[str, float]], None]
-"""Takes the steps done, of how many, and the mean of each term since it was last called."""
+"""Takes the finished steps, all steps, and the mean of each loss since the last call."""
 
-_SHORT = "unexpected pos|failed writing"  # what PyTorch says of a full disk
-_USUAL = Variety()
+_FULL_DISK_ERRORS = "unexpected pos|failed writing"  # PyTorch's
+_DEFAULT_VARIETY = Variety()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, at what resolutions, how fast.
+    """Hyperparameters of a training run.
 
-    `stages` are pairs of a side in pixels and how many views are looked at with it, `batch` at a
-    time. `rate` is the learning rate at its highest, reached after the share `warm` of all steps;
-    `new_rate` that of what is trained besides the network; `decay` the weight decay. The weights'
-    exponential moving average has as its time constant the share `average` of all steps. `still`
-    keeps the statistics of batch normalisation as they are, which suits a network that is trained
-    already. Each look is in other colours, as `variety` says. Views are drawn in runs of `together`
-    that follow each other; `batch` is a multiple of it. From `seed` follows what is drawn.
+    Attributes
+    ----------
+    stages
+        Pairs of resolution, in pixels a side, and number of views.
+    batch
+        Views of a step, a multiple of `together`.
+    rate
+        Highest learning rate of the network.
+    new_rate
+        Highest learning rate of the losses' own parameters.
+    decay
+        Weight decay.
+    average
+        Time constant of the exponential moving average of weights, as a share of all steps.
+    warm
+        Warm-up, as a share of all steps.
+    still
+        Freeze the statistics of batch normalisation, for a network that is trained already.
+    variety
+        Range of the colours, which are drawn anew at each step.
+    together
+        Consecutive views that are drawn as a group.
+    seed
+        Random seed.
     """
 
     stages: Sequence[tuple[int, int]]
@@ -50,22 +67,22 @@ class Plan:
     average: float = 0.03
     warm: float = 0.05
     still: bool = False
-    variety: Variety = _USUAL
+    variety: Variety = _DEFAULT_VARIETY
     together: int = 1
     seed: int = 0
 
     @property
     def steps(self) -> int:
-        """How many there are."""
+        """The number of steps."""
         return sum(views // self.batch for _, views in self.stages)
 
     def sides(self) -> Iterator[int]:
-        """Give the side of each step."""
+        """Yield the resolution of each step."""
         for side, views in self.stages:
             yield from [side] * (views // self.batch)
 
     def share(self, step: int) -> float:
-        """Return the share of the learning rate at a step: up in a line, down in another."""
+        """Return the factor of the learning rate at a step: linear warm-up, linear decay."""
         done = (step + 0.5) / self.steps
         return min(done / self.warm, (1 - done) / (1 - self.warm))
 
@@ -79,17 +96,37 @@ def train(
     checkpoint: Path,
     report: Report = lambda done, steps, terms: None,
 ) -> FromPixels:
-    """Train a network on views, drawn again and again; return the average of its weights.
+    """Train a network in place; return a copy with the exponential moving average of its weights.
 
-    The network given is trained in place; the one returned is another, with the exponential moving
-    average. What each step looks at follows from the plan's seed and the number of the step. A run
-    that was stopped goes on from `checkpoint`, which stays for whoever asks again. Raises
-    `LookalikeError` where the disk is full.
+    The views of a step depend on the plan's seed and the number of the step, so that a stopped run
+    continues exactly from its checkpoint.
+
+    Parameters
+    ----------
+    network
+        The network, changed in place.
+    objective
+        Maps features and the numbers of their views to losses by name.
+    views
+        The views, drawn from again and again.
+    pixels
+        The photos.
+    plan
+        Hyperparameters.
+    checkpoint
+        A file to continue from, written at most `CHECKPOINT_SECONDS` apart. It stays.
+    report
+        Called every few seconds.
+
+    Raises
+    ------
+    LookalikeError
+        If the disk is full.
     """
     device = pixels.device
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = objective.to(device)
-    groups = _groups(network, objective, plan)
+    groups = _parameter_groups(network, objective, plan)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     keep = 1 - 1 / max(plan.average * plan.steps, 1)
@@ -116,7 +153,7 @@ def train(
             continue
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * plan.share(step)
-        which, colours = _drawn(step, len(views), plan)
+        which, colours = _draw_batch(step, len(views), plan)
         some = views[which.to(device)].in_colours(colours.to(device))
         images = some.render(pixels[some.photos], side)
         with _mixed(device):
@@ -134,7 +171,7 @@ def train(
         if now - reported > 5 or step + 1 == plan.steps:
             report(step + 1, plan.steps, {name: float(of) / since for name, of in sums.items()})
             reported, sums, since = now, {}, 0
-        if now - saved > SAVED_EVERY or step + 1 == plan.steps:
+        if now - saved > CHECKPOINT_SECONDS or step + 1 == plan.steps:
             _save(checkpoint, parts, asked, step + 1)
             saved = now
     return cast(FromPixels, averaged.module).eval()
@@ -142,35 +179,35 @@ def train(
 
 @torch.no_grad()
 def features(network: FromPixels, views: Views, pixels: Pixels, side: int) -> torch.Tensor:
-    """Return what a network makes of views, float16 (n, width)."""
+    """Return the features of views at a resolution, float16 (n, width)."""
     device = pixels.device
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     views = views.to(device)
-    made = []
+    blocks = []
     for start in range(0, len(views), 256):
         some = views[start : start + 256]
         images = some.render(pixels[some.photos], side).contiguous(
             memory_format=torch.channels_last
         )
         with _mixed(device):
-            made.append(network.of_images(images).half())
-    return torch.cat(made)
+            blocks.append(network.of_images(images).half())
+    return torch.cat(blocks)
 
 
 def _mixed(device: torch.device) -> torch.autocast:
-    """Return what makes a network compute in bf16, on GPUs and on processors that have it."""
+    """Return a context that computes in bf16 on GPUs and on processors that support it."""
     return torch.autocast(device.type, torch.bfloat16, device.type != "cpu" or _has_bf16())
 
 
 @cache
 def _has_bf16() -> bool:
-    import openvino  # PyTorch tells only of what it can emulate, slowly
+    import openvino  # PyTorch reports slow emulation as support
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _drawn(step: int, views: int, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which views a step looks at, and in which colours."""
+def _draw_batch(step: int, views: int, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the numbers of the views of a step, and their colours."""
     generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
     groups = (plan.batch // plan.together,)
     first = plan.together * torch.randint(views // plan.together, groups, generator=generator)
@@ -178,8 +215,8 @@ def _drawn(step: int, views: int, plan: Plan) -> tuple[torch.Tensor, torch.Tenso
     return which, recoloured(len(which), plan.variety, generator)
 
 
-def _groups(network: nn.Module, objective: nn.Module, plan: Plan) -> list[dict[str, Any]]:
-    """Share the parameters out: what is a bias or of one dimension has no weight decay."""
+def _parameter_groups(network: nn.Module, objective: nn.Module, plan: Plan) -> list[dict[str, Any]]:
+    """Group the parameters: biases and other 1-D parameters have no weight decay."""
     own = list(network.parameters())
     new = list(objective.parameters())
     return [
@@ -190,7 +227,7 @@ def _groups(network: nn.Module, objective: nn.Module, plan: Plan) -> list[dict[s
 
 
 def _resume(checkpoint: Path, parts: dict[str, Any], asked: str, device: torch.device) -> int:
-    """Return how many steps are done; none where something else was asked for."""
+    """Load a checkpoint; return its number of finished steps, 0 if it belongs to another plan."""
     if not checkpoint.is_file():
         return 0
     try:
@@ -211,14 +248,14 @@ def _save(checkpoint: Path, parts: dict[str, Any], asked: str, done: int) -> Non
 
 
 def store(tensors: object, file: Path) -> None:
-    """Write tensors as `torch.save` does, whole or not at all; `LookalikeError` if a disk is full.
+    """Write tensors as `torch.save` does, completely or not at all.
 
-    `OSError` where the disk cannot be written otherwise.
+    Raises `LookalikeError` if the disk is full, `OSError` if it cannot be written otherwise.
     """
     try:
         with new_file(file) as part:
             torch.save(tensors, part)
     except RuntimeError as error:
-        if not re.search(_SHORT, str(error)):
+        if not re.search(_FULL_DISK_ERRORS, str(error)):
             raise
         raise full_disk(file) from None

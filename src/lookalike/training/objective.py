@@ -1,4 +1,4 @@
-"""What a network is to learn: its labels apart, and near what a teacher has near."""
+"""Losses: classification of labels, imitation of teachers, relations between features."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,20 @@ from lookalike.training.photos import UNLABELLED
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each term of the objective counts, and the temperatures they are taken at.
+    """Weights and temperatures of the terms of `Objective`.
 
-    `shares` are what the cosines of each teacher count in the relations; they add up to 1.
-    `within` is what relations count among the views that are looked at `together`. `temperature` is
-    that of the labels; those of both relations have names of their own.
+    Attributes
+    ----------
+    labels, imitation, relations, within
+        Weights of the terms. `within` is for relations among the views of a group.
+    shares
+        Weight of each teacher's cosines in the relations, with the sum 1.
+    together
+        Views of a group.
+    temperature, relation_temperature, within_temperature
+        Of the labels, the relations in a batch, and the relations in a group.
+    smoothing
+        Label smoothing.
     """
 
     labels: float = 1.0
@@ -31,10 +40,9 @@ class LossWeights:
 
 
 class Proxies(nn.Module):
-    """A direction for each class; a feature's cosine to its own should beat those to all others.
+    """Normalised softmax: a learned direction for each class, compared with features by cosine.
 
-    Normalised softmax: Zhai, Wu, "Classification is a strong baseline for deep metric learning"
-    (2019).
+    Zhai, Wu, "Classification is a strong baseline for deep metric learning" (2019).
     """
 
     def __init__(self, classes: int, width: int, temperature: float, smoothing: float) -> None:
@@ -43,7 +51,7 @@ class Proxies(nn.Module):
         self._temperature, self._smoothing = temperature, smoothing
 
     def forward(self, unit: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Take features of length 1, (n, width), and their labels, `UNLABELLED` for none."""
+        """Return the loss of features (n, width) of length 1 with labels (n,)."""
         cosines = unit @ functional.normalize(self.directions, dim=1).T
         return functional.cross_entropy(
             cosines / self._temperature,
@@ -55,7 +63,7 @@ class Proxies(nn.Module):
 
 
 class Imitation(nn.Module):
-    """What a linear map makes of a feature should point where the teacher's does.
+    """Distillation: a linear map of a feature should have the direction of the teacher's feature.
 
     Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network" (2015); of features, as in
     Romero et al., "FitNets" (2015).
@@ -66,31 +74,44 @@ class Imitation(nn.Module):
         self.map = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, taught))
 
     def forward(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Take features (n, width) and the teacher's, centred and of length 1, (n, taught)."""
+        """Return the loss of features (n, width) against centred teacher features (n, taught)."""
         return (1 - functional.cosine_similarity(self.map(features), targets, dim=1)).mean()
 
 
 def relations(unit: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return how far the neighbours of each feature, among n, are from the teacher's.
+    """Return the divergence between neighbourhoods of features and of a teacher's features.
 
-    The Kullback-Leibler divergence between softmaxes of cosines to the others: Abbasi Koohpayegani
-    et al., "CompRess" (2020); Park et al., "Relational knowledge distillation" (2019). Both are
-    (..., n, width), of length 1.
+    It is the Kullback-Leibler divergence between softmaxes of cosines to the other features:
+    Abbasi Koohpayegani et al., "CompRess" (2020); Park et al., "Relational knowledge distillation"
+    (2019). Both arrays are (..., n, width), of length 1.
     """
-    itself = torch.eye(unit.shape[-2], dtype=torch.bool, device=unit.device)
+    diagonal = torch.eye(unit.shape[-2], dtype=torch.bool, device=unit.device)
 
-    def others(of: torch.Tensor) -> torch.Tensor:
-        return functional.log_softmax((of @ of.mT / temperature).masked_fill(itself, -1e4), dim=-1)
+    def neighbourhood(vectors: torch.Tensor) -> torch.Tensor:
+        logits = (vectors @ vectors.mT / temperature).masked_fill(diagonal, -1e4)
+        return functional.log_softmax(logits, dim=-1)
 
-    divergence = functional.kl_div(others(unit), others(targets), log_target=True, reduction="none")
+    own, taught = neighbourhood(unit), neighbourhood(targets)
+    divergence = functional.kl_div(own, taught, log_target=True, reduction="none")
     return divergence.sum(-1).mean()
 
 
 class Objective(nn.Module):
-    """All of it: the label of each view, int64 (views,), and what teachers make of each.
+    """The sum of all losses.
 
-    `targets` are (views, taught) each; relations are those of as many as
-    `shares` are named for; the others are only imitated.
+    Parameters
+    ----------
+    width
+        Numbers in a feature.
+    labels
+        The label of each view, int64 (views,).
+    targets
+        Each teacher's features of all views, (views, taught). The first teachers, one for each of
+        `loss.shares`, define relations; all are imitated.
+    loss
+        Weights of the terms.
+    seed
+        Random seed of the initialisation.
     """
 
     def __init__(
@@ -106,7 +127,7 @@ class Objective(nn.Module):
         self._targets = [Targets.of(features) for features in targets]
         self._loss = loss
         classes = max(int(labels.max()) + 1, 1)
-        with torch.random.fork_rng(devices=[]):  # the caller's own numbers stay as they are
+        with torch.random.fork_rng(devices=[]):  # keeps the caller's random state
             torch.default_generator.manual_seed(seed)
             self.proxies = Proxies(classes, width, loss.temperature, loss.smoothing)
             self.imitations = nn.ModuleList(Imitation(width, of.shape[1]) for of in targets)
@@ -133,21 +154,21 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class Targets:
-    """What a teacher makes of each view, float16 (views, taught), and the mean of it."""
+    """A teacher's features of all views, float16 (views, taught), and their mean."""
 
     features: torch.Tensor
     mean: torch.Tensor
 
     @classmethod
     def of(cls, features: torch.Tensor) -> "Targets":
-        """Keep the features at length 1."""
+        """Normalise features to length 1."""
         unit = functional.normalize(features.float(), dim=1)
         return cls(unit.half(), unit.mean(0))
 
     def unit(self, views: torch.Tensor) -> torch.Tensor:
-        """Return those of some views, of length 1."""
+        """Return the features of some views, of length 1."""
         return functional.normalize(self.features[views].float(), dim=1)
 
     def centred(self, views: torch.Tensor) -> torch.Tensor:
-        """Return their differences from the mean: most of what is common to all says nothing."""
+        """Return the features minus their mean, which carries no information, of length 1."""
         return functional.normalize(self.features[views].float() - self.mean, dim=1)

@@ -1,4 +1,4 @@
-"""The photos to learn from, decoded once: their pixels in one file, and their labels."""
+"""The training photos, decoded once to one file of pixels, and their labels."""
 
 import hashlib
 import io
@@ -19,10 +19,10 @@ from PIL import Image
 from lookalike import images
 from lookalike.errors import ImageError, LookalikeError, one_line, says_nothing
 from lookalike.files import delete_folder, staging_folder
-from lookalike.images import IsolatedDecoder, LeftOut, Source
+from lookalike.images import IgnoredFiles, IsolatedDecoder, Source
 from lookalike.images.labels import open_labels
-from lookalike.images.listing import label_images, list_images, listed, write_listing
-from lookalike.images.matching import Labelled
+from lookalike.images.listing import label_images, list_images, read_listing, write_listing
+from lookalike.images.matching import LabelCounts
 from lookalike.progress import progress_line
 from lookalike.spark import cores
 from lookalike.sql import connect, create_view, fetch_row
@@ -32,22 +32,34 @@ if TYPE_CHECKING:
 
 
 SIDE = 288
-"""Pixels a side of what is kept of a photo: more than the 224 a network sees, for parts of it."""
+"""Pixels a side of a stored photo, more than a network's 224, to cut parts out of it."""
 UNLABELLED = -1
 
-_THUMBNAIL = 448  # of its longer side, before it is squashed
+_THUMBNAIL_SIDE = 448  # pixels of the longer side, before the photo is squashed
 _PIXELS, _ABOUT = "pixels", "photos.json"
-_BLOCK = 1024  # photos
+_BLOCK_PHOTOS = 1024
 
 
 @dataclass(frozen=True)
 class Photos:
-    """n photos kept in a folder: `labels`, int64 (n,), count `classes`; `UNLABELLED` for none.
+    """n decoded photos in a folder.
 
-    `skipped` counts the reasons why others are not among them, `unlabelled` those left out for
-    want of a label, `unused_labels` the labels of no photo; `loose_labels`, `missing_labels` and
-    `not_looked_at` are those of `build.Report`. Equal photos with equal labels have the same
-    `identity`.
+    Attributes
+    ----------
+    folder
+        Contains the pixels.
+    labels
+        int64 (n,): indexes of `classes`, or `UNLABELLED`.
+    classes
+        The labels.
+    skipped
+        Counts of photos that are unreadable, by reason.
+    identity
+        A hash: equal for equal photos with equal labels.
+    unlabelled
+        Photos left out because they have no label.
+    unused_labels, loose_labels, missing_labels, not_looked_at
+        As in `build.Report`.
     """
 
     folder: Path
@@ -66,20 +78,20 @@ class Photos:
 
     @classmethod
     def load(cls, folder: Path) -> "Photos":
-        """Read what `gather` wrote; `OSError`, `ValueError` or `KeyError` where it did not."""
+        """Read the photos of `decode_photos`; raise `OSError`, `ValueError` or `KeyError`."""
         about = json.loads((folder / _ABOUT).read_text())
         labels = np.array(about.pop("labels"), np.int64)
         return cls(folder, labels, about["classes"], about["skipped"], about["identity"])
 
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """Return uint8 (n, 288, 288, 3), squashed to a square; mapped, not read."""
+        """Return a memory map of the squashed photos, uint8 (n, 288, 288, 3)."""
         return np.memmap(self.folder / _PIXELS, np.uint8, "r", shape=(len(self), SIDE, SIDE, 3))
 
 
 Images = str | Path | Sequence[str | Path]
 
 
-def gather(
+def decode_photos(
     sources: Sequence[tuple[Images, Path | None]],
     folder: Path,
     *,
@@ -87,15 +99,28 @@ def gather(
     label_name: str = "Class",
     besides: Callable[[int], int] = lambda labels: 0,
 ) -> Photos:
-    """Decode photos and keep them in `folder`, which comes whole or not at all.
+    """Decode photos to a folder, which appears completely or not at all.
 
-    `sources` are folders, files or globs, each with its label file, of whose photos only those
-    with a label are kept, or None: all are kept, without a label. What does not decode is left out
-    and counted by reason. What `folder` holds already of the same photos with the same labels is
-    taken as it is, what it holds of others is replaced. A quarter of a megabyte of disk a photo is
-    taken, and the bytes that `besides` names for a number of labels. Raises `LookalikeError` where
-    nothing is left, the labels tell nothing apart, `folder` holds anything else, or the disk is too
-    small.
+    A folder with the same photos and labels is reused; one with other photos is replaced. A photo
+    takes a quarter of a megabyte.
+
+    Parameters
+    ----------
+    sources
+        Folders, files or globs, each with a label file, of whose photos only labelled ones are
+        used, or with None: all are used, without labels. Unreadable photos are counted by reason.
+    folder
+        The folder to write.
+    image_name, label_name
+        The columns of the label files.
+    besides
+        Returns the further disk space, in bytes, that a number of labels needs.
+
+    Raises
+    ------
+    LookalikeError
+        If nothing is left, the labels distinguish nothing, `folder` contains anything else, or the
+        disk is too small.
     """
     if folder.exists() and not (folder.is_dir() and {*os.listdir(folder)} <= {_PIXELS, _ABOUT}):
         raise LookalikeError(f"{folder} holds something else: choose another `work` folder")
@@ -111,13 +136,13 @@ def gather(
             check_labels(offered)
             more = besides(len(offered))
         identity = _identity(listings)
-        left_out = sum((Counter(one.left_out.counts()) for one in listings), Counter[str]())
+        ignored = sum((Counter(one.ignored.counts()) for one in listings), Counter[str]())
         counts: dict[str, Any] = {
             "unlabelled": sum(one.unlabelled for one in listings),
             "unused_labels": sum(one.labels.unused for one in listings),
             "loose_labels": sum(one.labels.loose for one in listings),
             "missing_labels": sum(one.labels.missing for one in listings),
-            "not_looked_at": dict(left_out.most_common()),
+            "not_looked_at": dict(ignored.most_common()),
         }
         try:
             there = Photos.load(folder)
@@ -150,7 +175,7 @@ def gather(
 
 
 def check_labels(photos: Mapping[str, int]) -> None:
-    """Raise `LookalikeError` where so many photos of each label leave nothing to be learned."""
+    """Raise `LookalikeError` unless there are two labels, and two photos of one of them."""
     if len(photos) < 2:
         known = "".join(f", {name!r}," for name in photos)
         raise LookalikeError(
@@ -167,14 +192,14 @@ def check_labels(photos: Mapping[str, int]) -> None:
 
 @dataclass(frozen=True)
 class _Listing:
-    """The inputs of a source in a file, `count` of them."""
+    """A file that lists the `count` inputs of a source."""
 
     source: Source
     file: Path
     count: int
-    left_out: LeftOut
+    ignored: IgnoredFiles
     unlabelled: int = 0
-    labels: Labelled = field(default_factory=Labelled)
+    labels: LabelCounts = field(default_factory=LabelCounts)
 
 
 def _list(
@@ -185,43 +210,43 @@ def _list(
     label_name: str,
 ) -> _Listing:
     place, labels = source
-    left_out = LeftOut(labels)
-    located = images.locate(place, left_out=left_out)
+    ignored = IgnoredFiles(labels)
+    located = images.locate(place, ignored=ignored)
     if located.kind != "files":
         raise LookalikeError(
             f"lookalike train takes files: copy the photos of {located.root} to a disk"
         )
     offered = None if labels is None else open_labels(labels, image_name, label_name)
     file = staging / f"listing-{number}.parquet"
-    count = list_images(located, file, left_out=left_out)
+    count = list_images(located, file, ignored=ignored)
     if offered is None:
-        return _Listing(located, file, count, left_out)
+        return _Listing(located, file, count, ignored)
     labelled = label_images(file, offered, images.encode_path(located.root))
     known = staging / f"labelled-{number}.parquet"
     with connect(staging) as sql:
         create_view(sql, "listing", file)
         (kept,) = fetch_row(sql, "select count(label) from listing")
         write_listing(sql, "from listing where label is not null order by id", known)
-    return _Listing(located, known, kept, left_out, count - kept, labelled)
+    return _Listing(located, known, kept, ignored, count - kept, labelled)
 
 
 def _count_labels(listings: Sequence[_Listing]) -> Counter[str]:
-    batches = (batch for one in listings for batch in listed(one.file))
+    batches = (batch for one in listings for batch in read_listing(one.file))
     names = (name for batch in batches for name in batch["label"].to_pylist())
     return Counter(name for name in names if name is not None)
 
 
 def _identity(listings: Sequence[_Listing]) -> str:
-    """Name what is listed by paths, sizes, times of change and labels."""
-    digest = hashlib.blake2b(f"{SIDE} {_THUMBNAIL}".encode(), digest_size=16)
+    """Return a hash of paths, sizes, times of change and labels."""
+    digest = hashlib.blake2b(f"{SIDE} {_THUMBNAIL_SIDE}".encode(), digest_size=16)
     for one in listings:
-        for batch in listed(one.file):
+        for batch in read_listing(one.file):
             digest.update(json.dumps(batch.drop_columns(["id", "content"]).to_pydict()).encode())
     return digest.hexdigest()
 
 
 def _decode(listings: Sequence[_Listing], file: Path) -> tuple[list[str | None], Counter[str]]:
-    """Write the pixels of all that can be decoded; return the label of each, and why not others."""
+    """Write the pixels of readable photos; return their labels, and counts of reasons."""
     names: list[str | None] = []
     skipped: Counter[str] = Counter()
     with file.open("wb") as pixels:
@@ -250,15 +275,15 @@ def _check_room(folder: Path, count: int, more: int) -> None:
 def _decoded(
     source: Source, listing: Path, count: int
 ) -> Iterator[tuple[str | None, npt.NDArray[np.uint8] | str]]:
-    """Give the label of each input and its pixels, (288, 288, 3), or why there are none."""
-    # The decoder ends before the pool does: a thread that waits for an image waits no longer.
+    """Yield the label of each input, and its pixels (288, 288, 3) or the reason why not."""
+    # The decoder ends before the pool, which ends the waiting of its threads.
     with ThreadPoolExecutor(cores()) as pool, IsolatedDecoder() as decoder:
 
         def pixels(path: str, reason: str | None) -> npt.NDArray[np.uint8] | str:
             if reason is not None:
                 return reason
             try:
-                small = decoder.thumbnail(images.read(source, path), _THUMBNAIL)
+                small = decoder.thumbnail(images.read(source, path), _THUMBNAIL_SIDE)
             except ImageError as error:
                 return str(error)
             with Image.open(io.BytesIO(small)) as image:
@@ -269,7 +294,7 @@ def _decoded(
             with progress_line("decoding", "images") as move:
                 waiting: deque[tuple[str | None, Future[npt.NDArray[np.uint8] | str]]] = deque()
                 done = 0
-                for batch in listed(listing):
+                for batch in read_listing(listing):
                     for row in batch.select(["path", "label", "reason"]).to_pylist():
                         task = pool.submit(pixels, row["path"], row["reason"])
                         waiting.append((row["label"], task))
@@ -285,10 +310,10 @@ def _decoded(
 
 
 class Pixels:
-    """The pixels of photos, by number, on the device that trains.
+    """The pixels of photos, by number, on the training device.
 
-    They lie there as a whole where that takes less than 40 % of a GPU's memory, else they come
-    from the mapped file.
+    They stay in a GPU's memory if they take less than 40 % of it, else they come from the mapped
+    file.
     """
 
     def __init__(self, photos: Photos, device: "torch.device") -> None:
@@ -296,27 +321,27 @@ class Pixels:
 
         self.device = device
         self._mapped = photos.pixels()
-        self._there: torch.Tensor | None = None
+        self._copy: torch.Tensor | None = None
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if self._mapped.nbytes < 0.4 * free:
-                self._there = _copied(self._mapped, device)
+                self._copy = _copy_to_device(self._mapped, device)
 
     def __getitem__(self, photos: "torch.Tensor") -> "torch.Tensor":
         """Return uint8 (n, 288, 288, 3) for photo numbers, int64 (n,)."""
         import torch
 
-        if self._there is not None:
-            return self._there[photos.to(self.device)]
+        if self._copy is not None:
+            return self._copy[photos.to(self.device)]
         return torch.from_numpy(self._mapped[photos.cpu().numpy()]).to(self.device)
 
 
-def _copied(pixels: npt.NDArray[np.uint8], device: "torch.device") -> "torch.Tensor":
-    """Copy mapped pixels to a device, block by block: memory may not hold them all."""
+def _copy_to_device(pixels: npt.NDArray[np.uint8], device: "torch.device") -> "torch.Tensor":
+    """Copy mapped pixels to a device, block by block, to bound memory."""
     import torch
 
     there = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
-    for start in range(0, len(pixels), _BLOCK):
-        block = np.array(pixels[start : start + _BLOCK])
-        there[start : start + _BLOCK] = torch.from_numpy(block)
+    for start in range(0, len(pixels), _BLOCK_PHOTOS):
+        block = np.array(pixels[start : start + _BLOCK_PHOTOS])
+        there[start : start + _BLOCK_PHOTOS] = torch.from_numpy(block)
     return there

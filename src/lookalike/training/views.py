@@ -1,8 +1,8 @@
-"""Views of photos: a part of each, maybe mirrored, in other colours; made where the training is.
+"""Augment photos: random crops, mirror images and colours, rendered on the training device.
 
-A view is some numbers, drawn once; its pixels are made when they are needed, of any size. So a
-teacher and its student look at the very same part of a photo (Beyer et al., "Knowledge
-distillation: a good teacher is patient and consistent", 2022), and the teacher has to look once.
+A view is a few numbers, drawn once; its pixels are rendered on demand, at any resolution. So a
+teacher and its student see the same crop (Beyer et al., "Knowledge distillation: a good teacher is
+patient and consistent", 2022), and the teacher's features are computed once.
 """
 
 import math
@@ -11,15 +11,22 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-GREY = (0.299, 0.587, 0.114)  # what red, green and blue add to how bright a pixel looks
+GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in the brightness
 
 
 @dataclass(frozen=True)
 class Views:
-    """n views: `photos` int64 (n,), `parts` float32 (n, 2, 3), `colours` float32 (n, 3, 4).
+    """n views.
 
-    `parts` maps places in the view to places in the photo, both from -1 to 1; `colours` maps red,
-    green, blue and one, in 0..1, to red, green and blue.
+    Attributes
+    ----------
+    photos
+        Numbers of photos, int64 (n,).
+    parts
+        Affine maps from places in the view to places in the photo, both in -1..1, float32
+        (n, 2, 3).
+    colours
+        Affine maps from RGB to RGB, both in 0..1, float32 (n, 3, 4).
     """
 
     photos: torch.Tensor
@@ -30,24 +37,32 @@ class Views:
         return len(self.photos)
 
     def __getitem__(self, which: torch.Tensor | slice) -> "Views":
-        """Take some of them."""
+        """Select views."""
         return Views(self.photos[which], self.parts[which], self.colours[which])
 
     def to(self, device: torch.device) -> "Views":
-        """Move the numbers, not the pixels, to a device."""
+        """Move the views to a device."""
         return Views(self.photos.to(device), self.parts.to(device), self.colours.to(device))
 
     def in_colours(self, colours: torch.Tensor) -> "Views":
-        """Return the same views, (n, 3, 4) of other colours laid over their own."""
+        """Return the views with further colour maps (n, 3, 4) applied."""
         matrix = colours[:, :, :3] @ self.colours
         matrix[:, :, 3:] += colours[:, :, 3:]
         return Views(self.photos, self.parts, matrix)
 
     def render(self, pixels: torch.Tensor, side: int) -> torch.Tensor:
-        """Return float32 (n, 3, side, side) in 0..255 of the views' own photos.
+        """Render the views.
 
-        `pixels` is uint8 (n, height, width, 3), row i the photo of view i. Views far smaller than
-        the photo are made larger first: else fine patterns would leave moiré.
+        Parameters
+        ----------
+        pixels
+            uint8 (n, height, width, 3): row i is the photo of view i.
+        side
+            Resolution in pixels. Views far smaller than the photo are supersampled against moiré.
+
+        Returns
+        -------
+        float32 (n, 3, side, side) in 0..255.
         """
         images = pixels.permute(0, 3, 1, 2).float()
         factor = max(1, round(images.shape[-1] / side))
@@ -66,13 +81,24 @@ class Views:
 
 @dataclass(frozen=True)
 class Variety:
-    """How much views differ from their photos.
+    """Ranges of augmentation.
 
-    A view shows from `least` of a photo's area to all of it, in proportions up to `stretch` times
-    other ones; a share of `whole` shows all of it, undistorted. `colour` is how far brightness,
-    contrast, saturation and tint are drawn from 1; a share of `grey` has no colour, in one of
-    `exchanged` red and blue have changed places, and in one of `turned` all hues are turned by one
-    angle, drawn from the whole circle, and made one to two times as strong.
+    Attributes
+    ----------
+    least
+        Smallest share of a photo's area in a view.
+    stretch
+        Largest change of the aspect ratio, as a factor.
+    whole
+        Share of views that show the whole photo, undistorted.
+    colour
+        Range around 1 of brightness, contrast and saturation, and three times that of tint.
+    grey
+        Share of views without colour.
+    exchanged
+        Share of views with red and blue exchanged.
+    turned
+        Share of views whose hues are rotated by a random angle and amplified once to twice.
     """
 
     least: float = 0.3
@@ -85,7 +111,7 @@ class Variety:
 
 
 def draw(photos: torch.Tensor, variety: Variety, generator: torch.Generator) -> Views:
-    """Draw a view of each of these photos, int64 (n,), on the CPU."""
+    """Draw a view of each photo of int64 (n,), on the CPU."""
     n = len(photos)
 
     def uniform(low: float, high: float) -> torch.Tensor:
@@ -106,7 +132,7 @@ def draw(photos: torch.Tensor, variety: Variety, generator: torch.Generator) -> 
 
 
 def recoloured(n: int, variety: Variety, generator: torch.Generator) -> torch.Tensor:
-    """Draw colours for n views: float32 (n, 3, 4), on the CPU."""
+    """Draw colour maps for n views, float32 (n, 3, 4), on the CPU."""
 
     def near_one(*shape: int) -> torch.Tensor:
         return 1 + variety.colour * (2 * torch.rand(*shape, generator=generator) - 1)
@@ -128,10 +154,18 @@ def recoloured(n: int, variety: Variety, generator: torch.Generator) -> torch.Te
 
 
 def turns(angles: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
-    """Return colours that turn all hues by angles (n,), in radians: float32 (n, 3, 4).
+    """Return colour maps that rotate hues, by Rodrigues' rotation formula about the grey axis.
 
-    Turned is about the grey axis (Rodrigues' rotation formula); what lies off it is `strength`
-    times, (n,), as far from it.
+    Parameters
+    ----------
+    angles
+        In radians, (n,).
+    strength
+        Factors of the distance from the grey axis, (n,).
+
+    Returns
+    -------
+    float32 (n, 3, 4).
     """
     grey = torch.full((3, 3), 1 / 3)
     across = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)

@@ -1,4 +1,4 @@
-"""Where a run keeps what it makes meanwhile, alone; whether what it makes can be written."""
+"""The work folder of a training run, and checks that its result can be written."""
 
 import contextlib
 import fcntl
@@ -10,21 +10,21 @@ from pathlib import Path
 from lookalike.errors import LookalikeError, writing_to
 
 DECODED = "decoded"
-"""What the folder of decoded photos is called in the work folder."""
+"""The folder of decoded photos in a work folder."""
 
-_PARTS = f".{'[0-9a-f]' * 32}-*.pt"  # what `new_file` calls checkpoints until they are whole
+_UNFINISHED = f".{'[0-9a-f]' * 32}-*.pt"  # names that `new_file` gives to unfinished checkpoints
 
 
 def work_folder(out: Path, work: Path | None) -> Path:
-    """Return where decoded photos and what is learned are kept meanwhile."""
+    """Return the folder of decoded photos and checkpoints, by default beside `out`."""
     return out.with_name(f".{out.name}.work") if work is None else work
 
 
 @contextmanager
-def alone(place: Path) -> Iterator[None]:
-    """Keep other runs out of a work folder, which is made; `LookalikeError` where one is in it.
+def lock_folder(place: Path) -> Iterator[None]:
+    """Create a work folder and lock it; raise `LookalikeError` if another run uses it.
 
-    Half-written files that killed runs have left there go.
+    Unfinished files of killed runs are deleted.
     """
     place.mkdir(parents=True, exist_ok=True)
     with (place / ".lock").open("a") as lock:
@@ -34,12 +34,12 @@ def alone(place: Path) -> Iterator[None]:
             raise LookalikeError(
                 f"another run is at work in {place}: wait for it, or choose another `work` folder"
             ) from None
-        for left in place.glob(_PARTS):
+        for left in place.glob(_UNFINISHED):
             left.unlink()
         try:
             yield
         except BaseException:
-            with contextlib.suppress(OSError):  # of what came to nothing nothing is left
+            with contextlib.suppress(OSError):  # a failed run leaves no empty folder
                 if not any(one.name != ".lock" for one in place.iterdir()):
                     (place / ".lock").unlink()
                     place.rmdir()
@@ -47,7 +47,7 @@ def alone(place: Path) -> Iterator[None]:
 
 
 def check_out(out: Path) -> None:
-    """Raise `LookalikeError` where `out` cannot be written: now, not when all is learned."""
+    """Raise `LookalikeError` if `out` cannot be written, before the training."""
     if out.is_dir():
         raise LookalikeError(f"{out} is a folder: choose another `out`")
     with writing_to(out.parent, "choose another `out`"):

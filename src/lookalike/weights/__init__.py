@@ -1,4 +1,4 @@
-"""The weights that come with the package; `general.md` and `cars.md` are their model cards."""
+"""The bundled weights. `general.md` and `cars.md` are their model cards."""
 
 import json
 import os
@@ -8,13 +8,13 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 AUTO = "auto"
-"""For a network or weights: the default ones."""
+"""Stands for the default network or weights."""
 
 DEFAULT = "efficientnet-lite0"
-"""The network for photos of anything."""
+"""The default network, for photos of anything."""
 
 BUNDLED = {"efficientnet-lite0": "general", "resnet18": "cars"}
-"""Networks whose weights come along, and what these are called."""
+"""The names of bundled weights by network."""
 
 FILES: dict[str, Traversable] = {
     "general": files(__name__) / "efficientnet-lite0.safetensors",
@@ -24,13 +24,26 @@ FILES: dict[str, Traversable] = {
 
 
 def settle(network: str, weights: str | os.PathLike[str]) -> tuple[str, str]:
-    """Say which network and weights are meant where one of them, or both, is `auto`.
+    """Resolve `auto` in the names of a network and weights.
 
+    A file of `lookalike train` names its network. If a network has no bundled weights, `auto`
+    remains.
+
+    Parameters
+    ----------
+    network
+        A name, or `auto`.
+    weights
+        A name, a file, or `auto`.
+
+    Returns
+    -------
+    The names of the network and of the weights.
+
+    Examples
+    --------
     >>> settle("auto", "auto"), settle("auto", "cars"), settle("resnet18", "auto")
     (('efficientnet-lite0', 'general'), ('resnet18', 'cars'), ('resnet18', 'cars'))
-
-    A file that `lookalike train` wrote says which network it is of. Of a network that has no
-    bundled weights, `auto` stays what it is.
     """
     weights = os.fspath(weights)
     if network == AUTO:
@@ -40,12 +53,12 @@ def settle(network: str, weights: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def _network_of(weights: str) -> str | None:
-    """Return the network that a safetensors file says it is of."""
+    """Return the network named in the metadata of a safetensors file."""
     if not weights.endswith(".safetensors"):
         return None
     from safetensors import SafetensorError, safe_open
 
-    # What is wrong with the file is said where it is loaded.
+    # Loading the file raises its errors.
     with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
         with safe_open(weights, "np") as file:
             name = json.loads(file.metadata()["about"])["arch"]
