@@ -45,8 +45,8 @@ bench: $(READY)  ## figures of the README, on drawn cars; IMAGES=folder for othe
 	$(BIN)/python benchmarks/road.py $(if $(IMAGES),--images $(IMAGES)) $(if $(LABELS),--labels $(LABELS)) --json
 
 weights: $(READY)  ## the bundled weights once more: PHOTOS, LABELS; OTHERS, JUDGE, JUDGE_LABELS if there are
-	$(if $(and $(PHOTOS),$(LABELS)),,$(error make weights PHOTOS=folder LABELS=file.csv: see training/README.md))
-	$(BIN)/python training/recipe.py --photos $(PHOTOS) --labels $(LABELS) $(if $(OTHERS),--others $(OTHERS)) \
+	$(if $(and $(PHOTOS),$(LABELS)),,$(error make weights PHOTOS=folder LABELS=file.csv: see recipes/README.md))
+	$(BIN)/python recipes/recipe.py --photos $(PHOTOS) --labels $(LABELS) $(if $(OTHERS),--others $(OTHERS)) \
 		$(if $(JUDGE),--judge $(JUDGE) --judge-labels $(JUDGE_LABELS)) $(RECIPE)
 
 clean:

@@ -31,22 +31,21 @@ from typing import Any
 import faiss
 import numpy as np
 
-from lookalike.embedding import Vectors
-from lookalike.hashing.cells import (
+from lookalike.search.cells import (
     ROTATION_SAMPLE_ROWS,
     SAMPLE_ROWS_PER_CELL,
     Cells,
-    Numbers,
     Rotation,
     cell_count,
 )
+from lookalike.system.arrays import Numbers, Vectors
 from measure import machine
 from stored import exact_ids
 
 K = 10
 HELD_OUT = 300  # rows that are queries and nothing else
 TURNS, IN_TURN = 5, 20  # queries that are timed one by one, the codes taking turns
-MOST = 0.02  # of all rows are candidates, as in `lookalike.searcher`
+MOST = 0.02  # of all rows are candidates, as in `lookalike.search.searcher`
 HELD = 0.993  # of the neighbours are in the cells that are looked into: its share at 98 %
 BLOCK = 65_536  # rows encoded at a time
 RABITQ = ((128, 1), (256, 1), (80, 2), (32, 2))  # directions, bits each: 24, 40, 40, 28 bytes

@@ -30,8 +30,9 @@ from typing import Any
 import numpy as np
 
 from lookalike import images, models
-from lookalike.models.engines import Pixels
-from lookalike.spark import cores
+from lookalike.images.decoding import raster
+from lookalike.system.arrays import Pixels
+from lookalike.system.resources import cores
 from measure import Contestant, answer, cpu_of_tree, machine, peak_of_tree
 
 PRECISIONS = ("f32", "bf16", "int8")
@@ -145,7 +146,7 @@ def eager(batch: int) -> Pass:
         [
             transforms.Resize((images.SIDE, images.SIDE)),
             transforms.ToTensor(),
-            transforms.Normalize(images.decoding.MEAN, images.decoding.DEVIATION),
+            transforms.Normalize(raster.MEAN, raster.DEVIATION),
         ]
     )
 
@@ -184,7 +185,7 @@ def decoded(photos: list[Path]) -> Pixels:
 
 def spark(precision: str, model: str = "auto") -> Pass:
     """Return `lookalike index --spark`; its time is that from the first task to the last."""
-    from lookalike.build import Options, build_collection
+    from lookalike.ingest import Options, build_collection
 
     folder = Path(tempfile.mkdtemp())
     os.environ["LOOKALIKE_CACHE"] = str(folder / "cache")

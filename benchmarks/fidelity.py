@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from lookalike import images, models
-from lookalike.embedding import Vectors, normalize
-from lookalike.images.labels import open_labels
-from lookalike.models.engines import Pixels, TorchEngine
-from lookalike.weights import DEFAULT
+from lookalike.images.inputs.labels import open_labels
+from lookalike.models.embedder import normalize
+from lookalike.models.runtimes import TorchEngine
+from lookalike.models.weights import DEFAULT
+from lookalike.system.arrays import Pixels, Vectors
 from measure import machine
 
 BATCH = 32

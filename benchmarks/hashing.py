@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import lookalike
-from lookalike import hashing
-from lookalike.hashing.sample import SAMPLE_NEIGHBORS
+from lookalike import lsh
+from lookalike.lsh import tuning
+from lookalike.lsh.sample import SAMPLE_NEIGHBORS
 from lookalike.spark import local_uri, session
 from measure import machine
 
@@ -39,14 +40,14 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--index", type=Path)
     which.add_argument("--vectors", type=Path)
-    parser.add_argument("--recall", type=float, default=hashing.tuning.TARGET_RECALL)
+    parser.add_argument("--recall", type=float, default=tuning.TARGET_RECALL)
     parser.add_argument("--queries", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="the only form there is")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.index:
-            vectors = hashing.with_vectors(lookalike.open_index(given.index).to_spark())
+            vectors = lsh.with_vectors(lookalike.open_index(given.index).to_spark())
         else:
             vectors = written(given.vectors, Path(folder, "vectors.parquet"))
         print(json.dumps(run(vectors, given.recall, given.queries, given.seed)))  # noqa: T201
@@ -73,10 +74,10 @@ def run(vectors: "DataFrame", recall: float, queries: int, seed: int) -> dict[st
     """Tune, then search with what was found."""
     vectors = vectors.cache()
     started = time.perf_counter()
-    tuned = hashing.tune(vectors, recall, seed=seed)
+    tuned = lsh.tune(vectors, recall, seed=seed)
     took = time.perf_counter() - started
     found = tuned.parameters
-    stock = hashing.fit(
+    stock = lsh.fit(
         vectors, bucket_length=found.bucket_length, tables=found.tables, seed=seed
     ).model
     amplified = tuned.stage(seed=seed).fit(vectors)
@@ -85,7 +86,7 @@ def run(vectors: "DataFrame", recall: float, queries: int, seed: int) -> dict[st
         "rows": vectors.count(),
         "tune_s": round(took, 1),
         **tuned.to_dict(),
-        "said": hashing.describe(tuned),
+        "said": lsh.describe(tuned),
         "search": in_turns({"stock": stock, "amplified": amplified}, vectors, queries, seed + 1),
     }
 
@@ -99,7 +100,7 @@ def in_turns(
     hashed = {name: model.transform(vectors).cache() for name, model in models.items()}
     for table in hashed.values():
         table.count()
-    sample = hashing.draw_sample(vectors, seed=seed, count=queries)
+    sample = lsh.draw_sample(vectors, seed=seed, count=queries)
     vectors.unpersist()
     times: dict[str, list[float]] = {name: [] for name in models}
     found: dict[str, list[float]] = {name: [] for name in models}

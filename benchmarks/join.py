@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 
 from lookalike import Index
-from lookalike.hashing import candidates, fit, with_vectors
-from lookalike.searcher import Searcher
+from lookalike.lsh import candidates, fit, with_vectors
+from lookalike.search.searcher import Searcher
 from lookalike.spark import session
-from lookalike.sql import connect, create_view, fetch_row
 from lookalike.storage import EmbeddingTable
+from lookalike.system.sql import connect, create_view, fetch_row
 from measure import answer, machine
 from neighbors import medians, one_turn
 from stored import collection_of

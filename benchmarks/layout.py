@@ -8,7 +8,7 @@ Each contestant lives in a process of its own. Of drawn images: which share of t
 dimensions is among the 10 and the 30 nearest on the map, and, where there are labels, which share
 of the 10 nearest on the map, and in all dimensions, has the image's own label.
 
-    tsne       as `lookalike.layout` does it; `--set` changes a constant of `layout.placing`
+    tsne       as `lookalike.analysis.map` does it; `--set` changes a constant of `layout.placing`
     pca        the two leading directions
 """
 
@@ -24,10 +24,12 @@ from typing import Any
 import faiss
 import numpy as np
 
-from lookalike.layout import Layout, lay_out, placing
-from lookalike.search import Numbers, Rows, draw
-from lookalike.spark import cores
+from lookalike.analysis.map import Layout, lay_out, tsne
+from lookalike.analysis.map import tsne as placing
+from lookalike.search.rows import Rows, draw
 from lookalike.storage import EmbeddingTable
+from lookalike.system.arrays import Numbers
+from lookalike.system.resources import cores
 from measure import Contestant, answer, machine, peak_of_tree
 from stored import collection_of
 
@@ -85,7 +87,7 @@ def compete(given: argparse.Namespace) -> None:
     rows = Rows(EmbeddingTable.open(given.index).segments)
     faiss.omp_set_num_threads(cores())
     if given.contestant == "pca":
-        placing.MAX_FLAT_IMAGES = len(rows)
+        tsne.MAX_FLAT_IMAGES = len(rows)
     answer("ready")
     for line in sys.stdin:
         started = time.perf_counter()
@@ -97,7 +99,7 @@ def compete(given: argparse.Namespace) -> None:
 
 def truth(rows: Rows) -> tuple[Numbers, float | None]:
     """Return the 10 nearest laid-out rows of drawn ones, and how many have their labels."""
-    some = placing.draw_images(rows.ids)
+    some = tsne.draw_images(rows.ids)
     sample = draw(len(some), SAMPLE)
     near = nearest(rows.vectors(some), sample, 10)
     return near, of_own_label(rows, some, sample, near)
@@ -105,7 +107,7 @@ def truth(rows: Rows) -> tuple[Numbers, float | None]:
 
 def quality(rows: Rows, layout: Layout) -> dict[str, Any]:
     """Return what a layout keeps of the neighbours."""
-    some = placing.draw_images(rows.ids)
+    some = tsne.draw_images(rows.ids)
     sample = draw(len(some), SAMPLE)
     true = truth(rows)[0]
     near = nearest(layout.points, sample, max(NEAREST))

@@ -2,10 +2,10 @@
 
     python benchmarks/leaks.py --images cars_train --others misc --json
 
-One collection is the photos. The other is photos of other things, among which lie copies of some of
-the first, each changed in one way of `lookalike.groups.variants.CHANGES`. They are joined at the
-distance that lookalike suggests, and pixels compared. `shown` counts pairs with their pictures in
-the gallery.
+One collection is the photos. The other is photos of other things, among which lie copies of some
+of the first, each changed in one way of `lookalike.analysis.perturbations.CHANGES`. They are joined
+at the distance that lookalike suggests, and pixels compared. `shown` counts pairs with
+their pictures in the gallery.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from typing import Any
 from PIL import Image
 
 import lookalike
-from lookalike.defaults import AGREES
-from lookalike.groups.variants import CHANGES, variant
+from lookalike.analysis.perturbations import CHANGES, variant
+from lookalike.system.defaults import AGREES
 from measure import machine
 
 

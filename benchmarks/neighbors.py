@@ -32,12 +32,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from lookalike import Index
-from lookalike.embedding import Vectors
-from lookalike.hashing import fit, with_vectors
-from lookalike.search import hashed
-from lookalike.searcher import Searcher
-from lookalike.spark import cores, session
+from lookalike.lsh import fit, with_vectors
+from lookalike.lsh.search import hashed
+from lookalike.search.searcher import Searcher
+from lookalike.spark import session
 from lookalike.storage import EmbeddingTable
+from lookalike.system.arrays import Vectors
+from lookalike.system.resources import cores
 from measure import Contestant, answer, machine, peak_of_tree
 from stored import collection_of, exact_ids
 

@@ -32,16 +32,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from lookalike import images, models
-from lookalike.embedding import Vectors, normalize
 from lookalike.errors import ImageError
-from lookalike.images.decoding import read_file
-from lookalike.images.labels import open_labels
+from lookalike.images.decoding.raster import read_file
+from lookalike.images.inputs.labels import open_labels
 from lookalike.models import Engine
-from lookalike.models.efficientnet import lite0
-from lookalike.models.engines import OpenVinoEngine
-from lookalike.models.lite0 import NAME
-from lookalike.spark import cores
-from lookalike.weights import FILES
+from lookalike.models.efficientnet_lite0_ir import lite0
+from lookalike.models.embedder import normalize
+from lookalike.models.lite0_package import NAME
+from lookalike.models.runtimes import OpenVinoEngine
+from lookalike.models.weights import FILES
+from lookalike.system.arrays import Vectors
+from lookalike.system.resources import cores
 from measure import machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "rivals"))

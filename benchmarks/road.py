@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import lookalike
-from lookalike import evaluate
 from lookalike.images.synthetic import draw_collection
-from lookalike.on_spark import load_hasher
-from lookalike.queries import random_query
+from lookalike.lsh.search import load_hasher
+from lookalike.search import evaluation
+from lookalike.search.query import random_query
 from measure import machine, timed
 
 COMMAND = [sys.executable, "-m", "lookalike"]
@@ -73,7 +73,7 @@ def run(
             "first_after_indexing": round(cold.seconds, 2),
             **{name: round(seconds, 2) for name, seconds in searches.items()},
         },
-        **evaluate.by_label(index._searcher.rows),
+        **evaluation.by_label(index._searcher.rows),
         "hashing": against_exact(index, seeds),
     }
 

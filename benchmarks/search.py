@@ -33,13 +33,15 @@ from typing import Any
 import faiss
 import numpy as np
 
-from lookalike.embedding import Vectors
-from lookalike.hashing import Hasher, fit, with_vectors
+from lookalike.lsh import Hasher, fit, with_vectors
+from lookalike.lsh.search import hashed
 from lookalike.rendering import plots
-from lookalike.search import exact_many, hashed
-from lookalike.searcher import Searcher
-from lookalike.spark import cores, session
+from lookalike.search.exact import exact_many
+from lookalike.search.searcher import Searcher
+from lookalike.spark import session
 from lookalike.storage import EmbeddingTable
+from lookalike.system.arrays import Vectors
+from lookalike.system.resources import cores
 from measure import Contestant, answer, machine, peak_of_tree
 from stored import collection_of, exact_ids
 

@@ -23,7 +23,7 @@ from measure import machine
 
 BARE = "import time; started = time.perf_counter(); {}; print(time.perf_counter() - started)"
 STEPS = {  # what is timed, and what has to be there before
-    "import_lookalike": "import lookalike.cli, lookalike.build, lookalike.index",
+    "import_lookalike": "import lookalike.cli, lookalike.ingest, lookalike.index",
     "import_pyspark": "import pyspark.sql",
     "import_torch": "import torch, torchvision",
     "import_nncf": "import sys; sys.modules['torch'] = None; import nncf",  # as for calibration

@@ -9,10 +9,11 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from lookalike.embedding import ROW, Vectors
 from lookalike.images import Source
 from lookalike.models import Model
 from lookalike.storage import EmbeddingTable, write_segment
+from lookalike.storage.schema import ROW
+from lookalike.system.arrays import Vectors
 
 SEGMENT_ROWS = 16_384
 

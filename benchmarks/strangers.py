@@ -23,12 +23,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.build import Options, build_collection
-from lookalike.embedding import ROW
-from lookalike.groups.clusters import cluster
-from lookalike.groups.graph import write_graph
-from lookalike.groups.outliers import outliers, suspects
+from lookalike.analysis.clusters import cluster
+from lookalike.analysis.outliers import outliers, suspects
+from lookalike.ingest import Options, build_collection
+from lookalike.search.knn.graph import write_graph
 from lookalike.storage import EmbeddingTable, write_segment
+from lookalike.storage.schema import ROW
 from lookalike.storage.segments import read_rows
 from measure import machine
 

@@ -32,11 +32,11 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
 from lookalike import images, models
-from lookalike.embedding import Vectors, normalize
-from lookalike.models.engines import Pixels
-from lookalike.search import Rows
-from lookalike.spark import cores
+from lookalike.models.embedder import normalize
+from lookalike.search.rows import Rows
 from lookalike.storage import EmbeddingTable
+from lookalike.system.arrays import Pixels, Vectors
+from lookalike.system.resources import cores
 
 NEIGHBORS = 16  # of a real vector, towards one of which a drawn one moves
 NOISE = 0.5  # of the covariance of the steps between neighbours

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lookalike import Index
-from lookalike.build import Options, build_collection
 from lookalike.images.synthetic import DrawnCollection, draw_collection
+from lookalike.ingest import Options, build_collection
 
 SHARED = Path(os.environ.get("LOOKALIKE_PHOTOS", Path(__file__).parents[2] / "shared" / "data"))
 UNSEEN = SHARED / "stanford-cars-unseen"
@@ -92,7 +92,7 @@ def deadline() -> Iterator[None]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure precisions from 96 images on, and take the first that agrees at all."""
-    monkeypatch.setattr("lookalike.build.jobs.MEASURE_FROM", 96)
+    monkeypatch.setattr("lookalike.ingest.options.MEASURE_FROM", 96)
     monkeypatch.setattr("lookalike.models.precision.SAMPLE_IMAGES", 96)
     monkeypatch.setattr("lookalike.models.precision.MIN_AGREEMENT", 0.5)
     monkeypatch.setattr("lookalike.models.precision._MAX_COST", 1e9)
@@ -107,6 +107,6 @@ def calibrating() -> list[str]:
         with contextlib.suppress(OSError):  # of a process that has just ended
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             command = (folder / "cmdline").read_bytes()
-            if int(parent) == os.getpid() and b"lookalike.models.calibration" in command:
+            if int(parent) == os.getpid() and b"lookalike.models.quantization" in command:
                 found.append(folder.name)
     return found

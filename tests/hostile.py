@@ -46,14 +46,14 @@ def poor(process):
     process.MAX_MEMORY_BYTES = int(os.environ.get("TEST_MEMORY", process.MAX_MEMORY_BYTES))
 
 
-CHANGES = {{"decoding": hostile, "isolated": impatient, "decoding_process": poor}}
+CHANGES = {{"raster": hostile, "sandbox": impatient, "_sandbox_worker": poor}}
 
 
 class Finder:
     @staticmethod
     def find_spec(name, path, target=None):
         package, _, last = name.rpartition(".")
-        if package != "lookalike.images" or last not in CHANGES:
+        if package != "lookalike.images.decoding" or last not in CHANGES:
             return None
         spec = PathFinder.find_spec(name, path)
         execute = spec.loader.exec_module
@@ -87,7 +87,10 @@ def decoding_processes(parent: int) -> list[int]:
 def is_decoding(pid: int) -> bool:
     """Say whether a process runs (and is not just a name waiting for its parent) and decodes."""
     try:
-        return b"lookalike.images.decoding_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return (
+            b"lookalike.images.decoding._sandbox_worker"
+            in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
     except OSError:
         return False
 

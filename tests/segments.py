@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lookalike.embedding import ROW
 from lookalike.images import Source
 from lookalike.models import Model
 from lookalike.storage import EmbeddingTable, Segment, write_segment
+from lookalike.storage.schema import ROW
 
 Floats = npt.NDArray[np.float32]
 

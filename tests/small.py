@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lookalike.build import Options
+from lookalike.ingest import Options
 
 WORKER = Path(__file__).with_name("worker.py")
 

@@ -15,13 +15,14 @@ import alike
 import lookalike
 from conftest import UNSEEN, needs_photos
 from lookalike import Index
-from lookalike.defaults import AGREES
-from lookalike.groups.closeness import agree_closely
-from lookalike.groups.looking import ImageReader, compare_pairs
-from lookalike.groups.variants import CHANGES, variant
-from lookalike.images import Source, decode_pixels, identity
-from lookalike.images.isolated import IsolatedDecoder, open_decoder
+from lookalike.analysis.closeness import agree_closely
+from lookalike.analysis.comparison import ImageReader, compare_pairs
+from lookalike.analysis.perturbations import CHANGES, variant
+from lookalike.images import Source, decode_pixels
+from lookalike.images.decoding import identity
+from lookalike.images.decoding.sandbox import IsolatedDecoder, open_decoder
 from lookalike.images.synthetic import DrawnCollection
+from lookalike.system.defaults import AGREES
 
 EACH = 3  # pictures of a kind
 Compare = Callable[..., list[tuple[float | None, str]]]

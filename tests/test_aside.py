@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from lookalike import LookalikeError, images
-from lookalike.groups import moving
-from lookalike.groups.aside import Aside, How, set_aside, undo
-from lookalike.groups.journal import JOURNAL
+from lookalike.analysis.cleanup import file_moves
+from lookalike.analysis.cleanup.apply import Aside, How, set_aside, undo
+from lookalike.analysis.cleanup.journal import JOURNAL
 from lookalike.images.synthetic import DrawnCollection
 from rights import without_rights
 from test_pressure import fill, mounted, needs_mount
@@ -401,7 +401,7 @@ def test_a_disk_that_is_full(photos: Path, other_disk: Path, how: How) -> None:
     with pytest.raises(LookalikeError, match="disk is full"):
         set_aside(how, source_of(photos), drops(), folder)
     assert contents(photos) | contents(folder) >= {content for content, _, _ in before.values()}
-    assert moving.PART not in os.listdir(folder)
+    assert file_moves.PART not in os.listdir(folder)
     filler.unlink()
     told = set_aside(how, source_of(photos), drops(), folder)
     assert told == Aside(done=len(NAMES) - 1, already=1)

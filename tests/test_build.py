@@ -26,21 +26,22 @@ from PIL import Image
 from bad_inputs import write_bad_inputs, write_odd_but_good
 from conftest import calibrating
 from helpers.command import run
-from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images, models
-from lookalike.build import Options, Report, build_collection, look, running, spark_job
-from lookalike.build.jobs import prepare
-from lookalike.build.spark_job import sample_of_frame
-from lookalike.engine import Engine
-from lookalike.export import build_table, export_csv
-from lookalike.images.labels import open_labels
-from lookalike.images.listing import label_images, list_images
+from lookalike import ImageEmbedder, Index, LookalikeError, images, lsh, models
+from lookalike.images.inputs.labels import open_labels
+from lookalike.images.inputs.listing import label_images, list_images
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.models import SAMPLE_IMAGES, Model, calibration
-from lookalike.models.engines import processor
-from lookalike.progress import Move
-from lookalike.queries import random_query
+from lookalike.ingest import Options, Report, build_collection, embedding, look, spark_job
+from lookalike.ingest import embedding as running
+from lookalike.ingest.export import build_table, export_csv
+from lookalike.ingest.options import prepare
+from lookalike.ingest.spark_job import sample_of_frame
+from lookalike.models import SAMPLE_IMAGES, Model, quantization
+from lookalike.models.runtimes import processor
+from lookalike.search.engines import Engine
+from lookalike.search.query import random_query
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, SegmentRecord
+from lookalike.system.progress import Move
 
 GOOD = 100
 HEADER = ["image", "label", *(f"e{i}" for i in range(512))]
@@ -178,7 +179,7 @@ def read_by_pandas(path: Path) -> Rows:
 
 
 def read_by_spark(path: Path) -> Rows:
-    frame = hashing.read_embeddings(session(), path)
+    frame = lsh.read_embeddings(session(), path)
     assert frame.columns == HEADER
     return [(row[0], row[1], np.array(row[2:], np.float32)) for row in frame.collect()]
 
@@ -531,7 +532,7 @@ def test_what_is_wrong_is_said_before_spark_starts(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
         "from lookalike import LookalikeError\n"
-        "from lookalike.build import Options, build_collection\n"
+        "from lookalike.ingest import Options, build_collection\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "for photos, labels in ('empty', None), ('photos', 'wrong.csv'), ('photos', 'bare.csv'):\n"
         "    options = Options(labels=labels and folder / labels)\n"
@@ -700,7 +701,7 @@ def test_rows_that_do_not_come_back_are_an_error(index: Index, tmp_path: Path) -
     written = [{"path": "x.parquet", "rows": 2, "embedded": 0}]
     came: list[object] = []
     give = partial(
-        running._done,
+        embedding._done,
         index._table.model,
         0.0,
         tmp_path,
@@ -733,7 +734,7 @@ def test_a_gpu_is_one_process_s(
 ) -> None:
     monkeypatch.setattr(running, "is_at_hand", lambda: at_hand)
     job = replace(prepare(drawn.photos, Options(spark=asked)), device=device)
-    assert running._wants_spark(job, running.LOOP_UP_TO + 1) == wanted
+    assert embedding._wants_spark(job, embedding.LOOP_UP_TO + 1) == wanted
 
 
 @pytest.mark.parametrize(
@@ -752,7 +753,7 @@ def test_threads_work_side_by_side_whatever_the_wave(
     wave: int, threads: int, batch: int, shares: tuple[int, int, int]
 ) -> None:
     run: Any = SimpleNamespace(batch=batch)
-    assert running._share(wave, threads, run) == shares
+    assert embedding._share(wave, threads, run) == shares
 
 
 @pytest.mark.parametrize(("wave", "count"), [(1, 6), (5, 24), (16, 60)])
@@ -779,7 +780,7 @@ def test_no_more_than_a_wave_is_read_and_not_committed(
     monkeypatch.setattr(images, "read", counted)
     (tmp_path / "data").mkdir()
     job = prepare(photos, Options(precision="f32", spark=False, wave=wave))
-    running.embed_all(job, look(job, None, tmp_path).inputs, tmp_path / "data", commit)
+    embedding.embed_all(job, look(job, None, tmp_path).inputs, tmp_path / "data", commit)
     assert committed[-1] == reads[-1] == count
     assert wave // 2 <= most <= wave
 
@@ -787,7 +788,7 @@ def test_no_more_than_a_wave_is_read_and_not_committed(
 INDEXING = """
 import sys
 import lookalike
-from lookalike import build
+from lookalike import ingest as build
 build.running.LOOP_UP_TO = int(sys.argv[3])
 index = lookalike.create_index(sys.argv[1], sys.argv[2], spark={"": None, "no": False}[sys.argv[4]])
 print(len(index), "pyspark" in sys.modules, "py4j" in sys.modules)
@@ -937,5 +938,5 @@ def test_int8_that_is_not_to_be_had_leaves_no_process(
         build_collection(tmp_path / photos, tmp_path / "x.index", options)
     assert sorted(os.listdir(tmp_path)) == ["bad", "good"]
     left = calibrating()
-    calibration.cancel_preload()  # whatever is wrong here must not disturb the tests to come
+    quantization.cancel_preload()  # whatever is wrong here must not disturb the tests to come
     assert left == []

@@ -17,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lookalike import LookalikeError, cache
-from lookalike.files import new_file, new_folder, put_in_place
-from lookalike.search import Rows, exact
-from lookalike.searcher import Searcher, assign_cells, check_signatures, encode_segment
+from lookalike import LookalikeError
+from lookalike.search.exact import exact
+from lookalike.search.rows import Rows
+from lookalike.search.searcher import Searcher, assign_cells, check_signatures, encode_segment
 from lookalike.storage import EmbeddingTable, Segment, forget_all, maintenance
 from lookalike.storage.maintenance import vacuum
+from lookalike.system import cache
+from lookalike.system.files import new_file, new_folder, put_in_place
 from segments import Floats, collection_of, unit
 
 check = partial(maintenance.check, check_signatures=check_signatures)

@@ -24,9 +24,9 @@ import lookalike
 from bad_inputs import write_odd_but_good
 from helpers.command import COMMAND, Argument, Done, assert_fails, run, run_apart, run_in_turn, told
 from lookalike import Index, LookalikeError
-from lookalike.build import Options, build_collection
 from lookalike.cli import app
 from lookalike.images.synthetic import DrawnCollection
+from lookalike.ingest import Options, build_collection
 from lookalike.storage import EmbeddingTable
 
 COMMANDS = sorted(

@@ -11,8 +11,8 @@ from PIL import Image, ImageCms
 import fuzz
 import profiles
 from lookalike.images import decode, decode_pixels, resize, to_upright_rgb
-from lookalike.images.colour import MAX_PROFILE_BYTES, to_srgb
-from lookalike.images.decoding import thumbnail
+from lookalike.images.decoding.colour import MAX_PROFILE_BYTES, to_srgb
+from lookalike.images.decoding.raster import thumbnail
 
 LARGE = fuzz.picture(4, (900, 640))
 SMALL = LARGE.resize((300, 200))

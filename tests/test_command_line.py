@@ -18,10 +18,11 @@ import typer
 from typer.testing import CliRunner
 
 import lookalike
-from lookalike import Index, LookalikeError, on_spark
+from lookalike import Index, LookalikeError
 from lookalike.cli import app, output
 from lookalike.errors import Unreadable
-from lookalike.progress import progress_line, show_progress
+from lookalike.lsh import search as on_spark
+from lookalike.system.progress import progress_line, show_progress
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
 PROGRAM: Any = typer.main.get_command(app)
@@ -159,7 +160,7 @@ def test_verbose_shows_debugging_messages(index: Index, run: Callable[..., Any])
     usual, verbose = run("check", index.path), run("check", index.path, "-v")
     assert (usual.exit_code, usual.stderr) == (0, "")
     assert verbose.stdout == usual.stdout
-    assert "lookalike.progress: checking: started\n" in verbose.stderr
+    assert "lookalike.system.progress: checking: started\n" in verbose.stderr
 
 
 def test_warnings_of_the_library_are_shown(

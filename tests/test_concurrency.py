@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lookalike
-from lookalike import build
-from lookalike.build import Options, build_collection
-from lookalike.embedding import Vectors, content_hash
+from lookalike import ingest
+from lookalike.images.inputs.reader import content_hash
+from lookalike.ingest import Options, build_collection
 from lookalike.storage import EmbeddingTable, commits, writing
+from lookalike.system.arrays import Vectors
 from small import picture, pictures, results, small_network
 from worker import question
 
@@ -140,15 +141,15 @@ def test_waves_after_another_who_was_quicker(
     new = pictures(small.photos / "new", 40, seed=500)
 
     def late(*arguments: Any) -> Any:
-        monkeypatch.setattr("lookalike.build.keeping.embed_all", build.embed_all)
-        other, _ = build.add(EmbeddingTable.open(small.index), new, small.options)
+        monkeypatch.setattr("lookalike.ingest.embedding.embed_all", ingest.embed_all)
+        other, _ = ingest.add(EmbeddingTable.open(small.index), new, small.options)
         if removed:
-            build.remove(other, ["new"])
-        return build.embed_all(*arguments)
+            ingest.remove(other, ["new"])
+        return ingest.embed_all(*arguments)
 
-    monkeypatch.setattr("lookalike.build.keeping.embed_all", late)
+    monkeypatch.setattr("lookalike.ingest.embedding.embed_all", late)
     waves = replace(small.options, wave=8)
-    stored, _ = build.add(EmbeddingTable.open(small.index), new, waves)
+    stored, _ = ingest.add(EmbeddingTable.open(small.index), new, waves)
     assert len(all_versions(small.index)[stored.version]) == 64
 
 
@@ -276,19 +277,19 @@ class Model:
         there = [name for name in names if (self.photos / name).exists()]
         if there:
             given = [self.photos / name for name in there]
-            build.add(EmbeddingTable.open(self.index), given, self.options)
+            ingest.add(EmbeddingTable.open(self.index), given, self.options)
             self.wanted |= {name: self.on_disk()[name] for name in there}
 
     def remove(self, names: list[str]) -> None:
         there = [name for name in names if name in self.wanted]
         if there:
-            build.remove(EmbeddingTable.open(self.index), there)
+            ingest.remove(EmbeddingTable.open(self.index), there)
             for name in there:
                 del self.wanted[name]
 
     def sync(self, names: list[str]) -> None:
         if self.on_disk():
-            build.sync(EmbeddingTable.open(self.index), None, self.options)
+            ingest.sync(EmbeddingTable.open(self.index), None, self.options)
             self.wanted = self.on_disk()
 
     def compact(self, names: list[str]) -> None:
@@ -314,7 +315,7 @@ def try_sequence(steps: list[Action], network: Options, folder: Path) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode in this process: those apart take longer to start than all the rest."""
-    from lookalike.images.isolated import open_decoder
+    from lookalike.images.decoding.sandbox import open_decoder
 
     monkeypatch.setattr(
         "lookalike.images.open_decoder", lambda *_, **__: open_decoder(isolated=False)

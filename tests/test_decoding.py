@@ -19,18 +19,10 @@ import simplejpeg
 from PIL import Image
 
 from lookalike.errors import ImageError
-from lookalike.images import (
-    SIDE,
-    decode,
-    decode_pixels,
-    readable_endings,
-    resize,
-    sniff,
-    transform,
-)
-from lookalike.images.decoding import DEVIATION, MAX_BYTES, MEAN, read_file
-from lookalike.images.formats import FIRST_BYTES
-from lookalike.images.reasons import MIN_SIDE
+from lookalike.images import SIDE, decode, decode_pixels, readable_endings, resize, sniff, transform
+from lookalike.images.decoding.formats import FIRST_BYTES
+from lookalike.images.decoding.raster import DEVIATION, MAX_BYTES, MEAN, read_file
+from lookalike.images.decoding.reasons import MIN_SIDE
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import snapshot
 from rights import without_rights
@@ -453,7 +445,7 @@ def test_a_jpeg_that_could_be_scaled_to_the_very_size_is_near(side: int) -> None
 def test_pillow_resizes_where_nothing_else_does(
     make: Callable[[Image.Image], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.images.decoding.cykooz_resizer", None)
+    monkeypatch.setattr("lookalike.images.decoding.raster.cykooz_resizer", None)
     assert distance(make(SMALL)) == 0
     assert 0 < distance(make(LARGE)) < NEAR
 
@@ -563,7 +555,8 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 from lookalike.errors import ImageError
-from lookalike.images import decode, decode_pixels
+from lookalike.images import decode
+from lookalike.images import decode_pixels
 small, data = (Path(path).read_bytes() for path in sys.argv[2:])
 decode_pixels(small)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -17,8 +17,8 @@ from PIL import Image
 import fuzz
 from lookalike.errors import ImageError
 from lookalike.images import decode, decode_pixels, resize
-from lookalike.images.depth import scale
-from lookalike.images.tiff import UNREADABLE
+from lookalike.images.decoding.depth import scale
+from lookalike.images.decoding.tiff import UNREADABLE
 from tiffs import Order, directory_of, pages, tiff
 
 Samples = npt.NDArray[Any]
@@ -386,7 +386,7 @@ def test_grey_is_the_same_in_every_portable_map(
 def test_opencv_prints_nothing_of_what_it_cannot_read() -> None:
     """Even where another module loads it first, which takes a process of its own to see."""
     code = (
-        "import cv2; from lookalike.images.depth import read_samples;"
+        "import cv2; from lookalike.images.decoding.depth import read_samples;"
         "assert read_samples(b'P3 9 9 65535\\n1 2') is None"
     )
     usual = {name: value for name, value in os.environ.items() if name != "OPENCV_LOG_LEVEL"}

@@ -17,11 +17,14 @@ import torch
 from PIL import Image
 
 from lookalike import ImageEmbedder
-from lookalike.embedding import ROW, content_hash, embed_batches, normalize, to_pixels
 from lookalike.errors import ImageError
 from lookalike.images import SIDE, Source, decode, resize, transform
-from lookalike.images.listing import IMAGE
-from lookalike.models.engines import OpenVinoEngine
+from lookalike.images.inputs.listing import IMAGE
+from lookalike.images.inputs.reader import content_hash
+from lookalike.ingest.batches import embed_batches
+from lookalike.models.embedder import normalize, to_pixels
+from lookalike.models.runtimes import OpenVinoEngine
+from lookalike.storage.schema import ROW
 
 Bytes = npt.NDArray[np.uint8]
 

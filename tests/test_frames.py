@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 import fuzz
 from lookalike.images import decode, decode_pixels, resize
-from lookalike.images.decoding import thumbnail
-from lookalike.images.frames import MAX_FRAMES
+from lookalike.images.decoding.animation import MAX_FRAMES
+from lookalike.images.decoding.raster import thumbnail
 
 SIZE = (96, 64)
 SCENE = fuzz.picture(9, SIZE)
@@ -92,7 +92,7 @@ def test_what_comes_late_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> N
     blanks = [Image.new("RGB", SIZE, (n % 7, 0, 0)) for n in range(MAX_FRAMES)]
     assert_shows(animation("PNG", *blanks, SCENE), BLACK)
     assert_shows(animation("PNG", *blanks[:-1], SCENE), SCENE)
-    monkeypatch.setattr("lookalike.images.frames.MAX_PIXELS", 10 * SIZE[0] * SIZE[1])
+    monkeypatch.setattr("lookalike.images.decoding.animation.MAX_PIXELS", 10 * SIZE[0] * SIZE[1])
     assert_shows(animation("PNG", *blanks[:10], SCENE), BLACK)
 
 

@@ -21,19 +21,19 @@ from typer.testing import CliRunner
 import lookalike
 from conftest import UNSEEN, needs_photos
 from lookalike import Index, LookalikeError, images
+from lookalike.analysis import pairs
+from lookalike.analysis.alignment import align, thumbnail
+from lookalike.analysis.overview import SECTIONS, draw_by_kind
+from lookalike.analysis.perturbations import CHANGES, variant
+from lookalike.analysis.result import AnalysisResult
+from lookalike.analysis.stars import find_stars
 from lookalike.cli import app
-from lookalike.defaults import AGREES
-from lookalike.embedding import normalize
 from lookalike.errors import ImageError
-from lookalike.groups import pairs
-from lookalike.groups.alignment import align, thumbnail
-from lookalike.groups.overview import SECTIONS, draw_by_kind
-from lookalike.groups.results import Found
-from lookalike.groups.stars import find_stars
-from lookalike.groups.variants import CHANGES, variant
 from lookalike.images import decode_pixels
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.search import Rows, draw
+from lookalike.models.embedder import normalize
+from lookalike.search.rows import Rows, draw
+from lookalike.system.defaults import AGREES
 from segments import collection_of
 
 
@@ -200,7 +200,7 @@ def test_spark_ml_joins_where_it_fits_and_is_refused_where_not(
     known = set(zip(ours.a_id, ours.b_id, strict=True))
     found = set(zip(stock.a_id, stock.b_id, strict=True))
     assert found <= known and len(found) > 0.5 * len(known)
-    monkeypatch.setattr("lookalike.hashing.joining._MAX_DISK_SHARE", 1e-9)
+    monkeypatch.setattr("lookalike.lsh.join._MAX_DISK_SHARE", 1e-9)
     with pytest.raises(LookalikeError, match=r"compare [\d,]+ pairs .* [\d,]+ rows .* GB"):
         index.pairs(tmp_path / "refused", within=within, engine="spark-lsh")
     assert not (tmp_path / "refused").exists()
@@ -285,7 +285,7 @@ def test_groups_are_the_copies_of_one_picture(twice: Index, tmp_path: Path, wide
     assert len(same) == found.figures["same_bytes"]
     assert (tmp_path / "out" / "index.html").is_file()
     assert (tmp_path / "out" / "threshold.png").is_file()
-    assert Found.open(tmp_path / "out").figures == found.figures
+    assert AnalysisResult.open(tmp_path / "out").figures == found.figures
 
 
 @pytest.mark.parametrize("keep", ["first", "oldest", "sharpest"])
@@ -592,15 +592,15 @@ def test_clusters_and_outliers_are_written_with_their_pictures(
     out = tmp_path / "clusters"
     arguments = ("--no-spark", "--resolution", 10, "--json")
     figures = json.loads(run("clusters", index.path, "--out", out, *arguments))
-    table = Found.open(out).to_pandas()
+    table = AnalysisResult.open(out).to_pandas()
     assert figures["in_clusters"] == len(table) and figures["clusters"] == table.cluster.nunique()
     assert (table.groupby("cluster").representative.sum() == 1).all()
     assert "cluster 1" in (out / "index.html").read_text()
     out = tmp_path / "outliers"
     figures = json.loads(run("outliers", index.path, "--out", out, "-k", 5, "--no-spark", "--json"))
-    assert Found.open(out).to_pandas()["rank"].tolist() == list(range(1, 97))
+    assert AnalysisResult.open(out).to_pandas()["rank"].tolist() == list(range(1, 97))
     assert figures["images"] == figures["labelled"] == 96
-    assert figures["suspects"] == len(Found.open(out).to_pandas("suspects.parquet"))
+    assert figures["suspects"] == len(AnalysisResult.open(out).to_pandas("suspects.parquet"))
     assert "Unlike all others" in (out / "index.html").read_text()
     assert not (out / "graph").exists()
 
@@ -622,7 +622,7 @@ def test_a_gallery_is_a_folder_that_opens_anywhere(index: Index, tmp_path: Path)
     shown = set(re.findall(r'src="(.*?)"', page))
     assert shown == {f"pictures/{path.name}" for path in (out / "pictures").iterdir()}
     assert "http" not in page and "<script" not in page
-    table = Found.open(out).to_pandas()
+    table = AnalysisResult.open(out).to_pandas()
     assert len(shown) == table.id.nunique()  # one picture an image, however often it is shown
     assert page.count("<li><figure") == len(table)
     for name, title in (("typical", "Most typical"), ("pairs", "Nearest pairs")):

@@ -10,13 +10,12 @@ from pyspark.ml.linalg import DenseVector, SparseVector
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lookalike import Index, LookalikeError, hashing, search
-from lookalike.embedding import Vectors
-from lookalike.export import export_csv
-from lookalike.hashing import Hasher, choose_parameters, collision_probability, draw_sample, fit
-from lookalike.hashing.parameters import Floats
-from lookalike.queries import random_query
+from lookalike import Index, LookalikeError, lsh
+from lookalike.ingest.export import export_csv
+from lookalike.lsh import Hasher, choose_parameters, collision_probability, draw_sample, fit, search
+from lookalike.search.query import random_query
 from lookalike.spark import session
+from lookalike.system.arrays import Floats, Vectors
 
 WIDTH = 64
 
@@ -37,7 +36,7 @@ def frame(vectors: Vectors, partitions: int = 2) -> DataFrame:
 
 def hashes_of(hasher: Hasher, vectors: DataFrame) -> dict[int, Floats]:
     """Return the buckets that Spark puts each row into, by its id."""
-    rows = hashing.bucket_columns(hasher.transform(vectors), hasher.parameters.tables).collect()
+    rows = lsh.bucket_columns(hasher.transform(vectors), hasher.parameters.tables).collect()
     return {row["id"]: np.array(row["hashes"]) for row in rows}
 
 
@@ -170,16 +169,14 @@ def test_vectors_need_not_have_length_1(clustered: Vectors, hasher: Hasher) -> N
 def test_the_same_seed_makes_the_same_model(table: DataFrame, hasher: Hasher) -> None:
     again, other = fit(table, seed=3), fit(table, seed=4)
     assert again.parameters == hasher.parameters
-    np.testing.assert_array_equal(hashing.directions(again.model), hashing.directions(hasher.model))
-    assert not np.array_equal(
-        hashing.directions(other.model)[0], hashing.directions(hasher.model)[0]
-    )
+    np.testing.assert_array_equal(lsh.directions(again.model), lsh.directions(hasher.model))
+    assert not np.array_equal(lsh.directions(other.model)[0], lsh.directions(hasher.model)[0])
 
 
 def test_directions_give_the_hashes_of_spark(
     clustered: Vectors, table: DataFrame, hasher: Hasher
 ) -> None:
-    directions = hashing.directions(hasher.model)
+    directions = lsh.directions(hasher.model)
     assert directions.shape == (hasher.parameters.tables, WIDTH)
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
     wanted = np.floor(clustered @ directions.T / hasher.parameters.bucket_length)
@@ -263,9 +260,9 @@ def test_nothing_can_be_learned_from_a_single_image(count: int) -> None:
 def test_from_a_csv_file_to_neighbors(index: Index, tmp_path: Path) -> None:
     """Steps 5 to 8 and 11 as the notebook has them."""
     export_csv(index._table, tmp_path / "cars.csv")
-    embeddings = hashing.read_embeddings(session(), tmp_path / "cars.csv")
+    embeddings = lsh.read_embeddings(session(), tmp_path / "cars.csv")
     assert embeddings.columns == ["image", "label", *(f"e{number}" for number in range(512))]
-    vectors = hashing.assemble(embeddings)
+    vectors = lsh.assemble(embeddings)
     assert vectors.columns == ["image", "label", "features"]
     hasher = fit(vectors)
     hashed = hasher.transform(vectors)
@@ -274,7 +271,7 @@ def test_from_a_csv_file_to_neighbors(index: Index, tmp_path: Path) -> None:
     query = random_query(index._table, 1)
     assert query.path is not None
     name = Path(query.path).name
-    others = hashing.numbered(vectors, without=name)
+    others = lsh.numbered(vectors, without=name)
     assert others.count() == len(index) - 1
     rows = hasher.nearest(others, query.vector, 5).collect()
     exact = index.search(query, 5)
@@ -292,9 +289,7 @@ def test_from_a_csv_file_to_neighbors(index: Index, tmp_path: Path) -> None:
 def test_a_set_has_the_strongest_components(clustered: Vectors) -> None:
     vectors = np.abs(clustered[:20])
     vectors[0, 5:] = 0  # not more than five stand out here
-    rows = hashing.with_sets(frame(vectors), strongest=8).select(
-        "id", vector_to_array(F.col("set"))
-    )
+    rows = lsh.with_sets(frame(vectors), strongest=8).select("id", vector_to_array(F.col("set")))
     for number, members in rows.collect():
         count = 5 if number == 0 else 8
         wanted = set(np.argsort(vectors[number])[-count:].tolist())
@@ -310,8 +305,8 @@ def test_sets_collide_as_often_as_they_are_similar() -> None:
         members[row, : 32 - row // 2] = 1
         members[row, 32 + rng.permutation(168)[: row // 2]] = 1
     sets = frame(members).withColumnRenamed("features", "set")
-    model = hashing.fit_sets(sets, tables=128)
-    hashed = hashing.bucket_columns(model.transform(sets), 128).collect()
+    model = lsh.fit_sets(sets, tables=128)
+    hashed = lsh.bucket_columns(model.transform(sets), 128).collect()
     buckets = {row["id"]: np.array(row["hashes"]) for row in hashed}
     both = (members * members[0]).sum(axis=1)
     similarity = both / (64 - both)
@@ -321,9 +316,9 @@ def test_sets_collide_as_often_as_they_are_similar() -> None:
 
 
 def test_an_identical_set_is_found_at_distance_zero(index: Index) -> None:
-    vectors = hashing.with_vectors(index.to_spark())
-    sets = hashing.with_sets(vectors).cache()
-    model = hashing.fit_sets(sets)
+    vectors = lsh.with_vectors(index.to_spark())
+    sets = lsh.with_sets(vectors).cache()
+    model = lsh.fit_sets(sets)
     first = sets.orderBy("id").first()
     assert first is not None
     key = first["set"]

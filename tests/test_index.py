@@ -14,16 +14,16 @@ from PIL import Image
 from pyspark.ml.feature import BucketedRandomProjectionLSHModel, MinHashLSHModel
 
 import lookalike
-from lookalike import Index, LookalikeError, SearchResult, hashing, images
-from lookalike.build import Options, build_collection
-from lookalike.embedding import Vectors
+from lookalike import Index, LookalikeError, SearchResult, images, lsh
 from lookalike.errors import ImageError
-from lookalike.hits import SearchResults, draw_sample
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.on_spark import load_hasher, write_hashes
-from lookalike.queries import make_query, random_query
-from lookalike.search import Rows
+from lookalike.ingest import Options, build_collection
+from lookalike.lsh.search import load_hasher, write_hashes
+from lookalike.search.query import make_query, random_query
+from lookalike.search.results import SearchResults, draw_sample
+from lookalike.search.rows import Rows
 from lookalike.spark import session
+from lookalike.system.arrays import Vectors
 from segments import in_pieces, unit
 
 
@@ -299,7 +299,7 @@ def test_hashes_are_written_for_spark(index: Index, tmp_path: Path) -> None:
     rows = {row["id"]: row for row in session().read.parquet(str(out / "hashes")).collect()}
     assert len(rows) == frame.count() == len(index) == pq.read_table(out / "hashes").num_rows
     model = BucketedRandomProjectionLSHModel.load(str(out / "model"))
-    again = model.transform(hashing.with_vectors(index.to_spark()))
+    again = model.transform(lsh.with_vectors(index.to_spark()))
     for row in again.collect():
         assert rows[row["id"]]["hashes"] == [bucket[0] for bucket in row["hashes"]]
         assert (rows[row["id"]]["path"], rows[row["id"]]["label"]) == (row["path"], row["label"])
@@ -309,7 +309,7 @@ def test_hashes_are_written_for_spark(index: Index, tmp_path: Path) -> None:
 def test_minhashes_are_written_for_spark(index: Index, tmp_path: Path) -> None:
     frame = write_hashes(index.path, tmp_path / "sets", "minhash")
     model = MinHashLSHModel.load(str(tmp_path / "sets" / "model"))
-    sets = hashing.with_sets(hashing.with_vectors(index.to_spark()))
+    sets = lsh.with_sets(lsh.with_vectors(index.to_spark()))
     again = {row["id"]: row["hashes"] for row in model.transform(sets).collect()}
     rows = frame.collect()
     assert len(rows) == len(again) == len(index)

@@ -11,7 +11,7 @@ import pytest
 from deltalake import DeltaTable
 
 from lookalike import Index
-from lookalike.build import Options, add, build_collection
+from lookalike.ingest import Options, add, build_collection
 from lookalike.storage import EmbeddingTable, writing
 from small import picture, pictures, small_network
 

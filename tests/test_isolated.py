@@ -31,11 +31,13 @@ from hostile import (
     let_decoders_be_hostile,
 )
 from lookalike import ImageEmbedder, LookalikeError
-from lookalike.embedding import embed_batches
 from lookalike.errors import ImageError
-from lookalike.images import IsolatedDecoder, Source, decode_pixels, decoding, isolated
-from lookalike.images.listing import IMAGE
+from lookalike.images import IsolatedDecoder, Source, decode_pixels
+from lookalike.images.decoding import raster
+from lookalike.images.decoding import sandbox as isolated
+from lookalike.images.inputs.listing import IMAGE
 from lookalike.images.synthetic import DrawnCollection
+from lookalike.ingest.batches import embed_batches
 from lookalike.spark import tries_again
 from lookalike.storage import EmbeddingTable
 
@@ -181,7 +183,8 @@ def test_who_was_stopped_itself_blames_no_image(
     os.kill(only_process(), signal.SIGSTOP)
     overdue = iter([100.0])
     monkeypatch.setattr(
-        "lookalike.images.remote.DecoderProcess.overdue_seconds", lambda _: next(overdue)
+        "lookalike.images.decoding._sandbox_client.DecoderProcess.overdue_seconds",
+        lambda _: next(overdue),
     )
     assert_is_good(decoder)
 
@@ -195,7 +198,7 @@ def test_large_ones_wait_for_each_other(
     """The wait is none of their time."""
     large = encoded(Image.new("1", (8000, 4002)))
     with ThreadPoolExecutor(1) as pool:
-        with decoding.large_image_lock:
+        with raster.large_image_lock:
             waiting = pool.submit(decoder.decode_pixels, large)
             time.sleep(2.5)
             assert not waiting.done()
@@ -210,7 +213,7 @@ def test_the_next_has_its_turn_when_a_large_one_crashes(
     good = encoded(Image.new("1", (8000, 4002)))
     assert reason_of(decoder, bad) == CRASHED
     assert decoder.decode_pixels(good)[1] == (8000, 4002)
-    with decoding.large_image_lock:
+    with raster.large_image_lock:
         pass
 
 
@@ -389,9 +392,9 @@ def test_decoders_end_with_the_generator(threads: int, how: str, embed: ImageEmb
 EXPENDABLE = """
 import signal, sys, pyarrow as pa
 from lookalike import ImageEmbedder
-from lookalike.embedding import embed_batches
+from lookalike.ingest.batches import embed_batches
 from lookalike.images import Source
-from lookalike.images.listing import IMAGE
+from lookalike.images.inputs.listing import IMAGE
 if "handler" in sys.argv:
     signal.signal(signal.SIGALRM, lambda *_: sys.exit("not for me"))
 batch = pa.RecordBatch.from_pylist(

@@ -21,14 +21,14 @@ from safetensors.torch import load, save_file
 
 import lookalike
 from helpers.command import run, told
-from lookalike import Index, LookalikeError, build, models, watch
-from lookalike.build import Options, build_collection
-from lookalike.export import build_table
-from lookalike.groups.results import finding
+from lookalike import Index, LookalikeError, ingest, models
+from lookalike.analysis.result import finding
 from lookalike.images import PREPROCESSING, Source
-from lookalike.images.isolated import IsolatedDecoder
+from lookalike.images.decoding.sandbox import IsolatedDecoder
+from lookalike.ingest import Options, build_collection, watch
+from lookalike.ingest.export import build_table
+from lookalike.models.weights import FILES
 from lookalike.storage import EmbeddingTable, commits, making_anew, successor
-from lookalike.weights import FILES
 from rights import without_rights
 from segments import collection_of, unit
 
@@ -451,7 +451,7 @@ def test_commands(living: Index, photos: Path, tmp_path: Path) -> None:
     assert (again.code, again.out) == (0, "")
     assert "nothing is new or changed: 12 inputs" in again.err
     assert len(json.loads(run("info", living.path, "--history", "--json").out)["versions"]) == 4
-    assert build.Changed(3).to_dict()["version"] == 3
+    assert ingest.Changed(3).to_dict()["version"] == 3
 
 
 def test_only_what_lies_in_the_named_places_may_be_gone(photos: Path, tmp_path: Path) -> None:

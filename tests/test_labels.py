@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike import LookalikeError
-from lookalike.images.labels import SCHEMA, open_labels, write_labels
+from lookalike.images.inputs.labels import SCHEMA, open_labels, write_labels
 
 STANFORD = ",x1,y1,x2,y2,Class,image\n0,39,116,569,375,14,00001.jpg\n1,36,116,868,587,3,00002.jpg\n"
 

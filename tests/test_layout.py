@@ -14,19 +14,21 @@ import faiss
 import numpy as np
 import pytest
 
-from lookalike.layout import (
+from lookalike.analysis.map import (
     Job,
     Layout,
     lay_out,
     load_layout,
     load_older_layout,
-    placing,
     save_layout,
+    tsne,
     with_changes,
 )
-from lookalike.layout.keeping import METHOD_VERSION, pack
-from lookalike.search import Numbers, Rows
+from lookalike.analysis.map import tsne as placing
+from lookalike.analysis.map.cache import METHOD_VERSION, pack
+from lookalike.search.rows import Rows
 from lookalike.storage import EmbeddingTable
+from lookalike.system.arrays import Numbers
 from segments import Floats, collection_of, in_pieces, unit
 
 KINDS = 12
@@ -109,9 +111,7 @@ def test_what_is_alike_is_near_among_many(monkeypatch: pytest.MonkeyPatch) -> No
     assert purity(layout, np.arange(300) % KINDS) > 0.95
 
 
-@pytest.mark.parametrize(
-    "count", [0, 1, 2, 3, 10, placing.MAX_FLAT_IMAGES, placing.MAX_FLAT_IMAGES + 1]
-)
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 10, tsne.MAX_FLAT_IMAGES, tsne.MAX_FLAT_IMAGES + 1])
 def test_few_images(count: int) -> None:
     rows = rows_of(heaps(count)) if count else Rows([])
     layout = lay_out(rows, quiet)
@@ -163,7 +163,7 @@ def test_of_more_images_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.isin(layout.ids, rows.ids).all()
     assert 60 < np.isin(layout.ids, rows.segments[0].ids).sum() < 140
     ids = np.arange(1100)
-    before, after = placing.draw_images(ids[:1000]), placing.draw_images(ids)
+    before, after = tsne.draw_images(ids[:1000]), tsne.draw_images(ids)
     assert len(np.intersect1d(before, after)) > 160
     assert after.max() >= 1000
 
@@ -379,7 +379,7 @@ def test_a_process_ends_with_who_started_it(collection: EmbeddingTable, slow: No
         import sys
         sys.path[:] = {sys.path!r}
         from lookalike.storage import EmbeddingTable
-        from lookalike.layout import Job
+        from lookalike.analysis.map import Job
         job = Job(EmbeddingTable.open({str(collection.path)!r}))
         print(job.pid, flush=True)
         input()

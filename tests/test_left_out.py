@@ -15,11 +15,12 @@ from PIL import Image
 
 import lookalike
 from helpers.command import assert_fails, run
-from lookalike import LookalikeError, build, images
-from lookalike.build import Options, build_collection
-from lookalike.export import build_table
-from lookalike.images import IgnoredFiles, describe_ignored, formats, locate, walk
-from lookalike.images.kinds import MAX_TYPES, OTHER_ENDINGS, OTHER_TYPES, readable
+from lookalike import LookalikeError, images, ingest
+from lookalike.images import IgnoredFiles, describe_ignored, locate, walk
+from lookalike.images.decoding import formats, raster
+from lookalike.images.inputs.file_types import MAX_TYPES, OTHER_ENDINGS, OTHER_TYPES, readable
+from lookalike.ingest import Options, build_collection
+from lookalike.ingest.export import build_table
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, is_index
 from small import picture, pictures, small_network
@@ -118,17 +119,19 @@ def test_a_glob_that_matches_no_image_says_what_it_matches(tmp_path: Path) -> No
 def test_heic_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
     write(tmp_path, **{"a.heic": heic, "b.HIF": heic, "c": heic, "d.jpg": b""})
-    monkeypatch.setattr("lookalike.images.kinds.heic_is_installed", lambda: False)
+    monkeypatch.setattr("lookalike.images.decoding.formats.heic_is_installed", lambda: False)
     monkeypatch.setattr(
-        "lookalike.images.kinds.readable", lambda: readable() - {*formats.ENDINGS["HEIF"]}
+        "lookalike.images.inputs.file_types.readable",
+        lambda: readable() - {*formats.ENDINGS["HEIF"]},
     )
     names, counts = found(tmp_path)
     assert (names, counts) == (["d.jpg"], {".heic": 2, ".hif": 1})
     assert describe_ignored(counts) == '2 .heic, 1 .hif (for HEIC pip install "lookalike[heic]")'
     monkeypatch.undo()
-    monkeypatch.setattr("lookalike.images.kinds.heic_is_installed", lambda: True)
+    monkeypatch.setattr("lookalike.images.decoding.formats.heic_is_installed", lambda: True)
     monkeypatch.setattr(
-        "lookalike.images.kinds.readable", lambda: readable() | {*formats.ENDINGS["HEIF"]}
+        "lookalike.images.inputs.file_types.readable",
+        lambda: readable() | {*formats.ENDINGS["HEIF"]},
     )
     assert found(tmp_path) == (["a.heic", "b.HIF", "c", "d.jpg"], {})
 
@@ -255,10 +258,10 @@ def test_an_index_of_nothing_that_was_emptied(tmp_path: Path, network: Options) 
     photos, out = pictures(tmp_path / "p", 1, 1), tmp_path / "x.index"
     build_collection(photos, out, network)
     write(photos, **{"bad.jpg": b"bad"})
-    done = build.sync(EmbeddingTable.open(out), None, network)[1]
+    done = ingest.sync(EmbeddingTable.open(out), None, network)[1]
     assert (done.new, done.skipped, done.not_looked_at) == (1, 1, {})
     (photos / "000.png").unlink()
-    assert build.sync(EmbeddingTable.open(out), None, network)[1].removed == 1
+    assert ingest.sync(EmbeddingTable.open(out), None, network)[1].removed == 1
     before = content(out)
     with pytest.raises(LookalikeError, match=r"cannot read bad\.jpg: "):
         build_collection(photos, out, network)
@@ -291,13 +294,13 @@ def test_what_is_added_and_bad_is_kept_with_its_reason(tmp_path: Path, network: 
     photos, out = pictures(tmp_path / "p", 2, 1), tmp_path / "x.index"
     stored = build_collection(photos, out, network)[0]
     write(tmp_path / "more", **{"bad.jpg": b"bad", "film.mp4": b""})
-    stored, done = build.add(stored, tmp_path / "more", network)
+    stored, done = ingest.add(stored, tmp_path / "more", network)
     assert (done.new, done.images, done.skipped) == (1, 0, 1)
     assert done.not_looked_at == {".mp4": 1}
     assert [os.path.basename(path) for path, _ in stored.skipped()] == ["bad.jpg"]
     write(tmp_path / "films", **{"film.mp4": b""})
     with pytest.raises(LookalikeError, match=r"no images in .*films: not looked at: 1 \.mp4"):
-        build.add(stored, tmp_path / "films", network)
+        ingest.add(stored, tmp_path / "films", network)
     assert EmbeddingTable.open(out).version == stored.version
 
 
@@ -387,7 +390,7 @@ def test_spark_looks_into_files_of_no_ending(mixed: Path, tmp_path: Path, networ
     assert (report.images, report.skipped, report.loose_labels) == (4, 0, 1)
     assert report.not_looked_at == {".mp4": 2, "without ending": 1, ".svg": 1}
     assert is_index(out)
-    done = build.sync(stored, None, options, dry_run=True)[1]
+    done = ingest.sync(stored, None, options, dry_run=True)[1]
     assert (done.new, done.same, done.removed) == (0, 4, 0)
     assert done.not_looked_at == report.not_looked_at
     write(tmp_path / "films", **{"a.mp4": b"film", "b": b"more"})
@@ -417,12 +420,12 @@ def test_a_listing_of_a_uri_reads_no_photo(tmp_path: Path, network: Options) -> 
     assert (report.images, report.skipped) == (30, 0)
     assert report.not_looked_at == {".mp4": 1, ".part": 1}
     whole, begin = read(begin), read()
-    done = build.sync(stored, None, options, dry_run=True)[1]
+    done = ingest.sync(stored, None, options, dry_run=True)[1]
     assert (done.new, done.changed, done.same, done.removed) == (0, 0, 30, 0)
     unchanged, begin = read(begin), read()
     (photos / "x [1].PNG").write_bytes(image("PNG"))
     (photos / "x [2]").write_bytes(image("JPEG"))
-    done = build.sync(stored, None, options)[1]
+    done = ingest.sync(stored, None, options)[1]
     assert (done.new, done.changed, done.same, done.skipped) == (0, 2, 28, 0)
     changed = read(begin)
     assert 30 * size < whole < 45 * size
@@ -439,8 +442,8 @@ def test_a_uri_of_more_endings_than_are_counted(tmp_path: Path, network: Options
     # Of some that are read by name, one is over the limit: each row has an id of its own.
     write(photos, **{name: image("PNG") + b"changed" + name.encode() for name in names[:30]})
     with (photos / "large.png").open("wb") as file:
-        file.truncate(images.decoding.MAX_BYTES + 1)
-    done = build.sync(stored, None, options)[1]
+        file.truncate(raster.MAX_BYTES + 1)
+    done = ingest.sync(stored, None, options)[1]
     assert (done.new, done.changed, done.images, done.skipped) == (1, 30, 30, 1)
     newest = EmbeddingTable.open(stored.path)
     ids = [row for file in newest.files() for row in pq.read_table(file)["id"].to_pylist()]
@@ -458,18 +461,18 @@ def test_a_folder_of_photos_stays_one(tmp_path: Path, network: Options) -> None:
     write(photos, LICENSE=b"words")
     assert locate(photos).kind == "files"
     assert build_collection(photos, out, network)[1].same == 3
-    assert build.sync(stored, None, network)[1].same == 3
+    assert ingest.sync(stored, None, network)[1].same == 3
     # Where a table of images comes to lie there, what was indexed stays what it was.
     content = [(photos / "photo0").read_bytes()]
     pq.write_table(pa.table({"image": content}), photos / "images.parquet")
     assert locate(photos).kind == "table"
     (photos / "photo0").rename(photos / "photo0.png")
-    done = build.sync(stored, None, network)[1]
+    done = ingest.sync(stored, None, network)[1]
     assert (done.new, done.same, done.removed) == (1, 2, 1)
     for file in photos.glob("photo*"):
         file.unlink()
     with pytest.raises(LookalikeError, match=r"no images in .*not looked at: .*parquet"):
-        build.sync(stored, None, network)
+        ingest.sync(stored, None, network)
     for name in ("images.parquet", "meta.parquet", "LICENSE"):
         (photos / name).unlink()
     shutil.rmtree(photos / "t")

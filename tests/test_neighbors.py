@@ -8,16 +8,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lookalike import Index, LookalikeError, searcher
-from lookalike import neighbors as module
-from lookalike.hashing.cells import Cells, Rotation
-from lookalike.hashing.signatures import Effort
-from lookalike.neighbors import group_segments, tasks
-from lookalike.neighbors.held import Partition, Region, RegionPartition, plan_regions
-from lookalike.neighbors.queries import Queries
-from lookalike.neighbors.tasks import choose_cells
-from lookalike.search import Rows, exact
-from lookalike.searcher import RecallProfile, Searcher
+from lookalike import Index, LookalikeError
+from lookalike.search import knn as module
+from lookalike.search import searcher
+from lookalike.search.cells import Cells, Rotation
+from lookalike.search.exact import exact
+from lookalike.search.knn import group_segments, tasks
+from lookalike.search.knn.partitions import Partition, Region, RegionPartition, plan_regions
+from lookalike.search.knn.queries import Queries
+from lookalike.search.knn.tasks import choose_cells
+from lookalike.search.recall import RecallProfile
+from lookalike.search.rows import Rows
+from lookalike.search.searcher import Searcher
+from lookalike.search.signatures import Effort
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable
 from segments import Floats, collection_of, grown, in_pieces, unit
@@ -329,7 +332,7 @@ def test_a_long_cell_of_different_rows_is_taken_in_steps(
     five = np.repeat(np.arange(2500).reshape(500, 5), 5, axis=0)
     wanted = np.sort(np.linalg.norm(crowd[:, None] - crowd[five], axis=2), axis=1)
     for product in (2**24, 10_000):  # all queries at once, and four at a time
-        monkeypatch.setattr("lookalike.neighbors.held._MAX_PRODUCT", product)
+        monkeypatch.setattr("lookalike.search.knn.partitions._MAX_PRODUCT", product)
         found, distances = partition.nearest_in_cells(crowd, 5, None, looks, 60)
         assert np.array_equal(np.sort(found, axis=1), five)
         assert np.array_equal(found[:, 0], np.arange(2500))

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike import Index
-from lookalike.search import exact
-from lookalike.searcher import Searcher
+from lookalike.search.exact import exact
+from lookalike.search.searcher import Searcher
 from segments import Floats, collection_of, unit
 from test_signatures import clustered
 

@@ -14,15 +14,17 @@ from PIL import Image
 
 import lookalike
 from helpers.command import assert_fails, run
-from lookalike import ImageEmbedder, Index, LookalikeError, hashing, images
-from lookalike.embedding import NO_DIRECTION, Vectors, embed_batches, normalize
+from lookalike import ImageEmbedder, Index, LookalikeError, images, lsh
 from lookalike.errors import ImageError
-from lookalike.given import local_path
-from lookalike.hits import Query
-from lookalike.images.listing import IMAGE
+from lookalike.images.inputs.listing import IMAGE
 from lookalike.images.synthetic import DrawnCollection
+from lookalike.ingest.batches import embed_batches
 from lookalike.models import resolve
+from lookalike.models.embedder import NO_DIRECTION, normalize
+from lookalike.search.results import Query
 from lookalike.spark import session
+from lookalike.system.arrays import Vectors
+from lookalike.system.paths import local_path
 from segments import collection_of, unit
 from small import small_network
 
@@ -437,10 +439,10 @@ KINDS = (str, Named)
 
 @pytest.mark.parametrize("first", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_paths_are_given_as_strings_too(drawn: DrawnCollection, tmp_path: Path, first: int) -> None:
-    from lookalike.build import Options, build_collection
-    from lookalike.export import build_table, export_csv
-    from lookalike.groups.aside import undo
-    from lookalike.groups.results import Found
+    from lookalike.analysis.cleanup.apply import undo
+    from lookalike.analysis.result import AnalysisResult
+    from lookalike.ingest import Options, build_collection
+    from lookalike.ingest.export import build_table, export_csv
 
     kinds = itertools.cycle((*KINDS[first:], *KINDS[:first]))
 
@@ -468,7 +470,7 @@ def test_paths_are_given_as_strings_too(drawn: DrawnCollection, tmp_path: Path, 
     index.pairs(named(tmp_path / "p"), named(tmp_path / "l.index"), within=0.1, spark=False)
     found = index.duplicates(named(tmp_path / "d"), within=0.5, spark=False)
     found.to_csv(named(tmp_path / "d.csv"))
-    assert Found.open(named(tmp_path / "d")).figures == found.figures
+    assert AnalysisResult.open(named(tmp_path / "d")).figures == found.figures
     index.set_aside(found, "copy", named(tmp_path / "aside"))
     undo(named(tmp_path / "aside"))
     for find in (index.clusters, index.outliers, index.gallery):
@@ -553,11 +555,11 @@ def test_hashing_another_width_is_told_in_a_line(stage: str) -> None:
         return assemble_arrays(session().createDataFrame(given, "id bigint, v array<double>"))
 
     if stage == "spark":
-        hasher: Any = hashing.fit(frame(16))
+        hasher: Any = lsh.fit(frame(16))
         with pytest.raises(LookalikeError, match="3 numbers, but the hash tables are for 16"):
             hasher.nearest(frame(16), np.ones(3, np.float32), 2)
     else:
-        hasher = hashing.AmplifiedProjectionLSH(bucketLength=1.0, numHashTables=2).fit(frame(16))
+        hasher = lsh.AmplifiedProjectionLSH(bucketLength=1.0, numHashTables=2).fit(frame(16))
     assert hasher.transform(frame(16)).count() == 50
     with pytest.raises(PySparkException) as refused:
         hasher.transform(frame(5)).select("hashes").collect()
@@ -577,16 +579,16 @@ def test_a_join_by_hashes_counts_pairs_once() -> None:
     vectors = unit((60, 16), 1).astype(float)
     given = [(number, vector.tolist()) for number, vector in enumerate(vectors)]
     table = assemble_arrays(session().createDataFrame(given, "id bigint, v array<double>"))
-    one_bucket = hashing.fit(table, bucket_length=0.2, tables=7)
-    found = hashing.candidates(one_bucket, table)
-    hashes = np.floor(vectors @ hashing.directions(one_bucket.model).T / 0.2)
+    one_bucket = lsh.fit(table, bucket_length=0.2, tables=7)
+    found = lsh.candidates(one_bucket, table)
+    hashes = np.floor(vectors @ lsh.directions(one_bucket.model).T / 0.2)
     shared = hashes[:, None] == hashes[None]
     true = int(np.triu(shared.any(axis=2), 1).sum())
     assert found.rows == shared.sum(), "what Spark ML makes rows of"
     assert true <= found.pairs <= 60 * 59 // 2 < found.rows
-    between = hashing.candidates(one_bucket, table, table.limit(10))
+    between = lsh.candidates(one_bucket, table, table.limit(10))
     assert between.pairs <= 600
     with pytest.raises(
         LookalikeError, match=rf"{found.pairs:,} pairs or fewer.*{found.rows:,} rows"
     ):
-        hashing.similarity_join(one_bucket, table, 0.5, room=0)
+        lsh.similarity_join(one_bucket, table, 0.5, room=0)

@@ -15,7 +15,7 @@ import lookalike
 from lookalike import LookalikeError
 from lookalike.errors import ImageError
 from lookalike.images import IsolatedDecoder, decode, decode_pixels
-from lookalike.images.decoding import thumbnail
+from lookalike.images.decoding.raster import thumbnail
 
 PHOTO = fuzz.picture(7, (640, 480))
 END = b"\xff\xd9"

@@ -11,12 +11,12 @@ from PIL import Image
 
 from conftest import UNSEEN, needs_photos
 from lookalike import Index
-from lookalike.build import Options, build_collection
-from lookalike.embedding import ROW
+from lookalike.analysis.outliers import outliers, suspects
 from lookalike.errors import LookalikeError
-from lookalike.groups.graph import write_graph
-from lookalike.groups.outliers import outliers, suspects
+from lookalike.ingest import Options, build_collection
+from lookalike.search.knn.graph import write_graph
 from lookalike.storage import EmbeddingTable
+from lookalike.storage.schema import ROW
 from lookalike.storage.segments import read_rows
 from strangers import found_errors, made
 

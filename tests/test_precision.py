@@ -17,7 +17,6 @@ from PIL import Image, ImageEnhance
 
 from conftest import calibrating
 from lookalike import LookalikeError
-from lookalike.embedding import normalize
 from lookalike.images import SIDE, resize
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import snapshot
@@ -25,16 +24,17 @@ from lookalike.models import (
     SAMPLE_IMAGES,
     Model,
     at_precision,
-    calibration,
     engine,
     in_f32,
     overlap,
     overlaps,
+    quantization,
     resolve,
 )
-from lookalike.models.calibration import quantize
-from lookalike.models.engines import Pixels, Vectors
+from lookalike.models.embedder import normalize
 from lookalike.models.precision import CALIBRATION_IMAGES, MIN_AGREEMENT
+from lookalike.models.quantization import quantize
+from lookalike.system.arrays import Pixels, Vectors
 
 CARS, FEW = 16, 16
 
@@ -158,7 +158,7 @@ def test_what_another_method_made_is_not_mistaken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert choose(0.0, ANY_TIME) == int8_of_few
-    monkeypatch.setattr("lookalike.models.precision.METHOD", "another")
+    monkeypatch.setattr("lookalike.models.quantization.METHOD", "another")
     refusal(lambda: at_precision(full, "int8", lambda: few), "no int8: Python does not start")
     assert choose(0.0, ANY_TIME) == at_precision(full, "bf16")
     assert len(list(no_choices.iterdir())) == 2
@@ -312,7 +312,7 @@ def repaired(
     folder = other / "models" / kept.name
     shutil.copytree(kept, folder)
     os.truncate(folder / "network.bin", 1000)
-    with calibration.preload(True), pytest.MonkeyPatch.context() as patch:
+    with quantization.preload(True), pytest.MonkeyPatch.context() as patch:
         assert len(calibrating()) == 1
         patch.setenv("LOOKALIKE_CACHE", str(other))
         patch.setattr(sys, "executable", "/nowhere/python")  # the one that waits is enough
@@ -327,14 +327,14 @@ def test_the_same_images_make_the_same_int8(
 
 
 def test_a_process_that_is_not_needed_is_ended(full: Model, int8: Model, sample: Pixels) -> None:
-    with calibration.preload(True):
+    with quantization.preload(True):
         assert len(calibrating()) == 1
         assert at_precision(full, "int8", lambda: sample) == int8
         assert calibrating() == []
-    with calibration.preload(True):
+    with quantization.preload(True):
         assert len(calibrating()) == 1
     assert calibrating() == []
-    with calibration.preload(False):
+    with quantization.preload(False):
         assert calibrating() == []
 
 
@@ -347,7 +347,10 @@ FRESH = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from lookalike.models import Model, at_precision, engine, resolve
+from lookalike.models import Model
+from lookalike.models import at_precision
+from lookalike.models import engine
+from lookalike.models import resolve
 folder, sample = Path(sys.argv[1]), np.load(sys.argv[2])
 stored = Model.load(folder)
 cached = at_precision(resolve("resnet18"), "int8", lambda: sample)

@@ -15,7 +15,7 @@ import lookalike
 from faults import Row, leftovers, problems_of, rows_by_path
 from helpers.command import assert_fails, run
 from lookalike import LookalikeError
-from lookalike.build import Options, build_collection
+from lookalike.ingest import Options, build_collection
 from lookalike.storage import EmbeddingTable, commits, is_index, writing
 from rights import without_rights
 from small import picture, pictures, small_network

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.embedding import normalize
 from lookalike.models import Model, at_precision, engine, resolve
-from lookalike.models.engines import Pixels
+from lookalike.models.embedder import normalize
+from lookalike.system.arrays import Pixels
 from test_precision import FEW, photographed
 
 OLDER = {
@@ -63,8 +63,9 @@ EMBED = """
 import sys
 from pathlib import Path
 import numpy as np
-from lookalike.models import Model, engine
-from lookalike.models.engines import processor
+from lookalike.models import Model
+from lookalike.models import engine
+from lookalike.models.runtimes import processor
 folder = Path(sys.argv[1])
 np.save(folder / "there.npy", engine(Model.load(folder / "model"))(np.load(folder / "photos.npy")))
 print(*processor(), sep=",")
@@ -97,7 +98,9 @@ MAKE = """
 import sys
 from pathlib import Path
 import numpy as np
-from lookalike.models import at_precision, engine, resolve
+from lookalike.models import at_precision
+from lookalike.models import engine
+from lookalike.models import resolve
 folder = Path(sys.argv[1])
 photos = np.load(folder / "photos.npy")
 at_precision(resolve(), "int8", lambda: photos).save(folder / "model")

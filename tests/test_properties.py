@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.hashing.cells import Cells, Rotation
-from lookalike.hashing.signatures import Effort, Signatures
-from lookalike.measuring import RecallProfile, measure_profile, sample_queries
-from lookalike.neighbors.held import Partition, Region, RegionPartition
-from lookalike.search import Neighbor, Rows, approximate, exact, exact_many
+from lookalike.search.approximate import approximate
+from lookalike.search.cells import Cells, Rotation
+from lookalike.search.exact import exact, exact_many
+from lookalike.search.knn.partitions import Partition, Region, RegionPartition
+from lookalike.search.recall import RecallProfile, measure_profile, sample_queries
+from lookalike.search.rows import Neighbor, Rows
+from lookalike.search.signatures import Effort, Signatures
 from lookalike.storage import Segment
 from segments import Floats, Piece, in_pieces, reference
 from test_searcher import KINDS, addition

@@ -12,24 +12,17 @@ from types import ModuleType
 import pytest
 
 import lookalike
-from lookalike import (
-    ImageError,
-    Index,
-    LookalikeError,
-    Neighbor,
-    SearchResult,
-    create,
-    embedding,
-    evaluate,
-    groupings,
-    hits,
-)
+from lookalike import ImageError, Index, LookalikeError, Neighbor, SearchResult, create
 from lookalike import index as index_module
-from lookalike.groupings import applying
-from lookalike.groups import stars
-from lookalike.hashing import parameters
+from lookalike.analysis import run as groupings
+from lookalike.analysis import stars
+from lookalike.analysis.cleanup import unchanged as applying
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.neighbors import export
+from lookalike.lsh import parameters
+from lookalike.models import embedder as embedding
+from lookalike.search import evaluation as evaluate
+from lookalike.search import results as hits
+from lookalike.search.knn import export
 
 DOCUMENTED = [
     *(embedding, create, index_module, hits, groupings, applying, export),

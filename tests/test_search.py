@@ -16,13 +16,13 @@ import pytest
 from deltalake import DeltaTable
 
 from lookalike import LookalikeError
-from lookalike.embedding import ROW
 from lookalike.images import Source
 from lookalike.models import Model
-from lookalike.search import Neighbor, Rows, squared_distances
-from lookalike.search import exact as exact_of_rows
+from lookalike.search.exact import exact as exact_of_rows
+from lookalike.search.rows import Neighbor, Rows, squared_distances
 from lookalike.storage import FORMAT, SEGMENT, EmbeddingTable, Segment, write_segment
-from lookalike.untrusted import is_hash
+from lookalike.storage.schema import ROW
+from lookalike.system.untrusted import is_hash
 from segments import Floats, Piece, in_pieces, reference, unit
 
 WIDTH = 16

@@ -10,15 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookalike import Index, LookalikeError, searcher
-from lookalike.defaults import RECALL
-from lookalike.embedding import normalize
-from lookalike.hashing.cells import Cells
-from lookalike.hashing.signatures import Effort
-from lookalike.measuring import PROFILE_ERRORS, OutdatedProfile, Part, lowest_recall
-from lookalike.searcher import RECALLS, RecallProfile, Searcher
+from lookalike import Index, LookalikeError
+from lookalike.models.embedder import normalize
+from lookalike.search import searcher
+from lookalike.search.cells import Cells
+from lookalike.search.recall import (
+    PROFILE_ERRORS,
+    RECALLS,
+    SAMPLE_QUERIES,
+    OutdatedProfile,
+    Part,
+    RecallProfile,
+    lowest_recall,
+)
+from lookalike.search.searcher import Searcher
+from lookalike.search.signatures import Effort
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.commits import compact
+from lookalike.system.defaults import RECALL
 from segments import Floats, collection_of, grown, unit
 from test_signatures import clustered, ids
 
@@ -141,7 +150,7 @@ def test_figures_that_are_none_are_damaged(tmp_path: Path, now: str, said: str) 
 
 def test_measured_figures_hold_together(stored: EmbeddingTable) -> None:
     measured = Searcher(stored).profile
-    assert measured.queries == searcher.SAMPLE_QUERIES // 2
+    assert measured.queries == SAMPLE_QUERIES // 2
     assert measured.cells == Cells.load(stored.signature_folder / "cells.npz").fingerprint
     efforts = [effort for effort in measured.efforts if effort is not None]
     assert [effort.cells for effort in efforts] == sorted(effort.cells for effort in efforts)

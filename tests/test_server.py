@@ -36,13 +36,13 @@ from schemathesis.specs.openapi.checks import (
 import lookalike
 from hostile import CRASH, let_decoders_be_hostile
 from lookalike import Index, LookalikeError
+from lookalike.analysis.map import Layout
 from lookalike.cli import main
-from lookalike.embedding import ImageEmbedder
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.layout import Layout
+from lookalike.models.embedder import ImageEmbedder
 from lookalike.server import Limits, create_app
 from lookalike.server.maps import Maps
-from lookalike.server.shelf import Shelf
+from lookalike.server.snapshot import Shelf
 from lookalike.server.thumbnails import Thumbnails
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
@@ -96,7 +96,7 @@ def error_of(answer: httpx2.Response, status: int) -> str:
 def test_a_search_by_id_finds_what_the_index_finds(client: TestClient, index: Index) -> None:
     answer = client.get("/api/search", params={"image": 3, "k": 7}).json()
     rows = index._searcher.rows
-    query = lookalike.hits.Query(rows.vectors(rows.ids[3:4])[0], id=3)
+    query = lookalike.search.results.Query(rows.vectors(rows.ids[3:4])[0], id=3)
     hits = index.search(query, 7)
     assert [one["id"] for one in answer["neighbors"]] == [hit.id for hit in hits]
     assert [one["rank"] for one in answer["neighbors"]] == list(range(1, 8))
@@ -386,7 +386,7 @@ def test_a_disk_that_does_not_answer(
     index: Index, tmp_path: Path, deadline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))  # no picture is there yet
-    monkeypatch.setattr("lookalike.server.service.PHOTO_SECONDS", 0.3)
+    monkeypatch.setattr("lookalike.server.state.PHOTO_SECONDS", 0.3)
     monkeypatch.setattr("lookalike.server.maps.Maps.get", lambda *_: (0.5, "comparing"))
     mounted, read = threading.Event(), Shelf.read
 
@@ -404,7 +404,7 @@ def test_a_disk_that_does_not_answer(
                 assert all("mounted" in error_of(answer, 503) for answer in answers)
         finally:
             mounted.set()
-        monkeypatch.setattr("lookalike.server.service.PHOTO_SECONDS", 20)
+        monkeypatch.setattr("lookalike.server.state.PHOTO_SECONDS", 20)
         assert client.get(addresses[0]).status_code == 200
 
 
@@ -520,7 +520,7 @@ def test_a_fault_of_the_server_is_an_answer_too(
     def fails(*_: object) -> None:
         raise ZeroDivisionError("where things are")
 
-    monkeypatch.setattr("lookalike.server.shelf.Shelf.labels_with", fails)
+    monkeypatch.setattr("lookalike.server.snapshot.Shelf.labels_with", fails)
     failed = client.get("/api/labels")
     assert "log" in error_of(failed, 500) and "things" not in failed.text
     assert "default-src 'none'" in failed.headers["content-security-policy"]
@@ -528,7 +528,7 @@ def test_a_fault_of_the_server_is_an_answer_too(
     def refuses(*_: object) -> None:
         raise LookalikeError("/a/secret/place is damaged")
 
-    monkeypatch.setattr("lookalike.server.shelf.Shelf.labels_with", refuses)
+    monkeypatch.setattr("lookalike.server.snapshot.Shelf.labels_with", refuses)
     assert "secret" not in error_of(client.get("/api/labels"), 503)
 
 
@@ -639,7 +639,7 @@ class MapJob:
 
     def __init__(self, collection: Any) -> None:
         type(self).began += 1
-        self._ids = lookalike.search.Rows(collection.segments).ids
+        self._ids = lookalike.search.rows.Rows(collection.segments).ids
 
     def ended(self) -> bool:
         return True
@@ -661,7 +661,7 @@ class MapJob:
 def job(monkeypatch: pytest.MonkeyPatch) -> type[MapJob]:
     """What `Maps` begins, of which none is kept."""
     job = type("Job", (MapJob,), {})
-    monkeypatch.setattr("lookalike.server.maps.Job", job)
+    monkeypatch.setattr("lookalike.analysis.map.Job", job)
     monkeypatch.setattr("lookalike.server.maps.kept", lambda _: None)
     return job
 
@@ -768,14 +768,15 @@ def test_slow_and_endless_clients(
 ) -> None:
     import uvicorn
 
-    from lookalike.server import running
+    from lookalike.server import run
+    from lookalike.server import run as running
 
     monkeypatch.setattr(running, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(running, "READ_SECONDS", 0.5)
-    listening = running._listen("127.0.0.1", 0)
+    listening = run._listen("127.0.0.1", 0)
     limits = Limits(bytes=200_000, pixels=10**6, seconds=0.5)
     app = create_app(index, limits=limits)
-    config = uvicorn.Config(app, http=running.Patient, log_level="critical")
+    config = uvicorn.Config(app, http=run.Patient, log_level="critical")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

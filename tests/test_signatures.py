@@ -8,9 +8,11 @@ import numpy.typing as npt
 import pytest
 
 from lookalike import LookalikeError
-from lookalike.hashing.cells import MEAN_CELL_ROWS, Cells, Rotation
-from lookalike.hashing.signatures import Effort, Signatures
-from lookalike.search import Neighbor, Rows, approximate, exact, exact_many, within
+from lookalike.search.approximate import approximate
+from lookalike.search.cells import MEAN_CELL_ROWS, Cells, Rotation
+from lookalike.search.exact import exact, exact_many, within
+from lookalike.search.rows import Neighbor, Rows
+from lookalike.search.signatures import Effort, Signatures
 from segments import Floats, in_pieces, reference, unit
 
 WIDTH = 96

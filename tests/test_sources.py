@@ -13,16 +13,8 @@ import pytest
 
 from lookalike import LookalikeError
 from lookalike.errors import ImageError
-from lookalike.images import (
-    Source,
-    decode_path,
-    encode_path,
-    locate,
-    no_images_error,
-    read,
-    walk,
-)
-from lookalike.images.kinds import readable
+from lookalike.images import Source, decode_path, encode_path, locate, no_images_error, read, walk
+from lookalike.images.inputs.file_types import readable
 from rights import without_rights
 
 TREE = [

@@ -18,17 +18,17 @@ from typer.testing import CliRunner
 
 import lookalike
 from lookalike import Index, images
-from lookalike.build import Options, build_collection
 from lookalike.cli import app
 from lookalike.errors import ImageError, LookalikeError
-from lookalike.export import build_table
-from lookalike.images.listing import read_listing, write_inputs
-from lookalike.images.location import locate
-from lookalike.images.scan import ScannedFile
-from lookalike.images.source import Source
+from lookalike.images.inputs.listing import read_listing, write_inputs
+from lookalike.images.inputs.location import locate
+from lookalike.images.inputs.scan import ScannedFile
+from lookalike.images.inputs.source import Source
+from lookalike.images.inputs.spark_tables import read_only, table_frames
+from lookalike.images.inputs.tables import ROWS, inspect_files, local_shards, read_parts
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.images.table_frame import read_only, table_frames
-from lookalike.images.tables import ROWS, inspect_files, local_shards, read_parts
+from lookalike.ingest import Options, build_collection
+from lookalike.ingest.export import build_table
 from lookalike.spark import last_words, session
 from small import small_network
 
@@ -244,7 +244,8 @@ def test_a_row_group_of_many_rows(tmp_path: Path) -> None:
 
 READ = r"""
 import re, sys
-from lookalike.images.parquet import Shard, open_file
+from lookalike.images.inputs.parquet_shard import Shard
+from lookalike.images.inputs.parquet_shard import open_file
 with open_file(sys.argv[1]) as file:
     rows = sum(cells.rows for cells in Shard(file, "image").cells(0))
 peak = re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())

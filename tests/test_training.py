@@ -26,20 +26,37 @@ import judge
 import recipe
 import steps
 from helpers.command import run
-from lookalike import ImageEmbedder, Index, LookalikeError, evaluate, open_index
+from lookalike import ImageEmbedder, Index, LookalikeError, open_index
 from lookalike.cli.train import _index_name, _show_gain
-from lookalike.embedding import normalize
-from lookalike.images.decoding import thumbnail
+from lookalike.images.decoding.raster import thumbnail
 from lookalike.images.synthetic import DrawnCollection
+from lookalike.models.embedder import normalize
 from lookalike.models.networks import FromPixels, backbone
-from lookalike.training import HeldOut, Trained, fine_tune, job, loop, workspace
-from lookalike.training import photos as training_photos
-from lookalike.training.held_out import embed, hold_out, measure, retrieval, sample_measured
-from lookalike.training.loop import Plan, features, train
-from lookalike.training.objective import LossWeights, Objective, Proxies, relations
-from lookalike.training.photos import SIDE, UNLABELLED, Photos, Pixels, decode_photos
-from lookalike.training.views import Variety, Views, draw, recoloured, turns
-from lookalike.weights import DEFAULT
+from lookalike.models.training import (
+    HeldOut,
+    Trained,
+    dataset,
+    fine_tune,
+    fine_tuning,
+    trainer,
+    workspace,
+)
+from lookalike.models.training import dataset as training_photos
+from lookalike.models.training import fine_tuning as job
+from lookalike.models.training import trainer as loop
+from lookalike.models.training.augmentation import Variety, Views, draw, recoloured, turns
+from lookalike.models.training.dataset import SIDE, UNLABELLED, Photos, Pixels, decode_photos
+from lookalike.models.training.losses import LossWeights, Objective, Proxies, relations
+from lookalike.models.training.trainer import Plan, features, train
+from lookalike.models.training.validation import (
+    embed,
+    hold_out,
+    measure,
+    retrieval,
+    sample_measured,
+)
+from lookalike.models.weights import DEFAULT
+from lookalike.search import evaluation
 
 CPU = torch.device("cpu")
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's to train
@@ -296,7 +313,7 @@ def test_an_objective_leaves_the_numbers_of_its_caller_alone() -> None:
 
 
 def test_views_that_follow_each_other_are_looked_at_together() -> None:
-    which, colours = loop._draw_batch(3, 13, Plan([(8, 8)], batch=8, together=2))
+    which, colours = trainer._draw_batch(3, 13, Plan([(8, 8)], batch=8, together=2))
     assert len(which) == len(colours) == 8
     first, second = which.view(-1, 2).T
     assert torch.equal(first + 1, second)
@@ -393,7 +410,7 @@ def test_retrieval_is_that_of_evaluate(index: Index) -> None:
     vectors = torch.from_numpy(rows.vectors(np.arange(len(rows))))
     names = rows.labels.to_pylist()
     labels = torch.tensor([sorted(set(names)).index(name) for name in names])
-    found, known = retrieval(vectors, labels), evaluate.by_label(rows)
+    found, known = retrieval(vectors, labels), evaluation.by_label(rows)
     assert found == pytest.approx({name: known[name] for name in ("R@1", "P@5")}, abs=1e-4)
     few = retrieval(torch.eye(4)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]))
     assert few == pytest.approx({"R@1": 1, "P@5": 1 / 3}), "of three others one is right"
@@ -538,9 +555,9 @@ def test_who_stops_decoding_waits_for_no_image(
 
     monkeypatch.setattr(training_photos, "IsolatedDecoder", Slow)
     monkeypatch.setattr(training_photos, "cores", lambda: 2)
-    one = training_photos._list(0, (few[0], None), tmp_path, "image", "Class")
+    one = dataset._list(0, (few[0], None), tmp_path, "image", "Class")
     first = min(few[0].iterdir()).read_bytes()
-    decoding = training_photos._decoded(one.source, one.file, one.count)
+    decoding = dataset._decoded(one.source, one.file, one.count)
     assert isinstance(next(decoding)[1], np.ndarray)
     decoding.close()  # type: ignore[attr-defined]
     assert closed.is_set() and len(asked) <= 3, "the others are not begun"
@@ -549,7 +566,7 @@ def test_who_stops_decoding_waits_for_no_image(
 def test_pixels_are_copied_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_photos, "_BLOCK_PHOTOS", 3)
     pixels = np.arange(7 * 12, dtype=np.uint8).reshape(7, 2, 2, 3)
-    assert np.array_equal(training_photos._copy_to_device(pixels, CPU).numpy(), pixels)
+    assert np.array_equal(dataset._copy_to_device(pixels, CPU).numpy(), pixels)
 
 
 # What is held out.
@@ -605,12 +622,12 @@ def test_photos_to_measure_with_are_several_of_a_label() -> None:
 
 
 def test_few_photos_are_looked_at_more_often_and_fewer_at_a_time() -> None:
-    batches = {n: job._plan(n, None, None, 0).batch for n in (4, 100, 1000, 5000, 10**6)}
+    batches = {n: fine_tuning._plan(n, None, None, 0).batch for n in (4, 100, 1000, 5000, 10**6)}
     assert batches == {4: 8, 100: 8, 1000: 64, 5000: 128, 10**6: 128}
-    assert job._plan(4, None, None, 0).steps == 100
-    assert job._plan(5000, None, None, 0).stages == [(224, 60_000)]
-    assert job._plan(5000, 3, 64, 0).stages == [(224, 15_000)]
-    assert job._plan(4, 1, None, 0).steps == 1
+    assert fine_tuning._plan(4, None, None, 0).steps == 100
+    assert fine_tuning._plan(5000, None, None, 0).stages == [(224, 60_000)]
+    assert fine_tuning._plan(5000, 3, 64, 0).stages == [(224, 15_000)]
+    assert fine_tuning._plan(4, 1, None, 0).steps == 1
 
 
 # The command.
@@ -673,7 +690,7 @@ def test_a_stopped_command_goes_on_to_the_same_file(
     assert told["held_out"]["photos"] == 8 and told["held_out"]["whole"]
     assert set(told["held_out"]["before"]) == set(told["held_out"]["after"]) == {"R@1", "P@5"}
 
-    saved, save, measured = list[int](), loop._save, list[int]()
+    saved, save, measured = list[int](), trainer._save, list[int]()
 
     def counted(*arguments: Any) -> dict[str, float] | None:
         measured.append(len(saved))
@@ -880,7 +897,7 @@ def test_too_little_memory_or_disk_is_said(
         tuned()
     monkeypatch.setattr(torch, "save", failing("something else"))
     with pytest.raises(RuntimeError, match="something else"):
-        loop._save(tmp_path / "kept.pt", {}, "", 0)
+        trainer._save(tmp_path / "kept.pt", {}, "", 0)
 
 
 def test_two_runs_do_not_share_a_folder(mixed: tuple[Path, Path], tmp_path: Path) -> None:
@@ -895,7 +912,7 @@ def test_two_runs_do_not_share_a_folder(mixed: tuple[Path, Path], tmp_path: Path
 def test_weights_that_run_away_are_not_written(
     mixed: tuple[Path, Path], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = replace(job._plan(4, 8, 8, 0), rate=1e30, new_rate=1e30, warm=0.0001)
+    plan = replace(fine_tuning._plan(4, 8, 8, 0), rate=1e30, new_rate=1e30, warm=0.0001)
     monkeypatch.setattr(job, "_plan", lambda *_: plan)
     with pytest.raises(LookalikeError, match=r"diverged|have grown beyond.*`weights`"):
         fine_tune(*mixed, tmp_path / "x.safetensors", model=SMALL, weights=str(weights))

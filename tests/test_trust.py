@@ -26,29 +26,29 @@ from typer.testing import CliRunner
 
 import lookalike
 from helpers.command import assert_fails, run
-from lookalike import Index, LookalikeError, hashing
-from lookalike.build import Options
-from lookalike.cache import seal
+from lookalike import Index, LookalikeError, lsh
+from lookalike.analysis.result import AnalysisResult
 from lookalike.cli import app
-from lookalike.embedding import ROW
 from lookalike.errors import ImageError
-from lookalike.export import build_table, export_csv
-from lookalike.groups.results import Found
-from lookalike.hashing.amplified import AmplifiedProjectionLSH, AmplifiedProjectionLSHModel
 from lookalike.images import Source, encode_path, read
 from lookalike.images.synthetic import DrawnCollection
+from lookalike.ingest import Options
+from lookalike.ingest.export import build_table, export_csv
+from lookalike.lsh.amplified import AmplifiedProjectionLSH, AmplifiedProjectionLSHModel
+from lookalike.lsh.search import load_hasher
 from lookalike.models import Model, engine, resolve
-from lookalike.models.calibration import quantize
-from lookalike.models.graphs import check_graph
+from lookalike.models.ir_validation import check_graph
 from lookalike.models.networks import backbone, restore
-from lookalike.on_spark import load_hasher
-from lookalike.queries import random_query
+from lookalike.models.quantization import quantize
 from lookalike.rendering.tile import GONE
-from lookalike.searcher import Searcher
+from lookalike.search.query import random_query
+from lookalike.search.searcher import Searcher
 from lookalike.server import create_app
 from lookalike.spark import local_uri, session
 from lookalike.storage import FORMAT, EmbeddingTable
-from lookalike.untrusted import foreign_types, map_array, read_arrays, read_json
+from lookalike.storage.schema import ROW
+from lookalike.system.cache import seal
+from lookalike.system.untrusted import foreign_types, map_array, read_arrays, read_json
 from segments import collection_of
 from test_signatures import clustered
 
@@ -118,7 +118,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         paths.append(os.fsdecode(path))
         return open(path, *rest)
 
-    monkeypatch.setattr("lookalike.images.decoding.open", spy, raising=False)
+    monkeypatch.setattr("lookalike.images.decoding.raster.open", spy, raising=False)
     return paths
 
 
@@ -237,7 +237,7 @@ def test_no_uri_leads_out_of_the_root(
         places.append(place)
         return pa.BufferReader(b"content")
 
-    monkeypatch.setattr("lookalike.images.parquet.open_file", record)
+    monkeypatch.setattr("lookalike.images.inputs.parquet_shard.open_file", record)
     source = Source("uri", root, ())
     for uri in inside:
         assert read(source, uri) == b"content"
@@ -414,7 +414,7 @@ def test_what_was_found_is_read_in_its_folder(tmp_path: Path) -> None:
     for table in ("/etc/passwd", "../x.parquet", "a/b.parquet", "..", ""):
         (tmp_path / "found.json").write_text(json.dumps({"table": table}))
         with pytest.raises(LookalikeError, match="is not a result of lookalike"):
-            Found.open(tmp_path)
+            AnalysisResult.open(tmp_path)
 
 
 def test_names_and_labels_are_text_in_a_page(index: Index, tmp_path: Path, own_cache: Path) -> None:
@@ -1029,7 +1029,7 @@ def hashed(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_hash_model_may_not_bring_types(hashed: Path, mark: Path, tmp_path: Path) -> None:
     shutil.copytree(hashed, tmp_path / "kept")
-    assert hashing.Hasher.load(tmp_path / "kept").parameters
+    assert lsh.Hasher.load(tmp_path / "kept").parameters
     (file,) = (tmp_path / "kept" / "model" / "data").glob("*.parquet")
     about = pq.read_metadata(file).metadata
     key = b"org.apache.spark.sql.parquet.row.metadata"
@@ -1041,7 +1041,7 @@ def test_a_hash_model_may_not_bring_types(hashed: Path, mark: Path, tmp_path: Pa
     for name in (file.name, "part-x"):  # which Spark reads as well
         file = file.rename(file.with_name(name))
         with pytest.raises(LookalikeError, match=r"no hash model .*java\.lang\.Thread"):
-            hashing.Hasher.load(tmp_path / "kept")
+            lsh.Hasher.load(tmp_path / "kept")
 
 
 def test_a_hash_model_of_another_class_is_none(hashed: Path, tmp_path: Path) -> None:
@@ -1053,7 +1053,7 @@ def test_a_hash_model_of_another_class_is_none(hashed: Path, tmp_path: Path) -> 
         elif file.name.endswith(".crc"):
             file.unlink()
     with pytest.raises(LookalikeError, match="no hash model"):
-        hashing.Hasher.load(tmp_path / "kept")
+        lsh.Hasher.load(tmp_path / "kept")
 
 
 def test_stages_are_loaded_as_what_they_are(mark: Path, tmp_path: Path) -> None:
@@ -1075,7 +1075,7 @@ def test_stages_are_loaded_as_what_they_are(mark: Path, tmp_path: Path) -> None:
 
 
 def test_no_pickle_for_hash_tables(mark: Path) -> None:
-    from lookalike.hashing.tables import Tables
+    from lookalike.lsh.tables import Tables
 
     for make in HOSTILE.values():
         with pytest.raises(LookalikeError, match="no hash tables"):

@@ -12,13 +12,13 @@ from pyspark.ml.linalg import Vectors as SparkVectors
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lookalike import Index, LookalikeError, hashing
-from lookalike.embedding import Vectors
-from lookalike.hashing import AmplifiedProjectionLSH, AmplifiedProjectionLSHModel, Parameters, Tuned
-from lookalike.hashing.parameters import collision_probability, shifted_probability
-from lookalike.hashing.projection import spark_directions
-from lookalike.hashing.tables import Tables, leading_axes
+from lookalike import Index, LookalikeError, lsh
+from lookalike.lsh import AmplifiedProjectionLSH, AmplifiedProjectionLSHModel, Parameters, Tuned
+from lookalike.lsh.parameters import collision_probability, shifted_probability
+from lookalike.lsh.projection import spark_directions
+from lookalike.lsh.tables import Tables, leading_axes
 from lookalike.spark import session
+from lookalike.system.arrays import Vectors
 from test_hashing import frame, units
 
 WIDTH = 64
@@ -42,7 +42,7 @@ def table(mixture: Vectors) -> DataFrame:
 
 @pytest.fixture(scope="module")
 def tuned(table: DataFrame) -> Tuned:
-    return hashing.tune(table, 0.9)
+    return lsh.tune(table, 0.9)
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,9 @@ def test_what_is_predicted_is_measured(tuned: Tuned) -> None:
 
 def test_spark_with_these_parameters_compares_what_was_said(table: DataFrame, tuned: Tuned) -> None:
     given = tuned.parameters
-    hasher = hashing.fit(table, bucket_length=given.bucket_length, tables=given.tables)
+    hasher = lsh.fit(table, bucket_length=given.bucket_length, tables=given.tables)
     np.testing.assert_array_equal(
-        hashing.directions(hasher.model), spark_directions(session(), WIDTH, given.tables, 0)
+        lsh.directions(hasher.model), spark_directions(session(), WIDTH, given.tables, 0)
     )
     found = hasher.parameters.measured_candidates
     assert found == pytest.approx(given.measured_candidates, abs=0.03)
@@ -125,18 +125,18 @@ def test_directions_of_few_tables_are_the_first_of_many() -> None:
 
 @pytest.mark.long
 def test_the_same_seed_finds_the_same(table: DataFrame, tuned: Tuned) -> None:
-    assert hashing.tune(table, 0.9) == tuned
+    assert lsh.tune(table, 0.9) == tuned
 
 
 def test_more_recall_takes_more_candidates(table: DataFrame, tuned: Tuned) -> None:
-    more = hashing.tune(table, 0.97)
+    more = lsh.tune(table, 0.97)
     for one, other in zip(tuned.schemes, more.schemes, strict=True):
         assert one.parameters.predicted_candidates < other.parameters.predicted_candidates
 
 
 def test_it_says_so_plainly_and_as_json(tuned: Tuned) -> None:
     said = str(tuned)
-    assert said.splitlines() == hashing.describe(tuned)
+    assert said.splitlines() == lsh.describe(tuned)
     assert f"comparing a query with {tuned.parameters.measured_candidates:.0%} of all rows" in said
     assert all(
         f"({scheme.parameters.predicted_candidates:.1%})" in said for scheme in tuned.schemes
@@ -149,7 +149,7 @@ def test_it_says_so_plainly_and_as_json(tuned: Tuned) -> None:
 
 def test_embeddings_of_an_index(index: Index) -> None:
     """96 drawn cars: less than a sample, so that it chooses and measures with all of them."""
-    tuned = hashing.tune(hashing.with_vectors(index.to_spark()), 0.8)
+    tuned = lsh.tune(lsh.with_vectors(index.to_spark()), 0.8)
     assert tuned.width == 512
     for scheme in tuned.schemes:
         assert scheme.parameters.measured_recall == pytest.approx(0.8, abs=0.1)
@@ -158,7 +158,7 @@ def test_embeddings_of_an_index(index: Index) -> None:
 @pytest.mark.parametrize("recall", [0.0, 1.0, float("nan")])
 def test_a_recall_that_cannot_be_is_refused(table: DataFrame, recall: float) -> None:
     with pytest.raises(LookalikeError, match="not between 0 and 1"):
-        hashing.tune(table, recall)
+        lsh.tune(table, recall)
 
 
 # Degenerate collections.
@@ -194,7 +194,7 @@ def degenerate(kind: str, mixture: Vectors) -> Vectors:
 def test_degenerate_collections(kind: str, mixture: Vectors) -> None:
     vectors = degenerate(kind, mixture)
     rows = frame(vectors, partitions=3)
-    tuned = hashing.tune(rows, 0.9)
+    tuned = lsh.tune(rows, 0.9)
     for scheme in tuned.schemes:
         assert np.isfinite(scheme.parameters.bucket_length) and scheme.parameters.bucket_length > 0
         assert (scheme.parameters.measured_recall or 0) >= 0.8
@@ -387,4 +387,4 @@ def test_nothing_to_learn_from(table: DataFrame) -> None:
     with pytest.raises(LookalikeError, match="at least 1 vector"):
         AmplifiedProjectionLSH(bucketLength=1.0).fit(table.filter(F.col("id") < 0))
     with pytest.raises(LookalikeError, match="at least 2 embedded images"):
-        hashing.tune(table.filter(F.col("id") < 1))
+        lsh.tune(table.filter(F.col("id") < 1))

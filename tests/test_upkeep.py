@@ -20,14 +20,13 @@ from deltalake import DeltaTable
 import lookalike
 from helpers.command import assert_fails, run
 from lookalike import Index, LookalikeError
-from lookalike.embedding import ROW
-from lookalike.files import staging_folder
 from lookalike.images import Source
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest.remove import matching
+from lookalike.ingest.selection import matching
 from lookalike.models import Model
-from lookalike.search import Rows, exact
-from lookalike.searcher import Searcher, check_signatures
+from lookalike.search.exact import exact
+from lookalike.search.rows import Rows
+from lookalike.search.searcher import Searcher, check_signatures
 from lookalike.storage import (
     FORMAT,
     EmbeddingTable,
@@ -39,6 +38,8 @@ from lookalike.storage import (
 )
 from lookalike.storage.maintenance import vacuum
 from lookalike.storage.maintenance.findings import MAX_EXAMPLES
+from lookalike.storage.schema import ROW
+from lookalike.system.files import staging_folder
 from rights import without_rights
 from segments import unit
 

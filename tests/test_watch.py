@@ -16,14 +16,16 @@ from typing import Any
 
 import pytest
 
-from lookalike import LookalikeError, build, images, models, watch
-from lookalike.build import Options, batches, build_collection
+from lookalike import LookalikeError, images, ingest, models
+from lookalike import ingest as build
 from lookalike.cli.output import last_words
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.models.engines import _engine
+from lookalike.ingest import Options, build_collection, watch
+from lookalike.ingest import streaming as batches
+from lookalike.ingest.watch import Look, Waiting
+from lookalike.models.runtimes import _engine
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable
-from lookalike.watch import Look, Waiting
 
 pytestmark = pytest.mark.long  # real processes, disks and signals: minutes
 
@@ -72,7 +74,7 @@ class Place:
 def statuses(stored: EmbeddingTable) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in stored.files():
-        for batch in build.stored_rows([file], "ok", ["path"]):
+        for batch in ingest.stored_rows([file], "ok", ["path"]):
             found |= dict.fromkeys(batch["path"].to_pylist(), "ok")
     return found | dict.fromkeys((path for path, _ in stored.skipped()), "skipped")
 
@@ -365,7 +367,7 @@ def test_files_that_vanish_during_a_listing_stay(
         count += 1
         return iter(found[:2] if count in (1, 3) else found)
 
-    monkeypatch.setattr("lookalike.images.listing.walk", cut_short)
+    monkeypatch.setattr("lookalike.images.inputs.scan.walk", cut_short)
     monkeypatch.setattr(watch, "SETTLED", 0.01)
     looks = looked(place, lambda _: count == 5)
     assert [look.waiting for look in looks] == [4, 0, 4, 0, 0]
@@ -374,7 +376,7 @@ def test_files_that_vanish_during_a_listing_stay(
 
 def test_trouble_is_told_and_over_when_it_is(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     left = [OSError(5, "Input/output error"), LookalikeError("busy"), ValueError("odd")]
-    sync = build.sync
+    sync = ingest.sync
 
     def fail(*arguments: Any, **options: Any) -> Any:
         if left:
@@ -426,8 +428,8 @@ def test_the_network_is_loaded_once(place: Place, monkeypatch: pytest.MonkeyPatc
 MANY_LOOKS = """
 import os, sys
 from pathlib import Path
-from lookalike import watch
-from lookalike.build import Options
+from lookalike.ingest import watch
+from lookalike.ingest import Options
 
 def held():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -503,7 +505,7 @@ def test_a_stream_adds_each_new_photo_once(place: Place) -> None:
     assert added(looks) == 0 and not any(look.moved for look in looks)
     assert place.stored().version == version + 1
     assert place.paths()["old.jpg"] == "ok", "a sync finds what is gone"
-    assert build.sync(place.stored(), None, Options())[1].removed == 1
+    assert ingest.sync(place.stored(), None, Options())[1].removed == 1
     place.assert_current()
 
 
@@ -522,7 +524,7 @@ def test_a_stream_opens_what_has_no_ending(place: Place, tmp_path: Path, uri: bo
     counts = [look.done.not_looked_at for look in looks if look.done]
     assert {".mp4": 2, "without ending": 1} in counts
     assert place.stored().counts() == (8, 0)
-    done = build.sync(place.stored(), None, Options(), dry_run=True)[1]
+    done = ingest.sync(place.stored(), None, Options(), dry_run=True)[1]
     assert (done.new, done.same, done.removed) == (0, 8, 0)
     assert done.not_looked_at == {".mp4": 2, "without ending": 1}
 
@@ -544,7 +546,7 @@ def test_watching_tells_of_a_type_once(place: Place) -> None:
 
 @pytest.mark.long
 def test_a_batch_that_fails_comes_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, add_batch = [LookalikeError("the disk is full")], build.add_batch
+    left, add_batch = [LookalikeError("the disk is full")], ingest.add_batch
 
     def fail(*arguments: Any) -> Any:
         if left:
@@ -576,12 +578,12 @@ def test_a_stream_over_a_uri(place: Place, tmp_path: Path) -> None:
     assert (tmp_path / "seen" / "commits").exists() and not (index / ".watch").exists()
     assert len(place.paths()) == 8
     assert place.stored().counts() == (8, 0)
-    done = build.sync(place.stored(), None, Options(), dry_run=True)[1]
+    done = ingest.sync(place.stored(), None, Options(), dry_run=True)[1]
     assert (done.new, done.changed, done.same, done.removed) == (0, 0, 8, 0)
     for photo in place.photos.rglob("*.jpg"):
         photo.unlink()
     with pytest.raises(LookalikeError, match="no images in"):
-        build.sync(place.stored(), None, Options())
+        ingest.sync(place.stored(), None, Options())
     shutil.rmtree(place.photos)
     with pytest.raises(Exception, match="PATH_NOT_FOUND") as caught:
         streamed(place)

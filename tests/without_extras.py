@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 import lookalike
-from lookalike.build import running
 from lookalike.cli import main
 from lookalike.errors import ImageError
-from lookalike.groups import graph
 from lookalike.images import decode
 from lookalike.images.synthetic import draw_collection
+from lookalike.ingest import embedding
+from lookalike.search.knn import graph
 
 HERE = Path(sys.argv[1])
 MISSING = {
@@ -95,7 +95,7 @@ def use_the_core() -> None:
     deep.save(drawn.photos / "deep.tif")
     cars = HERE / "cars.index"
     # As many as would go through Spark where it is installed.
-    running.LOOP_UP_TO = graph.IN_PROCESS = len(new)
+    embedding.LOOP_UP_TO = graph.IN_PROCESS = len(new)
     assert "search" in succeed("--help")
     succeed("index", drawn.photos, "--labels", drawn.labels, "--out", cars)
     found = json.loads(succeed("search", cars, new[0], "-k", 3, "--json"))

@@ -11,9 +11,12 @@ import numpy as np
 
 import lookalike
 from lookalike import cli
-from lookalike.build import jobs, keeping, running
-from lookalike.embedding import Vectors, normalize
+from lookalike.ingest import embedding as running
+from lookalike.ingest import options as jobs
+from lookalike.ingest import update as keeping
+from lookalike.models.embedder import normalize
 from lookalike.storage import commits, writing
+from lookalike.system.arrays import Vectors
 from small import picture
 
 LOADED = (jobs, keeping, running)  # before it says that it is ready

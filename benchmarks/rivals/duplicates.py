@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lookalike
-from lookalike.weights import DEFAULT
+from lookalike.models.weights import DEFAULT
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

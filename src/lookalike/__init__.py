@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lookalike.create import create_index, open_index
-    from lookalike.embedding import ImageEmbedder
     from lookalike.errors import ImageError, LookalikeError
-    from lookalike.hits import SearchResult
     from lookalike.index import Index
-    from lookalike.progress import show_progress
-    from lookalike.search import Neighbor
+    from lookalike.models.embedder import ImageEmbedder
+    from lookalike.search.results import SearchResult
+    from lookalike.search.rows import Neighbor
+    from lookalike.system.progress import show_progress
+
 
 __version__ = "0.1.0"
 
@@ -36,15 +37,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ImageEmbedder": "lookalike.embedding",
+    "ImageEmbedder": "lookalike.models.embedder",
     "ImageError": "lookalike.errors",
     "Index": "lookalike.index",
     "LookalikeError": "lookalike.errors",
-    "Neighbor": "lookalike.search",
-    "SearchResult": "lookalike.hits",
+    "Neighbor": "lookalike.search.rows",
+    "SearchResult": "lookalike.search.results",
     "create_index": "lookalike.create",
     "open_index": "lookalike.create",
-    "show_progress": "lookalike.progress",
+    "show_progress": "lookalike.system.progress",
 }
 """Where each public name is defined; its module is imported when the name is first used."""
 

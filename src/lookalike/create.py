@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from lookalike.defaults import WAVE
-from lookalike.given import Name, local_path
 from lookalike.index import Index
 from lookalike.storage import EmbeddingTable
+from lookalike.system.defaults import WAVE
+from lookalike.system.paths import Name, local_path
 
 
 def create_index(
@@ -80,7 +80,7 @@ def create_index(
     (3, 3)
 
     """
-    from lookalike.build import Options, build_collection
+    from lookalike.ingest import Options, build_collection
 
     options = Options(
         labels=labels,

@@ -6,16 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast, overload
 
-from lookalike import groupings, on_spark
-from lookalike.defaults import RECALL
-from lookalike.embedding import ImageEmbedder
-from lookalike.engine import Engine, KnnEngine
+from lookalike.analysis import run
+from lookalike.analysis.info import Evaluation, IndexInfo, VersionInfo, describe, measure
 from lookalike.errors import LookalikeError
-from lookalike.given import Name
-from lookalike.hits import ImageSample, SearchResult, SearchResults, draw_sample
-from lookalike.info import Evaluation, IndexInfo, VersionInfo, describe, measure
-from lookalike.neighbors.export import NeighborTable, find_neighbors
-from lookalike.queries import (
+from lookalike.lsh import search
+from lookalike.models.embedder import ImageEmbedder
+from lookalike.search.engines import Engine, KnnEngine
+from lookalike.search.knn.export import NeighborTable, find_neighbors
+from lookalike.search.query import (
     DEFAULT_K,
     QueryLike,
     SearchOptions,
@@ -27,14 +25,17 @@ from lookalike.queries import (
     make_query,
     search_vectors,
 )
-from lookalike.searcher import Searcher, check_signatures
+from lookalike.search.results import ImageSample, SearchResult, SearchResults, draw_sample
+from lookalike.search.searcher import Searcher, check_signatures
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, maintenance
+from lookalike.system.defaults import RECALL
+from lookalike.system.paths import Name
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from lookalike.build import Changed, Photos, ReadOptions, Report
+    from lookalike.ingest import Changed, Photos, ReadOptions, Report
     from lookalike.ingest.diff import Say
 
 
@@ -148,7 +149,7 @@ class Index:
         def find(one: QueryLike) -> SearchResult:
             query = make_query(self._table, one)
             if engine == "spark-lsh":
-                return on_spark.nearest(self._table, query, k or DEFAULT_K, explain)
+                return search.nearest(self._table, query, k or DEFAULT_K, explain)
             return search_vectors(
                 self._searcher, query, k, engine, recall, within, as_list(label), as_list(path)
             )
@@ -245,18 +246,18 @@ class Index:
         on_change : callable, optional
             Called with a sign, `+` for new, `~` for changed, `-` for removed, and a path.
         **options
-            How images are read: the keywords of `lookalike.build.ReadOptions`.
+            How images are read: the keywords of `lookalike.ingest.ReadOptions`.
 
         Returns
         -------
-        lookalike.build.Changed
+        lookalike.ingest.Changed
             Counts of new, changed, removed and skipped images.
 
         """
-        from lookalike import build
+        from lookalike import ingest
 
-        read = build.Options(**options)
-        return self._changed(build.add(self._table, photos, read, dry_run=dry_run, say=on_change))
+        read = ingest.Options(**options)
+        return self._changed(ingest.add(self._table, photos, read, dry_run=dry_run, say=on_change))
 
     def sync(
         self,
@@ -271,10 +272,10 @@ class Index:
         Parameters and result are those of `add`; without `photos` the folder is that of the
         index, else only images in `photos` can be removed.
         """
-        from lookalike import build
+        from lookalike import ingest
 
-        read = build.Options(**options)
-        return self._changed(build.sync(self._table, photos, read, dry_run=dry_run, say=on_change))
+        read = ingest.Options(**options)
+        return self._changed(ingest.sync(self._table, photos, read, dry_run=dry_run, say=on_change))
 
     def remove(
         self,
@@ -288,12 +289,12 @@ class Index:
         `dry_run`, `on_change` and the result are those of `add`. Raises `LookalikeError`, and
         removes nothing, if a name matches no image.
         """
-        from lookalike import build
+        from lookalike import ingest
 
         given = [names] if isinstance(names, str) else list(names)
         if not all(given):  # which would be the folder that this process is in
             raise LookalikeError("an empty name: name images, folders or globs")
-        return self._changed(build.remove(self._table, given, dry_run=dry_run, say=on_change))
+        return self._changed(ingest.remove(self._table, given, dry_run=dry_run, say=on_change))
 
     def versions(self) -> list[VersionInfo]:
         """Return what is known of each version of the index, newest first."""
@@ -375,12 +376,12 @@ class Index:
         """
         return measure(self._searcher, k, queries, seed, spark)
 
-    pairs = groupings.find_pairs
-    duplicates = groupings.find_duplicates
-    clusters = groupings.find_clusters
-    outliers = groupings.find_outliers
-    gallery = groupings.make_gallery
-    set_aside = groupings.set_aside
+    pairs = run.find_pairs
+    duplicates = run.find_duplicates
+    clusters = run.find_clusters
+    outliers = run.find_outliers
+    gallery = run.make_gallery
+    set_aside = run.set_aside
 
     def to_spark(self, spark: "SparkSession | None" = None) -> "DataFrame":
         """Return the index as a Spark DataFrame: `id, path, label, ..., embedding`."""

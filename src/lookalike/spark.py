@@ -10,16 +10,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookalike.cache import cache_folder
 from lookalike.errors import LookalikeError
-from lookalike.extras import install, is_installed, require
-from lookalike.files import new_file
-from lookalike.progress import progress_line
-from lookalike.untrusted import foreign_types
+from lookalike.system.cache import cache_folder
+from lookalike.system.extras import install, is_installed, require
+from lookalike.system.files import new_file
+from lookalike.system.progress import progress_line
+from lookalike.system.resources import cores, memory
+from lookalike.system.untrusted import foreign_types
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JAVA_NEEDED = 17
-_GROUP = Path("/sys/fs/cgroup")
 _LONGEST = 400  # characters of an error of Spark's
 _GLOB = re.compile(r"[][{}*?\\]")
 # What Java and Python name an error by, the last of them being what led to the others.
@@ -90,30 +90,6 @@ def is_second_try() -> bool:
 
     context = TaskContext.get()
     return context is not None and context.attemptNumber() > 0
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use, in a container or not."""
-    allowed = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-    # Microseconds of CPU in each period, in version 2 and in version 1:
-    # https://docs.kernel.org/admin-guide/cgroup-v2.html, .../scheduler/sched-bwc.html
-    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
-        with suppress(OSError, ValueError):
-            quota, period = map(int, " ".join((_GROUP / f).read_text() for f in files).split())
-            if quota > 0:
-                allowed = min(allowed, max(-(-quota // period), 1))
-    return allowed
-
-
-def memory() -> int:
-    """Return the bytes of memory that this process may use, in a container or not."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):
-            total = min(total, int((_GROUP / file).read_text()))
-    return total
 
 
 _SETTINGS = {

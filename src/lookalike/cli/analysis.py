@@ -33,12 +33,13 @@ from lookalike.cli.output import (
     notes,
     show_json,
 )
-from lookalike.defaults import AGREES, CAP, IN_GALLERY, RECALL, SHOWN
+from lookalike.system.defaults import AGREES, CAP, IN_GALLERY, RECALL, SHOWN
 
 if TYPE_CHECKING:
-    from lookalike.groups.aside import Aside
-    from lookalike.groups.results import Found
+    from lookalike.analysis.cleanup.apply import Aside
+    from lookalike.analysis.result import AnalysisResult
     from lookalike.index import Index
+
 
 Within = Annotated[
     float | None,
@@ -76,7 +77,7 @@ class Analysis:
 
         return open_index(self.index)
 
-    def show(self, found: "Found", lines: Callable[[dict[str, Any]], list[str]]) -> None:
+    def show(self, found: "AnalysisResult", lines: Callable[[dict[str, Any]], list[str]]) -> None:
         """Print the result; write its table as CSV beside it if that is wanted."""
         if self.as_csv or self.no_formulas:
             file = found.folder / f"{Path(found.table).stem}.csv"
@@ -177,8 +178,8 @@ def duplicates(
 
     Example: `lookalike duplicates cars.index -o twice --apply move`
     """
-    from lookalike.groups.aside import check
-    from lookalike.groups.results import Found
+    from lookalike.analysis.cleanup.apply import check
+    from lookalike.analysis.result import AnalysisResult
     from lookalike.index import Index
     from lookalike.storage import EmbeddingTable
 
@@ -188,7 +189,7 @@ def duplicates(
     if apply is not None:
         check(apply, table.source, folder)
     if apply is not None and out.exists() and not analysis.options["overwrite"]:
-        found = Found.open(out)  # which somebody has looked at
+        found = AnalysisResult.open(out)  # which somebody has looked at
     else:
         found = opened.duplicates(
             out,
@@ -227,7 +228,7 @@ def undo(
 
     Example: `lookalike undo twice.aside`
     """
-    from lookalike.groups.aside import undo as undo_aside
+    from lookalike.analysis.cleanup.apply import undo as undo_aside
 
     count = undo_aside(folder, lambda line: notes.print(line, markup=False))
     notes.print(f"{count:,} images are back as they were", markup=False)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from lookalike.cli.options import with_signature
 from lookalike.cli.output import as_options, errors, last_words, notes, option_names, printable
 from lookalike.errors import LookalikeError
-from lookalike.progress import show_progress, terminal_line
+from lookalike.system.progress import show_progress, terminal_line
 
 FAILED, INTERRUPTED = 1, 130
 """Exit codes."""

@@ -37,8 +37,8 @@ def demo(
 
     Example: `lookalike demo --images cars_train --labels cardatasettrain.csv`
     """
-    from lookalike.build import Options
     from lookalike.cli import walkthrough
+    from lookalike.ingest import Options
 
     if labels is not None and images is None:
         raise typer.BadParameter("--labels needs --images")

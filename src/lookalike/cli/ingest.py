@@ -37,12 +37,13 @@ from lookalike.cli.output import (
     show_labels,
     stopped_well,
 )
-from lookalike.defaults import WAVE
+from lookalike.system.defaults import WAVE
 
 if TYPE_CHECKING:
-    from lookalike.build import Changed, Options, Report
     from lookalike.index import Index
-    from lookalike.watch import Look
+    from lookalike.ingest import Changed, Options, Report
+    from lookalike.ingest.watch import Look
+
 
 _MIN_EVERY_SECONDS, _MAX_EVERY_SECONDS = 0.01, 10**7
 
@@ -62,7 +63,7 @@ def embed(
 
     Example: `lookalike embed cars_train --labels cardatasettrain.csv -o cars.csv`
     """
-    from lookalike.export import build_table, is_csv, skipped_of
+    from lookalike.ingest.export import build_table, is_csv, skipped_of
 
     if no_formulas and not is_csv(out):
         raise typer.BadParameter("--no-formulas needs an --out that ends in .csv")
@@ -84,7 +85,7 @@ def index(images: list[str], out: Path, options: "Options", overwrite: bool, as_
 
     Example: `lookalike index cars_train --labels cardatasettrain.csv -o cars.index`
     """
-    from lookalike.build import build_collection
+    from lookalike.ingest import build_collection
     from lookalike.storage import is_index, successor
 
     # An index stays in place until its successor is complete.
@@ -236,8 +237,7 @@ def watch(
 
     Example: `lookalike watch photos.index --every 60`
     """
-    from lookalike import watch as watching
-    from lookalike.build import Options
+    from lookalike.ingest import Options, watch
     from lookalike.storage import EmbeddingTable
 
     if not _MIN_EVERY_SECONDS <= every <= _MAX_EVERY_SECONDS:
@@ -249,11 +249,9 @@ def watch(
     options = Options(labels, image_name, label_name, device=device, wave=wave)
     place = folder or EmbeddingTable.open(index).source.root
     if spark:
-        looks = watching.stream(
-            index, folder, options, every=every, checkpoint=checkpoint, once=once
-        )
+        looks = watch.stream(index, folder, options, every=every, checkpoint=checkpoint, once=once)
     else:
-        looks = watching.looks(index, folder, options, every=every, keep_gone=keep_gone, once=once)
+        looks = watch.looks(index, folder, options, every=every, keep_gone=keep_gone, once=once)
     with _until_stopped(index), contextlib.closing(looks):
         if not once:
             notes.print(
@@ -361,7 +359,7 @@ def root(
 def _lines(file: str | None) -> list[str]:
     if file is None:
         return []
-    from lookalike.given import local_path
+    from lookalike.system.paths import local_path
 
     content = sys.stdin.buffer.read() if file == "-" else local_path(file).read_bytes()
     lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")

@@ -23,7 +23,7 @@ def hash_(
 
     Example: `lookalike hash cars.index -o cars.hashes`
     """
-    from lookalike.on_spark import load_hasher, write_hashes
+    from lookalike.lsh.search import load_hasher, write_hashes
 
     write_hashes(index, out, family, overwrite=overwrite)
     notes.print(f"wrote {out / 'hashes'} and {out / 'model'}", markup=False)
@@ -41,7 +41,7 @@ def tune(
 
     Example: `lookalike tune cars.index --recall 0.9`
     """
-    from lookalike.on_spark import tune_index
+    from lookalike.lsh.search import tune_index
 
     tuned = tune_index(index, recall, seed)
     if as_json:

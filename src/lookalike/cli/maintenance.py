@@ -7,8 +7,8 @@ import typer
 
 from lookalike.cli.options import AsJson, DryRun, IndexArgument
 from lookalike.cli.output import answers, notes, printable, show_json
-from lookalike.defaults import KEEP_DAYS
 from lookalike.errors import LookalikeError
+from lookalike.system.defaults import KEEP_DAYS
 
 if TYPE_CHECKING:
     from lookalike.storage.maintenance import Checked, Repaired, Vacuumed

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lookalike.defaults import WAVE
-from lookalike.engine import Engine, KnnEngine
+from lookalike.search.engines import Engine, KnnEngine
+from lookalike.system.defaults import WAVE
 
 PrecisionName = Literal["auto", "f32", "bf16", "int8"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -164,7 +164,7 @@ def takes_images(command: Callable[..., None]) -> Callable[..., None]:
         as_json: AsJson = False,
         **own: Any,
     ) -> None:
-        from lookalike.build import Options
+        from lookalike.ingest import Options
 
         options = Options(
             labels=labels,

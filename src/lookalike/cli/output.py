@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from lookalike.defaults import RECALL
+from lookalike.system.defaults import RECALL
 
 if TYPE_CHECKING:
-    from lookalike.hashing import Parameters
-    from lookalike.hits import SearchResult
+    from lookalike.lsh import Parameters
+    from lookalike.search.results import SearchResult
+
 
 answers = Console(highlight=False, soft_wrap=True, emoji=False)
 notes = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -168,7 +169,7 @@ def note_of_signatures(known: dict[str, Any] | None) -> str:
 
 def show_figures(figures: Mapping[str, Any]) -> None:
     """Print the figures of an evaluation."""
-    from lookalike.evaluate import points
+    from lookalike.search.evaluation import points
 
     for name in ("images", "labelled_queries", "R@1", "P@5", "mAP@R"):
         if name in figures:

@@ -31,7 +31,7 @@ from lookalike.cli.output import (
     show_json,
     show_neighbors,
 )
-from lookalike.defaults import RECALL
+from lookalike.system.defaults import RECALL
 
 
 def info(
@@ -128,10 +128,10 @@ def search(
     Example: `lookalike search cars.index photo.jpg --picture found.png`
     """
     from lookalike.errors import ImageError, LookalikeError
-    from lookalike.given import local_path
     from lookalike.index import Index
-    from lookalike.queries import make_query, random_query
+    from lookalike.search.query import make_query, random_query
     from lookalike.storage import EmbeddingTable
+    from lookalike.system.paths import local_path
 
     if (image is None) != random:
         raise typer.BadParameter("give either an IMAGE or --random")
@@ -218,8 +218,8 @@ def evaluate(
     Example: `lookalike evaluate cars.index --plot recall.png`
     """
     from lookalike.create import open_index
-    from lookalike.evaluate import series
     from lookalike.rendering import plots
+    from lookalike.search.evaluation import series
 
     if plot is not None:
         plots.check(plot)

@@ -20,7 +20,8 @@ from lookalike.cli.options import (
 from lookalike.cli.output import answers, notes, show_ignored, show_json, show_labels
 
 if TYPE_CHECKING:
-    from lookalike.training import Trained
+    from lookalike.models.training import Trained
+
 
 _FEW_PHOTOS = 100  # held out: each is a per cent or more
 _FEW_LABELS = 10  # held out: a search will have to tell apart more
@@ -65,8 +66,8 @@ def train(
 
     Example: `lookalike train cars_train --labels cardatasettrain.csv -o cars.safetensors`
     """
-    from lookalike.training.job import fine_tune
-    from lookalike.training.workspace import DECODED, work_folder
+    from lookalike.models.training.fine_tuning import fine_tune
+    from lookalike.models.training.workspace import DECODED, work_folder
 
     try:
         done = fine_tune(

@@ -7,20 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lookalike import hashing, images, search
-from lookalike.build import Options, build_collection
-from lookalike.embedding import ImageEmbedder
+from lookalike import images, lsh
 from lookalike.errors import ImageError, LookalikeError
-from lookalike.export import export_csv
-from lookalike.extras import require
-from lookalike.files import delete_folder
-from lookalike.given import Name, local_path
-from lookalike.hits import Query, SearchResult
 from lookalike.images.synthetic import draw_collection
 from lookalike.index import Index
-from lookalike.queries import random_query
+from lookalike.ingest import Options, build_collection
+from lookalike.ingest.export import export_csv
+from lookalike.lsh import search
+from lookalike.models.embedder import ImageEmbedder
+from lookalike.models.weights import AUTO
+from lookalike.search.query import random_query
+from lookalike.search.results import Query, SearchResult
 from lookalike.spark import session
-from lookalike.weights import AUTO
+from lookalike.system.extras import require
+from lookalike.system.files import delete_folder
+from lookalike.system.paths import Name, local_path
 
 Say = Callable[[str], None]
 
@@ -90,11 +91,11 @@ def run(
     say(f" 4  stored in {csv_path}, {csv_path.stat().st_size / 1e6:.0f} MB")
 
     spark = session()
-    table = hashing.read_embeddings(spark, csv_path, embed.width)
+    table = lsh.read_embeddings(spark, csv_path, embed.width)
     say(f" 5  read as a Spark DataFrame of {len(table.columns)} columns")
-    vectors = hashing.assemble(table, embed.width)
+    vectors = lsh.assemble(table, embed.width)
     say(f" 6  VectorAssembler: {', '.join(vectors.columns)}")
-    hasher = hashing.fit(vectors)
+    hasher = lsh.fit(vectors)
     chosen = hasher.parameters
     say(
         f" 7  BucketedRandomProjectionLSH: bucketLength {chosen.bucket_length:.4f}, "
@@ -111,7 +112,7 @@ def run(
     say(f" 9  a random picture: {query.path}{'' if new is None else ', new to the index'}")
     say(f"10  embedded from its pixels: {len(query.vector)} numbers")
     own = os.path.relpath(images.decode_path(query.path), source.root)
-    others = hashing.numbered(vectors, without=None if new else images.encode_path(own))
+    others = lsh.numbered(vectors, without=None if new else images.encode_path(own))
     started = time.perf_counter()
     found = search.hashed(others, hasher, query.vector, 5)
     took = (time.perf_counter() - started) * 1000

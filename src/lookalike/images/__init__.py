@@ -1,6 +1,7 @@
 """Find, read and decode images. Every input leaves as pixels or as a reason."""
 
-from lookalike.images.decoding import (
+from lookalike.images.decoding.formats import HEIC, heic_is_installed, readable_endings, sniff
+from lookalike.images.decoding.raster import (
     PREPROCESSING,
     SIDE,
     decode,
@@ -9,12 +10,12 @@ from lookalike.images.decoding import (
     to_upright_rgb,
     transform,
 )
-from lookalike.images.formats import HEIC, heic_is_installed, readable_endings, sniff
-from lookalike.images.isolated import IsolatedDecoder, open_decoder
-from lookalike.images.kinds import IgnoredFiles, describe_ignored
-from lookalike.images.location import locate
-from lookalike.images.scan import ScannedFile, has_images, no_images_error, walk
-from lookalike.images.source import Source, decode_path, encode_path, full_path, glob_pattern, read
+from lookalike.images.decoding.sandbox import IsolatedDecoder, open_decoder
+from lookalike.images.inputs.file_types import IgnoredFiles, describe_ignored
+from lookalike.images.inputs.location import locate
+from lookalike.images.inputs.reader import read
+from lookalike.images.inputs.scan import ScannedFile, has_images, no_images_error, walk
+from lookalike.images.inputs.source import Source, decode_path, encode_path, full_path, glob_pattern
 
 __all__ = [
     "HEIC",

@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lookalike.embedding import Reused
-from lookalike.images.listing import write_listing
-from lookalike.sql import Values, create_view, fetch_row
+from lookalike.images.inputs.listing import write_listing
+from lookalike.ingest.batches import Reused
 from lookalike.storage import EmbeddingTable, Segment
 from lookalike.storage.commits import NO_IDS, Ids, may_pass, passing_reasons, query_ids
+from lookalike.system.sql import Values, create_view, fetch_row
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
 
 FETCHED_ROWS = 16_384
 """Rows that are fetched from DuckDB at a time."""

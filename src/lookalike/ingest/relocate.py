@@ -6,9 +6,9 @@ import os
 
 from lookalike import images
 from lookalike.errors import ImageError, LookalikeError
-from lookalike.given import Name, local_path
-from lookalike.search import Rows, draw
+from lookalike.search.rows import Rows, draw
 from lookalike.storage import EmbeddingTable
+from lookalike.system.paths import Name, local_path
 
 _MAX_CHECKED = 20
 """Images that are looked for before it is believed that none is there."""

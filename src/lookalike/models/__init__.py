@@ -1,6 +1,5 @@
 """Networks, their weights, the runtimes that execute them, and their precisions."""
 
-from lookalike.models.engines import DEVICES, Engine, engine, find_device
 from lookalike.models.model import Model, check_description, resolve
 from lookalike.models.precision import (
     PRECISIONS,
@@ -12,6 +11,7 @@ from lookalike.models.precision import (
     overlap,
     overlaps,
 )
+from lookalike.models.runtimes import DEVICES, Engine, engine, find_device
 
 __all__ = [
     "DEVICES",

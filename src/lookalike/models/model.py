@@ -15,14 +15,14 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Self, cast
 
-from lookalike.cache import cache_folder, keeping
 from lookalike.errors import LookalikeError, Unreadable, says_nothing
-from lookalike.extras import require
-from lookalike.files import delete_folder, new_folder
 from lookalike.images import PREPROCESSING
-from lookalike.models import lite0
-from lookalike.untrusted import read_json
-from lookalike.weights import AUTO, BUNDLED, FILES, settle
+from lookalike.models import lite0_package
+from lookalike.models.weights import AUTO, BUNDLED, FILES, settle
+from lookalike.system.cache import cache_folder, keeping
+from lookalike.system.extras import require
+from lookalike.system.files import delete_folder, new_folder
+from lookalike.system.untrusted import read_json
 
 _FILES = {
     "graph": "network.xml",
@@ -197,23 +197,23 @@ def resolve(backbone: str = AUTO, weights: str = AUTO, device: str = "cpu") -> M
 
 def _bundled(backbone: str, weights: str, device: str) -> tuple[int, bytes, bytes, bytes]:
     """Build a bundled network without importing torch, which takes seconds."""
-    from lookalike.models import efficientnet, resnet
+    from lookalike.models import efficientnet_lite0_ir, resnet18_ir
 
     tensors = b""
     if device != "cpu":
         from lookalike.models import networks
 
         tensors = networks.dump(networks.backbone(backbone, weights))
-    if backbone == lite0.NAME:
-        return efficientnet.WIDTH, *efficientnet.lite0(FILES[weights]), tensors
-    return resnet.WIDTH, *resnet.resnet18(FILES[weights]), tensors
+    if backbone == lite0_package.NAME:
+        return efficientnet_lite0_ir.WIDTH, *efficientnet_lite0_ir.lite0(FILES[weights]), tensors
+    return resnet18_ir.WIDTH, *resnet18_ir.resnet18(FILES[weights]), tensors
 
 
 def _converted(backbone: str, weights: str, device: str) -> tuple[int, bytes, bytes, bytes]:
     """Convert any network from torch: return width, graph, weights, and PyTorch's tensors."""
     _require_torch(backbone, weights)
     from lookalike.models import networks
-    from lookalike.models.engines import convert
+    from lookalike.models.openvino_ir import convert
 
     pure = networks.backbone(backbone, weights)
     network = networks.FromPixels(pure, backbone).eval()
@@ -231,8 +231,8 @@ def _require_torch(backbone: str, weights: str) -> None:
 
 def _weights_identity(backbone: str, weights: str) -> str:
     """Identify a file of weights by its content, other weights by their release."""
-    if weights == "imagenet" and backbone == lite0.NAME:
-        weights = str(lite0.packaged())
+    if weights == "imagenet" and backbone == lite0_package.NAME:
+        weights = str(lite0_package.packaged())
     if weights == "imagenet":
         _require_torch(backbone, weights)
         from torchvision.models import get_model_weights, list_models

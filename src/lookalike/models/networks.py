@@ -12,12 +12,12 @@ import torchvision
 from torch import nn
 
 from lookalike.errors import LookalikeError, either, one_line
-from lookalike.files import new_file
 from lookalike.images import SIDE
-from lookalike.images.decoding import DEVIATION, MEAN
-from lookalike.models import lite0
-from lookalike.models.lite0_torch import Lite0
-from lookalike.weights import AUTO, BUNDLED, FILES, settle
+from lookalike.images.decoding.raster import DEVIATION, MEAN
+from lookalike.models import lite0_package
+from lookalike.models.efficientnet_lite0 import Lite0
+from lookalike.models.weights import AUTO, BUNDLED, FILES, settle
+from lookalike.system.files import new_file
 
 _MAX_HALF = 65_504  # the largest number in half precision
 _FIX_MODEL = "set `model` to the network that they were trained with"
@@ -46,7 +46,7 @@ def backbone(name: str = "resnet18", weights: str = AUTO) -> nn.Module:
         If there is no such network, no such weights, or they do not match.
     """
     name, weights = settle(name, weights)
-    if name == lite0.NAME and weights not in ("cars", "imagenet"):
+    if name == lite0_package.NAME and weights not in ("cars", "imagenet"):
         state = _from_file(_file(name, weights))
         if state.keys() == Lite0().state_dict().keys():  # bundled, or trained from that
             return _load_state(Lite0(), state, name, weights)
@@ -133,7 +133,7 @@ def restore(name: str, weights: str, data: bytes) -> nn.Module:
     try:
         tensors = load(data)
         network: nn.Module = Lite0()
-        if name != lite0.NAME or tensors.keys() != network.state_dict().keys():
+        if name != lite0_package.NAME or tensors.keys() != network.state_dict().keys():
             network = _untrained(name, weights)
             _remove_layer(_last_layer(network), network)
         network.load_state_dict(tensors)
@@ -144,12 +144,13 @@ def restore(name: str, weights: str, data: bytes) -> nn.Module:
 
 
 def _untrained(name: str, weights: str) -> nn.Module:
-    if name == lite0.NAME:
-        return lite0.untrained()
+    if name == lite0_package.NAME:
+        return lite0_package.untrained()
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise LookalikeError(
             f"torchvision has no classification network {name!r}: "
-            f"see torchvision.models.list_models(module=torchvision.models), or choose {lite0.NAME}"
+            "see torchvision.models.list_models(module=torchvision.models), "
+            f"or choose {lite0_package.NAME}"
         )
     options: dict[str, bool] = {}
     if name in ("googlenet", "inception_v3"):
@@ -194,8 +195,8 @@ def _file(name: str, weights: str) -> Traversable:
 
 
 def _imagenet(name: str) -> dict[str, torch.Tensor]:
-    if name == lite0.NAME:
-        return _from_file(lite0.packaged())
+    if name == lite0_package.NAME:
+        return _from_file(lite0_package.packaged())
     choice = torchvision.models.get_model_weights(name).DEFAULT
     try:
         state = torch.hub.load_state_dict_from_url(
@@ -259,7 +260,11 @@ class FromPixels(nn.Module):
 
     def __init__(self, network: nn.Module, name: str = "resnet18") -> None:
         super().__init__()
-        scale = (lite0.MEAN, lite0.DEVIATION) if name == lite0.NAME else (MEAN, DEVIATION)
+        scale = (
+            (lite0_package.MEAN, lite0_package.DEVIATION)
+            if name == lite0_package.NAME
+            else (MEAN, DEVIATION)
+        )
         mean, deviation = (torch.tensor(part).view(1, 3, 1, 1) * 255 for part in scale)
         self.network = network
         self.mean = nn.Buffer(mean)

@@ -11,24 +11,25 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.cache import cache_folder, keeping
 from lookalike.errors import LookalikeError, Unreadable, either
-from lookalike.extras import is_installed
-from lookalike.files import new_file
-from lookalike.models import lite0
-from lookalike.models.calibration import METHOD, cancel_preload, preload, quantize
-from lookalike.models.engines import PROBE, Pixels, Vectors, engine, processor
+from lookalike.models import lite0_package
 from lookalike.models.model import Model, fingerprint, identity, resolve
-from lookalike.spark import cores
-from lookalike.untrusted import read_json
-from lookalike.weights import BUNDLED
+from lookalike.models.quantization import METHOD, cancel_preload, preload, quantize
+from lookalike.models.runtimes import PROBE, engine, processor
+from lookalike.models.weights import BUNDLED
+from lookalike.system.arrays import Pixels, Vectors
+from lookalike.system.cache import cache_folder, keeping
+from lookalike.system.extras import is_installed
+from lookalike.system.files import new_file
+from lookalike.system.resources import cores
+from lookalike.system.untrusted import read_json
 
 PRECISIONS = ("auto", "f32", "bf16", "int8")
 SAMPLE_IMAGES = 256  # on which precisions are compared
 CALIBRATION_IMAGES = 32  # of the sample, which set the ranges of int8
 _LITE0_CALIBRATION_IMAGES = 256
 MIN_AGREEMENT = 0.95  # share of the five nearest neighbours that are those of f32
-_LOSES_IN_INT8 = {lite0.NAME}  # keeps 92 % of its neighbours at best: `auto` skips int8
+_LOSES_IN_INT8 = {lite0_package.NAME}  # keeps 92 % of its neighbours at best: `auto` skips int8
 _MAX_COST = 0.85  # of the time of f32, for a lower precision to be worth it
 
 

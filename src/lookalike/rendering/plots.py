@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lookalike.errors import LookalikeError
-from lookalike.extras import require
-from lookalike.files import new_file
-from lookalike.given import local_path
+from lookalike.system.extras import require
+from lookalike.system.files import new_file
+from lookalike.system.paths import local_path
 
 SUFFIXES = (".png", ".svg")
 _COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#0891b2", "#be123c", "#57534e")

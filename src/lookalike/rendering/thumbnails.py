@@ -11,8 +11,8 @@ from PIL import Image
 
 from lookalike import images
 from lookalike.errors import ImageError, LookalikeError
-from lookalike.images.isolated import IsolatedDecoder
-from lookalike.spark import cores
+from lookalike.images.decoding.sandbox import IsolatedDecoder
+from lookalike.system.resources import cores
 
 THUMBNAILS = "pictures"
 """The name of the folder of thumbnails, beside the page."""

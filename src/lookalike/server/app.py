@@ -18,14 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lookalike import __version__
 from lookalike.errors import LookalikeError
 from lookalike.index import Index
-from lookalike.server import answers
-from lookalike.server.asking import add_searches
-from lookalike.server.browsing import add_images, add_map, add_pictures
-from lookalike.server.guard import LOOPBACK, Guard
-from lookalike.server.library import log
+from lookalike.server import schemas
 from lookalike.server.metrics import Counted
-from lookalike.server.parameters import MOST, problems
-from lookalike.server.service import Service
+from lookalike.server.params import MOST, problems
+from lookalike.server.refresher import log
+from lookalike.server.routes_browse import add_images, add_map, add_pictures
+from lookalike.server.routes_search import add_searches
+from lookalike.server.security import LOOPBACK, Guard
+from lookalike.server.state import Service
 from lookalike.server.thumbnails import CAP
 from lookalike.server.uploads import Limits
 from lookalike.storage import EmbeddingTable
@@ -109,7 +109,7 @@ def _answer_problems(app: FastAPI) -> None:
 
 
 def _add_upkeep(app: FastAPI, service: Service) -> None:
-    @app.get("/api/info", response_model=answers.Info, responses=problems())
+    @app.get("/api/info", response_model=schemas.Info, responses=problems())
     async def info() -> Any:
         """Say what the index holds, and what its searches find."""
         shelf = service.shelf
@@ -130,7 +130,7 @@ def _add_upkeep(app: FastAPI, service: Service) -> None:
             "recall": shelf.recall,
         }
 
-    @app.get("/healthz", response_model=answers.Health)
+    @app.get("/healthz", response_model=schemas.Health)
     async def healthz() -> Any:
         """Say that the server answers, and whether it has the newest version."""
         status = "cannot open the newest version" if service.library.trouble else "ok"

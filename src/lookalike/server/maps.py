@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.compute as pc
 from fastapi import HTTPException
 
+from lookalike.analysis.map import Job, Layout, load_layout
 from lookalike.errors import LookalikeError
-from lookalike.layout import Job, Layout, load_layout
-from lookalike.server.library import log
-from lookalike.server.shelf import Edition, Shelf
+from lookalike.server.refresher import log
+from lookalike.server.snapshot import Edition, Shelf
 
 AGAIN_SECONDS = 600.0
 """From a map that failed until the same is tried again."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from lookalike.cache import cache_folder, keeping, opened_seal
-from lookalike.embedding import content_hash
-from lookalike.files import new_file
 from lookalike.images import IsolatedDecoder
-from lookalike.server.shelf import Shelf
+from lookalike.images.inputs.reader import content_hash
+from lookalike.server.snapshot import Shelf
+from lookalike.system.cache import cache_folder, keeping, opened_seal
+from lookalike.system.files import new_file
 
 CAP = 2 * 2**30
 """Bytes on the disk: some 150,000 pictures of 320 pixels."""

@@ -17,10 +17,11 @@ from prometheus_client import Histogram
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
-from lookalike.embedding import NO_DIRECTION, ImageEmbedder, Vectors, have_direction
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.images import IsolatedDecoder
-from lookalike.server.library import log
+from lookalike.models.embedder import NO_DIRECTION, ImageEmbedder, have_direction
+from lookalike.server.refresher import log
+from lookalike.system.arrays import Vectors
 
 REMEMBERED = 500
 """Uploads whose vectors and small pictures are kept in memory, some 50 MB."""

@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 
 from lookalike.storage.errors import no_longer_kept
 from lookalike.storage.segments import SEGMENT, SegmentRecord, is_history, unreadable
-from lookalike.untrusted import inner_names
+from lookalike.system.untrusted import inner_names
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+
 
 MAX_CHECKED_FILES = 4096
 """Data files whose size is checked when a table is opened."""

@@ -12,9 +12,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from lookalike.cache import cache_folder, keeping
-from lookalike.files import delete_folder, new_file
-from lookalike.untrusted import is_hash
+from lookalike.system.cache import cache_folder, keeping
+from lookalike.system.files import delete_folder, new_file
+from lookalike.system.untrusted import is_hash
 
 MARK_PREFIX = "of-"
 HASH_LENGTH = 32  # hexadecimal digits

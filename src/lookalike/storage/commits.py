@@ -16,15 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import LookalikeError
-from lookalike.extras import install, is_installed
-from lookalike.sql import Values, create_view
 from lookalike.storage.data_folders import discard
 from lookalike.storage.errors import Conflict
 from lookalike.storage.segments import SegmentRecord, rewrite_segment
 from lookalike.storage.table import EmbeddingTable
+from lookalike.system.extras import install, is_installed
+from lookalike.system.sql import Values, create_view
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
 
 Ids = npt.NDArray[np.int64]
 NO_IDS: Ids = np.empty(0, np.int64)

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 
-from lookalike.files import delete_folder
 from lookalike.storage.description import has_versions, lock_description
+from lookalike.system.files import delete_folder
 
 MARK = ".writing"
 """The file in a folder that a writer fills."""

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lookalike.errors import LookalikeError
-from lookalike.files import new_file, sync_folder
-from lookalike.images.location import INDEX_FILES
+from lookalike.images.inputs.location import INDEX_FILES
 from lookalike.storage.errors import damaged
-from lookalike.untrusted import read_json
+from lookalike.system.files import new_file, sync_folder
+from lookalike.system.untrusted import read_json
 
 FORMAT = 3
 OLDEST_FORMAT = 2

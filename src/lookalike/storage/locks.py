@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
-from lookalike.files import staging_folder
 from lookalike.storage.data_folders import clear
 from lookalike.storage.description import upgrade
 from lookalike.storage.errors import ReadOnly
+from lookalike.system.files import staging_folder
 
 PATIENCE_S = 2.0
 """How long to wait for a writer that has the table to itself, mostly to clear up in it."""

@@ -16,10 +16,11 @@ import pyarrow as pa
 from lookalike.storage.data_folders import MARK
 from lookalike.storage.description import find_folder
 from lookalike.storage.transactions import COUNTS, OPERATION
-from lookalike.untrusted import inner_names
+from lookalike.system.untrusted import inner_names
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+
 
 # https://github.com/delta-io/delta/blob/master/PROTOCOL.md#checkpoints: in one file, in several, or
 # named by a UUID. A killed writer of one leaves a longer name.

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lookalike.cache import keeping, map_sealed, say_why, seal
-from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError, forbidden, is_forbidden, one_line, says_nothing
-from lookalike.files import discard, new_file, new_folder, sync_folder
 from lookalike.storage.caches import cache_of, digest, identity, mark
-from lookalike.untrusted import map_array
+from lookalike.storage.schema import ROW
+from lookalike.system.cache import keeping, map_sealed, say_why, seal
+from lookalike.system.files import discard, new_file, new_folder, sync_folder
+from lookalike.system.untrusted import map_array
 
 # What search needs of a row, beside its vector.
 _CACHED = ["id", "path", "label", "content_hash"]

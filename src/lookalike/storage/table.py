@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError, forbidden
-from lookalike.given import Name, is_text, local_path
 from lookalike.images import PREPROCESSING, Source
 from lookalike.models import Model, check_description
 from lookalike.spark import local_uri
-from lookalike.sql import connect, create_view
 from lookalike.storage.add_actions import (
     check_sizes,
     count_inputs,
@@ -38,11 +35,8 @@ from lookalike.storage.description import (
 from lookalike.storage.errors import RESTORE, damaged, needs_upgrade, no_longer_kept
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history
-from lookalike.storage.segments import (
-    Segment,
-    SegmentRecord,
-    read_rows,
-)
+from lookalike.storage.schema import ROW
+from lookalike.storage.segments import Segment, SegmentRecord, read_rows
 from lookalike.storage.transactions import (
     NEXT_ID,
     Summary,
@@ -51,11 +45,14 @@ from lookalike.storage.transactions import (
     write_first_version,
     write_next_version,
 )
+from lookalike.system.paths import Name, is_text, local_path
+from lookalike.system.sql import connect, create_view
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
     from duckdb import DuckDBPyConnection
     from pyspark.sql import DataFrame, SparkSession
+
 
 _TRIED = "tried"
 """The key in the description for the first id of each preprocessing. From that id on it is the one

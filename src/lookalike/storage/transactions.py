@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from lookalike.embedding import ROW
 from lookalike.errors import LookalikeError
 from lookalike.storage.errors import Conflict, kind_and_text, needs_upgrade
+from lookalike.storage.schema import ROW
 from lookalike.storage.segments import SegmentRecord
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, Schema
     from deltalake.transaction import AddAction
+
 
 NEXT_ID = "lookalike.next_id"  # the app id of a Delta transaction number
 OPERATION = "lookalike"  # the key in the metadata of a commit

@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lookalike.errors import LookalikeError, Unreadable
-from lookalike.files import left_folders
-from lookalike.progress import progress_line
-from lookalike.spark import cores
-from lookalike.sql import connect, create_view, fetch_row
 from lookalike.storage import EmbeddingTable, Segment, is_busy
 from lookalike.storage.description import find_folder
 from lookalike.storage.maintenance.data_files import CheckedFile, check_file
@@ -26,6 +22,10 @@ from lookalike.storage.maintenance.findings import (
     Checked,
     Findings,
 )
+from lookalike.system.files import left_folders
+from lookalike.system.progress import progress_line
+from lookalike.system.resources import cores
+from lookalike.system.sql import connect, create_view, fetch_row
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.embedding import ROW
 from lookalike.errors import one_line
 from lookalike.storage import Segment, SegmentRecord, is_intact
 from lookalike.storage.maintenance.findings import (
@@ -22,6 +21,7 @@ from lookalike.storage.maintenance.findings import (
     Findings,
 )
 from lookalike.storage.maintenance.rows import as_rows, problems
+from lookalike.storage.schema import ROW
 
 ROWS_IN_MEMORY = 1024
 

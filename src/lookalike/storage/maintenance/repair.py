@@ -9,8 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike.errors import LookalikeError
-from lookalike.files import delete
-from lookalike.sql import connect
 from lookalike.storage import EmbeddingTable, SegmentRecord, commits, rewrite_segment, writing
 from lookalike.storage.commits import Ids, Step, query_ids
 from lookalike.storage.maintenance.check import (
@@ -23,6 +21,8 @@ from lookalike.storage.maintenance.check import (
 from lookalike.storage.maintenance.data_files import CheckedFile
 from lookalike.storage.maintenance.findings import Checked
 from lookalike.storage.maintenance.rows import as_rows, good
+from lookalike.system.files import delete
+from lookalike.system.sql import connect
 
 OPERATION = "repair"
 

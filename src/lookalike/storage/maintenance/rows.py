@@ -1,17 +1,15 @@
 """Checks of single rows."""
 
 from collections.abc import Iterator
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lookalike.embedding import ROW
 from lookalike.storage.maintenance import findings
-
-Mask: TypeAlias = npt.NDArray[np.bool_]
+from lookalike.storage.schema import ROW
+from lookalike.system.arrays import Mask
 
 MAX_LENGTH_ERROR = 1e-3
 """The largest difference between 1 and the length of a vector."""

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lookalike.defaults import KEEP_DAYS
 from lookalike.errors import LookalikeError
-from lookalike.files import delete, left_folders
 from lookalike.storage import EmbeddingTable, Log, commits, forget, writing
+from lookalike.system.defaults import KEEP_DAYS
+from lookalike.system.files import delete, left_folders
 
 SECONDS_PER_DAY = 24 * 3600
 

@@ -1,0 +1,321 @@
+"""Set duplicates aside: move, copy, link or list them.
+
+No image is deleted and no file overwritten; `undo` reverts everything by the journal `aside.csv`.
+The journal names an image before its file is touched, so after a kill at any instant both functions
+continue where they stopped.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+from lookalike.analysis.cleanup.file_moves import (
+    PART,
+    copy,
+    is_copy,
+    is_empty,
+    is_moved,
+    is_reserved,
+    move,
+)
+from lookalike.analysis.cleanup.journal import JOURNAL, Entry, entries, journal
+from lookalike.errors import LookalikeError, full_disk, is_full_disk, one_line
+from lookalike.images import Source, encode_path, full_path
+from lookalike.images.inputs.location import INDEX_FILES
+from lookalike.images.inputs.source import is_inside, looked_at
+from lookalike.system.paths import Name, local_path
+
+How = Literal["copy", "move", "link", "list"]
+
+LIST = "drop.txt"
+_MARKERS = ("found.json", *INDEX_FILES)  # files of a result and of an index
+_OUTSIDE_FOLDER = "elsewhere"  # for images outside the root
+
+
+@dataclass(frozen=True)
+class Aside:
+    """The number of images that were set aside (`done`) and that were not, by reason.
+
+    Attributes
+    ----------
+    done : int
+    already : int
+        Set aside by an earlier run.
+    gone : int
+        The file is missing or empty.
+    alone : int
+        The image to keep is missing, so this may be the last copy.
+    same : int
+        A link to the image to keep.
+    outside : int
+        The path leads out of the folders of the index.
+    changed : int
+        One of the two files changed since they were compared.
+    """
+
+    done: int = 0
+    already: int = 0
+    gone: int = 0
+    alone: int = 0
+    same: int = 0
+    outside: int = 0
+    changed: int = 0
+
+
+def set_aside(how: How, source: Source, drops: Iterable[tuple[str, str]], folder: Path) -> Aside:
+    """Set images aside.
+
+    Parameters
+    ----------
+    how : {"copy", "move", "link", "list"}
+        `link` makes absolute symbolic links. `list` writes `drop.txt` with a percent-encoded
+        absolute path or URI per line, and is the only way for images in tables or at URIs.
+    source : Source
+    drops : iterable of (str, str)
+        Encoded paths of an image to drop and of the image to keep for it.
+    folder : Path
+        A new or empty folder, or that of an earlier run to continue. Images keep their paths below
+        the root.
+
+    Returns
+    -------
+    Aside
+
+    Raises
+    ------
+    LookalikeError
+        For an unsuitable source or folder, a full disk, or a file that cannot be written or moved.
+    """
+    folder = folder.absolute()
+    check(how, source, folder)
+    counts: Counter[str] = Counter()
+    with _short_errors(folder):
+        _make_folder(folder)
+        if how == "list":
+            _list(source, drops, folder, counts)
+            return Aside(**counts)
+        with journal(folder) as write:
+            for entry in entries(folder):
+                if entry.how != how:
+                    raise LookalikeError(
+                        f"{folder} is of an earlier run ({entry.how}): undo it or choose "
+                        "a new folder"
+                    )
+                break
+            for drop, kept in drops:
+                counts[_set_aside_one(how, source, drop, kept, folder, write)] += 1
+    return Aside(**counts)
+
+
+def undo(folder: Name, say: Callable[[str], None] = lambda line: None) -> int:
+    """Move images back, and remove copies and links; return the number of images.
+
+    A copy is removed only where the original exists with the same bytes, a link only where it still
+    leads to the original. When all images are back, the journal and all empty folders are removed.
+
+    Parameters
+    ----------
+    folder : str or Path
+    say : callable
+        Gets a line for each image that cannot be put back.
+
+    Raises
+    ------
+    LookalikeError
+        Where images could not be put back, after all others were.
+    """
+    folder = local_path(folder).absolute()
+    if not (folder / JOURNAL).is_file():
+        raise LookalikeError(f"{folder} has no {JOURNAL}: nothing to undo")
+    restored = failed = 0
+    with _short_errors(folder), journal(folder):
+        for entry in entries(folder):
+            try:
+                restored += _undo_one(entry)
+            except (OSError, LookalikeError) as error:
+                if is_full_disk(error):
+                    raise
+                failed += 1
+                say(f"{encode_path(entry.origin)} was not put back: {one_line(error)}")
+        if failed:
+            raise LookalikeError(
+                f"{failed:,} images were not put back, {restored:,} were: free their old paths "
+                f"and undo {folder} again"
+            )
+        (folder / JOURNAL).unlink()
+    for place, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # not empty
+            os.rmdir(place)
+    return restored
+
+
+def check(how: How, source: Source, folder: Path) -> None:
+    """Raise `LookalikeError` for an unsuitable source or folder.
+
+    The folder may not lie among the images, which would be found again, nor in a result or an
+    index, which is replaced as a whole.
+    """
+    local_path(folder)
+    if how == "list":
+        return
+    if source.kind != "files":
+        raise LookalikeError(f"cannot {how} images that are not local files: use list")
+    if (found := looked_at(source, folder)) is not None:
+        raise LookalikeError(
+            f"{folder} lies in {encode_path(found)}, where its images would be indexed: choose "
+            "another folder"
+        )
+    place = Path(os.path.realpath(folder))
+    for above in (place, *place.parents):
+        if any((above / name).is_file() for name in _MARKERS):
+            raise LookalikeError(
+                f"{folder} lies in {above}, which is replaced as a whole: choose another folder"
+            )
+
+
+def _make_folder(folder: Path) -> None:
+    """Create the folder. Raises `LookalikeError` for one with other files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = set(os.listdir(folder))
+    if JOURNAL not in names and names - {LIST, PART}:
+        raise LookalikeError(f"{folder} is not empty: choose a new folder")
+
+
+def _reason_not_to(source: Source, drop: str, kept: str) -> str | None:
+    """Return the reason not to drop an image, a field of `Aside`; None to drop it."""
+    if source.kind == "table":  # without the row number
+        drop, kept = drop.rpartition("#")[0], kept.rpartition("#")[0]
+    if not (is_inside(source, drop) and is_inside(source, kept)):
+        return "outside"
+    if source.kind != "files":
+        return None
+    origin, other = full_path(source, drop), full_path(source, kept)
+    if not os.path.isfile(origin) or is_empty(origin):
+        return "gone"
+    if not os.path.isfile(other):
+        return "alone"
+    return "same" if os.path.samefile(origin, other) else None
+
+
+def _list(
+    source: Source, drops: Iterable[tuple[str, str]], folder: Path, counts: Counter[str]
+) -> None:
+    with open(folder / PART, "w", encoding="utf-8") as file:
+        for drop, kept in drops:
+            reason = _reason_not_to(source, drop, kept)
+            counts[reason or "done"] += 1
+            if reason is None:
+                file.write(f"{encode_path(full_path(source, drop))}\n")
+    os.replace(folder / PART, folder / LIST)
+
+
+def _set_aside_one(
+    how: str,
+    source: Source,
+    drop: str,
+    kept: str,
+    folder: Path,
+    write: Callable[[Entry], None],
+) -> str:
+    """Set one image aside; return the field of `Aside` to count it in."""
+    reason = _reason_not_to(source, drop, kept)
+    if reason == "outside":
+        return reason
+    origin = full_path(source, drop)
+    wanted = folder / _relative_path(source, origin)
+    if reason == "gone" and not os.path.lexists(origin) and os.path.lexists(wanted):
+        return "already"
+    if reason is not None:
+        return reason
+    for entry in _candidate_entries(how, origin, wanted, folder):
+        if not os.path.lexists(entry.target) or is_reserved(
+            entry.target
+        ):  # reserved by a killed run
+            break
+        if how == "link" and _leads_to(entry.target, origin):
+            return "already"
+        if how == "copy" and is_copy(origin, entry.target):
+            return "already"
+        if how == "move" and is_moved(origin, entry.target) and entry in entries(folder):
+            os.unlink(origin)  # killed between copy and delete
+            return "done"
+    write(entry)
+    os.makedirs(os.path.dirname(entry.target), exist_ok=True)
+    if how == "link":
+        os.symlink(origin, entry.target)
+    else:
+        (move if how == "move" else copy)(origin, entry.target)
+    return "done"
+
+
+def _relative_path(source: Source, origin: str) -> str:
+    """Return the path of an image below the folder."""
+    root = os.path.normpath(source.root).rstrip("/") + "/"
+    if origin.startswith(root):
+        return origin.removeprefix(root)
+    return os.path.join(_OUTSIDE_FOLDER, origin.lstrip("/"))
+
+
+def _candidate_entries(how: str, origin: str, wanted: Path, folder: Path) -> Iterator[Entry]:
+    """Yield possible targets: the wanted name, then numbered ones; never the name of our files."""
+    own = {JOURNAL, LIST} if wanted.parent == folder else set()
+    for number in count(1):
+        name = wanted.name if number == 1 else f"{wanted.stem}-{number}{wanted.suffix}"
+        if name.lower() not in own | {PART}:
+            yield Entry(how, origin, str(wanted.with_name(name)))
+
+
+def _undo_one(entry: Entry) -> bool:
+    """Undo one entry; return whether anything was to do. Raises `LookalikeError`."""
+    how, origin, target = entry
+    there, here = os.path.lexists(target), os.path.lexists(origin)
+    if how == "link":
+        if _leads_to(target, origin):
+            os.unlink(target)
+            return True
+        return False
+    with suppress(OSError):
+        os.unlink(os.path.join(os.path.dirname(target), PART))
+    if is_empty(target):  # reserved by a killed run
+        os.unlink(target)
+        return False
+    if there and here and (is_moved if how == "move" else is_copy)(origin, target):
+        os.unlink(target)
+        return True
+    if how == "copy":
+        if there:
+            raise LookalikeError(f"it is missing or changed, so {encode_path(target)} stays")
+        return False
+    if not there:
+        if here:
+            return False
+        raise LookalikeError(f"it is missing from {encode_path(target)} as well")
+    if here and not is_reserved(origin):
+        raise LookalikeError("another file has its name")
+    os.makedirs(os.path.dirname(origin), exist_ok=True)
+    move(target, origin)
+    return True
+
+
+def _leads_to(link: str, origin: str) -> bool:
+    return os.path.islink(link) and os.readlink(link) == origin
+
+
+@contextmanager
+def _short_errors(folder: Path) -> Iterator[None]:
+    """Turn an `OSError` into a `LookalikeError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        if is_full_disk(error):
+            raise full_disk(folder) from None
+        place = error.filename if isinstance(error.filename, str | bytes) else str(folder)
+        raise LookalikeError(
+            f"{encode_path(place)}: {one_line(error)}; correct it and run the same command "
+            f"again to continue, or undo {folder}"
+        ) from None

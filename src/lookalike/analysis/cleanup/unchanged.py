@@ -1,0 +1,96 @@
+"""What becomes of the images that a look at a collection found to drop."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lookalike import images
+from lookalike.analysis.cleanup.apply import Aside, How, check
+from lookalike.analysis.cleanup.apply import set_aside as set_aside_images
+from lookalike.analysis.duplicates import TABLE
+from lookalike.analysis.protocol import HasTable
+from lookalike.analysis.result import AnalysisResult
+from lookalike.images.inputs.reader import content_hash
+from lookalike.storage import EmbeddingTable
+from lookalike.system.paths import Name, local_path
+from lookalike.system.sql import create_view, fetch_row
+
+_ROWS = 1024  # at a time
+_UNCHANGED = """
+select one.path, one.size, one.modified, one.content_hash,
+    kept.path, kept.size, kept.modified, kept.content_hash
+from found
+join stored as one on one.path = found.path and one.content_hash = found.content_hash
+join stored as kept on kept.path = kept_path and kept.content_hash = kept_hash
+where action = 'drop' order by found."group", one.path"""
+
+
+def set_aside(index: HasTable, found: AnalysisResult, how: How, to: Name) -> Aside:
+    """Move, copy, link or list the duplicates to drop; `groups.aside.undo(to)` reverses it.
+
+    Images that have changed since they were compared stay, and so do those whose image to keep has.
+
+    Parameters
+    ----------
+    found : Found
+        The result of `duplicates`.
+    how : {"move", "copy", "link", "list"}
+        What to do with the images to drop.
+    to : str or Path
+        The folder to move, copy or link them into, or to write `drop.txt` into.
+
+    Returns
+    -------
+    Aside
+        Counts of the images that were set aside, and of those that were not, by the reason.
+
+    Raises
+    ------
+    LookalikeError
+        If the folder is taken, the disk is full, or a file may not be written or moved.
+
+    Examples
+    --------
+    >>> found = index.duplicates(folder / "twice", within=0.9, spark=False, shown=0, verify=False)
+    >>> index.set_aside(found, "list", folder / "drop").done == found.figures["drop"]
+    True
+
+    """
+    collection = index._table
+    to = local_path(to).absolute()
+    check(how, collection.source, to)
+    given = 0
+
+    def drops() -> Iterator[tuple[str, str]]:
+        nonlocal given
+        for rows in iter(lambda: query.fetchmany(_ROWS), []):
+            for row in rows:
+                if _is_same(collection, *row[:4]) and _is_same(collection, *row[4:]):
+                    given += 1
+                    yield row[0], row[4]
+
+    with collection.connect(found.folder) as sql:
+        create_view(sql, "found", found.folder / TABLE)
+        (total,) = fetch_row(sql, "select count(*) from found where action = 'drop'")
+        query = sql.execute(_UNCHANGED)
+        aside = set_aside_images(how, collection.source, drops(), to)
+    return replace(aside, changed=total - given)
+
+
+def _is_same(
+    collection: EmbeddingTable, path: str, size: int | None, modified: int | None, known: str
+) -> bool:
+    """Say whether a file is the one that was indexed. One that is gone is: others tell of that.
+
+    One that cannot be read is not: nobody knows what it holds.
+    """
+    if collection.source.kind != "files":
+        return True
+    file = images.full_path(collection.source, path)
+    try:
+        status = os.stat(file)
+        if (size, modified) == (status.st_size, status.st_mtime_ns):
+            return True
+        return content_hash(images.read(collection.source, path)) == known
+    except (OSError, ValueError):
+        return not os.path.lexists(file)

@@ -1,0 +1,210 @@
+"""Join a collection with itself or another one: all pairs of images within a distance.
+
+The same as Spark ML's `approxSimilarityJoin`, except that an image brings at most its `cap` nearest
+pairs, which bounds the output; the figures count the images with more. Each pair comes once.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lookalike import lsh
+from lookalike.errors import LookalikeError
+from lookalike.search import exact
+from lookalike.search.engines import Engine
+from lookalike.search.knn.export import check_same_model
+from lookalike.search.knn.graph import write_graph
+from lookalike.search.rows import Rows, check_k, draw
+from lookalike.spark import local_uri, progress, session
+from lookalike.storage import EmbeddingTable
+from lookalike.system.defaults import CAP, RECALL
+from lookalike.system.files import delete_folder
+from lookalike.system.sql import connect, create_view, fetch_row, write_parquet
+
+MAX_CAP = 1000
+"""A task has this many pairs in memory for thousands of images at a time."""
+RECALL_SAMPLE_IMAGES = 300
+_MAX_DUCKDB_PAIRS = 50_000_000  # beyond it Spark is as quick on one machine
+_SEED = 3  # other images than those that decide the search effort
+
+# SQL for both Spark and DuckDB; {graph}, {a} and {b} are tables, {cap} is a number.
+_ONCE = """
+    select least(query_id, neighbor_id) as a_id, greatest(query_id, neighbor_id) as b_id,
+        min(distance) as distance
+    from {graph} where rank <= {cap} group by 1, 2"""
+_BETWEEN = """
+    select neighbor_id as a_id, query_id as b_id, distance from {graph} where rank <= {cap}"""
+_NAMED = """
+select pairs.a_id, pairs.b_id, a.path as a_path, b.path as b_path, pairs.distance
+from (PAIRS) as pairs join {a} as a on a.id = pairs.a_id join {b} as b on b.id = pairs.b_id
+order by pairs.distance, pairs.a_id, pairs.b_id"""
+
+
+def join(
+    collection: EmbeddingTable,
+    folder: Path,
+    within: float = np.inf,
+    cap: int = CAP,
+    other: EmbeddingTable | None = None,
+    *,
+    engine: Engine = "auto",
+    recall: float = RECALL,
+    spark: bool | None = None,
+) -> dict[str, Any]:
+    """Find pairs within a distance and write them into `folder/pairs`, nearest first.
+
+    Parameters
+    ----------
+    collection : EmbeddingTable
+    folder : Path
+    within : float
+        Euclidean distance.
+    cap : int
+        Most pairs per image.
+    other : EmbeddingTable, optional
+        A second collection, whose images are the queries.
+    engine : {"auto", "exact", "approximate", "spark-lsh"}
+        `spark-lsh` is Spark ML's own join, without a cap.
+    recall : float
+        Target recall of approximate search.
+    spark : bool, optional
+        Whether to use Spark; by default for large collections.
+
+    Returns
+    -------
+    dict
+        Figures: `cut` counts the images with more than `cap` pairs, `recall` is the found share of
+        the true pairs of drawn images, and `recall_of` their number. The columns of the files are
+        `a_id, b_id, a_path, b_path, distance`; `a` is in the collection, `b` in the other one.
+        Without another one, `a_id` is less than `b_id`.
+
+    Raises
+    ------
+    LookalikeError
+        For an option out of range, or another model.
+    """
+    check_k(cap)
+    if cap > MAX_CAP:
+        raise LookalikeError(f"`cap` is {cap:,}: give at most {MAX_CAP:,} pairs per image")
+    if other is not None and (other.identity, other.version) == (
+        collection.identity,
+        collection.version,
+    ):
+        other = None
+    if not within >= 0:
+        raise LookalikeError(f"`within` is {within}: give a distance from 0 to 2")
+    graph, pairs = folder / "graph", folder / "pairs"
+    queries = other or collection
+    if engine == "spark-lsh":
+        _by_spark_ml(collection, queries, pairs, within, other)
+        return {**_figures(collection, pairs, within, None, 0, other), "spark": True}
+    by_spark = write_graph(
+        collection,
+        graph,
+        cap + 1,  # one more shows which images were cut
+        within=within,
+        queries=other,
+        spark=spark,
+        engine=engine,
+        recall=recall,
+    )
+    named = _NAMED.replace("PAIRS", _ONCE if other is None else _BETWEEN)
+    with connect(folder) as sql:
+        create_view(sql, "graph", graph)
+        query = "select count(*), count(*) filter (rank > $cap) from graph"
+        total, cut = fetch_row(sql, query, {"cap": cap})
+    if by_spark and total > _MAX_DUCKDB_PAIRS:
+        running = session()
+        tables: dict[str, Any] = {"graph": running.read.parquet(local_uri(graph)), "cap": cap}
+        tables["a"], tables["b"] = (one.dataframe(running) for one in (collection, queries))
+        with progress(running, "writing pairs"):
+            running.sql(named, None, **tables).write.parquet(local_uri(pairs))
+    else:
+        pairs.mkdir()
+        with collection.connect(folder) as sql:
+            queries.view(sql, "other")
+            create_view(sql, "graph", graph)
+            named = named.format(graph="graph", a="stored", b="other", cap=cap)
+            write_parquet(sql, named, pairs / "part-0.parquet")
+    delete_folder(graph)
+    return {**_figures(collection, pairs, within, cap, cut, other), "spark": by_spark}
+
+
+def _by_spark_ml(
+    collection: EmbeddingTable,
+    queries: EmbeddingTable,
+    pairs: Path,
+    within: float,
+    other: EmbeddingTable | None,
+) -> None:
+    """Write all pairs that Spark ML finds within the distance, without a cap."""
+    if within == np.inf:
+        raise LookalikeError("Spark ML joins within a distance: set `within`")
+    if other is not None:
+        check_same_model(collection, other)
+    running = session()
+    frames = [lsh.with_vectors(one.dataframe(running)) for one in (collection, queries)]
+    try:
+        hasher = lsh.Hasher.load(collection.hash_folder)
+    except LookalikeError:  # missing or damaged
+        hasher = lsh.fit(frames[0])
+    with progress(running, "joining by hashes"):
+        found = lsh.similarity_join(hasher, frames[0], within, frames[1] if other else None)
+        for name, frame in zip("ab", frames, strict=True):
+            paths = frame.selectExpr(f"id as {name}_id", f"path as {name}_path")
+            found = found.join(paths, f"{name}_id")
+        columns = "a_id", "b_id", "a_path", "b_path", "cast(distance as float) as distance"
+        ordered = found.selectExpr(*columns).orderBy("distance", "a_id", "b_id")
+        ordered.write.parquet(local_uri(pairs))
+
+
+def _figures(
+    collection: EmbeddingTable,
+    pairs: Path,
+    within: float,
+    cap: int | None,
+    cut: int,
+    other: EmbeddingTable | None,
+) -> dict[str, Any]:
+    with connect(pairs.parent) as sql:
+        create_view(sql, "pairs", pairs)
+        (count,) = fetch_row(sql, "select count(*) from pairs")
+    found, true = _count_true(collection, pairs, within, cap or CAP, other)
+    return {
+        "images": (other or collection).counts()[0],
+        "pairs": count,
+        "within": None if within == np.inf else within,
+        "cap": cap,
+        "cut": cut,
+        "recall": round(found / true, 4) if true else None,
+        "recall_of": true,
+    }
+
+
+def _count_true(
+    collection: EmbeddingTable, pairs: Path, within: float, cap: int, other: EmbeddingTable | None
+) -> tuple[int, int]:
+    """Count the true pairs of drawn images: the found ones, and all."""
+    rows = Rows(collection.segments)
+    query_rows = Rows(other.segments) if other else rows
+    if not len(rows) or not len(query_rows):
+        return 0, 0
+    drawn = draw(len(query_rows), RECALL_SAMPLE_IMAGES, _SEED)
+    self_join = other is None
+    squared, found = exact.exact_many(rows, query_rows.vectors(drawn), cap + self_join)
+    who, place = np.nonzero((found >= 0) & (squared <= within**2))
+    one, two = rows.ids[found[who, place]], query_rows.ids[drawn[who]]
+    if self_join:
+        one, two = np.minimum(one, two), np.maximum(one, two)
+        one, two = one[one != two], two[one != two]
+    truth = pa.table({"a_id": one, "b_id": two})
+    with connect(pairs.parent) as sql:
+        sql.register("truth", truth)
+        create_view(sql, "pairs", pairs)
+        query = """
+            select (select count(*) from pairs semi join truth using (a_id, b_id)),
+                (select count(*) from (select distinct * from truth))"""
+        there, total = fetch_row(sql, query)
+    return there, total

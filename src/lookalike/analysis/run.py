@@ -1,0 +1,398 @@
+"""Analyses of a whole index, each written to a folder of tables, figures and pictures.
+
+The folder comes whole or not at all: tables of Parquet, figures in `found.json`, and pictures in
+`index.html`. They are the methods of `Index` whose names they end in.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike.analysis import clusters, outliers, overview, pairs, reports, threshold
+from lookalike.analysis.cleanup.unchanged import set_aside
+from lookalike.analysis.duplicates import TABLE, Keep, duplicates
+from lookalike.analysis.protocol import HasTable
+from lookalike.analysis.result import AnalysisResult, finding
+from lookalike.analysis.verification import count_agreeing, count_compared
+from lookalike.analysis.verification import verify as looked_at
+from lookalike.errors import LookalikeError
+from lookalike.search.engines import Engine, check_engine
+from lookalike.search.knn.export import check_same_model
+from lookalike.search.knn.graph import write_graph
+from lookalike.search.rows import check_recall, check_seed
+from lookalike.storage import EmbeddingTable
+from lookalike.system.defaults import AGREES, CAP, IN_GALLERY, RECALL, SHOWN
+from lookalike.system.extras import require
+from lookalike.system.files import delete_folder
+from lookalike.system.paths import Name, local_path
+
+__all__ = [
+    "find_clusters",
+    "find_duplicates",
+    "find_outliers",
+    "find_pairs",
+    "make_gallery",
+    "set_aside",
+]
+
+_VOTERS = 20  # neighbours that are asked for their labels
+
+
+def find_pairs(
+    index: HasTable,
+    out: Name,
+    other: HasTable | Name | None = None,
+    *,
+    within: float | None = None,
+    k: int | None = None,
+    cap: int = CAP,
+    verify: bool = False,
+    engine: Engine = "auto",
+    recall: float = RECALL,
+    spark: bool | None = None,
+    shown: int = SHOWN,
+    overwrite: bool = False,
+) -> AnalysisResult:
+    """Find pairs of images within a distance: of this index, or of this one and another.
+
+    The table has `a_id, b_id, a_path, b_path, distance`, nearest first, each pair once; `b` is of
+    the other index. With `verify` it has `agreement` too.
+
+    Parameters
+    ----------
+    out : str or Path
+        The folder to write.
+    other : Index, str or Path, optional
+        Another index of the same model, whose images are the queries.
+    within : float, optional
+        Largest distance, 0 to 2. With neither `within` nor `k` one is suggested from the images.
+    k : int, optional
+        Only the `k` nearest of each image.
+    cap : int
+        Largest number of pairs of one image, its nearest. The figures count the images that have
+        more (`cut`).
+    verify : bool
+        Compare the pixels of each pair too: `agreement` says how well they agree, 0 to 1.
+    engine : {"auto", "exact", "approximate", "spark-lsh"}
+        As for `search`; `spark-lsh` is Spark ML's `approxSimilarityJoin`.
+    recall : float
+        Share of the true neighbours to find, over 0 and up to 1.
+    spark : bool, optional
+        True computes on Spark, False in this process. Without it the number of images decides.
+    shown : int
+        Number of groups in the gallery `index.html`; 0 for no pictures.
+    overwrite : bool
+        Replace the result of an earlier analysis in `out`.
+
+    Returns
+    -------
+    Found
+        The folder, its figures and its table.
+
+    Raises
+    ------
+    LookalikeError
+        If an option is wrong, or `out` exists and may not be replaced.
+
+    Examples
+    --------
+    >>> found = index.pairs(folder / "pairs", k=1, spark=False, shown=0)
+    >>> found.figures["pairs"] == len(found.to_pandas())
+    True
+
+    """
+    table = index._table
+    opened = EmbeddingTable.open(other) if isinstance(other, str | os.PathLike) else other
+    second = opened if opened is None or isinstance(opened, EmbeddingTable) else opened._table
+    check_engine(engine)
+    if engine == "spark-lsh" and k is not None:
+        raise LookalikeError("Spark ML joins within a distance: set `within` and leave `k` out")
+    if engine == "approximate" and spark is False:
+        raise LookalikeError('`engine="approximate"` needs Spark: leave `spark=False` out')
+    if verify:
+        require("comparing pixels", "cv2")
+    asking = second or table
+    check_same_model(table, asking)
+    on_spark = spark or engine in ("approximate", "spark-lsh")
+    with _finding(table, out, "pairs", overwrite, shown, recall, on_spark) as (folder, figures):
+        if within is None and k is None:
+            within = threshold.suggest(table, verify).within
+        figures |= pairs.join(
+            table,
+            folder,
+            np.inf if within is None else within,
+            cap if k is None else k,
+            second,
+            engine=engine,
+            recall=recall,
+            spark=spark,
+        )
+        if k is not None:
+            figures["cut"] = 0  # who asks for k gets k
+        if verify:
+            looked_at(folder / "pairs", table.source, asking.source, figures["spark"])
+            figures["agreeing"] = count_agreeing(folder / "pairs")
+            figures |= count_compared(folder / "pairs")
+        if shown:
+            reports.pairs(folder, table, asking, figures, shown)
+    return AnalysisResult.open(out)
+
+
+def find_duplicates(
+    index: HasTable,
+    out: Name,
+    *,
+    within: float | None = None,
+    keep: Keep = "largest",
+    verify: bool = True,
+    agrees: float = AGREES,
+    cap: int = CAP,
+    recall: float = RECALL,
+    spark: bool | None = None,
+    shown: int = SHOWN,
+    overwrite: bool = False,
+) -> AnalysisResult:
+    """Find images that are there more than once: groups, with one image of each to keep.
+
+    Every member is within the distance of the image to keep, and, with `verify`, its pixels agree
+    with those of that image once laid over it: cropped, scaled, mirrored or compressed again. The
+    table has `group`, `action` (keep or drop), `id, path, label, agreement, distance, same_bytes,
+    width, height, size, kept_path`. `threshold.png` shows pairs from around the threshold. Nothing
+    happens to the images: `set_aside` does that.
+
+    Parameters
+    ----------
+    out : str or Path
+        The folder to write.
+    within : float, optional
+        Largest distance, 0 to 2. Without it one is suggested from the images.
+    keep : {"largest", "oldest", "sharpest", "first"}
+        Which image of a group to keep; `first` is by path.
+    verify : bool
+        Compare pixels, and not only distances.
+    agrees : float
+        How well pixels have to agree, 0 to 1.
+    cap : int
+        Largest number of pairs of one image, its nearest.
+    recall, spark, shown, overwrite
+        As for `pairs`.
+
+    Returns
+    -------
+    Found
+        The folder, its figures and its table.
+
+    Examples
+    --------
+    >>> found = index.duplicates(folder / "twice", within=0.1, spark=False, shown=0)
+    >>> set(found.to_pandas()["action"]) <= {"keep", "drop"}
+    True
+
+    """
+    require("finding duplicates", "cv2")
+    table = index._table
+    with _finding(table, out, TABLE, overwrite, shown, recall, spark) as (folder, figures):
+        figures |= duplicates(
+            table,
+            folder,
+            within,
+            keep=keep,
+            verify=verify,
+            agrees=agrees,
+            cap=cap,
+            recall=recall,
+            spark=spark,
+        )
+        if shown:
+            reports.duplicates(folder, table, figures, shown)
+            limit = agrees if verify else None
+            reports.threshold_sheet(folder, table, figures["within"], limit)
+    return AnalysisResult.open(out)
+
+
+def find_clusters(
+    index: HasTable,
+    out: Name,
+    *,
+    resolution: float = 1.0,
+    least: int = 2,
+    k: int = 15,
+    recall: float = RECALL,
+    spark: bool | None = None,
+    shown: int = SHOWN,
+    overwrite: bool = False,
+) -> AnalysisResult:
+    """Find clusters of similar images, by Leiden's algorithm on the graph of neighbours.
+
+    Unlike connected components such clusters do not chain. The table has `cluster` (0 is the
+    largest), `id, path, label, representative, weight`.
+
+    Parameters
+    ----------
+    out : str or Path
+        The folder to write.
+    resolution : float
+        Above 1 for more and smaller clusters, below 1 for fewer.
+    least : int
+        Smallest number of images in a cluster.
+    k : int
+        Number of neighbours of each image in the graph.
+    recall, spark, shown, overwrite
+        As for `pairs`.
+
+    Returns
+    -------
+    Found
+        The folder, its figures and its table.
+
+    Examples
+    --------
+    >>> found = index.clusters(folder / "clusters", k=3, spark=False, shown=0)
+    >>> len(found.to_pandas()) == found.figures["in_clusters"]
+    True
+
+    """
+    clusters.check_options(resolution, least)
+    require("finding clusters", "networkit")
+    table = index._table
+    with _finding(table, out, clusters.TABLE, overwrite, shown, recall, spark) as (folder, figures):
+        with _graph(table, folder, k, recall, spark) as graph:
+            figures |= clusters.cluster(table, graph, folder, resolution=resolution, least=least)
+        if shown:
+            reports.clusters(folder, table, figures, shown)
+    return AnalysisResult.open(out)
+
+
+def find_outliers(
+    index: HasTable,
+    out: Name,
+    *,
+    k: int = 15,
+    recall: float = RECALL,
+    spark: bool | None = None,
+    shown: int = SHOWN,
+    overwrite: bool = False,
+) -> AnalysisResult:
+    """Rank images by how isolated they are, and find labels that may be wrong.
+
+    The table has all images, the most isolated first: `rank, id, path, label, distance` (to the
+    k-th neighbour)`, density` (local)`, score`. `suspects.parquet` beside it has images whose
+    neighbours carry another label: `rank, id, path, label, suggested, score`.
+
+    Parameters
+    ----------
+    out : str or Path
+        The folder to write.
+    k : int
+        Number of neighbours of each image that count.
+    recall, spark, shown, overwrite
+        As for `pairs`.
+
+    Returns
+    -------
+    Found
+        The folder, its figures and its table.
+
+    Examples
+    --------
+    >>> found = index.outliers(folder / "outliers", k=3, spark=False, shown=0)
+    >>> len(found.to_pandas()) == len(index)
+    True
+
+    """
+    table = index._table
+    with _finding(table, out, outliers.TABLE, overwrite, shown, recall, spark) as (folder, figures):
+        voters = max(k, _VOTERS)
+        with _graph(table, folder, voters, recall, spark) as graph:
+            figures |= outliers.outliers(table, graph, folder, k)
+            figures |= outliers.suspects(table, graph, folder, voters) | {"k": k}
+        if shown:
+            reports.outliers(folder, table, figures, shown)
+    return AnalysisResult.open(out)
+
+
+def make_gallery(
+    index: HasTable,
+    out: Name,
+    *,
+    k: int = 15,
+    seed: int = 0,
+    recall: float = RECALL,
+    spark: bool | None = None,
+    shown: int = IN_GALLERY,
+    overwrite: bool = False,
+) -> AnalysisResult:
+    """Make a folder of pictures that shows an unknown collection at a glance.
+
+    `index.html` has the most typical images, random images with their nearest neighbours, the most
+    isolated images, the nearest pairs, and labels that may be wrong. It needs nothing but its
+    folder, which can be zipped and sent. The table lists the images that are shown.
+
+    Parameters
+    ----------
+    out : str or Path
+        The folder to write.
+    k : int
+        Number of neighbours of each image that count.
+    seed : int
+        Random seed for sampling.
+    recall, spark, shown, overwrite
+        As for `pairs`, but for `shown`: number of images in each part.
+
+    Returns
+    -------
+    Found
+        The folder, its figures and its table.
+
+    Examples
+    --------
+    >>> found = index.gallery(folder / "gallery", k=3, spark=False, shown=2)
+    >>> (found.folder / "index.html").is_file()
+    True
+
+    """
+    table = index._table
+    overview.check_count(shown)  # before the work that the graph is
+    check_seed(seed)
+    with _finding(table, out, overview.TABLE, overwrite, shown, recall, spark) as (folder, figures):
+        voters = max(k, _VOTERS)
+        with _graph(table, folder, voters, recall, spark) as graph:
+            figures |= outliers.outliers(table, graph, folder, k)
+            figures |= outliers.suspects(table, graph, folder, voters)
+            figures |= overview.overview(table, graph, folder, shown, k, seed)
+        for name in (outliers.TABLE, outliers.SUSPECTS):  # of all images: not to be sent
+            (folder / name).unlink()
+        reports.gallery(folder, table, figures)
+    return AnalysisResult.open(out)
+
+
+def _finding(
+    table: EmbeddingTable,
+    out: Name,
+    name: str,
+    overwrite: bool,
+    shown: int,
+    recall: float,
+    spark: bool | None,
+) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
+    """Check what all analyses take, before any work is done; give the folder to write to."""
+    if shown < 0:
+        raise LookalikeError(f"`shown` is {shown}: give 0 or more")
+    check_recall(recall)
+    if spark:
+        require("running on Spark", "pyspark")
+    return finding(local_path(out), name, table.source, overwrite)
+
+
+@contextmanager
+def _graph(
+    collection: EmbeddingTable, folder: Path, k: int, recall: float, spark: bool | None
+) -> Iterator[Path]:
+    graph = folder / "graph"
+    write_graph(collection, graph, k, recall=recall, spark=spark)
+    yield graph
+    delete_folder(graph)

@@ -1,1 +1,0 @@
-"""Analyse a collection: pairs, duplicates, clusters, outliers and an overview."""

@@ -1,0 +1,1 @@
+"""From the bytes of an image to its pixels, or to the reason why there are none."""

@@ -1,0 +1,1 @@
+"""Where images are: files, URIs and tables, found, listed, labelled and read."""

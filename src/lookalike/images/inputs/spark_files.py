@@ -1,0 +1,292 @@
+"""Read files of a URI by Spark: list names first, then read the contents of images only."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike.errors import ImageError
+from lookalike.images.decoding.formats import FIRST_BYTES
+from lookalike.images.decoding.raster import MAX_BYTES
+from lookalike.images.inputs.file_types import (
+    MAX_TYPES,
+    OTHER_ENDINGS,
+    OTHER_TYPES,
+    IgnoredFiles,
+    begins_as_image,
+    readable,
+)
+from lookalike.images.inputs.listing import IMAGE, LISTING
+from lookalike.images.inputs.parquet_shard import open_file
+from lookalike.images.inputs.source import decode_path, encode_path
+from lookalike.images.inputs.spark_tables import encoded, nanoseconds, running_id
+from lookalike.spark import local_uri
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+
+_MAX_SNIFFED_BYTES = 64 * 2**20
+"""Larger files with unknown endings are not opened: Spark may have to read them completely."""
+
+_SNIFFING_THREADS = 16
+_LISTED = "path string, length bigint, modificationTime timestamp"
+_SNIFFED = f"{_LISTED}, shows boolean"  # whether the first bytes are those of an image
+
+
+def uri_frames(
+    spark: "SparkSession", roots: str | list[str], staging: Path, ignored: IgnoredFiles | None
+) -> "tuple[DataFrame, DataFrame]":
+    """Return two DataFrames of the images below a URI or of a list of files.
+
+    Files with an unknown ending are opened: pyarrow reads 64 bytes if it can reach them, else Spark
+    reads them completely.
+
+    Parameters
+    ----------
+    spark
+        The session.
+    roots
+        A URI, or URIs of files.
+    staging
+        A folder that all workers see, for the list of files.
+    ignored
+        Counts the files that are no images.
+
+    Returns
+    -------
+    DataFrames with and without `content`, with the columns of `listing.IMAGE` except `label`.
+    """
+    from pyspark.sql import functions as F
+
+    listed = _store_listing(_load(spark, roots), staging / "files")
+    opened = _store_listing(
+        _sniff_unknown(listed, lambda: _load(spark, roots)), staging / "opened", _SNIFFED
+    )
+    if ignored is not None:
+        _count(listed, opened, ignored)
+    named, shown = listed.filter(_has_image_ending()), opened.filter("shows").drop("shows")
+    endings = {row[0] for row in shown.select(_ending()).distinct().limit(MAX_TYPES + 1).collect()}
+    files = _load(spark, roots, endings if len(endings) <= MAX_TYPES else None)
+    wanted = _has_image_ending() | _may_be_image() & _shows() if endings else _has_image_ending()
+    # From the listing: Spark's job would fail on a file of over two gigabytes.
+    reason = F.format_string("file of %,d bytes, over the limit", "length").alias("reason")
+    is_large = F.col("length") > MAX_BYTES
+    large = named.filter(is_large).select("*", reason)
+    # Spark's listings contain no empty files.
+    small = files.filter(~is_large).filter(wanted).withColumn("reason", F.lit(None).cast("string"))
+    nothing = F.lit(None).cast("binary")
+    images = small.unionByName(large.withColumn("content", nothing))
+    fine = named.filter(~is_large).unionByName(shown).select("*", F.lit(None).alias("reason"))
+    return _as_listed(images), _as_listed(fine.unionByName(large))
+
+
+def read_listed(spark: "SparkSession", listing: Path) -> "DataFrame":
+    """Return the images of a listing of a URI, with the columns of `listing.IMAGE`.
+
+    Only these files are read. Files that have vanished are left out; if a single file is listed
+    and has vanished, `AnalysisException` is raised.
+    """
+    from pyspark.sql import functions as F
+
+    rows = spark.read.parquet(local_uri(listing))
+    paths = [
+        literal(row["path"])
+        for row in pq.read_table(listing, columns=["path", "reason"]).to_pylist()
+        if row["reason"] is None
+    ]
+    bad = rows.filter("reason is not null").withColumn("content", F.lit(None).cast("binary"))
+    if not paths:
+        return bad.select(*IMAGE.names)  # with the listing's ids, which are unique
+    labels = F.broadcast(rows.select("path", "label"))
+    read = _as_listed(_load(spark, paths).withColumn("reason", F.lit(None).cast("string")))
+    found = read.join(labels, "path").unionByName(bad.select(*read.columns, "label"))
+    return found.withColumn("id", running_id()).select(*IMAGE.names)
+
+
+def new_files(spark: "SparkSession", root: str, at_once: int) -> "DataFrame":
+    """Return a stream of the new files below a folder or URI, up to `at_once` in a batch.
+
+    The columns are `path, length, modificationTime`. Contents are left out, since `foreachBatch`
+    may read them several times.
+    https://spark.apache.org/docs/latest/streaming/apis-on-dataframes-and-datasets.html
+    """
+    names = "path string, modificationTime timestamp, length long"
+    reader = spark.readStream.format("binaryFile").schema(f"{names}, content binary")
+    for option, value in {
+        "recursiveFileLookup": "true",
+        "maxFilesPerTrigger": str(at_once),
+        # Else files that are a week older than the newest one are skipped.
+        "maxFileAge": "36500d",
+        # Else a file that has vanished ends the stream at every start.
+        "ignoreMissingFiles": "true",
+    }.items():
+        reader = reader.option(option, value)
+    return reader.load(root).drop("content")
+
+
+def list_found(files: "DataFrame", folder: Path, ignored: IgnoredFiles) -> list[Path]:
+    """Write the images among `new_files` of a URI to `folder`, as a listing without labels."""
+    from pyspark.sql import functions as F
+
+    def load() -> "DataFrame":
+        unknown = listed.filter(_may_be_image()).select("path").collect()  # of a batch at most
+        return _load_there(files.sparkSession, [row["path"] for row in unknown])
+
+    listed = _store_listing(files, folder / "files")
+    opened = _store_listing(_sniff_unknown(listed, load), folder / "opened", _SNIFFED)
+    _count(listed, opened, ignored)
+    found = listed.filter(_has_image_ending()).unionByName(opened.filter("shows").drop("shows"))
+    nothing = F.lit(None).cast("string")
+    listing = _as_listed(found.withColumn("reason", nothing)).withColumn("label", nothing)
+    listing.select(*LISTING.names).write.parquet(local_uri(folder / "listing"))
+    return sorted((folder / "listing").glob("*.parquet"))
+
+
+def literal(path: str) -> str:
+    """Decode a path and escape the characters of Hadoop's globs."""
+    return re.sub(r"([][{}*?\\])", r"\\\1", decode_path(path))
+
+
+def _load(
+    spark: "SparkSession", roots: str | list[str], endings: Iterable[str] | None = None
+) -> "DataFrame":
+    """Return files with readable endings and with these `endings`; all files if None."""
+    reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
+    if not isinstance(roots, str):  # some files of an earlier listing may have vanished
+        reader = reader.option("ignoreMissingFiles", "true")
+    if endings is not None and all(one[1:].isalnum() for one in endings):
+        # With a filter on `path`, Spark would read the others too.
+        names = ",".join(map(_in_any_case, sorted(readable() | set(endings))))
+        reader = reader.option("pathGlobFilter", f"*{{{names}}}")
+    return reader.load(roots)
+
+
+def _in_any_case(ending: str) -> str:
+    """Return a glob of Hadoop for an ending, regardless of case."""
+    return "".join(f"[{one}{one.upper()}]" for one in ending)
+
+
+def _load_there(spark: "SparkSession", paths: list[str]) -> "DataFrame":
+    """Return the files that still exist."""
+    from pyspark.errors import AnalysisException
+
+    try:
+        return _load(spark, [literal(encode_path(path)) for path in paths])
+    except AnalysisException:  # a single file that has vanished
+        if len(paths) <= 1:
+            return spark.createDataFrame([], f"{_LISTED}, content binary")
+        halves = paths[: len(paths) // 2], paths[len(paths) // 2 :]
+        one, other = (_load_there(spark, half) for half in halves)
+        return one.unionByName(other)
+
+
+def _store_listing(files: "DataFrame", folder: Path, schema: str = _LISTED) -> "DataFrame":
+    """Write a listing of files to a folder; return a DataFrame that reads it."""
+    where = local_uri(folder)
+    names = [part.split()[0] for part in schema.split(", ")]
+    files.select(*names).write.mode("overwrite").parquet(where)
+    return files.sparkSession.read.schema(schema).parquet(where)
+
+
+def _sniff_unknown(listed: "DataFrame", load: "Callable[[], DataFrame]") -> "DataFrame":
+    """Return the files with unknown endings, with `shows`: whether they are images."""
+    unknown = listed.filter(_may_be_image())
+    one = unknown.select("path").first()
+    if one is None or _is_reached(one["path"]):
+        return unknown.mapInArrow(_look, _SNIFFED)
+    return load().filter(_may_be_image()).withColumn("shows", _shows())
+
+
+def _look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    with ThreadPoolExecutor(_SNIFFING_THREADS) as pool:
+        for batch in batches:
+            shows = list(pool.map(_file_begins_as_image, batch["path"].to_pylist()))
+            yield batch.append_column("shows", pa.array(shows, pa.bool_()))
+
+
+def _file_begins_as_image(path: str) -> bool:
+    """Tell by its first bytes whether a file is an image; no for missing and forbidden files.
+
+    Other errors, as of a store that does not answer, are raised: they are not about the file.
+    """
+    try:
+        with open_file(path) as file:
+            return begins_as_image(file.read(FIRST_BYTES))
+    except (FileNotFoundError, ImageError):
+        return False
+    except OSError:
+        if path.startswith("file:"):
+            return False
+        raise
+
+
+def _is_reached(path: str) -> bool:
+    """Tell whether a file can be opened without Spark."""
+    if not path.startswith("file:"):
+        try:
+            open_file(path).close()
+        except (OSError, ValueError):
+            return False
+    return True
+
+
+def _has_image_ending() -> "Column":
+    """Return whether the ending of each file is that of a readable image."""
+    return _ending().isin(*readable())
+
+
+def _may_be_image() -> "Column":
+    """Return whether the ending of each file is unknown, so that it has to be opened."""
+    from pyspark.sql import functions as F
+
+    return ~_ending().isin(*readable(), *OTHER_ENDINGS) & (F.col("length") <= _MAX_SNIFFED_BYTES)
+
+
+def _ending() -> "Column":
+    """Return the ending of each file, as `kinds.ending` does."""
+    from pyspark.sql import functions as F
+
+    return F.lower(F.regexp_extract("path", r"\.[^./]{1,11}$", 0))
+
+
+def _shows() -> "Column":
+    """Return whether the content of each file begins as an image does."""
+    from pyspark.sql import functions as F
+
+    shows = F.udf(lambda first: begins_as_image(bytes(first or b"")), "boolean")
+    return shows(F.substring("content", 1, FIRST_BYTES))  # the rest stays in the JVM
+
+
+def _count(listed: "DataFrame", opened: "DataFrame", ignored: IgnoredFiles) -> None:
+    """Add the files that are no images to the counts, by ending."""
+    from pyspark.sql import functions as F
+
+    named = listed.filter(~_has_image_ending() & ~_may_be_image())
+    if ignored.excluded is not None:
+        named = named.filter(F.col("path") != f"file:{ignored.excluded}")
+    others = named.select("path").union(opened.filter("not shows").select("path"))
+    counts = others.groupBy(_ending().alias("type")).count()
+    most = counts.orderBy(F.desc("count"), "type").limit(MAX_TYPES).collect()
+    for row in most:
+        ignored.add(row["type"], row["count"])
+    if len(most) == MAX_TYPES and (total := counts.agg(F.sum("count")).first()) is not None:
+        ignored.add(OTHER_TYPES, total[0] - sum(row["count"] for row in most))
+
+
+def _as_listed(files: "DataFrame") -> "DataFrame":
+    """Convert Spark's columns of files to those of listings."""
+    from pyspark.sql import functions as F
+
+    return files.select(
+        running_id(),
+        encoded(F.col("path")).alias("path"),
+        "reason",
+        F.col("length").alias("size"),
+        nanoseconds("modificationTime"),
+        *(name for name in files.columns if name == "content"),
+    )

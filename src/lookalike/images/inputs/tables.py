@@ -1,0 +1,227 @@
+"""Inspect and read the Parquet files of a table of images, in Spark tasks."""
+
+import glob
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from lookalike.errors import ImageError
+from lookalike.images.inputs.listing import IMAGE
+from lookalike.images.inputs.location import matches
+from lookalike.images.inputs.parquet_shard import (
+    Cells,
+    Shard,
+    begins_as_parquet,
+    is_parquet,
+    open_file,
+    over_limit,
+    partitions,
+    size_and_time,
+)
+from lookalike.images.inputs.reader import read_beside
+from lookalike.images.inputs.scan import ScannedFile, walk
+from lookalike.images.inputs.source import Source, full_path
+
+PART = pa.schema(
+    {
+        "path": pa.string(),
+        "size": pa.int64(),
+        "modified": pa.int64(),
+        "reason": pa.string(),
+        "reached": pa.bool_(),
+        "lacks": pa.string(),
+        "row_group": pa.int32(),
+        "first_row": pa.int64(),
+        "rows": pa.int64(),
+    }
+)
+"""One row for each row group of a file, or, with a `reason`, for a file without images.
+
+`path` is encoded and relative to the root. `reached` tells whether the file could be opened,
+`lacks` why it has no labels although a column of labels is given.
+"""
+
+ROWS = pa.schema([field for field in IMAGE if field.name != "id"])
+"""Rows of tasks, which Spark numbers afterwards."""
+
+
+def local_shards(source: Source) -> Iterator[ScannedFile]:
+    """Yield the Parquet files of a local table in the order of their paths.
+
+    Files in `source.names` count, whatever their names; in folders the ending counts, or, without
+    an ending, the first bytes. Names that Spark hides are left out: those that begin with a dot, or
+    with `_` unless they are partitions.
+    """
+    for name in source.names:
+        top = os.path.join(source.root, name) if name else source.root
+        if os.path.lexists(top) or not glob.has_magic(name):
+            tops = [name]
+        else:
+            pattern = os.path.join(glob.escape(source.root), name)
+            found = sorted(set(matches(pattern, _is_shard)))
+            tops = [os.path.relpath(path, source.root) for path in found]
+        for one in tops:
+            for shard in walk(replace(source, kind="files", names=(one,)), _is_shard):
+                if not any(map(_is_hidden, shard.path.split("/")[:-1])):
+                    yield shard
+
+
+def _is_shard(name: str) -> bool:
+    base = os.path.basename(name)
+    return is_parquet(base) or ("." not in base and not base.startswith("_"))
+
+
+def _is_hidden(folder: str) -> bool:
+    return folder.startswith("_") and "=" not in folder
+
+
+def inspect_files(source: Source, listed: Iterable[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+    """Read the footers of files of a table, in a Spark task; yield batches of `PART`.
+
+    A file that is damaged or has no images becomes a row with a reason.
+    """
+    for shard in listed:
+        about = {name: shard[name] for name in ("path", "size", "modified", "reason")}
+        about |= {"reached": False, "lacks": None}
+        parts = [about]
+        if shard["reason"] is None:
+            parts = _parts(source, about, full_path(source, shard["path"]))
+        if parts:
+            yield pa.RecordBatch.from_pylist(parts, PART)
+
+
+def _parts(source: Source, about: dict[str, Any], place: str) -> list[dict[str, Any]]:
+    try:
+        about["size"], about["modified"] = size_and_time(place)
+        with open_file(place) as file:
+            about["reached"] = True
+            named = is_parquet(place) or _is_named(source, place)
+            if not named and not begins_as_parquet(file):
+                return []
+            shard = _open_shard(source, about["path"], file)
+            rows = shard.groups
+    except ImageError as error:
+        return [about | {"reason": str(error), "rows": 0}]
+    except Exception as error:  # whatever a remote file system says
+        return [about | {"reason": _unreadable(error), "rows": 0}]
+    starts = itertools.accumulate(rows, initial=0)
+    about["lacks"] = shard.lacks
+    return [
+        about | {"row_group": group, "first_row": first, "rows": count}
+        for group, (first, count) in enumerate(zip(starts, rows, strict=False))
+    ]
+
+
+def _is_named(source: Source, place: str) -> bool:
+    return any(os.path.join(source.root, name) == place for name in source.names)
+
+
+def _open_shard(source: Source, path: str, file: "pa.NativeFile") -> Shard:
+    folders = partitions(full_path(source, path))
+    return Shard(file, source.image_column or "image", source.label_column, folders)
+
+
+def _unreadable(error: BaseException) -> str:
+    return f"unreadable: {' '.join(str(error).split())[:200]}"
+
+
+def read_parts(
+    source: Source, parts: Sequence[dict[str, Any]], *, content: bool
+) -> Iterator[pa.RecordBatch]:
+    """Read parts of a table, rows of `PART`, in a Spark task; yield batches of `ROWS`.
+
+    If a row group is damaged, its remaining rows get a reason. Without `content`, only labels are
+    read.
+    """
+    for path, several in itertools.groupby(parts, key=lambda part: str(part["path"])):
+        of_file = list(several)
+        if of_file[0]["reason"] is not None:
+            about = {name: of_file[0][name] for name in ("path", "reason", "size", "modified")}
+            yield pa.RecordBatch.from_pylist([about], ROWS)
+            continue
+        try:
+            with open_file(full_path(source, path)) as file:
+                shard = _open_shard(source, path, file)
+                for part in of_file:
+                    yield from _read_part(source, shard, part, content)
+                    part["read"] = True
+        except Exception as error:  # it was whole when it was inspected
+            reason = str(error) if isinstance(error, ImageError) else _unreadable(error)
+            for part in of_file:
+                if "read" not in part:
+                    yield _lost(part, part["first_row"], reason)
+
+
+def _read_part(
+    source: Source, shard: Shard, part: dict[str, Any], content: bool
+) -> Iterator[pa.RecordBatch]:
+    row = part["first_row"]
+    try:
+        for cells in shard.cells(part["row_group"], content=content):
+            yield _rows(source, part, row, cells)
+            row += cells.rows
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        yield _lost(part, row, _unreadable(error))
+
+
+def _rows(source: Source, part: dict[str, Any], first: int, cells: Cells) -> pa.RecordBatch:
+    reasons: pa.Array = pa.nulls(cells.rows, pa.string())
+    content = cells.content
+    if content is None:
+        content = pa.nulls(cells.rows, pa.binary())
+    else:
+        content, reasons = _whole(source, part["path"], content, cells.names)
+    return _batch(part, first, cells.labels, reasons, content)
+
+
+def _whole(
+    source: Source, path: str, content: pa.Array, names: pa.Array | None
+) -> tuple[pa.Array, pa.Array]:
+    """Return the bytes of cells and of files that cells name, and the reasons for others."""
+    reasons = over_limit(content)
+    if not content.null_count and not any(reasons):
+        return content, pa.array(reasons, pa.string())
+    cells = content.to_pylist()
+    for at, cell in enumerate(cells):
+        if reasons[at] is not None:
+            cells[at] = None
+        elif cell is None:
+            name = None if names is None else names[at].as_py()
+            try:
+                if name is None:
+                    raise ImageError("empty cell")
+                cells[at] = read_beside(source, path, name)
+            except ImageError as error:
+                reasons[at] = str(error)
+            except Exception as error:  # whatever a remote file system says
+                reasons[at] = _unreadable(error)
+    return pa.array(cells, pa.binary()), pa.array(reasons, pa.string())
+
+
+def _lost(part: dict[str, Any], first: int, reason: str) -> pa.RecordBatch:
+    """Return the rows of a part from `first` on, with a reason why they are unreadable."""
+    rows = part["first_row"] + part["rows"] - first
+    nothing = pa.nulls(rows, pa.string())
+    reasons = pa.array([reason] * rows, pa.string())
+    return _batch(part, first, nothing, reasons, pa.nulls(rows, pa.binary()))
+
+
+def _batch(
+    part: dict[str, Any], first: int, labels: pa.Array, reasons: pa.Array, content: pa.Array
+) -> pa.RecordBatch:
+    """Return a batch of rows `FILE#ROW`, with size and time of their file."""
+    rows = len(labels)
+    columns = {
+        "path": pa.array([f"{part['path']}#{row}" for row in range(first, first + rows)]),
+        "label": labels,
+        "reason": reasons,
+        # Size and time of the file show whether a row may have changed.
+        "size": pa.array([part["size"]] * rows, pa.int64()),
+        "modified": pa.array([part["modified"]] * rows, pa.int64()),
+        "content": content,
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in ROWS.names], schema=ROWS)

@@ -1,0 +1,158 @@
+"""From Arrow batches of images to Arrow batches of embeddings."""
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from lookalike import images, models
+from lookalike.errors import ImageError
+from lookalike.images.decoding.sandbox import Decode
+from lookalike.images.inputs.reader import content_hash
+from lookalike.models import Model
+from lookalike.models.embedder import NO_DIRECTION, have_direction, normalize
+from lookalike.storage.schema import ROW
+from lookalike.system.arrays import Vectors
+
+Reused: TypeAlias = tuple[Vectors, tuple[int, int]]
+"""An embedding (width,) that is known already, and width and height of its image."""
+
+Known: TypeAlias = Callable[[str], Reused | None]
+"""Maps the hash of a file's content to its embedding, None if it is not known."""
+_GIVEN = ("id", "path", "label", "reason", "size", "modified")
+
+
+def embed_batches(
+    batches: Iterable[pa.RecordBatch],
+    source: images.Source,
+    model: Model,
+    threads: int = 1,
+    device: str = "cpu",
+    *,
+    batch: int | None = None,
+    ahead: int | None = None,
+    known: Known | None = None,
+    isolated: bool = False,
+    expendable: bool = False,
+) -> Iterator[pa.RecordBatch]:
+    """Embed Arrow batches, in a Spark task (`mapInArrow`) or a plain loop.
+
+    Threads decode and embed side by side, so that decoding overlaps with the network. The order of
+    rows stays. Memory holds the current input batch, one decoded image for each thread, and some
+    dozens of images at 224 x 224.
+
+    Parameters
+    ----------
+    batches
+        Batches with the columns of `images.listing.IMAGE`.
+    source
+        Where images are read from if a batch lacks their content.
+    model
+        The network.
+    threads
+        Threads that decode and embed.
+    device
+        "cpu" or "cuda".
+    batch
+        Rows that a thread takes at a time, by default the network's fastest batch size.
+    ahead
+        Batches computed ahead of the result, by default two for each thread.
+    known
+        Returns embeddings that are known already: these images are not decoded.
+    isolated
+        Decode in a separate process for each thread, which may crash, or take over
+        `images.isolated.MAX_SECONDS`, without harm to other images.
+    expendable
+        This process may be killed: SIGALRM ends it if a decode hangs. Needs one thread.
+
+    Yields
+    ------
+    Batches with the columns of `ROW`. Images that cannot be read have the status `skipped`.
+
+    """
+    run = models.engine(model, threads, streams=threads, device=device)
+    ahead = 2 * threads if ahead is None else ahead
+    rows = batch or run.batch
+    groups = (
+        group.slice(start, rows) for group in batches for start in range(0, group.num_rows, rows)
+    )
+    if threads == 1:
+        with images.open_decoder(isolated, expendable, source.truncated) as decoder:
+            decode = decoder.decode_pixels
+            yield from (_embed_rows(group, source, run, decode, known) for group in groups)
+        return
+    pending: deque[Future[pa.RecordBatch]] = deque()
+    # Warnings are silenced here: threads that do so side by side restore each other's state.
+    # The decoder ends before the pool, which ends the waiting of its threads.
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(threads) as pool,
+        images.open_decoder(isolated, truncated=source.truncated) as decoder,
+    ):
+        decode = decoder.decode_pixels
+        warnings.simplefilter("ignore")
+        try:
+            for group in groups:
+                pending.append(pool.submit(_embed_rows, group, source, run, decode, known))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _embed_rows(
+    rows: pa.RecordBatch,
+    source: images.Source,
+    run: models.Engine,
+    decode: Decode,
+    known: Known | None,
+) -> pa.RecordBatch:
+    columns: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in ROW.names}
+    columns.update({name: rows[name].to_pylist() for name in _GIVEN})
+    columns["status"] = ["skipped"] * rows.num_rows
+    decoded = np.empty((rows.num_rows, images.SIDE, images.SIDE, 3), np.uint8)
+    fresh: list[int] = []
+    vectors: dict[int, Vectors] = {}
+    for at in range(rows.num_rows):
+        try:
+            if columns["reason"][at]:
+                continue
+            content = rows["content"][at].as_py()
+            data = images.read(source, columns["path"][at]) if content is None else content
+            columns["content_hash"][at] = content_hash(data)
+            if known is not None and (reused := known(columns["content_hash"][at])):
+                vectors[at], size = reused
+            else:
+                decoded[len(fresh)], size = decode(data)
+                fresh.append(at)
+            columns["width"][at], columns["height"][at] = size
+            columns["status"][at] = "ok"
+        except ImageError as error:
+            columns["reason"][at] = str(error)
+    if fresh:
+        made = normalize(run(decoded[: len(fresh)]))
+        for at, vector, usable in zip(fresh, made, have_direction(made), strict=True):
+            if usable:
+                vectors[at] = vector
+            else:
+                columns["status"][at], columns["reason"][at] = "skipped", NO_DIRECTION
+                columns["width"][at] = columns["height"][at] = None
+    columns["embedding"] = _list_array(vectors, rows.num_rows)
+    return pa.RecordBatch.from_pydict(columns, schema=ROW)
+
+
+def _list_array(vectors: dict[int, Vectors], rows: int) -> pa.ListArray:
+    """Pack the vectors (width,) of some rows into a list array of all rows, null for the others."""
+    present = np.zeros(rows, bool)
+    present[list(vectors)] = True
+    ordered = [vectors[at] for at in np.flatnonzero(present).tolist()]
+    width = len(ordered[0]) if ordered else 0
+    offsets = np.concatenate([[0], np.cumsum(present * width)]).astype(np.int32)
+    values = np.concatenate(ordered) if ordered else np.empty(0, np.float32)
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~present))

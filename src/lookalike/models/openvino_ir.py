@@ -1,0 +1,35 @@
+"""Networks as OpenVINO keeps them: a graph and its weights, as two byte strings."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lookalike.models.networks import FromPixels
+
+
+def convert(network: "FromPixels") -> tuple[bytes, bytes]:
+    """Convert a PyTorch network; return graph and weights in OpenVINO's format."""
+    import warnings
+
+    import openvino
+    import torch
+
+    from lookalike.images import SIDE
+
+    example = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's deprecations
+        model = openvino.convert_model(network, example_input=example)
+    model.reshape([-1, SIDE, SIDE, 3])
+    return packed(model)
+
+
+def packed(model: Any) -> tuple[bytes, bytes]:
+    """Return graph and weights of an OpenVINO model as bytes."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder, "network.xml")
+        openvino.save_model(model, graph, compress_to_fp16=False)
+        return graph.read_bytes(), graph.with_suffix(".bin").read_bytes()

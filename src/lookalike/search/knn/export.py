@@ -1,0 +1,215 @@
+"""The k nearest neighbours of many queries, as a Spark DataFrame or a folder of Parquet."""
+
+import atexit
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+from lookalike.errors import LookalikeError
+from lookalike.search.engines import KNN_ENGINES, KnnEngine, check_engine
+from lookalike.search.knn import knn_join, write_queries
+from lookalike.search.rows import check_k, check_recall
+from lookalike.spark import local_uri, progress, session
+from lookalike.storage import EmbeddingTable
+from lookalike.system.files import make_free, put_in_place, staging_folder
+from lookalike.system.paths import Name, local_path
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+
+@dataclass(frozen=True)
+class NeighborTable:
+    """The k nearest neighbours of many queries. Spark finds them when they are read or written.
+
+    A row is a pair: `query_id, rank, neighbor_id, distance`.
+
+    Examples
+    --------
+    >>> index.kneighbors(k=3)
+    NeighborTable(k=3)
+
+    """
+
+    table: EmbeddingTable = field(repr=False)
+    queries: EmbeddingTable | None = field(repr=False)
+    """Whose images are the queries; None where these are rows of a DataFrame."""
+    find: "Callable[[], DataFrame]" = field(repr=False)
+    k: int
+
+    def to_spark(self) -> "DataFrame":
+        """Return the neighbours as a Spark DataFrame, which is computed when it is used."""
+        return self.find()
+
+    def write(self, out: Name, *, paths: bool = False, overwrite: bool = False) -> "DataFrame":
+        """Write the neighbours to a folder of Parquet, whole or not at all.
+
+        Parameters
+        ----------
+        out : str or Path
+            The folder to write.
+        paths : bool
+            Add the columns `query_path` and `neighbor_path`; rows of a DataFrame have no
+            `query_path`.
+        overwrite : bool
+            Replace what was written there earlier.
+
+        Returns
+        -------
+        pyspark.sql.DataFrame
+            What was written.
+
+        Raises
+        ------
+        LookalikeError
+            If `out` exists and may not be replaced.
+
+        """
+        out = local_path(out).absolute()
+        make_free(out, overwrite)
+        if out.exists() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
+            raise LookalikeError(f"{out} is a folder of something else: choose another `out`")
+        spark = session()
+        with progress(spark, "finding neighbours"), staging_folder(out) as staging:
+            found = self.find()
+            if paths:
+                asked = None if self.queries is None else self.queries.dataframe(spark)
+                found = _with_paths(found, asked, self.table.dataframe(spark))
+            found.write.parquet(local_uri(staging / "out"))
+            put_in_place(staging / "out", out, overwrite=overwrite)
+        return spark.read.parquet(local_uri(out))
+
+
+def find_neighbors(
+    table: EmbeddingTable,
+    queries: "EmbeddingTable | DataFrame | None",
+    k: int,
+    id_column: str,
+    column: str,
+    engine: KnnEngine,
+    recall: float,
+) -> NeighborTable:
+    """Find the k nearest neighbours of all queries, as `Index.kneighbors` says."""
+    check_engine(engine, KNN_ENGINES)
+    check_k(k)
+    check_recall(recall)
+    if queries is None or isinstance(queries, EmbeddingTable):
+        if queries is not None:
+            check_same_model(table, queries)
+        find = partial(_of_table, table, queries, k, engine, recall)
+        return NeighborTable(table, queries or table, find, k)
+    found = _of_frame(table, queries, k, id_column, column, engine, recall)
+    return NeighborTable(table, None, lambda: found, k)
+
+
+def check_same_model(table: EmbeddingTable, other: EmbeddingTable) -> None:
+    """Raise `LookalikeError` unless the vectors of two tables can be compared."""
+    if table.about_model["fingerprint"] != other.about_model["fingerprint"]:
+        raise LookalikeError(
+            f"{other.path} was made with another model than {table.path}: "
+            f"index its images again with `like={table.path}`"
+        )
+
+
+def _of_table(
+    table: EmbeddingTable,
+    queries: EmbeddingTable | None,
+    k: int,
+    engine: KnnEngine,
+    recall: float,
+) -> "DataFrame":
+    segments = None if queries is None else queries.segments
+    return knn_join(session(), table, k, segments, engine, recall)
+
+
+def _with_paths(found: "DataFrame", queries: "DataFrame | None", rows: "DataFrame") -> "DataFrame":
+    columns = ["query_id", "rank", "neighbor_id", "neighbor_path", "distance"]
+    sides = {"neighbor": rows}
+    if queries is not None:
+        columns.insert(1, "query_path")
+        sides["query"] = queries
+    for side, table in sides.items():
+        names = table.selectExpr(f"id AS {side}_id", f"path AS {side}_path")
+        found = found.join(names, f"{side}_id")
+    return found.select(*columns)
+
+
+def _of_frame(
+    table: EmbeddingTable,
+    queries: "DataFrame",
+    k: int,
+    id_column: str,
+    column: str,
+    engine: KnnEngine,
+    recall: float,
+) -> "DataFrame":
+    """Write the queries where all workers see them, and find their neighbours."""
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import IntegralType
+
+    vector = _numbers(queries, column)
+    number = _column(queries, id_column)
+    try:
+        folder = _kept_to_the_end().enter_context(staging_folder(table.path)) / "queries"
+        folder.mkdir()
+        folder.chmod(0o1777)  # Spark's workers may be another user's
+    except OSError as error:
+        raise LookalikeError(
+            f"the queries cannot be kept beside {table.path} ({error.strerror}): copy the "
+            "index to where you may write"
+        ) from None
+    names = None
+    if isinstance(queries.schema[id_column].dataType, IntegralType):
+        rows = queries.select(number.cast("bigint").alias("id"), vector.alias("embedding"))
+    else:
+        # Written down: Spark numbers rows anew each time that it looks at them.
+        numbers = F.monotonically_increasing_id()
+        counted = queries.select(numbers.alias("id"), number.alias("name"), vector.alias("vector"))
+        counted.write.parquet(local_uri(folder / "counted"))
+        names = queries.sparkSession.read.parquet(local_uri(folder / "counted"))
+        rows = names.select(
+            F.when(F.col("name").isNotNull(), F.col("id")).alias("id"),
+            F.col("vector").alias("embedding"),
+        )
+    stored = write_queries(rows, folder, int(table.about_model["width"]))
+    found = knn_join(queries.sparkSession, table, k, stored, engine, recall)
+    if names is None:
+        return found
+    named = found.join(names.withColumnRenamed("id", "query_id"), "query_id")
+    return named.select(F.col("name").alias("query_id"), *found.columns[1:])
+
+
+def _column(frame: "DataFrame", name: str) -> "Column":
+    """Return a column of a DataFrame, whatever its name; `LookalikeError` where there is none."""
+    if name not in frame.columns:
+        raise LookalikeError(
+            f"the queries have no column {name!r}, but {', '.join(frame.columns)}: choose one"
+        )
+    return frame[f"`{name.replace('`', '``')}`"]
+
+
+def _numbers(frame: "DataFrame", name: str) -> "Column":
+    """Return a column of vectors or of arrays of numbers as arrays of floats or doubles."""
+    from pyspark.ml.functions import vector_to_array
+    from pyspark.ml.linalg import VectorUDT
+    from pyspark.sql.types import ArrayType, FloatType, NumericType
+
+    column, kind = _column(frame, name), frame.schema[name].dataType
+    if isinstance(kind, VectorUDT):
+        return vector_to_array(column)
+    if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)):
+        raise LookalikeError(
+            f"the column {name!r} is {kind.simpleString()}: give vectors or arrays of numbers"
+        )
+    # As float32, what is beyond that would be infinite or zero.
+    return column if isinstance(kind.elementType, FloatType) else column.cast("array<double>")
+
+
+@cache
+def _kept_to_the_end() -> contextlib.ExitStack:
+    """Return what goes with the process."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack

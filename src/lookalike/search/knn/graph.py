@@ -1,0 +1,125 @@
+"""Write the neighbour graph of a collection, a table of directed pairs.
+
+Joins, duplicates, clusters and outliers read it. A small collection is compared exactly in this
+process; a larger one through Spark, as `lookalike neighbors` does.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike.errors import LookalikeError
+from lookalike.search.engines import KnnEngine
+from lookalike.search.knn import NEIGHBORS_SCHEMA, Partition, Queries, knn_join
+from lookalike.search.knn.export import check_same_model
+from lookalike.search.rows import Rows, check_k
+from lookalike.spark import is_at_hand, local_uri, progress, session
+from lookalike.storage import EmbeddingTable
+from lookalike.system.defaults import RECALL
+from lookalike.system.extras import install, is_installed
+from lookalike.system.progress import progress_line
+
+logger = logging.getLogger(__name__)
+
+IN_PROCESS = 20_000
+"""Rows up to which this process compares all pairs, in some seconds."""
+
+
+def write_graph(
+    collection: EmbeddingTable,
+    folder: Path,
+    k: int,
+    *,
+    within: float = np.inf,
+    queries: EmbeddingTable | None = None,
+    spark: bool | None = None,
+    engine: KnnEngine = "auto",
+    recall: float = RECALL,
+) -> bool:
+    """Write the k nearest neighbours of every row into a new folder of Parquet files.
+
+    Parameters
+    ----------
+    collection : EmbeddingTable
+    folder : Path
+    k : int
+    within : float
+        Leave out rows farther than this Euclidean distance.
+    queries : EmbeddingTable, optional
+        Another collection of the same model, whose rows are the queries.
+    spark : bool, optional
+        By default for more than `IN_PROCESS` rows, or where Spark runs already.
+    engine : {"auto", "exact", "approximate"}
+    recall : float
+        Target recall of approximate search.
+
+    Returns
+    -------
+    bool
+        Whether Spark was used. The columns of the files are those of `find_neighbors`.
+
+    Raises
+    ------
+    LookalikeError
+        For an invalid k, another model, or approximate search without Spark.
+    """
+    check_k(k)
+    if queries is not None:
+        check_same_model(collection, queries)
+    if engine == "approximate" and spark is False:
+        raise LookalikeError('`engine="approximate"` needs Spark: leave `spark=False` out')
+    counts = [part.counts()[0] for part in (collection, queries or collection)]
+    if spark is None:
+        spark = engine == "approximate" or max(counts) > IN_PROCESS or is_at_hand()
+        if spark and engine != "approximate" and not (is_at_hand() or is_installed("pyspark")):
+            logger.info(
+                f"compares all images in this process: {install('pyspark')} makes it faster"
+            )
+            spark = False
+    spark = spark and min(counts) > 0
+    if spark:
+        running = session()
+        asking = None if queries is None else queries.segments
+        with progress(running, "finding neighbours"):
+            found = knn_join(running, collection, k, asking, engine, recall, within)
+            found.write.parquet(local_uri(folder))
+    else:
+        _compare(collection, folder, k, within, queries)
+    return spark
+
+
+def _compare(
+    collection: EmbeddingTable, folder: Path, k: int, within: float, queries: EmbeddingTable | None
+) -> None:
+    rows = Rows(collection.segments)  # without segments of skipped images alone
+    blocks = Queries.split(Rows((queries or collection).segments).segments)
+    folder.mkdir()
+    with (
+        progress_line("comparing images") as move,
+        pq.ParquetWriter(folder / "part-0.parquet", NEIGHBORS_SCHEMA) as writer,
+    ):
+        if not len(rows):
+            return
+        partition = Partition.load(rows.segments)
+        for block in range(len(blocks.blocks)):
+            move(block, len(blocks.blocks))
+            ids = blocks.ids(block)
+            found, distances = partition.nearest(
+                blocks.vectors(block), k, ids if queries is None else None
+            )
+            near = distances <= within
+            near &= np.isfinite(distances)
+            who, rank = np.nonzero(near)
+            columns = [ids[who], rank + 1, found[near], distances[near]]
+            writer.write_table(
+                pa.table(
+                    [
+                        pa.array(one, kind.type)
+                        for one, kind in zip(columns, NEIGHBORS_SCHEMA, strict=True)
+                    ],
+                    schema=NEIGHBORS_SCHEMA,
+                )
+            )

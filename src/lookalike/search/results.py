@@ -1,0 +1,277 @@
+"""What a search gives back: a query, its neighbours, and how to look at them.
+
+The same for images that were drawn from an index, each of which is a query too.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from lookalike import images, rendering
+from lookalike.errors import ImageError, LookalikeError
+from lookalike.images.decoding.raster import read_file
+from lookalike.images.inputs.source import is_inside
+from lookalike.search.engines import Engine
+from lookalike.search.rows import Neighbor, Rows, check_seed
+from lookalike.system.arrays import Vectors
+from lookalike.system.extras import require
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+
+_ROWS = 20  # answers that are shown as pictures
+_TILES = 100  # images of a draw that are
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A query: a vector, and the image it came from, if any.
+
+    Attributes
+    ----------
+    vector : numpy.ndarray
+        float32 (width,), of length 1.
+    path : str or None
+        Its file, encoded as `images.encode_path` does.
+    label : str or None
+        Its label, where the image is in the index.
+    id : int or None
+        Its own row in the index, which is no neighbour of it.
+    content : bytes, PIL.Image or None
+        The image itself, where no file has it.
+
+    """
+
+    vector: Vectors
+    path: str | None = None
+    label: str | None = None
+    id: int | None = None
+    content: "bytes | Image.Image | None" = field(default=None, repr=False)
+
+    def picture(self) -> "Image.Image | None":
+        """Return the picture as RGB, None if there is none or it is gone."""
+        try:
+            if self.content is None:
+                # Of whoever asks, not of the table: it may lie anywhere.
+                return (
+                    images.decode(read_file(images.decode_path(self.path)), truncated=True)
+                    if self.path
+                    else None
+                )
+            if isinstance(self.content, bytes):
+                return images.decode(self.content, truncated=True)
+            return images.to_upright_rgb(self.content)
+        except ImageError:
+            return None
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult(Sequence[Neighbor]):
+    """The neighbours of one query, nearest first. In a notebook they show as pictures.
+
+    Attributes
+    ----------
+    query : Query
+        The vector and the image that was searched with.
+    neighbors : tuple of Neighbor
+        The neighbours; `len`, iteration and indexing go over these.
+    engine : str
+        The engine that found them: "exact", "approximate" or "spark-lsh".
+    took_ms : float
+        Milliseconds that the search took, without embedding the query.
+    candidates : int or None
+        Number of images whose vectors were compared, where not all were.
+
+    Examples
+    --------
+    >>> result = index.search(photos[0], k=2)
+    >>> result[0].rank, result[0].distance <= result[1].distance
+    (1, True)
+    >>> list(result.to_pandas().columns)
+    ['rank', 'path', 'label', 'distance']
+
+    """
+
+    query: Query
+    neighbors: tuple[Neighbor, ...]
+    engine: Engine
+    took_ms: float
+    source: images.Source
+    candidates: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.neighbors)
+
+    @overload
+    def __getitem__(self, at: int) -> Neighbor: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Neighbor, ...]: ...
+
+    def __getitem__(self, at: int | slice) -> Neighbor | tuple[Neighbor, ...]:
+        return self.neighbors[at]
+
+    def __repr__(self) -> str:
+        of = f" of {os.path.basename(self.query.path)}" if self.query.path else ""
+        nearest = f", the nearest {self.neighbors[0].distance:.3f} away" if self.neighbors else ""
+        return f"SearchResult({len(self)} neighbours{of}{nearest})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as `search --json` prints it."""
+        path = self.query.path and images.decode_path(self.query.path)
+        counted = {} if self.candidates is None else {"candidates": self.candidates}
+        return {
+            "query": {"path": path, "label": self.query.label},
+            "engine": self.engine,
+            "took_ms": round(self.took_ms, 3),
+            "neighbors": [
+                {
+                    "rank": n.rank,
+                    "path": images.full_path(self.source, n.path),
+                    "label": n.label,
+                    "distance": n.distance,
+                }
+                | ({} if n.tables is None else {"tables": list(n.tables)})
+                for n in self.neighbors
+            ],
+            **counted,
+        }
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the neighbours as a pandas DataFrame `rank, path, label, distance`."""
+        require("to_pandas", "pandas")
+        import pandas as pd
+
+        return pd.DataFrame(
+            self.to_dict()["neighbors"], columns=["rank", "path", "label", "distance"]
+        )
+
+    def picture(self) -> "Image.Image":
+        """Step 12: a contact sheet, the query left, its neighbours in order."""
+        return rendering.contact_sheet(*self._tiles())
+
+    def html(self, note: str = "") -> str:
+        """Return the same as one HTML page that needs nothing else."""
+        return rendering.html_page(*self._tiles(), note=note)
+
+    def _repr_html_(self) -> str:
+        return rendering.html_row(*self._tiles())
+
+    def _tiles(self) -> tuple[rendering.Tile, list[rendering.Tile]]:
+        name = os.path.basename(self.query.path or "")
+        first = rendering.Tile(self.query.picture(), self.query.label, name)
+        rest = [
+            rendering.Tile(
+                _picture(self.source, n.path), n.label, os.path.basename(n.path), n.distance
+            )
+            for n in self.neighbors
+        ]
+        return first, rest
+
+
+class SearchResults(list[SearchResult]):
+    """The results of several queries. In a notebook they show as pictures."""
+
+    def _repr_html_(self) -> str:
+        shown = (result._tiles() for result in self[:_ROWS])
+        return rendering.html_rows(shown, more=max(0, len(self) - _ROWS))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSample(Sequence[Query]):
+    """Images drawn from an index, each as a `Query`. In a notebook they show as pictures.
+
+    Examples
+    --------
+    >>> sample = index.sample(3, seed=0)
+    >>> len(sample), len(index.search(sample[0], k=2))
+    (3, 2)
+
+    """
+
+    queries: tuple[Query, ...]
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @overload
+    def __getitem__(self, at: int) -> Query: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Query, ...]: ...
+
+    def __getitem__(self, at: int | slice) -> Query | tuple[Query, ...]:
+        return self.queries[at]
+
+    def __repr__(self) -> str:
+        return f"ImageSample({', '.join(os.path.basename(query.path or '') for query in self)})"
+
+    def picture(self) -> "Image.Image":
+        """Return a contact sheet."""
+        return rendering.tile_sheet(self._tiles())
+
+    def _repr_html_(self) -> str:
+        return rendering.html_tiles(self._tiles(_TILES), more=max(0, len(self) - _TILES))
+
+    def _tiles(self, most: int | None = None) -> list[rendering.Tile]:
+        return [
+            rendering.Tile(query.picture(), query.label, os.path.basename(query.path or ""))
+            for query in self.queries[:most]
+        ]
+
+
+def draw_sample(
+    rows: Rows, source: images.Source, count: int, seed: int | None, labels: list[str] | None
+) -> ImageSample:
+    """Draw images at random, of some labels or of all, each once: `count` of them or fewer.
+
+    Raises `LookalikeError` for a count below 1, and where no image has one of the labels.
+    """
+    if count < 1:
+        raise LookalikeError(f"`n` is {count}: draw at least 1 image")
+    check_seed(seed)
+    places = rows.left(rows.chosen(labels, None))
+    if not len(places):
+        raise nothing_left(labels, None) if len(rows) else LookalikeError("no images to show")
+    rng = np.random.default_rng(seed)
+    drawn = np.sort(rng.choice(places, min(count, len(places)), replace=False))
+    queries = []
+    for row, vector in zip(drawn.tolist(), rows.vectors(drawn), strict=True):
+        path = rows.paths[row].as_py()
+        whole = images.encode_path(images.full_path(source, path))
+        content = None if _is_file(source, path) else _read(source, path)
+        queries.append(Query(vector, whole, rows.labels[row].as_py(), int(rows.ids[row]), content))
+    return ImageSample(tuple(rng.permutation(np.array(queries, object)).tolist()))
+
+
+def nothing_left(labels: list[str] | None, globs: list[str] | None) -> LookalikeError:
+    """Return the error for filters that leave no image in."""
+    filters = (("has the label", labels), ("has a path that matches", globs))
+    said = [f"{what} {' or '.join(map(repr, some))}" for what, some in filters if some]
+    if not said:
+        return LookalikeError("no label or path is given to filter by: leave the filter out")
+    return LookalikeError(f"no image {' and '.join(said)}: look at the names and their case")
+
+
+def _is_file(source: images.Source, path: str) -> bool:
+    """Say whether an image can be read by its path alone, whoever wrote that."""
+    return source.kind == "files" and is_inside(source, path)
+
+
+def _read(source: images.Source, path: str) -> bytes:
+    try:
+        return images.read(source, path)
+    except ImageError:
+        return b""  # which is no picture
+
+
+def _picture(source: images.Source, path: str) -> "Image.Image | None":
+    try:
+        return images.decode(images.read(source, path), truncated=True)
+    except ImageError:
+        return None

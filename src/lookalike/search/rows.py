@@ -1,0 +1,244 @@
+"""The rows of an index, mapped and ready to be compared with queries."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lookalike import images
+from lookalike.errors import LookalikeError
+from lookalike.storage import Segment
+from lookalike.system.arrays import Mask, Numbers, Vectors
+from lookalike.system.paths import is_text
+
+COPY = 1e-5
+"""Largest squared distance of a vector to itself, as matrix products round it."""
+
+_MASKS = 8  # cached filters
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """One neighbour of a query.
+
+    Attributes
+    ----------
+    rank : int
+        1 for the nearest.
+    id : int
+        The id of its row in the index.
+    path : str
+        Its path below the root of the index; an absolute path outside it.
+    label : str or None
+    distance : float
+        Euclidean distance between vectors of length 1: from 0 to 2.
+    tables : tuple of int or None
+        The hash tables in which it shares a bucket with the query, with `explain=True`.
+    """
+
+    rank: int
+    id: int
+    path: str
+    label: str | None
+    distance: float
+    tables: tuple[int, ...] | None = None
+
+
+class Rows:
+    """The embedded rows of a collection, numbered from 0 through all its segments."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = [segment for segment in segments if len(segment.ids)]
+        self.starts = np.cumsum([0, *(len(segment.ids) for segment in self.segments)])
+        self._masks: dict[object, Mask] = {}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @cached_property
+    def ids(self) -> Numbers:
+        """The ids of all rows, int64 (rows,)."""
+        parts = [segment.ids for segment in self.segments]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def find(self, numbers: Numbers) -> Numbers:
+        """Return the row of each id, both int64 (n,); -1 for an unknown id."""
+        if not len(self):
+            return np.full(len(numbers), -1)
+        place = np.searchsorted(self.ids, numbers, sorter=self._by_id).clip(max=len(self) - 1)
+        rows = place if self._by_id is None else self._by_id[place]
+        return np.where(self.ids[rows] == numbers, rows, -1)
+
+    @cached_property
+    def _by_id(self) -> Numbers | None:
+        """The rows sorted by id; None where they are sorted already."""
+        rising = bool((self.ids[1:] > self.ids[:-1]).all())
+        return None if rising else np.argsort(self.ids)
+
+    def squared_distances(self, query: Vectors, rows: Numbers | None = None) -> Vectors:
+        """Return squared Euclidean distances of a query to all rows, or to some.
+
+        Sums of squared differences, without a copy of the vectors.
+
+        Parameters
+        ----------
+        query : float32 (width,)
+        rows : int64 (n,), optional
+            Row numbers, rising.
+
+        Returns
+        -------
+        float32 (n,)
+        """
+        squared = np.empty(len(self) if rows is None else len(rows), np.float32)
+        at = self.starts if rows is None else np.searchsorted(rows, self.starts)
+        for number, segment in enumerate(self.segments):
+            start, stop = at[number], at[number + 1]
+            if start < stop:
+                some = None if rows is None else rows[start:stop] - self.starts[number]
+                squared[start:stop] = squared_distances(segment.vectors, query, some)
+        return squared
+
+    def vectors(self, rows: Numbers) -> Vectors:
+        """Copy the vectors of some rows, in rising order: float32 (n, width)."""
+        at = np.searchsorted(rows, self.starts)
+        parts = [
+            segment.vectors[rows[at[number] : at[number + 1]] - self.starts[number]]
+            for number, segment in enumerate(self.segments)
+        ]
+        return np.concatenate(parts)
+
+    def chosen(self, labels: list[str] | None, globs: list[str] | None) -> Mask | None:
+        """Return a mask of the rows with one of the labels and a path that matches a glob.
+
+        bool (rows,); None without a filter. `*` matches slashes too.
+        """
+        if labels is None and globs is None:
+            return None
+        key = tuple(None if one is None else tuple(one) for one in (labels, globs))
+        mask = self._masks.get(key)
+        if mask is None:
+            while len(self._masks) >= _MASKS:
+                self._masks.pop(next(iter(self._masks), None), None)
+            mask = self._masks[key] = self._mask(labels, globs)
+        return mask
+
+    def left(self, mask: Mask | None) -> Numbers:
+        """Return the rows where a mask of `chosen` is True, rising; all rows for None."""
+        return np.arange(len(self)) if mask is None else np.flatnonzero(mask)
+
+    def _mask(self, labels: list[str] | None, globs: list[str] | None) -> Mask:
+        parts = []
+        for segment in self.segments:
+            mask = np.ones(len(segment.ids), bool)
+            if labels is not None:
+                # No row has a label that is not UTF-8.
+                wanted = pa.array([one for one in labels if is_text(one)], pa.string())
+                mask &= pc.is_in(segment.rows["label"], wanted).to_numpy()
+            if globs is not None:
+                patterns = "|".join(map(images.glob_pattern, globs)) or "$."
+                try:
+                    fits = pc.match_substring_regex(segment.rows["path"], f"(?s)^(?:{patterns})$")
+                except pa.ArrowInvalid as error:
+                    raise LookalikeError(f"no glob for paths: {globs} ({error})") from None
+                mask &= fits.to_numpy()
+            parts.append(mask)
+        return np.concatenate(parts) if parts else np.empty(0, bool)
+
+    def neighbors(self, rows: Numbers, squared: Vectors) -> list[Neighbor]:
+        """Make neighbours of rows (n,), nearest first, and their squared distances (n,)."""
+        each = zip(rows.tolist(), self.ids[rows].tolist(), squared.tolist(), strict=True)
+        return [
+            Neighbor(rank, number, self.paths[row].as_py(), self.labels[row].as_py(), distance**0.5)
+            for rank, (row, number, distance) in enumerate(each, 1)
+        ]
+
+    @cached_property
+    def paths(self) -> pa.ChunkedArray:
+        """The paths of all rows, memory-mapped."""
+        return self._named("path")
+
+    @cached_property
+    def labels(self) -> pa.ChunkedArray:
+        """The labels of all rows."""
+        return self._named("label")
+
+    @cached_property
+    def hashes(self) -> pa.ChunkedArray:
+        """The content hashes of all rows' files."""
+        return self._named("content_hash")
+
+    def _named(self, column: str) -> pa.ChunkedArray:
+        columns = [segment.rows[column] for segment in self.segments]
+        return pa.chunked_array([chunk for one in columns for chunk in one.chunks], pa.string())
+
+
+def draw(total: int, count: int, seed: int = 0) -> Numbers:
+    """Draw `count` of `total` rows at random, without repetition: int64, rising.
+
+    Examples
+    --------
+    >>> draw(3, 5)
+    array([0, 1, 2])
+    """
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(total, min(count, total), replace=False, shuffle=False))
+
+
+def squared_distances(vectors: Vectors, query: Vectors, some: Numbers | None = None) -> Vectors:
+    """Return squared Euclidean distances of a query to vectors, by FAISS.
+
+    Sums of squared differences, without a copy of the (memory-mapped) vectors.
+    https://faiss.ai/cpp_api/namespace/namespacefaiss.html
+
+    Parameters
+    ----------
+    vectors : float32 (n, width)
+    query : float32 (width,)
+    some : int64 (m,), optional
+        Compare these rows of `vectors` alone.
+
+    Returns
+    -------
+    float32 (n,) or (m,)
+    """
+    query = np.ascontiguousarray(query, np.float32)
+    rows, width = vectors.shape
+    distances = np.empty(rows if some is None else len(some), np.float32)
+    if not len(distances):
+        return distances
+    out, one, all_ = map(faiss.swig_ptr, (distances, query, vectors))
+    if some is None:
+        faiss.fvec_L2sqr_ny(out, one, all_, width, rows)  # type: ignore[attr-defined]
+    else:
+        at = faiss.swig_ptr(np.ascontiguousarray(some, np.int64))
+        # For one query FAISS would start all threads, and wait for busy cores.
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        faiss.fvec_L2sqr_by_idx(out, one, all_, at, width, 1, len(some))  # type: ignore[attr-defined]
+        faiss.omp_set_num_threads(threads)
+    return distances
+
+
+def check_k(k: int) -> None:
+    """Raise `LookalikeError` unless k is a whole number of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise LookalikeError(f"k is {k!r}: give a whole number")
+    if k < 1:
+        raise LookalikeError(f"k is {k}: give at least 1 neighbour")
+
+
+def check_seed(seed: int | None) -> None:
+    """Raise `LookalikeError` for a negative seed, which NumPy refuses."""
+    if seed is not None and seed < 0:
+        raise LookalikeError(f"`seed` is {seed}: give 0 or more")
+
+
+def check_recall(recall: float) -> None:
+    """Raise `LookalikeError` unless a target recall is above 0 and at most 1."""
+    if not 0 < recall <= 1:
+        raise LookalikeError(f"`recall` is {recall}: give a share above 0 and up to 1")

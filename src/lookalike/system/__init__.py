@@ -1,0 +1,1 @@
+"""What every room stands on: whole files, untrusted input, DuckDB, progress, cores and memory."""
