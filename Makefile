@@ -38,7 +38,7 @@ test-all: lint  ## the long ones too
 	$(PYTEST) -m ''
 
 test-avx2: $(READY)  ## the tests as on a processor with AVX2 and without AVX-512, VNNI, AMX
-	cc -shared -fPIC -o $(VENV)/cpuid.so tests/cpuid.c -ldl
+	cc -shared -fPIC -o $(VENV)/cpuid.so tests/helpers/cpuid.c -ldl
 	WITHOUT=avx512,vnni,amx LD_PRELOAD=$(abspath $(VENV)/cpuid.so) $(PYTEST)
 
 bench: $(READY)  ## figures of the README, on drawn cars; IMAGES=folder for others

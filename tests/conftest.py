@@ -1,6 +1,5 @@
 """Data for all tests: drawn cars, an index of them, every kind of bad input."""
 
-import contextlib
 import fcntl
 import os
 import signal
@@ -13,13 +12,6 @@ import pytest
 from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection, draw_collection
 from lookalike.ingest import Options, build_collection
-
-SHARED = Path(os.environ.get("LOOKALIKE_PHOTOS", Path(__file__).parents[2] / "shared" / "data"))
-UNSEEN = SHARED / "stanford-cars-unseen"
-
-needs_photos = pytest.mark.skipif(
-    not UNSEEN.exists(), reason="real photos are not at hand: set LOOKALIKE_PHOTOS"
-)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,17 +88,3 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lookalike.models.precision.SAMPLE_IMAGES", 96)
     monkeypatch.setattr("lookalike.models.precision.MIN_AGREEMENT", 0.5)
     monkeypatch.setattr("lookalike.models.precision._MAX_COST", 1e9)
-
-
-def calibrating() -> list[str]:
-    """Return the processes that this one has started to quantise networks, and that still run."""
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("nothing here says which processes run")
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # of a process that has just ended
-            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            command = (folder / "cmdline").read_bytes()
-            if int(parent) == os.getpid() and b"lookalike.models.quantization" in command:
-                found.append(folder.name)
-    return found

@@ -22,7 +22,7 @@ from lookalike.system.extras import MissingExtra, require
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PROGRAM = Path(__file__).with_name("without_extras.py")
+PROGRAM = Path(__file__).parent / "helpers" / "without_extras.py"
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(

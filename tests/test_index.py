@@ -14,6 +14,7 @@ from PIL import Image
 from pyspark.ml.feature import BucketedRandomProjectionLSHModel, MinHashLSHModel
 
 import lookalike
+from helpers.segments import in_pieces, unit
 from lookalike import Index, LookalikeError, SearchResult, images, lsh
 from lookalike.errors import ImageError
 from lookalike.images.synthetic import DrawnCollection
@@ -24,7 +25,6 @@ from lookalike.search.results import SearchResults, draw_sample
 from lookalike.search.rows import Rows
 from lookalike.spark import session
 from lookalike.system.arrays import Vectors
-from segments import in_pieces, unit
 
 
 def stored_vectors(index: Index) -> tuple[list[str], Vectors]:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lookalike.models.networks import FromPixels
+    from torch import nn
 
 
-def convert(network: "FromPixels") -> tuple[bytes, bytes]:
+def convert(network: "nn.Module") -> tuple[bytes, bytes]:
     """Convert a PyTorch network; return graph and weights in OpenVINO's format."""
     import warnings
 
