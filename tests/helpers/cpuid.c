@@ -1,6 +1,6 @@
 /* Hide instruction sets from a program and from all that it starts, at full speed.
  *
- *     cc -shared -fPIC -o cpuid.so tests/cpuid.c -ldl
+ *     cc -shared -fPIC -o cpuid.so tests/helpers/cpuid.c -ldl
  *     WITHOUT=avx512,vnni,amx LD_PRELOAD=$PWD/cpuid.so python ...
  *
  * Linux lets the instruction cpuid fault, where the processor can; here such faults are answered.
@@ -68,8 +68,10 @@ static void on_fault(int number, siginfo_t *info, void *context) {
     theirs.sa_sigaction(number, info, context);
   else if (theirs.sa_handler != SIG_DFL && theirs.sa_handler != SIG_IGN)
     theirs.sa_handler(number);
-  else /* it faults again, and that ends the program */
+  else { /* it faults again, and that ends the program; a signal that was sent is sent again */
     set_action(number, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+    if (info->si_code <= 0) raise(number);
+  }
 }
 
 int sigaction(int number, const struct sigaction *wanted, struct sigaction *was) {

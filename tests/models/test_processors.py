@@ -42,7 +42,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
         str(SOURCE),
         "-ldl",
     ]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, env={**os.environ, "LD_PRELOAD": ""})
 
     def environment(kind: str) -> dict[str, str]:
         return {**os.environ, "LD_PRELOAD": str(library), "WITHOUT": OLDER[kind]}

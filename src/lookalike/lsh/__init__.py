@@ -3,7 +3,7 @@
 `frames` makes vector columns. `sample` draws rows and finds their true neighbours. `parameters`
 chooses the bucket length and the number of tables from those distances. `projection` hashes vectors
 with `BucketedRandomProjectionLSH`. `tables` and `amplified` combine several hashes per table.
-`tuning` compares the schemes. `sets` hashes sets.
+`tuning` compares the schemes. `minhash` hashes sets.
 """
 
 from typing import TYPE_CHECKING, Any
