@@ -245,6 +245,11 @@ def test_the_table_of_rooms_names_each_folder_and_only_files_that_are_there() ->
             assert any((PACKAGE / room).glob(name)), f"{room} has no {name}"
 
 
+def test_the_picture_of_the_rooms_has_them_all() -> None:
+    drawn = set(re.findall(r"[a-z]+", (ROOT / "docs" / "rooms.svg").read_text()))
+    assert set(ROOMS) <= drawn
+
+
 def test_the_command_line_of_the_documentation_is_that_of_the_program() -> None:
     """Each command is explained somewhere in the pages, so that none is for insiders."""
     said = "\n".join("\n".join(code(page)) for page in PAGES)
