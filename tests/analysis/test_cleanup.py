@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pressure import fill, mounted, needs_mount
 
+from helpers.disks import fill, mounted, needs_mount
 from helpers.rights import without_rights
 from lookalike import LookalikeError, images
 from lookalike.analysis.cleanup import file_moves

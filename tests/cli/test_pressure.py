@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pytest
 import lookalike
 from faults import Row, leftovers, problems_of, rows_by_path
 from helpers.command import assert_fails, run
+from helpers.disks import fill, mounted, needs_mount
 from helpers.rights import without_rights
 from helpers.small import picture, pictures, small_network
 from helpers.worker import question
@@ -53,19 +53,6 @@ def made(network: Options, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 @contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    """Mount something; skip where this process may not."""
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@contextmanager
 def read_only(folder: Path) -> Iterator[Path]:
     with mounted(folder, "--bind", str(folder)):
         subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
@@ -78,20 +65,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     needs_mount()
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=12m", "tmpfs") as folder:
         yield folder
-
-
-def needs_mount() -> None:
-    if not sys.platform.startswith("linux") or shutil.which("mount") is None:
-        pytest.skip("there is no tmpfs here")
-
-
-def fill(disk: Path, left: int) -> Path:
-    """Fill a disk but for some bytes; return the file that does."""
-    filler = disk / "filler"
-    room = shutil.disk_usage(disk).free - left
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, room)
-    return filler
 
 
 def state(index: Path) -> tuple[int, dict[str, Row]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from helpers import damage, profiles
+from helpers import damage, deep, profiles
 from lookalike.images import decode, decode_pixels, resize, to_upright_rgb
 from lookalike.images.decoding.colour import MAX_PROFILE_BYTES, to_srgb
 from lookalike.images.decoding.raster import thumbnail
@@ -97,16 +97,14 @@ def test_a_palette_has_a_profile_too() -> None:
 
 
 def test_more_than_eight_bits_have_a_profile_too() -> None:
-    import test_depth
-
     stored = profiles.in_space(np.asarray(SMALL), profiles.PROPHOTO, 1.8)
-    deep = test_depth.png(test_depth.of_bits(stored, 12))
+    sixteen = deep.png(deep.of_bits(stored, 12))
     profile = encoded(
         Image.new("L", (8, 8)), "PNG", icc_profile=profiles.of_primaries(profiles.PROPHOTO, 1.8)
     )
     chunk = profile[33 : profile.index(b"IDAT") - 4]
     assert chunk[4:8] == b"iCCP"
-    assert_shows(deep[:33] + chunk + deep[33:], SMALL)
+    assert_shows(sixteen[:33] + chunk + sixteen[33:], SMALL)
 
 
 def inks() -> bytes:

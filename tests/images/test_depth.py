@@ -5,23 +5,20 @@ import os
 import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from helpers import damage
+from helpers.deep import Samples, of_bits, png
 from helpers.tiffs import Order, directory_of, pages, tiff
 from lookalike.errors import ImageError
 from lookalike.images import decode, decode_pixels, resize
 from lookalike.images.decoding.depth import scale
 from lookalike.images.decoding.tiff import UNREADABLE
-
-Samples = npt.NDArray[Any]
 
 # Something with black and white in it, so that no percentile moves it far.
 RGB = np.asarray(damage.picture(5, (120, 90))).copy()
@@ -30,12 +27,6 @@ GREY = np.asarray(Image.fromarray(RGB).convert("L"))
 ALPHA = np.linspace(40, 255, 120 * 90).reshape(90, 120).astype(np.uint8)
 NO_DATA = 42113  # the tag
 NEAR = 3  # levels, on average: a percent of clipped values, and rounding
-
-
-def of_bits(picture: Samples, bits: int, kind: Any = np.uint16) -> Samples:
-    """The picture in so many bits."""
-    values: Samples = np.rint(picture / 255 * (2**bits - 1)).astype(kind)
-    return values
 
 
 def as_grey(levels: Samples) -> Samples:
@@ -49,19 +40,6 @@ def distance(data: bytes, wanted: Samples) -> float:
     assert image.mode == "RGB" and size == image.size
     assert np.array_equal(resize(image), quick)
     return float(np.abs(np.asarray(image).astype(int) - wanted).mean())
-
-
-def png(values: Samples, significant: int | None = None) -> bytes:
-    """Write 16 bits a sample, of one to four channels, which Pillow writes for grey alone."""
-    values = values[..., None] if values.ndim == 2 else values
-    height, width, channels = values.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
-    if significant:
-        chunks.append((b"sBIT", bytes([significant] * channels)))
-    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(damage.png_chunk(*chunk) for chunk in chunks)
 
 
 def pgm(values: Samples, most: int) -> bytes:

@@ -788,8 +788,8 @@ def test_no_more_than_a_wave_is_read_and_not_committed(
 INDEXING = """
 import sys
 import lookalike
-from lookalike import ingest as build
-build.running.LOOP_UP_TO = int(sys.argv[3])
+from lookalike.ingest import embedding
+embedding.LOOP_UP_TO = int(sys.argv[3])
 index = lookalike.create_index(sys.argv[1], sys.argv[2], spark={"": None, "no": False}[sys.argv[4]])
 print(len(index), "pyspark" in sys.modules, "py4j" in sys.modules)
 """

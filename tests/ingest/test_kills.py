@@ -124,10 +124,10 @@ def test_an_index_killed_while_it_is_replaced_is_put_in_place_by_the_next_run(
         raise Killed
 
     picture(photos / "new.png", 500)
-    monkeypatch.setattr("lookalike.system.files.put_in_place", killed_between)
+    monkeypatch.setattr("lookalike.ingest.build.put_in_place", killed_between)
     with pytest.raises(Killed):
         build_collection(photos, out, network, overwrite=True)
-    monkeypatch.setattr("lookalike.system.files.put_in_place", put_in_place)
+    monkeypatch.setattr("lookalike.ingest.build.put_in_place", put_in_place)
     assert not out.exists()
     report = build_collection(photos, out, network, overwrite=True)[1]
     assert (report.images, report.same) == (0, 21)

@@ -119,7 +119,7 @@ def test_a_glob_that_matches_no_image_says_what_it_matches(tmp_path: Path) -> No
 def test_heic_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
     write(tmp_path, **{"a.heic": heic, "b.HIF": heic, "c": heic, "d.jpg": b""})
-    monkeypatch.setattr("lookalike.images.decoding.formats.heic_is_installed", lambda: False)
+    monkeypatch.setattr("lookalike.images.inputs.file_types.heic_is_installed", lambda: False)
     monkeypatch.setattr(
         "lookalike.images.inputs.file_types.readable",
         lambda: readable() - {*formats.ENDINGS["HEIF"]},
@@ -128,7 +128,7 @@ def test_heic_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (names, counts) == (["d.jpg"], {".heic": 2, ".hif": 1})
     assert describe_ignored(counts) == '2 .heic, 1 .hif (for HEIC pip install "lookalike[heic]")'
     monkeypatch.undo()
-    monkeypatch.setattr("lookalike.images.decoding.formats.heic_is_installed", lambda: True)
+    monkeypatch.setattr("lookalike.images.inputs.file_types.heic_is_installed", lambda: True)
     monkeypatch.setattr(
         "lookalike.images.inputs.file_types.readable",
         lambda: readable() | {*formats.ENDINGS["HEIF"]},

@@ -367,7 +367,7 @@ def test_files_that_vanish_during_a_listing_stay(
         count += 1
         return iter(found[:2] if count in (1, 3) else found)
 
-    monkeypatch.setattr("lookalike.images.inputs.scan.walk", cut_short)
+    monkeypatch.setattr("lookalike.images.inputs.listing.walk", cut_short)
     monkeypatch.setattr(watch, "SETTLED", 0.01)
     looks = looked(place, lambda _: count == 5)
     assert [look.waiting for look in looks] == [4, 0, 4, 0, 0]

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_signatures import clustered
 
+from helpers.clusters import clustered
 from helpers.segments import Floats, collection_of, unit
 from lookalike import Index
 from lookalike.search.exact import exact

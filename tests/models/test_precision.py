@@ -13,13 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
 
+from helpers.photographs import FEW, photographed
 from helpers.processes import calibrating
 from lookalike import LookalikeError
-from lookalike.images import SIDE, resize
-from lookalike.images.synthetic.designs import CLASSES
-from lookalike.images.synthetic.photo import snapshot
+from lookalike.images import SIDE
 from lookalike.models import (
     SAMPLE_IMAGES,
     Model,
@@ -35,24 +33,6 @@ from lookalike.models.embedder import normalize
 from lookalike.models.precision import CALIBRATION_IMAGES, MIN_AGREEMENT
 from lookalike.models.quantization import quantize
 from lookalike.system.arrays import Pixels, Vectors
-
-CARS, FEW = 16, 16
-
-
-def variation(car: Image.Image, seed: int) -> Pixels:
-    """Crop and light a photo in another way, as the camera after the next would."""
-    rng = np.random.default_rng(seed)
-    width, height = car.size
-    left, top = int(rng.uniform(0, 0.2) * width), int(rng.uniform(0, 0.2) * height)
-    right, bottom = int(rng.uniform(0.8, 1) * width), int(rng.uniform(0.8, 1) * height)
-    cut = car.crop((left, top, right, bottom))
-    return resize(ImageEnhance.Brightness(cut).enhance(rng.uniform(0.7, 1.3)))
-
-
-def photographed(photos: int) -> Pixels:
-    """Return photos of drawn cars."""
-    cars = [snapshot(CLASSES[i], np.random.default_rng((5, i)))[0] for i in range(CARS)]
-    return np.array([variation(cars[i % CARS], i) for i in range(photos)])
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +138,7 @@ def test_what_another_method_made_is_not_mistaken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert choose(0.0, ANY_TIME) == int8_of_few
-    monkeypatch.setattr("lookalike.models.quantization.METHOD", "another")
+    monkeypatch.setattr("lookalike.models.precision.METHOD", "another")
     refusal(lambda: at_precision(full, "int8", lambda: few), "no int8: Python does not start")
     assert choose(0.0, ANY_TIME) == at_precision(full, "bf16")
     assert len(list(no_choices.iterdir())) == 2

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_precision import FEW, photographed
 
+from helpers.photographs import FEW, photographed
 from lookalike.models import Model, at_precision, engine, resolve
 from lookalike.models.embedder import normalize
 from lookalike.system.arrays import Pixels

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from test_signatures import clustered
 
+from helpers.clusters import clustered
 from helpers.command import assert_fails, run
 from helpers.segments import collection_of, in_pieces
 from lookalike import Index, LookalikeError, models

@@ -7,9 +7,8 @@ import cloudpickle
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_searcher import addition
-from test_signatures import clustered
 
+from helpers.clusters import addition, clustered
 from helpers.segments import Floats, collection_of, grown, in_pieces, unit
 from lookalike import Index, LookalikeError
 from lookalike.search import knn as module

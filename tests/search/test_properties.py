@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_searcher import KINDS, addition
-from test_signatures import clustered
 
+from helpers.clusters import KINDS, addition, clustered
 from helpers.segments import Floats, Piece, in_pieces, reference
 from lookalike.search.approximate import approximate
 from lookalike.search.cells import Cells, Rotation

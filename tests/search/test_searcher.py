@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_signatures import clustered, ids
 
+from helpers.clusters import KINDS, addition, clustered, ids, near_copies
 from helpers.segments import Floats, collection_of, grown, unit
 from lookalike import Index, LookalikeError
-from lookalike.models.embedder import normalize
 from lookalike.search import searcher
 from lookalike.search.cells import Cells
 from lookalike.search.recall import (
@@ -222,33 +221,9 @@ def recall_of(
     return float(np.mean(shares))
 
 
-def near_copies(of: Floats, count: int, directions: int = 12) -> Floats:
-    """Vectors close around one, that differ from each other in a few directions."""
-    rng = np.random.default_rng(0)
-    spread = rng.normal(size=(directions, len(of))) / len(of) ** 0.5
-    return normalize((of + 0.01 * rng.normal(size=(count, directions)) @ spread).astype("f4"))
-
-
-def in_other_directions(rows: Floats, count: int) -> Floats:
-    """Vectors in heaps, as others lie, along the directions in which `rows` differ least."""
-    least = np.linalg.eigh(np.cov(rows.T))[1][:, : rows.shape[1] // 3]
-    return normalize((clustered(count, 1, least.shape[1]) @ least.T).astype("f4"))
-
-
 def wide(rows: int) -> Floats:
     """Vectors of so many numbers that their leading directions leave most out."""
     return clustered(rows, 0, 384)
-
-
-KINDS = ("near copies", "other directions", "like the rest")
-
-
-def addition(kind: str, rows: Floats, count: int) -> Floats:
-    if kind == "near copies":
-        return near_copies(rows[0], count)
-    if kind == "other directions":
-        return in_other_directions(rows, count)
-    return clustered(len(rows) + count, 0, rows.shape[1])[len(rows) :]
 
 
 @pytest.fixture(scope="module")

@@ -7,27 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from helpers.clusters import WIDTH, clustered, ids
 from helpers.segments import Floats, in_pieces, reference, unit
 from lookalike import LookalikeError
 from lookalike.search.approximate import approximate
 from lookalike.search.cells import MEAN_CELL_ROWS, Cells, Rotation
 from lookalike.search.exact import exact, exact_many, within
-from lookalike.search.rows import Neighbor, Rows
+from lookalike.search.rows import Rows
 from lookalike.search.signatures import Effort, Signatures
-
-WIDTH = 96
-
-
-def clustered(rows: int, seed: int = 0, width: int = WIDTH) -> Floats:
-    """Unit vectors in 40 heaps of a few dimensions each, as embeddings lie."""
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(40, width))
-    spread = rng.normal(size=(40, 12, width)) * 0.25
-    heap = rng.integers(40, size=rows)
-    inner = rng.normal(size=(rows, 1, 12))
-    vectors = centres[heap] + (inner @ spread[heap])[:, 0] + rng.normal(size=(rows, width)) * 0.05
-    scaled: Floats = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    return scaled
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +40,6 @@ def signatures_of(cells: Cells, parts: Sequence[Floats]) -> Signatures:
 
 def signed(cells: Cells, rows: Rows) -> Signatures:
     return signatures_of(cells, [segment.vectors for segment in rows.segments])
-
-
-def ids(found: list[Neighbor]) -> list[int]:
-    return [one.id for one in found]
 
 
 # --- the rotation ---------------------------------------------------------------------------------

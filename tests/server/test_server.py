@@ -661,8 +661,8 @@ class MapJob:
 def job(monkeypatch: pytest.MonkeyPatch) -> type[MapJob]:
     """What `Maps` begins, of which none is kept."""
     job = type("Job", (MapJob,), {})
-    monkeypatch.setattr("lookalike.analysis.map.Job", job)
-    monkeypatch.setattr("lookalike.server.maps.kept", lambda _: None)
+    monkeypatch.setattr("lookalike.server.maps.Job", job)
+    monkeypatch.setattr("lookalike.server.maps.load_layout", lambda _: None)
     return job
 
 

@@ -22,10 +22,10 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
-from test_signatures import clustered
 from typer.testing import CliRunner
 
 import lookalike
+from helpers.clusters import clustered
 from helpers.command import assert_fails, run
 from helpers.segments import collection_of
 from lookalike import Index, LookalikeError, lsh

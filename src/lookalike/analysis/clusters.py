@@ -44,9 +44,11 @@ _BATCH_ROWS = 2**20
 def check_options(resolution: float, least: int) -> None:
     """Raise `LookalikeError` for a resolution or a size of clusters that makes none."""
     if not 0 < resolution < np.inf:
-        raise LookalikeError(f"`resolution` is {resolution}: 1 is usual, 2 makes smaller clusters")
+        raise LookalikeError(
+            f"`resolution` is {resolution}: give a number above 0; 2 makes smaller clusters than 1"
+        )
     if least < 1:
-        raise LookalikeError(f"`least` is {least}: give a number from 1 on")
+        raise LookalikeError(f"`least` is {least}: give at least 1 image per cluster")
 
 
 def cluster(

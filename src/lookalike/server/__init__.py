@@ -1,10 +1,11 @@
 """An index as a web page and an HTTP interface. Neither a JVM nor torch is started."""
 
-from lookalike.server.app import create_app
-from lookalike.server.run import serve
-from lookalike.server.uploads import Limits
 from lookalike.system.extras import require
 
 require("the server", "fastapi")
+
+from lookalike.server.app import create_app  # noqa: E402 - it imports FastAPI
+from lookalike.server.run import serve  # noqa: E402
+from lookalike.server.uploads import Limits  # noqa: E402
 
 __all__ = ["Limits", "create_app", "serve"]
