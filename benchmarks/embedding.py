@@ -185,14 +185,14 @@ def decoded(photos: list[Path]) -> Pixels:
 
 def spark(precision: str, model: str = "auto") -> Pass:
     """Return `lookalike index --spark`; its time is that from the first task to the last."""
-    from lookalike.ingest import Options, build_collection
+    from lookalike.ingest import Options, build_index
 
     folder = Path(tempfile.mkdtemp())
     os.environ["LOOKALIKE_CACHE"] = str(folder / "cache")
     options = Options(model=model, precision=precision, spark=True)
 
     def embed(photos: list[Path]) -> float:
-        report = build_collection(photos, folder / "bench.index", options, overwrite=True)[1]
+        report = build_index(photos, folder / "bench.index", options, overwrite=True)[1]
         return report.seconds
 
     return embed

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from lookalike.analysis.clusters import cluster
 from lookalike.analysis.outliers import outliers, suspects
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 from lookalike.search.knn.graph import write_graph
 from lookalike.storage import EmbeddingTable, write_segment
 from lookalike.storage.schema import ROW
@@ -57,8 +57,8 @@ def main() -> None:
 def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Index both kinds of photos once, and measure on tables of their rows."""
     options = Options(labels=given.labels, model="resnet18", precision="f32", spark=False)
-    own = build_collection(given.images, work / "own", options)[0]
-    others = build_collection(
+    own = build_index(given.images, work / "own", options)[0]
+    others = build_index(
         given.strangers, work / "others", Options(model="resnet18", precision="f32")
     )[0]
     rows, strange = (

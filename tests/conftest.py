@@ -11,7 +11,7 @@ import pytest
 
 from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection, draw_collection
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,7 +56,7 @@ def index(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> I
     """An index of the drawn cars. Tests that change it copy it first."""
     out = tmp_path_factory.mktemp("index") / "cars.index"
     options = Options(labels=drawn.labels, spark=False)  # one segment, whatever ran before
-    return Index(build_collection(drawn.photos, out, options)[0])
+    return Index(build_index(drawn.photos, out, options)[0])
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def deadline() -> Iterator[None]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure precisions from 96 images on, and take the first that agrees at all."""
-    monkeypatch.setattr("lookalike.ingest.options.MEASURE_FROM", 96)
+    monkeypatch.setattr("lookalike.ingest.options.MIN_IMAGES_TO_MEASURE", 96)
     monkeypatch.setattr("lookalike.models.precision.SAMPLE_IMAGES", 96)
     monkeypatch.setattr("lookalike.models.precision.MIN_AGREEMENT", 0.5)
     monkeypatch.setattr("lookalike.models.precision._MAX_COST", 1e9)

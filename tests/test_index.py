@@ -18,7 +18,7 @@ from helpers.segments import in_pieces, unit
 from lookalike import Index, LookalikeError, SearchResult, images, lsh
 from lookalike.errors import ImageError
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 from lookalike.lsh.search import load_hasher, write_hashes
 from lookalike.search.query import make_query, random_query
 from lookalike.search.results import SearchResults, draw_sample
@@ -431,7 +431,7 @@ def test_photos_change_after_they_were_indexed(
     folder.mkdir()
     for photo in photos[:6]:
         shutil.copy(photo, folder)
-    index = Index(build_collection(folder, tmp_path / "x.index", Options(labels=drawn.labels))[0])
+    index = Index(build_index(folder, tmp_path / "x.index", Options(labels=drawn.labels))[0])
     changed, gone = folder / photos[0].name, folder / photos[1].name
     before = make_query(index._table, changed)
     shutil.copy(new, changed)
@@ -459,7 +459,7 @@ def test_lookalike_index_takes_options_and_says_no_to_others(
     assert lookalike.create_index(given, tmp_path / "x.index")._table.version == 0
     (tmp_path / "others").mkdir()
     shutil.copy(given[0], tmp_path / "others")
-    with pytest.raises(LookalikeError, match="is there already, made of"):
+    with pytest.raises(LookalikeError, match="already exists, made of"):
         lookalike.create_index(tmp_path / "others", tmp_path / "x.index")
     with pytest.raises(TypeError):
         lookalike.create_index(given, tmp_path / "y.index", colour="red")  # type: ignore[call-arg]

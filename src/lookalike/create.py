@@ -80,7 +80,7 @@ def create_index(
     (3, 3)
 
     """
-    from lookalike.ingest import Options, build_collection
+    from lookalike.ingest import Options, build_index
 
     options = Options(
         labels=labels,
@@ -97,7 +97,7 @@ def create_index(
         like=like,
         truncated=truncated,
     )
-    table, report = build_collection(photos, local_path(out), options, overwrite)
+    table, report = build_index(photos, local_path(out), options, overwrite)
     index = Index(table)
     index.report = report
     return index

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from lookalike.ingest import Changed, Photos, ReadOptions, Report
-    from lookalike.ingest.diff import Say
+    from lookalike.ingest.diff import OnChange
 
 
 class Index:
@@ -229,7 +229,7 @@ class Index:
         photos: "Photos",
         *,
         dry_run: bool = False,
-        on_change: "Say | None" = None,
+        on_change: "OnChange | None" = None,
         **options: "Unpack[ReadOptions]",
     ) -> "Changed":
         """Embed the images that are new or changed, and move on to the version that has them.
@@ -257,14 +257,16 @@ class Index:
         from lookalike import ingest
 
         read = ingest.Options(**options)
-        return self._changed(ingest.add(self._table, photos, read, dry_run=dry_run, say=on_change))
+        return self._changed(
+            ingest.add(self._table, photos, read, dry_run=dry_run, on_change=on_change)
+        )
 
     def sync(
         self,
         photos: "Photos | None" = None,
         *,
         dry_run: bool = False,
-        on_change: "Say | None" = None,
+        on_change: "OnChange | None" = None,
         **options: "Unpack[ReadOptions]",
     ) -> "Changed":
         """Make the index equal to its folder: `add`, and remove the images that are gone.
@@ -275,14 +277,16 @@ class Index:
         from lookalike import ingest
 
         read = ingest.Options(**options)
-        return self._changed(ingest.sync(self._table, photos, read, dry_run=dry_run, say=on_change))
+        return self._changed(
+            ingest.sync(self._table, photos, read, dry_run=dry_run, on_change=on_change)
+        )
 
     def remove(
         self,
         names: str | Sequence[str],
         *,
         dry_run: bool = False,
-        on_change: "Say | None" = None,
+        on_change: "OnChange | None" = None,
     ) -> "Changed":
         """Remove images from the index by path, folder or glob. The files stay.
 
@@ -294,7 +298,9 @@ class Index:
         given = [names] if isinstance(names, str) else list(names)
         if not all(given):  # which would be the folder that this process is in
             raise LookalikeError("an empty name: name images, folders or globs")
-        return self._changed(ingest.remove(self._table, given, dry_run=dry_run, say=on_change))
+        return self._changed(
+            ingest.remove(self._table, given, dry_run=dry_run, on_change=on_change)
+        )
 
     def versions(self) -> list[VersionInfo]:
         """Return what is known of each version of the index, newest first."""

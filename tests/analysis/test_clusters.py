@@ -15,7 +15,7 @@ from lookalike import Index
 from lookalike.analysis.clusters import cluster, find_communities, number_by_size
 from lookalike.errors import LookalikeError
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 from lookalike.search.knn.graph import write_graph
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.schema import ROW
@@ -113,7 +113,7 @@ def test_a_chain_of_pictures_that_change_step_by_step_is_no_cluster(
     )
     for step in range(STEPS):
         Image.blend(one, other, step / (STEPS - 1)).save(photos / f"{step:02}.png")
-    made = build_collection(photos, tmp_path / "chain.index", Options(spark=False))[0]
+    made = build_index(photos, tmp_path / "chain.index", Options(spark=False))[0]
     write_graph(made, tmp_path / "graph", 10, spark=False)
     # What connects neighbours connects all of them.
     from scipy import sparse
@@ -202,7 +202,7 @@ def test_what_cannot_be_clustered_is_said_in_a_line(
 @needs_photos
 def test_clusters_of_real_photos_agree_with_their_labels(tmp_path: Path) -> None:
     options = Options(labels=UNSEEN / "cardatasettrain.csv", precision="f32", spark=False)
-    made = build_collection(UNSEEN / "cars_train", tmp_path / "cars.index", options)[0]
+    made = build_index(UNSEEN / "cars_train", tmp_path / "cars.index", options)[0]
     write_graph(made, tmp_path / "graph", 15, spark=False)
     table = clusters(made, tmp_path / "graph", tmp_path)
     assert len(table) > 950

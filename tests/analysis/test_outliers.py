@@ -13,7 +13,7 @@ from helpers.photos import UNSEEN, needs_photos
 from lookalike import Index
 from lookalike.analysis.outliers import outliers, suspects
 from lookalike.errors import LookalikeError
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 from lookalike.search.knn.graph import write_graph
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.schema import ROW
@@ -41,7 +41,7 @@ def planted(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Planted:
         noise = np.random.default_rng(number).integers(0, 256, (96 + number, 128, 3), np.uint8)
         Image.fromarray(noise).save(folder / f"{number}.png")
     options = Options(precision="f32", spark=False)
-    noise_index = build_collection(folder, folder / "noise.index", options)[0]
+    noise_index = build_index(folder, folder / "noise.index", options)[0]
     assert noise_index.model.fingerprint == index._table.model.fingerprint
     rows = pa.concat_tables([all_rows(index._table), all_rows(noise_index)])
     return made(index._table, rows, folder, 10)
@@ -169,6 +169,6 @@ def test_what_cannot_be_done_is_said_in_a_line(planted: Planted, tmp_path: Path)
 @needs_photos
 def test_label_errors_of_real_photos_are_found(tmp_path: Path) -> None:
     options = Options(labels=UNSEEN / "cardatasettrain.csv", precision="f32", spark=False)
-    made_of = build_collection(UNSEEN / "cars_train", tmp_path / "cars.index", options)[0]
+    made_of = build_index(UNSEEN / "cars_train", tmp_path / "cars.index", options)[0]
     found = [found_errors(made_of, all_rows(made_of), seed, tmp_path) for seed in range(2)]
     assert np.mean(found) > 0.6

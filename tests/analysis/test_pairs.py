@@ -395,7 +395,7 @@ def test_what_is_in_the_way_stays(twice: Index, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("x")
-    with pytest.raises(LookalikeError, match="is there already"):
+    with pytest.raises(LookalikeError, match="already exists"):
         twice.duplicates(out)
     with pytest.raises(LookalikeError, match="is something else"):
         twice.duplicates(out, overwrite=True)

@@ -26,7 +26,7 @@ from helpers.command import COMMAND, Argument, Done, assert_fails, run, run_apar
 from lookalike import Index, LookalikeError
 from lookalike.cli import app
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 from lookalike.storage import EmbeddingTable
 
 COMMANDS = sorted(
@@ -60,7 +60,7 @@ def odd(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Odd
     labels = folder.with_name("labels.csv")
     labels.write_text("image,Class\none/same.jpg,Citroën [/red]\n", encoding="utf-8")
     out = folder.with_name("odd.index")
-    build_collection(folder, out, Options(labels=labels))
+    build_index(folder, out, Options(labels=labels))
     return Odd(folder, paths, out)
 
 
@@ -277,7 +277,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["search", "{index}", "{photo}", "--recall", "2"], ["--recall is 2.0", "up to 1"]),
     (["search", "{index}", "{photo}", "--within", "-1"], ["--within", "0 to 2"]),
     (["neighbors", "{nowhere}", "--out", "{out}"], ["does not exist"]),
-    (["neighbors", "{index}", "--out", "{taken}"], ["is there already"]),
+    (["neighbors", "{index}", "--out", "{taken}"], ["already exists"]),
     (["neighbors", "{index}", "--out", "{out}", "-k", "0"], ["k is 0"]),
     (["neighbors", "{index}", "--out", "{out}", "--queries", "{nowhere}"], ["does not exist"]),
     (["search", "{index}", "{photo}", "--picture", "{photo}/x.png"], ["00004.jpg"]),
@@ -286,10 +286,10 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["index", "{nowhere}", "--out", "{out}"], ["nothing matches", "[/where]"]),
     (
         ["index", "{photos}", "--out", "{index}", "--precision", "bf16"],
-        ["is there already, in f32", "--overwrite"],
+        ["already exists, in f32", "--overwrite"],
     ),
     (["index", "{photos}", "--out", "{taken}", "--overwrite"], ["is not an index"]),
-    (["embed", "{photos}", "--out", "{columns}"], ["is there already", "--overwrite"]),
+    (["embed", "{photos}", "--out", "{columns}"], ["already exists", "--overwrite"]),
     ([*EMBED, "--labels", "{columns}"], ["image", "Class", "name,Class"]),
     ([*EMBED, "--labels", "{empty}"], ["no CSV"]),
     ([*EMBED, "--labels", "{nowhere}"], ["cannot read the labels", "[/where]"]),
@@ -299,7 +299,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["evaluate", "{index}", "--plot", "{taken}.pdf"], ["taken.pdf", ".png or .svg"]),
     (["evaluate", "{index}", "--queries", "0"], ["queries is 0"]),
     (["hash", "{nowhere}", "--out", "{out}"], ["does not exist"]),
-    (["hash", "{index}", "--out", "{taken}"], ["is there already"]),
+    (["hash", "{index}", "--out", "{taken}"], ["already exists"]),
 ]
 
 
@@ -502,7 +502,7 @@ def test_an_index_like_another_can_be_joined_with_it(
 
     assert like(like=rough)._table.version == 0
     assert like()._table.version == 0, "it keeps the model that it has"
-    with pytest.raises(LookalikeError, match="is there already, made with another model than"):
+    with pytest.raises(LookalikeError, match="already exists, made with another model than"):
         like(like=index.path)
 
 

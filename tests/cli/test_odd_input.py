@@ -441,8 +441,8 @@ KINDS = (str, Named)
 def test_paths_are_given_as_strings_too(drawn: DrawnCollection, tmp_path: Path, first: int) -> None:
     from lookalike.analysis.cleanup.apply import undo
     from lookalike.analysis.result import AnalysisResult
-    from lookalike.ingest import Options, build_collection
-    from lookalike.ingest.export import build_table, export_csv
+    from lookalike.ingest import Options, build_index
+    from lookalike.ingest.export import export_csv, write_embeddings
 
     kinds = itertools.cycle((*KINDS[first:], *KINDS[:first]))
 
@@ -454,9 +454,9 @@ def test_paths_are_given_as_strings_too(drawn: DrawnCollection, tmp_path: Path, 
     for photo in sorted(drawn.photos.rglob("*.jpg"))[:3]:
         shutil.copy(photo, photos)
     options = Options(labels=named(drawn.labels), spark=False)
-    assert build_table(named(photos), named(tmp_path / "t.csv"), options).images == 3
-    assert build_table([named(photos)], named(tmp_path / "u"), options).images == 3
-    stored, report = build_collection(named(photos), named(tmp_path / "k.index"), options)
+    assert write_embeddings(named(photos), named(tmp_path / "t.csv"), options).images == 3
+    assert write_embeddings([named(photos)], named(tmp_path / "u"), options).images == 3
+    stored, report = build_index(named(photos), named(tmp_path / "k.index"), options)
     assert report.images == 3
     export_csv(stored, named(tmp_path / "again.csv"))
     assert (tmp_path / "again.csv").read_text() == (tmp_path / "t.csv").read_text()

@@ -18,7 +18,7 @@ from helpers.rights import without_rights
 from helpers.small import picture, pictures, small_network
 from helpers.worker import question
 from lookalike import LookalikeError
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 from lookalike.storage import EmbeddingTable, commits, is_index, writing
 
 pytestmark = pytest.mark.long  # real processes, disks and signals: minutes
@@ -48,7 +48,7 @@ def made(network: Options, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("made")
     photos = pictures(folder / "photos", 40, seed=0)
     new = pictures(folder / "new", 24, seed=100)
-    build_collection(photos, folder / "small.index", network)
+    build_index(photos, folder / "small.index", network)
     return Made(photos, new, folder / "small.index", network)
 
 

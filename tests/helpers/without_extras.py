@@ -95,7 +95,7 @@ def use_the_core() -> None:
     deep.save(drawn.photos / "deep.tif")
     cars = HERE / "cars.index"
     # As many as would go through Spark where it is installed.
-    embedding.LOOP_UP_TO = graph.IN_PROCESS = len(new)
+    embedding.MAX_FILES_WITHOUT_SPARK = graph.IN_PROCESS = len(new)
     assert "search" in succeed("--help")
     succeed("index", drawn.photos, "--labels", drawn.labels, "--out", cars)
     found = json.loads(succeed("search", cars, new[0], "-k", 3, "--json"))

@@ -28,8 +28,8 @@ from lookalike.images.inputs.source import Source
 from lookalike.images.inputs.spark_tables import read_only, table_frames
 from lookalike.images.inputs.tables import ROWS, inspect_files, local_shards, read_parts
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest import Options, build_collection
-from lookalike.ingest.export import build_table
+from lookalike.ingest import Options, build_index
+from lookalike.ingest.export import write_embeddings
 from lookalike.spark import last_words, session
 
 NANOS = pa.timestamp("ns")
@@ -447,7 +447,7 @@ def test_a_table_with_bad_files_is_indexed(
         write(file, pa.array(photos[:2]), label=label.cast(kind), seen=pa.array([1, 2], NANOS))
     given = f"file://{folder}" if uri else folder
     options = replace(small, image_column="image", label_column="label", spark=True)
-    stored, report = build_collection(given, tmp_path / "x.index", options)
+    stored, report = build_index(given, tmp_path / "x.index", options)
     assert (report.images, report.skipped) == (4, len(wanted))
     reasons = {path.rpartition("/")[2]: reason for path, reason in stored.skipped()}
     assert sorted(reasons) == sorted(f"{name}.parquet" for name in wanted)
@@ -500,7 +500,7 @@ def test_a_table_of_nothing_is_an_error(tmp_path: Path, small: Options) -> None:
         "t/int.parquet": "int.parquet: column 'image' holds int64, no image bytes: choose another",
     }.items():
         options = replace(small, image_column="image")
-        for build in (build_collection, build_table):
+        for build in (build_index, write_embeddings):
             with pytest.raises(LookalikeError, match=words) as caught:
                 build(tmp_path / given, tmp_path / "out", options)
             assert "\n" not in str(caught.value)
@@ -516,7 +516,7 @@ def test_a_file_system_that_spark_alone_knows(
     hadoop = session().sparkContext._jsc.hadoopConfiguration()
     hadoop.set("fs.viewfs.mounttable.tables.link./data", f"file://{tmp_path}/t")
     options = replace(small, image_column="image", label_column="label", spark=True)
-    stored, report = build_collection("viewfs://tables/data", tmp_path / "x.index", options)
+    stored, report = build_index("viewfs://tables/data", tmp_path / "x.index", options)
     assert report.images == 2
     named = [f"viewfs://tables/data/x.parquet#{row}" for row in (0, 1)]
     assert label_of(Index(stored)) == dict(zip(named, "ab", strict=True))
@@ -527,7 +527,7 @@ def test_a_file_system_that_spark_alone_knows(
     write(tmp_path / "t/number.parquet", pa.array([1, 2]))
     pq.write_table(pa.table({"other": photos[:1]}), tmp_path / "t/other.parquet")
     (tmp_path / "t/read me").write_text("no table")
-    index = Index(build_collection("viewfs://tables/data", tmp_path / "y.index", options)[0])
+    index = Index(build_index("viewfs://tables/data", tmp_path / "y.index", options)[0])
     reasons = dict(index._table.skipped())
     words = {"y": "unreadable: ", "half [1] a%2520b": "unreadable: ", "number": "no image bytes"}
     for name, said in (words | {"other": "no column 'image'"}).items():
@@ -541,7 +541,7 @@ def test_a_file_system_that_spark_alone_knows(
     for file in (tmp_path / "t").rglob("*.parquet"):
         file.write_text("no table")
     with pytest.raises(LookalikeError, match="no image can be read from viewfs") as caught:
-        build_collection("viewfs://tables/data", tmp_path / "z.index", options)
+        build_index("viewfs://tables/data", tmp_path / "z.index", options)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
 

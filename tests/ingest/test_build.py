@@ -30,9 +30,9 @@ from lookalike import ImageEmbedder, Index, LookalikeError, images, lsh, models
 from lookalike.images.inputs.labels import open_labels
 from lookalike.images.inputs.listing import label_images, list_images
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest import Options, Report, build_collection, embedding, look, spark_job
+from lookalike.ingest import Options, Report, build_index, discover_changes, embedding, spark_job
 from lookalike.ingest import embedding as running
-from lookalike.ingest.export import build_table, export_csv
+from lookalike.ingest.export import export_csv, write_embeddings
 from lookalike.ingest.options import prepare
 from lookalike.ingest.spark_job import sample_of_frame
 from lookalike.models import SAMPLE_IMAGES, Model, quantization
@@ -106,7 +106,7 @@ def mixed(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> M
 def test_every_input_is_embedded_or_has_its_reason(mixed: Mixed, tmp_path: Path, road: str) -> None:
     out = tmp_path / "cars.index"
     if road == "python":
-        report = build_collection(mixed.folder, out, Options())[1]
+        report = build_index(mixed.folder, out, Options())[1]
         assert (report.images, report.skipped) == (GOOD, len(mixed.bad))
     else:
         done = run("index", mixed.folder, "--out", out)
@@ -136,7 +136,7 @@ def test_progress_says_how_many_were_skipped(
         yield lambda done, total, note="": shown.append((done, total, note))
 
     monkeypatch.setattr(running, "progress_line", line)
-    build_collection(mixed.folder, tmp_path / "cars.index", Options(spark=spark))
+    build_index(mixed.folder, tmp_path / "cars.index", Options(spark=spark))
     total = GOOD + len(mixed.bad)
     assert shown[-1] == (total, total, f"{len(mixed.bad)} skipped")
 
@@ -160,7 +160,7 @@ def table(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> T
     labels = folder / "labels.csv"
     with labels.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "Class"), *LABELS.items()])
-    return Table(small, out, build_table(small.folder, out, Options(labels=labels)))
+    return Table(small, out, write_embeddings(small.folder, out, Options(labels=labels)))
 
 
 def read_by_csv(path: Path) -> Rows:
@@ -230,7 +230,7 @@ def test_parquet_is_read_by_spark_and_pyarrow(drawn: DrawnCollection, tmp_path: 
     photos = some_photos(drawn, 8, tmp_path / "photos")
     (photos / "bad.jpg").touch()
     out = tmp_path / "cars"
-    build_table(photos, out, Options(labels=drawn.labels))
+    write_embeddings(photos, out, Options(labels=drawn.labels))
     by_arrow = pq.read_table(out)
     by_spark = session().read.parquet(str(out))
     assert by_spark.columns == by_arrow.column_names == ["image", "label", "embedding"]
@@ -342,7 +342,7 @@ def test_parquet_with_a_column_of_bytes(drawn: DrawnCollection, tmp_path: Path, 
     (tmp_path / "tables").mkdir()
     pq.write_table(rows, tmp_path / "tables" / name, row_group_size=2)
     options = Options(image_column="bytes", label_column="class")
-    stored, report = build_collection(tmp_path / "tables", tmp_path / "x.index", options)
+    stored, report = build_index(tmp_path / "tables", tmp_path / "x.index", options)
     encoded = name.replace("%", "%25")
     assert (report.images, report.skipped) == (4, 2)
     reasons = dict(stored.skipped())
@@ -364,9 +364,7 @@ def test_parquet_as_hugging_face_lays_it_out(
     given = [*cells, None, {"bytes": None, "path": "elsewhere.jpg"}]
     file = tmp_path / "train-00000-of-00001.parquet"
     pq.write_table(pa.table({"image": pa.array(given, kind), "label": [7, 8, 9, 0, 0]}), file)
-    stored = build_collection(
-        f"{scheme}{file}", tmp_path / "x.index", Options(label_column="label")
-    )[0]
+    stored = build_index(f"{scheme}{file}", tmp_path / "x.index", Options(label_column="label"))[0]
     assert stored.counts() == (3, 2)
     assert {reason for _, reason in stored.skipped()} == {"empty cell", "no such file"}
     rows = [row for segment in stored.segments for row in segment.rows.to_pylist()]
@@ -390,7 +388,7 @@ def test_a_table_without_the_column_is_refused(
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"bytes": [b"x"], "class": ["a"]}), tmp_path / "in" / "x.parquet")
     with pytest.raises(LookalikeError, match=listed):
-        build_collection(tmp_path / "in", tmp_path / "x.index", options)
+        build_index(tmp_path / "in", tmp_path / "x.index", options)
     assert os.listdir(tmp_path) == ["in"]
 
 
@@ -401,8 +399,8 @@ def test_a_folder_that_spark_reads_gives_the_same_vectors(
     # (Not an empty file: Spark leaves those out of every listing.)
     (photos / "00001.jpg").rename(photos / "a b+50%41é.jpg")
     (photos / "text.jpg").write_text("no picture")
-    local = vectors_of(build_collection(photos, tmp_path / "local.index", Options())[0])
-    stored = build_collection(f"file://{photos}", tmp_path / "spark.index", Options())[0]
+    local = vectors_of(build_index(photos, tmp_path / "local.index", Options())[0])
+    stored = build_index(f"file://{photos}", tmp_path / "spark.index", Options())[0]
     by_spark = vectors_of(stored)
     assert stored.counts() == (5, 1)
     assert "not an image" in next(stored.skipped())[1]
@@ -424,7 +422,7 @@ def test_a_folder_that_spark_reads_gives_the_same_vectors(
 def test_what_spark_cannot_read_is_said_in_a_line(tmp_path: Path, given: str) -> None:
     (tmp_path / "junk.parquet").write_text("no table")
     with pytest.raises(LookalikeError) as error:
-        build_collection(given.format(tmp_path), tmp_path / "x.index", Options())
+        build_index(given.format(tmp_path), tmp_path / "x.index", Options())
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == ["junk.parquet"]
 
@@ -437,17 +435,17 @@ def test_an_existing_index_is_replaced_only_when_asked(
 ) -> None:
     few, more = (some_photos(drawn, count, tmp_path / str(count)) for count in (2, 3))
     out = tmp_path / "out" / "cars.index"
-    build_collection(few, out, Options())
+    build_index(few, out, Options())
     before = tree(out.parent)
-    with pytest.raises(LookalikeError, match="is there already"):
-        build_collection(more, out, Options())
+    with pytest.raises(LookalikeError, match="already exists"):
+        build_index(more, out, Options())
     assert tree(out.parent) == before
-    stored, report = build_collection(more, out, Options(), overwrite=True)
+    stored, report = build_index(more, out, Options(), overwrite=True)
     assert report.images == stored.counts()[0] == EmbeddingTable.open(out).counts()[0] == 3
     assert os.listdir(out.parent) == ["cars.index"]
 
 
-@pytest.mark.parametrize("build", [build_collection, build_table])
+@pytest.mark.parametrize("build", [build_index, write_embeddings])
 @pytest.mark.parametrize("name", ["photos", "photos.csv"])
 def test_a_folder_of_something_else_is_never_replaced(
     drawn: DrawnCollection, tmp_path: Path, build: Build, name: str
@@ -459,7 +457,7 @@ def test_a_folder_of_something_else_is_never_replaced(
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("build", [build_collection, build_table])
+@pytest.mark.parametrize("build", [build_index, write_embeddings])
 def test_a_failing_run_leaves_everything_as_it_was(
     drawn: DrawnCollection, index: Index, tmp_path: Path, build: Build
 ) -> None:
@@ -468,7 +466,7 @@ def test_a_failing_run_leaves_everything_as_it_was(
     labels.write_text("image,Class\n00001.jpg,red\n00001.jpg,blue\n")
     shutil.copytree(index.path, tmp_path / "old.index")
     before = tree(tmp_path)
-    overwrite = build is build_collection
+    overwrite = build is build_index
     out = tmp_path / ("old.index" if overwrite else "new.csv")
     with pytest.raises(LookalikeError, match="more than one label"):
         build(photos, out, Options(labels=labels), overwrite=overwrite)
@@ -492,7 +490,7 @@ def test_an_index_lies_in_a_folder_of_any_name_or_it_is_refused(
     photos = some_photos(drawn, 3, tmp_path / "50%41 [1] \udcff")
     out = tmp_path / folder / "cars.index"
     try:
-        build_collection(photos, out, Options(labels=drawn.labels))
+        build_index(photos, out, Options(labels=drawn.labels))
     except LookalikeError as error:
         assert may_refuse, error
         assert "\n" not in str(error)
@@ -509,7 +507,7 @@ def test_an_index_without_a_single_picture_can_be_asked(
     photo = tmp_path / "photos" / "bad.jpg"
     photo.parent.mkdir()
     shutil.copy(next(drawn.photos.rglob("*.jpg")), photo)
-    empty = Index(build_collection(photo.parent, tmp_path / "x.index", Options(spark=False))[0])
+    empty = Index(build_index(photo.parent, tmp_path / "x.index", Options(spark=False))[0])
     photo.write_text("no picture any more")
     empty.sync()
     assert len(empty) == 0
@@ -532,12 +530,12 @@ def test_what_is_wrong_is_said_before_spark_starts(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
         "from lookalike import LookalikeError\n"
-        "from lookalike.ingest import Options, build_collection\n"
+        "from lookalike.ingest import Options, build_index\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "for photos, labels in ('empty', None), ('photos', 'wrong.csv'), ('photos', 'bare.csv'):\n"
         "    options = Options(labels=labels and folder / labels)\n"
         "    try:\n"
-        "        build_collection(folder / photos, folder / 'x.index', options)\n"
+        "        build_index(folder / photos, folder / 'x.index', options)\n"
         "    except LookalikeError as error:\n"
         "        print(error)\n"
     )
@@ -584,7 +582,7 @@ def test_a_loop_and_spark_make_the_same_collection(
     for spark in (False, True):
         labels = labels_of_mixed if labelled else None
         options = Options(labels=labels, precision="f32", spark=spark)
-        stored, report = build_collection(mixed.folder, tmp_path / f"{spark}.index", options)
+        stored, report = build_index(mixed.folder, tmp_path / f"{spark}.index", options)
         counts = (report.images, report.skipped, report.unused_labels)
         assert counts == (GOOD, len(mixed.bad), labelled)
         assert report.model == stored.model
@@ -630,7 +628,7 @@ def test_a_loop_and_spark_make_the_same_table(table: Table, tmp_path: Path, name
     for spark in (False, True):
         out = tmp_path / str(spark) / name
         options = Options(labels=table.path.parents[1] / "labels.csv", precision="f32", spark=spark)
-        report = build_table(table.mixed.folder, out, options)
+        report = write_embeddings(table.mixed.folder, out, options)
         assert (report.images, report.skipped, report.unused_labels) == (
             24,
             len(table.mixed.bad),
@@ -652,7 +650,7 @@ def test_a_loop_and_spark_make_the_same_table(table: Table, tmp_path: Path, name
     assert skipped[0].read_text() == skipped[1].read_text()
 
 
-@pytest.mark.parametrize("build", [build_collection, build_table])
+@pytest.mark.parametrize("build", [build_index, write_embeddings])
 @pytest.mark.parametrize("given", ["{}/x.parquet", "{}", "file://{}", "s3a://bucket/cars"])
 def test_what_only_spark_reads_is_not_read_without(
     tmp_path: Path, given: str, build: Build
@@ -660,7 +658,7 @@ def test_what_only_spark_reads_is_not_read_without(
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "in" / "x.parquet")
     with pytest.raises(
-        LookalikeError, match=r"only Spark reads .*: leave `spark=False` out"
+        LookalikeError, match=r"only Spark can read .*: leave `spark=False` out"
     ) as error:
         build(given.format(tmp_path / "in"), tmp_path / "out", Options(spark=False))
     assert "\n" not in str(error.value)
@@ -672,7 +670,7 @@ def test_segments_whose_receipts_nobody_sees_are_there(
 ) -> None:
     photos = some_photos(drawn, 5, tmp_path / "photos")
     monkeypatch.setattr(spark_job, "_receipts", lambda *_: [])
-    stored, report = build_collection(photos, tmp_path / "x.index", Options(spark=True))
+    stored, report = build_index(photos, tmp_path / "x.index", Options(spark=True))
     assert (report.images, stored.counts()) == (5, (5, 0))
     assert sorted(vectors_of(stored)) == sorted(os.listdir(photos))
 
@@ -682,9 +680,9 @@ def test_of_two_attempts_the_first_counts(tmp_path: Path) -> None:
     first, second = ({"path": str(tmp_path / name), "rows": 1} for name in names)
     for written in (first, second):
         Path(str(written["path"])).touch()
-        assert spark_job._leave(tmp_path / "0.receipt", written) == first
+        assert spark_job._write_receipt(tmp_path / "0.receipt", written) == first
     assert sorted(os.listdir(tmp_path)) == ["0.receipt", names[0]]
-    assert spark_job._receipts(tmp_path, set()) == [first]
+    assert spark_job._new_receipts(tmp_path, set()) == [first]
 
 
 @pytest.mark.parametrize(
@@ -693,7 +691,7 @@ def test_of_two_attempts_the_first_counts(tmp_path: Path) -> None:
 def test_a_receipt_that_misleads_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "0.receipt").write_text(text)
     with pytest.raises(LookalikeError, match=r"0\.receipt was changed by another prog") as error:
-        spark_job._receipts(tmp_path, set())
+        spark_job._new_receipts(tmp_path, set())
     assert "\n" not in str(error.value)
 
 
@@ -701,7 +699,7 @@ def test_rows_that_do_not_come_back_are_an_error(index: Index, tmp_path: Path) -
     written = [{"path": "x.parquet", "rows": 2, "embedded": 0}]
     came: list[object] = []
     give = partial(
-        embedding._done,
+        embedding._run,
         index._table.model,
         0.0,
         tmp_path,
@@ -709,7 +707,7 @@ def test_rows_that_do_not_come_back_are_an_error(index: Index, tmp_path: Path) -
         lambda _, deliver: deliver(written),
     )
     assert give(2).skipped == give(0).skipped == 2
-    with pytest.raises(LookalikeError, match=r"^2 of 3 images came .*same command again$"):
+    with pytest.raises(LookalikeError, match=r"^Spark returned 2 of 3 .*same command again$"):
         give(3)
     assert came == written * 3
 
@@ -734,7 +732,7 @@ def test_a_gpu_is_one_process_s(
 ) -> None:
     monkeypatch.setattr(running, "is_at_hand", lambda: at_hand)
     job = replace(prepare(drawn.photos, Options(spark=asked)), device=device)
-    assert embedding._wants_spark(job, embedding.LOOP_UP_TO + 1) == wanted
+    assert embedding._uses_spark(job, embedding.MAX_FILES_WITHOUT_SPARK + 1) == wanted
 
 
 @pytest.mark.parametrize(
@@ -753,7 +751,7 @@ def test_threads_work_side_by_side_whatever_the_wave(
     wave: int, threads: int, batch: int, shares: tuple[int, int, int]
 ) -> None:
     run: Any = SimpleNamespace(batch=batch)
-    assert embedding._share(wave, threads, run) == shares
+    assert embedding._split_wave(wave, threads, run) == shares
 
 
 @pytest.mark.parametrize(("wave", "count"), [(1, 6), (5, 24), (16, 60)])
@@ -780,7 +778,9 @@ def test_no_more_than_a_wave_is_read_and_not_committed(
     monkeypatch.setattr(images, "read", counted)
     (tmp_path / "data").mkdir()
     job = prepare(photos, Options(precision="f32", spark=False, wave=wave))
-    embedding.embed_all(job, look(job, None, tmp_path).inputs, tmp_path / "data", commit)
+    embedding.embed_all(
+        job, discover_changes(job, None, tmp_path).inputs, tmp_path / "data", commit
+    )
     assert committed[-1] == reads[-1] == count
     assert wave // 2 <= most <= wave
 
@@ -789,7 +789,7 @@ INDEXING = """
 import sys
 import lookalike
 from lookalike.ingest import embedding
-embedding.LOOP_UP_TO = int(sys.argv[3])
+embedding.MAX_FILES_WITHOUT_SPARK = int(sys.argv[3])
 index = lookalike.create_index(sys.argv[1], sys.argv[2], spark={"": None, "no": False}[sys.argv[4]])
 print(len(index), "pyspark" in sys.modules, "py4j" in sys.modules)
 """
@@ -849,8 +849,8 @@ def test_an_index_embeds_as_it_was_embedded(
     if precision == "int8":  # for which the default network is too delicate
         options = replace(options, model="resnet18")
         in_f32 = replace(options, precision="f32", spark=False)
-        whole = build_collection(drawn.photos, tmp_path / "f32.index", in_f32)[0]
-    stored, report = build_collection(drawn.photos, tmp_path / "x.index", options)
+        whole = build_index(drawn.photos, tmp_path / "f32.index", in_f32)[0]
+    stored, report = build_index(drawn.photos, tmp_path / "x.index", options)
     model = EmbeddingTable.open(stored.path).model
     assert model == report.model
     wanted = (precision, whole.model.weights, None)
@@ -879,8 +879,8 @@ def test_auto_measures_where_there_are_images_enough(
 ) -> None:
     options = Options(model="resnet18", spark=spark)
     in_f32 = replace(options, precision="f32", spark=False)
-    whole = build_collection(drawn.photos, tmp_path / "f32.index", in_f32)[0]
-    stored, report = build_collection(drawn.photos, tmp_path / "x.index", options)
+    whole = build_index(drawn.photos, tmp_path / "f32.index", in_f32)[0]
+    stored, report = build_index(drawn.photos, tmp_path / "x.index", options)
     kept = EmbeddingTable.open(stored.path).model
     assert kept.precision == report.model.precision == "int8"
     ours, theirs = (
@@ -891,14 +891,14 @@ def test_auto_measures_where_there_are_images_enough(
     assert kept.agreement == stored.about_model["agreement"] == report.model.agreement
     assert report.choosing_seconds > 0
     fewer = some_photos(drawn, 95, tmp_path / "photos")
-    report = build_collection(fewer, tmp_path / "y.index", options)[1]
+    report = build_index(fewer, tmp_path / "y.index", options)[1]
     assert (report.model.precision, report.model.agreement) == ("f32", None)
 
 
 def test_auto_takes_no_int8_of_a_delicate_network(
     drawn: DrawnCollection, tmp_path: Path, soon: None
 ) -> None:
-    report = build_collection(drawn.photos, tmp_path / "x.index", Options(spark=False))[1]
+    report = build_index(drawn.photos, tmp_path / "x.index", Options(spark=False))[1]
     assert report.model.backbone == "efficientnet-lite0"
     assert report.model.precision in ("bf16", "f32")  # which of them, the processor decides
     assert (report.model.agreement is None) == (report.model.precision == "f32")
@@ -909,7 +909,7 @@ def test_a_table_is_enough_to_calibrate_on(drawn: DrawnCollection, tmp_path: Pat
     cells = pa.array([None, b"junk", *photos], pa.binary())
     pq.write_table(pa.table({"image": cells}), tmp_path / "cars.parquet", row_group_size=4)
     options = Options(precision="int8")
-    stored, report = build_collection(tmp_path / "cars.parquet", tmp_path / "x.index", options)
+    stored, report = build_index(tmp_path / "cars.parquet", tmp_path / "x.index", options)
     assert (report.images, report.skipped, stored.model.precision) == (12, 2, "int8")
     vectors = [vector for _, vector in sorted(vectors_of(stored).items(), key=row_number)]
     again = Index(stored).embedder(photos)
@@ -935,7 +935,7 @@ def test_int8_that_is_not_to_be_had_leaves_no_process(
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.jpg").write_text("no picture")
     with pytest.raises(LookalikeError, match=message):
-        build_collection(tmp_path / photos, tmp_path / "x.index", options)
+        build_index(tmp_path / photos, tmp_path / "x.index", options)
     assert sorted(os.listdir(tmp_path)) == ["bad", "good"]
     left = calibrating()
     quantization.cancel_preload()  # whatever is wrong here must not disturb the tests to come

@@ -15,7 +15,7 @@ import faults
 from helpers.small import picture, pictures, small_network
 from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest import Options, add, build_collection, remove
+from lookalike.ingest import Options, add, build_index, remove
 from lookalike.storage import EmbeddingTable
 from lookalike.system.files import put_in_place, staging_folder
 
@@ -82,7 +82,7 @@ def test_an_index_killed_before_its_first_version_is_begun_anew(
         (out / "_delta_log").mkdir()
     if there == "part":
         (out / "_delta_log" / f"{0:020}.json#1").touch()
-    build_collection(photos, out, network)
+    build_index(photos, out, network)
     assert len(whole(out)) == 20
 
 
@@ -90,7 +90,7 @@ def test_what_a_killed_writer_left_goes_and_what_it_committed_stays(
     network: Options, photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "small.index"
-    stored, _ = build_collection(photos, out, network)
+    stored, _ = build_index(photos, out, network)
     (file,) = stored.files()
     # It had committed this file of its folder, and another not yet; an older version has a third.
     (file.parent / ".writing").touch()
@@ -114,7 +114,7 @@ def test_an_index_killed_while_it_is_replaced_is_put_in_place_by_the_next_run(
     network: Options, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "small.index"
-    build_collection(photos, out, network)
+    build_index(photos, out, network)
 
     class Killed(BaseException):
         pass
@@ -126,10 +126,10 @@ def test_an_index_killed_while_it_is_replaced_is_put_in_place_by_the_next_run(
     picture(photos / "new.png", 500)
     monkeypatch.setattr("lookalike.ingest.build.put_in_place", killed_between)
     with pytest.raises(Killed):
-        build_collection(photos, out, network, overwrite=True)
+        build_index(photos, out, network, overwrite=True)
     monkeypatch.setattr("lookalike.ingest.build.put_in_place", put_in_place)
     assert not out.exists()
-    report = build_collection(photos, out, network, overwrite=True)[1]
+    report = build_index(photos, out, network, overwrite=True)[1]
     assert (report.images, report.same) == (0, 21)
     assert len(whole(out)) == 21
 

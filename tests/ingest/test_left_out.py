@@ -20,8 +20,8 @@ from lookalike import LookalikeError, images, ingest
 from lookalike.images import IgnoredFiles, describe_ignored, locate, walk
 from lookalike.images.decoding import formats, raster
 from lookalike.images.inputs.file_types import MAX_TYPES, OTHER_ENDINGS, OTHER_TYPES, readable
-from lookalike.ingest import Options, build_collection
-from lookalike.ingest.export import build_table
+from lookalike.ingest import Options, build_index
+from lookalike.ingest.export import write_embeddings
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, is_index
 
@@ -196,11 +196,11 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Options:
 
 
 def make_index(photos: Path, out: Path, options: Options) -> object:
-    return build_collection(photos, out, options)
+    return build_index(photos, out, options)
 
 
 def make_table(photos: Path, out: Path, options: Options) -> object:
-    return build_table(photos, out, options)
+    return write_embeddings(photos, out, options)
 
 
 BAD: dict[str, tuple[dict[str, bytes], str]] = {
@@ -243,9 +243,9 @@ def test_of_nothing_nothing_is_made(
     before = content(out)
     with pytest.raises(LookalikeError):
         if make is make_index:
-            build_collection(given, out, network, overwrite=True)
+            build_index(given, out, network, overwrite=True)
         else:
-            build_table(given, out, network, overwrite=True)
+            write_embeddings(given, out, network, overwrite=True)
     assert content(out) == before
     assert {*os.listdir(tmp_path)} - {"out.index.skipped.csv"} == {"p", "good", "out.index"}
 
@@ -256,7 +256,7 @@ def content(out: Path) -> dict[str, bytes]:
 
 def test_an_index_of_nothing_that_was_emptied(tmp_path: Path, network: Options) -> None:
     photos, out = pictures(tmp_path / "p", 1, 1), tmp_path / "x.index"
-    build_collection(photos, out, network)
+    build_index(photos, out, network)
     write(photos, **{"bad.jpg": b"bad"})
     done = ingest.sync(EmbeddingTable.open(out), None, network)[1]
     assert (done.new, done.skipped, done.not_looked_at) == (1, 1, {})
@@ -264,7 +264,7 @@ def test_an_index_of_nothing_that_was_emptied(tmp_path: Path, network: Options) 
     assert ingest.sync(EmbeddingTable.open(out), None, network)[1].removed == 1
     before = content(out)
     with pytest.raises(LookalikeError, match=r"cannot read bad\.jpg: "):
-        build_collection(photos, out, network)
+        build_index(photos, out, network)
     assert content(out) == before
     assert EmbeddingTable.open(out).counts() == (0, 1)
 
@@ -284,7 +284,7 @@ def test_waves_that_hold_nothing_wait_for_one_that_does(
 
     monkeypatch.setattr(EmbeddingTable, "create", classmethod(noted))
     options = Options(**{**vars(network), "wave": 8})
-    report = build_collection(photos, out, options)[1]
+    report = build_index(photos, out, options)[1]
     assert (report.images, report.skipped) == (1, 40)
     assert made == [41]
     assert len({path for path, _ in EmbeddingTable.open(out).skipped()}) == 40
@@ -292,7 +292,7 @@ def test_waves_that_hold_nothing_wait_for_one_that_does(
 
 def test_what_is_added_and_bad_is_kept_with_its_reason(tmp_path: Path, network: Options) -> None:
     photos, out = pictures(tmp_path / "p", 2, 1), tmp_path / "x.index"
-    stored = build_collection(photos, out, network)[0]
+    stored = build_index(photos, out, network)[0]
     write(tmp_path / "more", **{"bad.jpg": b"bad", "film.mp4": b""})
     stored, done = ingest.add(stored, tmp_path / "more", network)
     assert (done.new, done.images, done.skipped) == (1, 0, 1)
@@ -386,7 +386,7 @@ def test_spark_looks_into_files_of_no_ending(mixed: Path, tmp_path: Path, networ
     )
     out = tmp_path / "x.index"
     options = Options(**{**vars(network), "spark": None, "labels": mixed / "labels.csv"})
-    stored, report = build_collection(mixed.as_uri(), out, options)
+    stored, report = build_index(mixed.as_uri(), out, options)
     assert (report.images, report.skipped, report.loose_labels) == (4, 0, 1)
     assert report.not_looked_at == {".mp4": 2, "without ending": 1, ".svg": 1}
     assert is_index(out)
@@ -395,7 +395,7 @@ def test_spark_looks_into_files_of_no_ending(mixed: Path, tmp_path: Path, networ
     assert done.not_looked_at == report.not_looked_at
     write(tmp_path / "films", **{"a.mp4": b"film", "b": b"more"})
     with pytest.raises(LookalikeError, match=r"no images in .*: not looked at: 1 \.mp4, 1 wi"):
-        build_collection((tmp_path / "films").as_uri(), tmp_path / "y.index", options)
+        build_index((tmp_path / "films").as_uri(), tmp_path / "y.index", options)
     assert not (tmp_path / "y.index").exists()
 
 
@@ -416,7 +416,7 @@ def test_a_listing_of_a_uri_reads_no_photo(tmp_path: Path, network: Options) -> 
         return (int(below.getLong("bytesRead") or 0) if below else 0) - begin
 
     begin = read()
-    stored, report = build_collection(photos.as_uri(), tmp_path / "x.index", options)
+    stored, report = build_index(photos.as_uri(), tmp_path / "x.index", options)
     assert (report.images, report.skipped) == (30, 0)
     assert report.not_looked_at == {".mp4": 1, ".part": 1}
     whole, begin = read(begin), read()
@@ -437,7 +437,7 @@ def test_a_uri_of_more_endings_than_are_counted(tmp_path: Path, network: Options
     names = [f"scan.{number:04}" for number in range(MAX_TYPES + 20)]
     write(photos, **{name: image("PNG") + name.encode() for name in names})
     options = Options(**{**vars(network), "spark": None})
-    stored, report = build_collection(photos.as_uri(), tmp_path / "x.index", options)
+    stored, report = build_index(photos.as_uri(), tmp_path / "x.index", options)
     assert (report.images, report.skipped, report.not_looked_at) == (MAX_TYPES + 20, 0, {})
     # Of some that are read by name, one is over the limit: each row has an id of its own.
     write(photos, **{name: image("PNG") + b"changed" + name.encode() for name in names[:30]})
@@ -455,12 +455,12 @@ def test_a_folder_of_photos_stays_one(tmp_path: Path, network: Options) -> None:
     for number, file in enumerate(sorted(photos.iterdir())):
         file.rename(photos / f"photo{number}")
     out = photos / "idx"
-    stored = build_collection(photos, out, network)[0]
-    build_table(photos, photos / "t", network)
+    stored = build_index(photos, out, network)[0]
+    write_embeddings(photos, photos / "t", network)
     pq.write_table(pa.table({"name": ["photo0"]}), photos / "meta.parquet")
     write(photos, LICENSE=b"words")
     assert locate(photos).kind == "files"
-    assert build_collection(photos, out, network)[1].same == 3
+    assert build_index(photos, out, network)[1].same == 3
     assert ingest.sync(stored, None, network)[1].same == 3
     # Where a table of images comes to lie there, what was indexed stays what it was.
     content = [(photos / "photo0").read_bytes()]
@@ -477,7 +477,7 @@ def test_a_folder_of_photos_stays_one(tmp_path: Path, network: Options) -> None:
         (photos / name).unlink()
     shutil.rmtree(photos / "t")
     with pytest.raises(LookalikeError, match="no images in "):
-        build_collection(photos, out, network)
+        build_index(photos, out, network)
 
 
 def test_a_parquet_file_among_images_is_left_out(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from lookalike import Index, LookalikeError, ingest, models
 from lookalike.analysis.result import finding
 from lookalike.images import PREPROCESSING, Source
 from lookalike.images.decoding.sandbox import IsolatedDecoder
-from lookalike.ingest import Options, build_collection, watch
-from lookalike.ingest.export import build_table
+from lookalike.ingest import Options, build_index, watch
+from lookalike.ingest.export import write_embeddings
 from lookalike.models.weights import FILES
 from lookalike.storage import EmbeddingTable, commits, making_anew, successor
 
@@ -307,18 +307,18 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, living: Index, overw
     options = Options(spark=False, wave=16)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(_Killed):
         stop_after(2, patch)
-        build_collection(photos, out, options, overwrite)
+        build_index(photos, out, options, overwrite)
     if overwrite:
         assert len(lookalike.open_index(out)) == 12, "the old one, until the new one is complete"
     else:
         assert lookalike.open_index(out)._table.counts() == (31, 1)
-    stored, report = build_collection(photos, out, options, overwrite)
+    stored, report = build_index(photos, out, options, overwrite)
     assert (report.images, report.skipped, report.same) == (38, 0, 32)
     assert stored.counts() == (69, 1)
-    again = build_collection(photos, out, options)[1]
+    again = build_index(photos, out, options)[1]
     assert (again.images, again.same) == (0, 70)
     assert rows_of(Index(stored)).keys() == names_of(photos)
-    whole, _ = build_collection(photos, tmp_path / "whole.index", options)
+    whole, _ = build_index(photos, tmp_path / "whole.index", options)
     assert list(rows_of(Index(stored)).values()) == list(rows_of(Index(whole)).values())
     left = {entry.name for entry in (*tmp_path.iterdir(), *out.iterdir())}
     assert not any(name.startswith(".") and name != ".writers" for name in left)
@@ -329,7 +329,7 @@ def test_a_run_that_fails_before_its_first_wave_leaves_nothing(
 ) -> None:
     stop_after(0, monkeypatch)
     with pytest.raises(_Killed):
-        build_collection(photos, tmp_path / "y.index", Options(spark=False))
+        build_index(photos, tmp_path / "y.index", Options(spark=False))
     assert not (tmp_path / "y.index").exists()
 
 
@@ -348,9 +348,9 @@ def test_what_a_killed_run_has_left_is_cleared(photos: Path, tmp_path: Path) -> 
 def test_an_index_of_other_images_is_not_gone_on_with(
     living: Index, photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(LookalikeError, match="is there already, made of"):
+    with pytest.raises(LookalikeError, match="already exists, made of"):
         lookalike.create_index(tmp_path, living.path)
-    with pytest.raises(LookalikeError, match="is there already, in f32"):
+    with pytest.raises(LookalikeError, match="already exists, in f32"):
         lookalike.create_index(photos, living.path, precision="bf16")
     assert living._table.newest().version == 0
 
@@ -369,7 +369,7 @@ def test_what_spark_reads_is_gone_on_with_too(photos: Path, tmp_path: Path, kind
     out = tmp_path / "y.index"
     index = lookalike.create_index(given, out)
     assert len(index) == 12
-    assert build_collection(given, out, Options())[1].same == 12
+    assert build_index(given, out, Options())[1].same == 12
     new = [paint(photos / "new" / f"{number}.png", 50 + number) for number in range(2)]
     write("b.parquet", new)
     done = index.sync()
@@ -388,7 +388,7 @@ def test_an_index_and_its_photos_may_move(living: Index, photos: Path, tmp_path:
     shutil.copytree(living.path, copied)
     photos.rename(tmp_path / "usb" / "photos")
     index = lookalike.open_index(copied)
-    with pytest.raises(LookalikeError, match="is not there, nor are others"):
+    with pytest.raises(LookalikeError, match="and others are missing"):
         index.relocate(tmp_path / "nowhere")
     index.relocate(tmp_path / "usb" / "photos")
     assert index.search(tmp_path / "usb" / "photos" / "0" / "00.png").query.id == 0
@@ -496,9 +496,9 @@ def test_a_root_that_is_no_folder_now_empties_nothing(
         root.unlink()
         root.write_text("not mounted")
     for change in (index.sync, index.add):
-        with pytest.raises(LookalikeError, match=r"root is no folder now: .* `lookalike root`"):
+        with pytest.raises(LookalikeError, match=r"root is missing: .* `lookalike root`"):
             change(str(root))
-    with pytest.raises(LookalikeError, match="is no folder now"):
+    with pytest.raises(LookalikeError, match="is missing: check"):
         index.sync()
     index.refresh()
     assert (len(index), index._table.version) == (12, 0)
@@ -560,18 +560,18 @@ def test_what_is_skipped_stands_in_a_file_of_its_own(photos: Path, tmp_path: Pat
     (photos / "0" / "text.png").write_text("no picture")
     for out in (tmp_path / "x.csv", tmp_path / "x"):  # each has its own
         own = tmp_path / f"{out.name}.skipped.csv"
-        assert build_table(photos, out, Options(spark=False)).skipped == 1
+        assert write_embeddings(photos, out, Options(spark=False)).skipped == 1
         assert own.read_text().splitlines()[1].startswith('"0/text.png",')
-        with pytest.raises(LookalikeError, match=f"{out.name} is there already"):
-            build_table(photos, out, Options(spark=False))
-        assert build_table(photos, out, Options(spark=False), overwrite=True).skipped == 1
+        with pytest.raises(LookalikeError, match=f"{out.name} already exists"):
+            write_embeddings(photos, out, Options(spark=False))
+        assert write_embeddings(photos, out, Options(spark=False), overwrite=True).skipped == 1
         # Of a table that is gone it tells nothing any longer.
         shutil.rmtree(out) if out.is_dir() else out.unlink()
-        assert build_table(photos, out, Options(spark=False)).skipped == 1
+        assert write_embeddings(photos, out, Options(spark=False)).skipped == 1
         told = own.read_text()
         own.write_text("mine")
-        with pytest.raises(LookalikeError, match="of something else"):
-            build_table(photos, out, Options(spark=False), overwrite=True)
+        with pytest.raises(LookalikeError, match="was not written by lookalike"):
+            write_embeddings(photos, out, Options(spark=False), overwrite=True)
         assert own.read_text() == "mine"
         own.write_text(told)
     assert mine.read_text() == "mine"
@@ -583,14 +583,14 @@ def test_what_is_skipped_stands_in_a_file_of_its_own(photos: Path, tmp_path: Pat
 def test_of_two_that_make_the_same_file_one_does(photos: Path, tmp_path: Path) -> None:
     def make(_: int) -> object:
         try:
-            return build_table(photos, tmp_path / "x.csv", Options(spark=False))
+            return write_embeddings(photos, tmp_path / "x.csv", Options(spark=False))
         except LookalikeError as error:
             return str(error)
 
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(make, range(2)))
     (refused,) = (one for one in done if isinstance(one, str))
-    assert "which stays" in refused or "is there already" in refused
+    assert "which stays" in refused or "already exists" in refused
     assert len((tmp_path / "x.csv").read_text().splitlines()) == 13
 
 
@@ -668,8 +668,8 @@ def test_additions_go_to_the_index_that_was_opened(
     shutil.copytree(photos, there / "photos")
     monkeypatch.chdir(tmp_path)
     opened = lookalike.open_index("x.index")
-    looks = watch.looks(Path("x.index"), "photos", Options(spark=False), every=0)
-    next(looks)
+    scans = watch.watch_folder(Path("x.index"), "photos", Options(spark=False), every=0)
+    next(scans)
     before = everything(there)
     paint(photos / "new.png", 100)
     os.utime(photos / "new.png", (1, 1))  # it counts at once
@@ -679,8 +679,8 @@ def test_additions_go_to_the_index_that_was_opened(
     assert opened.sync().removed == 1
     paint(photos / "newer.png", 101)
     os.utime(photos / "newer.png", (1, 1))
-    look = next(looks)
-    assert look.trouble is None and look.done is not None and look.done.new == 1
+    scan = next(scans)
+    assert scan.error is None and scan.changed is not None and scan.changed.new == 1
     assert everything(there) == before
     assert "newer.png" in rows_of(lookalike.open_index(living.path))
 
@@ -739,6 +739,6 @@ def test_a_table_does_not_go_into_an_index_of_a_folder(living: Index, tmp_path: 
     with pytest.raises(LookalikeError) as error:
         living.add(table)
     assert str(error.value) == (
-        f"{living.path} holds photos of a folder, but the input is a Parquet table: "
+        f"{living.path} holds images of a folder, but the input is of a Parquet table: "
         "make another index for it"
     )

@@ -20,9 +20,9 @@ from lookalike import LookalikeError, images, ingest, models
 from lookalike import ingest as build
 from lookalike.cli.output import last_words
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest import Options, build_collection, watch
+from lookalike.ingest import Options, build_index, watch
 from lookalike.ingest import streaming as batches
-from lookalike.ingest.watch import Look, Waiting
+from lookalike.ingest.watch import Scan, StabilityCheck
 from lookalike.models.runtimes import _engine
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable
@@ -74,7 +74,7 @@ class Place:
 def statuses(stored: EmbeddingTable) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in stored.files():
-        for batch in ingest.stored_rows([file], "ok", ["path"]):
+        for batch in ingest.rows_with_status([file], "ok", ["path"]):
             found |= dict.fromkeys(batch["path"].to_pylist(), "ok")
     return found | dict.fromkeys((path for path, _ in stored.skipped()), "skipped")
 
@@ -88,7 +88,7 @@ def place(drawn: DrawnCollection, tmp_path: Path) -> Place:
     for photo in some:
         shutil.copy2(photo, photos)
     index = tmp_path / "photos.index"
-    build_collection(photos, index, Options(spark=False))
+    build_index(photos, index, Options(spark=False))
     return Place(photos, index, others)
 
 
@@ -149,7 +149,7 @@ def once(place: Place, *arguments: Argument) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
-# By looks, in processes of their own.
+# By scans, in processes of their own.
 
 
 def test_photos_come_change_and_go(place: Place) -> None:
@@ -292,16 +292,16 @@ def test_what_cannot_be_meant_is_refused(place: Place, arguments: list[str], wor
 def test_a_change_counts_when_two_looks_have_seen_the_same(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "SETTLED", 0.0)
+    monkeypatch.setattr(watch, "STABLE_SECONDS", 0.0)
     source, now = place.stored().source, time.time_ns()
     path = place.put(0, "new.jpg")
-    waiting = Waiting()
+    stability = StabilityCheck()
 
     def asked(sign: str, size: int | None, modified: int | None) -> bool:
-        waiting.begin(source)
-        return waiting(sign, "new.jpg", size, modified)
+        stability.begin(source)
+        return stability(sign, "new.jpg", size, modified)
 
-    monkeypatch.setattr(watch, "SETTLED", 0.05)
+    monkeypatch.setattr(watch, "STABLE_SECONDS", 0.05)
     assert not asked("+", 100, now)
     time.sleep(0.1)
     assert not asked("+", 200, now), "it has grown"
@@ -310,13 +310,13 @@ def test_a_change_counts_when_two_looks_have_seen_the_same(
     time.sleep(0.1)
     assert asked("+", 200, now + 1)
     assert not asked("+", 200, now + 1), "what was asked for once begins anew"
-    assert len(waiting) == 1
+    assert len(stability) == 1
     assert asked("+", 200, now - 60 * 10**9), "nobody has touched it for a minute"
     assert not asked("+", 200, now + 3600 * 10**9), "a clock that is wrong"
     path.write_bytes(b"half")
     time.sleep(0.1)
     assert not asked("+", 200, now + 3600 * 10**9), "not whole"
-    monkeypatch.setattr(watch, "QUIET", 0.1)
+    monkeypatch.setattr(watch, "UNTOUCHED_SECONDS", 0.1)
     time.sleep(0.1)
     assert asked("+", 200, now + 3600 * 10**9), "but nobody goes on with it"
     assert not asked("-", None, None)
@@ -324,15 +324,15 @@ def test_a_change_counts_when_two_looks_have_seen_the_same(
     assert asked("-", None, None)
 
 
-def looked(place: Place, until: Callable[[Look], bool], **options: Any) -> list[Look]:
-    """Look, quickly, until a look is as wanted; return the looks that were."""
-    seen: list[Look] = []
+def scan_until(place: Place, until: Callable[[Scan], bool], **options: Any) -> list[Scan]:
+    """Return the scans of an index up to the first one that is wanted."""
+    seen: list[Scan] = []
     with contextlib.closing(
-        watch.looks(place.index, None, Options(), every=0.1, **options)
-    ) as looks:
-        for look in looks:
-            seen.append(look)
-            if until(look):
+        watch.watch_folder(place.index, None, Options(), every=0.1, **options)
+    ) as scans:
+        for scan in scans:
+            seen.append(scan)
+            if until(scan):
                 return seen
             assert len(seen) < 300
     raise AssertionError(seen)
@@ -341,11 +341,11 @@ def looked(place: Place, until: Callable[[Look], bool], **options: Any) -> list[
 def test_a_damaged_photo_gets_its_reason_after_a_while(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "QUIET", 2.0)
+    monkeypatch.setattr(watch, "UNTOUCHED_SECONDS", 2.0)
     (place.photos / "half.jpg").write_bytes(place.others[0].read_bytes()[:2000])
-    *before, last = looked(place, lambda look: look.moved)
-    assert all(look.waiting == 1 for look in before)
-    assert last.done is not None and (last.done.new, last.done.skipped) == (1, 1)
+    *before, last = scan_until(place, lambda scan: scan.has_new_version)
+    assert all(scan.unstable == 1 for scan in before)
+    assert last.changed is not None and (last.changed.new, last.changed.skipped) == (1, 1)
     assert place.paths()["half.jpg"] == "skipped"
 
 
@@ -368,9 +368,9 @@ def test_files_that_vanish_during_a_listing_stay(
         return iter(found[:2] if count in (1, 3) else found)
 
     monkeypatch.setattr("lookalike.images.inputs.listing.walk", cut_short)
-    monkeypatch.setattr(watch, "SETTLED", 0.01)
-    looks = looked(place, lambda _: count == 5)
-    assert [look.waiting for look in looks] == [4, 0, 4, 0, 0]
+    monkeypatch.setattr(watch, "STABLE_SECONDS", 0.01)
+    scans = scan_until(place, lambda _: count == 5)
+    assert [scan.unstable for scan in scans] == [4, 0, 4, 0, 0]
     assert place.paths() == before
 
 
@@ -385,20 +385,20 @@ def test_trouble_is_told_and_over_when_it_is(place: Place, monkeypatch: pytest.M
 
     monkeypatch.setattr(build, "sync", fail)
     place.put(0, modified=OLD)
-    *troubles, last = looked(place, lambda look: look.moved)
-    assert [type(look.trouble) for look in troubles] == [ValueError, LookalikeError, OSError]
-    assert last.done is not None and last.done.new == 1
+    *troubles, last = scan_until(place, lambda scan: scan.has_new_version)
+    assert [type(scan.error) for scan in troubles] == [ValueError, LookalikeError, OSError]
+    assert last.changed is not None and last.changed.new == 1
 
 
 def test_an_index_that_is_made_anew_is_found_again(place: Place) -> None:
-    with contextlib.closing(watch.looks(place.index, None, Options(), every=0.1)) as looks:
-        assert next(looks).trouble is None
+    with contextlib.closing(watch.watch_folder(place.index, None, Options(), every=0.1)) as scans:
+        assert next(scans).error is None
         for photo in list(place.photos.iterdir())[:2]:
             photo.unlink()
-        build_collection(place.photos, place.index, Options(spark=False), overwrite=True)
-        seen = [next(looks) for _ in range(3)]
-        assert seen[-1].done is not None and seen[-1].done.same == 4
-        assert not any(look.moved for look in seen)
+        build_index(place.photos, place.index, Options(spark=False), overwrite=True)
+        seen = [next(scans) for _ in range(3)]
+        assert seen[-1].changed is not None and seen[-1].changed.same == 4
+        assert not any(scan.has_new_version for scan in seen)
     place.assert_current()
 
 
@@ -411,21 +411,21 @@ def test_the_network_is_loaded_once(place: Place, monkeypatch: pytest.MonkeyPatc
         return load(folder)
 
     monkeypatch.setattr(models.Model, "load", counted)
-    looked(place, lambda _: True)
+    scan_until(place, lambda _: True)
     place.put(0, modified=OLD)
-    looked(place, lambda look: look.moved)
+    scan_until(place, lambda scan: scan.has_new_version)
     made, loads = _engine.cache_info().misses, 0
-    with contextlib.closing(watch.looks(place.index, None, Options(), every=0.01)) as looks:
+    with contextlib.closing(watch.watch_folder(place.index, None, Options(), every=0.01)) as scans:
         for at in range(1, 5):
             place.put(at, modified=OLD)
-            assert next(looks).moved
-            assert not next(looks).moved
+            assert next(scans).has_new_version
+            assert not next(scans).has_new_version
     assert loads == 1
     assert _engine.cache_info().misses == made
     place.assert_current()
 
 
-MANY_LOOKS = """
+MANY_SCANS = """
 import os, sys
 from pathlib import Path
 from lookalike.ingest import watch
@@ -435,8 +435,8 @@ def held():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))
 
-for count, look in enumerate(watch.looks(Path(sys.argv[1]), None, Options(), every=0.01)):
-    assert look.trouble is None, look
+for count, scan in enumerate(watch.watch_folder(Path(sys.argv[1]), None, Options(), every=0.01)):
+    assert scan.error is None, scan
     if count == 20:
         before = held()
     if count == 220:
@@ -449,7 +449,7 @@ for count, look in enumerate(watch.looks(Path(sys.argv[1]), None, Options(), eve
 @pytest.mark.long
 def test_two_hundred_looks_hold_no_more_than_twenty(place: Place) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MANY_LOOKS, place.index],
+        [sys.executable, "-c", MANY_SCANS, place.index],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -463,12 +463,12 @@ def test_two_hundred_looks_hold_no_more_than_twenty(place: Place) -> None:
 # By a stream of Spark's.
 
 
-def streamed(place: Place, **options: Any) -> list[Look]:
-    return list(watch.stream(place.index, None, Options(), once=True, **options))
+def streamed(place: Place, **options: Any) -> list[Scan]:
+    return list(watch.watch_stream(place.index, None, Options(), once=True, **options))
 
 
-def added(looks: Sequence[Look]) -> int:
-    return sum(look.done.new for look in looks if look.done)
+def added(scans: Sequence[Scan]) -> int:
+    return sum(scan.changed.new for scan in scans if scan.changed)
 
 
 def test_a_stream_adds_each_new_photo_once(place: Place) -> None:
@@ -486,12 +486,12 @@ def test_a_stream_adds_each_new_photo_once(place: Place) -> None:
     writer = threading.Thread(target=write_slowly)
     session()
     writer.start()
-    looks = streamed(place)
+    scans = streamed(place)
     writer.join()
-    assert added(looks) == 3, looks
+    assert added(scans) == 3, scans
     place.assert_current()
     version = place.stored().version
-    assert not any(look.moved for look in streamed(place))
+    assert not any(scan.has_new_version for scan in streamed(place))
 
     # A file with an old date moved in, one that is gone again, and a batch that comes once more.
     place.put(3, "old.jpg", modified=OLD - 1e8)
@@ -501,8 +501,8 @@ def test_a_stream_adds_each_new_photo_once(place: Place) -> None:
     last = max(int(file.name) for file in commits.glob("[0-9]*"))
     for name in (f"{last}", f".{last}.crc"):
         (commits / name).unlink()
-    looks = streamed(place)
-    assert added(looks) == 0 and not any(look.moved for look in looks)
+    scans = streamed(place)
+    assert added(scans) == 0 and not any(scan.has_new_version for scan in scans)
     assert place.stored().version == version + 1
     assert place.paths()["old.jpg"] == "ok", "a sync finds what is gone"
     assert ingest.sync(place.stored(), None, Options())[1].removed == 1
@@ -513,15 +513,15 @@ def test_a_stream_adds_each_new_photo_once(place: Place) -> None:
 @pytest.mark.parametrize("uri", [False, True], ids=["folder", "uri"])
 def test_a_stream_opens_what_has_no_ending(place: Place, tmp_path: Path, uri: bool) -> None:
     index = tmp_path / "new.index"
-    build_collection(place.photos.as_uri() if uri else place.photos, index, Options())
+    build_index(place.photos.as_uri() if uri else place.photos, index, Options())
     place = Place(place.photos, index, place.others)
     place.put(0, "sub/none", modified=OLD)
     place.put(1, "odd [1].%41", modified=OLD)
     for name in ("film.mp4", "notes", "x.MP4"):
         (place.photos / name).write_text("no image")
-    looks = streamed(place)
-    assert added(looks) == 2, looks
-    counts = [look.done.not_looked_at for look in looks if look.done]
+    scans = streamed(place)
+    assert added(scans) == 2, scans
+    counts = [scan.changed.not_looked_at for scan in scans if scan.changed]
     assert {".mp4": 2, "without ending": 1} in counts
     assert place.stored().counts() == (8, 0)
     done = ingest.sync(place.stored(), None, Options(), dry_run=True)[1]
@@ -555,13 +555,13 @@ def test_a_batch_that_fails_comes_again(place: Place, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(build, "add_batch", fail)
     place.put(0, modified=OLD)
-    looks = []
-    with contextlib.closing(watch.stream(place.index, None, Options(), every=0.2)) as stream:
-        for look in stream:
-            looks.append(look)
-            if look.moved:
+    scans: list[Scan] = []
+    with contextlib.closing(watch.watch_stream(place.index, None, Options(), every=0.2)) as stream:
+        for scan in stream:
+            scans.append(scan)
+            if scan.has_new_version:
                 break
-    assert [str(look.trouble) for look in looks] == ["the disk is full", "None"]
+    assert [str(scan.error) for scan in scans] == ["the disk is full", "None"]
     place.assert_current()
     assert not session().streams.active
 
@@ -569,12 +569,12 @@ def test_a_batch_that_fails_comes_again(place: Place, monkeypatch: pytest.Monkey
 @pytest.mark.long
 def test_a_stream_over_a_uri(place: Place, tmp_path: Path) -> None:
     index = tmp_path / "uri.index"
-    build_collection(f"file://{place.photos}", index, Options())
+    build_index(f"file://{place.photos}", index, Options())
     place = Place(place.photos, index, place.others)
     place.put(0, "sub/a [1]{2}*%41 é.jpg", modified=OLD)
     place.put(1)
-    looks = streamed(place, checkpoint=str(tmp_path / "seen"))
-    assert added(looks) == 2
+    scans = streamed(place, checkpoint=str(tmp_path / "seen"))
+    assert added(scans) == 2
     assert (tmp_path / "seen" / "commits").exists() and not (index / ".watch").exists()
     assert len(place.paths()) == 8
     assert place.stored().counts() == (8, 0)
@@ -596,7 +596,7 @@ def test_files_that_vanish_during_a_batch_are_left_out(
 ) -> None:
     """One after the stream has seen it, others in each step of the batch that is to read them."""
     index = tmp_path / "uri.index"
-    build_collection(f"file://{place.photos}", index, Options())
+    build_index(f"file://{place.photos}", index, Options())
     place = Place(place.photos, index, place.others)
     there = place.paths().keys() | {f"file:{place.put(0, modified=OLD)}"}
 
@@ -610,9 +610,9 @@ def test_files_that_vanish_during_a_batch_are_left_out(
         monkeypatch.setattr(module, name, late)
 
     lose(place.put(1, modified=OLD), build, "add_batch")
-    for at, name in enumerate(("list_found", "image_frame", "wanted_of"), 2):
+    for at, name in enumerate(("list_found", "image_frame", "frame_inputs"), 2):
         lose(place.put(at, modified=OLD), batches, name)
-    assert not any(look.trouble for look in streamed(place))
+    assert not any(scan.error for scan in streamed(place))
     assert place.paths() == dict.fromkeys(there, "ok")
     monkeypatch.undo()
     place.put(5, modified=OLD)
@@ -620,8 +620,8 @@ def test_files_that_vanish_during_a_batch_are_left_out(
 
 
 def test_what_cannot_be_streamed_is_said(place: Place) -> None:
-    two = [watch.stream(place.index, str(place.photos / "*.jpg"), Options(), once=True)]
-    two += [watch.stream(place.index, str(place.photos / "none"), Options(), once=True)]
+    two = [watch.watch_stream(place.index, str(place.photos / "*.jpg"), Options(), once=True)]
+    two += [watch.watch_stream(place.index, str(place.photos / "none"), Options(), once=True)]
     for stream, words in zip(two, ("one folder", "no such file"), strict=True):
         with pytest.raises(LookalikeError, match=words):
             next(stream)
@@ -632,7 +632,7 @@ def test_what_cannot_be_streamed_is_said(place: Place) -> None:
 def test_a_stream_is_killed_and_started_again(place: Place, tmp_path: Path, uri: bool) -> None:
     if uri:
         index = tmp_path / "uri.index"
-        build_collection(f"file://{place.photos}", index, Options())
+        build_index(f"file://{place.photos}", index, Options())
         place = Place(place.photos, index, place.others)
     for at in range(40):
         place.put(at, f"{at % 3}/{at}.jpg", modified=OLD)

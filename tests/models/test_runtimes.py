@@ -22,7 +22,7 @@ from lookalike.images import resize
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.images.synthetic.designs import CLASSES
 from lookalike.images.synthetic.photo import snapshot
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 from lookalike.models import (
     Engine,
     Model,
@@ -234,7 +234,7 @@ def test_an_index_of_what_cannot_be_converted(
     unconverted: Model, index: Index, drawn: DrawnCollection, tmp_path: Path
 ) -> None:
     photos = sorted(str(path) for path in drawn.photos.rglob("*.jpg"))[:20]
-    stored, report = build_collection(photos, tmp_path / "x.index", Options(spark=False))
+    stored, report = build_index(photos, tmp_path / "x.index", Options(spark=False))
     assert (report.images, report.skipped) == (20, 0)
     assert stored.model.graph == b""
     hits = Index(stored).search(min(drawn.new.rglob("*.jpg")), 20)
@@ -276,7 +276,7 @@ def test_without_cuda(model: Model, photos: Pixels, wanted: Vectors) -> None:
 @without_cuda
 def test_an_index_wants_no_device_that_is_not_there(drawn: DrawnCollection, tmp_path: Path) -> None:
     with pytest.raises(LookalikeError, match="no CUDA here"):
-        build_collection(drawn.photos, tmp_path / "x.index", Options(device="cuda"))
+        build_index(drawn.photos, tmp_path / "x.index", Options(device="cuda"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -373,7 +373,7 @@ def test_cuda_gives_what_the_processor_gives(
 @needs_cuda
 def test_an_index_made_on_cuda(index: Index, drawn: DrawnCollection, tmp_path: Path) -> None:
     options = Options(device="cuda", precision="f32", spark=False)
-    stored, report = build_collection(drawn.photos, tmp_path / "x.index", options)
+    stored, report = build_index(drawn.photos, tmp_path / "x.index", options)
     assert (report.images, report.model.precision) == (96, "f32")
     for ours, theirs in zip(stored.segments, index._table.segments, strict=True):
         assert np.abs(ours.vectors - theirs.vectors).max() < 1e-4
@@ -430,7 +430,7 @@ def test_an_index_of_lite0_needs_nothing_else(
 ) -> None:
     photos = sorted(str(path) for path in drawn.photos.rglob("*.jpg"))[:20]
     options = Options(model=lite0_package.NAME, weights="imagenet", spark=False)
-    stored, report = build_collection(photos, tmp_path / "x.index", options)
+    stored, report = build_index(photos, tmp_path / "x.index", options)
     assert (report.images, stored.model) == (20, other)
     code = """
 import sys

@@ -721,7 +721,7 @@ def test_a_stopped_command_goes_on_to_the_same_file(
     assert sorted(os.listdir(tmp_path)) == [part.name, whole.name]
 
     code, _, noted = run(*asked, "--out", part)
-    assert code == 1 and "is there already" in noted and "--overwrite" in noted
+    assert code == 1 and "already exists" in noted and "--overwrite" in noted
 
 
 def test_a_command_stopped_early_leaves_nothing(

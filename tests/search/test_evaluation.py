@@ -17,7 +17,7 @@ from helpers.command import assert_fails, run
 from helpers.segments import collection_of, in_pieces
 from lookalike import Index, LookalikeError, models
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 from lookalike.rendering import plots
 from lookalike.search import evaluation, fidelity
 from lookalike.search.recall import RECALLS
@@ -48,7 +48,7 @@ def rough(drawn: DrawnCollection, tmp_path: Path) -> Index:
     for photo in sorted(drawn.photos.rglob("*.jpg"))[:PHOTOS]:
         shutil.copy(photo, photos)
     options = Options(precision="bf16", spark=False)
-    return Index(build_collection(photos, tmp_path / "rough.index", options)[0])
+    return Index(build_index(photos, tmp_path / "rough.index", options)[0])
 
 
 def kept(index: Index, **options: Any) -> dict[str, Any]:

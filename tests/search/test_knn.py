@@ -177,7 +177,7 @@ def test_wrong_options(index: Index, tmp_path: Path, options: dict[str, Any], me
 @pytest.mark.long
 def test_what_is_refused(index: Index, vectors: Floats, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(LookalikeError, match="is there already"):
+    with pytest.raises(LookalikeError, match="already exists"):
         index.kneighbors().write(tmp_path / "taken")
     with pytest.raises(LookalikeError, match="a folder of something else"):
         index.kneighbors().write(tmp_path / "taken", overwrite=True)

@@ -17,7 +17,7 @@ from helpers.small import picture, pictures, results, small_network
 from helpers.worker import question
 from lookalike import ingest
 from lookalike.images.inputs.reader import content_hash
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 from lookalike.storage import EmbeddingTable, commits, writing
 from lookalike.system.arrays import Vectors
 
@@ -45,7 +45,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Options:
 def made(network: Options, tmp_path_factory: pytest.TempPathFactory) -> Small:
     folder = tmp_path_factory.mktemp("made")
     photos = pictures(folder / "photos", 24, seed=0)
-    build_collection(photos, folder / "small.index", network)
+    build_index(photos, folder / "small.index", network)
     return Small(photos, folder / "small.index", network)
 
 
@@ -251,7 +251,7 @@ class Model:
         self.seeds = iter(range(10_000, 20_000))
         for name in NAMES[:3]:
             picture(self.photos / name, next(self.seeds))
-        self.index = build_collection(self.photos, folder / "small.index", options)[0].path
+        self.index = build_index(self.photos, folder / "small.index", options)[0].path
         self.wanted = self.on_disk()
         self.versions = {0: dict(self.wanted)}
 

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from helpers.small import picture, pictures, small_network
 from lookalike import Index
-from lookalike.ingest import Options, add, build_collection
+from lookalike.ingest import Options, add, build_index
 from lookalike.storage import EmbeddingTable, writing
 
 OLD_NAMES = ("lookalike.json", "model", "signatures", "lsh")
@@ -32,7 +32,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def index(network: Options, photos: Path, tmp_path: Path) -> Index:
     """An index with all that may be made of it."""
-    stored, _ = build_collection(photos, tmp_path / "x.index", network)
+    stored, _ = build_index(photos, tmp_path / "x.index", network)
     index = Index(stored)
     index._searcher.get_ready()
     (stored.hash_folder / "model").mkdir(parents=True)

@@ -24,7 +24,7 @@ from helpers.segments import unit
 from lookalike import Index, LookalikeError
 from lookalike.images import Source
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest.selection import matching
+from lookalike.ingest.selection import matching_ids
 from lookalike.models import Model
 from lookalike.search.exact import exact
 from lookalike.search.rows import Rows
@@ -675,7 +675,7 @@ def test_readers_go_on(stored: EmbeddingTable) -> None:
     [
         lambda old: [one.vectors for one in old.segments],
         lambda old: list(old.skipped()),
-        lambda old: matching(old, {".": "."}, old.path),
+        lambda old: matching_ids(old, {".": "."}, old.path),
         lambda old: old.dataframe(None),
     ],
     ids=["vectors", "skipped", "names", "spark"],
@@ -695,7 +695,7 @@ def test_a_reader_is_told_that_its_version_is_gone(
 
 def test_a_reader_is_told_so_where_nothing_is_left(stored: EmbeddingTable) -> None:
     old = EmbeddingTable.open(stored.path)
-    empty = commits.remove(old, lambda newest: matching(newest, {"": "."}, stored.path), "")
+    empty = commits.remove(old, lambda newest: matching_ids(newest, {"": "."}, stored.path), "")
     vacuum(empty, 0)
     with pytest.raises(LookalikeError, match="no longer kept: open the newest"):
         list(old.skipped())

@@ -35,7 +35,7 @@ from lookalike.errors import ImageError
 from lookalike.images import Source, encode_path, read
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.ingest import Options
-from lookalike.ingest.export import build_table, export_csv
+from lookalike.ingest.export import export_csv, write_embeddings
 from lookalike.lsh.amplified import AmplifiedProjectionLSH, AmplifiedProjectionLSHModel
 from lookalike.lsh.search import load_hasher
 from lookalike.models import Model, engine, resolve
@@ -471,10 +471,10 @@ def formulas(drawn: DrawnCollection, tmp_path: Path) -> Path:
 
 def test_formulas_are_left_alone_unless_asked(formulas: Path, tmp_path: Path) -> None:
     options = Options(labels=tmp_path / "labels.csv", precision="f32")
-    build_table(formulas, tmp_path / "as they are.csv", options)
+    write_embeddings(formulas, tmp_path / "as they are.csv", options)
     plain = table_of(tmp_path / "as they are.csv")
     skipped = table_of(tmp_path / "as they are.csv.skipped.csv")
-    build_table(formulas, tmp_path / "safe.csv", options, no_formulas=True)
+    write_embeddings(formulas, tmp_path / "safe.csv", options, no_formulas=True)
     safe, safely_skipped = (table_of(tmp_path / f"safe.csv{one}") for one in ("", ".skipped.csv"))
 
     def quoted(text: str) -> str:
@@ -510,7 +510,7 @@ def test_no_formulas_is_an_option_for_csv(formulas: Path, tmp_path: Path) -> Non
     assert refused.code == 2
     assert "--no-formulas needs an --out that ends in .csv" in refused.err
     with pytest.raises(LookalikeError, match="CSV"):
-        build_table(formulas, tmp_path / "x", Options(), no_formulas=True)
+        write_embeddings(formulas, tmp_path / "x", Options(), no_formulas=True)
     assert sorted(os.listdir(tmp_path)) == before
     done = run("embed", formulas, "--out", tmp_path / "X.CSV", "--no-formulas")
     assert done.code == 0, done.err

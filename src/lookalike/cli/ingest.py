@@ -42,7 +42,7 @@ from lookalike.system.defaults import WAVE
 if TYPE_CHECKING:
     from lookalike.index import Index
     from lookalike.ingest import Changed, Options, Report
-    from lookalike.ingest.watch import Look
+    from lookalike.ingest.watch import Scan
 
 
 _MIN_EVERY_SECONDS, _MAX_EVERY_SECONDS = 0.01, 10**7
@@ -63,17 +63,17 @@ def embed(
 
     Example: `lookalike embed cars_train --labels cardatasettrain.csv -o cars.csv`
     """
-    from lookalike.ingest.export import build_table, is_csv, skipped_of
+    from lookalike.ingest.export import is_csv, skipped_file, write_embeddings
 
     if no_formulas and not is_csv(out):
         raise typer.BadParameter("--no-formulas needs an --out that ends in .csv")
-    report = build_table(images, out, options, overwrite, no_formulas=no_formulas)
+    report = write_embeddings(images, out, options, overwrite, no_formulas=no_formulas)
     if as_json:
         show_json(report.to_dict())
         return
     _show_report(report, out)
     if report.skipped:
-        notes.print(f"  why: {skipped_of(out.absolute())}", markup=False)
+        notes.print(f"  why: {skipped_file(out.absolute())}", markup=False)
 
 
 @takes_images
@@ -85,13 +85,13 @@ def index(images: list[str], out: Path, options: "Options", overwrite: bool, as_
 
     Example: `lookalike index cars_train --labels cardatasettrain.csv -o cars.index`
     """
-    from lookalike.ingest import build_collection
+    from lookalike.ingest import build_index
     from lookalike.storage import is_index, successor
 
     # An index stays in place until its successor is complete.
     growing = successor(out) if overwrite and is_index(out) else out
     with stopped_well(growing, "nothing was changed"):
-        report = build_collection(images, out, options, overwrite)[1]
+        report = build_index(images, out, options, overwrite)[1]
     if as_json:
         show_json(report.to_dict())
         return
@@ -208,7 +208,7 @@ def watch(
         float, typer.Option(help="Seconds between two looks at the folder.", metavar="SECONDS")
     ] = 10.0,
     once: Annotated[
-        bool, typer.Option("--once", help="Look once and end, for use with cron.")
+        bool, typer.Option("--once", help="Scan once and end, for use with cron.")
     ] = False,
     keep_gone: Annotated[
         bool, typer.Option("--keep-gone", help="Keep deleted images in the index.")
@@ -249,39 +249,45 @@ def watch(
     options = Options(labels, image_name, label_name, device=device, wave=wave)
     place = folder or EmbeddingTable.open(index).source.root
     if spark:
-        looks = watch.stream(index, folder, options, every=every, checkpoint=checkpoint, once=once)
+        scans = watch.watch_stream(
+            index, folder, options, every=every, checkpoint=checkpoint, once=once
+        )
     else:
-        looks = watch.looks(index, folder, options, every=every, keep_gone=keep_gone, once=once)
-    with _until_stopped(index), contextlib.closing(looks):
+        scans = watch.watch_folder(
+            index, folder, options, every=every, keep_gone=keep_gone, once=once
+        )
+    with _until_stopped(index), contextlib.closing(scans):
         if not once:
             notes.print(
                 f"watching {printable(place)} every {every:g} s, Ctrl-C ends it", markup=False
             )
-        _show_looks(looks, every, once, as_json)
+        _show_scans(scans, every, once, as_json)
 
 
-def _show_looks(looks: "Iterator[Look]", every: float, once: bool, as_json: bool) -> None:
+def _show_scans(scans: "Iterator[Scan]", every: float, once: bool, as_json: bool) -> None:
     """Print each change to the index, each problem once, and each ignored file type once."""
     problem = ""
     reported: set[str] = set()
-    for look in looks:
-        ignored = look.done.not_looked_at if look.done else {}
+    for scan in scans:
+        ignored = scan.changed.not_looked_at if scan.changed else {}
         show_ignored({type_: n for type_, n in ignored.items() if type_ not in reported})
         reported |= ignored.keys()
         before, problem = problem, ""
-        if look.trouble is not None:
-            problem = printable(last_words(look.trouble))
+        if scan.error is not None:
+            problem = printable(last_words(scan.error))
             if problem != before:
                 notes.print(f"{problem}; trying again every {every:g} s", markup=False)
         elif before:
             notes.print("continuing", markup=False)
-        if look.done is not None and look.moved:
+        if scan.changed is not None and scan.has_new_version:
             if as_json:
-                show_json(look.done.to_dict())
+                show_json(scan.changed.to_dict())
             else:
-                answers.print(f"{_counts(look.done)}: version {look.done.version}", markup=False)
-        if once and look.waiting:
-            notes.print(f"{look.waiting:,} still being written: left for later")
+                answers.print(
+                    f"{_counts(scan.changed)}: version {scan.changed.version}", markup=False
+                )
+        if once and scan.unstable:
+            notes.print(f"{scan.unstable:,} still being written: left for later")
 
 
 @contextlib.contextmanager

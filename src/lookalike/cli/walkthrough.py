@@ -11,7 +11,7 @@ from lookalike import images, lsh
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.synthetic import draw_collection
 from lookalike.index import Index
-from lookalike.ingest import Options, build_collection
+from lookalike.ingest import Options, build_index
 from lookalike.ingest.export import export_csv
 from lookalike.lsh import search
 from lookalike.models.embedder import ImageEmbedder
@@ -80,7 +80,7 @@ def run(
     say(f" 2  {embed.model.backbone} without its last layer: {len(vector)} numbers, {start}, ...")
 
     index_path = out / "cars.index"
-    stored, report = build_collection(photos, index_path, options, overwrite=True)
+    stored, report = build_index(photos, index_path, options, overwrite=True)
     index = Index(stored)
     rate = report.images / report.seconds
     say(f" 3  {report.images:,} images embedded, {rate:.0f} a second; {report.skipped} skipped")

@@ -1,8 +1,8 @@
-"""From images to a collection: made, resumed, added to, brought up to date."""
+"""Embed images into an index: build it, continue it, add to it, keep it up to date."""
 
-from lookalike.ingest.build import build_collection
-from lookalike.ingest.discovery import look
-from lookalike.ingest.embedding import embed_all, nothing_readable, stored_rows
+from lookalike.ingest.build import build_index
+from lookalike.ingest.discovery import discover_changes
+from lookalike.ingest.embedding import embed_all, nothing_readable_error, rows_with_status
 from lookalike.ingest.options import Changed, Job, Options, ReadOptions, Report, prepare
 from lookalike.ingest.streaming import add_batch
 from lookalike.ingest.update import Photos, add, remove, sync
@@ -16,12 +16,12 @@ __all__ = [
     "Report",
     "add",
     "add_batch",
-    "build_collection",
+    "build_index",
     "embed_all",
-    "look",
-    "nothing_readable",
+    "discover_changes",
+    "nothing_readable_error",
     "prepare",
     "remove",
-    "stored_rows",
+    "rows_with_status",
     "sync",
 ]

@@ -1,4 +1,4 @@
-"""From Arrow batches of images to Arrow batches of embeddings."""
+"""Embed Arrow batches of images into Arrow batches of embeddings."""
 
 import warnings
 from collections import deque
@@ -18,12 +18,12 @@ from lookalike.models.embedder import NO_DIRECTION, have_direction, normalize
 from lookalike.storage.schema import ROW
 from lookalike.system.arrays import Vectors
 
-Reused: TypeAlias = tuple[Vectors, tuple[int, int]]
-"""An embedding (width,) that is known already, and width and height of its image."""
+StoredEmbedding: TypeAlias = tuple[Vectors, tuple[int, int]]
+"""A stored embedding, float32 (width,), and the width and height of its image in pixels."""
 
-Known: TypeAlias = Callable[[str], Reused | None]
-"""Maps the hash of a file's content to its embedding, None if it is not known."""
-_GIVEN = ("id", "path", "label", "reason", "size", "modified")
+EmbeddingLookup: TypeAlias = Callable[[str], StoredEmbedding | None]
+"""Maps the hash of a file's content to its stored embedding, None if there is none."""
+_INPUT_COLUMNS = ("id", "path", "label", "reason", "size", "modified")
 
 
 def embed_batches(
@@ -35,14 +35,14 @@ def embed_batches(
     *,
     batch: int | None = None,
     ahead: int | None = None,
-    known: Known | None = None,
+    lookup: EmbeddingLookup | None = None,
     isolated: bool = False,
     expendable: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """Embed Arrow batches, in a Spark task (`mapInArrow`) or a plain loop.
+    """Embed Arrow batches, in a Spark task (`mapInArrow`) or in this process.
 
-    Threads decode and embed side by side, so that decoding overlaps with the network. The order of
-    rows stays. Memory holds the current input batch, one decoded image for each thread, and some
+    Each thread decodes and embeds, so that decoding overlaps with the network. The order of rows
+    is kept. Memory holds the current input batch, one decoded image for each thread, and some
     dozens of images at 224 x 224.
 
     Parameters
@@ -60,12 +60,12 @@ def embed_batches(
     batch
         Rows that a thread takes at a time, by default the network's fastest batch size.
     ahead
-        Batches computed ahead of the result, by default two for each thread.
-    known
-        Returns embeddings that are known already: these images are not decoded.
+        Batches computed before the caller takes them, by default two for each thread.
+    lookup
+        Returns stored embeddings: images with one are not decoded.
     isolated
-        Decode in a separate process for each thread, which may crash, or take over
-        `images.isolated.MAX_SECONDS`, without harm to other images.
+        Decode in a separate process for each thread: a crash or a timeout of the decoder then
+        costs one image.
     expendable
         This process may be killed: SIGALRM ends it if a decode hangs. Needs one thread.
 
@@ -83,11 +83,11 @@ def embed_batches(
     if threads == 1:
         with images.open_decoder(isolated, expendable, source.truncated) as decoder:
             decode = decoder.decode_pixels
-            yield from (_embed_rows(group, source, run, decode, known) for group in groups)
+            yield from (_embed_rows(group, source, run, decode, lookup) for group in groups)
         return
     pending: deque[Future[pa.RecordBatch]] = deque()
-    # Warnings are silenced here: threads that do so side by side restore each other's state.
-    # The decoder ends before the pool, which ends the waiting of its threads.
+    # Silence warnings here: threads that do it concurrently restore each other's state.
+    # The decoder closes before the pool, so that no thread of the pool waits for it.
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor(threads) as pool,
@@ -97,7 +97,7 @@ def embed_batches(
         warnings.simplefilter("ignore")
         try:
             for group in groups:
-                pending.append(pool.submit(_embed_rows, group, source, run, decode, known))
+                pending.append(pool.submit(_embed_rows, group, source, run, decode, lookup))
                 if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
@@ -111,13 +111,13 @@ def _embed_rows(
     source: images.Source,
     run: models.Engine,
     decode: Decode,
-    known: Known | None,
+    lookup: EmbeddingLookup | None,
 ) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in ROW.names}
-    columns.update({name: rows[name].to_pylist() for name in _GIVEN})
+    columns.update({name: rows[name].to_pylist() for name in _INPUT_COLUMNS})
     columns["status"] = ["skipped"] * rows.num_rows
     decoded = np.empty((rows.num_rows, images.SIDE, images.SIDE, 3), np.uint8)
-    fresh: list[int] = []
+    to_embed: list[int] = []
     vectors: dict[int, Vectors] = {}
     for at in range(rows.num_rows):
         try:
@@ -126,18 +126,18 @@ def _embed_rows(
             content = rows["content"][at].as_py()
             data = images.read(source, columns["path"][at]) if content is None else content
             columns["content_hash"][at] = content_hash(data)
-            if known is not None and (reused := known(columns["content_hash"][at])):
-                vectors[at], size = reused
+            if lookup is not None and (stored := lookup(columns["content_hash"][at])):
+                vectors[at], size = stored
             else:
-                decoded[len(fresh)], size = decode(data)
-                fresh.append(at)
+                decoded[len(to_embed)], size = decode(data)
+                to_embed.append(at)
             columns["width"][at], columns["height"][at] = size
             columns["status"][at] = "ok"
         except ImageError as error:
             columns["reason"][at] = str(error)
-    if fresh:
-        made = normalize(run(decoded[: len(fresh)]))
-        for at, vector, usable in zip(fresh, made, have_direction(made), strict=True):
+    if to_embed:
+        made = normalize(run(decoded[: len(to_embed)]))
+        for at, vector, usable in zip(to_embed, made, have_direction(made), strict=True):
             if usable:
                 vectors[at] = vector
             else:

@@ -1,7 +1,8 @@
 """The differences between a listing of images and a table of embeddings.
 
-An image is the same while path, size and time of change are; one that is not gets a new row with a
-new id in place of its old one. So does, once, what an older preprocessing could not read.
+An image is unchanged while its path, size and modification time are. A changed image gets a new row
+with a new id, which replaces its old row. An image that an older preprocessing could not read is
+tried once more.
 """
 
 import os
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lookalike.images.inputs.listing import write_listing
-from lookalike.ingest.batches import Reused
+from lookalike.ingest.batches import StoredEmbedding
 from lookalike.storage import EmbeddingTable, Segment
 from lookalike.storage.commits import NO_IDS, Ids, may_pass, passing_reasons, query_ids
 from lookalike.system.sql import Values, create_view, fetch_row
@@ -26,42 +27,58 @@ if TYPE_CHECKING:
 
 
 FETCHED_ROWS = 16_384
-"""Rows that are fetched from DuckDB at a time."""
+"""Rows to fetch from DuckDB at a time."""
 MAX_COMPARED_NAMES = 32
-"""Names that each row is compared with; more are joined."""
+"""Names to compare each row with; more names are joined as a table."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a table lacks of a listing. `wanted` is a listing of what has to be read.
+    """The changes that make a table equal to a listing.
 
-    Its ids are new ones; `first_id` is the least. Of the inputs `listed`, `new` and `changed` ones
-    count by now, `same` ones are as they were. `gone` has the ids of rows in the table that
-    the listing could have and has not; `whole` those of files of a table that could not be read and
-    can be now, which their rows stand for.
+    Attributes
+    ----------
+    to_read
+        A listing of the inputs to read, with new ids.
+    first_id
+        The smallest of these ids.
+    listed
+        The number of inputs in the compared listing.
+    new, changed, same
+        The numbers of inputs that are new, changed and unchanged.
+    gone
+        The ids, int64 (n,), of rows whose input is missing from the listed places.
+    lookup
+        Finds embeddings by content hash, None if no stored file has the size of one to read.
+    resolved
+        The ids, int64 (n,), of rows that recorded an unreadable Parquet file which is readable now.
+
     """
 
-    wanted: Path
+    to_read: Path
     first_id: int
     listed: int
     new: int
     changed: int
     same: int
     gone: Ids
-    known: "Known | None"
-    whole: Ids
+    lookup: "HashLookup | None"
+    resolved: Ids
 
     @property
     def count(self) -> int:
-        """How many inputs have to be read."""
+        """The number of inputs to read."""
         return self.new + self.changed
 
 
-Say = Callable[[str, str], None]
-"""Takes a sign, `+` for new, `~` for changed, `-` for gone, and an encoded path."""
+OnChange = Callable[[str, str], None]
+"""Takes a sign, `+` for new, `~` for changed, `-` for removed, and an encoded path."""
 
-Settled = Callable[[str, str, int | None, int | None], bool]
-"""Says of a sign, an encoded path, its size and its time whether this change counts by now."""
+IsStable = Callable[[str, str, int | None, int | None], bool]
+"""Tells whether a change is stable, so that it may be applied.
+
+Takes its sign, encoded path, size in bytes, and modification time in nanoseconds since 1970.
+"""
 
 
 def plan(
@@ -69,19 +86,33 @@ def plan(
     listing: Sequence[Path],
     below: Sequence[str],
     folder: Path,
-    say: Say | None = None,
-    settled: Settled | None = None,
+    on_change: OnChange | None = None,
+    is_stable: IsStable | None = None,
     keep_labels: bool = True,
 ) -> Plan:
-    """Compare a listing, in one file or more, with a table; files go to `folder`.
+    """Compare a listing with a table.
 
-    `below` are the encoded paths of the files and folders that were listed, "" for the root. What
-    is found is told to `say` as well, path by path. What is not `settled` is left for another time.
-    Labels that the listing does not have stay, if `keep_labels`.
+    Parameters
+    ----------
+    stored
+        The table.
+    listing
+        Parquet files with the columns of `LISTING`.
+    below
+        The encoded paths of the listed files and folders, "" for the root. Only rows below these
+        can be gone.
+    folder
+        A folder for the files of the plan.
+    on_change
+        Called for each change.
+    is_stable
+        Tells which changes to apply; the others are left for a later comparison.
+    keep_labels
+        Keep stored labels of inputs without a label in the listing.
+
     """
-    wanted = folder / "wanted.parquet"
+    to_read = folder / "wanted.parquet"
     first_id = stored.next_id
-    # A label that nobody takes back stays.
     label = "coalesce(listing.label, stored.label)" if keep_labels else "listing.label"
     with stored.connect(folder) as sql:
         create_view(sql, "listing", *listing)
@@ -105,81 +136,89 @@ def plan(
             {"tried_from": stored.tried_from_id, "passing": passing_reasons()},
         )
         _find_gone(sql, below)
-        whole = _find_whole(sql) if stored.source.kind == "table" else NO_IDS
+        resolved = _find_resolved(sql) if stored.source.kind == "table" else NO_IDS
         (listed,) = fetch_row(sql, "select count() from listing")
         (found,) = fetch_row(sql, "select count() from todo")
-        if settled is not None:
-            _leave(sql, "todo", "if(old is null, '+', '~'), path, size, modified", settled)
-            _leave(sql, "gone", "'-', path, null, null", settled)
+        if is_stable is not None:
+            _delete_unstable(
+                sql, "todo", "if(old is null, '+', '~'), path, size, modified", is_stable
+            )
+            _delete_unstable(sql, "gone", "'-', path, null, null", is_stable)
         query = """
             select $first_id + row_number() over (order by path) - 1 as id,
                 path, label, reason, size, modified
             from todo order by id"""
-        write_listing(sql, query, wanted, {"first_id": first_id})
+        write_listing(sql, query, to_read, {"first_id": first_id})
         new, changed = fetch_row(sql, "select count() - count(old), count(old) from todo")
         gone = query_ids(sql, "select id from gone")
-        if say is not None:
+        if on_change is not None:
             query = """
                 select if(old is null, '+', '~'), path from todo
                 union all select '-', path from gone"""
-            tell(sql, query, say)
-        known = _known(stored, sql, folder) if new + changed else None
-    return Plan(wanted, first_id, listed, new, changed, listed - found, gone, known, whole)
+            report_changes(sql, query, on_change)
+        lookup = _write_lookup(stored, sql, folder) if new + changed else None
+    same = listed - found
+    return Plan(to_read, first_id, listed, new, changed, same, gone, lookup, resolved)
 
 
-def _leave(sql: "DuckDBPyConnection", table: str, columns: str, settled: Settled) -> None:
-    """Delete from a table of changes those that do not count yet."""
-    early: list[str] = []
+def _delete_unstable(
+    sql: "DuckDBPyConnection", table: str, columns: str, is_stable: IsStable
+) -> None:
+    """Delete the unstable changes from a table of changes."""
+    unstable: list[str] = []
     result = sql.execute(f"select {columns} from {table}")
     while rows := result.fetchmany(FETCHED_ROWS):
-        early += (row[1] for row in rows if not settled(*row))
-    sql.register("early", pa.table({"path": pa.array(early, pa.string())}))
-    sql.execute(f"delete from {table} using early where {table}.path = early.path")
+        unstable += (row[1] for row in rows if not is_stable(*row))
+    sql.register("unstable", pa.table({"path": pa.array(unstable, pa.string())}))
+    sql.execute(f"delete from {table} using unstable where {table}.path = unstable.path")
 
 
-def tell(sql: "DuckDBPyConnection", query: str, say: Say, values: Values | None = None) -> None:
-    """Tell `say` the sign and path of each row that a query gives."""
+def report_changes(
+    sql: "DuckDBPyConnection", query: str, on_change: OnChange, values: Values | None = None
+) -> None:
+    """Call `on_change` with the sign and path of each row of a query."""
     result = sql.execute(f"from ({query}) order by all", values)
     while rows := result.fetchmany(FETCHED_ROWS):
         for sign, path in rows:
-            say(sign, path)
+            on_change(sign, path)
 
 
 def _find_gone(sql: "DuckDBPyConnection", below: Sequence[str]) -> None:
-    """Make the table of stored rows that lie in what was listed, and were not found there."""
-    condition, values = _is_below(sql, below)
+    """Create the table `gone`: stored rows below the listed places whose input is not listed."""
+    condition, values = _below_condition(sql, below)
     sql.execute(
         f"""create temp table gone as
         select id, path from stored anti join listing using (path) where {condition}""",
         values,
     )
-    # What lies in a folder that cannot be read now is not gone.
+    # Images in a folder that is unreadable now are not gone.
     if fetch_row(sql, "select count() from listing where reason is not null") != (0,):
         sql.execute(
             f"""delete from gone where id in (
                 select within.id from ({_FOLDERS_ABOVE.format(rows="gone")}) as within
-                join listing as shut on shut.path = above where shut.reason is not null
+                join listing as unreadable on unreadable.path = above
+                where unreadable.reason is not null
             )"""
         )
 
 
-def _find_whole(sql: "DuckDBPyConnection") -> Ids:
-    """Take out of the rows that are gone what the files of a table are to blame for.
+def _find_resolved(sql: "DuckDBPyConnection") -> Ids:
+    """Remove from `gone` the rows of Parquet files that are, or were, unreadable.
 
-    Of a file that is not whole just now, no row is gone. What was said of one that is whole now is;
-    these rows are returned.
+    Rows of a file that is unreadable now are not gone. A row that recorded an unreadable file which
+    is readable now is outdated: these ids are returned.
     """
     file = "regexp_replace(path, '#[0-9]+$', '')"
     sql.execute(
         f"""delete from gone
         where {file} in (select path from listing where reason like 'unreadable%')"""
     )
-    whole = query_ids(sql, f"select id from gone where path in (select {file} from listing)")
+    resolved = query_ids(sql, f"select id from gone where path in (select {file} from listing)")
     sql.execute(f"delete from gone where path in (select {file} from listing)")
-    return whole
+    return resolved
 
 
-# Each row with its path, and with that of each folder above it.
+# Each row once for its own path, and once for each folder above it.
 _FOLDERS_ABOVE = """
     select id, array_to_string(parts[1:depth], '/') as above
     from (
@@ -188,15 +227,15 @@ _FOLDERS_ABOVE = """
     )"""
 
 
-def _is_below(sql: "DuckDBPyConnection", names: Sequence[str]) -> tuple[str, Values]:
-    """Return the SQL that says whether the path of a stored row lies in what was listed."""
+def _below_condition(sql: "DuckDBPyConnection", names: Sequence[str]) -> tuple[str, Values]:
+    """Return the SQL condition that the path of a stored row lies below one of the names."""
     parts = ["not starts_with(path, '/')"] if "" in names else []
     named = [name.rstrip("/") for name in names if name]
     if len(named) <= MAX_COMPARED_NAMES:
         values = {f"name_{at}": name for at, name in enumerate(named)}
         parts += [f"path = ${name} or starts_with(path, ${name} || '/')" for name in values]
         return " or ".join(parts) or "false", values
-    # Joined by equal paths: names are as many as files where a glob was listed.
+    # A glob has as many names as files: join them by equal paths.
     sql.register("named", pa.table({"above": pa.array(named, pa.string())}))
     lost = "(select id, path from stored anti join listing using (path))"
     within = f"select id from ({_FOLDERS_ABOVE.format(rows=lost)}) semi join named using (above)"
@@ -204,10 +243,10 @@ def _is_below(sql: "DuckDBPyConnection", names: Sequence[str]) -> tuple[str, Val
 
 
 @dataclass(frozen=True)
-class Known:
-    """The embeddings of a table, by the hash of the file they were made of.
+class HashLookup:
+    """Finds embeddings of a table by content hash, for `embed_batches`.
 
-    A callable for `embedding.embed_batches`. `hashes` and `found` are files that each process maps.
+    `hashes` and `found` are files that each process maps.
     """
 
     hashes: Path
@@ -215,8 +254,8 @@ class Known:
     segments: tuple[Segment, ...]
     first_ids: tuple[int, ...]
 
-    def __call__(self, content_hash: str) -> Reused | None:
-        """Return vector, width and height of an image with these bytes, if there is one."""
+    def __call__(self, content_hash: str) -> StoredEmbedding | None:
+        """Return the vector, width and height of an image with these bytes, None without one."""
         key = np.array(content_hash.encode(), "S32")
         at = int(np.searchsorted(self._hashes, key))
         if at == len(self._hashes) or self._hashes[at] != key:
@@ -237,8 +276,10 @@ class Known:
         return mapped
 
 
-def _known(stored: EmbeddingTable, sql: "DuckDBPyConnection", folder: Path) -> Known | None:
-    """Note the rows that files of the same size as a wanted one were embedded into."""
+def _write_lookup(
+    stored: EmbeddingTable, sql: "DuckDBPyConnection", folder: Path
+) -> HashLookup | None:
+    """Write the lookup of the embedded files that have the size of an input to read."""
     sql.execute(
         """create temp table known as
         select content_hash, id, width, height
@@ -260,7 +301,7 @@ def _known(stored: EmbeddingTable, sql: "DuckDBPyConnection", folder: Path) -> K
     for array in (hashes, found):
         array.flush()
     ranges = stored.id_ranges()
-    return Known(
+    return HashLookup(
         folder / "hashes.npy",
         folder / "found.npy",
         tuple(Segment(file.absolute()) for file, *_ in ranges),
@@ -269,9 +310,9 @@ def _known(stored: EmbeddingTable, sql: "DuckDBPyConnection", folder: Path) -> K
 
 
 def _new_array(file: Path, kind: "np.dtype[Any]", count: int) -> "np.memmap[Any, Any]":
-    """Map a new array of `count` in a file. Raises `OSError` where the disk is full."""
+    """Create a file with an array of `count` items and map it. Raises `OSError` if it is full."""
     mapped = np.lib.format.open_memmap(file, "w+", kind, (count,))
-    if hasattr(os, "posix_fallocate"):  # to write what has no room yet would end the process
+    if hasattr(os, "posix_fallocate"):  # writing to a mapped file on a full disk kills the process
         with file.open("r+b") as made:
             os.posix_fallocate(made.fileno(), 0, file.stat().st_size)
     return mapped

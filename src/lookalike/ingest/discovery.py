@@ -1,4 +1,4 @@
-"""What a job finds to do: inputs listed, and compared with the index."""
+"""List the inputs of a job and compare them with the index."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,10 +13,10 @@ from lookalike.images.inputs.spark_files import read_listed
 from lookalike.images.inputs.spark_reader import image_frame
 from lookalike.images.inputs.spark_tables import read_only
 from lookalike.ingest import diff
-from lookalike.ingest.diff import Plan, Say, Settled
-from lookalike.ingest.inputs import Inputs, Wanted
+from lookalike.ingest.diff import IsStable, OnChange, Plan
+from lookalike.ingest.inputs import Inputs, PathSet
 from lookalike.ingest.options import Job
-from lookalike.ingest.paths import Place, place_of_root
+from lookalike.ingest.paths import PathRewriter, own_path_rewriter
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
 from lookalike.system.progress import progress_line
@@ -25,57 +25,62 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-_READ_BY_NAME = 10_000  # files of a URI, at most: of more, all are read and some are taken
+_MAX_FILES_READ_BY_NAME = 10_000  # for more files of a URI, Spark reads all and filters
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """What was listed; where there is a collection, compared with it."""
+    """The inputs of a job, its changes to an existing index (`plan`), and counts of labels."""
 
     inputs: Inputs
     plan: Plan | None
     labelled: LabelCounts = field(default_factory=LabelCounts)
 
 
-Find = Callable[[Job, EmbeddingTable, Path, Place], Discovery]
-"""Lists inputs and compares them with a collection; a folder for what it writes is given."""
+Discover = Callable[[Job, EmbeddingTable, Path, PathRewriter], Discovery]
+"""Lists inputs and compares them with a table; takes a staging folder and a path rewriter."""
 
 
-def look(
+def discover_changes(
     job: Job,
     stored: EmbeddingTable | None,
     staging: Path,
-    place: Place | None = None,
-    say: Say | None = None,
-    settled: Settled | None = None,
+    rewriter: PathRewriter | None = None,
+    on_change: OnChange | None = None,
+    is_stable: IsStable | None = None,
     *,
     keep_labels: bool = True,
 ) -> Discovery:
-    """List the inputs of a job; compare them with what is stored."""
-    place = place or place_of_root(job.source)
+    """List the inputs of a job and compare them with the stored table, if there is one.
+
+    `on_change`, `is_stable` and `keep_labels` are those of `diff.plan`.
+    """
+    rewriter = rewriter or own_path_rewriter(job.source)
     if job.source.kind != "files":
-        return _look_with_spark(job, stored, staging, say, settled, keep_labels)
+        return _discover_on_spark(job, stored, staging, on_change, is_stable, keep_labels)
     listing = staging / "listing.parquet"
-    count = list_images(job.source, listing, place, job.ignored)
+    count = list_images(job.source, listing, rewriter, job.ignored)
     labelled = LabelCounts()
     if job.labels is not None:
         root = (stored.source if stored else job.source).root
         labelled = label_images(
-            listing, job.labels, images.encode_path(root), allow_unmatched=settled is not None
+            listing, job.labels, images.encode_path(root), allow_unmatched=is_stable is not None
         )
     if stored is None:
         return Discovery(Inputs(count, listing), None, labelled)
-    with progress_line("comparing with what is there"):
-        plan = diff.plan(stored, [listing], place.below, staging, say, settled, keep_labels)
-    return Discovery(Inputs(plan.count, plan.wanted, known=plan.known), plan, labelled)
+    with progress_line("comparing with the index"):
+        plan = diff.plan(
+            stored, [listing], rewriter.below, staging, on_change, is_stable, keep_labels
+        )
+    return Discovery(Inputs(plan.count, plan.to_read, lookup=plan.lookup), plan, labelled)
 
 
-def _look_with_spark(
+def _discover_on_spark(
     job: Job,
     stored: EmbeddingTable | None,
     staging: Path,
-    say: Say | None,
-    settled: Settled | None,
+    on_change: OnChange | None,
+    is_stable: IsStable | None,
     keep_labels: bool,
 ) -> Discovery:
     spark = session()
@@ -87,26 +92,26 @@ def _look_with_spark(
         )
     if stored is None:
         return Discovery(Inputs(frame=frame), None, labelled)
-    with progress(spark, "comparing with what is there"):
+    with progress(spark, "comparing with the index"):
         names.write.parquet(local_uri(staging / "listing"))
         files = sorted((staging / "listing").glob("*.parquet"))
-        plan = diff.plan(stored, files, [""], staging, say, settled, keep_labels)
-    if not plan.listed:  # a folder of local files says so itself
+        plan = diff.plan(stored, files, [""], staging, on_change, is_stable, keep_labels)
+    if not plan.listed:  # `list_images` checks it for local files
         raise images.no_images_error(job.source, job.ignored)
     if job.source.kind == "table":
-        read_only(plan.wanted, staging)
-    elif 0 < plan.count <= _READ_BY_NAME:
-        with suppress(AnalysisException):  # one has gone since
-            frame = read_listed(spark, plan.wanted)
-    return Discovery(wanted_of(frame, plan, staging), plan, labelled)
+        read_only(plan.to_read, staging)
+    elif 0 < plan.count <= _MAX_FILES_READ_BY_NAME:
+        with suppress(AnalysisException):  # a file was deleted meanwhile
+            frame = read_listed(spark, plan.to_read)
+    return Discovery(frame_inputs(frame, plan, staging), plan, labelled)
 
 
-def wanted_of(frame: "DataFrame", plan: Plan, staging: Path) -> Inputs:
-    """Return those rows of a frame as inputs that a plan wants."""
+def frame_inputs(frame: "DataFrame", plan: Plan, staging: Path) -> Inputs:
+    """Return the rows of a DataFrame that a plan reads, as inputs."""
     return Inputs(
         plan.count,
         frame=frame,
-        known=plan.known,
-        wanted=Wanted.of(plan.wanted, staging / "wanted.npy"),
+        lookup=plan.lookup,
+        paths=PathSet.of(plan.to_read, staging / "wanted.npy"),
         first_id=plan.first_id,
     )

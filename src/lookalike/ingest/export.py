@@ -1,4 +1,4 @@
-"""Steps 3 and 4: embeddings as a CSV file or as Parquet, with the reasons for what was skipped."""
+"""Steps 3 and 4: write embeddings to a CSV file or to Parquet, with a list of skipped images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from lookalike.errors import LookalikeError
 from lookalike.ingest import (
     Options,
     Report,
+    discover_changes,
     embed_all,
-    look,
-    nothing_readable,
+    nothing_readable_error,
     prepare,
-    stored_rows,
+    rows_with_status,
 )
 from lookalike.models import quantization
 from lookalike.spark import is_at_hand, local_uri, session
@@ -27,10 +27,10 @@ from lookalike.system.files import make_free, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
 from lookalike.system.untrusted import without_formulas
 
-_SKIPPED = pa.schema([("path", pa.string()), ("reason", pa.string())])
+_SKIPPED_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string())])
 
 
-def build_table(
+def write_embeddings(
     photos: Name | Sequence[Name],
     out: Name,
     options: Options,
@@ -38,38 +38,58 @@ def build_table(
     *,
     no_formulas: bool = False,
 ) -> Report:
-    """Steps 3 and 4: embed all images into a CSV file or, if `out` has no `.csv`, into Parquet.
+    """Steps 3 and 4: embed all images into a CSV file, or into a folder of Parquet files.
 
-    CSV has the columns `image, label, e0, e1, ...`, Parquet `image, label, embedding`; images in
-    the order of their ids. What this run skipped stands beside it, with reasons: `skipped_of(out)`.
-    With `no_formulas`, which is for CSV, a spreadsheet takes no name or label for a formula: those
-    that begin like one get an apostrophe.
+    CSV has the columns `image, label, e0, e1, ...`, Parquet `image, label, embedding`; rows are in
+    the order of ids. Skipped images are listed with their reasons in `skipped_file(out)`.
+
+    Parameters
+    ----------
+    photos
+        Folders, files or globs; or one URI or table of images.
+    out
+        A CSV file if its name ends in `.csv`, else a folder.
+    options
+        How to read and embed.
+    overwrite
+        Replace an earlier result.
+    no_formulas
+        Put an apostrophe before names and labels that a spreadsheet would run as a formula. For CSV
+        only.
+
+    Raises
+    ------
+    LookalikeError
+        If an option is wrong, `out` is taken, or no image can be read.
+
     """
     out = local_path(out)
     if no_formulas and not is_csv(out):
-        raise LookalikeError(f"formulas are a matter of CSV files, and {out} will be Parquet")
+        raise LookalikeError(
+            f"`no_formulas` is for CSV, but {out} would be Parquet: choose an `out` ending in .csv"
+        )
     out = out.absolute()
-    skipped = skipped_of(out)
+    skipped = skipped_file(out)
     make_free(out, overwrite)
-    of_none = not out.exists()  # what such a file there is tells of is gone
-    make_free(skipped, overwrite or of_none)
-    if skipped.exists() and not _is_ours(skipped):
-        raise LookalikeError(f"{skipped} is a file of something else: choose another `out`")
-    if out.is_dir() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
-        raise LookalikeError(f"{out} is a folder of something else: choose another `out`")
+    replace_skipped = overwrite or not out.exists()  # a list without its result is outdated
+    make_free(skipped, replace_skipped)
+    if skipped.exists() and not _is_skipped_file(skipped):
+        raise LookalikeError(f"{skipped} was not written by lookalike: choose another `out`")
+    if out.is_dir() and not (out / "_SUCCESS").exists():  # Spark writes it into its results
+        raise LookalikeError(f"{out} was not written by lookalike: choose another `out`")
     with quantization.preload(options.precision == "int8"):
         job = prepare(photos, options)
         with staging_folder(out) as staging:
             folder = staging / "data"
             folder.mkdir()
-            found = look(job, None, staging)
+            found = discover_changes(job, None, staging)
             written: list[SegmentRecord] = []
             done = embed_all(job, found.inputs, folder, lambda wave, _: written.extend(wave))
             if not written:
                 raise images.no_images_error(job.rooted, job.ignored)
             files = [Path(row["path"]) for row in sorted(written, key=lambda row: row["first_id"])]
             if not done.images:
-                raise nothing_readable(files, job.ignored)
+                raise nothing_readable_error(files, job.ignored)
             fresh = staging / "out"
             if is_csv(out):
                 _write_csv(files, fresh, done.model.width, no_formulas)
@@ -77,30 +97,30 @@ def build_table(
                 _write_parquet(files, fresh)
             _write_skipped(files, staging / "skipped", no_formulas)
             put_in_place(fresh, out, overwrite=overwrite)
-            put_in_place(staging / "skipped", skipped, overwrite=overwrite or of_none)
+            put_in_place(staging / "skipped", skipped, overwrite=replace_skipped)
     return Report.of(done, found.labelled, job.ignored)
 
 
 def is_csv(out: Path) -> bool:
-    """Tell whether `build_table` makes a CSV file of this name, and not a folder of Parquet."""
+    """Tell whether `write_embeddings` writes a CSV file for this name, not a folder of Parquet."""
     return out.suffix.lower() == ".csv"
 
 
-def skipped_of(out: Path) -> Path:
-    """Return the file in which `build_table` says what it skipped, named after what it makes."""
+def skipped_file(out: Path) -> Path:
+    """Return the file in which `write_embeddings` lists skipped images."""
     return out.with_name(f"{out.name}.skipped.csv")
 
 
-def _is_ours(skipped: Path) -> bool:
-    header = b",".join(f'"{name}"'.encode() for name in _SKIPPED.names) + b"\n"
+def _is_skipped_file(skipped: Path) -> bool:
+    header = b",".join(f'"{name}"'.encode() for name in _SKIPPED_SCHEMA.names) + b"\n"
     if not skipped.is_file():
         return False
-    with skipped.open("rb") as there:
-        return there.readline(len(header)) == header
+    with skipped.open("rb") as opened:
+        return opened.readline(len(header)) == header
 
 
 def export_csv(stored: EmbeddingTable, out: Name, *, no_formulas: bool = False) -> None:
-    """Step 4: write the embeddings of a collection to a CSV file, as `build_table` does."""
+    """Step 4: write the embeddings of a table to a CSV file, as `write_embeddings` does."""
     out = local_path(out).absolute()
     with staging_folder(out) as staging:
         width = int(stored.about_model["width"])
@@ -109,26 +129,26 @@ def export_csv(stored: EmbeddingTable, out: Name, *, no_formulas: bool = False) 
 
 
 def _write_csv(files: Sequence[Path], out: Path, width: int, no_formulas: bool) -> None:
-    """Stream data files into one CSV file. Numbers are written so that they read back the same."""
+    """Stream segments into one CSV file. Numbers are written without loss of precision."""
     schema = pa.schema(
         [("image", pa.string()), ("label", pa.string())]
         + [(f"e{i}", pa.float32()) for i in range(width)]
     )
     with csv.CSVWriter(str(out), schema) as writer:
-        for batch in stored_rows(files, "ok", ["path", "label", "embedding"]):
+        for batch in rows_with_status(files, "ok", ["path", "label", "embedding"]):
             vectors = batch["embedding"].flatten().to_numpy().reshape(batch.num_rows, width)
             columns = [pa.array(column) for column in np.ascontiguousarray(vectors.T)]
-            texts = [_text(batch[name], no_formulas) for name in ("path", "label")]
+            texts = [_cells(batch[name], no_formulas) for name in ("path", "label")]
             rows = [*texts, *columns]
             writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=schema))
 
 
 def _write_parquet(files: Sequence[Path], out: Path) -> None:
-    if not is_at_hand():  # in order as they are: nothing to start Spark for
+    if not is_at_hand():  # the segments are in order: no need to start Spark
         out.mkdir()
         schema = pa.schema([("image", pa.string()), ROW.field("label"), ROW.field("embedding")])
         with pq.ParquetWriter(out / "part-00000.parquet", schema) as writer:
-            for batch in stored_rows(files, "ok", ["path", "label", "embedding"]):
+            for batch in rows_with_status(files, "ok", ["path", "label", "embedding"]):
                 writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
         (out / "_SUCCESS").touch()
         return
@@ -140,11 +160,11 @@ def _write_parquet(files: Sequence[Path], out: Path) -> None:
 
 
 def _write_skipped(files: Sequence[Path], out: Path, no_formulas: bool) -> None:
-    with csv.CSVWriter(str(out), _SKIPPED) as writer:
-        for batch in stored_rows(files, "skipped", _SKIPPED.names):
-            rows = [_text(column, no_formulas) for column in batch.columns]
-            writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=_SKIPPED))
+    with csv.CSVWriter(str(out), _SKIPPED_SCHEMA) as writer:
+        for batch in rows_with_status(files, "skipped", _SKIPPED_SCHEMA.names):
+            rows = [_cells(column, no_formulas) for column in batch.columns]
+            writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=_SKIPPED_SCHEMA))
 
 
-def _text(column: pa.Array, no_formulas: bool) -> pa.Array:
+def _cells(column: pa.Array, no_formulas: bool) -> pa.Array:
     return without_formulas(column) if no_formulas else column

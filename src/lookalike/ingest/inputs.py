@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.ingest.diff import Known
+from lookalike.ingest.diff import HashLookup
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -20,28 +20,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a job has to read: `count` inputs of a `listing`, or, where only Spark can, a `frame`.
+    """The inputs to embed: a `listing` of local files, or a DataFrame (`frame`) for Spark.
 
-    `known` knows the embeddings of files with the same bytes as others. Of a frame, `wanted` says
-    which rows count, and their ids begin at `first_id`.
+    Attributes
+    ----------
+    count
+        The number of inputs, 0 if unknown.
+    listing
+        A Parquet file with the columns of `LISTING`.
+    frame
+        A DataFrame with the columns of `IMAGE`.
+    lookup
+        Finds stored embeddings by content hash.
+    paths
+        The rows of the frame to embed, None for all.
+    first_id
+        The id of the first row of the frame.
+
     """
 
     count: int = 0
     listing: Path | None = None
     frame: "DataFrame | None" = None
-    known: Known | None = None
-    wanted: "Wanted | None" = None
+    lookup: HashLookup | None = None
+    paths: "PathSet | None" = None
     first_id: int = 0
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The paths that are wanted of many, as a file of sorted hashes that each process maps."""
+class PathSet:
+    """A set of paths, stored as a file of sorted 64-bit hashes that each process maps."""
 
     file: Path
 
     @classmethod
-    def of(cls, listing: Path, file: Path) -> "Wanted":
+    def of(cls, listing: Path, file: Path) -> "PathSet":
         """Write the hashes of the paths of a listing to `file`."""
         with pq.ParquetFile(listing) as stored:
             batches = stored.iter_batches(columns=["path"])
@@ -55,7 +68,7 @@ class Wanted:
         return mapped
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Leave out the rows whose path is not wanted."""
+        """Yield the rows of batches whose path is in the set."""
         for batch in batches:
             if len(self._sorted) == 0:
                 return

@@ -1,4 +1,4 @@
-"""What is asked for, checked before anything starts; what came of it."""
+"""Options of a job, checked before it starts, and the report at its end."""
 
 import logging
 import time
@@ -24,19 +24,34 @@ from lookalike.system.paths import Name, local_path
 
 logger = logging.getLogger(__name__)
 
-MEASURE_FROM = 1_000
-"""Images from which on `auto` saves more time than it takes to compare precisions."""
+MIN_IMAGES_TO_MEASURE = 1_000
+"""Smallest number of images for which measuring the precisions saves more time than it takes."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How images are read and embedded; every option of `lookalike embed` and `index`.
+    """The options of `lookalike embed` and `lookalike index`: how to read and embed images.
 
-    `spark` is True to use Spark, False to do without, None to let the number of files decide.
-    What is done is committed so often that a run that is killed loses no more than `wave` images;
-    or, where cores are many, what they are at. `like` is an index whose very model is taken, its
-    calibration included, so that the vectors of both can be compared. `truncated` embeds images
-    that were cut short too, as far as they go; an index goes on as it was begun.
+    Attributes
+    ----------
+    labels : str, Path or None
+        A CSV file with a label for each photo.
+    image_name, label_name : str
+        Its columns for the photo and the label.
+    image_column, label_column : str or None
+        The columns of a table of images.
+    model, weights, precision, device : str
+        The network, its weights, its precision, and where it runs.
+    spark : bool or None
+        True embeds on Spark, False in this process; None decides by the number of files.
+    wave : int
+        Number of images between two commits: a killed run loses no more. With many cores it loses
+        the images that they compute.
+    like : str, Path or None
+        An index whose model is used with its calibration, so that the two can be compared.
+    truncated : bool
+        Embed images that were cut short too. An existing index keeps its own setting.
+
     """
 
     labels: Name | None = None
@@ -55,22 +70,22 @@ class Options:
 
 
 class ReadOptions(TypedDict, total=False):
-    """Keywords that say how images are read: those of `create_index` but for the model.
+    """How to read images: the keywords of `create_index` without those of the model.
 
     Parameters
     ----------
     labels : str or Path
         A CSV file with a label for each photo.
     image_name, label_name : str
-        Its columns for the photo and the label; "image" and "Class" unless given.
+        Its columns for the photo and the label; "image" and "Class" by default.
     image_column, label_column : str
-        The columns of a table of images, where their names do not show which they are.
+        The columns of a table of images, where their types do not show which they are.
     device : str
         Where the network runs: "auto", "cpu" or "cuda".
     spark : bool or None
         True reads and embeds on Spark, False in this process; None decides by the number of files.
     wave : int
-        Save progress every so many images; 1,024 unless given.
+        Number of images between two commits; 1,024 by default.
 
     """
 
@@ -84,15 +99,26 @@ class ReadOptions(TypedDict, total=False):
     wave: int
 
 
-_USUAL = (Options.model, Options.weights, Options.precision)
+_DEFAULT_MODEL = (Options.model, Options.weights, Options.precision)
 
 
 @dataclass(frozen=True)
-class Done:
-    """What was embedded, and how long it took.
+class EmbedResult:
+    """The model of a job, its counts and its times.
 
-    `images` were embedded (or had their embedding at hand), `skipped` have a reason instead.
-    `choosing_seconds` went into the choice of the model's precision, `seconds` into embedding.
+    Attributes
+    ----------
+    model
+        The model, in the chosen precision.
+    choosing_seconds
+        Seconds for choosing the precision.
+    seconds
+        Seconds for embedding.
+    images
+        Number of images that were embedded, or whose embedding was known.
+    skipped
+        Number of inputs without an embedding, each with a reason.
+
     """
 
     model: Model
@@ -103,12 +129,22 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Report(Done):
-    """The same, with what was not embedded: `same` images were in the collection already.
+class Report(EmbedResult):
+    """The result of `write_embeddings` or `build_index`.
 
-    `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only; rows
-    with `missing_labels` have `nan` for one, or the like.
-    `not_looked_at` counts files that are no images by their endings, the most first.
+    Attributes
+    ----------
+    unused_labels
+        Number of labels that match no photo.
+    loose_labels
+        Number of labels that match a photo by a part of its path only.
+    missing_labels
+        Number of rows of the label file without a label, such as `nan`.
+    same
+        Number of inputs that were in the index and are unchanged.
+    not_looked_at
+        Number of ignored files that are no images, by file ending, most frequent first.
+
     """
 
     unused_labels: int = 0
@@ -119,9 +155,9 @@ class Report(Done):
 
     @classmethod
     def of(
-        cls, done: Done, labelled: LabelCounts, ignored: images.IgnoredFiles, same: int = 0
+        cls, done: EmbedResult, labelled: LabelCounts, ignored: images.IgnoredFiles, same: int = 0
     ) -> "Report":
-        """Add to what was done what was not."""
+        """Return the report of an embedding result and its counts of labels and ignored files."""
         return cls(
             **vars(done),
             unused_labels=labelled.unused,
@@ -132,7 +168,7 @@ class Report(Done):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
+        """Return the report as `--json` prints it."""
         counts = ("images", "skipped", "same", "unused_labels", "loose_labels", "missing_labels")
         known = {name: getattr(self, name) for name in (*counts, "not_looked_at")}
         model = {name: getattr(self.model, name) for name in ("backbone", "weights", "precision")}
@@ -141,14 +177,21 @@ class Report(Done):
 
 @dataclass(frozen=True)
 class Changed:
-    """What `add`, `sync` or `remove` did, or would do, as counts of inputs.
+    """The result of `add`, `sync` or `remove`, or of their dry run, as counts of inputs.
 
-    `new` and `changed` ones were read: of those, `images` are embedded and `skipped` have a reason
-    instead. `same` ones were left alone. `removed` ones are in the collection no longer.
-    `unused_labels` are of no photo, `loose_labels` fitted one by a part of their name only; rows
-    with `missing_labels` have `nan` for one, or the like.
-    `not_looked_at` counts files that are no images by their endings, the most first. `backbone` is
-    the network that the index has.
+    Attributes
+    ----------
+    version
+        The version of the index.
+    new, changed, same, removed
+        Number of inputs that are new, changed, unchanged, and removed from the index.
+    images, skipped
+        Number of new or changed inputs that were embedded, and of those without an embedding.
+    unused_labels, loose_labels, missing_labels, not_looked_at
+        As in `Report`.
+    backbone
+        The network of the index.
+
     """
 
     version: int
@@ -165,17 +208,31 @@ class Changed:
     backbone: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
+        """Return the counts as `--json` prints them."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is checked before anything is started, so that a wrong option costs no wait.
+    """A job with checked options, so that a wrong option fails before any work.
 
-    `full` is the model in full precision, brought to the wanted one when images are at hand; or,
-    where `chosen`, the model that a collection has. `full_model` is the fingerprint of the former.
-    `ignored` counts what is no image.
+    Attributes
+    ----------
+    source
+        Where the images are.
+    ignored
+        Counts the files that are no images.
+    labels
+        The rows of the label file.
+    full
+        The model in full precision; if `chosen`, the model of the index in its precision.
+    full_model
+        The fingerprint of the model in full precision.
+    precision, device, spark, wave
+        As in `Options`.
+    chosen
+        The index exists, so its model is used.
+
     """
 
     source: images.Source
@@ -191,11 +248,11 @@ class Job:
 
     @property
     def rooted(self) -> images.Source:
-        """The source without the names in it: the listing has them, all others need the root."""
+        """The source with its root only: the listing has the names."""
         return replace(self.source, names=("",))
 
     def model(self, sample: Callable[[], Pixels]) -> tuple[Model, float]:
-        """Choose the precision on a sample of the images; return the seconds it took as well."""
+        """Return the model in the precision chosen on a sample, and the seconds for choosing."""
         if self.chosen:
             return self.full, 0.0
         started = time.perf_counter()
@@ -210,14 +267,28 @@ def prepare(
     *,
     kind: str | None = None,
 ) -> Job:
-    """Check what is asked for; `LookalikeError` if it cannot be done.
+    """Check options and return the job.
 
-    The model of a `stored` collection counts instead of what the options say. `kind` is that of
-    the source, where it is known.
+    Parameters
+    ----------
+    photos
+        Folders, files or globs; or one URI or table of images.
+    options
+        How to read and embed.
+    stored
+        The table of an existing index, whose model is used.
+    kind
+        The kind of the source, None to find out.
+
+    Raises
+    ------
+    LookalikeError
+        If an option is wrong, or there is no image.
+
     """
     models.check_precision(options.precision)
     if options.wave < 1:
-        raise LookalikeError(f"a wave of {options.wave} images: commit after 1 or more")
+        raise LookalikeError(f"`wave` is {options.wave}: give 1 or more")
     file = None if options.labels is None else local_path(options.labels)
     ignored = images.IgnoredFiles(file)
     source = images.locate(
@@ -228,7 +299,7 @@ def prepare(
         kind=kind,
     )
     if source.kind != "files" and options.spark is False:
-        raise LookalikeError(f"only Spark reads {source.root}: leave `spark=False` out")
+        raise LookalikeError(f"only Spark can read {source.root}: leave `spark=False` out")
     if source.kind != "files" or options.spark:
         require(f"reading {source.root} on Spark", "pyspark")
     truncated = stored.source.truncated if stored else options.truncated
@@ -236,22 +307,22 @@ def prepare(
     labels = None
     if file is not None:
         labels = open_labels(file, options.image_name, options.label_name)
-    there = images.IgnoredFiles(file)
-    if source.kind == "files" and not images.has_images(source, there):
-        raise images.no_images_error(source, there)
+    others = images.IgnoredFiles(file)
+    if source.kind == "files" and not images.has_images(source, others):
+        raise images.no_images_error(source, others)
     if stored is None and options.like is not None:
-        if (options.model, options.weights, options.precision) != _USUAL:
+        if (options.model, options.weights, options.precision) != _DEFAULT_MODEL:
             raise LookalikeError(
                 "`like` sets the whole model: leave `model`, `weights` and `precision` out"
             )
         stored = EmbeddingTable.open(options.like)
     if stored and stored.about_model["preprocessing"] != images.PREPROCESSING:
-        _say_it_mixes(stored.path)
+        _warn_of_old_preprocessing(stored.path)
     model = stored.model if stored else None
-    # int8 is for CPUs, so that a GPU is only in the way of who asks for it.
+    # int8 runs on CPUs only.
     precision = model.precision if model else options.precision
-    wanted = "cpu" if (precision, options.device) == ("int8", "auto") else options.device
-    device = models.find_device(wanted)
+    requested = "cpu" if (precision, options.device) == ("int8", "auto") else options.device
+    device = models.find_device(requested)
     full = model or models.resolve(options.model, options.weights, device)
     return Job(
         source,
@@ -268,10 +339,10 @@ def prepare(
 
 
 @cache
-def _say_it_mixes(path: Path) -> None:
-    """Say, once a process, what becomes of new pictures beside those of an older preprocessing."""
+def _warn_of_old_preprocessing(path: Path) -> None:
+    """Warn once per process that new embeddings differ from those of an older preprocessing."""
     logger.warning(
-        f"{path} was made with an older preprocessing: new pictures with colour profiles, deep "
-        "samples or transparency come out otherwise; what it skipped is tried once more; "
-        "`lookalike index --overwrite` makes it anew"
+        f"{path} was made with an older preprocessing: new images with colour profiles, deep "
+        "samples or transparency get other embeddings; skipped images are tried once more; "
+        "`lookalike index --overwrite` rebuilds the index"
     )

@@ -1,4 +1,4 @@
-"""Where images are, as seen from the root of a collection."""
+"""Paths of images relative to the root of an index, and the folders that an index records."""
 
 import os
 from collections.abc import Iterator
@@ -8,21 +8,23 @@ from lookalike import images
 from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable
 
-_HELD = {
-    "files": "photos of a folder",
-    "table": "images of a Parquet table",
-    "uri": "photos of another file system",
-}
-_GIVEN = {"files": "a folder", "table": "a Parquet table", "uri": "on another file system"}
-_NAMES = 100  # folders that a collection remembers it was made of
+_KIND_NAMES = {"files": "a folder", "table": "a Parquet table", "uri": "another file system"}
+_MAX_RECORDED_FOLDERS = 100
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where images are as seen from the root of a collection.
+class PathRewriter:
+    """Rewrites paths of a listing to paths relative to the root of an index.
 
-    A path of a listing gets `before` put before it, and loses `root` if it then begins with that.
-    `below` are the encoded paths, seen from the root, of what was listed.
+    Attributes
+    ----------
+    before
+        A prefix to add.
+    root
+        A prefix to remove then: the root of the index, with a slash.
+    below
+        The encoded paths, relative to the root, of the listed files and folders.
+
     """
 
     before: str = ""
@@ -30,114 +32,117 @@ class Place:
     below: tuple[str, ...] = ("",)
 
     def __call__(self, path: str) -> str:
-        """Return the encoded path of a listing as seen from the root."""
+        """Return an encoded path of the listing relative to the root."""
         path = self.before + path
         if self.root and f"{path}/" == self.root:
             return ""
         return path.removeprefix(self.root)
 
 
-def place_of(stored: EmbeddingTable, source: images.Source) -> Place:
-    """Say where the images of a source are, as seen from the root of a collection.
+def path_rewriter(stored: EmbeddingTable, source: images.Source) -> PathRewriter:
+    """Return the rewriter from paths of a source to paths of an existing index.
 
-    Raises `LookalikeError` where they cannot be in one collection.
+    Raises `LookalikeError` if the images cannot be added to this index.
     """
     if source.kind != stored.source.kind:
         raise LookalikeError(
-            f"{stored.path} holds {_HELD[stored.source.kind]}, but "
-            f"the input is {_GIVEN[source.kind]}: make another index for it"
+            f"{stored.path} holds images of {_KIND_NAMES[stored.source.kind]}, but "
+            f"the input is of {_KIND_NAMES[source.kind]}: make another index for it"
         )
     if source.kind == "table":
         if source != stored.source:
             raise LookalikeError(
-                f"{stored.path} was made of another table: make another index of it"
+                f"{stored.path} was made of another table: make another index for this one"
             )
-        return Place()
+        return PathRewriter()
     if source.kind == "uri":
         if source.root.rstrip("/") != stored.source.root.rstrip("/"):
             raise LookalikeError(
-                f"{stored.path} was made of {stored.source.root}: give that, or make another index"
+                f"{stored.path} was made of {stored.source.root}: give that URI, or make another "
+                "index"
             )
-        return Place()
-    root = _folder(stored.source.root)
-    real = _folder(os.path.realpath(stored.source.root))
-    before = _folder(source.root)
-    if not before.startswith(root) and _folder(os.path.realpath(source.root)).startswith(real):
-        before, root = _folder(os.path.realpath(source.root)), real
-    place = Place(before, root)
-    below = tuple(place(images.encode_path(name)).rstrip("/") for name in source.names)
-    # Named, and no folder any more: its disk may be away, and then nothing in it is gone.
+        return PathRewriter()
+    root = _with_slash(stored.source.root)
+    real = _with_slash(os.path.realpath(stored.source.root))
+    before = _with_slash(source.root)
+    if not before.startswith(root) and _with_slash(os.path.realpath(source.root)).startswith(real):
+        before, root = _with_slash(os.path.realpath(source.root)), real
+    rewriter = PathRewriter(before, root)
+    below = tuple(rewriter(images.encode_path(name)).rstrip("/") for name in source.names)
+    # The root is missing: its disk may be disconnected, so its images do not count as deleted.
     if "" in below and source.names != ("",) and not os.path.isdir(stored.source.root):
         raise LookalikeError(
-            f"{images.encode_path(stored.source.root)} is no folder now: see whether its disk is "
-            "there, or tell where the images are with `lookalike root`"
+            f"{images.encode_path(stored.source.root)} is missing: check whether its disk is "
+            "connected, or give the new folder with `lookalike root`"
         )
-    return Place(before, root, below)
+    return PathRewriter(before, root, below)
 
 
-def place_of_root(source: images.Source) -> Place:
-    """Say where the images of a source are, as seen from its own root."""
-    return Place(below=tuple(map(images.encode_path, source.names)))
+def own_path_rewriter(source: images.Source) -> PathRewriter:
+    """Return the rewriter from paths of a source to paths relative to its own root."""
+    return PathRewriter(below=tuple(map(images.encode_path, source.names)))
 
 
-def outside(stored: EmbeddingTable, source: images.Source, place: Place) -> list[str]:
-    """Return the folders of a source that lie outside those that a collection knows."""
+def unrecorded_folders(
+    stored: EmbeddingTable, source: images.Source, rewriter: PathRewriter
+) -> list[str]:
+    """Return the folders of a source outside the root that the index does not record yet."""
     if source.kind != "files":
         return []
-    known = {_folder(folder) for folder in stored.source.also}
+    known = {_with_slash(folder) for folder in stored.source.also}
     new = set()
-    for name, below in zip(source.names, place.below, strict=True):
+    for name, below in zip(source.names, rewriter.below, strict=True):
         if below.startswith("/"):
             path = os.path.join(source.root, name) if name else source.root
             folder = path if os.path.isdir(path) else os.path.dirname(path)
-            if not any(_folder(folder).startswith(one) for one in known):
+            if not any(_with_slash(folder).startswith(one) for one in known):
                 new.add(folder)
     return sorted(new)
 
 
-def remembered(source: images.Source) -> images.Source:
-    """Return what a collection notes of the source that it is made of.
+def recorded_source(source: images.Source) -> images.Source:
+    """Return the source that an index records, for `sync`.
 
-    Folders are noted, to be looked at again; single files are not: none of them is ever new.
+    Folders are recorded, as they may get new images; single files are not.
     """
     if source.kind != "files":
         return source
     folders = all(os.path.isdir(os.path.join(source.root, name)) for name in source.names)
-    names = source.names if folders and len(source.names) <= _NAMES else ()
+    names = source.names if folders and len(source.names) <= _MAX_RECORDED_FOLDERS else ()
     return images.Source("files", source.root, names, truncated=source.truncated)
 
 
-def again(stored: EmbeddingTable) -> list[str]:
-    """Return what a collection was made of, to be looked at again.
+def recorded_inputs(stored: EmbeddingTable) -> list[str]:
+    """Return the folders, URI or table that an index was made of.
 
-    Raises `LookalikeError` where that was single files.
+    Raises `LookalikeError` if it was made of single files.
     """
     source = stored.source
     if source.kind == "files" and not source.names:
-        raise LookalikeError(f"{stored.path} was made of single files: name the files to look at")
+        raise LookalikeError(f"{stored.path} was made of single files: name the files or a folder")
     names = source.names or ("",)
     return [os.path.join(source.root, name) if name else source.root for name in names]
 
 
-def meant(source: images.Source, name: str) -> str:
-    """Return a path or a glob as a collection has it: encoded, seen from its root."""
+def stored_name(source: images.Source, name: str) -> str:
+    """Return a path or glob as stored in an index: encoded, relative to its root."""
     if source.kind == "files":
-        whole = os.path.abspath(name)
-        seen = next(_seen(source.root, whole), None)
-        if os.path.isabs(name) or (seen is not None and os.path.lexists(whole)):
-            name = whole if seen is None else seen
+        absolute = os.path.abspath(name)
+        relative = next(_relative_paths(source.root, absolute), None)
+        if os.path.isabs(name) or (relative is not None and os.path.lexists(absolute)):
+            name = absolute if relative is None else relative
         name = os.path.normpath(name)
     return images.encode_path(name)
 
 
-def _seen(root: str, path: str) -> Iterator[str]:
-    """Give an absolute path as seen from a root above it, by its name or by where links lead."""
-    # A link is meant itself, not where it leads.
+def _relative_paths(root: str, path: str) -> Iterator[str]:
+    """Yield an absolute path relative to a root above it, by its name and with links resolved."""
+    # Resolve the links of its folders only: a link names itself.
     real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     for one, other in ((path, root), (real, os.path.realpath(root))):
         if os.path.commonpath([one, other]) == other:
             yield os.path.relpath(one, other)
 
 
-def _folder(path: str) -> str:
+def _with_slash(path: str) -> str:
     return images.encode_path(path).rstrip("/") + "/"

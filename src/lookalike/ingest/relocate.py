@@ -1,4 +1,4 @@
-"""Images that were moved: their new folder, checked against some of them."""
+"""Record the new root of moved images, after a check of some of them."""
 
 import contextlib
 import dataclasses
@@ -10,14 +10,14 @@ from lookalike.search.rows import Rows, draw
 from lookalike.storage import EmbeddingTable
 from lookalike.system.paths import Name, local_path
 
-_MAX_CHECKED = 20
-"""Images that are looked for before it is believed that none is there."""
+_MAX_CHECKED_IMAGES = 20
+"""Images to look for before the new root is refused."""
 
 
 def relocate(table: EmbeddingTable, root: Name) -> EmbeddingTable:
-    """Record where the images are now; return the table with that root.
+    """Record the new root of the images; return the table with that root.
 
-    Raises `LookalikeError` where none of some images drawn at random is found there.
+    Raises `LookalikeError` if none of some images drawn at random is found there.
     """
     moved = os.fspath(root)
     if table.source.kind == "files" or "://" not in moved:
@@ -28,9 +28,11 @@ def relocate(table: EmbeddingTable, root: Name) -> EmbeddingTable:
             )
     source = dataclasses.replace(table.source, root=moved)
     rows = Rows(table.segments)
-    paths = rows.paths.take(draw(len(rows), _MAX_CHECKED)).to_pylist()
+    paths = rows.paths.take(draw(len(rows), _MAX_CHECKED_IMAGES)).to_pylist()
     if paths and not any(_is_there(source, path) for path in paths):
-        raise LookalikeError(f"{images.full_path(source, paths[0])} is not there, nor are others")
+        raise LookalikeError(
+            f"{images.full_path(source, paths[0])} and others are missing: choose another folder"
+        )
     return table.move(moved)
 
 

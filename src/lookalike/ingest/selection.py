@@ -1,4 +1,4 @@
-"""The rows that names of images stand for: paths, folders and globs."""
+"""Select rows by the names of images: paths, folders and globs."""
 
 import glob
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from lookalike.errors import LookalikeError
 from lookalike.images.inputs.source import glob_pattern
-from lookalike.ingest.diff import Say, tell
+from lookalike.ingest.diff import OnChange, report_changes
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.commits import NO_IDS, Ids, query_ids
 from lookalike.system.sql import Values
@@ -17,14 +17,31 @@ from lookalike.system.sql import Values
 MAX_NAMED_EXAMPLES = 5
 
 
-def matching(
-    stored: EmbeddingTable, names: Mapping[str, str], folder: Path, say: Say | None = None
+def matching_ids(
+    stored: EmbeddingTable,
+    names: Mapping[str, str],
+    folder: Path,
+    on_change: OnChange | None = None,
 ) -> Ids:
-    """Return the ids of the rows that some names are of, rising.
+    """Return the ids of the rows that match names, int64 (n,), in ascending order.
 
-    `names` has for each name as it was given an encoded path seen from the root: of a file, of a
-    folder, or a glob, in which `*` matches slashes too. Raises `LookalikeError` where one is of
-    no row.
+    Parameters
+    ----------
+    stored
+        The table.
+    names
+        Maps each given name to an encoded path relative to the root: a file, a folder, or a glob,
+        in which `*` matches slashes too.
+    folder
+        A folder for temporary files.
+    on_change
+        Called with `-` and the path of each row.
+
+    Raises
+    ------
+    LookalikeError
+        If a name matches no row.
+
     """
     found: list[Ids] = []
     unknown: list[str] = []
@@ -32,26 +49,28 @@ def matching(
         sql.register("names", pa.table({"given": list(names), "path": list(names.values())}))
         sql.execute("create temp table exact as from names join stored using (path)")
         found.append(query_ids(sql, "select id from exact"))
-        if say is not None:
-            tell(sql, "select '-', path from exact", say)
+        if on_change is not None:
+            report_changes(sql, "select '-', path from exact", on_change)
         others = sql.execute("from names anti join exact using (path)").fetchall()
         for given, name in others:  # folders and globs
-            condition, values = _is_named(name)
+            condition, values = _name_condition(name)
             ids = query_ids(sql, f"select id from stored where {condition}", values)
             found.append(ids)
             if not len(ids):
                 unknown.append(given)
-            elif say is not None:
-                tell(sql, f"select '-', path from stored where {condition}", say, values)
+            elif on_change is not None:
+                report_changes(
+                    sql, f"select '-', path from stored where {condition}", on_change, values
+                )
     if unknown:
-        some = ", ".join(unknown[:MAX_NAMED_EXAMPLES])
+        examples = ", ".join(unknown[:MAX_NAMED_EXAMPLES])
         more = ", ..." if len(unknown) > MAX_NAMED_EXAMPLES else ""
-        raise LookalikeError(f"{stored.path} has no image {some}{more}; none was removed")
+        raise LookalikeError(f"{stored.path} has no image {examples}{more}; none was removed")
     return np.unique(np.concatenate([NO_IDS, *found]))
 
 
-def _is_named(name: str) -> tuple[str, Values]:
-    """Return the SQL that says whether a folder or glob names a path."""
+def _name_condition(name: str) -> tuple[str, Values]:
+    """Return the SQL condition that a path matches a folder or glob."""
     if name == ".":
         return "true", {}
     if glob.has_magic(name):

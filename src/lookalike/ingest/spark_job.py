@@ -1,4 +1,4 @@
-"""Images embedded on Spark: one segment a task, a receipt beside it when it is whole."""
+"""Embed images on Spark: each task writes one segment, then a receipt beside it."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from lookalike import images, models
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.inputs.listing import read_listing, task_count
 from lookalike.ingest.batches import embed_batches
-from lookalike.ingest.diff import Known
+from lookalike.ingest.diff import HashLookup
 from lookalike.ingest.options import Job
 from lookalike.models import Model
 from lookalike.spark import (
@@ -37,21 +37,22 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-_LOOK_EVERY = 0.5  # seconds between two looks for segments that Spark has written
+_POLL_SECONDS = 0.5  # between two searches for new receipts
 
 Reader: TypeAlias = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+"""Maps the batches of a task to batches of images."""
 
 
 def split_listing(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Reader]":
-    """Return a row a task, and what makes a task's images of it, read from the listing.
+    """Return a DataFrame with a row for each task, and a reader of its part of the listing.
 
-    Spark would read, sample, shuffle and sort the names first, which for some thousand photos
-    takes as long as a tenth of the embedding.
+    If Spark read the listing itself, it would sample, shuffle and sort the names first: a tenth of
+    the time of embedding some thousand photos.
     """
     spark = session()
     parallel = spark.sparkContext.defaultParallelism
     tasks = task_count(count, parallel)
-    if wave < WAVE:  # what tasks have in work is lost with a killed run as well
+    if wave < WAVE:  # a killed run loses the rows that tasks compute, too
         tasks = min(max(tasks, count * 2 * parallel // wave), count)
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -63,7 +64,7 @@ def split_listing(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Rea
 
 
 def skipped_note(skipped: int) -> str:
-    """Return how many images were skipped, for the line of progress."""
+    """Return the number of skipped images as a note for the progress line."""
     return f"{skipped:,} skipped" if skipped else ""
 
 
@@ -72,26 +73,45 @@ def embed_on_spark(
     model: Model,
     frame: "DataFrame",
     read: Reader,
-    known: Known | None,
+    lookup: HashLookup | None,
     folder: Path,
     deliver: Callable[[list[SegmentRecord]], None],
     *,
     count: int,
     wave: int,
 ) -> None:
-    """Write a segment a Spark task, and hand over what is written while others are.
+    """Write a segment in each Spark task, and deliver segments while other tasks run.
 
-    `read` makes images of the batches of the frame that a task gets. A task leaves a receipt when
-    its file is whole; those are looked for here. It gives the same to Spark, for a shared disk may
-    list files late. `count` images are expected, 0 if nobody knows.
+    A task writes a receipt when its segment is complete; the driver polls for receipts. The task
+    returns the same record to Spark, as a shared disk may list files late.
+
+    Parameters
+    ----------
+    job, model
+        What to embed, and with which model.
+    frame
+        The rows of the tasks.
+    read
+        Maps the batches of a task to batches of images.
+    lookup
+        Finds stored embeddings by content hash.
+    folder
+        The folder for segments, on a disk that the driver and all workers share.
+    deliver
+        Takes new segments.
+    count
+        The number of images, 0 if unknown.
+    wave
+        The number of images between two commits.
+
     """
     spark = frame.sparkSession
     shared = spark.sparkContext.broadcast(model)
     source, device = job.rooted, job.device
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
 
-    # A worker may crash or hang on an image once. The next one decodes in processes apart.
-    always = threads > 1 or not tries_again(spark)
+    # An image may crash a worker. The retry of its task decodes in a separate process.
+    always_isolated = threads > 1 or not tries_again(spark)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import TaskContext
@@ -99,8 +119,8 @@ def embed_on_spark(
         context = TaskContext.get()
         assert context is not None
         receipt = folder / f"{context.partitionId()}.receipt"
-        if receipt.exists():  # of an attempt that was lost only afterwards
-            yield pa.RecordBatch.from_pylist([_said_in(receipt)], SEGMENT)
+        if receipt.exists():  # an earlier attempt completed, and was lost afterwards
+            yield pa.RecordBatch.from_pylist([_read_receipt(receipt)], SEGMENT)
             return
         rows = embed_batches(
             read(batches),
@@ -108,46 +128,47 @@ def embed_on_spark(
             shared.value,
             threads,
             device,
-            known=known,
-            isolated=always or is_second_try(),
+            lookup=lookup,
+            isolated=always_isolated or is_second_try(),
             expendable=True,
         )
         for batch in write_segment(rows, folder):
-            yield pa.RecordBatch.from_pylist([_leave(receipt, batch.to_pylist()[0])], SEGMENT)
+            yield pa.RecordBatch.from_pylist(
+                [_write_receipt(receipt, batch.to_pylist()[0])], SEGMENT
+            )
 
     def run() -> list[SegmentRecord]:
         with small_batches(spark):
             return [row.asDict() for row in frame.mapInArrow(task, SEGMENT_DDL).collect()]
 
     seen: set[str] = set()
-    paths: set[str] = set()  # of the segments that came so far
+    paths: set[str] = set()  # of the segments found so far
     pending: list[SegmentRecord] = []
-    before = skipped = 0  # rows that were delivered, and those of all without an embedding
+    delivered = skipped = 0  # rows
     try:
         with progress_line("embedding", "images") as move, ThreadPoolExecutor(1) as pool:
             running = pool.submit(run)
             try:
                 finished = False
                 while not finished:
-                    finished = not wait([running], _LOOK_EVERY).not_done
-                    fresh = _receipts(folder, seen)
+                    finished = not wait([running], _POLL_SECONDS).not_done
+                    fresh = _new_receipts(folder, seen)
                     paths.update(row["path"] for row in fresh)
                     if finished and running.exception() is None:
                         fresh += [row for row in running.result() if row["path"] not in paths]
                     pending += fresh
                     skipped += sum(row["rows"] - row["embedded"] for row in fresh)
-                    done = before + sum(row["rows"] for row in pending)
-                    if pending and (finished or done - before >= wave // 2):
+                    done = delivered + sum(row["rows"] for row in pending)
+                    if pending and (finished or done - delivered >= wave // 2):
                         deliver(pending)
-                        before, pending = done, []
+                        delivered, pending = done, []
                     move(done, count or None, skipped_note(skipped))
                 running.result()
             except BaseException as error:
-                spark.sparkContext.cancelAllJobs()  # or the pool would wait for them
+                spark.sparkContext.cancelAllJobs()  # else the pool would wait for them
                 if is_of_spark(error):
                     raise LookalikeError(
-                        f"Spark gave up: {last_words(error)}; run the same again, it goes on from "
-                        "what is there"
+                        f"Spark failed: {last_words(error)}; run the same command again to continue"
                     ) from None
                 raise
     finally:
@@ -156,12 +177,11 @@ def embed_on_spark(
             receipt.unlink(missing_ok=True)
 
 
-def _leave(receipt: Path, written: SegmentRecord) -> SegmentRecord:
-    """Say that a segment is whole, unless another attempt of the same task has said so of its own.
+def _write_receipt(receipt: Path, written: SegmentRecord) -> SegmentRecord:
+    """Write the receipt of a segment, unless another attempt of the task has written one.
 
-    What was said first counts, and is returned.
-    https://spark.apache.org/docs/latest/job-scheduling.html: an attempt may be taken for lost and
-    go on beside the next.
+    Returns the record of the first receipt. An attempt that Spark considers lost may run on beside
+    the next one: https://spark.apache.org/docs/latest/job-scheduling.html
     """
     part = receipt.with_name(f".{uuid.uuid4().hex}.part")
     part.write_text(json.dumps(written))
@@ -169,7 +189,7 @@ def _leave(receipt: Path, written: SegmentRecord) -> SegmentRecord:
         os.link(part, receipt)
         return written
     except FileExistsError:
-        first = _said_in(receipt)
+        first = _read_receipt(receipt)
         if first["path"] != written["path"]:
             Path(written["path"]).unlink()
         return first
@@ -177,41 +197,41 @@ def _leave(receipt: Path, written: SegmentRecord) -> SegmentRecord:
         part.unlink()
 
 
-def _receipts(folder: Path, seen: set[str]) -> list[SegmentRecord]:
-    """Read the receipts that were not seen yet."""
+def _new_receipts(folder: Path, seen: set[str]) -> list[SegmentRecord]:
+    """Return the records of receipts that are not in `seen`, and add them to it."""
     fresh = sorted({file.name for file in folder.glob("*.receipt")} - seen)
     seen.update(fresh)
-    return [_said_in(folder / name) for name in fresh]
+    return [_read_receipt(folder / name) for name in fresh]
 
 
-def _said_in(receipt: Path) -> SegmentRecord:
-    """Return what a receipt says of a data file beside it; `LookalikeError` for one elsewhere."""
+def _read_receipt(receipt: Path) -> SegmentRecord:
+    """Return the record of a receipt. Raises `LookalikeError` unless its file is in this folder."""
     try:
-        said: SegmentRecord = read_json(receipt)
-        file = Path(said["path"])
+        record: SegmentRecord = read_json(receipt)
+        file = Path(record["path"])
     except (ValueError, KeyError, TypeError):
-        raise _misleading(receipt) from None
+        raise _bad_receipt(receipt) from None
     if file.parent != receipt.parent or not is_hash(file.stem):
-        raise _misleading(receipt)
-    return said
+        raise _bad_receipt(receipt)
+    return record
 
 
-def _misleading(receipt: Path) -> LookalikeError:
+def _bad_receipt(receipt: Path) -> LookalikeError:
     return LookalikeError(
-        f"{receipt} was changed by another program: it names no data file beside it: "
+        f"{receipt} was changed by another program and names no data file beside it: "
         "run the same command again"
     )
 
 
 def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
-    """Decode, on Spark, the first images it comes across: uint8 (n, 224, 224, 3).
+    """Decode the first images that Spark finds: uint8 (n, 224, 224, 3).
 
-    A sample drawn evenly would read the whole lake to look at some hundreds.
+    A random sample would have to read the whole data lake.
     """
-    always = not tries_again(frame.sparkSession)
+    always_isolated = not tries_again(frame.sparkSession)
 
     def decoded_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        isolated, truncated = always or is_second_try(), source.truncated
+        isolated, truncated = always_isolated or is_second_try(), source.truncated
         with images.open_decoder(isolated, True, truncated) as decoder:
             for batch in batches:
                 decoded = []
@@ -221,7 +241,7 @@ def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
                 yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
 
     with small_batches(frame.sparkSession):
-        # Limited last: Spark then looks at a few partitions, and at more if they do not suffice.
+        # Limit last: Spark then reads only as many partitions as it needs.
         decoded = frame.select("content").mapInArrow(decoded_rows, "pixels binary")
         rows = decoded.limit(models.SAMPLE_IMAGES).collect()
     pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)

@@ -1,4 +1,4 @@
-"""What a stream of Spark's has found, added to a collection batch by batch."""
+"""Add the batches of a Spark stream to an index."""
 
 import os
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from lookalike.images.inputs.listing import label_images, write_inputs
 from lookalike.images.inputs.spark_files import list_found
 from lookalike.images.inputs.spark_reader import FileVanished, image_frame
 from lookalike.ingest import diff
-from lookalike.ingest.diff import Settled
-from lookalike.ingest.discovery import Discovery, wanted_of
+from lookalike.ingest.diff import IsStable
+from lookalike.ingest.discovery import Discovery, frame_inputs
 from lookalike.ingest.inputs import Inputs
 from lookalike.ingest.options import Changed, Job, Options
-from lookalike.ingest.paths import Place
+from lookalike.ingest.paths import PathRewriter
 from lookalike.ingest.update import Photos, update
 from lookalike.storage import EmbeddingTable
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-_LOOKS = 5  # at a batch of which files vanish while it is looked at
+_MAX_ATTEMPTS = 5  # to read a batch whose files vanish
 
 
 def add_batch(
@@ -35,71 +35,71 @@ def add_batch(
     photos: Photos | None,
     options: Options,
     files: "DataFrame",
-    settled: Settled,
+    is_stable: IsStable,
 ) -> tuple[EmbeddingTable, Changed]:
-    """Add, as `add` does, those of some photos that `files`, of `frame.new_files`, names.
+    """Add the photos that are named in `files`, a DataFrame of `new_files`, on Spark.
 
-    They are embedded on Spark. What is there already is left alone, so that a batch may come again.
+    Unchanged images are not embedded again, so a batch may be repeated. The other parameters and
+    the result are those of `add`.
     """
-    find = partial(_look_at, files, settled)
-    return update(stored, photos, replace(options, spark=True), "add", find)
+    discover = partial(_discover_batch, files, is_stable)
+    return update(stored, photos, replace(options, spark=True), "add", discover)
 
 
-def _look_at(
+def _discover_batch(
     files: "DataFrame",
-    settled: Settled,
+    is_stable: IsStable,
     job: Job,
     stored: EmbeddingTable,
     staging: Path,
-    place: Place,
+    rewriter: PathRewriter,
 ) -> Discovery:
     if job.source.kind == "files":
-        return _look_at_files(files, settled, job, stored, staging, place)
-    looks = 0
-    while True:
-        looks += 1
-        listing = list_found(files, staging / f"listing-{looks}", job.ignored)
-        plan = diff.plan(stored, listing, (), staging, settled=settled)
+        return _discover_local_files(files, is_stable, job, stored, staging, rewriter)
+    for attempt in range(1, _MAX_ATTEMPTS + 1):
+        listing = list_found(files, staging / f"listing-{attempt}", job.ignored)
+        plan = diff.plan(stored, listing, (), staging, is_stable=is_stable)
         if not plan.count:
             return Discovery(Inputs(), plan)
-        wanted = pq.read_table(plan.wanted, columns=["path"])["path"].to_pylist()
+        paths = pq.read_table(plan.to_read, columns=["path"])["path"].to_pylist()
         try:
             frame, _, labelled = image_frame(
-                files.sparkSession, job.source, staging, job.labels, wanted
+                files.sparkSession, job.source, staging, job.labels, paths
             )
-            return Discovery(wanted_of(frame, plan, staging), plan, labelled)
-        except FileVanished:  # which the next look does not find
-            if looks == _LOOKS:
+            return Discovery(frame_inputs(frame, plan, staging), plan, labelled)
+        except FileVanished:  # the next attempt does not list it
+            if attempt == _MAX_ATTEMPTS:
                 raise
+    raise AssertionError("unreachable")
 
 
-def _look_at_files(
+def _discover_local_files(
     files: "DataFrame",
-    settled: Settled,
+    is_stable: IsStable,
     job: Job,
     stored: EmbeddingTable,
     staging: Path,
-    place: Place,
+    rewriter: PathRewriter,
 ) -> Discovery:
-    """Look at local files again, for their times to the nanosecond and for those gone by now."""
+    """List local files anew: for modification times in nanoseconds, and without deleted files."""
     listing = staging / "listing.parquet"
-    names = sorted(_names(files, job.source.root, job.ignored))
-    there = images.walk(replace(job.source, names=tuple(names))) if names else iter(())
-    write_inputs(there, listing, place)
+    names = sorted(_existing_names(files, job.source.root, job.ignored))
+    found = images.walk(replace(job.source, names=tuple(names))) if names else iter(())
+    write_inputs(found, listing, rewriter)
     labelled = LabelCounts()
     if job.labels is not None:
         root = images.encode_path(stored.source.root)
         labelled = label_images(listing, job.labels, root, allow_unmatched=True)
-    plan = diff.plan(stored, [listing], (), staging, settled=settled)
-    return Discovery(Inputs(plan.count, plan.wanted, known=plan.known), plan, labelled)
+    plan = diff.plan(stored, [listing], (), staging, is_stable=is_stable)
+    return Discovery(Inputs(plan.count, plan.to_read, lookup=plan.lookup), plan, labelled)
 
 
-def _names(files: "DataFrame", root: str, ignored: images.IgnoredFiles) -> Iterator[str]:
-    """Give the names below a local folder of images that are still there."""
-    for row in files.select("path").collect():  # no more than a batch
+def _existing_names(files: "DataFrame", root: str, ignored: images.IgnoredFiles) -> Iterator[str]:
+    """Yield the names of existing images, relative to a local folder."""
+    for row in files.select("path").collect():  # one batch at most
         path = "/" + row["path"].removeprefix("file:").lstrip("/")
         name = os.path.relpath(path, root)
-        if name.startswith("../") or not os.path.exists(path):  # a checkpoint may say anything
+        if name.startswith("../") or not os.path.exists(path):  # a checkpoint is untrusted
             continue
         if ignored.accepts(path):
             yield name

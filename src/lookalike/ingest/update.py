@@ -1,4 +1,4 @@
-"""A collection made, gone on with, added to, brought up to date with its folder."""
+"""Add images to an index, remove them, or make it equal to its folder."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,18 +7,19 @@ from functools import partial
 import numpy as np
 
 from lookalike import images
-from lookalike.ingest.commit import bring_in, make_ready
-from lookalike.ingest.diff import Say, Settled
-from lookalike.ingest.discovery import Find, look
+from lookalike.ingest.commit import compact_and_measure, embed_and_commit
+from lookalike.ingest.diff import IsStable, OnChange
+from lookalike.ingest.discovery import Discover, discover_changes
 from lookalike.ingest.options import Changed, Options, prepare
-from lookalike.ingest.paths import again, meant, outside, place_of
-from lookalike.ingest.selection import matching
+from lookalike.ingest.paths import path_rewriter, recorded_inputs, stored_name, unrecorded_folders
+from lookalike.ingest.selection import matching_ids
 from lookalike.storage import EmbeddingTable, commits, working
 from lookalike.system.paths import Name
 
-_HANDFUL = 64  # images, which no cluster is asked for
+_MAX_IMAGES_WITHOUT_CLUSTER = 64  # smaller updates run in this process
 
 Photos = Name | Sequence[Name]
+"""A folder, file, glob, URI or table of images, or several files, folders or globs."""
 
 
 def add(
@@ -27,18 +28,40 @@ def add(
     options: Options,
     *,
     dry_run: bool = False,
-    say: Say | None = None,
-    settled: Settled | None = None,
+    on_change: OnChange | None = None,
+    is_stable: IsStable | None = None,
 ) -> tuple[EmbeddingTable, Changed]:
-    """Embed what is new or changed among some images and commit it, wave by wave.
+    """Embed new and changed images and commit them, wave by wave.
 
-    Network and precision are the collection's own; of the options those count that say how images
-    are read. Images outside its root keep their whole paths; without `photos` it is those below it.
-    With `dry_run` nothing is changed; `say` is told what is found. What is not `settled` is left
-    for another time.
+    Parameters
+    ----------
+    stored
+        The table of the index.
+    photos
+        The images, by default those that the index was made of. Images outside the root of the
+        index get absolute paths.
+    options
+        How to read images. The model is that of the index.
+    dry_run
+        Only report the changes.
+    on_change
+        Called for each change.
+    is_stable
+        Tells which changes to apply; the others are left for a later call.
+
+    Returns
+    -------
+    The newest table, and the counts of changes.
+
+    Raises
+    ------
+    LookalikeError
+        If an option is wrong, or the images cannot be added to this index.
+
     """
-    find = partial(look, say=say and _kept(say), settled=settled)
-    return update(stored, photos, options, "add", find, dry_run=dry_run)
+    on_added = on_change and _without_removed(on_change)
+    discover = partial(discover_changes, on_change=on_added, is_stable=is_stable)
+    return update(stored, photos, options, "add", discover, dry_run=dry_run)
 
 
 def sync(
@@ -47,47 +70,50 @@ def sync(
     options: Options,
     *,
     dry_run: bool = False,
-    say: Say | None = None,
-    settled: Settled | None = None,
+    on_change: OnChange | None = None,
+    is_stable: IsStable | None = None,
 ) -> tuple[EmbeddingTable, Changed]:
-    """Make a collection equal to a folder: `add`, and remove what the folder has no longer.
+    """Make an index equal to its folder: `add`, and remove images that are gone.
 
-    Without `photos` the folder is the collection's root; else only what lies in `photos` may be
-    removed. What lies in a folder that cannot be read stays, as does what is not `settled`.
+    Only images in `photos` can be removed. Images in an unreadable folder stay, and so do those
+    whose removal is not stable. Parameters and result are those of `add`.
     """
-    find = partial(look, say=say, settled=settled)
-    return update(stored, photos, options, "sync", find, dry_run=dry_run)
+    discover = partial(discover_changes, on_change=on_change, is_stable=is_stable)
+    return update(stored, photos, options, "sync", discover, dry_run=dry_run)
 
 
 def update(
     stored: EmbeddingTable,
     photos: Photos | None,
     options: Options,
-    what: str,
-    find: Find,
+    operation: str,
+    discover: Discover,
     *,
     dry_run: bool = False,
 ) -> tuple[EmbeddingTable, Changed]:
-    """Do what `find` says is to do with some images, by default those it was made of."""
+    """Apply the changes that `discover` returns, as `add` and `sync` do.
+
+    `operation` is "add" or "sync"; the history of the index shows it.
+    """
     source = stored.source
     options = replace(
         options,
         image_column=options.image_column or source.image_column,
         label_column=options.label_column or source.label_column,
     )
-    # What was made of files stays so, whatever tables lie beside them by now.
+    # An index of files stays one, even if the folder has Parquet tables now.
     kind = "files" if source.kind == "files" and not options.image_column else None
-    job = prepare(again(stored) if photos is None else photos, options, stored, kind=kind)
-    place = place_of(stored, job.source)
+    job = prepare(recorded_inputs(stored) if photos is None else photos, options, stored, kind=kind)
+    rewriter = path_rewriter(stored, job.source)
     with working(stored.path, only_looks=dry_run) as staging:
         stored = stored.newest()
-        new = outside(stored, job.source, place)
+        new = unrecorded_folders(stored, job.source, rewriter)
         if new and not dry_run:
             stored = stored.add_folders(new)
-        found = find(job, stored, staging, place)
+        found = discover(job, stored, staging, rewriter)
         plan = found.plan
         assert plan is not None
-        gone = plan.gone if what == "sync" else plan.gone[:0]
+        gone = plan.gone if operation == "sync" else plan.gone[:0]
         changed = Changed(
             stored.version,
             plan.new,
@@ -102,38 +128,43 @@ def update(
         )
         if dry_run:
             return stored, changed
-        if job.spark is None and plan.count <= _HANDFUL:  # a cluster at hand or not
+        if job.spark is None and plan.count <= _MAX_IMAGES_WITHOUT_CLUSTER:
             job = replace(job, spark=False)
-        stored, done = bring_in(job, found, stored.path, stored, staging, what)
-        gone = np.union1d(gone, plan.whole)
+        stored, done = embed_and_commit(job, found, stored.path, stored, staging, operation)
+        gone = np.union1d(gone, plan.resolved)
         if len(gone):
-            stored = commits.remove(stored, lambda _: gone, what)
+            stored = commits.remove(stored, lambda _: gone, operation)
         if stored.version != changed.version:
-            stored = make_ready(stored)
+            stored = compact_and_measure(stored)
         return stored, replace(
             changed, version=stored.version, images=done.images, skipped=done.skipped
         )
 
 
-def _kept(say: Say) -> Say:
-    return lambda sign, path: None if sign == "-" else say(sign, path)
+def _without_removed(on_change: OnChange) -> OnChange:
+    return lambda sign, path: None if sign == "-" else on_change(sign, path)
 
 
 def remove(
-    stored: EmbeddingTable, names: Sequence[str], *, dry_run: bool = False, say: Say | None = None
+    stored: EmbeddingTable,
+    names: Sequence[str],
+    *,
+    dry_run: bool = False,
+    on_change: OnChange | None = None,
 ) -> tuple[EmbeddingTable, Changed]:
-    """Remove images from a collection: paths, folders, or globs, in which `*` matches slashes too.
+    """Remove images from an index by path, folder or glob, in which `*` matches slashes too.
 
-    A path is that of a file or folder, or is taken from the root of the collection. The files
-    themselves stay. Raises `LookalikeError`, and removes nothing, where a name is of no image.
+    A path is relative to this process's folder or to the root of the index. The files stay. Raises
+    `LookalikeError`, and removes nothing, if a name matches no image. The other parameters and the
+    result are those of `add`.
     """
-    wanted = {images.encode_path(name): meant(stored.source, name) for name in names}
+    paths = {images.encode_path(name): stored_name(stored.source, name) for name in names}
     with working(stored.path, only_looks=dry_run) as staging:
         stored = stored.newest()
-        gone = matching(stored, wanted, staging, say)
+        gone = matching_ids(stored, paths, staging, on_change)
         if not dry_run:
             stored = commits.remove(
-                stored, lambda newest: matching(newest, wanted, staging), "remove"
+                stored, lambda newest: matching_ids(newest, paths, staging), "remove"
             )
-            stored = make_ready(stored)
+            stored = compact_and_measure(stored)
         return stored, Changed(stored.version, removed=len(gone))

@@ -1,4 +1,4 @@
-"""An index kept current with its folder: a look every few seconds, or a stream of Spark's."""
+"""Keep an index equal to its folder: by a scan every few seconds, or by a Spark stream."""
 
 import os
 import threading
@@ -23,38 +23,48 @@ if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
 
 
-SETTLED = 1.0
-"""Seconds between two looks that have to see the same of a file before it counts."""
-QUIET = 10.0
-"""Seconds after which a file that nobody has touched counts at once, a damaged one at all."""
-PATIENCE = 60.0
-"""Seconds that a batch of a stream waits for files that are still written."""
-AT_ONCE = 4096
-"""Files at most in a batch of a stream."""
-_REST = 10  # times as long as a look takes, the next one waits where it comes early
-_ASK_EVERY = 0.2  # seconds between two questions to a stream whether there is news
-_DAY = 86_400.0  # seconds between two clean-ups of what only old versions need
+STABLE_SECONDS = 1.0
+"""A change is stable if two scans this far apart find the same size and modification time."""
+UNTOUCHED_SECONDS = 10.0
+"""A file that is older is stable at once; a damaged file is stable after this time."""
+BATCH_TIMEOUT_SECONDS = 60.0
+"""Longest time that a batch of a stream waits for files that are still being written."""
+MAX_BATCH_FILES = 4096
+"""Largest number of files in a batch of a stream."""
+_MIN_PAUSE_FACTOR = 10  # an early scan waits this many times the duration of the last scan
+_POLL_SECONDS = 0.2  # between two checks of a stream
+_VACUUM_SECONDS = 86_400.0  # between two vacuums of old versions: a day
 
 
 @dataclass(frozen=True)
-class Look:
-    """What came of one look: what was `done`, or the `trouble` there was.
+class Scan:
+    """The result of one scan.
 
-    `moved` says that the index has a new version by it. `waiting` changes did not count yet.
+    Attributes
+    ----------
+    changed
+        The counts of changes, None after an error.
+    error
+        The error, None without one.
+    has_new_version
+        The scan has made a new version of the index.
+    unstable
+        The number of changes that are left for a later scan.
+
     """
 
-    done: Changed | None = None
-    trouble: Exception | None = None
-    moved: bool = False
-    waiting: int = 0
+    changed: Changed | None = None
+    error: Exception | None = None
+    has_new_version: bool = False
+    unstable: int = 0
 
 
-class Waiting:
-    """Changes that do not count yet, of files that somebody may still write, or move away and back.
+class StabilityCheck:
+    """Tells which changes are stable (`ingest.diff.IsStable`), and counts those that are not.
 
-    One counts when two looks have seen the same of it and the picture is whole, or has been left
-    alone for a while; at once, where the file was last written a while ago. An
-    `ingest.diff.Settled`.
+    A file may be still being written, or be moved away for a moment. Its change is stable if the
+    file was last written some time ago. Else two scans have to find the same size and time, and
+    the image has to be complete or untouched for a while.
     """
 
     def __init__(self) -> None:
@@ -66,26 +76,30 @@ class Waiting:
         return len(self._now)
 
     def begin(self, source: images.Source) -> None:
-        """Begin a look at images of a source, to be compared with the look before."""
+        """Begin a scan of a source, to compare with the previous scan."""
         self._source, self._before, self._now = source, self._now, {}
 
     def __call__(self, sign: str, path: str, size: int | None, modified: int | None) -> bool:
-        """Say whether a change counts."""
-        # (A time to come, by the clock of a camera or a server, says nothing.)
-        if modified is not None and time.time() - modified / 1e9 > QUIET:
+        """Tell whether a change is stable."""
+        # A modification time in the future, from a wrong clock, is ignored.
+        if modified is not None and time.time() - modified / 1e9 > UNTOUCHED_SECONDS:
             return True
         now = time.monotonic()
         *seen, since = self._before.get(path, (size, modified, now))
         if seen != [size, modified]:
             since = now
         waited = now - since
-        if waited >= SETTLED and (sign == "-" or waited > QUIET or self._is_whole(path)):
+        if waited >= STABLE_SECONDS and (
+            sign == "-" or waited > UNTOUCHED_SECONDS or self._is_complete(path)
+        ):
             return True
         self._now[path] = (size, modified, since)
         return False
 
-    def _is_whole(self, path: str) -> bool:
-        if self._source is None or self._source.kind != "files":  # a lake shows whole files only
+    def _is_complete(self, path: str) -> bool:
+        if (
+            self._source is None or self._source.kind != "files"
+        ):  # files in a data lake are complete
             return True
         try:
             with images.open_decoder(isolated=True) as decoder:
@@ -95,7 +109,7 @@ class Waiting:
         return True
 
 
-def looks(
+def watch_folder(
     path: Path,
     photos: str | None,
     options: Options,
@@ -103,48 +117,61 @@ def looks(
     every: float = 10.0,
     keep_gone: bool = False,
     once: bool = False,
-) -> Generator[Look, None, None]:
-    """Make an index equal to a folder, its own by default, again and again; tell of each look.
+) -> Generator[Scan, None, None]:
+    """Make an index equal to a folder, in a scan every `every` seconds; yield each result.
 
-    With `keep_gone` nothing is removed. Whatever goes wrong is told, and tried again at the next
-    look. With `once` there is one look, and a second one for what is still being written; what goes
-    wrong is raised.
+    Parameters
+    ----------
+    path
+        The folder of the index.
+    photos
+        The folder of images, by default that of the index.
+    options
+        How to read images.
+    every
+        Seconds between two scans.
+    keep_gone
+        Do not remove images that are gone.
+    once
+        Scan once, and a second time if there were unstable changes. Errors are raised. Without
+        `once` an error is yielded, and the next scan tries again.
+
     """
     import duckdb  # noqa: F401 - now: a signal in the middle of its import ends the process
 
-    path, photos, options = _from_here(path, photos, options)
+    path, photos, options = _absolute(path, photos, options)
     change = ingest.add if keep_gone else ingest.sync
-    again = False
-    waiting = Waiting()
+    scanned_again = False
+    stability = StabilityCheck()
     stored: EmbeddingTable | None = EmbeddingTable.open(path)
-    cleaned = time.monotonic()
+    vacuumed_at = time.monotonic()
     while True:
         started = time.monotonic()
         try:
-            # Opened again after trouble: it may have been made anew.
+            # Reopen after an error: the index may have been replaced.
             stored = stored.newest() if stored else EmbeddingTable.open(path)
-            waiting.begin(stored.source)
+            stability.begin(stored.source)
             before = stored.version
-            stored, done = change(stored, photos, options, settled=waiting)
-            look = Look(done, None, stored.version > before, len(waiting))
+            stored, done = change(stored, photos, options, is_stable=stability)
+            scan = Scan(done, None, stored.version > before, len(stability))
         except Exception as error:
             if once:
                 raise
-            stored, look = None, Look(trouble=error)
-        took = time.monotonic() - started
-        if stored is not None and started - cleaned > _DAY:
-            cleaned = started
-            with suppress(Exception):  # others may be writing: another day
+            stored, scan = None, Scan(error=error)
+        duration = time.monotonic() - started
+        if stored is not None and started - vacuumed_at > _VACUUM_SECONDS:
+            vacuumed_at = started
+            with suppress(Exception):  # others may be writing: try again a day later
                 vacuum(stored)
-        yield look
-        if once and (again or not look.waiting):
+        yield scan
+        if once and (scanned_again or not scan.unstable):
             return
-        again = True
-        soon = max(SETTLED, _REST * took)
-        time.sleep(min(every, soon) if look.waiting else every)
+        scanned_again = True
+        early = max(STABLE_SECONDS, _MIN_PAUSE_FACTOR * duration)
+        time.sleep(min(every, early) if scan.unstable else every)
 
 
-def stream(
+def watch_stream(
     path: Path,
     photos: str | None,
     options: Options,
@@ -152,40 +179,44 @@ def stream(
     every: float = 10.0,
     checkpoint: str | None = None,
     once: bool = False,
-) -> Generator[Look, None, None]:
-    """Add what appears in a folder or below a URI, the index's own by default, as Spark streams it.
+) -> Generator[Scan, None, None]:
+    """Add new files of a folder or URI, by default that of the index, with a Spark stream.
 
-    Spark asks for new files after `every` seconds and notes in `checkpoint` (INDEX/.watch) which
-    it has seen. A batch that fails is told, and comes again. With `once` all that is new is added;
-    what goes wrong is raised.
+    Parameters and results are those of `watch_folder`. A batch that fails is repeated.
+
+    Parameters
+    ----------
+    checkpoint
+        The folder or URI where Spark records the files that it has seen, by default INDEX/.watch.
+
     """
-    path, photos, options = _from_here(path, photos, options)
+    path, photos, options = _absolute(path, photos, options)
     if checkpoint is not None and "://" not in checkpoint:
         checkpoint = os.path.abspath(checkpoint)
     while True:
-        news: SimpleQueue[Look] = SimpleQueue()
+        scans: SimpleQueue[Scan] = SimpleQueue()
         try:
-            with _running(path, photos, options, every, checkpoint, once, news.put) as query:
+            with _running_stream(
+                path, photos, options, every, checkpoint, once, scans.put
+            ) as query:
                 active = True
                 while active:
-                    active = query.isActive  # asked first: afterwards there is no more news
+                    active = query.isActive  # read before the queue: no scans come after the end
                     with suppress(Empty):
-                        yield news.get(timeout=_ASK_EVERY)
-                while not news.empty():
-                    yield news.get()
+                        yield scans.get(timeout=_POLL_SECONDS)
+                while not scans.empty():
+                    yield scans.get()
         except Exception as error:
             if once:
                 raise
-            yield Look(trouble=error)
+            yield Scan(error=error)
         if once:
             return
         time.sleep(every)
 
 
-def _from_here(
-    path: Path, photos: str | None, options: Options
-) -> tuple[Path, str | None, Options]:
-    """Return the same by whole paths, wherever this process goes between two looks."""
+def _absolute(path: Path, photos: str | None, options: Options) -> tuple[Path, str | None, Options]:
+    """Return the arguments with absolute paths: this process may change its folder."""
     if photos is not None and "://" not in photos:
         photos = os.path.abspath(photos)
     labels = None if options.labels is None else Path(options.labels).absolute()
@@ -193,38 +224,38 @@ def _from_here(
 
 
 @contextmanager
-def _running(
+def _running_stream(
     path: Path,
     photos: str | None,
     options: Options,
     every: float,
     checkpoint: str | None,
     once: bool,
-    tell: Callable[[Look], None],
+    on_scan: Callable[[Scan], None],
 ) -> "Iterator[StreamingQuery]":
-    """Run a stream for the block; raise what it failed of."""
+    """Run a stream while the block runs; raise the error that it failed with."""
     stored = EmbeddingTable.open(path)
-    root = _root(stored, photos)
+    root = _watched_uri(stored, photos)
     spark = session()
-    over = threading.Event()
+    stopped = threading.Event()
     failed: list[Exception] = []
-    cleaned = time.monotonic()
+    vacuumed_at = time.monotonic()
 
-    def take(files: "DataFrame", _: int) -> None:
-        nonlocal cleaned
+    def add_files(files: "DataFrame", _: int) -> None:
+        nonlocal vacuumed_at
         try:
-            _take(path, photos, options, files, tell, over)
-            if time.monotonic() - cleaned > _DAY:
-                cleaned = time.monotonic()
-                with suppress(Exception):  # others may be writing: another day
+            _add_until_stable(path, photos, options, files, on_scan, stopped)
+            if time.monotonic() - vacuumed_at > _VACUUM_SECONDS:
+                vacuumed_at = time.monotonic()
+                with suppress(Exception):  # others may be writing: try again a day later
                     vacuum(EmbeddingTable.open(path))
         except Exception as error:
             failed.append(error)
             raise
 
-    writer = new_files(spark, root, AT_ONCE).writeStream.foreachBatch(take)
-    place = checkpoint or str(path / ".watch")
-    writer = writer.option("checkpointLocation", place if "://" in place else local_uri(place))
+    writer = new_files(spark, root, MAX_BATCH_FILES).writeStream.foreachBatch(add_files)
+    folder = checkpoint or str(path / ".watch")
+    writer = writer.option("checkpointLocation", folder if "://" in folder else local_uri(folder))
     if once:
         writer = writer.trigger(availableNow=True)
     else:
@@ -235,21 +266,23 @@ def _running(
         if failed:
             raise failed[-1]
         if (error := query.exception()) is not None:
-            raise LookalikeError(f"Spark's stream stopped: {one_line(error)}")
+            raise LookalikeError(f"the Spark stream failed: {one_line(error)}")
     finally:
-        over.set()
+        stopped.set()
         if query.isActive:
             spark.sparkContext.cancelAllJobs()
             query.stop()
 
 
-def _root(stored: EmbeddingTable, photos: str | None) -> str:
-    """Name the folder to watch as Spark takes it; `LookalikeError` where it cannot."""
+def _watched_uri(stored: EmbeddingTable, photos: str | None) -> str:
+    """Return the URI of the folder to watch. Raises `LookalikeError` for a table or for files."""
     source = stored.source
     if photos is not None or source.kind == "files":
         source = images.locate(photos or source.root, kind=source.kind)
     if source.kind == "table":
-        raise LookalikeError(f"{source.root} is a table, no folder of images: sync it instead")
+        raise LookalikeError(
+            f"{source.root} is a table, not a folder of images: run `sync` instead"
+        )
     if source.kind == "uri":
         return source.root
     if source.names != ("",):
@@ -257,28 +290,28 @@ def _root(stored: EmbeddingTable, photos: str | None) -> str:
     return local_uri(literal(source.root))
 
 
-def _take(
+def _add_until_stable(
     path: Path,
     photos: str | None,
     options: Options,
     files: "DataFrame",
-    tell: Callable[[Look], None],
-    over: threading.Event,
+    on_scan: Callable[[Scan], None],
+    stopped: threading.Event,
 ) -> None:
-    """Add the files of a batch, those still written when they are whole or patience is at its end.
+    """Add the files of a batch, once they are stable or the batch times out.
 
-    The batch is done when this returns, and comes again where it does not.
+    If this function raises, Spark repeats the batch.
     """
-    waiting = Waiting()
-    until = time.monotonic() + PATIENCE
+    stability = StabilityCheck()
+    until = time.monotonic() + BATCH_TIMEOUT_SECONDS
     while True:
         stored = EmbeddingTable.open(path)
-        waiting.begin(stored.source)
-        patient = time.monotonic() < until
-        settled = waiting if patient else lambda *_: True
-        grown, done = ingest.add_batch(stored, photos, options, files, settled)
-        tell(Look(done, None, grown.version > stored.version, len(waiting)))
-        if not waiting:
+        stability.begin(stored.source)
+        has_time = time.monotonic() < until
+        is_stable = stability if has_time else lambda *_: True
+        newest, done = ingest.add_batch(stored, photos, options, files, is_stable)
+        on_scan(Scan(done, None, newest.version > stored.version, len(stability)))
+        if not stability:
             return
-        if over.wait(SETTLED):
-            raise LookalikeError("stopped before all files of a batch were whole")
+        if stopped.wait(STABLE_SECONDS):
+            raise LookalikeError("stopped before all files of a batch were complete")

@@ -137,9 +137,7 @@ def make_free(out: Path, overwrite: bool) -> None:
     if re.search(r"%[0-9A-Fa-f]{2}|[][{}*?\\\x00-\x1f\udc80-\udcff]", str(out.absolute())):
         raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
     if out.exists() and not overwrite:
-        raise LookalikeError(
-            f"{out} is there already: choose another `out`, or set `overwrite=True`"
-        )
+        raise LookalikeError(f"{out} already exists: choose another `out`, or set `overwrite=True`")
 
 
 def put_in_place(

@@ -226,9 +226,7 @@ def _check(
     if out.suffix != ".safetensors":
         raise LookalikeError(f"`out` is {str(out)!r}: choose a name that ends in .safetensors")
     if out.exists() and not out.is_dir() and not overwrite:
-        raise LookalikeError(
-            f"{out} is there already: choose another `out`, or set `overwrite=True`"
-        )
+        raise LookalikeError(f"{out} already exists: choose another `out`, or set `overwrite=True`")
     for name, number in (("epochs", epochs), ("batch", batch)):
         if number is not None and number < 1:
             raise LookalikeError(f"`{name}` is {number}: give 1 or more, or leave it out")
