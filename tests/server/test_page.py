@@ -159,7 +159,7 @@ def test_a_wall_of_the_collection_invites(visit: Visit, screenshots: Path) -> No
     before = first.evaluate_all("links => links.map((link) => link.href)")
     page.reload()
     assert wall(page).evaluate_all("links => links.map((link) => link.href)") == before
-    page.get_by_role("button", name="Another look").click()
+    page.get_by_role("button", name="Other pictures").click()
     expect(page).to_have_url(re.compile("seed="))
     assert wall(page).evaluate_all("links => links.map((link) => link.href)") != before
     page.go_back()
@@ -265,7 +265,7 @@ def test_what_is_no_photo_is_answered_and_the_results_stay(visit: Visit) -> None
     neighbors(page, "00006.jpg")
     alert = page.get_by_role("alert")
     give(page, "drop", b"no picture", "notes.jpg", "image/jpeg")
-    expect(alert).to_contain_text("No picture to search with")
+    expect(alert).to_contain_text("Cannot search with this image")
     neighbors(page, "00006.jpg")
     expect(page.locator("#query-link")).not_to_have_class(re.compile("gone"))
     assert query_of(page) == "image=5"
@@ -278,7 +278,7 @@ def test_what_is_no_photo_is_answered_and_the_results_stay(visit: Visit) -> None
 
 def test_an_upload_that_is_forgotten_is_asked_for_again(visit: Visit) -> None:
     page = visit("?upload=long-ago", wrong="404")
-    expect(page.get_by_role("alert")).to_contain_text("send the picture again")
+    expect(page.get_by_role("alert")).to_contain_text("send the image again")
     wall(page).first.click()
     neighbors(page)
     expect(page.get_by_role("alert")).to_be_empty()
@@ -312,7 +312,7 @@ def test_filters_and_numbers(visit: Visit, screenshots: Path) -> None:
     expect(options.first).to_have_attribute("aria-selected", "true")
     page.screenshot(path=screenshots / "filter.png")
     box.press("Enter")
-    chip = page.get_by_role("button", name=f"Take away the filter {label}")
+    chip = page.get_by_role("button", name=f"Remove the filter {label}")
     expect(chip).to_be_visible()
     expect(page.locator("#how")).to_contain_text("that the filters leave in: nothing is missed")
     labels = page.locator("#neighbors .label").all_text_contents()
@@ -349,7 +349,7 @@ def test_places_are_kept_and_messages_seen_wherever_one_is(visit: Visit) -> None
     last.scroll_into_view_if_needed()
     down = page.evaluate("scrollY")
     give(page, "drop", b"no picture", "notes.jpg", "image/jpeg")
-    expect(page.get_by_role("alert")).to_contain_text("notes.jpg: No picture to search with")
+    expect(page.get_by_role("alert")).to_contain_text("notes.jpg: Cannot search with this image")
     expect(page.get_by_role("alert").locator("p")).to_be_in_viewport()
     assert page.evaluate("scrollY") == pytest.approx(down, abs=100)  # the message takes its room
     page.get_by_role("button", name="Close the message").click()
@@ -376,7 +376,7 @@ def test_who_types_fast_gets_what_was_typed(visit: Visit) -> None:
     assert query_of(page) == "image=5"
     box.fill(label)
     box.press("Enter")  # before the list is there
-    expect(page.get_by_role("button", name=f"Take away the filter {label}")).to_be_visible()
+    expect(page.get_by_role("button", name=f"Remove the filter {label}")).to_be_visible()
 
 
 def test_two_pictures_side_by_side(visit: Visit, screenshots: Path) -> None:
@@ -431,7 +431,7 @@ def test_all_of_it_by_keyboard(visit: Visit) -> None:
     page.keyboard.press("Escape")
     page.locator("#results-title").focus()
     page.keyboard.press("?")
-    page.get_by_label("Keys of one letter are on").press("Space")
+    page.get_by_label("Enable single-letter keys").press("Space")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
     page.keyboard.press("/")
@@ -512,7 +512,7 @@ def test_the_start_page_says_what_there_is_now(visit: Visit) -> None:
         route.fulfill(json={**route.fetch().json(), "version": 10**6, "images": 97})
 
     page.route("**/api/info", grown)
-    page.get_by_role("button", name="Another look").click()
+    page.get_by_role("button", name="Other pictures").click()
     expect(page.locator("#collection")).to_have_text("cars.index · 97 images")
 
 

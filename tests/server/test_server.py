@@ -41,8 +41,8 @@ from lookalike.cli import main
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.models.embedder import ImageEmbedder
 from lookalike.server import Limits, create_app
-from lookalike.server.maps import Maps
-from lookalike.server.snapshot import Shelf
+from lookalike.server.maps import MapCache
+from lookalike.server.snapshot import Snapshot
 from lookalike.server.thumbnails import Thumbnails
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
@@ -133,7 +133,7 @@ def test_filters(client: TestClient) -> None:
         ({"image": 2**63}, 422, "image: "),
         ({"image": -1}, 422, "image: "),
         ({"image": "../../etc/passwd"}, 422, "image: "),
-        ({"upload": "never heard of"}, 404, "send the picture again"),
+        ({"upload": "never heard of"}, 404, "send the image again"),
         ({"image": 1, "k": 0}, 422, "k: "),
         ({"image": 1, "k": 201}, 422, "k: "),
         ({"image": 1, "within": 3}, 422, "within: "),
@@ -195,7 +195,7 @@ def test_uploads_that_arrive_together_share_batches(
 @pytest.mark.parametrize(
     ("content", "status", "said"),
     [
-        (b"", 415, "no picture"),
+        (b"", 415, "no image"),
         (b"a text file", 415, "not an image"),
         (encoded(Image.new("RGB", (60, 60)), "JPEG")[:400], 415, "damaged image"),
         (encoded(Image.new("L", (2500, 2500))), 415, "too many pixels: 2500 x 2500"),
@@ -217,7 +217,7 @@ def test_an_upload_without_a_length_is_cut_off(client: TestClient) -> None:
 
 def test_forms_that_are_none(client: TestClient) -> None:
     kind = {"content-type": "multipart/form-data; boundary=x"}
-    assert "no picture" in error_of(client.post("/api/search", data={"image": "text"}), 415)
+    assert "no image" in error_of(client.post("/api/search", data={"image": "text"}), 415)
     for content in (b"", b"--x\r\n", b"--x--", b"nonsense"):
         assert client.post("/api/search", content=content, headers=kind).status_code in (400, 415)
     bare = {"content-type": "multipart/form-data"}
@@ -273,7 +273,7 @@ def test_a_picture_that_crashes_the_decoder_is_one_answer(
 def test_only_so_many_uploads_are_remembered(
     index: Index, drawn: DrawnCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.server.uploads.REMEMBERED", 2)
+    monkeypatch.setattr("lookalike.server.uploads.MAX_REMEMBERED_UPLOADS", 2)
     with client_of(index) as client:
         keys = [
             client.post("/api/search?k=1", content=new_photo(drawn)).json()["query"]["upload"]
@@ -386,15 +386,15 @@ def test_a_disk_that_does_not_answer(
     index: Index, tmp_path: Path, deadline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))  # no picture is there yet
-    monkeypatch.setattr("lookalike.server.state.PHOTO_SECONDS", 0.3)
-    monkeypatch.setattr("lookalike.server.maps.Maps.get", lambda *_: (0.5, "comparing"))
-    mounted, read = threading.Event(), Shelf.read
+    monkeypatch.setattr("lookalike.server.state.THUMBNAIL_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("lookalike.server.maps.MapCache.get", lambda *_: (0.5, "comparing"))
+    mounted, read = threading.Event(), Snapshot.read
 
-    def hangs(shelf: Shelf, row: int) -> bytes:
+    def hangs(snapshot: Snapshot, row: int) -> bytes:
         mounted.wait()
-        return read(shelf, row)
+        return read(snapshot, row)
 
-    monkeypatch.setattr(Shelf, "read", hangs)
+    monkeypatch.setattr(Snapshot, "read", hangs)
     with client_of(index) as client:
         try:
             addresses = [f"/api/images/{number}/picture" for number in range(8)]
@@ -404,40 +404,40 @@ def test_a_disk_that_does_not_answer(
                 assert all("mounted" in error_of(answer, 503) for answer in answers)
         finally:
             mounted.set()
-        monkeypatch.setattr("lookalike.server.state.PHOTO_SECONDS", 20)
+        monkeypatch.setattr("lookalike.server.state.THUMBNAIL_TIMEOUT_SECONDS", 20)
         assert client.get(addresses[0]).status_code == 200
 
 
 def test_small_pictures_stay_within_their_cap(index: Index, tmp_path: Path) -> None:
     from lookalike.images import IsolatedDecoder
 
-    shelf = Shelf(index._table)
+    snapshot = Snapshot(index._table)
     with IsolatedDecoder() as decoder:
         first = Thumbnails(decoder, 10**9, tmp_path)
-        assert first.find(shelf, 0, 160) is None
-        sizes = [len(first.make(shelf, row, 160)[0]) for row in range(12)]
+        assert first.find(snapshot, 0, 160) is None
+        sizes = [len(first.make(snapshot, row, 160)[0]) for row in range(12)]
         old = [*tmp_path.glob("*/*.jpg")]
-        assert (first.made, first.kept) == (12, 0)
+        assert (first.made, first.hits) == (12, 0)
         assert sum(sizes) < first.size == sum(file.stat().st_size for file in old)
         for at, file in enumerate(old):
             os.utime(file, (at, at))
         cap = sum(sizes) // 2
         second = Thumbnails(decoder, cap, tmp_path)
-        jpeg, _ = second.make(shelf, 20, 160)
+        jpeg, _ = second.make(snapshot, 20, 160)
         left = [*tmp_path.glob("*/*.jpg")]
         assert 0 < second.size == sum(file.stat().st_size for file in left) <= cap
         assert old[0] not in left and old[-1] in left
-        assert second.find(shelf, 20, 160) == jpeg
-        assert (second.made, second.kept) == (1, 1)
+        assert second.find(snapshot, 20, 160) == jpeg
+        assert (second.made, second.hits) == (1, 1)
         (file,) = (file for file in left if file.read_bytes().startswith(jpeg))
         whole = file.read_bytes()
         for damaged in (b"", whole[:100], whole[:100] + bytes(50) + whole[150:]):
             file.write_bytes(damaged)  # as after a loss of power
-            assert second.find(shelf, 20, 160) is None
+            assert second.find(snapshot, 20, 160) is None
         shutil.rmtree(tmp_path)
         tmp_path.write_text("in the way")  # nothing can be kept: it costs only time
         third = Thumbnails(decoder, cap, tmp_path)
-        assert third.find(shelf, 3, 160) is None and third.make(shelf, 3, 160)[1]
+        assert third.find(snapshot, 3, 160) is None and third.make(snapshot, 3, 160)[1]
         tmp_path.unlink()
 
 
@@ -520,7 +520,7 @@ def test_a_fault_of_the_server_is_an_answer_too(
     def fails(*_: object) -> None:
         raise ZeroDivisionError("where things are")
 
-    monkeypatch.setattr("lookalike.server.snapshot.Shelf.labels_with", fails)
+    monkeypatch.setattr("lookalike.server.snapshot.Snapshot.labels_with", fails)
     failed = client.get("/api/labels")
     assert "log" in error_of(failed, 500) and "things" not in failed.text
     assert "default-src 'none'" in failed.headers["content-security-policy"]
@@ -528,7 +528,7 @@ def test_a_fault_of_the_server_is_an_answer_too(
     def refuses(*_: object) -> None:
         raise LookalikeError("/a/secret/place is damaged")
 
-    monkeypatch.setattr("lookalike.server.snapshot.Shelf.labels_with", refuses)
+    monkeypatch.setattr("lookalike.server.snapshot.Snapshot.labels_with", refuses)
     assert "secret" not in error_of(client.get("/api/labels"), 503)
 
 
@@ -659,7 +659,7 @@ class MapJob:
 
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> type[MapJob]:
-    """What `Maps` begins, of which none is kept."""
+    """What `MapCache` begins, of which none is kept."""
     job = type("Job", (MapJob,), {})
     monkeypatch.setattr("lookalike.server.maps.Job", job)
     monkeypatch.setattr("lookalike.server.maps.load_layout", lambda _: None)
@@ -669,24 +669,24 @@ def job(monkeypatch: pytest.MonkeyPatch) -> type[MapJob]:
 def test_a_map_that_fails_is_left_for_a_while(
     copy: Index, job: type[MapJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job.good, maps, shelf = False, Maps(), Shelf(copy._table)
-    assert maps.get(shelf) == (0.5, "comparing images")
+    job.good, maps, snapshot = False, MapCache(), Snapshot(copy._table)
+    assert maps.get(snapshot) == (0.5, "comparing images")
     for _ in range(3):
         with pytest.raises(HTTPException, match="503: no map could be made") as said:
-            maps.get(shelf)
+            maps.get(snapshot)
         assert "secret" not in str(said.value)
     assert job.began == 1
     job.good = True
     copy.remove("00005.jpg")
-    maps.get(second := Shelf(copy._table))  # of which none has failed
+    maps.get(second := Snapshot(copy._table))  # of which none has failed
     made = maps.get(second)
     assert isinstance(made, bytes) and json.loads(made)["images"] == 95
     job.good = False
     copy.remove("00006.jpg")
-    assert [maps.get(Shelf(copy._table)) for _ in range(3)] == [made] * 3  # the older one
+    assert [maps.get(Snapshot(copy._table)) for _ in range(3)] == [made] * 3  # the older one
     assert job.began == 3
-    monkeypatch.setattr("lookalike.server.maps.AGAIN_SECONDS", 0)
-    maps.get(Shelf(copy._table))
+    monkeypatch.setattr("lookalike.server.maps.RETRY_SECONDS", 0)
+    maps.get(Snapshot(copy._table))
     assert job.began == 4
 
 
@@ -771,12 +771,12 @@ def test_slow_and_endless_clients(
     from lookalike.server import run
     from lookalike.server import run as running
 
-    monkeypatch.setattr(running, "HEAD_SECONDS", 0.5)
-    monkeypatch.setattr(running, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(running, "HEAD_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(running, "READ_TIMEOUT_SECONDS", 0.5)
     listening = run._listen("127.0.0.1", 0)
     limits = Limits(bytes=200_000, pixels=10**6, seconds=0.5)
     app = create_app(index, limits=limits)
-    config = uvicorn.Config(app, http=run.Patient, log_level="critical")
+    config = uvicorn.Config(app, http=run.TimeoutProtocol, log_level="critical")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -51,7 +51,7 @@ def serve(
         raise typer.BadParameter(f"limits must be above 0 and below {_MAX_LIMIT:,}")
     opened = open_index(index)
 
-    def began(addresses: list[str]) -> None:
+    def on_start(addresses: list[str]) -> None:
         what = f"{len(opened):,} images of {printable(index.resolve().name)}"
         # With --quiet too: they may hold a token that nobody knows yet.
         errors.print(f"{addresses[0]}  {what}, Ctrl-C ends it", markup=False)
@@ -69,5 +69,5 @@ def serve(
         limits=limits,
         cap=round(cache_mb * 1e6),
         access_log=access_log,
-        began=began,
+        on_start=on_start,
     )

@@ -1,4 +1,4 @@
-"""An index as a web page and an HTTP interface. Neither a JVM nor torch is started."""
+"""Serve an index as a web page and an HTTP API, without a JVM or torch."""
 
 from lookalike.system.extras import require
 

@@ -1,4 +1,4 @@
-"""The application: its routes together, and how it says what went wrong."""
+"""The ASGI application: routes, middleware and error responses."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,19 +19,19 @@ from lookalike import __version__
 from lookalike.errors import LookalikeError
 from lookalike.index import Index
 from lookalike.server import schemas
-from lookalike.server.metrics import Counted
-from lookalike.server.params import MOST, problems
+from lookalike.server.metrics import RequestCounter
+from lookalike.server.params import MAX_RESULTS, error_responses
 from lookalike.server.refresher import log
 from lookalike.server.routes_browse import add_images, add_map, add_pictures
 from lookalike.server.routes_search import add_searches
 from lookalike.server.security import LOOPBACK, Guard
 from lookalike.server.state import Service
-from lookalike.server.thumbnails import CAP
+from lookalike.server.thumbnails import MAX_CACHE_BYTES
 from lookalike.server.uploads import Limits
 from lookalike.storage import EmbeddingTable
 
 PAGE = Path(__file__).parent / "page"
-_WORTH_PACKING = 16 * 2**10  # bytes: the map is, the look-alikes of one image are there sooner
+_MIN_GZIP_BYTES = 16 * 2**10  # compresses maps, not search results
 
 
 def create_app(
@@ -39,15 +39,26 @@ def create_app(
     *,
     token: str | None = None,
     hosts: frozenset[str] = LOOPBACK,
-    limits: Limits = Limits(),  # noqa: B008 - it cannot change
-    cap: int = CAP,
+    limits: Limits = Limits(),  # noqa: B008 - immutable
+    cap: int = MAX_CACHE_BYTES,
 ) -> ASGIApp:
-    """Make the ASGI application that serves an index, at its newest version.
+    """Create the ASGI application that serves an index at its newest version.
 
-    Without a `token` it answers whoever can reach it and calls it by one of `hosts`. `cap` bounds
-    the bytes of small pictures that are kept on the disk. `lookalike.server.serve` runs it.
+    Parameters
+    ----------
+    index
+        The index, or its folder.
+    token
+        Requests have to send this token; None for no token.
+    hosts
+        Without a token, the host names that requests may use.
+    limits
+        Limits of an upload.
+    cap
+        Largest size in bytes of the thumbnail cache on disk.
+
     """
-    # This version: an `Index` may move on to a newer one.
+    # The table of this version: an `Index` may move to a newer one.
     table = index._table if isinstance(index, Index) else EmbeddingTable.open(index)
     service = Service(table, limits, cap)
 
@@ -61,29 +72,29 @@ def create_app(
         summary=f"Look-alikes in {table.path.resolve().name}",
         version=__version__,
         openapi_url="/api/openapi.json",
-        docs_url=None,  # it would load scripts from elsewhere
+        docs_url=None,  # it would load scripts from other sites
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    _answer_problems(app)
+    _add_error_handlers(app)
     add_searches(app, service)
     add_images(app, service)
     add_pictures(app, service)
     add_map(app, service)
-    _add_upkeep(app, service)
-    packed = GZipMiddleware(app, minimum_size=_WORTH_PACKING, compresslevel=4)
-    counted = Counted(Guard(packed, token, hosts), service.metrics)
+    _add_status(app, service)
+    packed = GZipMiddleware(app, minimum_size=_MIN_GZIP_BYTES, compresslevel=4)
+    counted = RequestCounter(Guard(packed, token, hosts), service.metrics)
 
-    async def whole(scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve_head(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}  # uvicorn leaves out what a HEAD may not have
+            scope = {**scope, "method": "GET"}  # uvicorn omits the body
         await counted(scope, receive, send)
 
-    return whole
+    return serve_head
 
 
-def _answer_problems(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
@@ -96,53 +107,53 @@ def _answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, error: ClientDisconnect) -> Response:
-        return JSONResponse({"error": "you have gone"}, 400)
+        return JSONResponse({"error": "the client has disconnected"}, 400)
 
     @app.exception_handler(LookalikeError)
     async def wrong(_: Request, error: LookalikeError) -> Response:
-        log.error("%s", error)  # which names files
-        return JSONResponse({"error": "not now: the log of the server says why"}, 503)
+        log.error("%s", error)  # it names files: not for the response
+        return JSONResponse({"error": "not available now: see the log of the server"}, 503)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": "a fault of the server: its log says more"}, 500)
+        return JSONResponse({"error": "internal error: see the log of the server"}, 500)
 
 
-def _add_upkeep(app: FastAPI, service: Service) -> None:
-    @app.get("/api/info", response_model=schemas.Info, responses=problems())
+def _add_status(app: FastAPI, service: Service) -> None:
+    @app.get("/api/info", response_model=schemas.Info, responses=error_responses())
     async def info() -> Any:
-        """Say what the index holds, and what its searches find."""
-        shelf = service.shelf
-        embedded, skipped = shelf.table.counts()
+        """Return the counts, the model and the measured recall of the index."""
+        snapshot = service.snapshot
+        embedded, skipped = snapshot.table.counts()
         limits = service.uploads.limits
         return {
-            "name": shelf.table.path.resolve().name,
+            "name": snapshot.table.path.resolve().name,
             "images": embedded,
             "skipped": skipped,
-            **shelf.edition._asdict(),
-            "labels": len(await service.run(lambda: shelf.labels)),
-            "model": shelf.table.about_model,
+            **snapshot.version_key._asdict(),
+            "labels": len(await service.run(lambda: snapshot.labels)),
+            "model": snapshot.table.about_model,
             "limits": {
-                "k": MOST,
+                "k": MAX_RESULTS,
                 "upload_bytes": limits.bytes,
                 "upload_pixels": limits.pixels,
             },
-            "recall": shelf.recall,
+            "recall": snapshot.recall,
         }
 
     @app.get("/healthz", response_model=schemas.Health)
     async def healthz() -> Any:
-        """Say that the server answers, and whether it has the newest version."""
-        status = "cannot open the newest version" if service.library.trouble else "ok"
-        return {"status": status, "version": service.shelf.version}
+        """Return whether the server can open the newest version."""
+        status = "cannot open the newest version" if service.refresher.error else "ok"
+        return {"status": status, "version": service.snapshot.version}
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        """Return what was counted, for Prometheus."""
+        """Return metrics for Prometheus."""
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     app.mount("/page", StaticFiles(directory=PAGE))
 
     @app.get("/", include_in_schema=False)
-    async def start() -> Response:
+    async def page() -> Response:
         return FileResponse(PAGE / "index.html")

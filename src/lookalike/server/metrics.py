@@ -1,59 +1,59 @@
-"""What the server counts, for Prometheus."""
+"""Metrics of the server, for Prometheus."""
 
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_TIMES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 class Metrics:
-    """The counters of one server."""
+    """The metrics of one server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter(
             "lookalike_requests",
-            "Requests that were answered.",
+            "Answered requests.",
             ("route", "method", "status"),
             registry=self.registry,
         )
         self.seconds = Histogram(
             "lookalike_request_seconds",
-            "From a request's head to the end of its answer.",
+            "Seconds from the head of a request to the end of its response.",
             ("route",),
-            buckets=_TIMES,
+            buckets=_SECONDS_BUCKETS,
             registry=self.registry,
         )
         self.searches = Histogram(
             "lookalike_search_seconds",
-            "The search itself.",
+            "Seconds of the search itself.",
             ("engine",),
-            buckets=_TIMES,
+            buckets=_SECONDS_BUCKETS,
             registry=self.registry,
         )
         self.batches = Histogram(
             "lookalike_embedding_batch",
-            "Uploads that were embedded together.",
+            "Uploads embedded in one batch.",
             buckets=(1, 2, 4, 8, 16, 32),
             registry=self.registry,
         )
 
     def gauge(self, name: str, text: str) -> Gauge:
-        """Return a figure that is asked for when somebody looks."""
+        """Create a gauge."""
         return Gauge(f"lookalike_{name}", text, registry=self.registry)
 
 
-class Counted:
-    """Counts what an application answers, by the route that it took."""
+class RequestCounter:
+    """ASGI middleware that counts and times requests by route."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on, and count its answer."""
+        """Pass a request to the application and count its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

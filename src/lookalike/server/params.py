@@ -1,4 +1,4 @@
-"""What requests may say, within which bounds."""
+"""Parameters of requests, and their bounds."""
 
 from typing import Annotated, Any
 
@@ -6,28 +6,34 @@ from fastapi import Path, Query
 
 from lookalike.server import schemas
 
-MOST = 200
-"""Neighbours or images in one answer."""
-SIZES = (160, 320, 640, 1280)
-"""Pixels a side that small pictures have at most."""
+MAX_RESULTS = 200
+"""Largest number of neighbours or images in a response."""
+ALLOWED_SIDES = (160, 320, 640, 1280)
+"""Allowed lengths of the longer side of a thumbnail, in pixels."""
 
 _ID = {"ge": 0, "lt": 2**63}
 Id = Annotated[int, Path(alias="id", description="The id of an image.", **_ID)]
-K = Annotated[int, Query(ge=1, le=MOST, description="How many neighbours.")]
+K = Annotated[int, Query(ge=1, le=MAX_RESULTS, description="Number of neighbours.")]
 LabelFilter = Annotated[
-    list[str], Query(alias="label", max_length=100, description="One of these.")
+    list[str],
+    Query(alias="label", max_length=100, description="Only images with one of these labels."),
 ]
 PathFilter = Annotated[
-    list[str], Query(alias="path", max_length=20, description="Globs for paths, `*` as in a shell.")
+    list[str],
+    Query(
+        alias="path",
+        max_length=20,
+        description="Only images whose path matches one of these globs.",
+    ),
 ]
-Within = Annotated[float | None, Query(ge=0, le=2, description="The largest distance.")]
-Seed = Annotated[int | None, Query(description="Makes the draw repeatable.", **_ID)]
-ImageId = Annotated[int | None, Query(description="An image's id.", **_ID)]
-UploadKey = Annotated[str | None, Query(max_length=64, description="An upload's key.")]
-After = Annotated[int | None, Query(description="The last id seen.", **_ID)]
-Size = Annotated[int, Query(description=f"Pixels a side at most: one of {SIZES}.")]
+Within = Annotated[float | None, Query(ge=0, le=2, description="Largest distance.")]
+Seed = Annotated[int | None, Query(description="Random seed.", **_ID)]
+ImageId = Annotated[int | None, Query(description="The id of an image of the index.", **_ID)]
+UploadKey = Annotated[str | None, Query(max_length=64, description="The key of an upload.")]
+After = Annotated[int | None, Query(description="The last id of the previous page.", **_ID)]
+Size = Annotated[int, Query(description=f"Longer side in pixels: one of {ALLOWED_SIDES}.")]
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers to what cannot be done."""
-    return {status: {"model": schemas.Problem} for status in (*statuses, 401, 403, 422)}
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error responses, for OpenAPI."""
+    return {status: {"model": schemas.ErrorResponse} for status in (*statuses, 401, 403, 422)}

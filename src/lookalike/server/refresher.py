@@ -1,52 +1,52 @@
-"""The index that is served, at its newest version: others may write into it meanwhile."""
+"""Follow an index: serve its newest version while other processes write."""
 
 import logging
 import threading
 
-from lookalike.server.snapshot import Shelf
+from lookalike.server.snapshot import Snapshot
 from lookalike.storage import EmbeddingTable
 
-LOOK_SECONDS = 1.0
-"""From one look for a newer version to the next."""
+POLL_SECONDS = 1.0
+"""Time between two checks for a newer version."""
 log = logging.getLogger("uvicorn.error")
-"""Which shows what the server has to say."""
+"""The log that uvicorn prints."""
 
 
-class Library:
-    """Holds the newest version that is ready; who has begun with another finishes with that."""
+class Refresher:
+    """Holds a snapshot of the newest version. Requests keep the snapshot that they started with."""
 
     def __init__(self, table: EmbeddingTable) -> None:
-        self.shelf = Shelf(table)
-        self.trouble = ""
-        """Why the newest version cannot be opened, if it cannot."""
+        self.snapshot = Snapshot(table)
+        self.error = ""
+        """Why the newest version cannot be opened, empty if it can."""
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Get the first version ready, then move on whenever there is a newer one, until `stop`."""
-        # Signatures of a large index take half a minute, which nobody waits for at the end.
-        threading.Thread(target=self._follow, name="library", daemon=True).start()
+        """Prepare the first version, then follow newer ones in a thread until `stop`."""
+        # A daemon: preparing the signatures of a large index takes half a minute.
+        threading.Thread(target=self._follow, name="refresher", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop following."""
         self._stopped.set()
 
     def _follow(self) -> None:
         while True:
             try:
-                self._look()
-                self.trouble = ""
-            except Exception as error:  # whatever is wrong with it, the version at hand is good
-                said, self.trouble = self.trouble, " ".join(str(error).split())
-                if self.trouble != said:
-                    log.warning("no newer version: %s", self.trouble)
-            if self._stopped.wait(LOOK_SECONDS):
+                self._refresh()
+                self.error = ""
+            except Exception as error:  # go on with the current version
+                previous, self.error = self.error, " ".join(str(error).split())
+                if self.error != previous:
+                    log.warning("cannot open the newest version: %s", self.error)
+            if self._stopped.wait(POLL_SECONDS):
                 return
 
-    def _look(self) -> None:
-        newest = self.shelf.table.newest()
-        if newest is self.shelf.table:
-            self.shelf.get_ready()
+    def _refresh(self) -> None:
+        newest = self.snapshot.table.newest()
+        if newest is self.snapshot.table:
+            self.snapshot.get_ready()
             return
-        shelf = Shelf(newest)
-        shelf.get_ready()
-        self.shelf = shelf
+        snapshot = Snapshot(newest)
+        snapshot.get_ready()
+        self.snapshot = snapshot

@@ -1,4 +1,4 @@
-"""Images as such: lists, draws, labels, small pictures."""
+"""Routes to browse: lists, random images, labels, thumbnails, the map."""
 
 import asyncio
 from typing import Annotated, Any
@@ -9,23 +9,23 @@ from fastapi.responses import JSONResponse
 from lookalike.errors import ImageError
 from lookalike.server import schemas
 from lookalike.server.params import (
-    MOST,
-    SIZES,
+    ALLOWED_SIDES,
+    MAX_RESULTS,
     After,
     Id,
     LabelFilter,
     PathFilter,
     Seed,
     Size,
-    problems,
+    error_responses,
 )
-from lookalike.server.snapshot import HASH
+from lookalike.server.snapshot import HASH_DIGITS
 from lookalike.server.state import Service
 
 _MAP: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.Map},
-    202: {"model": schemas.Underway},
-    **problems(503),
+    202: {"model": schemas.MapProgress},
+    **error_responses(503),
 }
 _FOREVER = "private, max-age=31536000, immutable"
 _JPEG: dict[str, Any] = {"content": {"image/jpeg": {"schema": {"type": "string"}}}}
@@ -34,77 +34,81 @@ _JPEG: dict[str, Any] = {"content": {"image/jpeg": {"schema": {"type": "string"}
 def add_images(app: FastAPI, service: Service) -> None:
     """Add the routes that list images and labels."""
 
-    @app.get("/api/images", response_model=schemas.Page, responses=problems())
+    @app.get("/api/images", response_model=schemas.ImagePage, responses=error_responses())
     async def images(
         labels: LabelFilter = [],  # noqa: B006
         paths: PathFilter = [],  # noqa: B006
         after: After = None,
-        limit: Annotated[int, Query(ge=1, le=MOST)] = 60,
+        limit: Annotated[int, Query(ge=1, le=MAX_RESULTS)] = 60,
     ) -> Any:
-        """List images, in the order of their ids."""
-        shelf = service.shelf
-        page, following, total = await service.run(shelf.page, after, limit, labels, paths)
-        return {"images": [*map(shelf.image, page)], "next": following, "total": total}
+        """List images in the order of ids."""
+        snapshot = service.snapshot
+        page, following, total = await service.run(snapshot.page, after, limit, labels, paths)
+        return {"images": [*map(snapshot.image, page)], "next": following, "total": total}
 
-    @app.get("/api/random", response_model=schemas.Some, responses=problems())
+    @app.get("/api/random", response_model=schemas.RandomImages, responses=error_responses())
     async def random(
-        count: Annotated[int, Query(ge=1, le=MOST)] = 24,
+        count: Annotated[int, Query(ge=1, le=MAX_RESULTS)] = 24,
         labels: LabelFilter = [],  # noqa: B006
         paths: PathFilter = [],  # noqa: B006
         seed: Seed = None,
     ) -> Any:
         """Draw images at random."""
-        shelf = service.shelf
-        rows = await service.run(shelf.draw, count, seed, labels, paths)
-        return {"images": [*map(shelf.image, rows)]}
+        snapshot = service.snapshot
+        rows = await service.run(snapshot.sample, count, seed, labels, paths)
+        return {"images": [*map(snapshot.image, rows)]}
 
-    @app.get("/api/labels", response_model=schemas.Labels, responses=problems())
+    @app.get("/api/labels", response_model=schemas.Labels, responses=error_responses())
     async def labels(
         containing: Annotated[str, Query(max_length=200)] = "",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> Any:
         """List labels, the most frequent first."""
-        found, total = await service.run(service.shelf.labels_with, containing, limit)
+        found, total = await service.run(service.snapshot.labels_with, containing, limit)
         return {"labels": found, "total": total}
 
-    @app.get("/api/images/{id}", response_model=schemas.Image, responses=problems(404))
+    @app.get("/api/images/{id}", response_model=schemas.Image, responses=error_responses(404))
     async def image(number: Id) -> Any:
-        """Return what is known of an image."""
-        shelf = service.shelf
-        return shelf.image(service.row(shelf, number))
+        """Return the record of an image."""
+        snapshot = service.snapshot
+        return snapshot.image(service.row(snapshot, number))
 
 
 def add_pictures(app: FastAPI, service: Service) -> None:
-    """Add the routes that show small pictures."""
+    """Add the routes of thumbnails."""
 
     @app.get(
         "/api/images/{id}/picture",
         response_class=Response,
-        responses={200: _JPEG, 304: {"description": "As you have it."}, **problems(404, 503)},
+        responses={200: _JPEG, 304: {"description": "Not modified."}, **error_responses(404, 503)},
     )
     async def picture(
         request: Request,
         number: Id,
         size: Size = 320,
-        v: Annotated[str, Query(max_length=64, description="As in `thumbnail`, `picture`.")] = "",
+        v: Annotated[
+            str, Query(max_length=64, description="A part of the content hash, as in `thumbnail`.")
+        ] = "",
     ) -> Response:
-        """Return an image as a JPEG, upright and without what its file says of it."""
+        """Return an image as a JPEG, upright and without metadata."""
         _check_size(size)
-        shelf = service.shelf
-        row = service.row(shelf, number)
-        named = shelf.content_hash(row)
+        snapshot = service.snapshot
+        row = service.row(snapshot, number)
+        named = snapshot.content_hash(row)
         headers = {"etag": f'"{named}-{size}"', "cache-control": "private, no-cache"}
-        if len(v) >= HASH and named.startswith(v):
+        if len(v) >= HASH_DIGITS and named.startswith(v):
             headers["cache-control"] = _FOREVER
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=304, headers=headers)
-        jpeg = await service.run(service.thumbnails.find, shelf, row, size)
+        jpeg = await service.run(service.thumbnails.find, snapshot, row, size)
         if jpeg is not None:
             return Response(jpeg, media_type="image/jpeg", headers=headers)
         try:
-            jpeg, same = await service.draw(request, service.thumbnails.make, shelf, row, size)
+            jpeg, same = await service.make_thumbnail(
+                request, service.thumbnails.make, snapshot, row, size
+            )
         except ImageError as error:
-            raise HTTPException(404, f"this photo cannot be shown any more: {error}") from None
+            raise HTTPException(404, f"this photo can no longer be shown: {error}") from None
         if not same:  # the file has changed since it was indexed
             headers = {"cache-control": "no-store"}
         return Response(jpeg, media_type="image/jpeg", headers=headers)
@@ -112,12 +116,12 @@ def add_pictures(app: FastAPI, service: Service) -> None:
     @app.get(
         "/api/uploads/{key}/picture",
         response_class=Response,
-        responses={200: _JPEG, **problems(404)},
+        responses={200: _JPEG, **error_responses(404)},
     )
     async def upload_picture(
         key: Annotated[str, Path(max_length=64)], size: Size = 320
     ) -> Response:
-        """Return an upload as a JPEG of at most 640 pixels a side, while it is remembered."""
+        """Return an upload as a JPEG of at most 640 pixels a side, while the server keeps it."""
         _check_size(size)
         try:
             jpeg = await asyncio.shield(service.uploads.get(key).picture)
@@ -127,16 +131,16 @@ def add_pictures(app: FastAPI, service: Service) -> None:
 
 
 def _check_size(size: int) -> None:
-    if size not in SIZES:
-        raise HTTPException(422, f"size: choose one of {', '.join(map(str, SIZES))}")
+    if size not in ALLOWED_SIDES:
+        raise HTTPException(422, f"size: choose one of {', '.join(map(str, ALLOWED_SIDES))}")
 
 
 def add_map(app: FastAPI, service: Service) -> None:
-    """Add the route to the map of the whole index."""
+    """Add the route of the map."""
 
     @app.get("/api/map", response_class=Response, responses=_MAP)
-    async def whole_map() -> Response:
-        """Return the index in two dimensions; 202 and how far it is while it is being made."""
+    async def map_() -> Response:
+        """Return the map; 202 and the progress while it is computed."""
         found = await service.map()
         if isinstance(found, bytes):
             return Response(found, media_type="application/json")

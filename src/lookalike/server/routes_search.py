@@ -1,4 +1,4 @@
-"""Searches: with an image of the index, with an upload, with an upload of before."""
+"""Routes to search: with an image of the index, an upload, or an earlier upload."""
 
 from typing import Any
 
@@ -7,8 +7,16 @@ from fastapi import FastAPI, HTTPException, Request
 from lookalike.search.query import make_embedder
 from lookalike.search.results import Query
 from lookalike.server import schemas
-from lookalike.server.params import ImageId, K, LabelFilter, PathFilter, UploadKey, Within, problems
-from lookalike.server.snapshot import SIDES, Shelf
+from lookalike.server.params import (
+    ImageId,
+    K,
+    LabelFilter,
+    PathFilter,
+    UploadKey,
+    Within,
+    error_responses,
+)
+from lookalike.server.snapshot import PICTURE_SIDES, Snapshot
 from lookalike.server.state import Service
 
 _BODY = {"schema": {"type": "string", "format": "binary"}}
@@ -16,7 +24,7 @@ _FORM = {"schema": {"type": "object", "properties": {"image": _BODY["schema"]}}}
 _PICTURE = {
     "requestBody": {
         "required": True,
-        "description": "The bytes of a picture, or a form with one file.",
+        "description": "The bytes of an image, or a form with one file.",
         "content": {
             "image/*": _BODY,
             "application/octet-stream": _BODY,
@@ -29,14 +37,16 @@ _PICTURE = {
 def add_searches(app: FastAPI, service: Service) -> None:
     """Add the routes that search."""
 
-    async def answer(
-        shelf: Shelf, asked: Query, query: dict[str, Any], *how: Any
+    async def respond(
+        snapshot: Snapshot, query: Query, shown: dict[str, Any], *options: Any
     ) -> dict[str, Any]:
-        found = await service.run(shelf.search, asked, *how)
+        found = await service.run(snapshot.search, query, *options)
         service.metrics.searches.labels(found["engine"]).observe(found["took_ms"] / 1000)
-        return {"query": query, **found}
+        return {"query": shown, **found}
 
-    @app.get("/api/search", response_model=schemas.SearchResponse, responses=problems(400, 404))
+    @app.get(
+        "/api/search", response_model=schemas.SearchResponse, responses=error_responses(400, 404)
+    )
     async def search(
         image: ImageId = None,
         upload: UploadKey = None,
@@ -45,21 +55,21 @@ def add_searches(app: FastAPI, service: Service) -> None:
         paths: PathFilter = [],  # noqa: B006
         within: Within = None,
     ) -> Any:
-        """Find the look-alikes of an image of the index, or of an earlier upload."""
+        """Find the neighbours of an image of the index, or of an earlier upload."""
         if (image is None) == (upload is None):
             raise HTTPException(400, "give image=ID or upload=KEY, not both")
-        shelf = service.shelf
+        snapshot = service.snapshot
         if image is not None:
-            row = service.row(shelf, image)
-            query, asked = shelf.image(row), shelf.query(row)
+            row = service.row(snapshot, image)
+            shown, query = snapshot.image(row), snapshot.query(row)
         else:
-            query, asked = _remembered(service, shelf, str(upload))
-        return await answer(shelf, asked, query, k, labels, paths, within)
+            shown, query = _earlier_upload(service, snapshot, str(upload))
+        return await respond(snapshot, query, shown, k, labels, paths, within)
 
     @app.post(
         "/api/search",
         response_model=schemas.SearchResponse,
-        responses=problems(400, 408, 413, 415, 503),
+        responses=error_responses(400, 408, 413, 415, 503),
         openapi_extra=_PICTURE,
     )
     async def search_with_upload(
@@ -69,22 +79,25 @@ def add_searches(app: FastAPI, service: Service) -> None:
         paths: PathFilter = [],  # noqa: B006
         within: Within = None,
     ) -> Any:
-        """Find the look-alikes of a picture, sent as the body or as the one file of a form."""
+        """Find the neighbours of an uploaded image: the body, or the file of a form."""
         async with service.uploads.received(request) as data:
-            shelf = service.shelf
-            vector = await service.uploads.embed(data, make_embedder(shelf.table))
-            fingerprint = shelf.table.about_model["fingerprint"]
+            snapshot = service.snapshot
+            vector = await service.uploads.embed(data, make_embedder(snapshot.table))
+            fingerprint = snapshot.table.about_model["fingerprint"]
             key = service.uploads.remember(data, vector, fingerprint)
-        return await answer(shelf, Query(vector), _upload(key), k, labels, paths, within)
+        return await respond(snapshot, Query(vector), _upload(key), k, labels, paths, within)
 
 
 def _upload(key: str) -> dict[str, Any]:
     address = f"api/uploads/{key}/picture"
-    return {"upload": key, **{name: f"{address}?size={side}" for name, side in SIDES.items()}}
+    return {
+        "upload": key,
+        **{name: f"{address}?size={side}" for name, side in PICTURE_SIDES.items()},
+    }
 
 
-def _remembered(service: Service, shelf: Shelf, key: str) -> tuple[dict[str, Any], Query]:
+def _earlier_upload(service: Service, snapshot: Snapshot, key: str) -> tuple[dict[str, Any], Query]:
     kept = service.uploads.get(key)
-    if kept.fingerprint != shelf.table.about_model["fingerprint"]:
-        raise HTTPException(404, "the index has another model since this upload: send it again")
+    if kept.fingerprint != snapshot.table.about_model["fingerprint"]:
+        raise HTTPException(404, "the index has a new model: send the image again")
     return _upload(key), Query(kept.vector)

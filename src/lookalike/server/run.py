@@ -1,4 +1,4 @@
-"""The server as a process: its port, its connections, its end."""
+"""Run the server: its port, the timeouts of its connections, its shutdown."""
 
 import asyncio
 import logging
@@ -15,73 +15,73 @@ from lookalike.errors import LookalikeError, one_line
 from lookalike.index import Index
 from lookalike.server.app import create_app
 from lookalike.server.security import LOOPBACK, is_loopback
-from lookalike.server.thumbnails import CAP
+from lookalike.server.thumbnails import MAX_CACHE_BYTES
 from lookalike.server.uploads import Limits
 
-HEAD_SECONDS = 10.0
-"""For the head of a request to arrive."""
-HEAD_BYTES = 64 * 2**10
-READ_SECONDS = 30.0
-"""For somebody to take some of an answer."""
-_CONNECTIONS = 1000  # at a time; whoever comes later is told to try again
-_GRACE = 3  # seconds that answers under way get when the server ends
+HEAD_TIMEOUT_SECONDS = 10.0
+"""Longest time to receive the head of a request."""
+MAX_HEAD_BYTES = 64 * 2**10
+READ_TIMEOUT_SECONDS = 30.0
+"""Longest time that a client may read nothing of a response."""
+_MAX_CONNECTIONS = 1000  # beyond that the server answers 503
+_GRACE_SECONDS = 3  # for open responses at shutdown
 _TOKEN = re.compile(r"([?&]token=)[^&]*")
 
 
-class Patient(HttpToolsProtocol):
-    """Closes connections that bring no request, or take no answer; uvicorn would wait for ever."""
+class TimeoutProtocol(HttpToolsProtocol):
+    """Closes connections that send no request or read no response; uvicorn has no such timeouts."""
 
-    _timer: asyncio.TimerHandle | None = None
-    _reading: asyncio.TimerHandle | None = None
-    _loose = 0  # bytes that were neither the end of a head nor of a body
+    _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _unparsed_bytes = 0  # bytes since the last complete head or part of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head."""
+        """Start the timeout for a head."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Take what arrives, but no endless head, nor endless lines after a body."""
+        """Receive data; refuse an endless head, or endless lines after a body."""
         if self.transport.is_closing():
             return
-        self._loose += len(data)
+        self._unparsed_bytes += len(data)
         super().data_received(data)
-        if self._loose > HEAD_BYTES:
-            self._end(b"431 Request Header Fields Too Large")
-        elif self._timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._wait()  # uvicorn has just stopped to
+        if self._unparsed_bytes > MAX_HEAD_BYTES:
+            self._refuse(b"431 Request Header Fields Too Large")
+        elif self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait()  # uvicorn has just stopped its own timeout
 
     def on_message_begin(self) -> None:
-        """Wait for the rest of a head."""
+        """Restart the timeout for a head."""
         super().on_message_begin()
         self._wait()
 
     def on_headers_complete(self) -> None:
-        """Wait no longer: what comes now has limits of its own."""
-        self._loose = 0
+        """Stop the timeout: bodies have their own."""
+        self._unparsed_bytes = 0
         self._stop_waiting()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a body."""
-        self._loose = 0
+        """Receive a part of a body."""
+        self._unparsed_bytes = 0
         super().on_body(body)
 
     def pause_writing(self) -> None:
-        """Give up on who takes no answer."""
+        """Start the timeout for a client that reads nothing."""
         super().pause_writing()
-        self._reading = self.loop.call_later(READ_SECONDS, self.transport.abort)
+        self._write_timer = self.loop.call_later(READ_TIMEOUT_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on with who takes it after all."""
+        """Stop the timeout: the client reads again."""
         super().resume_writing()
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def shutdown(self) -> None:
-        """Let answers under way finish, but wait for nobody."""
-        if self._reading is not None:
+        """Let responses finish, but do not wait for slow clients."""
+        if self._write_timer is not None:
             self.transport.abort()
         elif self.cycle is not None and self.cycle.more_body:
             self.transport.close()
@@ -89,22 +89,24 @@ class Patient(HttpToolsProtocol):
             super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Stop all timeouts."""
         self._stop_waiting()
-        if self._reading is not None:
-            self._reading.cancel()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
         self._stop_waiting()
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._end, b"408 Request Timeout")
+        self._head_timer = self.loop.call_later(
+            HEAD_TIMEOUT_SECONDS, self._refuse, b"408 Request Timeout"
+        )
 
     def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _end(self, status: bytes) -> None:
+    def _refuse(self, status: bytes) -> None:
         if not self.transport.is_closing():
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\n\r\n")
@@ -117,19 +119,39 @@ def serve(
     port: int = 8000,
     *,
     token: str | None = None,
-    limits: Limits = Limits(),  # noqa: B008 - it cannot change
-    cap: int = CAP,
+    limits: Limits = Limits(),  # noqa: B008 - immutable
+    cap: int = MAX_CACHE_BYTES,
     access_log: bool = False,
-    began: Callable[[list[str]], object] = lambda addresses: None,
+    on_start: Callable[[list[str]], object] = lambda addresses: None,
 ) -> None:
     """Serve an index until Ctrl-C or SIGTERM.
 
-    Where other machines can reach `host`, a token is made unless one is given. Port 0 takes one
-    that is free. `began` is told the addresses to open, that for this machine first. Raises
-    `LookalikeError` where the port is not to be had, or the token cannot be part of an address.
+    Parameters
+    ----------
+    index
+        The index, or its folder.
+    host, port
+        The address to listen on. Port 0 takes a free port.
+    token
+        Requests have to send this token. If other machines can reach `host`, the default is a
+        random token.
+    limits
+        Limits of an upload.
+    cap
+        Largest size in bytes of the thumbnail cache on disk.
+    access_log
+        Log requests.
+    on_start
+        Called with the addresses to open, that for this machine first.
+
+    Raises
+    ------
+    LookalikeError
+        If the port cannot be opened, or the token cannot be part of an address.
+
     """
     if token and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
-        raise LookalikeError("a token is made of letters, digits, and - . _ ~: choose another")
+        raise LookalikeError("a token may have letters, digits, and - . _ ~: choose another")
     listening = _listen(host, port)
     try:
         token = token or (None if is_loopback(host) else secrets.token_urlsafe(16))
@@ -137,24 +159,24 @@ def serve(
         app = create_app(index, token=token, hosts=hosts, limits=limits, cap=cap)
         config = uvicorn.Config(
             app,
-            http=Patient,
+            http=TimeoutProtocol,
             ws="none",
             lifespan="on",
             log_level="info" if access_log else "warning",
             access_log=access_log,
             server_header=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=_GRACE,
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         logging.getLogger("uvicorn.access").addFilter(_without_token)
-        began(_addresses(listening, host, token))
+        on_start(_addresses(listening, host, token))
         uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
 
 
 def _without_token(line: logging.LogRecord) -> bool:
-    """Take the token out of an address that is about to be logged."""
+    """Remove the token from an address in a log line."""
     if isinstance(line.args, tuple):
         line.args = tuple(
             _TOKEN.sub(r"\1...", one) if isinstance(one, str) else one for one in line.args
@@ -175,7 +197,7 @@ def _listen(host: str, port: int) -> socket.socket:
         except OSError:
             listening.close()
             raise
-    except (OSError, OverflowError, UnicodeError) as error:  # the last for what is no host name
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: not a host name
         raise LookalikeError(
             f"cannot listen on {host} port {port} ({one_line(error)}): choose another `port`, "
             "or 0 for any"

@@ -1,6 +1,6 @@
-"""What the server answers, as its OpenAPI description has it. Addresses are relative to the page's.
+"""The responses of the server, for OpenAPI.
 
-A page and its server may lie below a prefix of a proxy, which knows nothing of what is in answers.
+Addresses in responses are relative to the page: a proxy may serve it below a prefix.
 """
 
 from typing import Annotated
@@ -8,18 +8,20 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 
-class Edition(BaseModel):
-    """Which state of which collection an answer is of."""
+class VersionedResponse(BaseModel):
+    """A response with the version of the index that it is from."""
 
-    identity: str = Field(description="Another one if another index has taken its place.")
+    identity: str = Field(description="Changes if another index replaces this one.")
     version: int
 
 
 class Image(BaseModel):
     """An image of the index."""
 
-    id: int = Field(description="What no other image of this index has or had.")
-    path: str = Field(description="Below the root of the index, percent-encoded where it must be.")
+    id: int = Field(description="Unique in this index, and never reused.")
+    path: str = Field(
+        description="Relative to the root of the index, percent-encoded where necessary."
+    )
     name: str
     label: str | None
     thumbnail: str = Field(description="Address of a JPEG of at most 320 pixels a side.")
@@ -27,7 +29,7 @@ class Image(BaseModel):
 
 
 class Upload(BaseModel):
-    """A picture that was uploaded, which the server remembers for a while by its key."""
+    """An uploaded image, which the server keeps for a while under a key."""
 
     upload: str
     name: None = None
@@ -37,58 +39,58 @@ class Upload(BaseModel):
 
 
 class Neighbor(Image):
-    """A look-alike."""
+    """A neighbour of the query."""
 
     rank: int
     distance: float = Field(description="Euclidean, between vectors of length 1: 0 to 2.")
 
 
-class SearchResponse(Edition):
-    """The look-alikes of a query, nearest first; the query itself is left out."""
+class SearchResponse(VersionedResponse):
+    """The neighbours of a query, nearest first, without the query itself."""
 
     query: Image | Upload
     engine: str = Field(
-        description="exact: compared with all; approximate: with those whose signature is near."
+        description="exact compares all vectors, approximate those with near signatures."
     )
     compared: int
     images: int
-    took_ms: float = Field(description="Of the search itself.")
+    took_ms: float = Field(description="Milliseconds of the search itself.")
     recall: float | None = Field(
-        description="Share of the true neighbours that such searches find, as it was measured."
+        description="Measured share of the true neighbours that this engine finds."
     )
     neighbors: list[Neighbor]
 
 
-class Page(BaseModel):
-    """Images in the order of their ids, and the id after which the next ones come, if any do."""
+class ImagePage(BaseModel):
+    """A page of images in the order of ids; `next` is the `after` of the next page, if any."""
 
     images: list[Image]
     next: int | None
     total: int
 
 
-class Some(BaseModel):
+class RandomImages(BaseModel):
     """Images drawn at random."""
 
     images: list[Image]
 
 
 class Label(BaseModel):
-    """A label, and how many images carry it."""
+    """A label and its number of images."""
 
     label: str
     images: int
 
 
 class Labels(BaseModel):
-    """The most frequent labels, and how many there are."""
+    """The most frequent labels, and the number of all labels."""
 
     labels: list[Label]
     total: int
 
 
 class Limits(BaseModel):
-    """What may be asked for."""
+    """The limits of a request."""
 
     k: int
     upload_bytes: int
@@ -96,17 +98,17 @@ class Limits(BaseModel):
 
 
 class Recall(BaseModel):
-    """What searches find of the k true nearest neighbours, measured on this index."""
+    """The recall@k of searches, measured on this index."""
 
     engine: str
     asked: float
-    measured: float | None = Field(description="None until it is.")
+    measured: float | None = Field(description="None until it is measured.")
     k: int
-    queries: int = Field(description="Images of the index that asked when it was measured.")
+    queries: int = Field(description="Number of queries of the measurement.")
 
 
-class Info(Edition):
-    """What the index holds."""
+class Info(VersionedResponse):
+    """Counts, model and recall of the index."""
 
     name: str
     images: int
@@ -117,32 +119,32 @@ class Info(Edition):
     recall: Recall
 
 
-class Map(Edition):
-    """The index in two dimensions, column by column; x and y lie within -1 and 1."""
+class Map(VersionedResponse):
+    """The map in columns; x and y are from -1 to 1."""
 
     images: int
     ids: list[int]
     x: list[float]
     y: list[float]
-    label: list[int] = Field(description="Which of `labels`, -1 for none.")
+    label: list[int] = Field(description="Positions in `labels`, -1 for none.")
     labels: list[str]
 
 
-class Underway(BaseModel):
-    """How far the map is that will be there later."""
+class MapProgress(BaseModel):
+    """The progress of a map that is being computed."""
 
     progress: Annotated[float, Field(ge=0, le=1)]
     doing: str
 
 
 class Health(BaseModel):
-    """That the server answers."""
+    """The state of the server."""
 
     status: str
     version: int
 
 
-class Problem(BaseModel):
-    """What went wrong, in one line that says what to do."""
+class ErrorResponse(BaseModel):
+    """An error, in one line that says what to do."""
 
     error: str

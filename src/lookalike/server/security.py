@@ -1,4 +1,4 @@
-"""Who may ask, and what every answer says: in front of all that the server does."""
+"""Access control and security headers, in front of all routes."""
 
 import hashlib
 import ipaddress
@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-OPEN = "/healthz"
-"""Answers whoever asks, for it says nothing but that the server is there."""
+HEALTH_PATH = "/healthz"
+"""This route needs no token: it only tells that the server runs."""
 _HEADERS = {
     "content-security-policy": "; ".join(
         (
@@ -36,7 +36,7 @@ _HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether an address is one that only this machine reaches."""
+    """Tell whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -44,20 +44,20 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Lets requests through that come from the page itself or bring the token.
+    """ASGI middleware that passes requests with the token, or from the page itself.
 
-    Without a token the name by which the server was asked has to be one of `hosts`, else a page of
-    somebody else's whose name leads to this machine could read the answers (DNS rebinding).
+    Without a token, the host name of the request has to be one of `hosts`: a page of another site
+    whose name resolves to this machine could read responses otherwise (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: Collection[str] = LOOPBACK) -> None:
         self._app, self._token, self._hosts = app, token, hosts
-        # Browsers send the cookies of one server to all others on the machine.
+        # Browsers send a cookie to all servers of a machine: give each token its own cookie name.
         digest = hashlib.blake2b((token or "").encode(), digest_size=4).hexdigest()
         self._cookie = f"lookalike-{digest}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on."""
+        """Refuse a request, or pass it to the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -76,27 +76,30 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         navigates = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
         if headers.get("sec-fetch-site") == "cross-site" and not navigates:
-            return _problem(403, "another site's page may not ask: open this address itself")
+            return _error_response(
+                403, "requests of other sites are refused: open this address directly"
+            )
         if self._token is None:
             host = headers.get("host", "").lower()
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
             if name not in self._hosts:
-                return _problem(
+                return _error_response(
                     403,
-                    "not this server's name: open the address it printed, or start it with a token",
+                    "unknown host name: open the address that the server printed, or start it "
+                    "with a token",
                 )
             return None
-        return None if scope["path"] == OPEN else self._without_token(scope, headers)
+        return None if scope["path"] == HEALTH_PATH else self._check_token(scope, headers)
 
-    def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
-        asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        if scope["method"] == "GET" and self._is_token(dict(asked).get("token", "")):
-            # The token leaves the address, and with it the history and what is passed on.
-            rest = urlencode([(name, value) for name, value in asked if name != "token"])
+    def _check_token(self, scope: Scope, headers: Headers) -> Response | None:
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if scope["method"] == "GET" and self._is_token(dict(query).get("token", "")):
+            # Remove the token from the address, so that it is not in the history or in links.
+            rest = urlencode([(name, value) for name, value in query if name != "token"])
             last = scope["path"].rpartition("/")[2]
             answer = RedirectResponse(f"./{quote(last)}{'?' if rest else ''}{rest}", 303)
-            assert self._token is not None  # it was found equal
-            # Lax, or a link in a letter would lead to nothing.
+            assert self._token is not None  # `_is_token` has compared it
+            # Lax: links from other sites, such as mail, must work.
             answer.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
             return answer
         kind, _, bearer = headers.get("authorization", "").partition(" ")
@@ -104,7 +107,7 @@ class Guard:
             return None
         if self._is_token(cookie_parser(headers.get("cookie", "")).get(self._cookie, "")):
             return None
-        return _problem(
+        return _error_response(
             401,
             "open the address that `lookalike serve` printed, or send its token "
             "(Authorization: Bearer TOKEN)",
@@ -115,5 +118,5 @@ class Guard:
         return secrets.compare_digest(given.encode(), (self._token or "").encode()) and bool(given)
 
 
-def _problem(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+def _error_response(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": text}, status, headers)

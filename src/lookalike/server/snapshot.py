@@ -1,4 +1,4 @@
-"""One version of an index as the server shows it: found by id, label and chance, and searched."""
+"""One version of an index for the server: find images, list them, draw them, search."""
 
 import hashlib
 import os
@@ -23,20 +23,21 @@ from lookalike.system.arrays import Mask, Numbers, Vectors
 from lookalike.system.defaults import RECALL
 from lookalike.system.untrusted import is_hash
 
-SIDES = {"thumbnail": 320, "picture": 1280}
-HASH = 8
-"""Digits of a content's hash that the address of a picture carries."""
+PICTURE_SIDES = {"thumbnail": 320, "picture": 1280}
+"""Longer side in pixels of the addresses in a response."""
+HASH_DIGITS = 8
+"""Digits of the content hash in the address of a picture."""
 
 
-class Edition(NamedTuple):
-    """Which version of which collection: one that takes its place begins at 0 again."""
+class VersionKey(NamedTuple):
+    """A version of one index. `identity` changes if another index takes its place."""
 
     identity: str
     version: int
 
 
-class Shelf:
-    """One version of an index, which stays what it is while others are made."""
+class Snapshot:
+    """One version of an index, unchanged while newer ones are written."""
 
     def __init__(self, table: EmbeddingTable) -> None:
         self.table = table
@@ -45,30 +46,30 @@ class Shelf:
         self.version = table.version
         identity = table.identity.encode(errors="backslashreplace")
         digest = hashlib.blake2b(identity, digest_size=6).hexdigest()
-        self.edition = Edition(digest, self.version)
+        self.version_key = VersionKey(digest, self.version)
         self.is_ready = len(self.rows) <= EXACT_UP_TO
 
     def get_ready(self) -> None:
-        """Make or read what quick searches need; until then all rows are compared."""
+        """Make or read the signatures; until then searches compare all rows."""
         if not self.is_ready:
             self.searcher.get_ready()
             self.is_ready = True
 
     def image(self, row: int) -> dict[str, Any]:
-        """Return what `answers.Image` says of a row."""
-        number, path = int(self.rows.ids[row]), self._shown(self.rows.paths[row].as_py())
+        """Return a row as `schemas.Image`."""
+        number, path = int(self.rows.ids[row]), self._display_path(self.rows.paths[row].as_py())
         address = f"api/images/{number}/picture"
-        seen = self.content_hash(row)[:HASH]
+        prefix = self.content_hash(row)[:HASH_DIGITS]
         return {
             "id": number,
             "path": path,
             "name": os.path.basename(path),
             "label": self.rows.labels[row].as_py(),
-            **{name: f"{address}?size={side}&v={seen}" for name, side in SIDES.items()},
+            **{name: f"{address}?size={side}&v={prefix}" for name, side in PICTURE_SIDES.items()},
         }
 
-    def _shown(self, path: str) -> str:
-        """Return a path below the folder that was indexed; where that lies is nobody's business."""
+    def _display_path(self, path: str) -> str:
+        """Return a path relative to an indexed folder, which is not disclosed."""
         source = self.table.source
         if not (os.path.isabs(path) or "://" in path):
             return path
@@ -78,17 +79,17 @@ class Shelf:
         return os.path.basename(path)
 
     def find(self, number: int) -> int | None:
-        """Return which row has an id, None where none has."""
+        """Return the row of an id, None if there is none."""
         row = int(self.rows.find(np.array([number]))[0])
         return None if row < 0 else row
 
     def content_hash(self, row: int) -> str:
-        """Return the hash of the content that a row was made of; "" where it has none."""
+        """Return the content hash of a row, "" if it has none."""
         named = self.rows.hashes[row].as_py() or ""
         return named if is_hash(named) else ""
 
     def query(self, row: int) -> Query:
-        """Return the query that an image of the index is."""
+        """Return an image of the index as a query."""
         vector: Vectors = self.rows.vectors(np.array([row]))[0]
         return Query(vector, id=int(self.rows.ids[row]))
 
@@ -100,7 +101,10 @@ class Shelf:
         paths: Sequence[str] = (),
         within: float | None = None,
     ) -> dict[str, Any]:
-        """Return what `answers.Found` says, but for the query; `HTTPException` as `chosen`."""
+        """Return the fields of `schemas.SearchResponse` without the query.
+
+        Raises `HTTPException` as `chosen` does.
+        """
         chosen = self.chosen(labels, paths)
         if chosen is not None and not chosen.any():
             hits = SearchResult(query, (), "exact", 0.0, self.table.source)
@@ -124,7 +128,7 @@ class Shelf:
             "images": len(self.rows),
             "took_ms": round(hits.took_ms, 3),
             "recall": 1.0 if hits.engine == "exact" else self.recall["measured"],
-            **self.edition._asdict(),
+            **self.version_key._asdict(),
             "neighbors": self._neighbors(hits.neighbors),
         }
 
@@ -136,31 +140,31 @@ class Shelf:
         ]
 
     def chosen(self, labels: Sequence[str], paths: Sequence[str]) -> Mask | None:
-        """Say of each row whether a filter leaves it in; `HTTPException` for what is no glob."""
+        """Return which rows match the filters, None for all; bad globs raise `HTTPException`."""
         try:
             return self.rows.chosen(list(labels) or None, list(paths) or None)
         except LookalikeError as error:
             raise HTTPException(422, str(error)) from None
 
-    def draw(
+    def sample(
         self, count: int, seed: int | None, labels: Sequence[str], paths: Sequence[str]
     ) -> Numbers:
-        """Draw rows at random, each once: int64 (count or fewer,)."""
-        some = self.rows.left(self.chosen(labels, paths))
-        return np.random.default_rng(seed).choice(some, min(count, len(some)), replace=False)
+        """Draw different rows at random: int64 (count or fewer,)."""
+        rows = self.rows.left(self.chosen(labels, paths))
+        return np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False)
 
     def page(
         self, after: int | None, limit: int, labels: Sequence[str], paths: Sequence[str]
     ) -> tuple[Numbers, int | None, int]:
-        """Return the next rows by id, after which id more come, and how many there are in all."""
+        """Return the rows of a page by id, `after` of the next page, and the number of all rows."""
         ids = self.rows.ids
-        all_ = self.rows.left(self.chosen(labels, paths))
-        left = all_ if after is None else all_[ids[all_] > after]
+        matching = self.rows.left(self.chosen(labels, paths))
+        left = matching if after is None else matching[ids[matching] > after]
         if limit < len(left):
             left = left[np.argpartition(ids[left], limit)[: limit + 1]]
         left = left[np.argsort(ids[left])]
         page = left[:limit]
-        return page, int(ids[page[-1]]) if len(left) > limit else None, len(all_)
+        return page, int(ids[page[-1]]) if len(left) > limit else None, len(matching)
 
     @cached_property
     def labels(self) -> pa.Table:
@@ -170,9 +174,9 @@ class Shelf:
         return table.sort_by([("images", "descending"), ("label", "ascending")])
 
     def labels_with(self, text: str, limit: int) -> tuple[list[dict[str, Any]], int]:
-        """Return labels that hold a text, whatever its case, and how many do.
+        """Return labels that contain a text in any case, and their number.
 
-        The text itself comes first, then those that begin with it, the most frequent first.
+        The text itself is first, then labels that start with it, each most frequent first.
         """
         found = self.labels
         if text:
@@ -184,7 +188,7 @@ class Shelf:
 
     @property
     def recall(self) -> dict[str, Any]:
-        """What `answers.Recall` says."""
+        """The measured recall as `schemas.Recall`."""
         about = {"asked": RECALL, "k": RECALL_K}
         if len(self.rows) <= EXACT_UP_TO:
             return {**about, "engine": "exact", "measured": 1.0, "queries": 0}
@@ -197,12 +201,12 @@ class Shelf:
         }
 
     def read(self, row: int) -> bytes:
-        """Return the bytes of an image, as they are now; `ImageError` if it is gone."""
+        """Return the current bytes of an image. Raises `ImageError` if it is gone."""
         source = self.table.source
         try:
             return images.read(source, self.rows.paths[row].as_py())
         except ImageError:
             if source.kind == "files":
                 raise
-            # What remote file systems say names places.
-            raise ImageError("its table or its place cannot be read") from None
+            # Messages of remote file systems contain their addresses.
+            raise ImageError("its table or file system cannot be read") from None

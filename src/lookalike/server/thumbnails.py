@@ -1,4 +1,4 @@
-"""Small pictures of indexed images: made when they are first asked for, kept within a cap."""
+"""Thumbnails of indexed images: made on the first request, cached up to a size limit."""
 
 import contextlib
 import os
@@ -10,55 +10,55 @@ import pyarrow as pa
 
 from lookalike.images import IsolatedDecoder
 from lookalike.images.inputs.reader import content_hash
-from lookalike.server.snapshot import Shelf
+from lookalike.server.snapshot import Snapshot
 from lookalike.system.cache import cache_folder, keeping, opened_seal
 from lookalike.system.files import new_file
 
-CAP = 2 * 2**30
-"""Bytes on the disk: some 150,000 pictures of 320 pixels."""
-_LEFT = 0.9  # of the cap is left once it is reached
-_RECENT = 3600  # seconds in which a picture counts as used once
+MAX_CACHE_BYTES = 2 * 2**30
+"""Room for about 150,000 thumbnails of 320 pixels."""
+_FILL_AFTER_CLEANUP = 0.9  # share of the limit to keep when it is reached
+_RECENT_SECONDS = 3600  # access times are updated once in this time
 
 
 class Thumbnails:
-    """Makes JPEGs of images and keeps them in a folder, those used last.
+    """Makes thumbnails (JPEG) and caches the most recently used ones in a folder.
 
-    A picture is named by the hash of the content it was made of, so that it serves every index that
-    has the image, and is never out of date. Several servers may share the folder.
+    The name of a thumbnail is the content hash of its image: it is valid for every index with that
+    image and never outdated. Several servers can share the folder.
     """
 
     def __init__(
-        self, decoder: IsolatedDecoder, cap: int = CAP, folder: Path | None = None
+        self, decoder: IsolatedDecoder, cap: int = MAX_CACHE_BYTES, folder: Path | None = None
     ) -> None:
         self._decoder, self._cap = decoder, cap
         self._folder = folder or cache_folder() / "thumbnails"
         self._lock = threading.Lock()
         self._bytes: int | None = None  # on the disk, counted when the first one is written
-        self.kept = self.made = 0
-        """Pictures that were found in the folder, and that were made."""
+        self.hits = self.made = 0
+        """Number of thumbnails found in the cache, and of those made."""
 
-    def find(self, shelf: Shelf, row: int, side: int) -> bytes | None:
-        """Return a JPEG that was made before, if it is still kept."""
-        if not (named := shelf.content_hash(row)):
+    def find(self, snapshot: Snapshot, row: int, side: int) -> bytes | None:
+        """Return the cached JPEG of a row, None if there is none."""
+        if not (named := snapshot.content_hash(row)):
             return None
         file = self._file(named, side)
         try:
             jpeg = opened_seal(pa.py_buffer(file.read_bytes()), file.name, all_of_it=True)
-        except (OSError, ValueError):  # none, or not all of it was on the disk before a power cut
+        except (OSError, ValueError):  # missing, or incomplete after a power cut
             return None
-        self.kept += 1
+        self.hits += 1
         with contextlib.suppress(OSError):
-            if time.time() - file.stat().st_mtime > _RECENT:
+            if time.time() - file.stat().st_mtime > _RECENT_SECONDS:
                 os.utime(file)
         return bytes(jpeg)
 
-    def make(self, shelf: Shelf, row: int, side: int) -> tuple[bytes, bool]:
-        """Return a JPEG of at most `side` pixels, and whether it shows what was indexed.
+    def make(self, snapshot: Snapshot, row: int, side: int) -> tuple[bytes, bool]:
+        """Return a JPEG of at most `side` pixels, and whether the file is unchanged since indexing.
 
-        Raises `ImageError` where the image is gone or is none any more.
+        Raises `ImageError` if the image is gone or cannot be decoded.
         """
-        named = shelf.content_hash(row)
-        data = shelf.read(row)
+        named = snapshot.content_hash(row)
+        data = snapshot.read(row)
         jpeg = self._decoder.thumbnail(data, side)
         self.made += 1
         same = content_hash(data) == named
@@ -76,7 +76,7 @@ class Thumbnails:
 
     @property
     def size(self) -> int:
-        """Bytes on the disk, as far as this process knows."""
+        """Size of the cache in bytes, as far as this process knows."""
         return self._bytes or 0
 
     def _count(self, more: int) -> None:
@@ -92,7 +92,7 @@ class Thumbnails:
             self._bytes = sum(size for _, size, _ in files)
             if self._bytes > self._cap:
                 for _, size, file in sorted(files):
-                    if self._bytes <= _LEFT * self._cap:
+                    if self._bytes <= _FILL_AFTER_CLEANUP * self._cap:
                         break
                     file.unlink(missing_ok=True)
                     self._bytes -= size

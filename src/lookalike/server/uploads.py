@@ -1,4 +1,4 @@
-"""Pictures that people send: taken within limits, embedded together, remembered for a while."""
+"""Uploaded images: received within limits, embedded in batches, kept for a while."""
 
 import asyncio
 import re
@@ -23,31 +23,32 @@ from lookalike.models.embedder import NO_DIRECTION, ImageEmbedder, have_directio
 from lookalike.server.refresher import log
 from lookalike.system.arrays import Vectors
 
-REMEMBERED = 500
-"""Uploads whose vectors and small pictures are kept in memory, some 50 MB."""
-PICTURE = 640  # pixels a side of those
-_AT_ONCE = 64  # uploads on their way; who comes later is asked to try again
-_HELD = 256 * 2**20  # bytes of them
-_FIELDS, _FIELD = 8, 4096  # of a form, beside its file, and their bytes: nobody reads them
+MAX_REMEMBERED_UPLOADS = 500
+"""Uploads whose vectors and thumbnails are kept in memory, about 50 MB."""
+THUMBNAIL_SIDE = 640
+"""Longer side of these thumbnails, in pixels."""
+_MAX_CONCURRENT_UPLOADS = 64
+_MAX_CONCURRENT_BYTES = 256 * 2**20  # of all concurrent uploads
+_MAX_FORM_FIELDS, _MAX_FIELD_BYTES = 8, 4096  # of a form without its file; ignored
 _BOUNDARY = re.compile(r'boundary=("[^"]*"|[^;\s]+)', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an upload may be."""
+    """Limits of an upload: its size in bytes and in pixels."""
 
     bytes: int = 20_000_000
     pixels: int = 100_000_000
     seconds: float = 20.0
-    """For it to arrive, and again for it to be decoded."""
+    """Longest time to receive an upload, and again to decode it."""
 
 
 _Waiting: TypeAlias = tuple[ImageEmbedder, npt.NDArray[np.uint8], "asyncio.Future[Vectors]"]
 
 
 @dataclass(frozen=True)
-class Remembered:
-    """An upload: its vector (width,), of which model, and its small picture, soon to be there."""
+class RememberedUpload:
+    """An upload: its vector (width,), the fingerprint of the model, and its thumbnail."""
 
     vector: Vectors
     fingerprint: str
@@ -55,7 +56,7 @@ class Remembered:
 
 
 class Uploads:
-    """Turns uploads into vectors. Those that wait at the same time share a batch."""
+    """Embeds uploads, in batches of those that wait at the same time."""
 
     def __init__(self, limits: Limits, threads: int, batches: Histogram) -> None:
         self.limits = limits
@@ -65,37 +66,36 @@ class Uploads:
         self._waiting: deque[_Waiting] = deque()
         self._batches = batches
         self._worker: asyncio.Task[None] | None = None
-        self._remembered: OrderedDict[str, Remembered] = OrderedDict()
-        self.on_their_way = self._held = 0  # uploads, and their bytes
+        self._remembered: OrderedDict[str, RememberedUpload] = OrderedDict()
+        self.in_progress = self._received_bytes = 0  # number of concurrent uploads, and their bytes
 
     @asynccontextmanager
     async def received(self, request: Request) -> AsyncIterator[bytes]:
-        """Give the picture in a request: its body, or the one file of a form.
+        """Yield the image of a request: its body, or the file of a form.
 
-        Raises `HTTPException` for what is too large, too slow, or none, and where too many come at
-        once.
+        Raises `HTTPException` if it is too large, too slow or empty, or there are too many uploads.
         """
-        if self.on_their_way >= _AT_ONCE:
+        if self.in_progress >= _MAX_CONCURRENT_UPLOADS:
             raise _busy()
         size = 0
         parts: list[bytes] = []
-        self.on_their_way += 1
+        self.in_progress += 1
         try:
-            async for part in self._arriving(request):
+            async for part in self._chunks(request):
                 size += len(part)
-                self._held += len(part)
+                self._received_bytes += len(part)
                 self._check(size)
                 parts.append(part)
             data = b"".join(parts)
-            parts.clear()  # which are as much again
+            parts.clear()  # frees as much memory again
             yield await _picture(request, data)
         finally:
-            self.on_their_way -= 1
-            self._held -= size
+            self.in_progress -= 1
+            self._received_bytes -= size
 
-    async def _arriving(self, request: Request) -> AsyncIterator[bytes]:
-        said = request.headers.get("content-length", "")
-        self._check(int(said) if said.isdecimal() else 0)
+    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
+        announced = request.headers.get("content-length", "")
+        self._check(int(announced) if announced.isdecimal() else 0)
         until = asyncio.get_running_loop().time() + self.limits.seconds
         parts = request.stream()
         try:
@@ -107,23 +107,23 @@ class Uploads:
                 yield part
         except TimeoutError:
             raise HTTPException(
-                408, f"did not arrive within {self.limits.seconds:g} s: send it smaller"
+                408, f"not received within {self.limits.seconds:g} s: send a smaller image"
             ) from None
         except ClientDisconnect:
-            raise HTTPException(400, "the sender has gone") from None
+            raise HTTPException(400, "the client has disconnected") from None
 
     def _check(self, size: int) -> None:
         if size > self.limits.bytes:
             raise HTTPException(
-                413, f"larger than {self.limits.bytes:,} bytes: send the picture smaller"
+                413, f"larger than {self.limits.bytes:,} bytes: send a smaller image"
             )
-        if self._held > _HELD:
+        if self._received_bytes > _MAX_CONCURRENT_BYTES:
             raise _busy()
 
     async def embed(self, data: bytes, embedder: ImageEmbedder) -> Vectors:
-        """Return the vector (width,) of a picture.
+        """Return the vector (width,) of an image.
 
-        Raises `HTTPException` for what is none, and where the network does not run.
+        Raises `HTTPException` if it cannot be decoded or embedded.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -131,7 +131,7 @@ class Uploads:
                 self._decoding, self._decoder.decode_pixels, data
             )
         except ImageError as error:
-            raise HTTPException(415, f"no picture to search with: {error}") from None
+            raise HTTPException(415, f"cannot search with this image: {error}") from None
         mine: asyncio.Future[Vectors] = loop.create_future()
         self._waiting.append((embedder, pixels, mine))
         if self._worker is None or self._worker.done():
@@ -139,12 +139,12 @@ class Uploads:
         try:
             vector = await mine
         except LookalikeError as error:
-            log.error("%s", error)  # which may name files
+            log.error("%s", error)  # it may name files: not for the response
             raise HTTPException(
-                503, "the network does not run here: the log of the server says why"
+                503, "the network does not run here: see the log of the server"
             ) from None
         if not have_direction(vector[None])[0]:
-            raise HTTPException(415, f"no picture to search with: {NO_DIRECTION}")
+            raise HTTPException(415, f"cannot search with this image: {NO_DIRECTION}")
         return vector
 
     async def _work(self) -> None:
@@ -153,10 +153,10 @@ class Uploads:
             batch = [self._waiting.popleft()]
             embedder = batch[0][0]
             try:
-                # The first to ask for it waits until the network is compiled.
-                most = await loop.run_in_executor(self._engine, getattr, embedder, "batch")
-                while self._waiting and len(batch) < most:
-                    # An index may be made again with another model while uploads wait.
+                # The first access compiles the network.
+                batch_size = await loop.run_in_executor(self._engine, getattr, embedder, "batch")
+                while self._waiting and len(batch) < batch_size:
+                    # The index may have been replaced by one with another model.
                     if self._waiting[0][0].model != embedder.model:
                         break
                     batch.append(self._waiting.popleft())
@@ -173,27 +173,27 @@ class Uploads:
                         waiting.set_result(vector)
 
     def remember(self, data: bytes, vector: Vectors, fingerprint: str) -> str:
-        """Keep a vector and a small picture of an upload; return the key to them."""
+        """Keep the vector and a thumbnail of an upload; return their key."""
         key = secrets.token_urlsafe(16)
         picture = asyncio.get_running_loop().run_in_executor(
-            self._decoding, self._decoder.thumbnail, data, PICTURE
+            self._decoding, self._decoder.thumbnail, data, THUMBNAIL_SIDE
         )
         picture.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._remembered[key] = Remembered(vector, fingerprint, picture)
-        while len(self._remembered) > REMEMBERED:
+        self._remembered[key] = RememberedUpload(vector, fingerprint, picture)
+        while len(self._remembered) > MAX_REMEMBERED_UPLOADS:
             self._remembered.popitem(last=False)
         return key
 
-    def get(self, key: str) -> Remembered:
-        """Return what is kept of an upload; `HTTPException` where it no longer is."""
+    def get(self, key: str) -> RememberedUpload:
+        """Return an upload by its key. Raises `HTTPException` if it is no longer kept."""
         found = self._remembered.get(key)
         if found is None:
-            raise HTTPException(404, "this upload is no longer remembered: send the picture again")
+            raise HTTPException(404, "this upload is no longer kept: send the image again")
         self._remembered.move_to_end(key)
         return found
 
     def close(self) -> None:
-        """End the processes that decode, and what waits for them."""
+        """Stop the decoder processes and the thread pools."""
         self._decoder.close()
         for pool in (self._decoding, self._engine):
             pool.shutdown(wait=False, cancel_futures=True)
@@ -206,30 +206,32 @@ def _busy() -> HTTPException:
 
 
 async def _picture(request: Request, body: bytes) -> bytes:
-    """Return the first file of a form that has arrived as a whole, or a body as it is."""
+    """Return the first file of a form, or a body that is no form."""
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
-        return _some(body)
-    # Without a charset of the sender's choice: some of Python's take minutes, others fail.
+        return _non_empty(body)
+    # Drop the charset of the client: some codecs of Python take minutes, others fail.
     boundary = _BOUNDARY.search(kind)
     kind = f"multipart/form-data; {boundary[0]}" if boundary else "multipart/form-data"
     scope = {**request.scope, "headers": [(b"content-type", kind.encode("latin-1"))]}
-    whole = iter([{"type": "http.request", "body": body, "more_body": False}])
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive() -> dict[str, object]:
-        return next(whole)
+        return next(messages)
 
     try:
         async with Request(scope, receive).form(
-            max_files=1, max_fields=_FIELDS, max_part_size=_FIELD
+            max_files=1, max_fields=_MAX_FORM_FIELDS, max_part_size=_MAX_FIELD_BYTES
         ) as form:
             files = [value for value in form.values() if not isinstance(value, str)]
-            return _some(await files[0].read() if files else b"")
+            return _non_empty(await files[0].read() if files else b"")
     except AnyHTTPException as error:
-        raise HTTPException(error.status_code, f"no form with a picture: {error.detail}") from None
+        raise HTTPException(
+            error.status_code, f"not a form with an image: {error.detail}"
+        ) from None
 
 
-def _some(data: bytes) -> bytes:
+def _non_empty(data: bytes) -> bytes:
     if not data:
-        raise HTTPException(415, "no picture: send its bytes, or one file in a form")
+        raise HTTPException(415, "no image: send its bytes, or one file in a form")
     return data

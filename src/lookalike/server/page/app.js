@@ -148,7 +148,7 @@ function wait(state, preview) {
   if (!preview && !fresh) return;
   frame({ ...state, view: "pictures", image: state.image ?? -1 });
   if (preview) results.showQuery(preview, state);
-  $("#results-title").textContent = "Looking for look-alikes …";
+  $("#results-title").textContent = "Searching …";
   $("#summary").textContent = "";
   if (fresh) {
     if (!preview) results.clearQuery();
@@ -232,7 +232,7 @@ function surprise() {
   go(state, {
     task: async (signal) => {
       const { images } = await api.random({ ...state, paths: [], within: null }, 1, newSeed(), signal);
-      if (!images.length) throw new Error("There is no picture to choose: take a filter away.");
+      if (!images.length) throw new Error("There is no picture to choose: remove a filter.");
       return { ...state, image: images[0].id };
     },
   });

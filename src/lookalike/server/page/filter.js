@@ -75,7 +75,7 @@ export const focus = () => input.focus();
 export function show(state) {
   chosen = state.labels;
   const chip = (name, value, text) => {
-    const says = { type: "button", name, value, "aria-label": `Take away the filter ${text}` };
+    const says = { type: "button", name, value, "aria-label": `Remove the filter ${text}` };
     return h("li", {}, h("button", says, text, h("span", { "aria-hidden": "true" }, "×")));
   };
   const chips = chosen.map((label) => chip("label", label, label));

@@ -42,8 +42,8 @@ export function showWall(images, state) {
   const note = $("#wall-note");
   note.hidden = images.length > 0;
   note.textContent = state.labels.length
-    ? "No picture has such a label: take a filter away."
-    : "This collection holds no picture yet.";
+    ? "No picture has such a label: remove a filter."
+    : "This index has no pictures yet.";
 }
 
 export function skeleton(list, number) {
@@ -102,7 +102,7 @@ export function showAnswer(answer, state, info) {
   $("#summary").textContent = query.label !== null && neighbors.length ? summary : "";
   const none = $("#none");
   none.hidden = neighbors.length > 0;
-  none.textContent = "Nothing is left to show: take a filter away.";
+  none.textContent = "Nothing is left to show: remove a filter.";
   $("#how").textContent = how(answer, state, info);
   $("#about-model").textContent = about(info);
 }
@@ -139,5 +139,5 @@ function about(info) {
   const model = info?.model;
   if (!model) return "";
   const network = `${model.backbone} in ${model.precision}, ${count(model.width)} numbers a picture`;
-  return `The network is ${network}; version ${info.version} of the collection.`;
+  return `The network is ${network}; version ${info.version} of the index.`;
 }
