@@ -20,7 +20,7 @@ from PIL import Image
 
 import lookalike
 from lookalike.analysis.perturbations import CHANGES, variant
-from lookalike.system.defaults import AGREES
+from lookalike.system.defaults import MIN_AGREEMENT
 from measure import machine
 
 
@@ -63,7 +63,7 @@ def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - started
     table = joined.to_pandas()
-    table = table[table.agreement >= AGREES]
+    table = table[table.agreement >= MIN_AGREEMENT]
     found = set(zip(table.a_path, table.b_path, strict=True))
     recall = {
         kind: sum(pair in found for pair, own in planted.items() if own == kind)

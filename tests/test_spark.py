@@ -127,7 +127,7 @@ def test_a_container_may_have_less_than_the_machine(
     quota: str, wanted: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything, machine = len(os.sched_getaffinity(0)), memory()
-    monkeypatch.setattr("lookalike.system.resources._GROUP", tmp_path)
+    monkeypatch.setattr("lookalike.system.resources._CGROUP", tmp_path)
     assert (cores(), memory()) == (everything, machine)
     (tmp_path / "cpu.max").write_text(quota + "\n")
     assert cores() == (wanted or everything)

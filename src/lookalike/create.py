@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lookalike.index import Index
 from lookalike.storage import EmbeddingTable
-from lookalike.system.defaults import WAVE
+from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.paths import Name, local_path
 
 
@@ -25,7 +25,7 @@ def create_index(
     like: Name | None = None,
     truncated: bool = False,
     spark: bool | None = None,
-    wave: int = WAVE,
+    wave: int = WAVE_IMAGES,
 ) -> Index:
     """Embed all images of a folder, glob, list, URI or table, and keep them as an index.
 

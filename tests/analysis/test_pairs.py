@@ -34,7 +34,7 @@ from lookalike.images import decode_pixels
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.models.embedder import normalize
 from lookalike.search.rows import Rows, draw
-from lookalike.system.defaults import AGREES
+from lookalike.system.defaults import MIN_AGREEMENT
 
 
 def run(*arguments: object) -> str:
@@ -100,15 +100,15 @@ def test_pixels_of_a_copy_agree_and_those_of_another_car_do_not(
     seen = [thumbnail(decode_pixels(photo.read_bytes())[0]) for photo in photos]
     for photo, own, other in zip(photos, seen, seen[1:] + seen[:1], strict=True):
         copy = thumbnail(decode_pixels(variant(Image.open(photo), change))[0])
-        assert agreement(own, copy) >= AGREES
-        assert agreement(other, copy) < AGREES
+        assert agreement(own, copy) >= MIN_AGREEMENT
+        assert agreement(other, copy) < MIN_AGREEMENT
 
 
 def test_a_picture_in_other_colours_is_another_picture(drawn: DrawnCollection) -> None:
     picture = Image.open(min(drawn.photos.rglob("*.jpg"))).convert("RGB")
     swapped = Image.merge("RGB", picture.split()[::-1])
     one, other = (thumbnail(np.asarray(p.resize((224, 224)))) for p in (picture, swapped))
-    assert agreement(one, other) < AGREES <= agreement(one, one)
+    assert agreement(one, other) < MIN_AGREEMENT <= agreement(one, one)
 
 
 @pytest.mark.parametrize("span", [0, 1, 4])
@@ -280,7 +280,7 @@ def test_groups_are_the_copies_of_one_picture(twice: Index, tmp_path: Path, wide
         assert group.kept_path.unique().tolist() == [group.path.iloc[0]]
         area = group.width * group.height
         assert area.iloc[0] == area.max()
-        assert (group.distance <= wide).all() and (group.agreement >= AGREES).all()
+        assert (group.distance <= wide).all() and (group.agreement >= MIN_AGREEMENT).all()
     same = table[(table.action == "drop") & table.same_bytes]
     assert len(same) == found.figures["same_bytes"]
     assert (tmp_path / "out" / "index.html").is_file()
@@ -577,7 +577,7 @@ def test_leaks_between_two_collections_are_found(tmp_path: Path) -> None:
     )
     table = one.pairs(tmp_path / "leaks", other, within=0.6, verify=True).to_pandas()
     right = [(photo.name, f"{number}.jpg") for number, photo in enumerate(photos[:60])]
-    same = table[table.agreement >= AGREES]
+    same = table[table.agreement >= MIN_AGREEMENT]
     found = set(zip(same.a_path, same.b_path, strict=True))
     assert len(found & set(right)) >= 0.97 * len(right)
     assert len(found - set(right)) <= 3

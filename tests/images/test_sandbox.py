@@ -38,7 +38,7 @@ from lookalike.images.decoding import sandbox as isolated
 from lookalike.images.inputs.listing import IMAGE
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.ingest.batches import embed_batches
-from lookalike.spark import tries_again
+from lookalike.spark import retries_tasks
 from lookalike.storage import EmbeddingTable
 
 COMMAND = str(Path(sys.executable).with_name("lookalike"))
@@ -477,7 +477,7 @@ def test_whether_spark_tries_again(master: str, failures: str, again: bool) -> N
         sparkContext=SimpleNamespace(master=master),
         conf={"spark.task.maxFailures": failures} if failures else {},
     )
-    assert tries_again(given) is again
+    assert retries_tasks(given) is again
 
 
 @pytest.mark.long

@@ -30,7 +30,7 @@ from lookalike.images.inputs.tables import ROWS, inspect_files, local_shards, re
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.ingest import Options, build_index
 from lookalike.ingest.export import write_embeddings
-from lookalike.spark import last_words, session
+from lookalike.spark import session, short_error
 
 NANOS = pa.timestamp("ns")
 PHOTOS = [bytes([65 + at]) * (at + 1) for at in range(6)]
@@ -563,7 +563,7 @@ def test_an_error_of_spark_is_one_line() -> None:
         java + python: "ValueError: no such thing",
         "": "Exception",
     }.items():
-        assert last_words(Exception(said)) == wanted
+        assert short_error(Exception(said)) == wanted
 
 
 def test_only_files_with_wanted_rows_are_read(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from lookalike.search.engines import Engine
 from lookalike.search.query import random_query
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, SegmentRecord
-from lookalike.system.progress import Move
+from lookalike.system.progress import OnProgress
 
 GOOD = 100
 HEADER = ["image", "label", *(f"e{i}" for i in range(512))]
@@ -132,7 +132,7 @@ def test_progress_says_how_many_were_skipped(
     shown: list[tuple[int, int | None, str]] = []
 
     @contextmanager
-    def line(text: str, unit: str = "") -> Iterator[Move]:
+    def line(text: str, unit: str = "") -> Iterator[OnProgress]:
         yield lambda done, total, note="": shown.append((done, total, note))
 
     monkeypatch.setattr(running, "progress_line", line)
@@ -730,7 +730,7 @@ def test_a_gpu_is_one_process_s(
     at_hand: bool,
     wanted: bool,
 ) -> None:
-    monkeypatch.setattr(running, "is_at_hand", lambda: at_hand)
+    monkeypatch.setattr(running, "is_spark_available", lambda: at_hand)
     job = replace(prepare(drawn.photos, Options(spark=asked)), device=device)
     assert embedding._uses_spark(job, embedding.MAX_FILES_WITHOUT_SPARK + 1) == wanted
 

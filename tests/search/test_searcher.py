@@ -28,7 +28,7 @@ from lookalike.search.searcher import Searcher
 from lookalike.search.signatures import Effort
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.commits import compact
-from lookalike.system.defaults import RECALL
+from lookalike.system.defaults import TARGET_RECALL
 
 ROWS = 6000
 
@@ -214,7 +214,9 @@ def recall_of(
     for own, query in zip(range(first, 10**9, step), vectors, strict=False):
         wanted = ids(ready.nearest(query, k, engine="exact", without=own, **options)[0])
         found = ids(
-            ready.nearest(query, k, recall=RECALL, engine="approximate", without=own, **options)[0]
+            ready.nearest(
+                query, k, recall=TARGET_RECALL, engine="approximate", without=own, **options
+            )[0]
         )
         assert len(found) == len(wanted)
         shares.append(len(set(found) & set(wanted)) / k)
@@ -314,7 +316,7 @@ def measured_once(collection: EmbeddingTable) -> RecallProfile:
         again = Searcher(EmbeddingTable.open(collection.path))
         again.get_ready()
         assert again.profile == ready.profile
-        assert again.known_recall() == ready.profile.recall[RECALLS.index(RECALL)]
+        assert again.known_recall() == ready.profile.recall[RECALLS.index(TARGET_RECALL)]
     return ready.profile
 
 

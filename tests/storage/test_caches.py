@@ -104,8 +104,8 @@ def test_what_was_zeroed_is_made_again(
     stored: EmbeddingTable, part: str, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if large:  # of which samples are taken
-        monkeypatch.setattr(cache, "_WHOLE", 1024)
-        monkeypatch.setattr(cache, "_BLOCK", 64)
+        monkeypatch.setattr(cache, "_FULL_CHECK_BYTES", 1024)
+        monkeypatch.setattr(cache, "_BLOCK_BYTES", 64)
     wanted = answers(stored.path), signatures(stored.path)
     for name in NAMES:
         (file,) = stored.segments[0].cache.glob(name)
@@ -121,8 +121,8 @@ def test_what_was_zeroed_is_made_again(
 def test_a_check_sees_what_samples_do_not(
     stored: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "_WHOLE", 4096)
-    monkeypatch.setattr(cache, "_BLOCK", 16)
+    monkeypatch.setattr(cache, "_FULL_CHECK_BYTES", 4096)
+    monkeypatch.setattr(cache, "_BLOCK_BYTES", 16)
     signatures(stored.path)
     for name in ("vectors.npy", "signatures-*.npy"):
         (file,) = stored.segments[0].cache.glob(name)

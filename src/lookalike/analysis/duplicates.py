@@ -17,7 +17,7 @@ from lookalike.analysis.verification import count_compared, in_threads
 from lookalike.analysis.verification import verify as verify_pairs
 from lookalike.errors import ImageError, LookalikeError, either
 from lookalike.storage import EmbeddingTable
-from lookalike.system.defaults import AGREES, CAP, RECALL
+from lookalike.system.defaults import MAX_PAIRS_PER_IMAGE, MIN_AGREEMENT, TARGET_RECALL
 from lookalike.system.progress import progress_line
 from lookalike.system.sql import create_view, fetch_row, write_parquet
 
@@ -101,9 +101,9 @@ def duplicates(
     *,
     keep: Keep = "largest",
     verify: bool = True,
-    agrees: float = AGREES,
-    cap: int = CAP,
-    recall: float = RECALL,
+    agrees: float = MIN_AGREEMENT,
+    cap: int = MAX_PAIRS_PER_IMAGE,
+    recall: float = TARGET_RECALL,
     spark: bool | None = None,
 ) -> dict[str, Any]:
     """Find groups of near-duplicates and write `folder/duplicates.parquet`.

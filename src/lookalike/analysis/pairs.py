@@ -19,7 +19,7 @@ from lookalike.search.knn.graph import write_graph
 from lookalike.search.rows import Rows, check_k, draw
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
-from lookalike.system.defaults import CAP, RECALL
+from lookalike.system.defaults import MAX_PAIRS_PER_IMAGE, TARGET_RECALL
 from lookalike.system.files import delete_folder
 from lookalike.system.sql import connect, create_view, fetch_row, write_parquet
 
@@ -46,11 +46,11 @@ def join(
     collection: EmbeddingTable,
     folder: Path,
     within: float = np.inf,
-    cap: int = CAP,
+    cap: int = MAX_PAIRS_PER_IMAGE,
     other: EmbeddingTable | None = None,
     *,
     engine: Engine = "auto",
-    recall: float = RECALL,
+    recall: float = TARGET_RECALL,
     spark: bool | None = None,
 ) -> dict[str, Any]:
     """Find pairs within a distance and write them into `folder/pairs`, nearest first.
@@ -171,7 +171,7 @@ def _figures(
     with connect(pairs.parent) as sql:
         create_view(sql, "pairs", pairs)
         (count,) = fetch_row(sql, "select count(*) from pairs")
-    found, true = _count_true(collection, pairs, within, cap or CAP, other)
+    found, true = _count_true(collection, pairs, within, cap or MAX_PAIRS_PER_IMAGE, other)
     return {
         "images": (other or collection).counts()[0],
         "pairs": count,

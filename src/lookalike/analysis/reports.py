@@ -27,7 +27,7 @@ from lookalike.rendering import (
     write_parts,
 )
 from lookalike.storage import EmbeddingTable
-from lookalike.system.defaults import AGREES
+from lookalike.system.defaults import MIN_AGREEMENT
 from lookalike.system.sql import connect, create_view
 
 _CARDS = 12  # of a group
@@ -40,7 +40,7 @@ def pairs(
     """Show the nearest pairs of a join."""
     verified = "agreeing" in figures
     condition = "agreement >= $agrees::float" if verified else "true"
-    values = {"shown": shown, **({"agrees": AGREES} if verified else {})}
+    values = {"shown": shown, **({"agrees": MIN_AGREEMENT} if verified else {})}
     with connect(folder) as sql:
         create_view(sql, "pairs", folder / "pairs")
         query = f"""

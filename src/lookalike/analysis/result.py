@@ -15,9 +15,9 @@ from lookalike.images import Source, encode_path
 from lookalike.images.inputs.source import looked_at
 from lookalike.spark import local_uri, session
 from lookalike.system.extras import require
-from lookalike.system.files import make_free, new_file, put_in_place, staging_folder
+from lookalike.system.files import check_free, new_file, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
-from lookalike.system.untrusted import inner_name, read_json, without_formulas
+from lookalike.system.untrusted import check_file_name, read_json, without_formulas
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ class AnalysisResult:
         folder = local_path(folder).absolute()
         try:
             about = read_json(folder / _ABOUT)
-            return cls(folder, inner_name(str(about.pop("table"))), about)
+            return cls(folder, check_file_name(str(about.pop("table"))), about)
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise LookalikeError(
                 f"{folder} is not a result of lookalike ({error}): make it again"
@@ -94,7 +94,7 @@ def finding(
             "choose another `out`"
         )
     out = out.absolute()
-    make_free(out, overwrite)
+    check_free(out, overwrite)
     if out.exists() and not (out / _ABOUT).is_file():
         raise LookalikeError(f"{out} is something else: choose another `out`")
     with staging_folder(out) as staging:

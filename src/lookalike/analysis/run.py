@@ -25,7 +25,13 @@ from lookalike.search.knn.export import check_same_model
 from lookalike.search.knn.graph import write_graph
 from lookalike.search.rows import check_recall, check_seed
 from lookalike.storage import EmbeddingTable
-from lookalike.system.defaults import AGREES, CAP, IN_GALLERY, RECALL, SHOWN
+from lookalike.system.defaults import (
+    GALLERY_IMAGES,
+    MAX_PAIRS_PER_IMAGE,
+    MAX_SHOWN_GROUPS,
+    MIN_AGREEMENT,
+    TARGET_RECALL,
+)
 from lookalike.system.extras import require
 from lookalike.system.files import delete_folder
 from lookalike.system.paths import Name, local_path
@@ -49,12 +55,12 @@ def find_pairs(
     *,
     within: float | None = None,
     k: int | None = None,
-    cap: int = CAP,
+    cap: int = MAX_PAIRS_PER_IMAGE,
     verify: bool = False,
     engine: Engine = "auto",
-    recall: float = RECALL,
+    recall: float = TARGET_RECALL,
     spark: bool | None = None,
-    shown: int = SHOWN,
+    shown: int = MAX_SHOWN_GROUPS,
     overwrite: bool = False,
 ) -> AnalysisResult:
     """Find pairs of images within a distance: of this index, or of this one and another.
@@ -149,11 +155,11 @@ def find_duplicates(
     within: float | None = None,
     keep: Keep = "largest",
     verify: bool = True,
-    agrees: float = AGREES,
-    cap: int = CAP,
-    recall: float = RECALL,
+    agrees: float = MIN_AGREEMENT,
+    cap: int = MAX_PAIRS_PER_IMAGE,
+    recall: float = TARGET_RECALL,
     spark: bool | None = None,
-    shown: int = SHOWN,
+    shown: int = MAX_SHOWN_GROUPS,
     overwrite: bool = False,
 ) -> AnalysisResult:
     """Find images that are there more than once: groups, with one image of each to keep.
@@ -221,9 +227,9 @@ def find_clusters(
     resolution: float = 1.0,
     least: int = 2,
     k: int = 15,
-    recall: float = RECALL,
+    recall: float = TARGET_RECALL,
     spark: bool | None = None,
-    shown: int = SHOWN,
+    shown: int = MAX_SHOWN_GROUPS,
     overwrite: bool = False,
 ) -> AnalysisResult:
     """Find clusters of similar images, by Leiden's algorithm on the graph of neighbours.
@@ -272,9 +278,9 @@ def find_outliers(
     out: Name,
     *,
     k: int = 15,
-    recall: float = RECALL,
+    recall: float = TARGET_RECALL,
     spark: bool | None = None,
-    shown: int = SHOWN,
+    shown: int = MAX_SHOWN_GROUPS,
     overwrite: bool = False,
 ) -> AnalysisResult:
     """Rank images by how isolated they are, and find labels that may be wrong.
@@ -321,9 +327,9 @@ def make_gallery(
     *,
     k: int = 15,
     seed: int = 0,
-    recall: float = RECALL,
+    recall: float = TARGET_RECALL,
     spark: bool | None = None,
-    shown: int = IN_GALLERY,
+    shown: int = GALLERY_IMAGES,
     overwrite: bool = False,
 ) -> AnalysisResult:
     """Make a folder of pictures that shows an unknown collection at a glance.

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from lookalike import images
 from lookalike.analysis.comparison import COMPARED, ImageReader, compare_pairs
 from lookalike.images.decoding.sandbox import Decoder, open_decoder
-from lookalike.spark import is_second_try, local_uri, progress, session, tries_again
-from lookalike.system.defaults import AGREES
+from lookalike.spark import is_retry, local_uri, progress, retries_tasks, session
+from lookalike.system.defaults import MIN_AGREEMENT
 from lookalike.system.files import delete_folder
 from lookalike.system.progress import progress_line
 from lookalike.system.resources import cores
@@ -27,7 +27,7 @@ _Output = TypeVar("_Output")
 
 
 def verify(
-    pairs: Path, a: images.Source, b: images.Source, spark: bool, agrees: float = AGREES
+    pairs: Path, a: images.Source, b: images.Source, spark: bool, agrees: float = MIN_AGREEMENT
 ) -> None:
     """Compare the pixels of pairs, on Spark or in threads; add `agreement` and `compared`.
 
@@ -50,11 +50,11 @@ def verify(
         # A comparison takes longer than a shuffle, however few the pairs.
         rows = rows.repartition(_TASKS_PER_CORE * running.sparkContext.defaultParallelism, "a_id")
         columns = ", ".join(f"{one.name} {one.dataType.simpleString()}" for one in rows.schema)
-        isolated = not tries_again(running)
+        isolated = not retries_tasks(running)
 
         def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             truncated = a.truncated or b.truncated
-            with open_decoder(isolated or is_second_try(), True, truncated) as decoder:
+            with open_decoder(isolated or is_retry(), True, truncated) as decoder:
                 yield from map(_comparer(decoder, a, b, agrees), batches)
 
         with progress(running, "comparing pixels"):
@@ -69,11 +69,11 @@ def verify(
 
 
 def count_agreeing(pairs: Path) -> int:
-    """Return the number of pairs with agreement of at least `AGREES`."""
+    """Return the number of pairs with agreement of at least `MIN_AGREEMENT`."""
     with connect(pairs.parent) as sql:
         create_view(sql, "pairs", pairs)
         query = "select count(*) from pairs where agreement >= $agrees::float"
-        (count,) = fetch_row(sql, query, {"agrees": AGREES})
+        (count,) = fetch_row(sql, query, {"agrees": MIN_AGREEMENT})
     return int(count)
 
 

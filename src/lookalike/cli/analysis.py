@@ -33,7 +33,13 @@ from lookalike.cli.output import (
     notes,
     show_json,
 )
-from lookalike.system.defaults import AGREES, CAP, IN_GALLERY, RECALL, SHOWN
+from lookalike.system.defaults import (
+    GALLERY_IMAGES,
+    MAX_PAIRS_PER_IMAGE,
+    MAX_SHOWN_GROUPS,
+    MIN_AGREEMENT,
+    TARGET_RECALL,
+)
 
 if TYPE_CHECKING:
     from lookalike.analysis.cleanup.apply import Aside
@@ -94,7 +100,7 @@ class Analysis:
 
 def _analyses(
     command: Callable[..., None],
-    shown: int = SHOWN,
+    shown: int = MAX_SHOWN_GROUPS,
     text: str = "Number of groups in the gallery; 0 writes none.",
 ) -> Callable[..., None]:
     """Give a command the options that all share; it is called with an `Analysis` and its own."""
@@ -102,7 +108,7 @@ def _analyses(
     def with_options(
         index: IndexArgument,
         out: Out,
-        recall: Recall = RECALL,
+        recall: Recall = TARGET_RECALL,
         spark: UseSpark = None,
         shown: Annotated[int, typer.Option(help=text, metavar="N")] = shown,
         as_csv: Csv = False,
@@ -127,7 +133,7 @@ def join(
     ] = None,
     within: Within = None,
     k: JoinK = None,
-    cap: Cap = CAP,
+    cap: Cap = MAX_PAIRS_PER_IMAGE,
     verify: Verify = False,
     engine: EngineOption = "auto",
 ) -> None:
@@ -161,8 +167,8 @@ def duplicates(
     verify: Verify = True,
     agrees: Annotated[
         float, typer.Option(help="Agreement of pixels that a duplicate needs, 0 to 1.")
-    ] = AGREES,
-    cap: Cap = CAP,
+    ] = MIN_AGREEMENT,
+    cap: Cap = MAX_PAIRS_PER_IMAGE,
     apply: Annotated[
         Literal["copy", "move", "link", "list"] | None,
         typer.Option(help="Copy, move, link or list the images to drop."),
@@ -263,7 +269,7 @@ def outliers(analysis: Analysis, k: K = 15) -> None:
     analysis.show(found, lines_of_outliers)
 
 
-@partial(_analyses, shown=IN_GALLERY, text="Number of images in each part of the gallery.")
+@partial(_analyses, shown=GALLERY_IMAGES, text="Number of images in each part of the gallery.")
 def gallery(analysis: Analysis, k: K = 15, seed: Seed = 0) -> None:
     """Make a gallery of an index: typical, isolated and similar images, and suspect labels.
 

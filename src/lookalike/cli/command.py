@@ -81,9 +81,9 @@ def _is_expected(error: Exception) -> bool:
         return not isinstance(error, BrokenPipeError)
     if "pyspark" not in sys.modules:
         return False
-    from lookalike.spark import is_of_spark
+    from lookalike.spark import is_spark_error
 
-    return is_of_spark(error)
+    return is_spark_error(error)
 
 
 def _set_up_output(quiet: bool, verbose: bool) -> None:

@@ -37,7 +37,7 @@ from lookalike.cli.output import (
     show_labels,
     stopped_well,
 )
-from lookalike.system.defaults import WAVE
+from lookalike.system.defaults import WAVE_IMAGES
 
 if TYPE_CHECKING:
     from lookalike.index import Index
@@ -143,7 +143,7 @@ def _updates(command: "Callable[..., Changed]") -> Callable[..., None]:
         label_name: LabelName = "Class",
         device: Device = "auto",
         spark: UseSpark = None,
-        wave: Wave = WAVE,
+        wave: Wave = WAVE_IMAGES,
         dry_run: DryRun = False,
         as_json: AsJson = False,
     ) -> None:
@@ -226,7 +226,7 @@ def watch(
     image_name: ImageName = "image",
     label_name: LabelName = "Class",
     device: Device = "auto",
-    wave: Wave = WAVE,
+    wave: Wave = WAVE_IMAGES,
     as_json: AsJson = False,
 ) -> None:
     """Keep an index equal to its folder until Ctrl-C, by a `sync` every few seconds.

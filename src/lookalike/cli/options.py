@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lookalike.search.engines import Engine, KnnEngine
-from lookalike.system.defaults import WAVE
+from lookalike.system.defaults import WAVE_IMAGES
 
 PrecisionName = Literal["auto", "f32", "bf16", "int8"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -158,7 +158,7 @@ def takes_images(command: Callable[..., None]) -> Callable[..., None]:
         like: Like = None,
         device: Device = "auto",
         spark: UseSpark = None,
-        wave: Wave = WAVE,
+        wave: Wave = WAVE_IMAGES,
         truncated: Truncated = False,
         overwrite: Overwrite = False,
         as_json: AsJson = False,

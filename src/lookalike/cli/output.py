@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from lookalike.system.defaults import RECALL
+from lookalike.system.defaults import TARGET_RECALL
 
 if TYPE_CHECKING:
     from lookalike.lsh import Parameters
@@ -78,8 +78,8 @@ def last_words(error: Exception) -> str:
         if is_full_disk(error):
             return str(full_disk(error.filename or "nothing more can be written"))
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-    if spark.is_of_spark(error):
-        return as_options(f"Spark failed: {spark.last_words(error)}")
+    if spark.is_spark_error(error):
+        return as_options(f"Spark failed: {spark.short_error(error)}")
     return as_options(" ".join(str(error).split())) or type(error).__name__
 
 
@@ -160,11 +160,11 @@ def note_of_signatures(known: dict[str, Any] | None) -> str:
     """Say which recall approximate search has, and how that is known."""
     if known is None:
         return "not measured yet: run `lookalike evaluate`"
-    found = known["recall"][str(RECALL)]
+    found = known["recall"][str(TARGET_RECALL)]
     measured = f"measured with {known['queries']} of the images"
     if found is None:
-        return f"exact search is used for a recall of {RECALL:.0%} ({measured})"
-    return f"recall@{known['k']} {found:.1%} for a target of {RECALL:.0%} ({measured})"
+        return f"exact search is used for a recall of {TARGET_RECALL:.0%} ({measured})"
+    return f"recall@{known['k']} {found:.1%} for a target of {TARGET_RECALL:.0%} ({measured})"
 
 
 def show_figures(figures: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from lookalike.cli.output import (
     show_json,
     show_neighbors,
 )
-from lookalike.system.defaults import RECALL
+from lookalike.system.defaults import TARGET_RECALL
 
 
 def info(
@@ -99,7 +99,7 @@ def search(
     seed: OptionalSeed = None,
     k: SearchK = None,
     engine: EngineOption = "auto",
-    recall: Recall = RECALL,
+    recall: Recall = TARGET_RECALL,
     within: Annotated[
         float | None, typer.Option(help="Largest distance, 0 to 2. [default: any]")
     ] = None,
@@ -181,7 +181,7 @@ def neighbors(
     ] = None,
     k: K = 10,
     engine: KnnEngineOption = "auto",
-    recall: Recall = RECALL,
+    recall: Recall = TARGET_RECALL,
     paths: Annotated[bool, typer.Option("--paths", help="Add paths to the ids.")] = False,
     overwrite: Overwrite = False,
 ) -> None:

@@ -26,7 +26,7 @@ from lookalike.storage import (
     successor,
     writing,
 )
-from lookalike.system.files import delete, delete_folder, make_free, put_in_place, staging_folder
+from lookalike.system.files import check_free, delete, delete_folder, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
 
 
@@ -46,7 +46,7 @@ def build_index(
 
     """
     out = local_path(out).absolute()
-    make_free(out, overwrite=True)
+    check_free(out, overwrite=True)
     if out.exists() and not (is_index(out) or is_unfinished(out)):
         raise LookalikeError(
             f"{out} is not an index and will not be replaced: choose another `out`"

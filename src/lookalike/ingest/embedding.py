@@ -25,10 +25,10 @@ from lookalike.ingest.inputs import Inputs
 from lookalike.ingest.options import EmbedResult, Job
 from lookalike.ingest.spark_job import embed_on_spark, sample_of_frame, skipped_note, split_listing
 from lookalike.models import Model
-from lookalike.spark import is_at_hand, progress, session
+from lookalike.spark import is_spark_available, progress, session
 from lookalike.storage import SegmentRecord, write_segment
 from lookalike.system.arrays import Pixels
-from lookalike.system.defaults import WAVE
+from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.extras import install, is_installed
 from lookalike.system.progress import progress_line
 from lookalike.system.resources import cores
@@ -82,7 +82,7 @@ def _uses_spark(job: Job, count: int) -> bool:
     """Tell whether to embed this number of local files on Spark."""
     if job.spark is not None:
         return job.spark
-    if is_at_hand():
+    if is_spark_available():
         return True
     # On a GPU, several processes are no faster than one, and each takes GPU memory.
     if count <= MAX_FILES_WITHOUT_SPARK or job.device == "cuda":
@@ -204,7 +204,7 @@ def _split_wave(wave: int, threads: int, run: models.Engine) -> tuple[int, int, 
 
     """
     batch, ahead = run.batch, 2 * threads
-    if wave < WAVE:
+    if wave < WAVE_IMAGES:
         batch = max(min(batch, wave // ahead), 1)
         ahead = min(ahead, wave // 2 // batch)
     waiting = wave - ahead * batch

@@ -20,10 +20,10 @@ from lookalike.ingest import (
     rows_with_status,
 )
 from lookalike.models import quantization
-from lookalike.spark import is_at_hand, local_uri, session
+from lookalike.spark import is_spark_available, local_uri, session
 from lookalike.storage import EmbeddingTable, SegmentRecord
 from lookalike.storage.schema import ROW
-from lookalike.system.files import make_free, put_in_place, staging_folder
+from lookalike.system.files import check_free, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
 from lookalike.system.untrusted import without_formulas
 
@@ -70,9 +70,9 @@ def write_embeddings(
         )
     out = out.absolute()
     skipped = skipped_file(out)
-    make_free(out, overwrite)
+    check_free(out, overwrite)
     replace_skipped = overwrite or not out.exists()  # a list without its result is outdated
-    make_free(skipped, replace_skipped)
+    check_free(skipped, replace_skipped)
     if skipped.exists() and not _is_skipped_file(skipped):
         raise LookalikeError(f"{skipped} was not written by lookalike: choose another `out`")
     if out.is_dir() and not (out / "_SUCCESS").exists():  # Spark writes it into its results
@@ -144,7 +144,7 @@ def _write_csv(files: Sequence[Path], out: Path, width: int, no_formulas: bool) 
 
 
 def _write_parquet(files: Sequence[Path], out: Path) -> None:
-    if not is_at_hand():  # the segments are in order: no need to start Spark
+    if not is_spark_available():  # the segments are in order: no need to start Spark
         out.mkdir()
         schema = pa.schema([("image", pa.string()), ROW.field("label"), ROW.field("embedding")])
         with pq.ParquetWriter(out / "part-00000.parquet", schema) as writer:

@@ -18,7 +18,7 @@ from lookalike.models import Model
 from lookalike.models.weights import AUTO
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Pixels
-from lookalike.system.defaults import WAVE
+from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.extras import require
 from lookalike.system.paths import Name, local_path
 
@@ -64,7 +64,7 @@ class Options:
     precision: str = "auto"
     device: str = "auto"
     spark: bool | None = None
-    wave: int = WAVE
+    wave: int = WAVE_IMAGES
     like: Name | None = None
     truncated: bool = False
 

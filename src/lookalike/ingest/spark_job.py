@@ -20,16 +20,16 @@ from lookalike.ingest.diff import HashLookup
 from lookalike.ingest.options import Job
 from lookalike.models import Model
 from lookalike.spark import (
-    is_of_spark,
-    is_second_try,
-    last_words,
+    is_retry,
+    is_spark_error,
+    retries_tasks,
     session,
-    small_batches,
-    tries_again,
+    short_error,
+    small_arrow_batches,
 )
 from lookalike.storage import SEGMENT, SEGMENT_DDL, SegmentRecord, write_segment
 from lookalike.system.arrays import Pixels
-from lookalike.system.defaults import WAVE
+from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.progress import progress_line
 from lookalike.system.untrusted import is_hash, read_json
 
@@ -52,7 +52,7 @@ def split_listing(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Rea
     spark = session()
     parallel = spark.sparkContext.defaultParallelism
     tasks = task_count(count, parallel)
-    if wave < WAVE:  # a killed run loses the rows that tasks compute, too
+    if wave < WAVE_IMAGES:  # a killed run loses the rows that tasks compute, too
         tasks = min(max(tasks, count * 2 * parallel // wave), count)
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -111,7 +111,7 @@ def embed_on_spark(
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
 
     # An image may crash a worker. The retry of its task decodes in a separate process.
-    always_isolated = threads > 1 or not tries_again(spark)
+    always_isolated = threads > 1 or not retries_tasks(spark)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import TaskContext
@@ -129,7 +129,7 @@ def embed_on_spark(
             threads,
             device,
             lookup=lookup,
-            isolated=always_isolated or is_second_try(),
+            isolated=always_isolated or is_retry(),
             expendable=True,
         )
         for batch in write_segment(rows, folder):
@@ -138,7 +138,7 @@ def embed_on_spark(
             )
 
     def run() -> list[SegmentRecord]:
-        with small_batches(spark):
+        with small_arrow_batches(spark):
             return [row.asDict() for row in frame.mapInArrow(task, SEGMENT_DDL).collect()]
 
     seen: set[str] = set()
@@ -166,9 +166,9 @@ def embed_on_spark(
                 running.result()
             except BaseException as error:
                 spark.sparkContext.cancelAllJobs()  # else the pool would wait for them
-                if is_of_spark(error):
+                if is_spark_error(error):
                     raise LookalikeError(
-                        f"Spark failed: {last_words(error)}; run the same command again to continue"
+                        f"Spark failed: {short_error(error)}; run the same command to continue"
                     ) from None
                 raise
     finally:
@@ -228,10 +228,10 @@ def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
 
     A random sample would have to read the whole data lake.
     """
-    always_isolated = not tries_again(frame.sparkSession)
+    always_isolated = not retries_tasks(frame.sparkSession)
 
     def decoded_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        isolated, truncated = always_isolated or is_second_try(), source.truncated
+        isolated, truncated = always_isolated or is_retry(), source.truncated
         with images.open_decoder(isolated, True, truncated) as decoder:
             for batch in batches:
                 decoded = []
@@ -240,7 +240,7 @@ def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
                         decoded.append(decoder.decode_pixels(content.as_py() or b"")[0].tobytes())
                 yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
 
-    with small_batches(frame.sparkSession):
+    with small_arrow_batches(frame.sparkSession):
         # Limit last: Spark then reads only as many partitions as it needs.
         decoded = frame.select("content").mapInArrow(decoded_rows, "pixels binary")
         rows = decoded.limit(models.SAMPLE_IMAGES).collect()

@@ -17,7 +17,7 @@ from lookalike.search.rows import Neighbor, check_seed
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Vectors
-from lookalike.system.files import make_free, put_in_place, staging_folder
+from lookalike.system.files import check_free, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def write_hashes(
         raise LookalikeError(f"unknown family {family!r}: choose projection or minhash")
     table = _opened(index)
     out = local_path(out).absolute()
-    make_free(out, overwrite)
+    check_free(out, overwrite)
     if out.exists() and not (out / "hashes").is_dir():
         raise LookalikeError(f"{out} holds no hashes and is not replaced: choose another `out`")
     with staging_folder(out) as staging:

@@ -19,7 +19,7 @@ from lookalike.errors import LookalikeError, Unreadable, says_nothing
 from lookalike.images import PREPROCESSING
 from lookalike.models import lite0_package
 from lookalike.models.weights import AUTO, BUNDLED, FILES, settle
-from lookalike.system.cache import cache_folder, keeping
+from lookalike.system.cache import cache_folder, ignore_cache_errors
 from lookalike.system.extras import require
 from lookalike.system.files import delete_folder, new_folder
 from lookalike.system.untrusted import read_json
@@ -97,7 +97,7 @@ class Model:
 
     def keep(self, folder: Path) -> None:
         """Replace a folder of the cache by this model, unless the cache is read-only."""
-        with keeping():
+        with ignore_cache_errors():
             delete_folder(folder)
             self.save(folder)
 

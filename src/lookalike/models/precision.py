@@ -18,7 +18,7 @@ from lookalike.models.quantization import METHOD, cancel_preload, preload, quant
 from lookalike.models.runtimes import PROBE, engine, processor
 from lookalike.models.weights import BUNDLED
 from lookalike.system.arrays import Pixels, Vectors
-from lookalike.system.cache import cache_folder, keeping
+from lookalike.system.cache import cache_folder, ignore_cache_errors
 from lookalike.system.extras import is_installed
 from lookalike.system.files import new_file
 from lookalike.system.resources import cores
@@ -194,7 +194,7 @@ def _quickest(full: Model, pixels: Pixels, device: str) -> Model:
 
     with preload("int8" in makers):  # NNCF is imported while f32 is measured
         chosen = _compare(full, makers, pixels, device)
-    with keeping():
+    with ignore_cache_errors():
         note.parent.mkdir(parents=True, exist_ok=True)
         about = {"precision": chosen.precision, "agreement": chosen.agreement}
         with new_file(note) as part:

@@ -15,7 +15,7 @@ from lookalike.search.recall import RECALLS
 from lookalike.search.rows import Rows, draw
 from lookalike.search.searcher import Searcher
 from lookalike.system.arrays import Numbers, Vectors
-from lookalike.system.defaults import RECALL
+from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.progress import progress_line
 
 Drawn: TypeAlias = tuple[int, str | None, Vectors]
@@ -132,7 +132,7 @@ def by_signatures(
             found = _answers(searcher, drawn, k, "approximate", recall)
             curve.append(_point("approximate", recall, found, true))
     curve.append(_point("exact", 1.0, true, true))
-    usual = curve[RECALLS.index(RECALL)]
+    usual = curve[RECALLS.index(TARGET_RECALL)]
     approximate = {
         "queries": len(drawn),
         "k": k,

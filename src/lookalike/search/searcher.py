@@ -52,7 +52,7 @@ from lookalike.search.rows import Neighbor, Rows, check_recall, draw
 from lookalike.search.signatures import Effort, Signatures
 from lookalike.storage import EmbeddingTable, Segment
 from lookalike.system.arrays import Mask, Numbers, Vectors
-from lookalike.system.defaults import RECALL
+from lookalike.system.defaults import TARGET_RECALL
 
 __all__ = ["RECALLS", "RECALL_K", "SAMPLE_QUERIES", "RecallProfile", "Searcher"]
 
@@ -96,7 +96,7 @@ class Searcher:
         k: int,
         *,
         engine: KnnEngine = "auto",
-        recall: float = RECALL,
+        recall: float = TARGET_RECALL,
         without: int | None = None,
         allowed: Mask | None = None,
     ) -> tuple[list[Neighbor], KnnEngine, int]:
@@ -171,9 +171,9 @@ class Searcher:
         return engine == "approximate" or (engine == "auto" and left > EXACT_UP_TO and recall < 1)
 
     def known_recall(self) -> float | None:
-        """Return the measured recall@10 at the target `RECALL`; None before it is measured."""
+        """Return the measured recall@10 at `TARGET_RECALL`; None before it is measured."""
         saved = self.saved_profile()
-        return saved.recall[RECALLS.index(RECALL)] if saved else None
+        return saved.recall[RECALLS.index(TARGET_RECALL)] if saved else None
 
     def saved_profile(self) -> RecallProfile | None:
         """Return a saved profile that holds for the rows of this version; None without one."""
@@ -269,7 +269,9 @@ class Searcher:
             sample = sample_queries(self.rows, SAMPLE_QUERIES, self._rows_outside(ranges))
             count = sum(file.rows for file in self._files)
             profile = measure_profile(self.signatures, sample, count, stop)
-        pairs = [one for one in zip(RECALLS, profile.efforts, strict=True) if one[0] <= RECALL]
+        pairs = [
+            one for one in zip(RECALLS, profile.efforts, strict=True) if one[0] <= TARGET_RECALL
+        ]
         recall, effort = next(((r, e) for r, e in reversed(pairs) if e is not None), (0.0, None))
         new: list[tuple[IdRange, QuerySample]] = []
         unlike = sum(len(self._rows_in(ids)) for ids in known if ids.first >= cells.stop)

@@ -20,7 +20,7 @@ from lookalike.search.rows import Neighbor
 from lookalike.search.searcher import EXACT_UP_TO, Searcher
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Mask, Numbers, Vectors
-from lookalike.system.defaults import RECALL
+from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.untrusted import is_hash
 
 PICTURE_SIDES = {"thumbnail": 320, "picture": 1280}
@@ -114,7 +114,7 @@ class Snapshot:
                 query,
                 k,
                 "auto" if self.is_ready else "exact",
-                RECALL,
+                TARGET_RECALL,
                 within,
                 list(labels) or None,
                 list(paths) or None,
@@ -189,14 +189,14 @@ class Snapshot:
     @property
     def recall(self) -> dict[str, Any]:
         """The measured recall as `schemas.Recall`."""
-        about = {"asked": RECALL, "k": RECALL_K}
+        about = {"asked": TARGET_RECALL, "k": RECALL_K}
         if len(self.rows) <= EXACT_UP_TO:
             return {**about, "engine": "exact", "measured": 1.0, "queries": 0}
         known = self.searcher.profile if self.is_ready else None
         return {
             **about,
             "engine": "approximate",
-            "measured": known and known.recall[RECALLS.index(RECALL)],
+            "measured": known and known.recall[RECALLS.index(TARGET_RECALL)],
             "queries": known.queries if known else 0,
         }
 

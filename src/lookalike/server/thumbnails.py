@@ -11,7 +11,7 @@ import pyarrow as pa
 from lookalike.images import IsolatedDecoder
 from lookalike.images.inputs.reader import content_hash
 from lookalike.server.snapshot import Snapshot
-from lookalike.system.cache import cache_folder, keeping, opened_seal
+from lookalike.system.cache import cache_folder, ignore_cache_errors, unseal
 from lookalike.system.files import new_file
 
 MAX_CACHE_BYTES = 2 * 2**30
@@ -43,7 +43,7 @@ class Thumbnails:
             return None
         file = self._file(named, side)
         try:
-            jpeg = opened_seal(pa.py_buffer(file.read_bytes()), file.name, all_of_it=True)
+            jpeg = unseal(pa.py_buffer(file.read_bytes()), file.name, check_all=True)
         except (OSError, ValueError):  # missing, or incomplete after a power cut
             return None
         self.hits += 1
@@ -64,7 +64,7 @@ class Thumbnails:
         same = content_hash(data) == named
         if same and self._cap:
             file = self._file(named, side)
-            with keeping():
+            with ignore_cache_errors():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with new_file(file, sealed=True, lasting=False) as part:
                     part.write_bytes(jpeg)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from lookalike.storage.errors import no_longer_kept
 from lookalike.storage.segments import SEGMENT, SegmentRecord, is_history, unreadable
-from lookalike.system.untrusted import inner_names
+from lookalike.system.untrusted import check_inner_names
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -41,7 +41,7 @@ def read_actions(table: "DeltaTable") -> pa.Table:
     Raises `ValueError` where one names a file outside the index.
     """
     actions = pa.table(table.get_add_actions(flatten=True))
-    inner_names(actions["path"])
+    check_inner_names(actions["path"])
     return actions if len(actions) else _NO_ACTIONS
 
 

@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from lookalike.system.cache import cache_folder, keeping
+from lookalike.system.cache import cache_folder, ignore_cache_errors
 from lookalike.system.files import delete_folder, new_file
 from lookalike.system.untrusted import is_hash
 
@@ -55,7 +55,7 @@ def cache_of(file: Path) -> tuple[Path, str]:
     ):
         return own, now  # or it is being written to
     if os.path.isdir(shared):
-        with keeping():
+        with ignore_cache_errors():
             mark(shared, file, now)
     return shared, now
 

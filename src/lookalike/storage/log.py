@@ -16,7 +16,7 @@ import pyarrow as pa
 from lookalike.storage.data_folders import MARK
 from lookalike.storage.description import find_folder
 from lookalike.storage.transactions import COUNTS, OPERATION
-from lookalike.system.untrusted import inner_names
+from lookalike.system.untrusted import check_inner_names
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -172,7 +172,7 @@ def _whole(path: Path, number: int) -> Version:
     from deltalake import DeltaTable
 
     actions = pa.table(DeltaTable(path.absolute(), version=number).get_add_actions())
-    inner_names(actions["path"])
+    check_inner_names(actions["path"])
     names, sizes = (actions[name].to_pylist() for name in ("path", "size_bytes"))
     log = path / "_delta_log"
     of_version = next(log.glob(f"{number:020}*"))
@@ -193,7 +193,7 @@ def _commit(log: Path, number: int) -> Version:
                 removed.append(unquote(action["remove"]["path"]))
             elif "commitInfo" in action:
                 moment = int(action["commitInfo"].get("timestamp", moment))
-    inner_names(pa.array([*added, *removed], pa.string()))
+    check_inner_names(pa.array([*added, *removed], pa.string()))
     return Version(number, moment, added, removed)
 
 

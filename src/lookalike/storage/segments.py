@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from lookalike.errors import LookalikeError, forbidden, is_forbidden, one_line, says_nothing
 from lookalike.storage.caches import cache_of, digest, identity, mark
 from lookalike.storage.schema import ROW
-from lookalike.system.cache import keeping, map_sealed, say_why, seal
-from lookalike.system.files import discard, new_file, new_folder, sync_folder
+from lookalike.system.cache import ignore_cache_errors, map_sealed, seal, warn_cache_unusable
+from lookalike.system.files import delete_folder_at_once, new_file, new_folder, sync_folder
 from lookalike.system.untrusted import map_array
 
 # What search needs of a row, beside its vector.
@@ -147,12 +147,12 @@ class Segment:
                 _give_up(self.file, error)
                 return *self.stored(), False
         if was_there:
-            with keeping():
-                discard(self.cache)
+            with ignore_cache_errors():
+                delete_folder_at_once(self.cache)
         vectors, rows = self.stored()
         if not self._is_unchanged():  # of which content that is, nobody knows
             return vectors, rows, False
-        with keeping():
+        with ignore_cache_errors():
             if not os.path.lexists(self.cache):
                 self._keep(vectors, rows)
             with contextlib.suppress(ValueError, MemoryError, pa.ArrowException):
@@ -186,9 +186,9 @@ class Segment:
         """
         return self._found[0]
 
-    def _map(self, *, all_of_it: bool = False) -> tuple[npt.NDArray[np.float32], pa.Table]:
-        vectors = map_array(self.cache / "vectors.npy", all_of_it=all_of_it)
-        stored = map_sealed(self.cache / "rows.arrow", all_of_it=all_of_it)
+    def _map(self, *, check_all: bool = False) -> tuple[npt.NDArray[np.float32], pa.Table]:
+        vectors = map_array(self.cache / "vectors.npy", check_all=check_all)
+        stored = map_sealed(self.cache / "rows.arrow", check_all=check_all)
         rows = pa.ipc.open_file(pa.BufferReader(stored)).read_all()
         if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(rows):
             raise ValueError(f"{self.cache} does not go together")
@@ -210,7 +210,7 @@ class Segment:
         try:
             if not self.cache.exists():
                 return True
-            vectors, rows = self._map(all_of_it=True)
+            vectors, rows = self._map(check_all=True)
             rows.validate(full=True)  # else what is damaged could lead anywhere
             start = 0
             for batch in row_batches(self.file, [*_CACHED, "embedding"]):
@@ -224,7 +224,7 @@ class Segment:
                     return False
                 start = stop
             files = self.cache.glob("*-*.npy")
-            derived = (map_array(file, all_of_it=True) for file in files)
+            derived = (map_array(file, check_all=True) for file in files)
             return len(vectors) == len(rows) == start and all(len(one) == start for one in derived)
         except (OSError, ValueError, TypeError, MemoryError, pa.ArrowException) as error:
             return says_nothing(error)  # search does not use it then either
@@ -248,7 +248,7 @@ class Segment:
                 _give_up(self.file, error)
                 return make(self)
         made = make(self)
-        with keeping():
+        with ignore_cache_errors():
             with new_file(file, sealed=True) as part:
                 np.save(part, made)
             for other in self.cache.glob(f"{kind}-*.npy"):
@@ -286,7 +286,7 @@ def _give_up(file: Path, error: Exception) -> None:
             f"no memory to map {file}: see `ulimit -v` and vm.max_map_count, or run less at a time"
         ) from None
     assert isinstance(error, OSError)
-    say_why(error)
+    warn_cache_unusable(error)
 
 
 @contextlib.contextmanager

@@ -1,1 +1,1 @@
-"""What every room stands on: whole files, untrusted input, DuckDB, progress, cores and memory."""
+"""The base of all packages: atomic files, caches, untrusted input, DuckDB, progress, resources."""

@@ -1,7 +1,6 @@
-"""The folder for what can be made again; files in it are sealed, so that damage shows.
+"""The cache folder, and seals: checksums at the end of files that reveal damage.
 
-Whoever can write into that folder is believed: it is for one person, or for people who trust each
-other.
+Files in the folder are trusted, so it is for one person, or for people who trust each other.
 """
 
 import errno
@@ -21,52 +20,54 @@ from platformdirs import user_cache_path
 from lookalike.errors import one_line
 
 logger = logging.getLogger(__name__)
-_SEAL = struct.Struct("<16s16sQ8s")  # hash of samples, hash of all, length, mark
+_SEAL = struct.Struct("<16s16sQ8s")  # hash of sample blocks, hash of all, length, mark
 _MARK = b"lookseal"
-_WHOLE = 2**20  # bytes up to which all of a file is compared with its seal when it is mapped
-_SAMPLES = 16  # of a larger one, evenly from the first to the last
-_BLOCK = 4096  # bytes of a sample: what a disk loses at a time
+_FULL_CHECK_BYTES = 2**20  # smaller files are checked completely whenever they are mapped
+_SAMPLE_BLOCKS = 16  # checked in larger files, evenly spaced
+_BLOCK_BYTES = 4096  # the unit that a disk loses
 
 
 def cache_folder() -> Path:
-    """Return `LOOKALIKE_CACHE`, or the platform's own place for caches. It may not exist yet."""
+    """Return `LOOKALIKE_CACHE`, or the cache folder of the platform. It may not exist yet."""
     chosen = os.environ.get("LOOKALIKE_CACHE")
-    return _absolute(chosen) if chosen else user_cache_path("lookalike")
+    return _absolute_once(chosen) if chosen else user_cache_path("lookalike")
 
 
-@functools.cache  # where it was seen first, wherever this process goes from there
-def _absolute(chosen: str) -> Path:
+@functools.cache  # stays the same if this process changes its folder
+def _absolute_once(chosen: str) -> Path:
     return Path(chosen).absolute()
 
 
 @contextmanager
-def keeping() -> Iterator[None]:
-    """Let a cache folder that is full, shut or read-only cost time, not the result; say so once."""
+def ignore_cache_errors() -> Iterator[None]:
+    """Turn an `OSError` of the cache folder into one warning: results do not depend on it."""
     try:
         yield
     except OSError as error:
-        say_why(error)
+        warn_cache_unusable(error)
 
 
-_said: set[str] = set()
+_warned_folders: set[str] = set()
 
 
-def say_why(error: OSError) -> None:
-    """Log a warning, once in a process, that nothing can be kept, or read, and why.
+def warn_cache_unusable(error: OSError) -> None:
+    """Log a warning, once per process, that the cache folder is unusable, with the reason.
 
-    Of Spark's tasks one in a job says it, for they may be thousands: on stderr too, since nobody
-    sets up logging in a worker.
+    On Spark only the first task of a job warns, on stderr too: workers have no logging handlers.
     """
     folder = str(cache_folder())
     pyspark = sys.modules.get("pyspark")
     task = pyspark.TaskContext.get() if pyspark else None
-    if error.errno == errno.ENOENT or folder in _said or (task and task.partitionId() != 0):
+    if (
+        error.errno == errno.ENOENT
+        or folder in _warned_folders
+        or (task and task.partitionId() != 0)
+    ):
         return
-    _said.add(folder)
+    _warned_folders.add(folder)
     why = (
-        f"the cache {folder} cannot be used ({one_line(error)}), so that what it "
-        "would keep is made again each time: set LOOKALIKE_CACHE to a folder that can be written "
-        "to and has room"
+        f"the cache {folder} cannot be used ({one_line(error)}), so its files are computed again "
+        "each time: set LOOKALIKE_CACHE to a writable folder with free space"
     )
     logger.warning(why)
     if task:
@@ -74,7 +75,7 @@ def say_why(error: OSError) -> None:
 
 
 def seal(file: Path) -> None:
-    """Append to a file what tells whether it is whole."""
+    """Append a seal to a file."""
     with file.open("r+b") as opened:
         whole = hashlib.file_digest(opened, _hash).digest()
         size = opened.seek(0, os.SEEK_END)
@@ -86,19 +87,20 @@ def seal(file: Path) -> None:
         opened.write(_SEAL.pack(sample.digest(), whole, size, _MARK))
 
 
-def map_sealed(file: Path, *, all_of_it: bool = False) -> pa.Buffer:
-    """Map what was in a file when it was sealed. Raises `OSError`, or `ValueError` if it is not.
+def map_sealed(file: Path, *, check_all: bool = False) -> pa.Buffer:
+    """Map the content of a sealed file.
 
-    Of one of over a megabyte some blocks are looked at, or `all_of_it`.
+    In files over a megabyte only some blocks are checked, unless `check_all` is set. Raises
+    `OSError`, or `ValueError` if the file has no seal or is damaged.
     """
-    # Unlike NumPy's, Arrow's maps keep no file open: an index may have thousands.
+    # Maps of Arrow keep no file open, unlike those of NumPy: an index may have thousands.
     with pa.memory_map(str(file)) as mapped:
         content = mapped.read_buffer()
-    return opened_seal(content, file.name, all_of_it=all_of_it)
+    return unseal(content, file.name, check_all=check_all)
 
 
-def opened_seal(content: pa.Buffer, name: str, *, all_of_it: bool = False) -> pa.Buffer:
-    """Return what was sealed; `ValueError`, which names it, where it is not what it was."""
+def unseal(content: pa.Buffer, name: str, *, check_all: bool = False) -> pa.Buffer:
+    """Return the content before the seal. Raises `ValueError` with `name` if it is damaged."""
     size = content.size - _SEAL.size
     if size < 0:
         raise ValueError(f"{name} has no seal")
@@ -109,16 +111,18 @@ def opened_seal(content: pa.Buffer, name: str, *, all_of_it: bool = False) -> pa
     view = memoryview(content)
     for start, length in _samples(size):
         found.update(view[start : start + length])
-    if found.digest() != sample or (all_of_it and _hash(view[:size]).digest() != whole):
+    if found.digest() != sample or (check_all and _hash(view[:size]).digest() != whole):
         raise ValueError(f"{name} is not what was written")
     return content.slice(0, size)
 
 
 def _samples(size: int) -> list[tuple[int, int]]:
-    if size <= _WHOLE:
+    if size <= _FULL_CHECK_BYTES:
         return [(0, size)]
-    last = size - _BLOCK
-    return [(last * number // (_SAMPLES - 1), _BLOCK) for number in range(_SAMPLES)]
+    last = size - _BLOCK_BYTES
+    return [
+        (last * number // (_SAMPLE_BLOCKS - 1), _BLOCK_BYTES) for number in range(_SAMPLE_BLOCKS)
+    ]
 
 
 def _hash(content: bytes | memoryview = b"") -> "hashlib.blake2b":

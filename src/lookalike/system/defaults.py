@@ -1,27 +1,27 @@
-"""Defaults that the library and the command line share: importing them costs nothing."""
+"""Defaults of the library and the command line, in a module that is quick to import."""
 
-WAVE = 1_024
+WAVE_IMAGES = 1_024
 """Images embedded between two commits."""
 
-RECALL = 0.98
-"""Share of the true neighbours that a search is to find."""
+TARGET_RECALL = 0.98
+"""Share of the true neighbours that a search has to find."""
 
-CAP = 100
-"""Pairs that one image brings into a join at most."""
+MAX_PAIRS_PER_IMAGE = 100
+"""Largest number of pairs of one image in a join."""
 
-AGREES = 0.965
-"""Agreement of pixels, 0 to 1, from which on two images show the same.
+MIN_AGREEMENT = 0.965
+"""Smallest agreement of pixels, 0 to 1, of two images that count as duplicates.
 
 With 818 copies planted among 1,229 photos, the threshold with the best F1 on one half of them is
-0.959 (`benchmarks/rivals/duplicates.py`). This is a little more, since an image that is taken for a
-copy may be dropped, and is lost if that is wrong.
+0.959 (`benchmarks/rivals/duplicates.py`). The default is a little higher, since dropping an image
+that is no duplicate loses it.
 """
 
-SHOWN = 200
-"""Groups in a gallery."""
+MAX_SHOWN_GROUPS = 200
+"""Largest number of groups in a gallery."""
 
-IN_GALLERY = 60
-"""Images in each part of the gallery of an index."""
+GALLERY_IMAGES = 60
+"""Number of images in each part of the gallery of an index."""
 
 KEEP_DAYS = 7.0
-"""Days for which the versions of an index can be opened."""
+"""Days for which old versions of an index can be opened."""

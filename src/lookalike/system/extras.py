@@ -1,7 +1,7 @@
-"""Packages that only some features need: which extra installs each, and what to do without one.
+"""Optional packages, and the extra of `pyproject.toml` that installs each.
 
-What embeds with the bundled networks, indexes and searches is always installed. All else is an
-extra of `pyproject.toml`, imported inside the functions that need it.
+Embedding with the bundled networks, indexing and searching need no extra. Optional packages are
+imported inside the functions that need them.
 """
 
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ _EXTRAS = {
     "pyspark": ("PySpark", "spark"),
     "torch": ("PyTorch", "torch"),
 }
-"""The name of each package, and its extra, by the name that it is imported by."""
+"""The name and the extra of each package, by its import name."""
 
 
 class MissingExtra(LookalikeError, ImportError):
@@ -31,12 +31,12 @@ class MissingExtra(LookalikeError, ImportError):
 
 
 def is_installed(package: str) -> bool:
-    """Say whether a package can be imported, without the time that importing it takes."""
+    """Tell whether a package can be imported, without importing it."""
     return find_spec(package) is not None
 
 
 def install(*packages: str) -> str:
-    """Return the command that installs packages, which are named as they are imported.
+    """Return the command that installs packages, given by their import names.
 
     >>> install("networkit")
     'pip install "lookalike[analysis]"'
@@ -46,19 +46,19 @@ def install(*packages: str) -> str:
 
 
 def require(feature: str, *packages: str) -> None:
-    """Check that the packages that a feature needs are installed, before any work is done.
+    """Check that the packages of a feature are installed.
 
     Parameters
     ----------
     feature
-        What needs them, as the subject of the message: "clusters", "precision int8".
+        The feature, as the subject of the message: "clusters", "precision int8".
     packages
-        Their names, as they are imported.
+        Their import names.
 
     Raises
     ------
     MissingExtra
-        One line that names what is missing and the command that installs it.
+        If a package is missing; the message has the command that installs it.
 
     """
     missing = [package for package in packages if not is_installed(package)]

@@ -1,4 +1,4 @@
-"""Files and folders that come whole or not at all, and one place to delete them."""
+"""Write files and folders atomically, replace them, and delete them."""
 
 import contextlib
 import ctypes
@@ -18,18 +18,25 @@ from lookalike.errors import LookalikeError
 from lookalike.system.cache import seal
 from lookalike.system.paths import local_path
 
-_OWNER = ".owner"  # locked while the process that made a staging folder lives
+_OWNER = ".owner"  # locked by the process of a staging folder while it runs
 
-# A folder that nobody may list, or of a file system to which folders are no files.
+# Errors of folders without the right to read, or of file systems that cannot sync folders.
 _CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EISDIR)
 
 
 @contextmanager
 def new_file(file: Path, *, sealed: bool = False, lasting: bool = True) -> Iterator[Path]:
-    """Give a name to write to, which becomes `file` when the block ends without an error.
+    """Yield a temporary path; rename it to `file` when the block ends without an error.
 
-    An older `file` stays until then. By then the new one is on the disk, unless it need not be
-    `lasting`; a `sealed` one says by itself whether it is whole (`map_sealed`). Raises `OSError`.
+    An older `file` stays until then. Raises `OSError`.
+
+    Parameters
+    ----------
+    sealed
+        Append a seal (`map_sealed`).
+    lasting
+        Sync the file to disk first.
+
     """
     part = file.with_name(f".{uuid.uuid4().hex}-{file.name}")
     try:
@@ -47,10 +54,10 @@ def new_file(file: Path, *, sealed: bool = False, lasting: bool = True) -> Itera
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to fill, which becomes `folder` when the block ends without an error.
+    """Yield a temporary folder; rename it to `folder` when the block ends without an error.
 
-    By then all in it is on the disk. If `folder` is there by then, made by another process, that
-    one stays. Raises `OSError`.
+    Its files are synced to disk first. If another process has made `folder` meanwhile, that one
+    stays. Raises `OSError`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -72,7 +79,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def delete(path: Path) -> None:
-    """Delete a file, a link alone, or a folder with all in it. Raises `OSError` for a file."""
+    """Delete a file, a link, or a folder with its contents. Raises `OSError` for a file."""
     if path.is_dir() and not path.is_symlink():
         delete_folder(path)
     else:
@@ -80,14 +87,14 @@ def delete(path: Path) -> None:
 
 
 def delete_folder(folder: Path) -> None:
-    """Delete a folder with all in it. What cannot be deleted stays, as does a link to a folder."""
+    """Delete a folder as far as possible, without an error. A link to a folder stays."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def discard(folder: Path) -> None:
-    """Delete a folder at once, as others see it, whether or not all in it can go.
+def delete_folder_at_once(folder: Path) -> None:
+    """Rename a folder to a temporary name, then delete it: other processes see one step.
 
-    Raises `OSError` where it stays.
+    Raises `OSError` if it cannot be renamed.
     """
     aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     folder.rename(aside)
@@ -98,44 +105,47 @@ def discard(folder: Path) -> None:
 
 @contextmanager
 def staging_folder(beside: Path) -> Iterator[Path]:
-    """Give a folder beside `beside`, on the same disk and gone afterwards.
+    """Yield a temporary folder next to `beside`, on the same disk; delete it afterwards.
 
-    Folders that killed runs have left there go too.
+    Leftover folders of killed runs are deleted too.
     """
     parent = beside.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    for left in left_folders(beside):
+    for left in leftover_folders(beside):
         delete_folder(left)
     folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}-", dir=parent))
     try:
-        folder.chmod(0o755)  # Spark's workers may be another user's
+        folder.chmod(0o755)  # Spark workers may run as another user
         with (folder / f"{_OWNER}-to-be").open("w") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX)
-            # Only now: who finds it without its lock takes the folder for left.
+            # Rename after locking: an unlocked owner file marks a leftover folder.
             Path(owner.name).rename(folder / _OWNER)
             yield folder
     finally:
         delete_folder(folder)
 
 
-def left_folders(beside: Path) -> list[Path]:
-    """Return the staging folders beside `beside` that killed runs have left there."""
+def leftover_folders(beside: Path) -> list[Path]:
+    """Return the staging folders next to `beside` of killed runs."""
     found = beside.parent.glob(f".{glob.escape(beside.name)}-????????")
-    return sorted(folder for folder in found if _is_left(folder))
+    return sorted(folder for folder in found if _is_leftover(folder))
 
 
-def _is_left(folder: Path) -> bool:
+def _is_leftover(folder: Path) -> bool:
     with contextlib.suppress(OSError), (folder / _OWNER).open() as owner:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False
 
 
-def make_free(out: Path, overwrite: bool) -> None:
-    """Raise `LookalikeError` where `out` is taken and may not be replaced, or has no fit name."""
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raise `LookalikeError` if `out` exists and may not be replaced, or has an unsuitable name."""
     local_path(out)
     if re.search(r"%[0-9A-Fa-f]{2}|[][{}*?\\\x00-\x1f\udc80-\udcff]", str(out.absolute())):
-        raise LookalikeError(f"Delta and Spark misread the name {str(out)!r}: choose a plainer one")
+        raise LookalikeError(
+            f"Delta and Spark cannot use the name {str(out)!r}: choose a name without %, *, ?, "
+            "brackets, braces or backslashes"
+        )
     if out.exists() and not overwrite:
         raise LookalikeError(f"{out} already exists: choose another `out`, or set `overwrite=True`")
 
@@ -147,17 +157,32 @@ def put_in_place(
     overwrite: bool = True,
     before_deleting: Callable[[Path], None] = lambda _: None,
 ) -> None:
-    """Rename a new file or folder to `path`. An old one is there until then, and then deleted.
+    """Rename a new file or folder to `path`, then delete the old one.
 
-    So is what a run that was killed just here has left of older ones. `before_deleting` is given
-    each such folder first. Without `overwrite` what something else has put there meanwhile stays,
-    and a `LookalikeError` says so.
+    Old folders that a killed run has left are deleted too.
+
+    Parameters
+    ----------
+    fresh
+        The new file or folder.
+    path
+        Its final path.
+    overwrite
+        Replace an existing file or folder.
+    before_deleting
+        Called with each old folder before it is deleted.
+
+    Raises
+    ------
+    LookalikeError
+        Without `overwrite`, if `path` exists.
+
     """
     path = Path(os.path.realpath(path))
-    with _one_at_a_time(path.parent):
+    with _locked(path.parent):
         if not overwrite and os.path.lexists(path):
             raise LookalikeError(
-                f"something else has just made {path}, which stays: choose another `out`, or "
+                f"another process has just created {path}, which stays: choose another `out`, or "
                 "set `overwrite=True`"
             )
         if not fresh.is_dir() and not path.is_dir():
@@ -166,7 +191,7 @@ def put_in_place(
         old = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
         if not path.exists():
             fresh.rename(path)
-        elif _exchange(fresh, path):
+        elif _exchange_names(fresh, path):
             old = fresh
         else:
             path.rename(old)
@@ -182,8 +207,8 @@ def put_in_place(
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process at a time give names in a folder, where its file system knows locks."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time rename in a folder, if the file system supports locks."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             opened = os.open(folder, os.O_RDONLY)
@@ -192,8 +217,8 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange the names of two folders in one step; say whether the system can.
+def _exchange_names(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step; return whether the system can.
 
     https://man7.org/linux/man-pages/man2/rename.2.html
     """
@@ -214,7 +239,7 @@ def _sync(file: str | Path) -> None:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Have the names in a folder on the disk, where its file system can do so. Raises `OSError`."""
+    """Sync the names in a folder to disk, if its file system can. Raises `OSError`."""
     try:
         _sync(folder)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Progress of long jobs, shown only where somebody turns it on.
+"""Progress of long jobs, shown only if it is turned on.
 
 >>> from lookalike.system.progress import show_progress
->>> show_progress()             # one line on a terminal, as the command line has it
->>> show_progress(None)         # nothing, which is the default
+>>> show_progress()             # one line on a terminal, as on the command line
+>>> show_progress(None)         # nothing: the default
 """
 
 import logging
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Move(Protocol):
-    """Takes how much is done, out of how much if that is known, and a short note."""
+class OnProgress(Protocol):
+    """Takes the number of items done, the total if known, and a short note."""
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Show it."""
+        """Show the progress."""
 
 
-Display = Callable[[str, str], AbstractContextManager[Move]]
-"""Shows one job, given its name and the unit that it counts, or an empty text."""
+Display = Callable[[str, str], AbstractContextManager[OnProgress]]
+"""Shows one job; takes its name and the unit of its items, "" without a unit."""
 
 
 @contextmanager
-def terminal_line(text: str, unit: str) -> Iterator[Move]:
-    """Show one line on stderr, gone when the job ends; nothing where that is no terminal."""
+def terminal_line(text: str, unit: str) -> Iterator[OnProgress]:
+    """Show one line on stderr until the job ends; show nothing if it is no terminal."""
     if not sys.stderr.isatty():
         yield _ignore
         return
@@ -45,7 +45,7 @@ def terminal_line(text: str, unit: str) -> Iterator[Move]:
         max_refresh = 0.5
 
         def render(self, task: Task) -> Text:
-            return Text(_figures(task, unit), no_wrap=True, overflow="ellipsis")
+            return Text(_format_progress(task, unit), no_wrap=True, overflow="ellipsis")
 
     class Job(ProgressColumn):
         def render(self, task: Task) -> Text:
@@ -58,14 +58,14 @@ def terminal_line(text: str, unit: str) -> Iterator[Move]:
         yield lambda done, total, note="": bar.update(line, completed=done, total=total, note=note)
 
 
-def _figures(task: "Task", unit: str) -> str:
-    """Say how far a job is, the most important first: what does not fit is cut off."""
+def _format_progress(task: "Task", unit: str) -> str:
+    """Return the progress as text, most important first: the end may be cut off."""
     parts = []
     if task.total:
         parts.append(f"{task.percentage:.0f}%")
-    parts.append(_clock(task.elapsed or 0))
+    parts.append(_format_time(task.elapsed or 0))
     if task.time_remaining is not None and not task.finished:
-        parts.append(f"{_clock(task.time_remaining)} left")
+        parts.append(f"{_format_time(task.time_remaining)} left")
     if unit:
         total = f"/{task.total:,.0f}" if task.total else ""
         parts.append(f"{task.completed:,.0f}{total} {unit}")
@@ -76,7 +76,7 @@ def _figures(task: "Task", unit: str) -> str:
     return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
@@ -95,8 +95,8 @@ def show_progress(display: Display | None = terminal_line) -> None:
     Parameters
     ----------
     display
-        A context manager that is given the name of a job and the unit that it counts, and gives a
-        function to call as the job goes on (`Move`). The default shows one line on a terminal.
+        A function that takes the name and the unit of a job, and returns a context manager that
+        yields an `OnProgress`. The default shows one line on a terminal.
 
     """
     global _display
@@ -104,10 +104,10 @@ def show_progress(display: Display | None = terminal_line) -> None:
 
 
 @contextmanager
-def progress_line(text: str, unit: str = "") -> Iterator[Move]:
-    """Give a function that reports how far a job is; with a `unit`, counts and a rate are shown.
+def progress_line(text: str, unit: str = "") -> Iterator[OnProgress]:
+    """Yield a function that shows the progress of a job; with a `unit`, counts and a rate too.
 
-    How long the job took goes to the log, at the level of debugging.
+    The duration is logged as a debugging message.
     """
     began = time.perf_counter()
     logger.debug("%s: started", text)

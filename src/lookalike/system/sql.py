@@ -1,8 +1,8 @@
-"""Queries of many rows by DuckDB: in bounded memory, with what does not fit on the disk.
+"""Queries of many rows with DuckDB, in bounded memory: the rest spills to disk.
 
-The SQL of this project is written in one way. Keywords are in lower case. Values are bound as
-`$name`, except in views, which cannot have any. Files are read through `create_view` and written
-by `write_parquet`. An f-string puts together SQL alone, never a text or the name of a file.
+Rules for SQL in this project: keywords in lower case; values bound as `$name`, except in views,
+which cannot have values; files read with `create_view` and written with `write_parquet`. F-strings
+compose SQL only, never values or names of files.
 
 https://duckdb.org/docs/stable/guides/performance/how_to_tune_workloads
 """
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 
-MAX_MEMORY = "1GB"  # beyond which joins and sorts spill
+MEMORY_LIMIT = "1GB"  # beyond it joins and sorts spill to disk
 
 Values = Mapping[str, Any]
-"""Values of a query, by the names that it has for them."""
+"""Values of a query, by name."""
 
 
 @contextmanager
 def connect(folder: Path) -> Iterator["DuckDBPyConnection"]:
-    """Give a connection to an empty database in memory, which spills into `folder`.
+    """Yield a connection to an empty database in memory, which spills into `folder`.
 
-    An error of DuckDB in the block becomes a `LookalikeError` of one line.
+    Errors of DuckDB in the block become a `LookalikeError` of one line.
     """
     import duckdb
 
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": MAX_MEMORY,
+        "memory_limit": MEMORY_LIMIT,
         "temp_directory": str(folder.absolute()),
         "threads": cores(),
-        "autoinstall_known_extensions": False,  # nothing is ever downloaded
+        "autoinstall_known_extensions": False,  # never download anything
         "enable_external_file_cache": False,
     }
     try:
         with duckdb.connect(config=settings) as connection:
-            with suppress(duckdb.Error):  # in a notebook without ipywidgets, where there is none
-                connection.execute("set enable_progress_bar = false")  # it goes to stdout
+            with suppress(duckdb.Error):  # in a notebook without ipywidgets
+                connection.execute("set enable_progress_bar = false")  # it would print to stdout
             yield connection
     except duckdb.Error as error:
         raise LookalikeError(one_line(error)) from None
 
 
 def create_view(sql: "DuckDBPyConnection", name: str, *places: Path) -> None:
-    """Name the rows of Parquet files, or of all those in folders, so that queries can read them.
+    """Create a view of the rows of Parquet files, or of all Parquet files in folders.
 
     A view of the same name is replaced.
     """
@@ -64,7 +64,7 @@ def create_view(sql: "DuckDBPyConnection", name: str, *places: Path) -> None:
 
 
 def _escape_glob(file: Path) -> str:
-    """Name a file so that DuckDB, which takes names for globs, finds it alone."""
+    """Escape the name of a file: DuckDB would read it as a glob."""
     special = str.maketrans({sign: f"[{sign}]" for sign in "*?["})
     return str(file.absolute()).translate(special)
 
@@ -87,6 +87,6 @@ def write_parquet(
 def fetch_row(
     sql: "DuckDBPyConnection", query: str, values: Values | None = None
 ) -> tuple[Any, ...]:
-    """Return the row of a query that has one row."""
+    """Return the only row of a query."""
     (row,) = sql.execute(query, values).fetchall()
     return tuple(row)

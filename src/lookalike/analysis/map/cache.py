@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lookalike.analysis.map.tsne import MAX_IMAGES, Layout, draw_images
 from lookalike.search.rows import Rows
 from lookalike.storage import EmbeddingTable
-from lookalike.system.cache import cache_folder, keeping
+from lookalike.system.cache import cache_folder, ignore_cache_errors
 from lookalike.system.files import new_file
 from lookalike.system.untrusted import read_arrays
 
@@ -44,7 +44,7 @@ def save_layout(collection: EmbeddingTable, layout: Layout) -> None:
     Does nothing where the folder is read-only.
     """
     file = _file(collection)
-    with keeping():
+    with ignore_cache_errors():
         file.parent.mkdir(parents=True, exist_ok=True)
         with new_file(file) as part, part.open("wb") as opened:
             np.savez(opened, allow_pickle=False, **pack(layout))

@@ -13,7 +13,7 @@ from lookalike.images.inputs.listing import IMAGE, LISTING
 from lookalike.images.inputs.source import Source, encode_path
 from lookalike.images.inputs.spark_files import literal, uri_frames
 from lookalike.images.inputs.spark_tables import table_frames
-from lookalike.spark import last_words, local_uri
+from lookalike.spark import local_uri, short_error
 from lookalike.system.sql import connect, create_view, write_parquet
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def image_frame(
             roots = source.root if paths is None else list(map(literal, paths))
             frame, names = uri_frames(spark, roots, staging, ignored)
     except (PySparkException, Py4JError) as error:
-        detail = last_words(error)
+        detail = short_error(error)
         gone = paths is not None and "PATH_NOT_FOUND" in str(error)
         kind = FileVanished if gone else LookalikeError
         raise kind(f"Spark cannot read {source.root}: {detail}") from None

@@ -16,7 +16,7 @@ from lookalike.images.inputs.parquet_shard import is_parquet
 from lookalike.images.inputs.scan import ScannedFile
 from lookalike.images.inputs.source import Source, decode_path, encode_path, is_uri
 from lookalike.images.inputs.tables import PART, ROWS, inspect_files, local_shards, read_parts
-from lookalike.spark import last_words, local_uri, read_parquet
+from lookalike.spark import local_uri, read_parquet, short_error
 from lookalike.system.sql import connect, create_view, fetch_row, write_parquet
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _footers(
             file = java.org.apache.parquet.hadoop.util.HadoopInputFile.fromPath(place, hadoop)
             reader = java.org.apache.parquet.hadoop.ParquetFileReader.open(file)
         except Py4JJavaError as error:
-            return f"unreadable: {last_words(error)[:200]}" if is_parquet(path) else ""
+            return f"unreadable: {short_error(error)[:200]}" if is_parquet(path) else ""
         try:
             schema = reader.getFileMetaData().getSchema()
             kind = str(schema.getType(column)) if schema.containsField(column) else None

@@ -30,7 +30,7 @@ from lookalike.search.knn.tasks import (
 from lookalike.search.rows import check_k
 from lookalike.search.searcher import Searcher, assign_cells
 from lookalike.storage import EmbeddingTable, Segment
-from lookalike.system.defaults import RECALL
+from lookalike.system.defaults import TARGET_RECALL
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -51,7 +51,7 @@ def knn_join(
     k: int,
     queries: Sequence[QuerySource] | None = None,
     engine: KnnEngine = "auto",
-    recall: float = RECALL,
+    recall: float = TARGET_RECALL,
     within: float = np.inf,
 ) -> "DataFrame":
     """Find the k nearest rows of a collection to each query.

@@ -13,7 +13,7 @@ from lookalike.search.knn import knn_join, write_queries
 from lookalike.search.rows import check_k, check_recall
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
-from lookalike.system.files import make_free, put_in_place, staging_folder
+from lookalike.system.files import check_free, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class NeighborTable:
 
         """
         out = local_path(out).absolute()
-        make_free(out, overwrite)
+        check_free(out, overwrite)
         if out.exists() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
             raise LookalikeError(f"{out} is a folder of something else: choose another `out`")
         spark = session()

@@ -16,9 +16,9 @@ from lookalike.search.engines import KnnEngine
 from lookalike.search.knn import NEIGHBORS_SCHEMA, Partition, Queries, knn_join
 from lookalike.search.knn.export import check_same_model
 from lookalike.search.rows import Rows, check_k
-from lookalike.spark import is_at_hand, local_uri, progress, session
+from lookalike.spark import is_spark_available, local_uri, progress, session
 from lookalike.storage import EmbeddingTable
-from lookalike.system.defaults import RECALL
+from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.extras import install, is_installed
 from lookalike.system.progress import progress_line
 
@@ -37,7 +37,7 @@ def write_graph(
     queries: EmbeddingTable | None = None,
     spark: bool | None = None,
     engine: KnnEngine = "auto",
-    recall: float = RECALL,
+    recall: float = TARGET_RECALL,
 ) -> bool:
     """Write the k nearest neighbours of every row into a new folder of Parquet files.
 
@@ -73,8 +73,12 @@ def write_graph(
         raise LookalikeError('`engine="approximate"` needs Spark: leave `spark=False` out')
     counts = [part.counts()[0] for part in (collection, queries or collection)]
     if spark is None:
-        spark = engine == "approximate" or max(counts) > IN_PROCESS or is_at_hand()
-        if spark and engine != "approximate" and not (is_at_hand() or is_installed("pyspark")):
+        spark = engine == "approximate" or max(counts) > IN_PROCESS or is_spark_available()
+        if (
+            spark
+            and engine != "approximate"
+            and not (is_spark_available() or is_installed("pyspark"))
+        ):
             logger.info(
                 f"compares all images in this process: {install('pyspark')} makes it faster"
             )

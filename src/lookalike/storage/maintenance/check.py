@@ -22,7 +22,7 @@ from lookalike.storage.maintenance.findings import (
     Checked,
     Findings,
 )
-from lookalike.system.files import left_folders
+from lookalike.system.files import leftover_folders
 from lookalike.system.progress import progress_line
 from lookalike.system.resources import cores
 from lookalike.system.sql import connect, create_view, fetch_row
@@ -201,7 +201,7 @@ def _find_strays(table: EmbeddingTable, alone: bool) -> tuple[list[Path], int, i
     quiet = alone or (bool(before) and not is_busy(table.path))
     log = table.log()
     strays = sorted(before.intersection(log.strangers())) if quiet else []
-    strays += left_folders(table.path / "work")
+    strays += leftover_folders(table.path / "work")
     strays += log.leftovers()
     strays += log.hash_folders(version.number for version in log.versions)
     older = {version.number for version in log.versions[:-1]}

@@ -15,7 +15,7 @@ from typing import Any
 from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable, Log, commits, forget, writing
 from lookalike.system.defaults import KEEP_DAYS
-from lookalike.system.files import delete, left_folders
+from lookalike.system.files import delete, leftover_folders
 
 SECONDS_PER_DAY = 24 * 3600
 
@@ -84,7 +84,7 @@ def _others(log: Log, first: int, path: Path) -> list[Path]:
         *log.hash_folders(kept),
         *log.measured_before(first),
         *log.leftovers(),
-        *left_folders(path / "work"),
+        *leftover_folders(path / "work"),
     ]
 
 
