@@ -257,9 +257,8 @@ class Index:
         from lookalike import ingest
 
         read = ingest.Options(**options)
-        return self._changed(
-            ingest.add(self._table, photos, read, dry_run=dry_run, on_change=on_change)
-        )
+        done = ingest.add(self._table, photos, read, dry_run=dry_run, on_change=on_change)
+        return self._changed(done)
 
     def sync(
         self,
@@ -277,9 +276,8 @@ class Index:
         from lookalike import ingest
 
         read = ingest.Options(**options)
-        return self._changed(
-            ingest.sync(self._table, photos, read, dry_run=dry_run, on_change=on_change)
-        )
+        done = ingest.sync(self._table, photos, read, dry_run=dry_run, on_change=on_change)
+        return self._changed(done)
 
     def remove(
         self,
@@ -298,9 +296,8 @@ class Index:
         given = [names] if isinstance(names, str) else list(names)
         if not all(given):  # which would be the folder that this process is in
             raise LookalikeError("an empty name: name images, folders or globs")
-        return self._changed(
-            ingest.remove(self._table, given, dry_run=dry_run, on_change=on_change)
-        )
+        done = ingest.remove(self._table, given, dry_run=dry_run, on_change=on_change)
+        return self._changed(done)
 
     def versions(self) -> list[VersionInfo]:
         """Return what is known of each version of the index, newest first."""

@@ -21,7 +21,7 @@ from helpers.disks import fill, mounted, needs_mount
 from helpers.rights import without_rights
 from lookalike import LookalikeError, images
 from lookalike.analysis.cleanup import file_moves
-from lookalike.analysis.cleanup.apply import Aside, How, set_aside, undo
+from lookalike.analysis.cleanup.apply import Aside, AsideAction, set_aside, undo
 from lookalike.analysis.cleanup.journal import JOURNAL
 from lookalike.images.synthetic import DrawnCollection
 
@@ -87,7 +87,7 @@ def drops(kept: str = "kept.jpg") -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("how", ["copy", "move", "link"])
-def test_there_and_back(photos: Path, tmp_path: Path, how: How) -> None:
+def test_there_and_back(photos: Path, tmp_path: Path, how: AsideAction) -> None:
     before, folder = tree(photos), tmp_path / "new" / "aside"
     assert set_aside(how, source_of(photos), iter(drops()), folder) == Aside(done=len(NAMES))
     there = tree(folder)
@@ -150,7 +150,7 @@ def test_images_that_a_walk_finds(drawn: DrawnCollection, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("how", ["copy", "move", "link", "list"])
-def test_never_the_last_of_its_kind(photos: Path, tmp_path: Path, how: How) -> None:
+def test_never_the_last_of_its_kind(photos: Path, tmp_path: Path, how: AsideAction) -> None:
     os.link(photos / "a.jpg", photos / "hard.jpg")
     (photos / "again").symlink_to(photos / "sub")
     (photos / "loop.jpg").symlink_to("loop.jpg")
@@ -185,7 +185,7 @@ def test_two_that_stand_for_each_other_do_not_both_go(photos: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("how", ["copy", "move", "link", "list"])
-def test_paths_do_not_lead_out(photos: Path, tmp_path: Path, how: How) -> None:
+def test_paths_do_not_lead_out(photos: Path, tmp_path: Path, how: AsideAction) -> None:
     (tmp_path / "secret.jpg").write_text("secret")
     (tmp_path / "photos-too").mkdir()
     (tmp_path / "photos-too" / "a.jpg").write_text("secret")
@@ -308,7 +308,7 @@ def test_undo_leaves_what_has_changed(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["move", "copy"])
-def test_what_is_the_same_file_is_no_copy(photos: Path, tmp_path: Path, how: How) -> None:
+def test_what_is_the_same_file_is_no_copy(photos: Path, tmp_path: Path, how: AsideAction) -> None:
     """Somebody has put links where the images were, to where they are now."""
     folder, pairs = (
         tmp_path / "aside",
@@ -395,7 +395,7 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("how", ["move", "copy"])
-def test_a_disk_that_is_full(photos: Path, other_disk: Path, how: How) -> None:
+def test_a_disk_that_is_full(photos: Path, other_disk: Path, how: AsideAction) -> None:
     before, folder = tree(photos), other_disk / "aside"
     filler = fill(other_disk, 60_000)  # one of the files has 200,000 bytes
     with pytest.raises(LookalikeError, match="disk is full"):
@@ -477,7 +477,7 @@ def _count_down(step: int, disks: bool) -> None:
 
 
 @kills
-def test_a_kill_at_any_instant_loses_nothing(tmp_path: Path, how: How, disks: bool) -> None:
+def test_a_kill_at_any_instant_loses_nothing(tmp_path: Path, how: AsideAction, disks: bool) -> None:
     photos = photos_in(tmp_path / "photos")
     before, folder, source = tree(photos), tmp_path / "aside", source_of(photos)
     wanted = {content for content, _, _ in before.values()}
@@ -499,7 +499,7 @@ def test_a_kill_at_any_instant_loses_nothing(tmp_path: Path, how: How, disks: bo
 
 
 @kills
-def test_an_undo_that_is_killed_goes_on(tmp_path: Path, how: How, disks: bool) -> None:
+def test_an_undo_that_is_killed_goes_on(tmp_path: Path, how: AsideAction, disks: bool) -> None:
     photos = photos_in(tmp_path / "photos")
     before, folder, source = tree(photos), tmp_path / "aside", source_of(photos)
     wanted = {content for content, _, _ in before.values()}

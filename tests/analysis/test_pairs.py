@@ -601,7 +601,7 @@ def test_clusters_and_outliers_are_written_with_their_pictures(
     assert AnalysisResult.open(out).to_pandas()["rank"].tolist() == list(range(1, 97))
     assert figures["images"] == figures["labelled"] == 96
     assert figures["suspects"] == len(AnalysisResult.open(out).to_pandas("suspects.parquet"))
-    assert "Unlike all others" in (out / "index.html").read_text()
+    assert "Most isolated" in (out / "index.html").read_text()
     assert not (out / "graph").exists()
 
 

@@ -669,7 +669,7 @@ def test_segments_whose_receipts_nobody_sees_are_there(
     drawn: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = some_photos(drawn, 5, tmp_path / "photos")
-    monkeypatch.setattr(spark_job, "_receipts", lambda *_: [])
+    monkeypatch.setattr(spark_job, "_new_receipts", lambda *_: [])
     stored, report = build_index(photos, tmp_path / "x.index", Options(spark=True))
     assert (report.images, stored.counts()) == (5, (5, 0))
     assert sorted(vectors_of(stored)) == sorted(os.listdir(photos))

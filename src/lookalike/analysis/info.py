@@ -1,4 +1,4 @@
-"""What an index says of itself: its counts, its model, the recall of its engines, its versions."""
+"""Information about an index: counts, model, recall of its engines, versions."""
 
 import contextlib
 import logging
@@ -21,9 +21,16 @@ logger = logging.getLogger(__name__)
 class ModelInfo(TypedDict):
     """The model of an index.
 
-    `width` is the length of its vectors. Two indexes with the same `fingerprint` can be compared.
-    `agreement` is the share of the five nearest neighbours that `precision` has in common with f32,
-    None where that was not measured.
+    Attributes
+    ----------
+    width
+        The length of its vectors.
+    fingerprint
+        Indexes with the same fingerprint can be compared.
+    agreement
+        Share of the five nearest neighbours that `precision` has in common with f32, None if it was
+        not measured.
+
     """
 
     backbone: str
@@ -36,7 +43,7 @@ class ModelInfo(TypedDict):
 
 
 class ApproximateInfo(TypedDict):
-    """Measured recall@k of approximate search, over `queries` images, by the recall asked for."""
+    """Measured recall@k of approximate search with `queries` images, by target recall."""
 
     k: int
     queries: int
@@ -44,10 +51,17 @@ class ApproximateInfo(TypedDict):
 
 
 class IndexInfo(TypedDict):
-    """The answer of `Index.info`, and of `lookalike info --json`.
+    """The result of `Index.info`, and of `lookalike info --json`.
 
-    `bytes` is the size of the data files. `recall` has the measured recall of each engine, None
-    where it is not measured yet; `approximate` says more of that engine.
+    Attributes
+    ----------
+    bytes
+        The size of the data files.
+    recall
+        The measured recall of each engine, None before it is measured.
+    approximate
+        The recall of approximate search by target recall.
+
     """
 
     images: int
@@ -64,8 +78,17 @@ class IndexInfo(TypedDict):
 class VersionInfo(TypedDict):
     """One version of an index.
 
-    `time` is in milliseconds since 1970, UTC. `kept` says whether it can still be opened. The
-    counts are None where another program made the version.
+    Attributes
+    ----------
+    time
+        Milliseconds since 1970, UTC.
+    kept
+        The version can still be opened.
+    what
+        The operation that made it.
+    added, removed, images, skipped
+        Counts of rows, None if another program made the version.
+
     """
 
     version: int
@@ -79,10 +102,17 @@ class VersionInfo(TypedDict):
 
 
 class ApproximateRecall(TypedDict):
-    """Recall@k of approximate search with the default recall, and what a query costs.
+    """Recall@k and cost of approximate search at the default target recall.
 
-    `compared` is the mean share of all rows whose vectors were compared; times have `p50` and
-    `p99`, in milliseconds.
+    Attributes
+    ----------
+    recall_95
+        The 95 % confidence interval of `recall`.
+    compared
+        Mean share of all rows whose vectors were compared with a query.
+    approximate_ms, exact_ms
+        Milliseconds per query: `p50` and `p99`.
+
     """
 
     queries: int
@@ -95,7 +125,7 @@ class ApproximateRecall(TypedDict):
 
 
 class CurvePoint(TypedDict):
-    """Recall and speed of one engine, for one recall that was asked for."""
+    """Recall and speed of one engine at one target recall (`asked`)."""
 
     engine: str
     asked: float
@@ -111,7 +141,7 @@ LabelFigures = TypedDict(
     {"labelled_queries": int, "R@1": float, "P@5": float, "mAP@R": float},
     total=False,
 )
-"""Retrieval by label; empty where the index has no labels."""
+"""Retrieval by label; empty if the index has no labels."""
 
 _SparkFigures = TypedDict(
     "_SparkFigures", {"spark-lsh": dict[str, Any], "against_f32": dict[str, Any]}, total=False
@@ -119,9 +149,9 @@ _SparkFigures = TypedDict(
 
 
 class Evaluation(LabelFigures, _SparkFigures):
-    """The answer of `Index.evaluate`, and of `lookalike evaluate --json`.
+    """The result of `Index.evaluate`, and of `lookalike evaluate --json`.
 
-    `spark-lsh` is there where Spark was asked, `against_f32` where the index is in less than f32.
+    `spark-lsh` is present if Spark was used, `against_f32` if the index has a precision below f32.
     """
 
     images: int
@@ -130,8 +160,8 @@ class Evaluation(LabelFigures, _SparkFigures):
 
 
 def describe(searcher: Searcher) -> IndexInfo:
-    """Return what `Index.info` says."""
-    table = searcher.collection
+    """Return the result of `Index.info`."""
+    table = searcher.table
     embedded, skipped = table.counts()
     spark_recall = None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or damaged
@@ -162,16 +192,16 @@ def describe(searcher: Searcher) -> IndexInfo:
 
 
 def measure(searcher: Searcher, k: int, queries: int, seed: int, spark: bool | None) -> Evaluation:
-    """Return what `Index.evaluate` says."""
+    """Return the result of `Index.evaluate`."""
     check_k(k)
     if queries < 1:
         raise LookalikeError(f"`queries` is {queries}: draw at least 1 image")
     check_seed(seed)
     if spark is None and not (spark := is_installed("pyspark")):
-        logger.info(f"Spark's hashing is not measured: {install('pyspark')} adds it")
+        logger.info(f"the engine spark-lsh is not measured: {install('pyspark')} adds it")
     elif spark:
-        require("measuring Spark's hashing", "pyspark")
-    table, rows = searcher.collection, searcher.rows
+        require("measuring the engine spark-lsh", "pyspark")
+    table, rows = searcher.table, searcher.rows
     figures: dict[str, Any] = {
         "images": table.counts()[0],
         **evaluation.by_label(rows, seed=seed),

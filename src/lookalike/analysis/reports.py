@@ -1,4 +1,4 @@
-"""What was found, as a gallery to look through; what decided, as a sheet of pairs."""
+"""Write the galleries of analyses, and a sheet of pairs near the threshold of duplicates."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -30,14 +30,14 @@ from lookalike.storage import EmbeddingTable
 from lookalike.system.defaults import MIN_AGREEMENT
 from lookalike.system.sql import connect, create_view
 
-_CARDS = 12  # of a group
-_AROUND = 6  # pairs of a kind on a sheet
+_MAX_GROUP_CARDS = 12
+_PAIRS_PER_ROW = 6
 
 
 def pairs(
     folder: Path, a: EmbeddingTable, b: EmbeddingTable, figures: dict[str, Any], shown: int
 ) -> None:
-    """Show the nearest pairs of a join."""
+    """Write the gallery of the nearest pairs of a join."""
     verified = "agreeing" in figures
     condition = "agreement >= $agrees::float" if verified else "true"
     values = {"shown": shown, **({"agrees": MIN_AGREEMENT} if verified else {})}
@@ -56,10 +56,8 @@ def pairs(
     write_gallery(folder, "Pairs", note, groups, a.source)
 
 
-def duplicates(
-    folder: Path, collection: EmbeddingTable, figures: dict[str, Any], shown: int
-) -> None:
-    """Show the largest groups, with what to keep and what to drop."""
+def duplicates(folder: Path, table: EmbeddingTable, figures: dict[str, Any], shown: int) -> None:
+    """Write the gallery of the largest groups, with the images to keep and to drop."""
 
     def group(number: int, rows: list[tuple[Any, ...]]) -> Group:
         cards = [
@@ -71,9 +69,9 @@ def duplicates(
     note = (
         f"{figures['groups']:,} groups, {figures['drop']:,} images to drop "
         f"({figures['same_bytes']:,} the same to the byte) within {figures['within']:g} of the one "
-        f"to keep{_cut(figures['groups'], shown)}"
+        f"to keep{_shown_note(figures['groups'], shown)}"
     )
-    rows = _first(
+    rows = _first_rows(
         folder,
         DUPLICATES,
         "group",
@@ -81,27 +79,27 @@ def duplicates(
         "action desc, distance, id",
         shown,
     )
-    write_gallery(folder, "Near-duplicates", note, (group(*one) for one in rows), collection.source)
+    write_gallery(folder, "Near-duplicates", note, (group(*one) for one in rows), table.source)
 
 
-def _first(
-    folder: Path, table: str, column: str, columns: str, order: str, count: int
+def _first_rows(
+    folder: Path, name: str, column: str, columns: str, order: str, count: int
 ) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
-    """Give the first rows of the first groups of a table, each with the size of its group last."""
+    """Yield the first groups of a table, each with its first rows; the last column is its size."""
     query = f"""
         select "{column}", {columns}, count(*) over (partition by "{column}") as members
         from found where "{column}" < $count
         qualify row_number() over (partition by "{column}" order by {order}) <= $cards
         order by "{column}", {order}"""
     with connect(folder) as sql:
-        create_view(sql, "found", folder / table)
-        rows = sql.execute(query, {"count": count, "cards": _CARDS}).fetchall()
+        create_view(sql, "found", folder / name)
+        rows = sql.execute(query, {"count": count, "cards": _MAX_GROUP_CARDS}).fetchall()
     for number, some in groupby(rows, itemgetter(0)):
         yield number, list(some)
 
 
-def clusters(folder: Path, collection: EmbeddingTable, figures: dict[str, Any], shown: int) -> None:
-    """Show the largest clusters."""
+def clusters(folder: Path, table: EmbeddingTable, figures: dict[str, Any], shown: int) -> None:
+    """Write the gallery of the largest clusters."""
 
     def group(number: int, rows: list[tuple[Any, ...]]) -> Group:
         cards = [
@@ -113,19 +111,19 @@ def clusters(folder: Path, collection: EmbeddingTable, figures: dict[str, Any], 
 
     note = (
         f"{figures['clusters']:,} clusters of {figures['in_clusters']:,} images, "
-        f"{figures['alone']:,} in none{_cut(figures['clusters'], shown)}"
+        f"{figures['alone']:,} in none{_shown_note(figures['clusters'], shown)}"
     )
     columns, order = "path, label, representative", "representative desc, weight desc, id"
-    rows = _first(folder, CLUSTERS, "cluster", columns, order, shown)
-    write_gallery(folder, "Clusters", note, (group(*one) for one in rows), collection.source)
+    rows = _first_rows(folder, CLUSTERS, "cluster", columns, order, shown)
+    write_gallery(folder, "Clusters", note, (group(*one) for one in rows), table.source)
 
 
-def outliers(folder: Path, collection: EmbeddingTable, figures: dict[str, Any], shown: int) -> None:
-    """Show the most isolated images, and labels to look at."""
+def outliers(folder: Path, table: EmbeddingTable, figures: dict[str, Any], shown: int) -> None:
+    """Write the gallery of the most isolated images, and of labels that may be wrong."""
 
-    def first(table: str, columns: str) -> list[tuple[Any, ...]]:
+    def first(name: str, columns: str) -> list[tuple[Any, ...]]:
         with connect(folder) as sql:
-            create_view(sql, "found", folder / table)
+            create_view(sql, "found", folder / name)
             query = f"select {columns} from found order by rank limit $shown"
             return sql.execute(query, {"shown": shown}).fetchall()
 
@@ -137,26 +135,26 @@ def outliers(folder: Path, collection: EmbeddingTable, figures: dict[str, Any], 
         Card(path, f"rather {suggested}?", "", label)
         for path, label, suggested in first(SUSPECTS, "path, label, suggested")
     ]
-    note = f"{figures['suspects']:,} images whose neighbours carry another label"
+    note = f"{figures['suspects']:,} images whose neighbours have another label"
     parts = [
-        Part("isolated", "Unlike all others", "The most isolated first.", _heap(far), "heap"),
-        Part("labels", "Labels to look at", note, _heap(doubted), "heap"),
+        Part("isolated", "Most isolated", "The most isolated first.", _one_group(far), "heap"),
+        Part("labels", "Labels to check", note, _one_group(doubted), "heap"),
     ]
-    _write_parts(folder, "Outliers", f"{figures['images']:,} images", parts, collection)
+    _write_parts(folder, "Outliers", f"{figures['images']:,} images", parts, table)
 
 
-def _heap(cards: list[Card]) -> list[Group]:
+def _one_group(cards: list[Card]) -> list[Group]:
     return [Group("", "", cards)] if cards else []
 
 
 def _write_parts(
-    folder: Path, title: str, note: str, parts: list[Part], collection: EmbeddingTable
+    folder: Path, title: str, note: str, parts: list[Part], table: EmbeddingTable
 ) -> None:
-    write_parts(folder, title, note, [part for part in parts if part.groups], collection.source)
+    write_parts(folder, title, note, [part for part in parts if part.groups], table.source)
 
 
-def gallery(folder: Path, collection: EmbeddingTable, figures: dict[str, Any]) -> None:
-    """Show what there is to see of a collection first, in five parts."""
+def gallery(folder: Path, table: EmbeddingTable, figures: dict[str, Any]) -> None:
+    """Write the gallery of a whole index, in five parts."""
     with connect(folder) as sql:
         create_view(sql, "overview", folder / OVERVIEW)
         query = "select section, line, path, label, figure, suggested, same_bytes from overview"
@@ -166,7 +164,7 @@ def gallery(folder: Path, collection: EmbeddingTable, figures: dict[str, Any]) -
         lines[name].append([row[2:] for row in some])
 
     def heap(name: str, what: Callable[[float, str | None], str]) -> list[Group]:
-        return _heap(
+        return _one_group(
             [
                 Card(path, what(figure, suggested), "", label)
                 for ((path, label, figure, suggested, _),) in lines[name]
@@ -179,8 +177,8 @@ def gallery(folder: Path, collection: EmbeddingTable, figures: dict[str, Any]) -
         Part(
             "typical",
             "Most typical",
-            f"Images that are near the most others: among the {figures['k']} nearest of so many. "
-            "One of each kind, for no two of these are so near each other.",
+            f"Images that are among the {figures['k']} nearest neighbours of the most others; no "
+            "two of them are near each other.",
             heap("typical", lambda figure, _: f"near {figure:,.0f}"),
             "heap",
         ),
@@ -189,28 +187,28 @@ def gallery(folder: Path, collection: EmbeddingTable, figures: dict[str, Any]) -
             "Neighbours of some images",
             f"Images drawn at random, {drawn}, and the nearest of each with their "
             "distances, from 0 (the same) to 2.",
-            [_alike(line) for line in lines["neighbors"]],
+            [_neighbour_line(line) for line in lines["neighbors"]],
             "lines",
         ),
         Part(
             "isolated",
             "Most isolated",
-            "What is farthest from the rest of the collection; the figure says how far.",
+            "The images farthest from the rest of the collection, with a score of how far.",
             heap("isolated", lambda figure, _: f"{figure:.3f}"),
             "heap",
         ),
         Part(
             "pairs",
             "Nearest pairs",
-            "The two most alike first, with their distance; each image in one pair at most. "
-            "lookalike duplicates finds all that is there more than once.",
+            "The most similar pair first, with distances; each image in one pair at most. "
+            "lookalike duplicates finds all duplicates.",
             [_pair(*line) for line in lines["pairs"]],
         ),
         Part(
             "labels",
-            "Labels to look at",
+            "Labels to check",
             f"{figures['suspects']:,} images of {figures['labelled']:,} have neighbours with "
-            "another label than their own; the likeliest to be wrong first.",
+            "another label; the most likely to be wrong first.",
             heap("suspects", lambda _, suggested: f"rather {suggested}?"),
             "heap",
         ),
@@ -218,12 +216,12 @@ def gallery(folder: Path, collection: EmbeddingTable, figures: dict[str, Any]) -
     counts = [f"{figures['images']:,} images"]
     counts += [f"{figures['labels']:,} labels"] if figures["labels"] else []
     counts += [f"{figures['skipped']:,} inputs skipped"] if figures["skipped"] else []
-    name = collection.path.absolute().name
-    _write_parts(folder, name, ", ".join(counts), parts, collection)
+    name = table.path.absolute().name
+    _write_parts(folder, name, ", ".join(counts), parts, table)
 
 
-def _alike(line: list[Any]) -> Group:
-    """Make a line of an image and those nearest to it; a label is said where it is another."""
+def _neighbour_line(line: list[Any]) -> Group:
+    """Return an image and its nearest neighbours as a group, with the labels that differ."""
     (path, label, *_), *others = line
     same = [label is not None and its == label for _, its, *_ in others]
     cards = [
@@ -249,18 +247,18 @@ def _pair(one: list[Any], other: list[Any]) -> Group:
 
 
 def threshold_sheet(
-    folder: Path, collection: EmbeddingTable, within: float, agrees: float | None
+    folder: Path, table: EmbeddingTable, within: float, agrees: float | None
 ) -> None:
-    """Draw pairs from around what decides: the distance, and how well pixels agree."""
+    """Draw pairs near the thresholds of distance and agreement of pixels."""
 
     def row(title: str, some: list[tuple[str, str, float]], what: str = "") -> Pairs:
-        tiles = [(_tile(collection, one), _tile(collection, two)) for one, two, _ in some]
+        tiles = [(_tile(table, one), _tile(table, two)) for one, two, _ in some]
         return Pairs(title, tiles, [f"{figure:.3f}{what}" for *_, figure in some])
 
-    near, far = pairs_around(collection, within, _AROUND)
+    near, far = pairs_around(table, within, _PAIRS_PER_ROW)
     rows = [row(f"just within {within:g}", near), row(f"just beyond {within:g}", far)]
     if agrees is not None:
-        values = {"agrees": agrees, "around": _AROUND}
+        values = {"agrees": agrees, "around": _PAIRS_PER_ROW}
         with connect(folder) as sql:
             create_view(sql, "pairs", folder / "pairs")
             query = """
@@ -271,18 +269,18 @@ def threshold_sheet(
                 select a_path, b_path, agreement from pairs
                 where agreement < $agrees::float order by agreement desc limit $around"""
             most = sql.execute(query, values).fetchall()
-        rows.append(row(f"pixels agree by {agrees:g} or little more: the same", least))
-        rows.append(row("pixels agree by less: not the same", most))
+        rows.append(row(f"agreement of pixels from {agrees:g}: duplicates", least))
+        rows.append(row(f"agreement of pixels below {agrees:g}: no duplicates", most))
     pair_sheet([one for one in rows if one.pairs]).save(folder / "threshold.png")
 
 
-def _tile(collection: EmbeddingTable, path: str) -> Tile:
+def _tile(table: EmbeddingTable, path: str) -> Tile:
     try:
-        picture = images.decode(images.read(collection.source, path), truncated=True)
+        picture = images.decode(images.read(table.source, path), truncated=True)
     except ImageError:
         picture = None
     return Tile(picture, None, os.path.basename(path))
 
 
-def _cut(found: int, shown: int) -> str:
+def _shown_note(found: int, shown: int) -> str:
     return f"; the largest {shown:,} are shown" if found > shown else ""

@@ -1,7 +1,7 @@
-"""Analyses of a whole index, each written to a folder of tables, figures and pictures.
+"""Analyses of a whole index: the functions behind the methods of `Index` of the same names.
 
-The folder comes whole or not at all: tables of Parquet, figures in `found.json`, and pictures in
-`index.html`. They are the methods of `Index` whose names they end in.
+Each writes a folder atomically: tables in Parquet, figures in `found.json`, and pictures in
+`index.html`.
 """
 
 import os
@@ -18,20 +18,14 @@ from lookalike.analysis.duplicates import TABLE, Keep, duplicates
 from lookalike.analysis.protocol import HasTable
 from lookalike.analysis.result import AnalysisResult, finding
 from lookalike.analysis.verification import count_agreeing, count_compared
-from lookalike.analysis.verification import verify as looked_at
+from lookalike.analysis.verification import verify as verify_pixels
 from lookalike.errors import LookalikeError
 from lookalike.search.engines import Engine, check_engine
 from lookalike.search.knn.export import check_same_model
 from lookalike.search.knn.graph import write_graph
 from lookalike.search.rows import check_recall, check_seed
 from lookalike.storage import EmbeddingTable
-from lookalike.system.defaults import (
-    GALLERY_IMAGES,
-    MAX_PAIRS_PER_IMAGE,
-    MAX_SHOWN_GROUPS,
-    MIN_AGREEMENT,
-    TARGET_RECALL,
-)
+from lookalike.system import defaults
 from lookalike.system.extras import require
 from lookalike.system.files import delete_folder
 from lookalike.system.paths import Name, local_path
@@ -45,7 +39,7 @@ __all__ = [
     "set_aside",
 ]
 
-_VOTERS = 20  # neighbours that are asked for their labels
+_MIN_VOTERS = 20  # nearest neighbours whose labels are compared with that of an image
 
 
 def find_pairs(
@@ -55,12 +49,12 @@ def find_pairs(
     *,
     within: float | None = None,
     k: int | None = None,
-    cap: int = MAX_PAIRS_PER_IMAGE,
+    cap: int = defaults.MAX_PAIRS_PER_IMAGE,
     verify: bool = False,
     engine: Engine = "auto",
-    recall: float = TARGET_RECALL,
+    recall: float = defaults.TARGET_RECALL,
     spark: bool | None = None,
-    shown: int = MAX_SHOWN_GROUPS,
+    shown: int = defaults.MAX_SHOWN_GROUPS,
     overwrite: bool = False,
 ) -> AnalysisResult:
     """Find pairs of images within a distance: of this index, or of this one and another.
@@ -75,28 +69,28 @@ def find_pairs(
     other : Index, str or Path, optional
         Another index of the same model, whose images are the queries.
     within : float, optional
-        Largest distance, 0 to 2. With neither `within` nor `k` one is suggested from the images.
+        Largest distance, 0 to 2. Without `within` and `k` it is estimated from the images.
     k : int, optional
         Only the `k` nearest of each image.
     cap : int
-        Largest number of pairs of one image, its nearest. The figures count the images that have
-        more (`cut`).
+        Largest number of pairs of one image, its nearest. The figure `cut` is the number of
+        images with more.
     verify : bool
-        Compare the pixels of each pair too: `agreement` says how well they agree, 0 to 1.
+        Compare the pixels of each pair too: `agreement` is from 0 to 1.
     engine : {"auto", "exact", "approximate", "spark-lsh"}
         As for `search`; `spark-lsh` is Spark ML's `approxSimilarityJoin`.
     recall : float
         Share of the true neighbours to find, over 0 and up to 1.
     spark : bool, optional
-        True computes on Spark, False in this process. Without it the number of images decides.
+        True computes on Spark, False in this process; None decides by the number of images.
     shown : int
-        Number of groups in the gallery `index.html`; 0 for no pictures.
+        Largest number of groups in the gallery `index.html`; 0 for no gallery.
     overwrite : bool
         Replace the result of an earlier analysis in `out`.
 
     Returns
     -------
-    Found
+    AnalysisResult
         The folder, its figures and its table.
 
     Raises
@@ -113,7 +107,7 @@ def find_pairs(
     """
     table = index._table
     opened = EmbeddingTable.open(other) if isinstance(other, str | os.PathLike) else other
-    second = opened if opened is None or isinstance(opened, EmbeddingTable) else opened._table
+    other_table = opened if opened is None or isinstance(opened, EmbeddingTable) else opened._table
     check_engine(engine)
     if engine == "spark-lsh" and k is not None:
         raise LookalikeError("Spark ML joins within a distance: set `within` and leave `k` out")
@@ -121,10 +115,10 @@ def find_pairs(
         raise LookalikeError('`engine="approximate"` needs Spark: leave `spark=False` out')
     if verify:
         require("comparing pixels", "cv2")
-    asking = second or table
-    check_same_model(table, asking)
+    queries = other_table or table
+    check_same_model(table, queries)
     on_spark = spark or engine in ("approximate", "spark-lsh")
-    with _finding(table, out, "pairs", overwrite, shown, recall, on_spark) as (folder, figures):
+    with _result(table, out, "pairs", overwrite, shown, recall, on_spark) as (folder, figures):
         if within is None and k is None:
             within = threshold.suggest(table, verify).within
         figures |= pairs.join(
@@ -132,19 +126,19 @@ def find_pairs(
             folder,
             np.inf if within is None else within,
             cap if k is None else k,
-            second,
+            other_table,
             engine=engine,
             recall=recall,
             spark=spark,
         )
         if k is not None:
-            figures["cut"] = 0  # who asks for k gets k
+            figures["cut"] = 0  # k is the limit that was requested
         if verify:
-            looked_at(folder / "pairs", table.source, asking.source, figures["spark"])
+            verify_pixels(folder / "pairs", table.source, queries.source, figures["spark"])
             figures["agreeing"] = count_agreeing(folder / "pairs")
             figures |= count_compared(folder / "pairs")
         if shown:
-            reports.pairs(folder, table, asking, figures, shown)
+            reports.pairs(folder, table, queries, figures, shown)
     return AnalysisResult.open(out)
 
 
@@ -155,33 +149,33 @@ def find_duplicates(
     within: float | None = None,
     keep: Keep = "largest",
     verify: bool = True,
-    agrees: float = MIN_AGREEMENT,
-    cap: int = MAX_PAIRS_PER_IMAGE,
-    recall: float = TARGET_RECALL,
+    agrees: float = defaults.MIN_AGREEMENT,
+    cap: int = defaults.MAX_PAIRS_PER_IMAGE,
+    recall: float = defaults.TARGET_RECALL,
     spark: bool | None = None,
-    shown: int = MAX_SHOWN_GROUPS,
+    shown: int = defaults.MAX_SHOWN_GROUPS,
     overwrite: bool = False,
 ) -> AnalysisResult:
-    """Find images that are there more than once: groups, with one image of each to keep.
+    """Find groups of duplicates, with one image of each group to keep.
 
-    Every member is within the distance of the image to keep, and, with `verify`, its pixels agree
-    with those of that image once laid over it: cropped, scaled, mirrored or compressed again. The
-    table has `group`, `action` (keep or drop), `id, path, label, agreement, distance, same_bytes,
-    width, height, size, kept_path`. `threshold.png` shows pairs from around the threshold. Nothing
-    happens to the images: `set_aside` does that.
+    Every member is within the distance of the image to keep. With `verify`, its pixels also agree
+    with those of that image after alignment, so it may be cropped, scaled, mirrored or compressed
+    again. The table has `group`, `action` (keep or drop), `id, path, label, agreement, distance,
+    same_bytes, width, height, size, kept_path`. `threshold.png` shows pairs near the threshold. The
+    image files are not changed: `set_aside` does that.
 
     Parameters
     ----------
     out : str or Path
         The folder to write.
     within : float, optional
-        Largest distance, 0 to 2. Without it one is suggested from the images.
+        Largest distance, 0 to 2; by default it is estimated from the images.
     keep : {"largest", "oldest", "sharpest", "first"}
-        Which image of a group to keep; `first` is by path.
+        The image of a group to keep; `first` in the order of paths.
     verify : bool
-        Compare pixels, and not only distances.
+        Compare pixels too.
     agrees : float
-        How well pixels have to agree, 0 to 1.
+        Smallest agreement of pixels, 0 to 1.
     cap : int
         Largest number of pairs of one image, its nearest.
     recall, spark, shown, overwrite
@@ -189,7 +183,7 @@ def find_duplicates(
 
     Returns
     -------
-    Found
+    AnalysisResult
         The folder, its figures and its table.
 
     Examples
@@ -201,7 +195,7 @@ def find_duplicates(
     """
     require("finding duplicates", "cv2")
     table = index._table
-    with _finding(table, out, TABLE, overwrite, shown, recall, spark) as (folder, figures):
+    with _result(table, out, TABLE, overwrite, shown, recall, spark) as (folder, figures):
         figures |= duplicates(
             table,
             folder,
@@ -227,22 +221,22 @@ def find_clusters(
     resolution: float = 1.0,
     least: int = 2,
     k: int = 15,
-    recall: float = TARGET_RECALL,
+    recall: float = defaults.TARGET_RECALL,
     spark: bool | None = None,
-    shown: int = MAX_SHOWN_GROUPS,
+    shown: int = defaults.MAX_SHOWN_GROUPS,
     overwrite: bool = False,
 ) -> AnalysisResult:
     """Find clusters of similar images, by Leiden's algorithm on the graph of neighbours.
 
-    Unlike connected components such clusters do not chain. The table has `cluster` (0 is the
-    largest), `id, path, label, representative, weight`.
+    Such clusters do not chain dissimilar images as connected components do. The table has `cluster`
+    (0 is the largest), `id, path, label, representative, weight`.
 
     Parameters
     ----------
     out : str or Path
         The folder to write.
     resolution : float
-        Above 1 for more and smaller clusters, below 1 for fewer.
+        Above 1 for more and smaller clusters, below 1 for fewer and larger ones.
     least : int
         Smallest number of images in a cluster.
     k : int
@@ -252,7 +246,7 @@ def find_clusters(
 
     Returns
     -------
-    Found
+    AnalysisResult
         The folder, its figures and its table.
 
     Examples
@@ -265,7 +259,7 @@ def find_clusters(
     clusters.check_options(resolution, least)
     require("finding clusters", "networkit")
     table = index._table
-    with _finding(table, out, clusters.TABLE, overwrite, shown, recall, spark) as (folder, figures):
+    with _result(table, out, clusters.TABLE, overwrite, shown, recall, spark) as (folder, figures):
         with _graph(table, folder, k, recall, spark) as graph:
             figures |= clusters.cluster(table, graph, folder, resolution=resolution, least=least)
         if shown:
@@ -278,29 +272,29 @@ def find_outliers(
     out: Name,
     *,
     k: int = 15,
-    recall: float = TARGET_RECALL,
+    recall: float = defaults.TARGET_RECALL,
     spark: bool | None = None,
-    shown: int = MAX_SHOWN_GROUPS,
+    shown: int = defaults.MAX_SHOWN_GROUPS,
     overwrite: bool = False,
 ) -> AnalysisResult:
-    """Rank images by how isolated they are, and find labels that may be wrong.
+    """Rank images by isolation, and find labels that may be wrong.
 
-    The table has all images, the most isolated first: `rank, id, path, label, distance` (to the
-    k-th neighbour)`, density` (local)`, score`. `suspects.parquet` beside it has images whose
-    neighbours carry another label: `rank, id, path, label, suggested, score`.
+    The table has all images, the most isolated first: `rank, id, path, label`, `distance` to the
+    k-th neighbour, local `density`, `score`. `suspects.parquet` has images whose neighbours have
+    another label: `rank, id, path, label, suggested, score`.
 
     Parameters
     ----------
     out : str or Path
         The folder to write.
     k : int
-        Number of neighbours of each image that count.
+        Number of neighbours of each image to consider.
     recall, spark, shown, overwrite
         As for `pairs`.
 
     Returns
     -------
-    Found
+    AnalysisResult
         The folder, its figures and its table.
 
     Examples
@@ -311,8 +305,8 @@ def find_outliers(
 
     """
     table = index._table
-    with _finding(table, out, outliers.TABLE, overwrite, shown, recall, spark) as (folder, figures):
-        voters = max(k, _VOTERS)
+    with _result(table, out, outliers.TABLE, overwrite, shown, recall, spark) as (folder, figures):
+        voters = max(k, _MIN_VOTERS)
         with _graph(table, folder, voters, recall, spark) as graph:
             figures |= outliers.outliers(table, graph, folder, k)
             figures |= outliers.suspects(table, graph, folder, voters) | {"k": k}
@@ -327,31 +321,31 @@ def make_gallery(
     *,
     k: int = 15,
     seed: int = 0,
-    recall: float = TARGET_RECALL,
+    recall: float = defaults.TARGET_RECALL,
     spark: bool | None = None,
-    shown: int = GALLERY_IMAGES,
+    shown: int = defaults.GALLERY_IMAGES,
     overwrite: bool = False,
 ) -> AnalysisResult:
-    """Make a folder of pictures that shows an unknown collection at a glance.
+    """Make a gallery that gives an overview of a collection.
 
-    `index.html` has the most typical images, random images with their nearest neighbours, the most
-    isolated images, the nearest pairs, and labels that may be wrong. It needs nothing but its
-    folder, which can be zipped and sent. The table lists the images that are shown.
+    `index.html` shows the most typical images, random images with their nearest neighbours, the
+    most isolated images, the nearest pairs, and labels that may be wrong. The folder needs no other
+    files and can be sent as an archive. The table lists the images shown.
 
     Parameters
     ----------
     out : str or Path
         The folder to write.
     k : int
-        Number of neighbours of each image that count.
+        Number of neighbours of each image to consider.
     seed : int
         Random seed for sampling.
     recall, spark, shown, overwrite
-        As for `pairs`, but for `shown`: number of images in each part.
+        As for `pairs`, except `shown`: number of images in each part.
 
     Returns
     -------
-    Found
+    AnalysisResult
         The folder, its figures and its table.
 
     Examples
@@ -362,21 +356,21 @@ def make_gallery(
 
     """
     table = index._table
-    overview.check_count(shown)  # before the work that the graph is
+    overview.check_count(shown)  # before computing the graph
     check_seed(seed)
-    with _finding(table, out, overview.TABLE, overwrite, shown, recall, spark) as (folder, figures):
-        voters = max(k, _VOTERS)
+    with _result(table, out, overview.TABLE, overwrite, shown, recall, spark) as (folder, figures):
+        voters = max(k, _MIN_VOTERS)
         with _graph(table, folder, voters, recall, spark) as graph:
             figures |= outliers.outliers(table, graph, folder, k)
             figures |= outliers.suspects(table, graph, folder, voters)
             figures |= overview.overview(table, graph, folder, shown, k, seed)
-        for name in (outliers.TABLE, outliers.SUSPECTS):  # of all images: not to be sent
+        for name in (outliers.TABLE, outliers.SUSPECTS):  # tables of all images
             (folder / name).unlink()
         reports.gallery(folder, table, figures)
     return AnalysisResult.open(out)
 
 
-def _finding(
+def _result(
     table: EmbeddingTable,
     out: Name,
     name: str,
@@ -385,7 +379,7 @@ def _finding(
     recall: float,
     spark: bool | None,
 ) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
-    """Check what all analyses take, before any work is done; give the folder to write to."""
+    """Check the common options; return a context manager of the result folder and its figures."""
     if shown < 0:
         raise LookalikeError(f"`shown` is {shown}: give 0 or more")
     check_recall(recall)
@@ -396,9 +390,9 @@ def _finding(
 
 @contextmanager
 def _graph(
-    collection: EmbeddingTable, folder: Path, k: int, recall: float, spark: bool | None
+    table: EmbeddingTable, folder: Path, k: int, recall: float, spark: bool | None
 ) -> Iterator[Path]:
     graph = folder / "graph"
-    write_graph(collection, graph, k, recall=recall, spark=spark)
+    write_graph(table, graph, k, recall=recall, spark=spark)
     yield graph
     delete_folder(graph)

@@ -205,7 +205,7 @@ def watch(
         ),
     ] = None,
     every: Annotated[
-        float, typer.Option(help="Seconds between two looks at the folder.", metavar="SECONDS")
+        float, typer.Option(help="Seconds between two scans of the folder.", metavar="SECONDS")
     ] = 10.0,
     once: Annotated[
         bool, typer.Option("--once", help="Scan once and end, for use with cron.")
@@ -237,7 +237,8 @@ def watch(
 
     Example: `lookalike watch photos.index --every 60`
     """
-    from lookalike.ingest import Options, watch
+    from lookalike.ingest import Options
+    from lookalike.ingest.watch import watch_folder, watch_stream
     from lookalike.storage import EmbeddingTable
 
     if not _MIN_EVERY_SECONDS <= every <= _MAX_EVERY_SECONDS:
@@ -249,13 +250,9 @@ def watch(
     options = Options(labels, image_name, label_name, device=device, wave=wave)
     place = folder or EmbeddingTable.open(index).source.root
     if spark:
-        scans = watch.watch_stream(
-            index, folder, options, every=every, checkpoint=checkpoint, once=once
-        )
+        scans = watch_stream(index, folder, options, every=every, checkpoint=checkpoint, once=once)
     else:
-        scans = watch.watch_folder(
-            index, folder, options, every=every, keep_gone=keep_gone, once=once
-        )
+        scans = watch_folder(index, folder, options, every=every, keep_gone=keep_gone, once=once)
     with _until_stopped(index), contextlib.closing(scans):
         if not once:
             notes.print(
@@ -269,7 +266,8 @@ def _show_scans(scans: "Iterator[Scan]", every: float, once: bool, as_json: bool
     problem = ""
     reported: set[str] = set()
     for scan in scans:
-        ignored = scan.changed.not_looked_at if scan.changed else {}
+        changed = scan.changed
+        ignored = changed.not_looked_at if changed else {}
         show_ignored({type_: n for type_, n in ignored.items() if type_ not in reported})
         reported |= ignored.keys()
         before, problem = problem, ""
@@ -279,13 +277,11 @@ def _show_scans(scans: "Iterator[Scan]", every: float, once: bool, as_json: bool
                 notes.print(f"{problem}; trying again every {every:g} s", markup=False)
         elif before:
             notes.print("continuing", markup=False)
-        if scan.changed is not None and scan.has_new_version:
+        if changed is not None and scan.has_new_version:
             if as_json:
-                show_json(scan.changed.to_dict())
+                show_json(changed.to_dict())
             else:
-                answers.print(
-                    f"{_counts(scan.changed)}: version {scan.changed.version}", markup=False
-                )
+                answers.print(f"{_counts(changed)}: version {changed.version}", markup=False)
         if once and scan.unstable:
             notes.print(f"{scan.unstable:,} still being written: left for later")
 

@@ -18,22 +18,22 @@ from lookalike.system.arrays import Numbers, Vectors
 from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.progress import progress_line
 
-Drawn: TypeAlias = tuple[int, str | None, Vectors]
+DrawnQuery: TypeAlias = tuple[int, str | None, Vectors]
 """A drawn query: its id, label and vector, float32 (width,)."""
 
-_BLOCK = 256  # queries per matrix product
-_PLACES = 1000  # largest R of mAP@R
+_BLOCK_QUERIES = 256  # per matrix product
+_MAX_LABEL_NEIGHBOURS = 1000  # largest R of mAP@R
 
 
-def draw_queries(rows: Rows, count: int, seed: int = 0) -> list[Drawn]:
+def draw_queries(rows: Rows, count: int, seed: int = 0) -> list[DrawnQuery]:
     """Draw `count` rows at random, without repetition.
 
     Raises `LookalikeError` for fewer than 2 rows.
     """
-    return _at(rows, draw(len(rows), count, seed))
+    return _queries_at(rows, draw(len(rows), count, seed))
 
 
-def _at(rows: Rows, places: Numbers) -> list[Drawn]:
+def _queries_at(rows: Rows, places: Numbers) -> list[DrawnQuery]:
     if len(rows) < 2:
         raise LookalikeError("nothing to evaluate: an index needs at least 2 embedded images")
     labels = rows.labels.take(pa.array(places)).to_pylist()
@@ -61,12 +61,12 @@ def by_label(rows: Rows, count: int = 2000, seed: int = 0) -> dict[str, Any]:
         `labelled_queries`, `R@1`, `P@5`, `mAP@R`; empty where no image has a label.
     """
     labelled = np.flatnonzero(rows.labels.is_valid())
-    drawn = _at(rows, labelled[draw(len(labelled), count, seed)])
+    drawn = _queries_at(rows, labelled[draw(len(labelled), count, seed)])
     counts = {row["values"]: row["counts"] for row in rows.labels.value_counts().to_pylist()}
     sums = np.zeros(3)
-    for start in range(0, len(drawn), _BLOCK):
-        block = drawn[start : start + _BLOCK]
-        others = [min(counts[label] - 1, _PLACES) for _, label, _ in block]
+    for start in range(0, len(drawn), _BLOCK_QUERIES):
+        block = drawn[start : start + _BLOCK_QUERIES]
+        others = [min(counts[label] - 1, _MAX_LABEL_NEIGHBOURS) for _, label, _ in block]
         queries = np.array([vector for _, _, vector in block])
         k = min(max(5, *others) + 1, len(rows))
         _, found = exact.exact_many(rows, queries, k)
@@ -89,7 +89,7 @@ def by_label(rows: Rows, count: int = 2000, seed: int = 0) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Answers:
+class EngineAnswers:
     """The answers of one engine to drawn queries.
 
     `ids` are the neighbours of each query, `compared` is the mean share of all rows that a query
@@ -145,11 +145,11 @@ def by_signatures(
 
 def _answers(
     searcher: Searcher,
-    drawn: list[Drawn],
+    drawn: list[DrawnQuery],
     k: int,
     engine: Literal["exact", "approximate"],
     recall: float,
-) -> Answers:
+) -> EngineAnswers:
     ids, shares, times = [], [], []
     for number, _, vector in [drawn[0], *drawn]:  # the first warms up
         started = time.perf_counter()
@@ -159,10 +159,10 @@ def _answers(
         times.append((time.perf_counter() - started) * 1000)
         ids.append({neighbor.id for neighbor in found})
         shares.append(compared / len(searcher.rows))
-    return Answers(ids[1:], float(np.mean(shares[1:])), times[1:])
+    return EngineAnswers(ids[1:], float(np.mean(shares[1:])), times[1:])
 
 
-def _point(engine: str, asked: float, found: Answers, true: Answers) -> dict[str, Any]:
+def _point(engine: str, asked: float, found: EngineAnswers, true: EngineAnswers) -> dict[str, Any]:
     return {
         "engine": engine,
         "asked": asked,

@@ -1,4 +1,4 @@
-"""From an image, its file or its vector to a query, and from a query to its neighbours."""
+"""Turn an image, a file or a vector into a query, and search with it."""
 
 import os
 import random
@@ -19,7 +19,7 @@ from lookalike.images.inputs.reader import content_hash
 from lookalike.models.embedder import ImageEmbedder, ImageLike, have_direction, to_pixels, unit_rows
 from lookalike.search import exact
 from lookalike.search.engines import Engine, KnnEngine, check_engine
-from lookalike.search.results import Query, SearchResult, nothing_left
+from lookalike.search.results import Query, SearchResult, no_match_error
 from lookalike.search.rows import check_k, check_recall
 from lookalike.search.searcher import Searcher
 from lookalike.storage import EmbeddingTable, Segment
@@ -27,11 +27,11 @@ from lookalike.system.arrays import Vectors
 from lookalike.system.progress import progress_line
 
 DEFAULT_K = 5
-"""Neighbours of a query."""
+"""Default number of neighbours."""
 _MAX_BLACK = 0.5 / 255  # a float picture with no value above this is black
 
 QueryLike: TypeAlias = "ImageLike | Query"
-"""An image, a vector (width,), or a `Query` of an earlier result or of a sample."""
+"""An image, a vector (width,), or a `Query` from a result or a sample."""
 
 
 class SearchOptions(TypedDict, total=False):
@@ -53,7 +53,7 @@ def make_embedder(table: EmbeddingTable) -> ImageEmbedder:
 def make_query(table: EmbeddingTable, image: QueryLike) -> Query:
     """Turn an image or a vector into a query.
 
-    A file that is in the table, with the same bytes, is not embedded again.
+    A file of the index with unchanged bytes is not embedded again.
     """
     if isinstance(image, Query):
         check_width(table, image.vector)
@@ -78,11 +78,11 @@ def make_query(table: EmbeddingTable, image: QueryLike) -> Query:
 
 
 def random_query(table: EmbeddingTable, seed: int | None = None) -> Query:
-    """Steps 9 and 10: take an indexed image at random and embed its pixels anew."""
+    """Steps 9 and 10: draw an indexed image at random and embed its file again."""
     segments = table.segments
     total = sum(len(segment.ids) for segment in segments)
     if total == 0:
-        raise LookalikeError(f"{table.path} holds no embedded image: index some")
+        raise LookalikeError(f"{table.path} has no embedded images: add some")
     at = random.Random(seed).randrange(total)
     for segment in segments:
         if at < len(segment.ids):
@@ -94,7 +94,7 @@ def random_query(table: EmbeddingTable, seed: int | None = None) -> Query:
     try:
         data = images.read(source, row["path"])
     except ImageError as error:
-        raise LookalikeError(f"{full_path}, indexed once, cannot be read now: {error}") from None
+        raise LookalikeError(f"{full_path} can no longer be read: {error}") from None
     content = None if source.kind == "files" else data
     vector = make_embedder(table)(data)
     return Query(vector, images.encode_path(full_path), row["label"], row["id"], content)
@@ -109,7 +109,7 @@ def check_search(
     path: str | Sequence[str] | None,
     explain: bool,
 ) -> None:
-    """Raise `LookalikeError` for options of `Index.search` that are wrong or exclude each other."""
+    """Raise `LookalikeError` for wrong options of `Index.search`, or wrong combinations."""
     if k is not None:
         check_k(k)
     check_engine(engine)
@@ -117,12 +117,12 @@ def check_search(
     if engine == "spark-lsh":
         if within is not None or label is not None or path is not None:
             raise LookalikeError(
-                '`engine="spark-lsh"` takes neither filters nor `within`: leave them out'
+                '`engine="spark-lsh"` supports neither filters nor `within`: leave them out'
             )
     elif explain:
-        raise LookalikeError('`explain` is about hash tables: set `engine="spark-lsh"`')
+        raise LookalikeError('`explain` lists hash tables: set `engine="spark-lsh"`')
     if within is not None and (not within >= 0 or engine == "approximate"):
-        raise LookalikeError("`within` is a distance from 0 to 2, and searched exactly")
+        raise LookalikeError("`within` takes a distance from 0 to 2, and needs exact search")
 
 
 def search_vectors(
@@ -135,15 +135,15 @@ def search_vectors(
     labels: list[str] | None = None,
     globs: list[str] | None = None,
 ) -> SearchResult:
-    """Find the neighbours of a query without Spark, as `Index.search` says."""
-    table, rows = searcher.collection, searcher.rows
+    """Find the neighbours of a query without Spark, as described in `Index.search`."""
+    table, rows = searcher.table, searcher.rows
     check_width(table, query.vector)
     allowed = rows.chosen(labels, globs)
     if allowed is not None and len(allowed) and not allowed.any():
-        raise nothing_left(labels, globs)
+        raise no_match_error(labels, globs)
     if within is None and searcher.may_approximate(engine, recall, len(rows)):
-        with progress_line("getting signatures ready"):
-            searcher.get_ready()  # or it would count as time that this search took
+        with progress_line("preparing signatures"):
+            searcher.get_ready()  # before the clock starts
     started = time.perf_counter()
     used: KnnEngine = "exact"
     compared: int | None = None
@@ -164,7 +164,7 @@ def search_vectors(
 
 
 def as_array(image: Any) -> Any:
-    """Return numbers that came as a list or as a tensor without channels as an array."""
+    """Return a list of numbers, or a tensor without channels, as an array; else the argument."""
     if hasattr(image, "detach") and image.ndim < 3:
         return image.detach().cpu().numpy()
     if isinstance(image, list | tuple) and image and all(isinstance(one, Real) for one in image):
@@ -173,9 +173,9 @@ def as_array(image: Any) -> Any:
 
 
 def are_vectors(table: EmbeddingTable, image: Any) -> bool:
-    """Tell embeddings (n, width) from a grey picture of that width, whose floats are in 0..1.
+    """Tell whether an array (n, width) has embeddings, and is not a grey image with floats in 0..1.
 
-    Half of their rows have length 1, or as a picture they would be none, or black.
+    It has if half of its rows have length 1, or if its values do not fit an image.
     """
     if not (isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype.kind == "f"):
         return False
@@ -187,25 +187,25 @@ def are_vectors(table: EmbeddingTable, image: Any) -> bool:
 
 
 def check_width(table: EmbeddingTable, vector: npt.NDArray[Any]) -> None:
-    """Raise `LookalikeError` unless a vector has as many numbers as those of the table."""
+    """Raise `LookalikeError` unless a vector has the width of the index."""
     width = table.about_model["width"]
     if vector.shape != (width,):
         raise LookalikeError(
-            f"a vector of {vector.size} numbers, but this index has {width}: "
-            "embed the query with the index's own model (index.embedder)"
+            f"the vector has {vector.size} numbers, but this index has {width}: "
+            "embed the query with `index.embedder`"
         )
 
 
 def _unit_vector(table: EmbeddingTable, vector: npt.NDArray[Any]) -> Vectors:
     check_width(table, vector)
     if vector.dtype.kind not in "fiu":
-        raise LookalikeError(f"a vector of {vector.dtype}: give numbers")
+        raise LookalikeError(f"the vector has the type {vector.dtype}: give numbers")
     if not np.isfinite(vector).all():
-        raise LookalikeError("a vector with numbers that are not finite: embed the query again")
-    unit = unit_rows(vector[None])  # an image and its vector find the same
+        raise LookalikeError("the vector has numbers that are not finite: embed the query again")
+    unit = unit_rows(vector[None])
     if not have_direction(unit)[0]:
         raise LookalikeError(
-            "a vector of zeros, or too near zero, has no direction: embed the query again"
+            "a vector of zeros, or near zero, has no direction: embed the query again"
         )
     return cast("Vectors", unit[0])
 
@@ -215,8 +215,7 @@ def _row_of_path(table: EmbeddingTable, path: str) -> tuple[Segment, int, dict[s
     if source.kind != "files":
         return None
     real = os.path.relpath(os.path.realpath(path), os.path.realpath(source.root))
-    # By its name, or, where a link leads to one of the two, by where it really is.
-    # Images outside the root have their whole paths.
+    # By its path, or by its path with links resolved. Images outside the root have absolute paths.
     for below in dict.fromkeys((os.path.relpath(path, source.root), real, path)):
         for segment in table.segments:
             at = pc.index(segment.rows["path"], images.encode_path(below)).as_py()
@@ -226,5 +225,5 @@ def _row_of_path(table: EmbeddingTable, path: str) -> tuple[Segment, int, dict[s
 
 
 def as_list(one: str | Sequence[str] | None) -> list[str] | None:
-    """Return one text or several as a list."""
+    """Return a text, or several, as a list; None for None."""
     return [one] if isinstance(one, str) else None if one is None else list(one)

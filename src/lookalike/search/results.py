@@ -1,7 +1,4 @@
-"""What a search gives back: a query, its neighbours, and how to look at them.
-
-The same for images that were drawn from an index, each of which is a query too.
-"""
+"""Results of searches, and samples of images, with their pictures."""
 
 import os
 from collections.abc import Sequence
@@ -24,8 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-_ROWS = 20  # answers that are shown as pictures
-_TILES = 100  # images of a draw that are
+_MAX_SHOWN_RESULTS = 20
+_MAX_SHOWN_IMAGES = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +36,11 @@ class Query:
     path : str or None
         Its file, encoded as `images.encode_path` does.
     label : str or None
-        Its label, where the image is in the index.
+        Its label, if the image is in the index.
     id : int or None
-        Its own row in the index, which is no neighbour of it.
+        Its id in the index. An image is not its own neighbour.
     content : bytes, PIL.Image or None
-        The image itself, where no file has it.
+        The image itself, if it is not a file.
 
     """
 
@@ -54,10 +51,10 @@ class Query:
     content: "bytes | Image.Image | None" = field(default=None, repr=False)
 
     def picture(self) -> "Image.Image | None":
-        """Return the picture as RGB, None if there is none or it is gone."""
+        """Return the image as RGB, None if there is none or it cannot be read."""
         try:
             if self.content is None:
-                # Of whoever asks, not of the table: it may lie anywhere.
+                # The file of a query may be anywhere.
                 return (
                     images.decode(read_file(images.decode_path(self.path)), truncated=True)
                     if self.path
@@ -72,20 +69,20 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class SearchResult(Sequence[Neighbor]):
-    """The neighbours of one query, nearest first. In a notebook they show as pictures.
+    """The neighbours of one query, nearest first. A notebook shows them as pictures.
 
     Attributes
     ----------
     query : Query
-        The vector and the image that was searched with.
+        The query.
     neighbors : tuple of Neighbor
         The neighbours; `len`, iteration and indexing go over these.
     engine : str
         The engine that found them: "exact", "approximate" or "spark-lsh".
     took_ms : float
-        Milliseconds that the search took, without embedding the query.
+        Milliseconds of the search, without embedding the query.
     candidates : int or None
-        Number of images whose vectors were compared, where not all were.
+        Number of images whose vectors were compared, None for all.
 
     Examples
     --------
@@ -122,7 +119,7 @@ class SearchResult(Sequence[Neighbor]):
         return f"SearchResult({len(self)} neighbours{of}{nearest})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as `search --json` prints it."""
+        """Return the result as `search --json` prints it."""
         path = self.query.path and images.decode_path(self.query.path)
         counted = {} if self.candidates is None else {"candidates": self.candidates}
         return {
@@ -152,11 +149,11 @@ class SearchResult(Sequence[Neighbor]):
         )
 
     def picture(self) -> "Image.Image":
-        """Step 12: a contact sheet, the query left, its neighbours in order."""
+        """Step 12: return a contact sheet with the query and its neighbours in order."""
         return rendering.contact_sheet(*self._tiles())
 
     def html(self, note: str = "") -> str:
-        """Return the same as one HTML page that needs nothing else."""
+        """Return the contact sheet as one HTML page without other files."""
         return rendering.html_page(*self._tiles(), note=note)
 
     def _repr_html_(self) -> str:
@@ -175,16 +172,16 @@ class SearchResult(Sequence[Neighbor]):
 
 
 class SearchResults(list[SearchResult]):
-    """The results of several queries. In a notebook they show as pictures."""
+    """The results of several queries. A notebook shows them as pictures."""
 
     def _repr_html_(self) -> str:
-        shown = (result._tiles() for result in self[:_ROWS])
-        return rendering.html_rows(shown, more=max(0, len(self) - _ROWS))
+        shown = (result._tiles() for result in self[:_MAX_SHOWN_RESULTS])
+        return rendering.html_rows(shown, more=max(0, len(self) - _MAX_SHOWN_RESULTS))
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSample(Sequence[Query]):
-    """Images drawn from an index, each as a `Query`. In a notebook they show as pictures.
+    """Images drawn from an index, each as a `Query`. A notebook shows them as pictures.
 
     Examples
     --------
@@ -216,50 +213,54 @@ class ImageSample(Sequence[Query]):
         return rendering.tile_sheet(self._tiles())
 
     def _repr_html_(self) -> str:
-        return rendering.html_tiles(self._tiles(_TILES), more=max(0, len(self) - _TILES))
+        return rendering.html_tiles(
+            self._tiles(_MAX_SHOWN_IMAGES), more=max(0, len(self) - _MAX_SHOWN_IMAGES)
+        )
 
-    def _tiles(self, most: int | None = None) -> list[rendering.Tile]:
+    def _tiles(self, limit: int | None = None) -> list[rendering.Tile]:
         return [
             rendering.Tile(query.picture(), query.label, os.path.basename(query.path or ""))
-            for query in self.queries[:most]
+            for query in self.queries[:limit]
         ]
 
 
 def draw_sample(
     rows: Rows, source: images.Source, count: int, seed: int | None, labels: list[str] | None
 ) -> ImageSample:
-    """Draw images at random, of some labels or of all, each once: `count` of them or fewer.
+    """Draw up to `count` different images at random, of some labels or of all.
 
-    Raises `LookalikeError` for a count below 1, and where no image has one of the labels.
+    Raises `LookalikeError` for a count below 1, or if no image has one of the labels.
     """
     if count < 1:
         raise LookalikeError(f"`n` is {count}: draw at least 1 image")
     check_seed(seed)
-    places = rows.left(rows.chosen(labels, None))
-    if not len(places):
-        raise nothing_left(labels, None) if len(rows) else LookalikeError("no images to show")
+    matching = rows.left(rows.chosen(labels, None))
+    if not len(matching):
+        raise no_match_error(labels, None) if len(rows) else LookalikeError("no images to show")
     rng = np.random.default_rng(seed)
-    drawn = np.sort(rng.choice(places, min(count, len(places)), replace=False))
+    drawn = np.sort(rng.choice(matching, min(count, len(matching)), replace=False))
     queries = []
     for row, vector in zip(drawn.tolist(), rows.vectors(drawn), strict=True):
         path = rows.paths[row].as_py()
-        whole = images.encode_path(images.full_path(source, path))
+        full_path = images.encode_path(images.full_path(source, path))
         content = None if _is_file(source, path) else _read(source, path)
-        queries.append(Query(vector, whole, rows.labels[row].as_py(), int(rows.ids[row]), content))
+        queries.append(
+            Query(vector, full_path, rows.labels[row].as_py(), int(rows.ids[row]), content)
+        )
     return ImageSample(tuple(rng.permutation(np.array(queries, object)).tolist()))
 
 
-def nothing_left(labels: list[str] | None, globs: list[str] | None) -> LookalikeError:
-    """Return the error for filters that leave no image in."""
+def no_match_error(labels: list[str] | None, globs: list[str] | None) -> LookalikeError:
+    """Return the error for filters that match no image."""
     filters = (("has the label", labels), ("has a path that matches", globs))
-    said = [f"{what} {' or '.join(map(repr, some))}" for what, some in filters if some]
-    if not said:
-        return LookalikeError("no label or path is given to filter by: leave the filter out")
-    return LookalikeError(f"no image {' and '.join(said)}: look at the names and their case")
+    conditions = [f"{what} {' or '.join(map(repr, some))}" for what, some in filters if some]
+    if not conditions:
+        return LookalikeError("the filter is empty: give a label or path, or leave the filter out")
+    return LookalikeError(f"no image {' and '.join(conditions)}: check the names and their case")
 
 
 def _is_file(source: images.Source, path: str) -> bool:
-    """Say whether an image can be read by its path alone, whoever wrote that."""
+    """Tell whether an image is a local file below the root."""
     return source.kind == "files" and is_inside(source, path)
 
 
@@ -267,7 +268,7 @@ def _read(source: images.Source, path: str) -> bytes:
     try:
         return images.read(source, path)
     except ImageError:
-        return b""  # which is no picture
+        return b""  # shown without a picture
 
 
 def _picture(source: images.Source, path: str) -> "Image.Image | None":

@@ -84,11 +84,11 @@ def encode_segment(segment: Segment, cells: Cells) -> Codes:
 
 
 class Searcher:
-    """Exact and approximate search of one version of a collection."""
+    """Exact and approximate search of one version of an index."""
 
-    def __init__(self, collection: EmbeddingTable) -> None:
-        self.collection = collection
-        self.rows = Rows(collection.segments)
+    def __init__(self, table: EmbeddingTable) -> None:
+        self.table = table
+        self.rows = Rows(table.segments)
 
     def nearest(
         self,
@@ -178,22 +178,22 @@ class Searcher:
     def saved_profile(self) -> RecallProfile | None:
         """Return a saved profile that holds for the rows of this version; None without one."""
         for saved in self._saved_profiles():
-            if saved.holds_for(self._files, self.collection.next_id):
+            if saved.holds_for(self._files, self.table.next_id):
                 return saved
         return None
 
     def _saved_profiles(self) -> Iterator[RecallProfile]:
         """Load the profiles of this version and of older ones, the newest first."""
-        for version in sorted(self.collection.measured_versions(), reverse=True):
+        for version in sorted(self.table.measured_versions(), reverse=True):
             with contextlib.suppress(*PROFILE_ERRORS):
                 yield RecallProfile.load(self._profile_file(version))
 
     @cached_property
     def _files(self) -> list[DataFile]:
-        return [DataFile(first, last, rows) for _, first, last, rows in self.collection.id_ranges()]
+        return [DataFile(first, last, rows) for _, first, last, rows in self.table.id_ranges()]
 
     def _profile_file(self, version: int) -> Path:
-        return self.collection.signature_folder / f"{version}.json"
+        return self.table.signature_folder / f"{version}.json"
 
     def get_ready(self) -> None:
         """Load or make the profile and the signatures, so that the first search is quick."""
@@ -205,7 +205,7 @@ class Searcher:
         """The cells; fitted on first use, and again after the collection has grown."""
         try:
             saved = Cells.load(self._cells_file)
-            width = self.collection.about_model["width"]
+            width = self.table.about_model["width"]
             fits = saved.rotation.directions.shape[1] == width
             if fits and len(self.rows) <= _MAX_GROWTH * saved.rows:
                 return saved
@@ -218,7 +218,7 @@ class Searcher:
 
     @property
     def _cells_file(self) -> Path:
-        return self.collection.signature_folder / "cells.npz"
+        return self.table.signature_folder / "cells.npz"
 
     def _fit_cells(self, parts: Sequence[IdRange]) -> Cells:
         """Fit cells to all rows; fit directions to extra rows of each part, however small."""
@@ -231,7 +231,7 @@ class Searcher:
         drawn = draw(total, SAMPLE_ROWS_PER_CELL * cell_count(total))
         blocks = np.array_split(drawn, -(-len(drawn) // ROTATION_SAMPLE_ROWS))
         sample = np.concatenate([rotation(self.rows.vectors(block)) for block in blocks])
-        cells = Cells.fit(rotation, sample, total, self.collection.next_id)
+        cells = Cells.fit(rotation, sample, total, self.table.next_id)
         self._save(partial(cells.save, self._cells_file))
         return cells
 
@@ -252,7 +252,7 @@ class Searcher:
         if saved is not None and saved.cells == self.cells.fingerprint:
             return saved
         profile = self._measure(next(self._saved_profiles(), None))
-        self._save(partial(profile.save, self._profile_file(self.collection.version)))
+        self._save(partial(profile.save, self._profile_file(self.table.version)))
         return profile
 
     def _measure(self, before: RecallProfile | None, refitted: bool = False) -> RecallProfile:
@@ -260,7 +260,7 @@ class Searcher:
 
         `refitted` says that the cells were just fitted again because of added rows.
         """
-        stop, cells = self.collection.next_id, self.cells
+        stop, cells = self.table.next_id, self.cells
         ranges = [] if before is None else self._ranges(before)
         known: dict[IdRange, Part] = {}
         if before is not None and before.cells == cells.fingerprint and before.fits(self._files):
@@ -302,7 +302,7 @@ class Searcher:
         """Return the ids of the parts measured before, and of the rows added since."""
         parts = [
             *(part.range for part in before.parts),
-            IdRange(before.stop, self.collection.next_id),
+            IdRange(before.stop, self.table.next_id),
         ]
         return merge_ranges(ids for ids in parts if len(self._rows_in(ids)) >= MIN_PART_ROWS)
 
@@ -337,8 +337,8 @@ class Searcher:
 
     def _save(self, write: "partial[None]") -> None:
         """Write a file into the collection; in vain where that is read-only or the disk is full."""
-        folder = self.collection.signature_folder
-        if os.access(self.collection.path, os.W_OK) and self.collection.is_in_place():
+        folder = self.table.signature_folder
+        if os.access(self.table.path, os.W_OK) and self.table.is_in_place():
             with contextlib.suppress(OSError):
                 folder.mkdir(exist_ok=True)
                 write()

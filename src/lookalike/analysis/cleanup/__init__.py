@@ -1,1 +1,1 @@
-"""Set images aside that others stand for, and bring them back."""
+"""Set duplicates aside, and undo it."""

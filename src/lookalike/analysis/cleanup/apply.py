@@ -30,7 +30,7 @@ from lookalike.images.inputs.location import INDEX_FILES
 from lookalike.images.inputs.source import is_inside, looked_at
 from lookalike.system.paths import Name, local_path
 
-How = Literal["copy", "move", "link", "list"]
+AsideAction = Literal["copy", "move", "link", "list"]
 
 LIST = "drop.txt"
 _MARKERS = ("found.json", *INDEX_FILES)  # files of a result and of an index
@@ -39,11 +39,12 @@ _OUTSIDE_FOLDER = "elsewhere"  # for images outside the root
 
 @dataclass(frozen=True)
 class Aside:
-    """The number of images that were set aside (`done`) and that were not, by reason.
+    """The number of images that were set aside, and of those that were not, by reason.
 
     Attributes
     ----------
     done : int
+        Set aside now.
     already : int
         Set aside by an earlier run.
     gone : int
@@ -67,7 +68,9 @@ class Aside:
     changed: int = 0
 
 
-def set_aside(how: How, source: Source, drops: Iterable[tuple[str, str]], folder: Path) -> Aside:
+def set_aside(
+    how: AsideAction, source: Source, drops: Iterable[tuple[str, str]], folder: Path
+) -> Aside:
     """Set images aside.
 
     Parameters
@@ -112,7 +115,7 @@ def set_aside(how: How, source: Source, drops: Iterable[tuple[str, str]], folder
     return Aside(**counts)
 
 
-def undo(folder: Name, say: Callable[[str], None] = lambda line: None) -> int:
+def undo(folder: Name, report: Callable[[str], None] = lambda line: None) -> int:
     """Move images back, and remove copies and links; return the number of images.
 
     A copy is removed only where the original exists with the same bytes, a link only where it still
@@ -121,8 +124,8 @@ def undo(folder: Name, say: Callable[[str], None] = lambda line: None) -> int:
     Parameters
     ----------
     folder : str or Path
-    say : callable
-        Gets a line for each image that cannot be put back.
+    report : callable
+        Called with a line for each image that cannot be put back.
 
     Raises
     ------
@@ -141,7 +144,7 @@ def undo(folder: Name, say: Callable[[str], None] = lambda line: None) -> int:
                 if is_full_disk(error):
                     raise
                 failed += 1
-                say(f"{encode_path(entry.origin)} was not put back: {one_line(error)}")
+                report(f"{encode_path(entry.origin)} was not put back: {one_line(error)}")
         if failed:
             raise LookalikeError(
                 f"{failed:,} images were not put back, {restored:,} were: free their old paths "
@@ -154,7 +157,7 @@ def undo(folder: Name, say: Callable[[str], None] = lambda line: None) -> int:
     return restored
 
 
-def check(how: How, source: Source, folder: Path) -> None:
+def check(how: AsideAction, source: Source, folder: Path) -> None:
     """Raise `LookalikeError` for an unsuitable source or folder.
 
     The folder may not lie among the images, which would be found again, nor in a result or an
@@ -164,7 +167,7 @@ def check(how: How, source: Source, folder: Path) -> None:
     if how == "list":
         return
     if source.kind != "files":
-        raise LookalikeError(f"cannot {how} images that are not local files: use list")
+        raise LookalikeError(f"cannot {how} images that are not local files: use `list`")
     if (found := looked_at(source, folder)) is not None:
         raise LookalikeError(
             f"{folder} lies in {encode_path(found)}, where its images would be indexed: choose "
@@ -262,7 +265,7 @@ def _relative_path(source: Source, origin: str) -> str:
 
 
 def _candidate_entries(how: str, origin: str, wanted: Path, folder: Path) -> Iterator[Entry]:
-    """Yield possible targets: the wanted name, then numbered ones; never the name of our files."""
+    """Yield possible targets: the wanted name, then numbered ones; never a name of our files."""
     own = {JOURNAL, LIST} if wanted.parent == folder else set()
     for number in count(1):
         name = wanted.name if number == 1 else f"{wanted.stem}-{number}{wanted.suffix}"
@@ -271,9 +274,9 @@ def _candidate_entries(how: str, origin: str, wanted: Path, folder: Path) -> Ite
 
 
 def _undo_one(entry: Entry) -> bool:
-    """Undo one entry; return whether anything was to do. Raises `LookalikeError`."""
+    """Undo one entry; return whether a file was changed. Raises `LookalikeError`."""
     how, origin, target = entry
-    there, here = os.path.lexists(target), os.path.lexists(origin)
+    at_target, at_origin = os.path.lexists(target), os.path.lexists(origin)
     if how == "link":
         if _leads_to(target, origin):
             os.unlink(target)
@@ -284,19 +287,19 @@ def _undo_one(entry: Entry) -> bool:
     if is_empty(target):  # reserved by a killed run
         os.unlink(target)
         return False
-    if there and here and (is_moved if how == "move" else is_copy)(origin, target):
+    if at_target and at_origin and (is_moved if how == "move" else is_copy)(origin, target):
         os.unlink(target)
         return True
     if how == "copy":
-        if there:
+        if at_target:
             raise LookalikeError(f"it is missing or changed, so {encode_path(target)} stays")
         return False
-    if not there:
-        if here:
+    if not at_target:
+        if at_origin:
             return False
         raise LookalikeError(f"it is missing from {encode_path(target)} as well")
-    if here and not is_reserved(origin):
-        raise LookalikeError("another file has its name")
+    if at_origin and not is_reserved(origin):
+        raise LookalikeError("another file has taken its path")
     os.makedirs(os.path.dirname(origin), exist_ok=True)
     move(target, origin)
     return True

@@ -44,24 +44,24 @@ def copy(origin: str, target: str) -> None:
 
 
 def is_empty(place: str) -> bool:
-    """Say whether a path is an empty file."""
+    """Tell whether a path is an empty file."""
     return os.path.isfile(place) and not os.path.islink(place) and os.path.getsize(place) == 0
 
 
 def is_reserved(place: str) -> bool:
-    """Say whether a path is a reserved name of a killed run: empty, without permissions."""
+    """Tell whether a path is a reserved name of a killed run: empty, without permissions."""
     return is_empty(place) and os.stat(place).st_mode & 0o777 == 0
 
 
 def is_moved(origin: str, other: str) -> bool:
-    """Say whether `other` is a complete copy of `origin` by `move`: same bytes, or same link."""
+    """Tell whether `other` is a complete copy of `origin` by `move`: same bytes, or same link."""
     if os.path.islink(origin) and os.path.islink(other):
         return os.readlink(origin) == os.readlink(other)
     return not os.path.islink(origin) and is_copy(origin, other)
 
 
 def is_copy(origin: str, other: str) -> bool:
-    """Say whether `other` is a separate file with the bytes of `origin`."""
+    """Tell whether `other` is a separate file with the bytes of `origin`."""
     if os.path.islink(other) or not os.path.exists(origin) or os.path.samefile(origin, other):
         return False
     filecmp.clear_cache()  # its key is only size and time

@@ -1,11 +1,11 @@
-"""What becomes of the images that a look at a collection found to drop."""
+"""Set aside the images of an analysis that are unchanged since indexing."""
 
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 
 from lookalike import images
-from lookalike.analysis.cleanup.apply import Aside, How, check
+from lookalike.analysis.cleanup.apply import Aside, AsideAction, check
 from lookalike.analysis.cleanup.apply import set_aside as set_aside_images
 from lookalike.analysis.duplicates import TABLE
 from lookalike.analysis.protocol import HasTable
@@ -15,8 +15,8 @@ from lookalike.storage import EmbeddingTable
 from lookalike.system.paths import Name, local_path
 from lookalike.system.sql import create_view, fetch_row
 
-_ROWS = 1024  # at a time
-_UNCHANGED = """
+_FETCH_ROWS = 1024
+_DROPS_QUERY = """
 select one.path, one.size, one.modified, one.content_hash,
     kept.path, kept.size, kept.modified, kept.content_hash
 from found
@@ -25,14 +25,14 @@ join stored as kept on kept.path = kept_path and kept.content_hash = kept_hash
 where action = 'drop' order by found."group", one.path"""
 
 
-def set_aside(index: HasTable, found: AnalysisResult, how: How, to: Name) -> Aside:
-    """Move, copy, link or list the duplicates to drop; `groups.aside.undo(to)` reverses it.
+def set_aside(index: HasTable, found: AnalysisResult, how: AsideAction, to: Name) -> Aside:
+    """Move, copy, link or list the duplicates to drop; `cleanup.apply.undo(to)` reverts it.
 
-    Images that have changed since they were compared stay, and so do those whose image to keep has.
+    An image stays if it, or the image to keep, has changed since indexing.
 
     Parameters
     ----------
-    found : Found
+    found : AnalysisResult
         The result of `duplicates`.
     how : {"move", "copy", "link", "list"}
         What to do with the images to drop.
@@ -42,7 +42,7 @@ def set_aside(index: HasTable, found: AnalysisResult, how: How, to: Name) -> Asi
     Returns
     -------
     Aside
-        Counts of the images that were set aside, and of those that were not, by the reason.
+        Counts of the images that were set aside, and of those that were not, by reason.
 
     Raises
     ------
@@ -56,41 +56,42 @@ def set_aside(index: HasTable, found: AnalysisResult, how: How, to: Name) -> Asi
     True
 
     """
-    collection = index._table
+    table = index._table
     to = local_path(to).absolute()
-    check(how, collection.source, to)
-    given = 0
+    check(how, table.source, to)
+    yielded = 0
 
     def drops() -> Iterator[tuple[str, str]]:
-        nonlocal given
-        for rows in iter(lambda: query.fetchmany(_ROWS), []):
+        nonlocal yielded
+        for rows in iter(lambda: query.fetchmany(_FETCH_ROWS), []):
             for row in rows:
-                if _is_same(collection, *row[:4]) and _is_same(collection, *row[4:]):
-                    given += 1
+                if _is_unchanged(table, *row[:4]) and _is_unchanged(table, *row[4:]):
+                    yielded += 1
                     yield row[0], row[4]
 
-    with collection.connect(found.folder) as sql:
+    with table.connect(found.folder) as sql:
         create_view(sql, "found", found.folder / TABLE)
         (total,) = fetch_row(sql, "select count(*) from found where action = 'drop'")
-        query = sql.execute(_UNCHANGED)
-        aside = set_aside_images(how, collection.source, drops(), to)
-    return replace(aside, changed=total - given)
+        query = sql.execute(_DROPS_QUERY)
+        aside = set_aside_images(how, table.source, drops(), to)
+    return replace(aside, changed=total - yielded)
 
 
-def _is_same(
-    collection: EmbeddingTable, path: str, size: int | None, modified: int | None, known: str
+def _is_unchanged(
+    table: EmbeddingTable, path: str, size: int | None, modified: int | None, known: str
 ) -> bool:
-    """Say whether a file is the one that was indexed. One that is gone is: others tell of that.
+    """Tell whether a file is unchanged since indexing.
 
-    One that cannot be read is not: nobody knows what it holds.
+    A missing file counts as unchanged: `set_aside` counts it as gone. An unreadable file counts as
+    changed.
     """
-    if collection.source.kind != "files":
+    if table.source.kind != "files":
         return True
-    file = images.full_path(collection.source, path)
+    file = images.full_path(table.source, path)
     try:
         status = os.stat(file)
         if (size, modified) == (status.st_size, status.st_mtime_ns):
             return True
-        return content_hash(images.read(collection.source, path)) == known
+        return content_hash(images.read(table.source, path)) == known
     except (OSError, ValueError):
         return not os.path.lexists(file)
