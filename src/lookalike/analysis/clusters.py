@@ -52,7 +52,7 @@ def check_options(resolution: float, least: int) -> None:
 
 
 def cluster(
-    collection: EmbeddingTable,
+    table: EmbeddingTable,
     graph: Path,
     folder: Path,
     *,
@@ -66,7 +66,7 @@ def cluster(
 
     Parameters
     ----------
-    collection : EmbeddingTable
+    table : EmbeddingTable
     graph : Path
         A folder of `write_graph`, with 10 to 20 neighbours per image.
     folder : Path
@@ -86,10 +86,10 @@ def cluster(
     ------
     LookalikeError
         For a resolution or a `least` out of range, or where the graph is invalid or belongs to
-        another version of the collection.
+        another version of the index.
     """
     check_options(resolution, least)
-    with collection.connect(folder) as sql:
+    with table.connect(folder) as sql:
         ids = sql.execute("select id from stored where status = 'ok' order by id").fetchnumpy()
         adjacency, node = link_matrix(sql, graph, np.asarray(ids["id"], np.int64))
         parts = find_communities(adjacency, resolution)
@@ -134,7 +134,7 @@ def view_neighbors(sql: "DuckDBPyConnection", graph: Path, k: int) -> None:
 
 
 def wrong_version(graph: Path) -> LookalikeError:
-    """Return the error for a graph with images that are not in the collection."""
+    """Return the error for a graph with images that are not in the index."""
     return LookalikeError(f"{graph} belongs to another version of the index: write it again")
 
 
@@ -150,7 +150,7 @@ def link_matrix(sql: "DuckDBPyConnection", graph: Path, ids: Places) -> tuple["c
     sql : DuckDBPyConnection
     graph : Path
     ids : int64 (n,)
-        The ids of the collection, rising.
+        The ids of the index, ascending.
 
     Returns
     -------

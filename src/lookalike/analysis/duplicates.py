@@ -95,7 +95,7 @@ from written"""
 
 
 def duplicates(
-    collection: EmbeddingTable,
+    table: EmbeddingTable,
     folder: Path,
     within: float | None = None,
     *,
@@ -114,7 +114,7 @@ def duplicates(
 
     Parameters
     ----------
-    collection : EmbeddingTable
+    table : EmbeddingTable
     folder : Path
     within : float, optional
         Euclidean distance, 0 to 2; by default suggested (`threshold.suggest`).
@@ -148,14 +148,14 @@ def duplicates(
         raise LookalikeError(f"`agrees` is {agrees}: give a share from 0 to 1")
     if within is not None and not 0 <= within <= 2:
         raise LookalikeError(f"`within` is {within}: give a distance from 0 to 2")
-    suggested = suggest(collection, verify) if within is None else None
+    suggested = suggest(table, verify) if within is None else None
     within = suggested.within if suggested else within
     assert within is not None
-    joined = join(collection, folder, within, cap, recall=recall, spark=spark)
+    joined = join(table, folder, within, cap, recall=recall, spark=spark)
     if verify:
-        source = collection.source
+        source = table.source
         verify_pairs(folder / "pairs", source, source, joined["spark"], agrees)
-    with collection.connect(folder) as sql:
+    with table.connect(folder) as sql:
         create_view(sql, "found", folder / "pairs")
         if verify:
             query = """create temp table pairs as
@@ -168,14 +168,14 @@ def duplicates(
                 from found"""
             sql.execute(query)
         sql.execute(_CLASSES)
-        sharp = _sharpnesses(sql, collection.source) if keep == "sharpest" else _SHARP.empty_table()
+        sharp = _sharpnesses(sql, table.source) if keep == "sharpest" else _SHARP.empty_table()
         sql.register("sharp", sharp)
         sql.execute(_GRAPH.format(order=_ORDER[keep]))
         _group(sql)
-        table = folder / TABLE
+        file = folder / TABLE
         named = _NAMED.format(agreement="agreement" if verify else "null::float as agreement")
-        write_parquet(sql, named, table)
-        create_view(sql, "written", table)
+        write_parquet(sql, named, file)
+        create_view(sql, "written", file)
         (figures,) = sql.sql(_FIGURES).to_arrow_table().to_pylist()
     return {
         **figures,

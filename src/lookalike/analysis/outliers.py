@@ -31,7 +31,7 @@ _BLOCK_ROWS = 4096
 _FAR = pa.schema({"id": pa.int64(), "far": pa.float32()})
 
 
-def outliers(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> dict[str, Any]:
+def outliers(table: EmbeddingTable, graph: Path, folder: Path, k: int) -> dict[str, Any]:
     """Rank all images by isolation and write `outliers.parquet`, the most isolated first.
 
     The score of an image is the distance within which the nearest fifth of a sample of the
@@ -40,7 +40,7 @@ def outliers(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> d
 
     Parameters
     ----------
-    collection : EmbeddingTable
+    table : EmbeddingTable
     graph : Path
         A folder of `write_graph`.
     folder : Path
@@ -62,11 +62,11 @@ def outliers(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> d
     """
     check_k(k)
     out = folder / TABLE
-    with collection.connect(folder) as sql:
+    with table.connect(folder) as sql:
         _make_near(sql, graph, k)
         sql.register(
             "batches",
-            pa.RecordBatchReader.from_batches(_FAR, far_distances(Rows(collection.segments))),
+            pa.RecordBatchReader.from_batches(_FAR, far_distances(Rows(table.segments))),
         )
         sql.execute("create temp table measured as from batches")
         query = """
@@ -115,7 +115,7 @@ def far_distances(rows: Rows) -> Iterator[pa.RecordBatch]:
             yield pa.record_batch([segment.ids[start : start + _BLOCK_ROWS], far], schema=_FAR)
 
 
-def suspects(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> dict[str, Any]:
+def suspects(table: EmbeddingTable, graph: Path, folder: Path, k: int) -> dict[str, Any]:
     """Rank images whose label may be wrong and write `suspects.parquet`, the likeliest first.
 
     The k neighbours of an image, and the images that have it among theirs, vote for their labels,
@@ -124,7 +124,7 @@ def suspects(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> d
 
     Parameters
     ----------
-    collection : EmbeddingTable
+    table : EmbeddingTable
     graph : Path
         A folder of `write_graph`.
     folder : Path
@@ -143,7 +143,7 @@ def suspects(collection: EmbeddingTable, graph: Path, folder: Path, k: int) -> d
     """
     check_k(k)
     out = folder / SUSPECTS
-    with collection.connect(folder) as sql:
+    with table.connect(folder) as sql:
         _make_near(sql, graph, k)
         sql.execute(
             """create temp table labels as

@@ -1,6 +1,6 @@
 """Choose the images of a gallery: typical, isolated, similar and suspect ones.
 
-Five short lists, whatever the size of the collection; `groupings.showing` makes the gallery.
+Five short lists, whatever the size of the index; `reports.gallery` shows them.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ Line = tuple[str, int, int, int, float]
 
 
 def overview(
-    collection: EmbeddingTable, graph: Path, folder: Path, count: int, k: int, seed: int = 0
+    table: EmbeddingTable, graph: Path, folder: Path, count: int, k: int, seed: int = 0
 ) -> dict[str, Any]:
     """Choose the images of each section and write `gallery.parquet`.
 
@@ -60,7 +60,7 @@ def overview(
 
     Parameters
     ----------
-    collection : EmbeddingTable
+    table : EmbeddingTable
     graph : Path
         A folder of `write_graph`.
     folder : Path
@@ -83,9 +83,9 @@ def overview(
         For a count below 1.
     """
     check_count(count)
-    rows = Rows(collection.segments)
+    rows = Rows(table.segments)
     labels = _labels(rows)
-    with collection.connect(folder) as sql:
+    with table.connect(folder) as sql:
         view_neighbors(sql, graph, k)
         drawn = draw_by_kind(rows, labels, count, seed)
         chosen = [
@@ -113,7 +113,7 @@ def overview(
     known = labels[labels >= 0]
     return {
         "images": len(rows),
-        "skipped": collection.counts()[1],
+        "skipped": table.counts()[1],
         "labels": len(np.unique(known)),
         "k": k,
         "seed": seed,

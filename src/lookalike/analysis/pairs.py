@@ -1,4 +1,4 @@
-"""Join a collection with itself or another one: all pairs of images within a distance.
+"""Join an index with itself or another one: all pairs of images within a distance.
 
 The same as Spark ML's `approxSimilarityJoin`, except that an image brings at most its `cap` nearest
 pairs, which bounds the output; the figures count the images with more. Each pair comes once.
@@ -43,7 +43,7 @@ order by pairs.distance, pairs.a_id, pairs.b_id"""
 
 
 def join(
-    collection: EmbeddingTable,
+    table: EmbeddingTable,
     folder: Path,
     within: float = np.inf,
     cap: int = MAX_PAIRS_PER_IMAGE,
@@ -57,14 +57,14 @@ def join(
 
     Parameters
     ----------
-    collection : EmbeddingTable
+    table : EmbeddingTable
     folder : Path
     within : float
         Euclidean distance.
     cap : int
         Most pairs per image.
     other : EmbeddingTable, optional
-        A second collection, whose images are the queries.
+        A second index, whose images are the queries.
     engine : {"auto", "exact", "approximate", "spark-lsh"}
         `spark-lsh` is Spark ML's own join, without a cap.
     recall : float
@@ -77,7 +77,7 @@ def join(
     dict
         Figures: `cut` counts the images with more than `cap` pairs, `recall` is the found share of
         the true pairs of drawn images, and `recall_of` their number. The columns of the files are
-        `a_id, b_id, a_path, b_path, distance`; `a` is in the collection, `b` in the other one.
+        `a_id, b_id, a_path, b_path, distance`; `a` is in the index, `b` in the other one.
         Without another one, `a_id` is less than `b_id`.
 
     Raises
@@ -89,19 +89,19 @@ def join(
     if cap > MAX_CAP:
         raise LookalikeError(f"`cap` is {cap:,}: give at most {MAX_CAP:,} pairs per image")
     if other is not None and (other.identity, other.version) == (
-        collection.identity,
-        collection.version,
+        table.identity,
+        table.version,
     ):
         other = None
     if not within >= 0:
         raise LookalikeError(f"`within` is {within}: give a distance from 0 to 2")
     graph, pairs = folder / "graph", folder / "pairs"
-    queries = other or collection
+    queries = other or table
     if engine == "spark-lsh":
-        _by_spark_ml(collection, queries, pairs, within, other)
-        return {**_figures(collection, pairs, within, None, 0, other), "spark": True}
+        _by_spark_ml(table, queries, pairs, within, other)
+        return {**_figures(table, pairs, within, None, 0, other), "spark": True}
     by_spark = write_graph(
-        collection,
+        table,
         graph,
         cap + 1,  # one more shows which images were cut
         within=within,
@@ -118,22 +118,22 @@ def join(
     if by_spark and total > _MAX_DUCKDB_PAIRS:
         running = session()
         tables: dict[str, Any] = {"graph": running.read.parquet(local_uri(graph)), "cap": cap}
-        tables["a"], tables["b"] = (one.dataframe(running) for one in (collection, queries))
+        tables["a"], tables["b"] = (one.dataframe(running) for one in (table, queries))
         with progress(running, "writing pairs"):
             running.sql(named, None, **tables).write.parquet(local_uri(pairs))
     else:
         pairs.mkdir()
-        with collection.connect(folder) as sql:
+        with table.connect(folder) as sql:
             queries.view(sql, "other")
             create_view(sql, "graph", graph)
             named = named.format(graph="graph", a="stored", b="other", cap=cap)
             write_parquet(sql, named, pairs / "part-0.parquet")
     delete_folder(graph)
-    return {**_figures(collection, pairs, within, cap, cut, other), "spark": by_spark}
+    return {**_figures(table, pairs, within, cap, cut, other), "spark": by_spark}
 
 
 def _by_spark_ml(
-    collection: EmbeddingTable,
+    table: EmbeddingTable,
     queries: EmbeddingTable,
     pairs: Path,
     within: float,
@@ -143,11 +143,11 @@ def _by_spark_ml(
     if within == np.inf:
         raise LookalikeError("Spark ML joins within a distance: set `within`")
     if other is not None:
-        check_same_model(collection, other)
+        check_same_model(table, other)
     running = session()
-    frames = [lsh.with_vectors(one.dataframe(running)) for one in (collection, queries)]
+    frames = [lsh.with_vectors(one.dataframe(running)) for one in (table, queries)]
     try:
-        hasher = lsh.Hasher.load(collection.hash_folder)
+        hasher = lsh.Hasher.load(table.hash_folder)
     except LookalikeError:  # missing or damaged
         hasher = lsh.fit(frames[0])
     with progress(running, "joining by hashes"):
@@ -161,7 +161,7 @@ def _by_spark_ml(
 
 
 def _figures(
-    collection: EmbeddingTable,
+    table: EmbeddingTable,
     pairs: Path,
     within: float,
     cap: int | None,
@@ -171,9 +171,9 @@ def _figures(
     with connect(pairs.parent) as sql:
         create_view(sql, "pairs", pairs)
         (count,) = fetch_row(sql, "select count(*) from pairs")
-    found, true = _count_true(collection, pairs, within, cap or MAX_PAIRS_PER_IMAGE, other)
+    found, true = _count_true(table, pairs, within, cap or MAX_PAIRS_PER_IMAGE, other)
     return {
-        "images": (other or collection).counts()[0],
+        "images": (other or table).counts()[0],
         "pairs": count,
         "within": None if within == np.inf else within,
         "cap": cap,
@@ -184,10 +184,10 @@ def _figures(
 
 
 def _count_true(
-    collection: EmbeddingTable, pairs: Path, within: float, cap: int, other: EmbeddingTable | None
+    table: EmbeddingTable, pairs: Path, within: float, cap: int, other: EmbeddingTable | None
 ) -> tuple[int, int]:
     """Count the true pairs of drawn images: the found ones, and all."""
-    rows = Rows(collection.segments)
+    rows = Rows(table.segments)
     query_rows = Rows(other.segments) if other else rows
     if not len(rows) or not len(query_rows):
         return 0, 0

@@ -41,7 +41,7 @@ class Suggested:
         return {"copies_within": self.copies, "images_with_another_within": self.strangers}
 
 
-def suggest(collection: EmbeddingTable, verified: bool, seed: int = 0) -> Suggested:
+def suggest(table: EmbeddingTable, verified: bool, seed: int = 0) -> Suggested:
     """Suggest a distance for near-duplicates.
 
     Where pixels are verified, the distance includes nearly all copies and few other images; else it
@@ -49,7 +49,7 @@ def suggest(collection: EmbeddingTable, verified: bool, seed: int = 0) -> Sugges
 
     Parameters
     ----------
-    collection : EmbeddingTable
+    table : EmbeddingTable
     verified : bool
     seed : int
 
@@ -58,10 +58,10 @@ def suggest(collection: EmbeddingTable, verified: bool, seed: int = 0) -> Sugges
     LookalikeError
         Where the photos are unreadable.
     """
-    rows = Rows(collection.segments)
+    rows = Rows(table.segments)
     if not len(rows):
         return Suggested(0.0, 1.0, 0.0)
-    copies = _copy_distances(collection, rows, seed)
+    copies = _copy_distances(table, rows, seed)
     drawn = draw(len(rows), _SAMPLE_QUERIES, seed)
     squared, _ = exact.exact_many(rows, rows.vectors(drawn), _MAX_CANDIDATES + 2)
     others = np.sqrt(np.where(squared < COPY, np.inf, squared))
@@ -86,9 +86,9 @@ def _best_threshold(copies: Vectors, others: Vectors) -> float:
     return float(distances[np.argmax(within - np.mean(others[:, None] <= distances, axis=0))])
 
 
-def _copy_distances(collection: EmbeddingTable, rows: Rows, seed: int) -> Vectors:
+def _copy_distances(table: EmbeddingTable, rows: Rows, seed: int) -> Vectors:
     """Return the distances of changed images to the originals: float32 (images * changes,)."""
-    embed = ImageEmbedder(model=collection.model)
+    embed = ImageEmbedder(model=table.model)
     distances: list[npt.NDArray[np.float32]] = []
     drawn = draw(len(rows), _MAX_TRIED_IMAGES, seed)
     paths = rows.paths.take(drawn).to_pylist()
@@ -99,7 +99,7 @@ def _copy_distances(collection: EmbeddingTable, rows: Rows, seed: int) -> Vector
             move(len(distances), CHANGED_IMAGES)
             try:
                 picture = images.decode(
-                    images.read(collection.source, paths[at]), collection.source.truncated
+                    images.read(table.source, paths[at]), table.source.truncated
                 )
             except ImageError:
                 continue
@@ -108,7 +108,7 @@ def _copy_distances(collection: EmbeddingTable, rows: Rows, seed: int) -> Vector
             distances.append(np.linalg.norm(changed - own, axis=1))
     if len(distances) < min(_MIN_READABLE_IMAGES, len(rows)) or not distances:
         raise LookalikeError(
-            f"the photos below {collection.source.root} cannot be read: set `within`, or tell "
+            f"the photos below {table.source.root} cannot be read: set `within`, or tell "
             "where they are now with `lookalike root`"
         )
     return np.concatenate(distances)
@@ -117,12 +117,12 @@ def _copy_distances(collection: EmbeddingTable, rows: Rows, seed: int) -> Vector
 Pairs = list[tuple[str, str, float]]
 
 
-def pairs_around(collection: EmbeddingTable, within: float, count: int) -> tuple[Pairs, Pairs]:
+def pairs_around(table: EmbeddingTable, within: float, count: int) -> tuple[Pairs, Pairs]:
     """Return `count` pairs of images just within a distance, and as many just beyond.
 
     The pairs, two paths and a distance, are of drawn images with their nearest neighbours.
     """
-    rows = Rows(collection.segments)
+    rows = Rows(table.segments)
     if not len(rows):
         return [], []
     drawn = draw(len(rows), _SAMPLE_QUERIES)

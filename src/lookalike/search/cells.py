@@ -1,4 +1,4 @@
-"""The cells of a collection, and the signatures of vectors in them: an IVF-RaBitQ index.
+"""Cells, and the signatures of vectors in them: an IVF-RaBitQ index.
 
 `Rotation` projects a vector to its leading directions and rotates it there at random. `Cells` are
 k-means centres of rotated vectors: inverted lists (Sivic and Zisserman, "Video Google", 2003).
@@ -70,7 +70,7 @@ class Rotation:
 class Cells:
     """A rotation and the centres of cells, float32 (cells, bits); near cells have near numbers.
 
-    `rows` is the size of the collection at the time of the fit; its ids were below `stop`.
+    `rows` is the size of the index at the time of the fit; its ids were below `stop`.
     """
 
     rotation: Rotation
@@ -179,7 +179,7 @@ class Cells:
 
 
 def cell_count(rows: int) -> int:
-    """Return the number of cells for a collection of `rows` rows."""
+    """Return the number of cells for an index of `rows` rows."""
     return min(max(rows // MEAN_CELL_ROWS, 1), MAX_CELLS)
 
 

@@ -21,9 +21,7 @@ from lookalike.system.resources import cores
 SAMPLE_IMAGES = 200  # some three seconds in f32
 
 
-def against_f32(
-    collection: EmbeddingTable, rows: Rows, k: int = 5, seed: int = 0
-) -> dict[str, Any]:
+def against_f32(table: EmbeddingTable, rows: Rows, k: int = 5, seed: int = 0) -> dict[str, Any]:
     """Measure which share of the k nearest neighbours in f32 the stored vectors keep.
 
     Drawn images are embedded again in f32; each is compared with the others of the sample, in f32
@@ -31,9 +29,9 @@ def against_f32(
 
     Parameters
     ----------
-    collection : EmbeddingTable
+    table : EmbeddingTable
     rows : Rows
-        Of the collection.
+        Of the index.
     k : int
     seed : int
 
@@ -47,7 +45,7 @@ def against_f32(
     figures: dict[str, Any] = {"images": 0, "left_out": 0, "k": k}
     unknown = {"overlap": None, "overlap_95": None}
     try:
-        model = collection.model
+        model = table.model
         full = models.in_f32(model)
     except LookalikeError as error:
         return {**figures, **unknown, "reason": str(error)}
@@ -56,7 +54,7 @@ def against_f32(
         return {**figures, **unknown, "reason": reason}
 
     places = draw(len(rows), SAMPLE_IMAGES, seed)
-    pixels = _pixels(collection.source, rows, places)
+    pixels = _pixels(table.source, rows, places)
     read = np.array([one is not None for one in pixels])
     count = int(read.sum())
     figures.update(images=count, left_out=len(read) - count, k=max(min(k, count - 1), 0))

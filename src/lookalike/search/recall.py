@@ -1,6 +1,6 @@
 """Measure the search effort for each target recall, and what recall it reaches, on drawn rows.
 
-The effort is decided on rows drawn from the whole collection. An addition is a small part of them
+The effort is decided on rows drawn from the whole index. An addition is a small part of them
 and may differ from the rest: rows closer together than estimates can tell apart, or along
 directions that the other rows lack. So each large enough part is measured on its own.
 """

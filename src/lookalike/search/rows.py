@@ -49,7 +49,7 @@ class Neighbor:
 
 
 class Rows:
-    """The embedded rows of a collection, numbered from 0 through all its segments."""
+    """The embedded rows of an index, numbered from 0 through all its segments."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = [segment for segment in segments if len(segment.ids)]

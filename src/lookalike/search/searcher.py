@@ -1,7 +1,7 @@
-"""Search one version of a collection, with a search effort measured for each target recall.
+"""Search one version of an index, with a search effort measured for each target recall.
 
-What takes time is done once and saved: the cells with the collection, the signatures of each
-segment in its cache, the recall profile with the version. In a read-only collection each process
+What takes time is done once and saved: the cells with the index, the signatures of each
+segment in its cache, the recall profile with the version. In a read-only index each process
 does it again. Neither a JVM nor torch is started.
 """
 
@@ -60,10 +60,10 @@ EXACT_UP_TO = 10_000
 """Rows up to which exact search takes a millisecond at most, and misses nothing."""
 _MIN_APPROXIMATE_ROWS = 2 * RECALL_K + 2
 _EFFORT_FACTOR = 3  # for each wider search, where the measured effort may not suffice
-_MAX_GROWTH = 2  # of a collection, before its cells are fitted again
+_MAX_GROWTH = 2  # of an index, before its cells are fitted again
 _MAX_UNLIKE_SHARE = 1 / 128
 """Share of all rows that the cells may fit badly. Above it the cells are fitted again, which takes
-30 microseconds per row of the collection: less than half of the time to embed those rows."""
+30 microseconds per row of the index: less than half of the time to embed those rows."""
 _DISTANCE_TOLERANCE = 1e-6  # relative
 _MIN_REST_SHARE = 1 / 2  # of all rows, to measure the rest without the parts
 _PART_SAMPLE_ROWS = ROTATION_SAMPLE_ROWS // 8
@@ -102,7 +102,7 @@ class Searcher:
     ) -> tuple[list[Neighbor], KnnEngine, int]:
         """Find the k nearest rows to a query.
 
-        The effort was measured with rows of the collection itself. For a query far from all rows,
+        The effort was measured with rows of the index itself. For a query far from all rows,
         or with a filter, the effort is raised until the result stays the same.
 
         Parameters
@@ -202,7 +202,7 @@ class Searcher:
 
     @cached_property
     def cells(self) -> Cells:
-        """The cells; fitted on first use, and again after the collection has grown."""
+        """The cells; fitted on first use, and again after the index has grown."""
         try:
             saved = Cells.load(self._cells_file)
             width = self.table.about_model["width"]
@@ -285,7 +285,7 @@ class Searcher:
                     new.append((ids, sample))
                 if is_short and ids.first >= cells.stop:
                     unlike += len(part_rows)
-                if not is_short:  # their distances are usual in this collection
+                if not is_short:  # their distances are usual in this index
                     profile = replace(profile, reach=max(profile.reach, sample.reach))
         if unlike > _MAX_UNLIKE_SHARE * len(self.rows):
             self.cells = self._fit_cells(ranges)
@@ -336,7 +336,7 @@ class Searcher:
         return tuple(shares)
 
     def _save(self, write: "partial[None]") -> None:
-        """Write a file into the collection; in vain where that is read-only or the disk is full."""
+        """Write a file into the index; in vain where that is read-only or the disk is full."""
         folder = self.table.signature_folder
         if os.access(self.table.path, os.W_OK) and self.table.is_in_place():
             with contextlib.suppress(OSError):

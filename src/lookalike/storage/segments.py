@@ -1,4 +1,4 @@
-"""The segments of a collection: immutable data files, and the caches that search maps of them."""
+"""The segments of an index: immutable data files, and the caches that search maps of them."""
 
 import contextlib
 import errno
@@ -128,7 +128,7 @@ def is_intact(file: Path) -> bool:
 
 @dataclass(frozen=True)
 class Segment:
-    """One data file of a collection, as search sees it: its embedded rows, mapped into memory."""
+    """One data file of an index, as search sees it: its embedded rows, mapped into memory."""
 
     file: Path
 
@@ -302,7 +302,7 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def is_history(path: Path, name: str) -> bool:
-    """Say whether a data file is none of the newest version of the collection at `path`."""
+    """Say whether a data file is none of the newest version of the index at `path`."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 

@@ -1,4 +1,4 @@
-"""Lay out a collection in two dimensions for the map on the page; similar images are near."""
+"""Lay out an index in two dimensions for the map on the page; similar images are near."""
 
 from lookalike.analysis.map.cache import load_layout, load_older_layout, save_layout
 from lookalike.analysis.map.job import Job

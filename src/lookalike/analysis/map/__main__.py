@@ -1,4 +1,4 @@
-"""A process that lays out a collection: `python -m lookalike.analysis.map INDEX VERSION`.
+"""A process that lays out an index: `python -m lookalike.analysis.map INDEX VERSION`.
 
 Only `job.Job` starts it. It writes lines with its progress to standard output, then `DONE` and the
 arrays of the layout, or `FAILED` and the reason. It ends when its standard input closes.
@@ -26,7 +26,7 @@ from lookalike.system.resources import cores
 
 
 def main() -> None:
-    """Lay out the collection that the command line names."""
+    """Lay out the index that the command line names."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes
     threading.Thread(target=_exit_with_caller, daemon=True).start()
     if hasattr(os, "nice"):
@@ -47,9 +47,9 @@ def _write_layout(out: BinaryIO, path: Path, version: int) -> None:
         out.write(f"{share:.3f} {doing}\n".encode())
         out.flush()
 
-    collection = EmbeddingTable.open(path, version)
-    rows = Rows(collection.segments)
-    before = load_older_layout(collection)
+    table = EmbeddingTable.open(path, version)
+    rows = Rows(table.segments)
+    before = load_older_layout(table)
     layout = (before and with_changes(rows, before)) or lay_out(rows, move)
     arrays = io.BytesIO()
     np.savez(arrays, allow_pickle=False, **pack(layout))

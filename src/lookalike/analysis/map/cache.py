@@ -1,4 +1,4 @@
-"""Save layouts in the cache folder, one per collection."""
+"""Save layouts in the cache folder, one per table."""
 
 import hashlib
 from contextlib import suppress
@@ -22,33 +22,33 @@ METHOD_VERSION = 1
 _MAX_FILE_BYTES = MAX_IMAGES * 16 + 2**16
 
 
-def load_layout(collection: EmbeddingTable) -> Layout | None:
+def load_layout(table: EmbeddingTable) -> Layout | None:
     """Return the layout of this version; None where it is missing or damaged."""
-    layout = _read(_file(collection))
-    ids = Rows(collection.segments).ids
+    layout = _read(_file(table))
+    ids = Rows(table.segments).ids
     return layout if layout and np.array_equal(layout.ids, ids[draw_images(ids)]) else None
 
 
-def load_older_layout(collection: EmbeddingTable) -> Layout | None:
-    """Return the layout of another version of the collection; None without one."""
+def load_older_layout(table: EmbeddingTable) -> Layout | None:
+    """Return the layout of another version of the index; None without one."""
     with suppress(OSError):
-        for file in sorted(_folder().glob(f"{_prefix(collection)}-{METHOD_VERSION}-*.npz")):
-            if file != _file(collection) and (layout := _read(file)):
+        for file in sorted(_folder().glob(f"{_prefix(table)}-{METHOD_VERSION}-*.npz")):
+            if file != _file(table) and (layout := _read(file)):
                 return layout
     return None
 
 
-def save_layout(collection: EmbeddingTable, layout: Layout) -> None:
+def save_layout(table: EmbeddingTable, layout: Layout) -> None:
     """Save the layout of this version, atomically, and delete those of other versions.
 
     Does nothing where the folder is read-only.
     """
-    file = _file(collection)
+    file = _file(table)
     with ignore_cache_errors():
         file.parent.mkdir(parents=True, exist_ok=True)
         with new_file(file) as part, part.open("wb") as opened:
             np.savez(opened, allow_pickle=False, **pack(layout))
-        for other in file.parent.glob(f"{_prefix(collection)}-*.npz"):
+        for other in file.parent.glob(f"{_prefix(table)}-*.npz"):
             if other != file:
                 other.unlink(missing_ok=True)
 
@@ -83,14 +83,14 @@ def _folder() -> Path:
     return cache_folder() / "layouts"
 
 
-def _file(collection: EmbeddingTable) -> Path:
+def _file(table: EmbeddingTable) -> Path:
     """Return the file of a version, named by the method and by its segments."""
-    segments = _digest(*(segment.file.stem for segment in collection.segments))
-    return _folder() / f"{_prefix(collection)}-{METHOD_VERSION}-{segments}.npz"
+    segments = _digest(*(segment.file.stem for segment in table.segments))
+    return _folder() / f"{_prefix(table)}-{METHOD_VERSION}-{segments}.npz"
 
 
-def _prefix(collection: EmbeddingTable) -> str:
-    return _digest(collection.identity)
+def _prefix(table: EmbeddingTable) -> str:
+    return _digest(table.identity)
 
 
 def _digest(*names: str) -> str:

@@ -1,4 +1,4 @@
-"""Lay out a collection in a separate process, so that the server stays quick and small."""
+"""Lay out an index in a separate process, so that the server stays quick and small."""
 
 import io
 import os
@@ -22,25 +22,25 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
 
 
 class Job:
-    """A process that lays out a collection, at low priority, and saves the layout.
+    """A process that lays out an index, at low priority, and saves the layout.
 
     It ends with `stop`, or when this process ends in any way and so closes its pipe. Raises
     `LookalikeError` if the process cannot start.
 
     Examples
     --------
-    >>> job = Job(collection)  # doctest: +SKIP
+    >>> job = Job(table)  # doctest: +SKIP
     >>> while not job.ended():  # doctest: +SKIP
     ...     print(*job.progress())
     """
 
-    def __init__(self, collection: EmbeddingTable) -> None:
-        self._collection = collection
+    def __init__(self, table: EmbeddingTable) -> None:
+        self._table = table
         self._progress = (0.0, "comparing images")
         self._layout: Layout | None = None
         self._failed: str | None = None
         self._stopped = False
-        arguments = [str(collection.path.absolute()), str(collection.version)]
+        arguments = [str(table.path.absolute()), str(table.version)]
         try:
             self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed after the process
             self._process = subprocess.Popen(
@@ -102,7 +102,7 @@ class Job:
                 why = said.splitlines()[-1] if said else _exit_reason(process.wait())
                 self._failed = f"no map ({why}): try again"
         if layout is not None:
-            save_layout(self._collection, layout)
+            save_layout(self._table, layout)
             self._progress, self._layout = (1.0, self._progress[1]), layout
 
     def _read_output(self, process: "subprocess.Popen[bytes]") -> Layout | None:

@@ -26,7 +26,7 @@ Move: TypeAlias = Callable[[float, str], None]
 """Gets the progress, from 0 to 1, and the current step."""
 
 MAX_IMAGES = 50_000
-"""Of a larger collection this many images are drawn."""
+"""Of a larger index this many images are drawn."""
 DIRECTIONS = 128
 """Leading directions for the search for neighbours. This takes a third of the time of all 512, and
 keeps as many true neighbours on the map (within 1 %)."""
@@ -72,7 +72,7 @@ class Layout:
 def draw_images(ids: Numbers) -> Numbers:
     """Draw the rows to lay out: int64 (at most `MAX_IMAGES`,), rising.
 
-    Each id has a fixed place in a random order: a collection that grows by a tenth keeps nine
+    Each id has a fixed place in a random order: an index that grows by a tenth keeps nine
     tenths of the drawn images, unlike with `search.draw`.
     """
     if len(ids) <= MAX_IMAGES:
@@ -86,7 +86,7 @@ def draw_images(ids: Numbers) -> Numbers:
 
 
 def lay_out(rows: Rows, move: Move) -> Layout:
-    """Lay out the rows of a collection, at most `MAX_IMAGES`.
+    """Lay out the rows of an index, at most `MAX_IMAGES`.
 
     Deterministic on one machine. Copies lie in a spiral around each other. 50,000 images take 20
     seconds on 2 idle cores, and 500 MB with the mapped vectors.

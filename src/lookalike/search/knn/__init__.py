@@ -47,22 +47,22 @@ _MAX_PROBED_SHARE = 1 / 4  # of all cells; beyond it matrix products over all ro
 
 def knn_join(
     spark: "SparkSession",
-    collection: EmbeddingTable,
+    table: EmbeddingTable,
     k: int,
     queries: Sequence[QuerySource] | None = None,
     engine: KnnEngine = "auto",
     recall: float = TARGET_RECALL,
     within: float = np.inf,
 ) -> "DataFrame":
-    """Find the k nearest rows of a collection to each query.
+    """Find the k nearest rows of an index to each query.
 
     Parameters
     ----------
     spark : SparkSession
-    collection : EmbeddingTable
+    table : EmbeddingTable
     k : int
     queries : sequence of QuerySource, optional
-        By default the rows of the collection, each of which leaves itself out.
+        By default the rows of the index, each of which leaves itself out.
     engine : {"auto", "exact", "approximate"}
         `auto` is exact for small collections.
     recall : float
@@ -82,7 +82,7 @@ def knn_join(
         For an invalid k, engine or recall.
     """
     check_k(k)
-    searcher = Searcher(collection)
+    searcher = Searcher(table)
     segments = searcher.rows.segments
     exclude_self = queries is None
     blocks = Queries.split(segments if queries is None else queries)

@@ -1,6 +1,6 @@
-"""Write the neighbour graph of a collection, a table of directed pairs.
+"""Write the neighbour graph of an index, a table of directed pairs.
 
-Joins, duplicates, clusters and outliers read it. A small collection is compared exactly in this
+Joins, duplicates, clusters and outliers read it. A small index is compared exactly in this
 process; a larger one through Spark, as `lookalike neighbors` does.
 """
 
@@ -29,7 +29,7 @@ IN_PROCESS = 20_000
 
 
 def write_graph(
-    collection: EmbeddingTable,
+    table: EmbeddingTable,
     folder: Path,
     k: int,
     *,
@@ -43,13 +43,13 @@ def write_graph(
 
     Parameters
     ----------
-    collection : EmbeddingTable
+    table : EmbeddingTable
     folder : Path
     k : int
     within : float
         Leave out rows farther than this Euclidean distance.
     queries : EmbeddingTable, optional
-        Another collection of the same model, whose rows are the queries.
+        Another index of the same model, whose rows are the queries.
     spark : bool, optional
         By default for more than `IN_PROCESS` rows, or where Spark runs already.
     engine : {"auto", "exact", "approximate"}
@@ -68,10 +68,10 @@ def write_graph(
     """
     check_k(k)
     if queries is not None:
-        check_same_model(collection, queries)
+        check_same_model(table, queries)
     if engine == "approximate" and spark is False:
         raise LookalikeError('`engine="approximate"` needs Spark: leave `spark=False` out')
-    counts = [part.counts()[0] for part in (collection, queries or collection)]
+    counts = [part.counts()[0] for part in (table, queries or table)]
     if spark is None:
         spark = engine == "approximate" or max(counts) > IN_PROCESS or is_spark_available()
         if (
@@ -88,18 +88,18 @@ def write_graph(
         running = session()
         asking = None if queries is None else queries.segments
         with progress(running, "finding neighbours"):
-            found = knn_join(running, collection, k, asking, engine, recall, within)
+            found = knn_join(running, table, k, asking, engine, recall, within)
             found.write.parquet(local_uri(folder))
     else:
-        _compare(collection, folder, k, within, queries)
+        _compare(table, folder, k, within, queries)
     return spark
 
 
 def _compare(
-    collection: EmbeddingTable, folder: Path, k: int, within: float, queries: EmbeddingTable | None
+    table: EmbeddingTable, folder: Path, k: int, within: float, queries: EmbeddingTable | None
 ) -> None:
-    rows = Rows(collection.segments)  # without segments of skipped images alone
-    blocks = Queries.split(Rows((queries or collection).segments).segments)
+    rows = Rows(table.segments)  # without segments of skipped images alone
+    blocks = Queries.split(Rows((queries or table).segments).segments)
     folder.mkdir()
     with (
         progress_line("comparing images") as move,

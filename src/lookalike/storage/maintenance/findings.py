@@ -49,7 +49,7 @@ class Findings:
         return MAX_EXAMPLES - sum(one.kind == kind for one in self.examples)
 
     def extend(self, others: "Findings") -> None:
-        """Add the problems of another collection of them."""
+        """Add the problems of other findings."""
         for example in others.examples:
             self.add(example.kind, example.name, example.detail, 0)
         self.counts.update(others.counts)
