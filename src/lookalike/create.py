@@ -131,4 +131,4 @@ def open_index(path: Name, version: int | None = None, *, check_files: bool = Tr
     True
 
     """
-    return Index(EmbeddingTable.open(path, version, look=check_files))
+    return Index(EmbeddingTable.open(path, version, check_files=check_files))

@@ -30,7 +30,7 @@ from lookalike.images.decoding.sandbox import IsolatedDecoder
 from lookalike.ingest import Options, build_index, watch
 from lookalike.ingest.export import write_embeddings
 from lookalike.models.weights import FILES
-from lookalike.storage import EmbeddingTable, commits, making_anew, successor
+from lookalike.storage import EmbeddingTable, commits, rebuild_folder, rebuilding
 
 
 def paint(file: Path, seed: int) -> Path:
@@ -545,7 +545,7 @@ def test_a_successor_of_another_network_is_not_gone_on_with(photos: Path, tmp_pa
     out = tmp_path / "x.index"
     lookalike.create_index(photos, out, model="resnet18")
     lookalike.create_index(
-        photos, successor(out), model="resnet18"
+        photos, rebuild_folder(out), model="resnet18"
     )  # as one that was killed leaves it
     anew = lookalike.create_index(photos, out, overwrite=True)
     assert anew._table.model.backbone == "efficientnet-lite0"
@@ -607,7 +607,7 @@ def test_what_comes_meanwhile_stays(tmp_path: Path, overwrite: bool) -> None:
 
 
 def test_one_at_a_time_makes_an_index_anew(living: Index, photos: Path) -> None:
-    with making_anew(living.path):
+    with rebuilding(living.path):
         with pytest.raises(LookalikeError, match=f"rebuilding {living.path}: try again") as error:
             lookalike.create_index(photos, living.path, overwrite=True, spark=False)
         assert "\n" not in str(error.value)

@@ -123,7 +123,7 @@ def everything(path: Path) -> dict[str, bytes]:
 def found_in(path: Path) -> dict[str, int]:
     """Check an index; see that this changed nothing."""
     before = everything(path)
-    checked = check(EmbeddingTable.open(path, look=False))
+    checked = check(EmbeddingTable.open(path, check_files=False))
     assert everything(path) == before
     assert checked.ok == (not checked.counts)
     assert {one.kind for one in checked.examples} == set(checked.counts)
@@ -227,11 +227,11 @@ def test_a_lost_data_file(
     rows = content(stored)
     file = stored.files()[1]
     damage(file)
-    checked = check(EmbeddingTable.open(stored.path, look=False))
+    checked = check(EmbeddingTable.open(stored.path, check_files=False))
     assert checked.counts == {kind: 1}
     assert checked.examples[0].name == str(file.relative_to(stored.path))
     others = {name: data for name, data in everything(stored.path).items() if str(file) != name}
-    done = repair(EmbeddingTable.open(stored.path, look=False))
+    done = repair(EmbeddingTable.open(stored.path, check_files=False))
     assert done.ok and done.found == checked and done.inputs == SIZES[1]
     kept = [row for row in rows if not SIZES[0] <= row["id"] < SIZES[0] + SIZES[1]]
     repaired = assert_whole(stored.path, kept)
@@ -247,7 +247,7 @@ def test_a_file_of_another_index(stored: EmbeddingTable, tmp_path: Path) -> None
     shutil.copy(other.files()[0], stored.files()[0])
     rows = [row for row in content(stored) if row["id"] >= SIZES[0]]
     assert found_in(stored.path) == {"damaged file": 1}
-    assert repair(EmbeddingTable.open(stored.path, look=False)).inputs == SIZES[0]
+    assert repair(EmbeddingTable.open(stored.path, check_files=False)).inputs == SIZES[0]
     assert_whole(stored.path, rows)
 
 
@@ -288,7 +288,7 @@ def test_flipped_bits_never_change_a_row(tmp_path: Path) -> None:
     for at in random.integers(0, len(data), 12).tolist():
         flip(file, at)
         assert found_in(stored.path) == {"damaged file": 1}
-        inputs = repair(EmbeddingTable.open(stored.path, look=False)).inputs
+        inputs = repair(EmbeddingTable.open(stored.path, check_files=False)).inputs
         assert inputs in (0, SIZES[0])
         assert_whole(stored.path, rows if not inputs else rows[SIZES[0] :])
         file.write_bytes(data)
@@ -303,7 +303,7 @@ def test_all_data_files_are_away(stored: EmbeddingTable) -> None:
     (stored.path / "data").rename(stored.path.with_name("data"))
     assert found_in(stored.path) == {"missing file": 3}
     with pytest.raises(LookalikeError, match=r"data is missing: restore it"):
-        repair(EmbeddingTable.open(stored.path, look=False))
+        repair(EmbeddingTable.open(stored.path, check_files=False))
     stored.path.with_name("data").rename(stored.path / "data")
     assert check(stored).ok
 
@@ -328,7 +328,7 @@ def test_the_log_says_wrong_figures(wrong: dict[str, int], tmp_path: Path) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EmbeddingTable, "check_files", lambda _: None)
         EmbeddingTable.create(path, Source("files", "/photos"), MODEL, written)
-    stored = EmbeddingTable.open(path, look=False)
+    stored = EmbeddingTable.open(path, check_files=False)
     assert found_in(path) == {"wrong figures": 1}
     done = repair(stored)
     assert (done.inputs, done.ok) == (0, True)
@@ -483,7 +483,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
     (stored.path / "data" / "stray").touch()
     kinds = {"bad vector", "ids out of order", "path twice", "bad row", "damaged file"}
     assert set(found_in(stored.path)) == kinds | {"missing file", "left over"}
-    done = repair(EmbeddingTable.open(stored.path, look=False))
+    done = repair(EmbeddingTable.open(stored.path, check_files=False))
     assert done.ok and done.inputs == 1 + 1 + 1 + 50 + 50
     assert_whole(stored.path, content(EmbeddingTable.open(stored.path)))
 

@@ -12,7 +12,7 @@ from pyarrow import csv
 
 from lookalike.errors import LookalikeError
 from lookalike.images import Source, encode_path
-from lookalike.images.inputs.source import looked_at
+from lookalike.images.inputs.source import containing_folder
 from lookalike.spark import local_uri, session
 from lookalike.system.extras import require
 from lookalike.system.files import check_free, new_file, put_in_place, staging_folder
@@ -88,7 +88,7 @@ def finding(
     Raises `LookalikeError` where `out` exists and may not be replaced, or lies in a folder of the
     source, whose next scan would find its pictures.
     """
-    if (found := looked_at(source, out)) is not None:
+    if (found := containing_folder(source, out)) is not None:
         raise LookalikeError(
             f"{out} lies in {encode_path(found)}, where its pictures would be taken for images: "
             "choose another `out`"

@@ -86,10 +86,10 @@ def index(images: list[str], out: Path, options: "Options", overwrite: bool, as_
     Example: `lookalike index cars_train --labels cardatasettrain.csv -o cars.index`
     """
     from lookalike.ingest import build_index
-    from lookalike.storage import is_index, successor
+    from lookalike.storage import is_index, rebuild_folder
 
     # An index stays in place until its successor is complete.
-    growing = successor(out) if overwrite and is_index(out) else out
+    growing = rebuild_folder(out) if overwrite and is_index(out) else out
     with stopped_well(growing, "nothing was changed"):
         report = build_index(images, out, options, overwrite)[1]
     if as_json:

@@ -22,8 +22,8 @@ from lookalike.storage import (
     forget_all,
     is_index,
     is_unfinished,
-    making_anew,
-    successor,
+    rebuild_folder,
+    rebuilding,
     writing,
 )
 from lookalike.system.files import check_free, delete, delete_folder, put_in_place, staging_folder
@@ -54,16 +54,18 @@ def build_index(
     with quantization.preload(options.precision == "int8"):
         job = prepare(photos, options)
         # A killed run with `overwrite` has left an incomplete new index: continue that one.
-        if not (overwrite and (is_index(out) or is_index(successor(out)))):
+        if not (overwrite and (is_index(out) or is_index(rebuild_folder(out)))):
             return _build(job, out, options)
-        with making_anew(out) as fresh:
-            if is_index(fresh) and _difference(EmbeddingTable.open(fresh), job, options, anew=True):
+        with rebuilding(out) as fresh:
+            if is_index(fresh) and _difference(
+                EmbeddingTable.open(fresh), job, options, rebuild=True
+            ):
                 with writing(fresh, alone=True):
                     forget_all(fresh)
                     delete_folder(fresh)
                     if fresh.exists():
                         raise LookalikeError(f"{fresh} cannot be deleted: delete it yourself")
-            report = _build(job, fresh, options, anew=True)[1]
+            report = _build(job, fresh, options, rebuild=True)[1]
             if is_index(out):
                 with writing(out, alone=True):
                     put_in_place(fresh, out, before_deleting=forget_all)
@@ -73,16 +75,16 @@ def build_index(
 
 
 def _build(
-    job: Job, out: Path, options: Options, *, anew: bool = False
+    job: Job, out: Path, options: Options, *, rebuild: bool = False
 ) -> tuple[EmbeddingTable, Report]:
-    """Create an index or continue one; with `anew`, remove rows that the job does not have."""
+    """Create an index or continue one; with `rebuild`, remove rows that are not in the job."""
     stored = EmbeddingTable.open(out) if is_index(out) else None
     if stored is None:
         with _new_index_folder(out) as allow_writers, staging_folder(out / "work") as staging:
             found = discover_changes(job, None, staging)
             made, done = embed_and_commit(job, found, out, None, staging, "index", allow_writers)
             return compact_and_measure(made), Report.of(done, found.labelled, job.ignored)
-    if difference := _difference(stored, job, options, anew=anew):
+    if difference := _difference(stored, job, options, rebuild=rebuild):
         raise LookalikeError(
             f"{out} already exists, {difference}: choose another `out`, or set `overwrite=True`"
         )
@@ -90,12 +92,12 @@ def _build(
     job = replace(job, full=model, precision=model.precision, chosen=True)
     with writing(out), staging_folder(out / "work") as staging:
         stored = stored.newest()
-        found = discover_changes(job, stored, staging, keep_labels=not anew)
+        found = discover_changes(job, stored, staging, keep_labels=not rebuild)
         made, done = embed_and_commit(job, found, out, stored, staging, "index")
         assert found.plan is not None
         same = found.plan.same
         gone = found.plan.resolved
-        if anew:
+        if rebuild:
             gone = np.union1d(gone, found.plan.gone)
         if len(gone):
             made = commits.remove(made, lambda _: gone, "index")
@@ -104,7 +106,7 @@ def _build(
         return compact_and_measure(made), Report.of(done, found.labelled, job.ignored, same)
 
 
-def _difference(stored: EmbeddingTable, job: Job, options: Options, *, anew: bool) -> str | None:
+def _difference(stored: EmbeddingTable, job: Job, options: Options, *, rebuild: bool) -> str | None:
     """Return how an existing index differs from the job, as part of a message; None if not."""
     about, source = stored.about_model, stored.source
     new = recorded_source(job.source)
@@ -118,7 +120,7 @@ def _difference(stored: EmbeddingTable, job: Job, options: Options, *, anew: boo
     if about["preprocessing"] != job.full.preprocessing:
         return f"made with the preprocessing {about['preprocessing']}"
     # By default an index keeps its weights, even if the bundled ones change.
-    keeps = options.weights == AUTO and options.model in (AUTO, about["backbone"]) and not anew
+    keeps = options.weights == AUTO and options.model in (AUTO, about["backbone"]) and not rebuild
     if not keeps and stored.full_model != job.full_model:
         same = (about["backbone"], about["weights"]) == (job.full.backbone, job.full.weights)
         others = "other weights named" if same else "the weights"

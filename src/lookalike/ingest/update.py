@@ -105,7 +105,7 @@ def update(
     kind = "files" if source.kind == "files" and not options.image_column else None
     job = prepare(recorded_inputs(stored) if photos is None else photos, options, stored, kind=kind)
     rewriter = path_rewriter(stored, job.source)
-    with working(stored.path, only_looks=dry_run) as staging:
+    with working(stored.path, dry_run=dry_run) as staging:
         stored = stored.newest()
         new = unrecorded_folders(stored, job.source, rewriter)
         if new and not dry_run:
@@ -159,7 +159,7 @@ def remove(
     result are those of `add`.
     """
     paths = {images.encode_path(name): stored_name(stored.source, name) for name in names}
-    with working(stored.path, only_looks=dry_run) as staging:
+    with working(stored.path, dry_run=dry_run) as staging:
         stored = stored.newest()
         gone = matching_ids(stored, paths, staging, on_change)
         if not dry_run:

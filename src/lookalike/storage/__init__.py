@@ -19,7 +19,7 @@ readers can read; written through https://delta-io.github.io/delta-rs/.
 from lookalike.storage.caches import forget, forget_all
 from lookalike.storage.data_folders import discard, is_unfinished, new_data_folder
 from lookalike.storage.description import FORMAT, is_index
-from lookalike.storage.locks import is_busy, making_anew, successor, working, writing
+from lookalike.storage.locks import is_busy, rebuild_folder, rebuilding, working, writing
 from lookalike.storage.log import Log
 from lookalike.storage.segments import (
     SEGMENT,
@@ -47,10 +47,10 @@ __all__ = [
     "is_index",
     "is_intact",
     "is_unfinished",
-    "making_anew",
+    "rebuilding",
     "new_data_folder",
     "rewrite_segment",
-    "successor",
+    "rebuild_folder",
     "working",
     "write_segment",
     "writing",

@@ -23,14 +23,14 @@ POLL_S = 0.05
 
 @contextmanager
 def writing(
-    path: Path, *, alone: bool = False, only_looks: bool = False
+    path: Path, *, alone: bool = False, dry_run: bool = False
 ) -> Iterator[Callable[[], None]]:
     """Hold the right to write into the table at `path`, beside others or `alone`.
 
     Raises `LookalikeError` where it must be alone and is not, the table is `ReadOnly`, or the disk
     is full, which may turn out only in the block. The lock goes with the process, however it ends.
     Gives a function that lets others write as well. The first writer clears up after those that
-    were killed, and upgrades an index of an older format, unless it `only_looks`.
+    were killed, and upgrades an index of an older format, unless `dry_run` is set.
     """
     give_up = time.monotonic() + PATIENCE_S
     with contextlib.ExitStack() as stack:
@@ -38,7 +38,7 @@ def writing(
             lock = stack.enter_context(_opened(path))
             if _takes(lock, fcntl.LOCK_EX):
                 clear(path)
-                if not only_looks:
+                if not dry_run:
                     upgrade(path)
             while not _takes(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
                 if time.monotonic() > give_up:
@@ -58,17 +58,17 @@ def writing(
 
 
 @contextmanager
-def working(path: Path, *, only_looks: bool = False) -> Iterator[Path]:
+def working(path: Path, *, dry_run: bool = False) -> Iterator[Path]:
     """Hold the right to write into the table at `path`, as `writing`; give a staging folder in it.
 
-    Where the process `only_looks` and may not write there, it is a temporary folder of the system.
+    With `dry_run`, in an index that may not be written to, it is a temporary folder of the system.
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(writing(path, only_looks=only_looks))
+            stack.enter_context(writing(path, dry_run=dry_run))
             folder = stack.enter_context(staging_folder(path / "work"))
         except (ReadOnly, PermissionError):
-            if not only_looks:
+            if not dry_run:
                 raise
             temporary = tempfile.TemporaryDirectory(prefix="lookalike-")
             folder = Path(stack.enter_context(temporary))
@@ -105,20 +105,20 @@ def is_busy(path: Path) -> bool:
         return True
 
 
-def successor(out: Path) -> Path:
-    """Return the hidden folder beside a table in which its replacement is made."""
+def rebuild_folder(out: Path) -> Path:
+    """Return the hidden folder next to an index in which its replacement is built."""
     real = Path(os.path.realpath(out))
     return real.with_name(f".{real.name}.next")
 
 
 @contextmanager
-def making_anew(out: Path) -> Iterator[Path]:
-    """Give the folder `successor` to one process at a time; a killed run may have left it.
+def rebuilding(out: Path) -> Iterator[Path]:
+    """Lock and yield `rebuild_folder`, which a killed run may have left.
 
-    Raises `LookalikeError` where another process has it, and where nothing can be made there.
+    Raises `LookalikeError` if another process has locked it, or it cannot be written to.
     """
-    beside = successor(out)
-    file = beside.with_name(f"{beside.name}.lock")
+    folder = rebuild_folder(out)
+    file = folder.with_name(f"{folder.name}.lock")
     with contextlib.ExitStack() as stack:
         while True:
             try:
@@ -127,8 +127,8 @@ def making_anew(out: Path) -> Iterator[Path]:
                 if is_full_disk(error):
                     raise full_disk(out) from None
                 raise ReadOnly(
-                    f"nothing can be made in {file.parent} ({error.strerror}), which takes the "
-                    f"place of {out}: choose another `out`"
+                    f"{file.parent} cannot be written to ({error.strerror}), but the new index is "
+                    f"built there before it replaces {out}: choose another `out`"
                 ) from None
             if not _takes(lock, fcntl.LOCK_EX):
                 raise LookalikeError(
@@ -139,6 +139,6 @@ def making_anew(out: Path) -> Iterator[Path]:
                 if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
                     break
         try:
-            yield beside
+            yield folder
         finally:
             file.unlink(missing_ok=True)

@@ -81,19 +81,19 @@ class EmbeddingTable:
         self._tried_from_id = tried_from_id
 
     @classmethod
-    def open(cls, path: Name, version: int | None = None, *, look: bool = True) -> Self:
+    def open(cls, path: Name, version: int | None = None, *, check_files: bool = True) -> Self:
         """Open the table of an index, at its newest version or an older one.
 
         Raises `LookalikeError` where there is none, where a newer lookalike made it, where it may
-        not be read, and, unless `look` is false, where a data file is missing or cut short.
+        not be read, and, unless `check_files` is false, where a data file is missing or cut short.
         """
         try:
-            return cls._open(local_path(path), version, look)
+            return cls._open(local_path(path), version, check_files)
         except PermissionError as error:
             raise forbidden(error.filename or path) from None
 
     @classmethod
-    def _open(cls, path: Path, version: int | None, look: bool) -> Self:
+    def _open(cls, path: Path, version: int | None, check_files: bool) -> Self:
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
@@ -128,7 +128,7 @@ class EmbeddingTable:
             if version is not None and isinstance(error, DeltaError) and not needs_upgrade(error):
                 raise no_longer_kept(path, version) from None
             raise damaged(path, error) from None
-        if look:
+        if check_files:
             opened.check_files()
         return opened
 

@@ -27,7 +27,7 @@ from lookalike.analysis.cleanup.journal import JOURNAL, Entry, entries, journal
 from lookalike.errors import LookalikeError, full_disk, is_full_disk, one_line
 from lookalike.images import Source, encode_path, full_path
 from lookalike.images.inputs.location import INDEX_FILES
-from lookalike.images.inputs.source import is_inside, looked_at
+from lookalike.images.inputs.source import containing_folder, is_inside
 from lookalike.system.paths import Name, local_path
 
 AsideAction = Literal["copy", "move", "link", "list"]
@@ -168,7 +168,7 @@ def check(how: AsideAction, source: Source, folder: Path) -> None:
         return
     if source.kind != "files":
         raise LookalikeError(f"cannot {how} images that are not local files: use `list`")
-    if (found := looked_at(source, folder)) is not None:
+    if (found := containing_folder(source, folder)) is not None:
         raise LookalikeError(
             f"{folder} lies in {encode_path(found)}, where its images would be indexed: choose "
             "another folder"

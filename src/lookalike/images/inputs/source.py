@@ -134,7 +134,7 @@ def is_inside(source: Source, path: str) -> bool:
     return any(f"{place}/".startswith(f"{folder}/") for folder in absolute)
 
 
-def looked_at(source: Source, folder: str | os.PathLike[str]) -> str | None:
+def containing_folder(source: Source, folder: str | os.PathLike[str]) -> str | None:
     """Return the folder of a source that contains `folder` and would scan it; None if none does.
 
     Hidden folders are not scanned.

@@ -60,7 +60,7 @@ def repair(table: EmbeddingTable, check_signatures: CheckSignatures) -> Repaired
     """
     path = table.path
     with writing(path, alone=True):
-        stored = EmbeddingTable.open(path, look=False)
+        stored = EmbeddingTable.open(path, check_files=False)
         found = inspect(stored, check_signatures, alone=True)
         if found.checked.ok:
             return Repaired(found.checked, found.checked, 0, 0)
@@ -76,7 +76,7 @@ def repair(table: EmbeddingTable, check_signatures: CheckSignatures) -> Repaired
         deleted = [*found.derived, *found.strays]
         for one in deleted:
             delete(one)
-        left = inspect(EmbeddingTable.open(path, look=False), check_signatures, alone=True)
+        left = inspect(EmbeddingTable.open(path, check_files=False), check_signatures, alone=True)
         return Repaired(found.checked, left.checked, inputs, len(deleted))
 
 

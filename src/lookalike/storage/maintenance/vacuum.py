@@ -52,7 +52,7 @@ def vacuum(
     if not keep_days >= 0:
         raise LookalikeError(f"`keep_days` is {keep_days}: give 0 or more")
     path = table.path
-    with writing(path, alone=True, only_looks=dry_run):
+    with writing(path, alone=True, dry_run=dry_run):
         stored = EmbeddingTable.open(path)
         before = stored.version
         log = stored.log()
