@@ -86,7 +86,7 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
   }
   clearTimeout(soon);
   if (signal.aborted) return;
-  push &&= href(state) !== href(read(location.search)); // what is there already is no step
+  push &&= href(state) !== href(read(location.search)); // an address that is already shown is no step
   if (push) history.pushState({ at: Date.now(), seed: next.seed }, "", href(state));
   else history.replaceState({ ...history.state, seed: next.seed }, "");
   const stays = shown && viewOf(shown.state) === viewOf(state) && sameQuery(shown.state, state);

@@ -39,7 +39,7 @@ function put(figure, image, what, label) {
   const img = $("img", figure);
   img.alt = `${what}: ${nameOf(image)}`;
   img.dataset.of = image.picture;
-  img.src = image.thumbnail; // is there already; the large one follows
+  img.src = image.thumbnail; // loaded already; the large one follows
   const large = new Image();
   large.src = image.picture;
   large.decode().then(
