@@ -39,7 +39,7 @@ def either(names: Sequence[str]) -> str:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Say whether something failed for want of room on a disk, whichever library says so."""
+    """Tell whether something failed for want of room on a disk, whichever library says so."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return bool(_FULL.search(str(error)))
@@ -49,7 +49,7 @@ _OF_PLACES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 def says_nothing(error: BaseException) -> bool:
-    """Say whether something failed for a reason that says nothing of the file: it may be whole.
+    """Tell whether something failed for a reason that says nothing of the file: it may be whole.
 
     For want of memory, of open files, of rights; because a disk was away.
     """
@@ -59,7 +59,7 @@ def says_nothing(error: BaseException) -> bool:
 
 
 def is_forbidden(error: BaseException) -> bool:
-    """Say whether something failed for want of the right to do it, whichever library says so."""
+    """Tell whether something failed for want of the right to do it, whichever library says so."""
     return isinstance(error, PermissionError) or "permission denied" in str(error).lower()
 
 

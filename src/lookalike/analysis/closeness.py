@@ -49,7 +49,7 @@ _EPSILON = 1e-6  # against division by zero
 
 
 def agree_closely(one: Picture, other: Picture, start: Map) -> bool:
-    """Say whether two aligned pictures agree everywhere, as copies do.
+    """Tell whether two aligned pictures agree everywhere, as copies do.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def agree_closely(one: Picture, other: Picture, start: Map) -> bool:
 
 
 def _agree_everywhere(first: Picture, second: Picture, start: Map) -> bool:
-    """Say whether two pictures of one scale agree under the best map near `start`."""
+    """Tell whether two pictures of one scale agree under the best map near `start`."""
     best, best_detail = start, -1.0
     if np.abs(start - np.eye(3)).max() < _MAX_SHIFT:  # quicker, and right unless cropped
         same, best_detail = _agree(first, second, np.eye(3))
@@ -156,7 +156,7 @@ def _aligned(one: Picture, other: Picture, start: Map, side: int, steps: int) ->
 
 
 def _agree(one: Picture, other: Picture, found: Map) -> tuple[bool, float]:
-    """Say whether two pictures agree everywhere under a map; return also the detail correlation."""
+    """Tell whether two pictures agree everywhere under a map; return the detail correlation."""
     import cv2
 
     moved, there = _overlay(other, one.shape[:2], found)
@@ -322,7 +322,7 @@ def _differing_places(misfit: Levels, inside: Levels) -> Any:
 
 
 def _is_mark(first: Levels, second: Levels, differs: Any, misfits: Any, there: Any) -> bool:
-    """Say whether the difference is one watermark: thin, long, all lighter or all darker.
+    """Tell whether the difference is one watermark: thin, long, all lighter or all darker.
 
     It has several strokes, as letters do; a single line is a thing in the picture. A difference on
     paper, in a drawing or on a screen is content, not a watermark.

@@ -112,7 +112,7 @@ def show_labels(unused: int, loose: int, missing: int) -> None:
 
 
 def note_of(found: "SearchResult", images: int) -> str:
-    """Say how neighbours were found, and how quickly."""
+    """Return how neighbours were found, and how quickly."""
     return f"{found.engine} search over {images:,} images, {found.took_ms:.1f} ms"
 
 
@@ -157,7 +157,7 @@ def show_history(versions: Sequence[Mapping[str, Any]]) -> None:
 
 
 def note_of_signatures(known: dict[str, Any] | None) -> str:
-    """Say which recall approximate search has, and how that is known."""
+    """Return the recall of approximate search, and how it was measured."""
     if known is None:
         return "not measured yet: run `lookalike evaluate`"
     found = known["recall"][str(TARGET_RECALL)]

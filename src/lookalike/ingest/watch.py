@@ -97,10 +97,8 @@ class StabilityCheck:
         return False
 
     def _is_complete(self, path: str) -> bool:
-        if (
-            self._source is None or self._source.kind != "files"
-        ):  # files in a data lake are complete
-            return True
+        if self._source is None or self._source.kind != "files":
+            return True  # files in a data lake are complete
         try:
             with images.open_decoder(isolated=True) as decoder:
                 decoder.decode_pixels(images.read(self._source, path))
@@ -182,7 +180,7 @@ def watch_stream(
 ) -> Generator[Scan, None, None]:
     """Add new files of a folder or URI, by default that of the index, with a Spark stream.
 
-    Parameters and results are those of `watch_folder`. A batch that fails is repeated.
+    A batch that fails is repeated. Other parameters and results are those of `watch_folder`.
 
     Parameters
     ----------

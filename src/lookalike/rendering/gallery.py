@@ -135,7 +135,7 @@ def _number(
     request: RequestThumbnail,
     source: images.Source,
 ) -> Iterator[Numbered]:
-    """Give groups with their numbers and thumbnails, while those of the next ones are made."""
+    """Yield groups with their numbers and thumbnails, while those of the next ones are made."""
     waiting: deque[tuple[Group, list[Future[Thumbnail]]]] = deque()
     for group in groups:
         waiting.append((group, [request(card.source or source, card.path) for card in group.cards]))

@@ -37,7 +37,7 @@ RequestThumbnail = Callable[[images.Source, str], Future[Thumbnail]]
 
 @contextmanager
 def thumbnail_maker(folder: Path) -> Iterator[RequestThumbnail]:
-    """Give a function that requests a thumbnail of an image in `folder/pictures`.
+    """Yield a function that requests a thumbnail of an image in `folder/pictures`.
 
     The function returns at once; the future that it returns has the thumbnail when it is ready.
     An image is made into one thumbnail however often it is requested. Images are decoded in

@@ -150,13 +150,13 @@ class RecallProfile:
         return cls(cells, queries, efforts, recall, reach, rows, stop, parts)
 
     def fits(self, files: Sequence[DataFile]) -> bool:
-        """Say whether the efforts and the parts were measured on nearly the same rows."""
+        """Tell whether the efforts and the parts were measured on nearly the same rows."""
         return _nearly_equal(sum(file.rows for file in files), self.rows) and all(
             _nearly_equal(estimate_rows(files, part.range), part.rows) for part in self.parts
         )
 
     def holds_for(self, files: Sequence[DataFile], next_id: int) -> bool:
-        """Say whether the profile fits the files, and no large part was added since."""
+        """Tell whether the profile fits the files, and no large part was added since."""
         added = estimate_rows(files, IdRange(self.stop, next_id))
         return self.fits(files) and added < MIN_PART_ROWS
 

@@ -167,7 +167,7 @@ class Searcher:
         return effort and replace(effort, cells=round(effort.cells * len(self.rows) / max(left, 1)))
 
     def may_approximate(self, engine: str, recall: float, left: int) -> bool:
-        """Say whether a search among `left` rows may use signatures."""
+        """Tell whether a search among `left` rows may use signatures."""
         return engine == "approximate" or (engine == "auto" and left > EXACT_UP_TO and recall < 1)
 
     def known_recall(self) -> float | None:

@@ -96,7 +96,7 @@ def _named_in_log(path: Path) -> set[str]:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Say whether something began to make an index at `path` and committed nothing yet."""
+    """Tell whether something began to make an index at `path` and committed nothing yet."""
     if has_versions(path):
         return False
     begun = (path / ".writers").is_file() or (path.is_dir() and not any(path.iterdir()))

@@ -36,18 +36,18 @@ def find_folder(path: Path, name: Folder) -> Path:
 
 
 def has_description(path: Path) -> bool:
-    """Say whether the folder `path` holds the description of an index."""
+    """Tell whether the folder `path` holds the description of an index."""
     # The first name again: another process may rename the other one to it meanwhile.
     return any((path / name).is_file() for name in (_NAME, _OLD_NAME, _NAME))
 
 
 def is_index(path: Path) -> bool:
-    """Say whether there is an index at `path`."""
+    """Tell whether there is an index at `path`."""
     return has_description(path) and has_versions(path)
 
 
 def has_versions(path: Path) -> bool:
-    """Say whether the folder `path` holds the log of a table with a version."""
+    """Tell whether the folder `path` holds the log of a table with a version."""
     # Its maker may be killed when there is the folder alone, or a part of the file.
     try:
         names = os.listdir(path / "_delta_log")

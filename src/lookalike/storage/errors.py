@@ -36,7 +36,7 @@ def no_longer_kept(path: Path, version: int) -> LookalikeError:
 
 
 def needs_upgrade(error: Exception) -> bool:
-    """Say whether something failed because a later version of Delta is needed for it."""
+    """Tell whether something failed because a later version of Delta is needed for it."""
     from deltalake.exceptions import DeltaError
 
     return isinstance(error, DeltaError) and bool(

@@ -29,7 +29,7 @@ def writing(
 
     Raises `LookalikeError` where it must be alone and is not, the table is `ReadOnly`, or the disk
     is full, which may turn out only in the block. The lock goes with the process, however it ends.
-    Gives a function that lets others write as well. The first writer clears up after those that
+    Yields a function that lets others write as well. The first writer clears up after those that
     were killed, and upgrades an index of an older format, unless `dry_run` is set.
     """
     give_up = time.monotonic() + PATIENCE_S
@@ -94,7 +94,7 @@ def _takes(lock: IO[str], how: int) -> bool:
 
 
 def is_busy(path: Path) -> bool:
-    """Say whether something writes into the table at `path`, or whether that cannot be known."""
+    """Tell whether something writes into the table at `path`, or whether that cannot be known."""
     try:
         with (path / ".writers").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -122,7 +122,7 @@ def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def is_intact(file: Path) -> bool:
-    """Say whether a data file is, to the last byte, what was written. Raises `OSError`."""
+    """Tell whether a data file is, to the last byte, what was written. Raises `OSError`."""
     return digest(file) == file.stem
 
 
@@ -203,7 +203,7 @@ class Segment:
         return vectors, table.select(_CACHED).cast(_cached_schema())
 
     def is_cached_well(self) -> bool:
-        """Say whether the cache has of this file what `stored` reads, if it has anything.
+        """Tell whether the cache has of this file what `stored` reads, if it has anything.
 
         A group of rows is in memory at a time. `LookalikeError` where the file itself is damaged.
         """
@@ -302,7 +302,7 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def is_history(path: Path, name: str) -> bool:
-    """Say whether a data file is none of the newest version of the index at `path`."""
+    """Tell whether a data file is none of the newest version of the index at `path`."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
@@ -340,7 +340,7 @@ def read_rows(file: Path, columns: list[str], **options: Any) -> pa.Table:
 
 
 def row_batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Give columns of a data file batch by batch; `LookalikeError` if it is gone or damaged."""
+    """Yield columns of a data file in batches; `LookalikeError` if it is gone or damaged."""
     with _readable(file), pq.ParquetFile(file, page_checksum_verification=True) as stored:
         yield from stored.iter_batches(_ROWS_A_GROUP, columns=columns)
 

@@ -199,14 +199,14 @@ class EmbeddingTable:
         return self if self.is_newest() else self._reopen()
 
     def is_newest(self) -> bool:
-        """Say whether there is no later version, and no other index in its place."""
+        """Tell whether there is no later version, and no other index in its place."""
         from deltalake import DeltaTable
 
         now = DeltaTable(self.path.absolute())
         return (now.version(), str(now.metadata().id)) == (self.version, self.identity)
 
     def is_in_place(self) -> bool:
-        """Say whether the index is still there, and no other in its place."""
+        """Tell whether the index is still there, and no other in its place."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
@@ -320,7 +320,7 @@ class EmbeddingTable:
 
     @contextmanager
     def connect(self, folder: Path) -> Iterator["DuckDBPyConnection"]:
-        """Give a connection of DuckDB in which the rows of this version are the view `stored`.
+        """Yield a connection of DuckDB in which the rows of this version are the view `stored`.
 
         It spills into `folder`. Raises `LookalikeError`, which names a damaged data file.
         """
@@ -343,7 +343,7 @@ class EmbeddingTable:
         return count_inputs(self._actions)
 
     def skipped(self) -> Iterator[tuple[str, str]]:
-        """Give path and reason of every input without an embedding, file by file."""
+        """Yield path and reason of every input without an embedding, file by file."""
         for file in self.files():
             table = read_rows(file, ["path", "reason"], filters=[("status", "=", "skipped")])
             yield from zip(table["path"].to_pylist(), table["reason"].to_pylist(), strict=True)

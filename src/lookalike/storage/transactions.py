@@ -108,7 +108,7 @@ def write_next_version(
 
 
 def _has_mark(path: Path, version: int, mark: str) -> bool:
-    """Say whether the commit of a version has a mark."""
+    """Tell whether the commit of a version has a mark."""
     commit = path / "_delta_log" / f"{version:020}.json"
     return commit.exists() and mark in commit.read_text()
 

@@ -65,7 +65,7 @@ class Job:
         return self._progress
 
     def ended(self) -> bool:
-        """Say whether the process has ended."""
+        """Tell whether the process has ended."""
         return not self._thread.is_alive()
 
     def result(self) -> Layout | None:

@@ -151,7 +151,7 @@ SIMILAR_PATHS = (
 
 @contextlib.contextmanager
 def _connected(files: Sequence[CheckedFile]) -> "Iterator[DuckDBPyConnection]":
-    """Give a connection that sees the rows of the usable files as `stored`."""
+    """Yield a connection that sees the rows of the usable files as `stored`."""
     usable = [file.file for file in files if file.usable]
     with temporary_folder() as folder, connect(folder) as sql:
         if usable:
@@ -163,7 +163,7 @@ def _connected(files: Sequence[CheckedFile]) -> "Iterator[DuckDBPyConnection]":
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Give a folder for what does not fit in memory; not in the index, which may be read-only."""
+    """Yield a folder for what does not fit in memory; not in the index, which may be read-only."""
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         yield Path(folder)
 
