@@ -123,7 +123,7 @@ def test_a_list_is_one_image_a_line(photos: Path, tmp_path: Path) -> None:
 def test_images_elsewhere_can_be_listed_only(tmp_path: Path) -> None:
     remote = images.Source("uri", "s3a://bucket/cars", ())
     for how in ("copy", "move", "link"):
-        with pytest.raises(LookalikeError, match="use list"):
+        with pytest.raises(LookalikeError, match="use `list`"):
             set_aside(how, remote, [], tmp_path / "aside")
     assert not (tmp_path / "aside").exists()
     pair = ("s3a://bucket/cars/1.jpg", "s3a://bucket/cars/2.jpg")
