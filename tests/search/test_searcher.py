@@ -472,7 +472,7 @@ def test_filters_of_the_index(stored: EmbeddingTable, vectors: Floats) -> None:
         ({"recall": 0}, "`recall` is 0: give a share above 0"),
         ({"recall": 1.5}, "`recall` is 1.5"),
         ({"within": -1}, "a distance from 0 to 2"),
-        ({"within": 1, "engine": "approximate"}, "searched exactly"),
+        ({"within": 1, "engine": "approximate"}, "needs exact search"),
         ({"within": 1, "engine": "spark-lsh"}, '`engine="spark-lsh"` supports neither'),
         ({"label": "a", "engine": "spark-lsh"}, '`engine="spark-lsh"` supports neither'),
         ({"explain": True}, 'set `engine="spark-lsh"`'),

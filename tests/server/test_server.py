@@ -217,7 +217,9 @@ def test_an_upload_without_a_length_is_cut_off(client: TestClient) -> None:
 
 def test_forms_that_are_none(client: TestClient) -> None:
     kind = {"content-type": "multipart/form-data; boundary=x"}
-    assert "cannot search with this image" in error_of(client.post("/api/search", data={"image": "text"}), 415)
+    assert "cannot search with this image" in error_of(
+        client.post("/api/search", data={"image": "text"}), 415
+    )
     for content in (b"", b"--x\r\n", b"--x--", b"nonsense"):
         assert client.post("/api/search", content=content, headers=kind).status_code in (400, 415)
     bare = {"content-type": "multipart/form-data"}

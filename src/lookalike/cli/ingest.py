@@ -263,14 +263,14 @@ def watch(
 
 def _show_scans(scans: "Iterator[Scan]", every: float, once: bool, as_json: bool) -> None:
     """Print each change to the index, each problem once, and each ignored file type once."""
-    problem = ""
+    problem, unstable = "", 0
     reported: set[str] = set()
     for scan in scans:
         changed = scan.changed
         ignored = changed.not_looked_at if changed else {}
         show_ignored({type_: n for type_, n in ignored.items() if type_ not in reported})
         reported |= ignored.keys()
-        before, problem = problem, ""
+        before, problem, unstable = problem, "", scan.unstable
         if scan.error is not None:
             problem = printable(last_words(scan.error))
             if problem != before:
@@ -282,8 +282,8 @@ def _show_scans(scans: "Iterator[Scan]", every: float, once: bool, as_json: bool
                 show_json(changed.to_dict())
             else:
                 answers.print(f"{_counts(changed)}: version {changed.version}", markup=False)
-        if once and scan.unstable:
-            notes.print(f"{scan.unstable:,} still being written: left for later")
+    if once and unstable:
+        notes.print(f"{unstable:,} still being written: left for later")
 
 
 @contextlib.contextmanager
