@@ -14,19 +14,17 @@ import pytest
 import lookalike
 from lookalike import ImageError, Index, LookalikeError, Neighbor, SearchResult, create
 from lookalike import index as index_module
-from lookalike.analysis import run as groupings
-from lookalike.analysis import stars
-from lookalike.analysis.cleanup import unchanged as applying
+from lookalike.analysis import representatives, run
+from lookalike.analysis.cleanup import unchanged_files
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.lsh import parameters
-from lookalike.models import embedder as embedding
-from lookalike.search import evaluation as evaluate
-from lookalike.search import results as hits
+from lookalike.models import embedder
+from lookalike.search import evaluation, results
 from lookalike.search.knn import export
 
 DOCUMENTED = [
-    *(embedding, create, index_module, hits, groupings, applying, export),
-    *(evaluate, stars, parameters),
+    *(embedder, create, index_module, results, run, unchanged_files, export),
+    *(evaluation, representatives, parameters),
 ]
 
 

@@ -21,8 +21,9 @@ from helpers.disks import fill, mounted, needs_mount
 from helpers.rights import without_rights
 from lookalike import LookalikeError, images
 from lookalike.analysis.cleanup import file_moves
-from lookalike.analysis.cleanup.apply import Aside, AsideAction, set_aside, undo
+from lookalike.analysis.cleanup.aside import Aside, AsideAction, set_aside
 from lookalike.analysis.cleanup.journal import JOURNAL
+from lookalike.analysis.cleanup.undo import undo
 from lookalike.images.synthetic import DrawnCollection
 
 Tree = dict[bytes, tuple[str, int, int]]

@@ -26,8 +26,8 @@ from lookalike.analysis import pairs
 from lookalike.analysis.alignment import align, thumbnail
 from lookalike.analysis.overview import SECTIONS, draw_by_kind
 from lookalike.analysis.perturbations import CHANGES, variant
+from lookalike.analysis.representatives import find_stars
 from lookalike.analysis.result import AnalysisResult
-from lookalike.analysis.stars import find_stars
 from lookalike.cli import app
 from lookalike.errors import ImageError
 from lookalike.images import decode_pixels

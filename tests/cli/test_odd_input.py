@@ -439,7 +439,7 @@ KINDS = (str, Named)
 
 @pytest.mark.parametrize("first", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_paths_are_given_as_strings_too(drawn: DrawnCollection, tmp_path: Path, first: int) -> None:
-    from lookalike.analysis.cleanup.apply import undo
+    from lookalike.analysis.cleanup.undo import undo
     from lookalike.analysis.result import AnalysisResult
     from lookalike.ingest import Options, build_index
     from lookalike.ingest.export import export_csv, write_embeddings

@@ -141,13 +141,13 @@ def test_waves_after_another_who_was_quicker(
     new = pictures(small.photos / "new", 40, seed=500)
 
     def late(*arguments: Any) -> Any:
-        monkeypatch.setattr("lookalike.ingest.commit.embed_all", ingest.embed_all)
+        monkeypatch.setattr("lookalike.ingest.waves.embed_all", ingest.embed_all)
         other, _ = ingest.add(EmbeddingTable.open(small.index), new, small.options)
         if removed:
             ingest.remove(other, ["new"])
         return ingest.embed_all(*arguments)
 
-    monkeypatch.setattr("lookalike.ingest.commit.embed_all", late)
+    monkeypatch.setattr("lookalike.ingest.waves.embed_all", late)
     waves = replace(small.options, wave=8)
     stored, _ = ingest.add(EmbeddingTable.open(small.index), new, waves)
     assert len(all_versions(small.index)[stored.version]) == 64

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from lookalike import images
 from lookalike.analysis.pairs import join
-from lookalike.analysis.stars import find_stars
+from lookalike.analysis.representatives import find_stars
 from lookalike.analysis.threshold import suggest
 from lookalike.analysis.verification import count_compared, in_threads
 from lookalike.analysis.verification import verify as verify_pairs

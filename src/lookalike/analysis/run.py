@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.analysis import clusters, outliers, overview, pairs, reports, threshold
-from lookalike.analysis.cleanup.unchanged import set_aside
+from lookalike.analysis.cleanup.unchanged_files import set_aside
 from lookalike.analysis.duplicates import TABLE, Keep, duplicates
 from lookalike.analysis.protocol import HasTable
 from lookalike.analysis.result import AnalysisResult, finding

@@ -42,7 +42,7 @@ from lookalike.system.defaults import (
 )
 
 if TYPE_CHECKING:
-    from lookalike.analysis.cleanup.apply import Aside
+    from lookalike.analysis.cleanup.aside import Aside
     from lookalike.analysis.result import AnalysisResult
     from lookalike.index import Index
 
@@ -184,7 +184,7 @@ def duplicates(
 
     Example: `lookalike duplicates cars.index -o twice --apply move`
     """
-    from lookalike.analysis.cleanup.apply import check
+    from lookalike.analysis.cleanup.aside import check
     from lookalike.analysis.result import AnalysisResult
     from lookalike.index import Index
     from lookalike.storage import EmbeddingTable
@@ -234,7 +234,7 @@ def undo(
 
     Example: `lookalike undo twice.aside`
     """
-    from lookalike.analysis.cleanup.apply import undo as undo_aside
+    from lookalike.analysis.cleanup.undo import undo as undo_aside
 
     count = undo_aside(folder, lambda line: notes.print(line, markup=False))
     notes.print(f"{count:,} images are back as they were", markup=False)

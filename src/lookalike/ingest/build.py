@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.errors import LookalikeError
-from lookalike.ingest.commit import compact_and_measure, embed_and_commit
 from lookalike.ingest.discovery import discover_changes
 from lookalike.ingest.embedding import nothing_readable_error
 from lookalike.ingest.options import Job, Options, Report, prepare
 from lookalike.ingest.paths import recorded_source
 from lookalike.ingest.update import Photos
+from lookalike.ingest.waves import compact_and_measure, embed_and_commit
 from lookalike.models import quantization
 from lookalike.models.weights import AUTO
 from lookalike.storage import (

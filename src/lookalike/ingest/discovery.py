@@ -14,7 +14,7 @@ from lookalike.images.inputs.spark_reader import image_frame
 from lookalike.images.inputs.spark_tables import read_only
 from lookalike.ingest import diff
 from lookalike.ingest.diff import IsStable, OnChange, Plan
-from lookalike.ingest.inputs import Inputs, PathSet
+from lookalike.ingest.job_inputs import Inputs, PathSet
 from lookalike.ingest.options import Job
 from lookalike.ingest.paths import PathRewriter, own_path_rewriter
 from lookalike.spark import local_uri, progress, session

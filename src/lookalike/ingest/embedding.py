@@ -21,7 +21,7 @@ from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.inputs.listing import read_listing, sample_paths
 from lookalike.ingest import options
 from lookalike.ingest.batches import embed_batches
-from lookalike.ingest.inputs import Inputs
+from lookalike.ingest.job_inputs import Inputs
 from lookalike.ingest.options import EmbedResult, Job
 from lookalike.ingest.spark_job import embed_on_spark, sample_of_frame, skipped_note, split_listing
 from lookalike.models import Model

@@ -17,7 +17,7 @@ from lookalike.images.inputs.spark_reader import FileVanished, image_frame
 from lookalike.ingest import diff
 from lookalike.ingest.diff import IsStable
 from lookalike.ingest.discovery import Discovery, frame_inputs
-from lookalike.ingest.inputs import Inputs
+from lookalike.ingest.job_inputs import Inputs
 from lookalike.ingest.options import Changed, Job, Options
 from lookalike.ingest.paths import PathRewriter
 from lookalike.ingest.update import Photos, update

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 
 from lookalike import images
-from lookalike.ingest.commit import compact_and_measure, embed_and_commit
 from lookalike.ingest.diff import IsStable, OnChange
 from lookalike.ingest.discovery import Discover, discover_changes
 from lookalike.ingest.options import Changed, Options, prepare
 from lookalike.ingest.paths import path_rewriter, recorded_inputs, stored_name, unrecorded_folders
 from lookalike.ingest.selection import matching_ids
+from lookalike.ingest.waves import compact_and_measure, embed_and_commit
 from lookalike.storage import EmbeddingTable, commits, working
 from lookalike.system.paths import Name
 

@@ -16,11 +16,11 @@ A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
-from lookalike.storage.caches import forget, forget_all
 from lookalike.storage.data_folders import discard, is_unfinished, new_data_folder
 from lookalike.storage.description import FORMAT, is_index
 from lookalike.storage.locks import is_busy, rebuild_folder, rebuilding, working, writing
 from lookalike.storage.log import Log
+from lookalike.storage.segment_caches import forget, forget_all
 from lookalike.storage.segments import (
     SEGMENT,
     SEGMENT_DDL,

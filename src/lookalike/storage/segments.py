@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError, forbidden, is_forbidden, one_line, says_nothing
-from lookalike.storage.caches import cache_of, digest, identity, mark
 from lookalike.storage.schema import ROW
+from lookalike.storage.segment_caches import cache_of, digest, identity, mark
 from lookalike.system.cache import ignore_cache_errors, map_sealed, seal, warn_cache_unusable
 from lookalike.system.files import delete_folder_at_once, new_file, new_folder, sync_folder
 from lookalike.system.untrusted import map_array

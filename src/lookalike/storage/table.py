@@ -15,14 +15,6 @@ from lookalike.errors import LookalikeError, forbidden
 from lookalike.images import PREPROCESSING, Source
 from lookalike.models import Model, check_description
 from lookalike.spark import local_uri
-from lookalike.storage.add_actions import (
-    check_sizes,
-    count_inputs,
-    id_ranges,
-    read_actions,
-    records,
-    sizes_by_name,
-)
 from lookalike.storage.data_folders import is_unfinished, new_data_folder
 from lookalike.storage.description import (
     change_description,
@@ -33,6 +25,14 @@ from lookalike.storage.description import (
     read_description,
 )
 from lookalike.storage.errors import RESTORE, damaged, needs_upgrade, no_longer_kept
+from lookalike.storage.file_entries import (
+    check_sizes,
+    count_inputs,
+    id_ranges,
+    read_actions,
+    records,
+    sizes_by_name,
+)
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history
 from lookalike.storage.schema import ROW

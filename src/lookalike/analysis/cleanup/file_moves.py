@@ -10,8 +10,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, full_disk, is_full_disk, one_line
 from lookalike.images import encode_path
 from lookalike.system.files import sync_folder
 
@@ -107,3 +108,23 @@ def _replace(target: str, origin: str, *, follow: bool) -> None:
 
 def _part(target: str) -> str:
     return os.path.join(os.path.dirname(target), PART)
+
+
+def leads_to(link: str, origin: str) -> bool:
+    """Tell whether a path is a link to `origin`."""
+    return os.path.islink(link) and os.readlink(link) == origin
+
+
+@contextmanager
+def short_errors(folder: Path) -> Iterator[None]:
+    """Turn an `OSError` into a `LookalikeError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        if is_full_disk(error):
+            raise full_disk(folder) from None
+        place = error.filename if isinstance(error.filename, str | bytes) else str(folder)
+        raise LookalikeError(
+            f"{encode_path(place)}: {one_line(error)}; correct it and run the same command "
+            f"again to continue, or undo {folder}"
+        ) from None

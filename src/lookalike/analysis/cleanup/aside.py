@@ -1,14 +1,13 @@
 """Set duplicates aside: move, copy, link or list them.
 
-No image is deleted and no file overwritten; `undo` reverts everything by the journal `aside.csv`.
-The journal names an image before its file is touched, so after a kill at any instant both functions
-continue where they stopped.
+No image is deleted and no file overwritten; `cleanup.undo` reverts everything by the journal
+`aside.csv`. The journal names an image before its file is touched, so after a kill at any instant
+both continue where they stopped.
 """
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -21,14 +20,16 @@ from lookalike.analysis.cleanup.file_moves import (
     is_empty,
     is_moved,
     is_reserved,
+    leads_to,
     move,
+    short_errors,
 )
 from lookalike.analysis.cleanup.journal import JOURNAL, Entry, entries, journal
-from lookalike.errors import LookalikeError, full_disk, is_full_disk, one_line
+from lookalike.errors import LookalikeError
 from lookalike.images import Source, encode_path, full_path
 from lookalike.images.inputs.location import INDEX_FILES
 from lookalike.images.inputs.source import containing_folder, is_inside
-from lookalike.system.paths import Name, local_path
+from lookalike.system.paths import local_path
 
 AsideAction = Literal["copy", "move", "link", "list"]
 
@@ -97,7 +98,7 @@ def set_aside(
     folder = folder.absolute()
     check(how, source, folder)
     counts: Counter[str] = Counter()
-    with _short_errors(folder):
+    with short_errors(folder):
         _make_folder(folder)
         if how == "list":
             _list(source, drops, folder, counts)
@@ -113,48 +114,6 @@ def set_aside(
             for drop, kept in drops:
                 counts[_set_aside_one(how, source, drop, kept, folder, write)] += 1
     return Aside(**counts)
-
-
-def undo(folder: Name, report: Callable[[str], None] = lambda line: None) -> int:
-    """Move images back, and remove copies and links; return the number of images.
-
-    A copy is removed only where the original exists with the same bytes, a link only where it still
-    leads to the original. When all images are back, the journal and all empty folders are removed.
-
-    Parameters
-    ----------
-    folder : str or Path
-    report : callable
-        Called with a line for each image that cannot be put back.
-
-    Raises
-    ------
-    LookalikeError
-        Where images could not be put back, after all others were.
-    """
-    folder = local_path(folder).absolute()
-    if not (folder / JOURNAL).is_file():
-        raise LookalikeError(f"{folder} has no {JOURNAL}: nothing to undo")
-    restored = failed = 0
-    with _short_errors(folder), journal(folder):
-        for entry in entries(folder):
-            try:
-                restored += _undo_one(entry)
-            except (OSError, LookalikeError) as error:
-                if is_full_disk(error):
-                    raise
-                failed += 1
-                report(f"{encode_path(entry.origin)} was not put back: {one_line(error)}")
-        if failed:
-            raise LookalikeError(
-                f"{failed:,} images were not put back, {restored:,} were: free their old paths "
-                f"and undo {folder} again"
-            )
-        (folder / JOURNAL).unlink()
-    for place, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):  # not empty
-            os.rmdir(place)
-    return restored
 
 
 def check(how: AsideAction, source: Source, folder: Path) -> None:
@@ -240,7 +199,7 @@ def _set_aside_one(
             entry.target
         ):  # reserved by a killed run
             break
-        if how == "link" and _leads_to(entry.target, origin):
+        if how == "link" and leads_to(entry.target, origin):
             return "already"
         if how == "copy" and is_copy(origin, entry.target):
             return "already"
@@ -271,54 +230,3 @@ def _candidate_entries(how: str, origin: str, wanted: Path, folder: Path) -> Ite
         name = wanted.name if number == 1 else f"{wanted.stem}-{number}{wanted.suffix}"
         if name.lower() not in own | {PART}:
             yield Entry(how, origin, str(wanted.with_name(name)))
-
-
-def _undo_one(entry: Entry) -> bool:
-    """Undo one entry; return whether a file was changed. Raises `LookalikeError`."""
-    how, origin, target = entry
-    at_target, at_origin = os.path.lexists(target), os.path.lexists(origin)
-    if how == "link":
-        if _leads_to(target, origin):
-            os.unlink(target)
-            return True
-        return False
-    with suppress(OSError):
-        os.unlink(os.path.join(os.path.dirname(target), PART))
-    if is_empty(target):  # reserved by a killed run
-        os.unlink(target)
-        return False
-    if at_target and at_origin and (is_moved if how == "move" else is_copy)(origin, target):
-        os.unlink(target)
-        return True
-    if how == "copy":
-        if at_target:
-            raise LookalikeError(f"it is missing or changed, so {encode_path(target)} stays")
-        return False
-    if not at_target:
-        if at_origin:
-            return False
-        raise LookalikeError(f"it is missing from {encode_path(target)} as well")
-    if at_origin and not is_reserved(origin):
-        raise LookalikeError("another file has taken its path")
-    os.makedirs(os.path.dirname(origin), exist_ok=True)
-    move(target, origin)
-    return True
-
-
-def _leads_to(link: str, origin: str) -> bool:
-    return os.path.islink(link) and os.readlink(link) == origin
-
-
-@contextmanager
-def _short_errors(folder: Path) -> Iterator[None]:
-    """Turn an `OSError` into a `LookalikeError` of one line."""
-    try:
-        yield
-    except OSError as error:
-        if is_full_disk(error):
-            raise full_disk(folder) from None
-        place = error.filename if isinstance(error.filename, str | bytes) else str(folder)
-        raise LookalikeError(
-            f"{encode_path(place)}: {one_line(error)}; correct it and run the same command "
-            f"again to continue, or undo {folder}"
-        ) from None

@@ -434,7 +434,7 @@ def test_copies_and_moved_indexes_share_a_cache(
     kept = {name: one for name, one in state(folder).items() if "of-" not in name}
     assert kept == {name: one for name, one in before.items() if "of-" not in name}
     with pytest.MonkeyPatch.context() as patch:  # neither is read again
-        patch.setattr("lookalike.storage.caches.digest", None)
+        patch.setattr("lookalike.storage.segment_caches.digest", None)
         assert answers(tmp_path / "copy.index") == wanted
 
 
@@ -450,7 +450,7 @@ def test_a_path_has_one_mark_however_often_its_file_becomes_another(
         assert answers(stored.path) == wanted
         assert state(folder).keys() == before
         with pytest.MonkeyPatch.context() as patch:  # what was hashed once is not again
-            patch.setattr("lookalike.storage.caches.digest", None)
+            patch.setattr("lookalike.storage.segment_caches.digest", None)
             assert answers(stored.path) == wanted
     other = EmbeddingTable.open(foreign(stored, tmp_path / "foreign.index"))
     file = stored.files()[0]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from lookalike import images
-from lookalike.analysis.cleanup.apply import Aside, AsideAction, check
-from lookalike.analysis.cleanup.apply import set_aside as set_aside_images
+from lookalike.analysis.cleanup.aside import Aside, AsideAction, check
+from lookalike.analysis.cleanup.aside import set_aside as set_aside_images
 from lookalike.analysis.duplicates import TABLE
 from lookalike.analysis.protocol import HasTable
 from lookalike.analysis.result import AnalysisResult
@@ -26,7 +26,7 @@ where action = 'drop' order by found."group", one.path"""
 
 
 def set_aside(index: HasTable, found: AnalysisResult, how: AsideAction, to: Name) -> Aside:
-    """Move, copy, link or list the duplicates to drop; `cleanup.apply.undo(to)` reverts it.
+    """Move, copy, link or list the duplicates to drop; `cleanup.undo.undo(to)` reverts it.
 
     An image stays if it, or the image to keep, has changed since indexing.
 
