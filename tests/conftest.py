@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+# Before NumPy, faiss and PyTorch are loaded: several processes with a thread per core each would
+# spend half of their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection, draw_collection
 from lookalike.ingest import Options, build_index
