@@ -191,7 +191,7 @@ class IsolatedDecoder:
     def _take(self) -> DecoderProcess:
         with self._lock:
             if self._closed:
-                raise LookalikeError("this decoder is closed: create another")
+                raise _closed_error()
             if self._idle:
                 return self._idle.pop()
             self._all.add(process := DecoderProcess(*self._limits))
@@ -199,6 +199,8 @@ class IsolatedDecoder:
             process.wait_until_ready()
         except BaseException:
             self._discard(process)
+            if self._closed:  # `close` has killed it while it started
+                raise _closed_error() from None
             raise
         return process
 
@@ -230,3 +232,7 @@ class IsolatedDecoder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _closed_error() -> LookalikeError:
+    return LookalikeError("this decoder is closed: create another")
