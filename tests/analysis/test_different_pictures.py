@@ -24,7 +24,7 @@ from lookalike.images.decoding.sandbox import IsolatedDecoder, open_decoder
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.system.defaults import MIN_AGREEMENT
 
-EACH = 3  # pictures of a kind
+EACH = 2  # pictures of a kind
 Compare = Callable[..., list[tuple[float | None, str]]]
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +194,7 @@ def test_spark_ml_joins_where_it_fits_and_is_refused_where_not(
     rows = Rows(index._table.segments)
     apart = np.sort(pdist(rows.vectors(np.arange(len(rows)))))
     within = float(apart[10:12].mean())  # eleven pairs
-    ours = index.pairs(tmp_path / "ours", within=within).to_pandas()
+    ours = index.pairs(tmp_path / "ours", within=within, spark=False, shown=0).to_pandas()
     stock = index.pairs(tmp_path / "stock", within=within, engine="spark-lsh", shown=0).to_pandas()
     known = set(zip(ours.a_id, ours.b_id, strict=True))
     found = set(zip(stock.a_id, stock.b_id, strict=True))
@@ -263,6 +262,14 @@ def wide(between_copies: npt.NDArray[np.float64]) -> float:
 def narrow(between_copies: npt.NDArray[np.float64]) -> float:
     """A distance within which some copies are, besides those to the byte."""
     return float(np.median(between_copies))
+
+
+def copy_with_root(index: Index, out: Path, root: Path) -> None:
+    """Copy an index, as one of the photos in another folder."""
+    shutil.copytree(index.path, out)
+    about = json.loads((out / "_lookalike.json").read_text())
+    about["source"]["root"] = str(root)
+    (out / "_lookalike.json").write_text(json.dumps(about))
 
 
 def bases(paths: Any) -> set[str]:
@@ -336,13 +343,13 @@ def test_copies_to_the_byte_are_one_group_however_many(
     photos = tmp_path / "photos"
     photos.mkdir()
     for number, photo in enumerate(sorted(drawn.photos.rglob("*.jpg"))[:3]):
-        for copy in range(30):
+        for copy in range(12):
             (photos / f"{number}-{copy:02}.jpg").write_bytes(photo.read_bytes())
     index = lookalike.create_index(photos, out=tmp_path / "x.index", spark=False)
     found = index.duplicates(tmp_path / "out", within=0.1, cap=2, keep="oldest", spark=False)
     table = found.to_pandas()
-    assert found.figures["cut"] == 90
-    assert [len(group) for _, group in table.groupby("group")] == [30, 30, 30]
+    assert found.figures["cut"] == 36
+    assert [len(group) for _, group in table.groupby("group")] == [12, 12, 12]
     assert table.same_bytes.all()
 
 
@@ -355,8 +362,8 @@ def test_a_chain_of_morphing_pictures_is_not_one_group(
         Image.open(photo).convert("RGB").resize((256, 192))
         for photo in sorted(drawn.photos.rglob("*.jpg"))[:2]
     )
-    for step in range(41):
-        Image.blend(one, other, step / 40).save(photos / f"{step:02}.png")
+    for step in range(21):
+        Image.blend(one, other, step / 20).save(photos / f"{step:02}.png")
     index = lookalike.create_index(photos, out=tmp_path / "x.index", spark=False)
     for verify in (True, False):
         found = index.duplicates(
@@ -379,10 +386,7 @@ def test_an_index_without_doubles_gives_an_empty_table(index: Index, tmp_path: P
 
 def test_photos_that_are_gone_are_told(twice: Index, tmp_path: Path, wide: float) -> None:
     moved = tmp_path / "moved.index"
-    shutil.copytree(twice.path, moved)
-    about = json.loads((moved / "_lookalike.json").read_text())
-    about["source"]["root"] = str(tmp_path / "nowhere")
-    (moved / "_lookalike.json").write_text(json.dumps(about))
+    copy_with_root(twice, moved, tmp_path / "nowhere")
     opened = lookalike.open_index(moved)
     with pytest.raises(LookalikeError, match="cannot be read: set `within`"):
         opened.duplicates(tmp_path / "out")
@@ -410,11 +414,11 @@ def test_what_is_in_the_way_stays(twice: Index, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def copied(twice: Index, planted: Path, tmp_path: Path) -> Iterator[Path]:
+def copied(twice: Index, planted: Path, tmp_path: Path) -> Path:
     """The photos and the index, where they may be changed."""
     shutil.copytree(planted, tmp_path / "photos")
-    lookalike.create_index(tmp_path / "photos", out=tmp_path / "x.index", spark=False)
-    yield tmp_path
+    copy_with_root(twice, tmp_path / "x.index", tmp_path / "photos")
+    return tmp_path
 
 
 def test_duplicates_are_moved_aside_and_back(copied: Path, wide: float) -> None:

@@ -59,8 +59,10 @@ def verify(
 
         with progress(running, "comparing pixels"):
             schema = f"{columns}, agreement float, compared string"
-            seen = rows.mapInArrow(task, schema)
+            # To sort, Spark reads rows twice: kept, they are not compared twice as well.
+            seen = rows.mapInArrow(task, schema).persist()
             seen.orderBy("distance", "a_id", "b_id").write.parquet(local_uri(checked))
+            seen.unpersist()
     else:
         checked.mkdir()
         _in_process(pairs / "part-0.parquet", checked / "part-0.parquet", a, b, agrees)
