@@ -49,11 +49,13 @@ def candidates(
         if others is None
         else one.join(buckets(others, "other"), ["table", "hash"])
     )
-    ((shuffled,),) = both.select(F.sum(F.col("one") * F.col("other"))).collect()
+    # Each row is in one bucket of the first table.
+    first = F.when(F.col("table") == 0, F.col("one"))
+    ((shuffled, counted),) = both.agg(F.sum(F.col("one") * F.col("other")), F.sum(first)).collect()
     rows = int(shuffled or 0)
     if others is not None:
         return Candidates(min(rows, vectors.count() * others.count()), rows)
-    count = vectors.count()
+    count = int(counted or 0)
     selves = count * hasher.parameters.tables
     return Candidates(min((rows - selves) // 2, count * (count - 1) // 2), rows)
 

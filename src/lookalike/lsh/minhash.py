@@ -19,13 +19,17 @@ def with_sets(frame: "DataFrame", strongest: int = 32, column: str = "features")
     from pyspark.sql import functions as F
 
     values = F.col("_values")
-    with_limit = frame.withColumn("_values", vector_to_array(F.col(column))).withColumn(
-        "_limit", F.sort_array(values, asc=False)[strongest - 1]
-    )
+    # As the element of an array the limit is computed once a row: Spark would move any other
+    # expression into the loop over the values, and sort them for each of them.
+    limit = F.array(F.sort_array(values, asc=False)[strongest - 1])
     members = F.transform(
-        values, lambda value: ((value >= F.col("_limit")) & (value > 0)).cast("double")
-    )
-    return with_limit.withColumn("set", array_to_vector(members)).drop("_values", "_limit")
+        limit,
+        lambda least: F.transform(
+            values, lambda value: ((value >= least) & (value > 0)).cast("double")
+        ),
+    )[0]
+    with_values = frame.withColumn("_values", vector_to_array(F.col(column)))
+    return with_values.withColumn("set", array_to_vector(members)).drop("_values")
 
 
 def fit_sets(

@@ -177,7 +177,7 @@ def fit(
         bucketLength=parameters.bucket_length,
         numHashTables=parameters.tables,
     )
-    model = lsh.fit(vectors)
+    model = lsh.fit(_no_vectors(vectors.sparkSession, column, width))
     hashes = partial(buckets, directions(model), parameters)
     return Hasher(model, sample.measure(parameters, hashes))
 
@@ -200,10 +200,21 @@ def spark_directions(spark: "SparkSession", width: int, tables: int, seed: int) 
     Those of fewer tables are the first of these.
     """
     from pyspark.ml.feature import BucketedRandomProjectionLSH
-    from pyspark.ml.linalg import DenseVector
 
-    one = spark.createDataFrame([(DenseVector([0.0] * width),)], ["v"])
     lsh = BucketedRandomProjectionLSH(
         inputCol="v", bucketLength=1.0, numHashTables=tables, seed=seed
     )
-    return directions(lsh.fit(one))
+    return directions(lsh.fit(_no_vectors(spark, "v", width)))
+
+
+def _no_vectors(spark: "SparkSession", column: str, width: int) -> "DataFrame":
+    """Return no rows with a vector column of a known width.
+
+    A model depends on the width and the seed. Spark ML reads the first row of a table for the
+    width, unless the metadata of the column has it.
+    """
+    from pyspark.ml.linalg import VectorUDT
+    from pyspark.sql.types import StructType
+
+    metadata = {"ml_attr": {"num_attrs": width}}
+    return spark.createDataFrame([], StructType().add(column, VectorUDT(), metadata=metadata))

@@ -126,11 +126,9 @@ def draw_sample(
     frame = vectors.select(vector_to_array(F.col(column), "float32").alias("v"))
     in_task = frame.mapInArrow(nearest, "q int, d double, v binary")
     rank = F.row_number().over(Window.partitionBy("q").orderBy("d"))
-    rows = (
-        in_task.withColumn("rank", rank).filter(f"rank <= {SAMPLE_NEIGHBORS + 1}").orderBy("q", "d")
-    )
+    rows = in_task.withColumn("rank", rank).filter(f"rank <= {SAMPLE_NEIGHBORS + 1}")
     lists: list[list[bytes]] = [[] for _ in queries]
-    for row in rows.collect():
+    for row in sorted(rows.collect(), key=lambda row: (row["q"], row["rank"])):
         lists[row["q"]].append(bytes(row["v"]))
     # The first is the query itself. A small collection has fewer neighbours.
     nearest_first = [b"".join(vectors[1:]) for vectors in lists]

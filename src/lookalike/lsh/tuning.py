@@ -27,7 +27,7 @@ from lookalike.lsh.tables import Tables, leading_axes
 from lookalike.system.arrays import Floats
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
     from lookalike.lsh.amplified import AmplifiedProjectionLSH
 
@@ -147,7 +147,7 @@ def tune(
     """
     check_target_recall(target_recall)
     choosing, measuring = draw_sample(vectors, column, seed, TUNING_QUERIES).halves()
-    trial = _Trial(vectors, choosing, measuring, target_recall, seed)
+    trial = _Trial(vectors.sparkSession, choosing, measuring, target_recall, seed)
     centre = choosing.others.mean(axis=0, dtype=np.float64)
     schemes = trial.both("as they are", 0, lambda rows: rows)
     schemes += trial.both("centred", 0, lambda rows: rows - centre)
@@ -157,8 +157,11 @@ def tune(
         if count < trial.width
     }
     if inside:
-        count = min(inside, key=lambda count: trial.bytes_read(inside[count]))
-        schemes += trial.both(f"{count} leading directions", count, inside[count])
+        curves = {count: trial.amplified(change) for count, change in inside.items()}
+        count = min(curves, key=lambda count: min(map(trial.bytes_read, curves[count])))
+        schemes += trial.both(
+            f"{count} leading directions", count, inside[count], amplified=curves[count]
+        )
     return Tuned(target_recall, trial.width, tuple(schemes))
 
 
@@ -170,7 +173,7 @@ def _project(centre: Floats, axes: Floats, rows: Any) -> Any:
 class _Trial:
     """The data and settings of all schemes."""
 
-    vectors: "DataFrame"
+    spark: "SparkSession"
     choosing: Sample
     measuring: Sample
     recall: float
@@ -180,36 +183,38 @@ class _Trial:
     def width(self) -> int:
         return int(self.choosing.queries.shape[1])
 
-    def both(self, name: str, subspace: int, change: Change) -> list[Scheme]:
-        """Try one hash per table, as Spark ML does, and several, on changed vectors."""
+    def both(
+        self, name: str, subspace: int, change: Change, amplified: list[Parameters] | None = None
+    ) -> list[Scheme]:
+        """Try one hash per table, as Spark ML does, and several, on changed vectors.
+
+        `amplified` are the parameters for several, where they are known.
+        """
         chosen, held_out = self.choosing.mapped(change), self.measuring.mapped(change)
         near, far, width = chosen.near(), chosen.far(), chosen.queries.shape[1]
-        spark = self.vectors.sparkSession
-        projections = spark_directions(spark, width, TABLES[-1], self.seed)
+        projections = spark_directions(self.spark, width, TABLES[-1], self.seed)
         plain = tuple(
             held_out.measure(one, partial(buckets, projections[: one.tables], one))
             for one in curve(near, far, width, self.recall, self.choosing.scale())
         )
         several = tuple(
             held_out.measure(one, Tables.draw(one, np.empty((0, width)), self.seed))
-            for one in self._amplified(chosen)
+            for one in amplified or self.amplified(change)
         )
-        best = min(several, key=self._bytes_read)
+        best = min(several, key=self.bytes_read)
         return [
             Scheme(name, subspace, False, least_candidates(plain), plain),
             Scheme(name, subspace, True, best, several),
         ]
 
-    def bytes_read(self, change: Change) -> float:
-        """Return the fewest bytes to read with several hashes per table, on changed vectors."""
-        return min(map(self._bytes_read, self._amplified(self.choosing.mapped(change))))
-
-    def _bytes_read(self, one: Parameters) -> float:
+    def bytes_read(self, one: Parameters) -> float:
+        """Return the bytes per row that a query reads, for vectors of full width."""
         return bytes_read(one, self.width)
 
-    def _amplified(self, sample: Sample) -> list[Parameters]:
-        scale = self.choosing.scale()
-        return amplified_curve(sample.near(), sample.far(), self.recall, scale)
+    def amplified(self, change: Change) -> list[Parameters]:
+        """Return the best parameters with several hashes per table, on changed vectors."""
+        sample = self.choosing.mapped(change)
+        return amplified_curve(sample.near(), sample.far(), self.recall, self.choosing.scale())
 
 
 def describe(tuned: Tuned) -> list[str]:
