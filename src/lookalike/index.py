@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast, overload
 
@@ -145,11 +145,12 @@ class Index:
 
         """
         check_search(k, engine, recall, within, label, path, explain)
+        hashing = cache(partial(search.vectors_and_hasher, self._table))  # read once for a list
 
         def find(one: QueryLike) -> SearchResult:
             query = make_query(self._table, one)
             if engine == "spark-lsh":
-                return search.nearest(self._table, query, k or DEFAULT_K, explain)
+                return search.nearest(self._table, *hashing(), query, k or DEFAULT_K, explain)
             return search_vectors(
                 self._searcher, query, k, engine, recall, within, as_list(label), as_list(path)
             )

@@ -44,9 +44,15 @@ def vectors_and_hasher(table: EmbeddingTable) -> "tuple[DataFrame, Hasher]":
     return vectors, hasher
 
 
-def nearest(table: EmbeddingTable, query: Query, k: int, explain: bool) -> SearchResult:
+def nearest(
+    table: EmbeddingTable,
+    vectors: "DataFrame",
+    hasher: "Hasher",
+    query: Query,
+    k: int,
+    explain: bool,
+) -> SearchResult:
     """Find neighbours of a query by `approxNearestNeighbors`, as `Index.search` says."""
-    vectors, hasher = vectors_and_hasher(table)
     started = time.perf_counter()
     found = hashed(vectors, hasher, query.vector, k, query.id)
     took = time.perf_counter() - started
@@ -60,11 +66,13 @@ def _explained(
     found: list[Neighbor], hasher: "Hasher", vectors: "DataFrame", query: Query
 ) -> tuple[list[Neighbor], int]:
     """Add to each neighbour the hash tables that it shares with the query; count all who do."""
+    from pyspark.sql import functions as F
+
     candidates = hasher.explain(vectors, query.vector).filter("size(tables) > 0")
-    ids = [neighbor.id for neighbor in found]
-    rows = candidates.filter(candidates["id"].isin(ids)).select("id", "tables").collect()
+    own = F.when(F.col("id").isin([neighbor.id for neighbor in found]), F.struct("id", "tables"))
+    ((rows, count),) = candidates.agg(F.collect_list(own), F.count("*")).collect()
     tables = {row["id"]: tuple(row["tables"]) for row in rows}
-    return [replace(n, tables=tables.get(n.id, ())) for n in found], candidates.count()
+    return [replace(n, tables=tables.get(n.id, ())) for n in found], count
 
 
 def load_hasher(index: EmbeddingTable | Name) -> "Hasher":
@@ -159,7 +167,7 @@ def write_hashes(
         with progress(rows.sparkSession, "hashing"):
             rows.write.parquet(local_uri(fresh / "hashes"))
         put_in_place(fresh, out, overwrite=overwrite)
-    return rows.sparkSession.read.parquet(local_uri(out / "hashes"))
+    return rows.sparkSession.read.schema(rows.schema).parquet(local_uri(out / "hashes"))
 
 
 def _opened(index: EmbeddingTable | Name) -> EmbeddingTable:

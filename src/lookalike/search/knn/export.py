@@ -79,7 +79,7 @@ class NeighborTable:
                 found = _with_paths(found, asked, self.table.dataframe(spark))
             found.write.parquet(local_uri(staging / "out"))
             put_in_place(staging / "out", out, overwrite=overwrite)
-        return spark.read.parquet(local_uri(out))
+        return spark.read.schema(found.schema).parquet(local_uri(out))
 
 
 def find_neighbors(
