@@ -44,10 +44,14 @@ def index(vectors: Floats, tmp_path_factory: pytest.TempPathFactory) -> Index:
 def told(frame: Any) -> Found:
     """What a table of neighbours says of each query; ranks have to be 1, 2, 3 and so on."""
     found: Found = {}
-    for row in sorted(frame.collect(), key=lambda row: (row["query_id"], row["rank"])):
-        own = found.setdefault(row["query_id"], [])
-        own.append((row["neighbor_id"], row["distance"]))
-        assert row["rank"] == len(own)
+    rows = frame.toArrow().sort_by([("query_id", "ascending"), ("rank", "ascending")])
+    names = "query_id", "rank", "neighbor_id", "distance"
+    for query, rank, neighbor, distance in zip(
+        *(rows[name].to_pylist() for name in names), strict=True
+    ):
+        own = found.setdefault(query, [])
+        own.append((neighbor, distance))
+        assert rank == len(own)
     return found
 
 
@@ -92,8 +96,8 @@ def test_another_index_asks(index: Index, vectors: Floats, tmp_path: Path) -> No
 
 
 def test_paths_are_joined_on_request(index: Index, tmp_path: Path) -> None:
-    table = index.kneighbors(k=2).write(tmp_path / "out", paths=True)
-    rows = table.collect()
+    index.kneighbors(k=2).write(tmp_path / "out", paths=True)
+    rows = pq.read_table(tmp_path / "out").to_pylist()
     assert len(rows) == 2 * ROWS
     assert all(row["query_path"] == f"{row['query_id']}.jpg" for row in rows)
     assert all(row["neighbor_path"] == f"{row['neighbor_id']}.jpg" for row in rows)
@@ -149,12 +153,12 @@ def test_a_handful_of_images(count: int, tmp_path: Path) -> None:
 def test_a_collection_of_copies_does_not_blow_up(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copies = np.repeat(unit((1, 32), 0), 4000, axis=0)
-    index = Index(collection_of(copies, tmp_path / "copies.index", [1500, 2500]))
+    copies = np.repeat(unit((1, 32), 0), 2000, axis=0)
+    index = Index(collection_of(copies, tmp_path / "copies.index", [800, 1200]))
     if engine == "approximate":
         monkeypatch.setattr(RecallProfile, "effort", lambda *_: Effort(2, 20))
     found = told(index.kneighbors(k=5, engine=engine).write(tmp_path / "out"))
-    assert len(found) == 4000
+    assert len(found) == 2000
     for number, own in found.items():
         assert len({other for other, _ in own} - {number}) == 5
         assert {distance for _, distance in own} == {0.0}
@@ -199,9 +203,10 @@ def test_what_is_refused(index: Index, vectors: Floats, tmp_path: Path) -> None:
         index.kneighbors(frame)
 
 
-def test_it_can_be_written_again(index: Index, tmp_path: Path) -> None:
-    index.kneighbors(k=1).write(tmp_path / "out")
-    assert index.kneighbors(k=2).write(tmp_path / "out", overwrite=True).count() == 2 * ROWS
+def test_it_can_be_written_again(tmp_path: Path) -> None:
+    few = Index(collection_of(unit((20, 8), 0), tmp_path / "few.index", [20]))
+    few.kneighbors(k=1).write(tmp_path / "out")
+    assert few.kneighbors(k=2).write(tmp_path / "out", overwrite=True).count() == 2 * 20
 
 
 # --- parts ----------------------------------------------------------------------------------------
