@@ -43,7 +43,7 @@ from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, SegmentRecord
 from lookalike.system.progress import OnProgress
 
-GOOD = 100
+GOOD = 50
 HEADER = ["image", "label", *(f"e{i}" for i in range(512))]
 LABELS = {  # as CSV, pandas and Spark like them least
     "one/same.jpg": 'said "one", twice',
@@ -106,10 +106,10 @@ def mixed(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> M
 def test_every_input_is_embedded_or_has_its_reason(mixed: Mixed, tmp_path: Path, road: str) -> None:
     out = tmp_path / "cars.index"
     if road == "python":
-        report = build_index(mixed.folder, out, Options())[1]
+        report = build_index(mixed.folder, out, Options(spark=False))[1]
         assert (report.images, report.skipped) == (GOOD, len(mixed.bad))
     else:
-        done = run("index", mixed.folder, "--out", out)
+        done = run("index", mixed.folder, "--out", out, "--no-spark")
         assert done.code == 0, done.err
         assert f"{GOOD} images embedded" in done.err
         assert f"{len(mixed.bad)} skipped" in done.err
@@ -160,7 +160,8 @@ def table(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> T
     labels = folder / "labels.csv"
     with labels.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "Class"), *LABELS.items()])
-    return Table(small, out, write_embeddings(small.folder, out, Options(labels=labels)))
+    options = Options(labels=labels, spark=False)
+    return Table(small, out, write_embeddings(small.folder, out, options))
 
 
 def read_by_csv(path: Path) -> Rows:
@@ -230,7 +231,7 @@ def test_parquet_is_read_by_spark_and_pyarrow(drawn: DrawnCollection, tmp_path: 
     photos = some_photos(drawn, 8, tmp_path / "photos")
     (photos / "bad.jpg").touch()
     out = tmp_path / "cars"
-    write_embeddings(photos, out, Options(labels=drawn.labels))
+    write_embeddings(photos, out, Options(labels=drawn.labels, spark=False))
     by_arrow = pq.read_table(out)
     by_spark = session().read.parquet(str(out))
     assert by_spark.columns == by_arrow.column_names == ["image", "label", "embedding"]
@@ -329,29 +330,36 @@ def assert_pictures_can_be_seen(index: Index, contents: dict[str, bytes]) -> Non
     """Check that stored paths lead back to the bytes, and that hits show all their pictures."""
     source = index._table.source
     assert {path: images.read(source, path) for path in contents} == contents
-    hits = index.search(random_query(index._table, 0), 5)
+    hits = index.search(random_query(index._table, 0), len(contents) + 1)
     assert len(hits) == len(contents) - 1
     assert "file is gone" not in hits.html()
 
 
-@pytest.mark.parametrize("name", ["part 1+2.parquet", "50%41 é.parquet"])
-def test_parquet_with_a_column_of_bytes(drawn: DrawnCollection, tmp_path: Path, name: str) -> None:
-    photos = [path.read_bytes() for path in sorted(drawn.photos.rglob("*.jpg"))[:4]]
-    cells = pa.array([*photos[:2], None, b"junk", *photos[2:]], pa.binary())
-    rows = pa.table({"bytes": cells, "class": ["a", "b", "c", "d", None, "f"]})
+def test_parquet_with_a_column_of_bytes(drawn: DrawnCollection, tmp_path: Path) -> None:
+    drawings = [path.read_bytes() for path in sorted(drawn.photos.rglob("*.jpg"))[:8]]
     (tmp_path / "tables").mkdir()
-    pq.write_table(rows, tmp_path / "tables" / name, row_group_size=2)
-    options = Options(image_column="bytes", label_column="class")
+    contents: dict[str, bytes] = {}
+    given: dict[str, str | None] = {}
+    reasons: dict[str, str] = {}
+    for number, name in enumerate(("50%41 é.parquet", "part 1+2.parquet")):
+        photos = drawings[4 * number : 4 * number + 4]
+        cells = pa.array([*photos[:2], None, b"junk", *photos[2:]], pa.binary())
+        rows = pa.table({"bytes": cells, "class": ["a", "b", "c", "d", None, "f"]})
+        pq.write_table(rows, tmp_path / "tables" / name, row_group_size=2)
+        encoded = name.replace("%", "%25")
+        paths = [f"{encoded}#{row}" for row in (0, 1, 4, 5)]
+        contents |= dict(zip(paths, photos, strict=True))
+        given |= dict(zip(paths, ["a", "b", None, "f"], strict=True))
+        reasons |= {f"{encoded}#2": "empty cell", f"{encoded}#3": "not an image"}
+    options = Options(image_column="bytes", label_column="class", precision="f32")
     stored, report = build_index(tmp_path / "tables", tmp_path / "x.index", options)
-    encoded = name.replace("%", "%25")
-    assert (report.images, report.skipped) == (4, 2)
-    reasons = dict(stored.skipped())
-    assert reasons[f"{encoded}#2"] == "empty cell"
-    assert "not an image" in reasons[f"{encoded}#3"]
+    assert (report.images, report.skipped) == (8, 4)
+    skipped = dict(stored.skipped())
+    assert skipped.keys() == reasons.keys()
+    assert all(reason in skipped[path] for path, reason in reasons.items())
     labels = {row["path"]: row["label"] for s in stored.segments for row in s.rows.to_pylist()}
-    paths = [f"{encoded}#{row}" for row in (0, 1, 4, 5)]
-    assert labels == dict(zip(paths, ["a", "b", None, "f"], strict=True))
-    assert_pictures_can_be_seen(Index(stored), dict(zip(paths, photos, strict=True)))
+    assert labels == given
+    assert_pictures_can_be_seen(Index(stored), contents)
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -399,8 +407,10 @@ def test_a_folder_that_spark_reads_gives_the_same_vectors(
     # (Not an empty file: Spark leaves those out of every listing.)
     (photos / "00001.jpg").rename(photos / "a b+50%41é.jpg")
     (photos / "text.jpg").write_text("no picture")
-    local = vectors_of(build_index(photos, tmp_path / "local.index", Options())[0])
-    stored = build_index(f"file://{photos}", tmp_path / "spark.index", Options())[0]
+    options = Options(precision="f32")
+    in_a_loop = replace(options, spark=False)
+    local = vectors_of(build_index(photos, tmp_path / "local.index", in_a_loop)[0])
+    stored = build_index(f"file://{photos}", tmp_path / "spark.index", options)[0]
     by_spark = vectors_of(stored)
     assert stored.counts() == (5, 1)
     assert "not an image" in next(stored.skipped())[1]
@@ -434,13 +444,13 @@ def test_an_existing_index_is_replaced_only_when_asked(
     drawn: DrawnCollection, tmp_path: Path
 ) -> None:
     few, more = (some_photos(drawn, count, tmp_path / str(count)) for count in (2, 3))
-    out = tmp_path / "out" / "cars.index"
-    build_index(few, out, Options())
+    out, options = tmp_path / "out" / "cars.index", Options(spark=False)
+    build_index(few, out, options)
     before = tree(out.parent)
     with pytest.raises(LookalikeError, match="already exists"):
-        build_index(more, out, Options())
+        build_index(more, out, options)
     assert tree(out.parent) == before
-    stored, report = build_index(more, out, Options(), overwrite=True)
+    stored, report = build_index(more, out, options, overwrite=True)
     assert report.images == stored.counts()[0] == EmbeddingTable.open(out).counts()[0] == 3
     assert os.listdir(out.parent) == ["cars.index"]
 
@@ -490,7 +500,7 @@ def test_an_index_lies_in_a_folder_of_any_name_or_it_is_refused(
     photos = some_photos(drawn, 3, tmp_path / "50%41 [1] \udcff")
     out = tmp_path / folder / "cars.index"
     try:
-        build_index(photos, out, Options(labels=drawn.labels))
+        build_index(photos, out, Options(labels=drawn.labels, spark=False))
     except LookalikeError as error:
         assert may_refuse, error
         assert "\n" not in str(error)
@@ -627,7 +637,8 @@ def test_a_loop_and_spark_make_the_same_table(table: Table, tmp_path: Path, name
     made = {}
     for spark in (False, True):
         out = tmp_path / str(spark) / name
-        options = Options(labels=table.path.parents[1] / "labels.csv", precision="f32", spark=spark)
+        labels = table.path.parents[1] / "labels.csv"
+        options = Options(labels=labels, precision="f32", spark=spark)
         report = write_embeddings(table.mixed.folder, out, options)
         assert (report.images, report.skipped, report.unused_labels) == (
             24,
@@ -840,65 +851,104 @@ def test_a_small_folder_starts_no_spark(
 # Precisions.
 
 
-@pytest.mark.parametrize("spark", [False, True], ids=["loop", "spark"])
-@pytest.mark.parametrize("precision", ["f32", "bf16", "int8"])
-def test_an_index_embeds_as_it_was_embedded(
-    drawn: DrawnCollection, index: Index, tmp_path: Path, precision: str, spark: bool
+@pytest.fixture(scope="module")
+def some(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every fourth drawn photo: enough to choose a precision on."""
+    folder = tmp_path_factory.mktemp("some")
+    for photo in sorted(drawn.photos.rglob("*.jpg"))[::4]:
+        shutil.copy(photo, folder / photo.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resnet(some: Path, tmp_path_factory: pytest.TempPathFactory) -> EmbeddingTable:
+    """An index of the photos in f32, of a network that int8 leaves nearly as it is."""
+    options = Options(model="resnet18", precision="f32", spark=False)
+    return build_index(some, tmp_path_factory.mktemp("resnet") / "f32.index", options)[0]
+
+
+@pytest.fixture
+def sooner(soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure from 24 images on."""
+    monkeypatch.setattr("lookalike.ingest.options.MIN_IMAGES_TO_MEASURE", 24)
+    monkeypatch.setattr("lookalike.models.precision.SAMPLE_IMAGES", 24)
+
+
+def assert_is_like(
+    stored: EmbeddingTable, report: Report, whole: EmbeddingTable, photos: Path
 ) -> None:
-    options, whole = Options(precision=precision, spark=spark), index._table
-    if precision == "int8":  # for which the default network is too delicate
-        options = replace(options, model="resnet18")
-        in_f32 = replace(options, precision="f32", spark=False)
-        whole = build_index(drawn.photos, tmp_path / "f32.index", in_f32)[0]
-    stored, report = build_index(drawn.photos, tmp_path / "x.index", options)
+    """Check that an index has one model for all, whose vectors are near those in f32."""
     model = EmbeddingTable.open(stored.path).model
     assert model == report.model
-    wanted = (precision, whole.model.weights, None)
-    assert (model.precision, model.weights, model.agreement) == wanted
     vectors, exact = vectors_of(stored), vectors_of(whole)
-    paths = sorted(vectors)[::6]
+    paths = sorted(vectors)[::3]
     embed = Index(stored).embedder
     assert embed.model.fingerprint == stored.about_model["fingerprint"] == model.fingerprint
-    again = [embed(drawn.photos / path) for path in paths]
+    again = [embed(photos / path) for path in paths]
     np.testing.assert_allclose(again, [vectors[path] for path in paths], rtol=0, atol=1e-6)
     cosines = [vectors[path] @ exact[path] for path in vectors]
-    assert len(cosines) == 96
-    if precision == "f32":
+    assert len(cosines) == 24
+    if model.precision == "f32":
         assert model == whole.model
     else:
         assert model.fingerprint != whole.model.fingerprint
         assert min(cosines) > 0.95
     # A processor without bf16 computes in f32 instead.
-    rounded = precision == "int8" or (precision == "bf16" and "BF16" in processor())
+    rounded = model.precision == "int8" or (model.precision == "bf16" and "BF16" in processor())
     assert (min(cosines) < 1 - 1e-6) == rounded
+
+
+@pytest.mark.parametrize(
+    ("precision", "spark"),
+    [("f32", False), ("f32", True), ("bf16", False), ("bf16", True), ("int8", False)],
+    ids=["f32-loop", "f32-spark", "bf16-loop", "bf16-spark", "int8-loop"],
+)
+def test_an_index_embeds_as_it_was_embedded(
+    some: Path, index: Index, resnet: EmbeddingTable, tmp_path: Path, precision: str, spark: bool
+) -> None:
+    options, whole = Options(precision=precision, spark=spark), index._table
+    if precision == "int8":  # for which the default network is too delicate
+        options, whole = replace(options, model="resnet18"), resnet
+    stored, report = build_index(some, tmp_path / "x.index", options)
+    wanted = (precision, whole.model.weights, None)
+    assert (report.model.precision, report.model.weights, report.model.agreement) == wanted
+    assert_is_like(stored, report, whole, some)
 
 
 @pytest.mark.parametrize("spark", [False, True], ids=["loop", "spark"])
 def test_auto_measures_where_there_are_images_enough(
-    drawn: DrawnCollection, tmp_path: Path, spark: bool, soon: None
+    some: Path, resnet: EmbeddingTable, tmp_path: Path, spark: bool, sooner: None
 ) -> None:
     options = Options(model="resnet18", spark=spark)
-    in_f32 = replace(options, precision="f32", spark=False)
-    whole = build_index(drawn.photos, tmp_path / "f32.index", in_f32)[0]
-    stored, report = build_index(drawn.photos, tmp_path / "x.index", options)
+    stored, report = build_index(some, tmp_path / "x.index", options)
     kept = EmbeddingTable.open(stored.path).model
     assert kept.precision == report.model.precision == "int8"
     ours, theirs = (
         np.array([vector for _, vector in sorted(vectors_of(one).items())])
-        for one in (stored, whole)
+        for one in (stored, resnet)
     )
     assert report.model.agreement == pytest.approx(models.overlap(ours, theirs), abs=1e-4)
     assert kept.agreement == stored.about_model["agreement"] == report.model.agreement
     assert report.choosing_seconds > 0
-    fewer = some_photos(drawn, 95, tmp_path / "photos")
+    assert_is_like(stored, report, resnet, some)
+
+
+@pytest.mark.parametrize("spark", [False, True], ids=["loop", "spark"])
+def test_auto_measures_nothing_where_there_are_fewer_images(
+    drawn: DrawnCollection, tmp_path: Path, spark: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.ingest.options.MIN_IMAGES_TO_MEASURE", 7)
+    monkeypatch.setattr("lookalike.models.precision.SAMPLE_IMAGES", 6)
+    monkeypatch.setattr("lookalike.models.precision.MIN_AGREEMENT", 0)
+    monkeypatch.setattr("lookalike.models.precision._MAX_COST", 1e9)
+    fewer = some_photos(drawn, 6, tmp_path / "photos")
+    options = Options(model="resnet18", spark=spark)
     report = build_index(fewer, tmp_path / "y.index", options)[1]
     assert (report.model.precision, report.model.agreement) == ("f32", None)
 
 
-def test_auto_takes_no_int8_of_a_delicate_network(
-    drawn: DrawnCollection, tmp_path: Path, soon: None
-) -> None:
-    report = build_index(drawn.photos, tmp_path / "x.index", Options(spark=False))[1]
+def test_auto_takes_no_int8_of_a_delicate_network(some: Path, tmp_path: Path, sooner: None) -> None:
+    report = build_index(some, tmp_path / "x.index", Options(spark=False))[1]
     assert report.model.backbone == "efficientnet-lite0"
     assert report.model.precision in ("bf16", "f32")  # which of them, the processor decides
     assert (report.model.agreement is None) == (report.model.precision == "f32")
@@ -908,7 +958,7 @@ def test_a_table_is_enough_to_calibrate_on(drawn: DrawnCollection, tmp_path: Pat
     photos = [path.read_bytes() for path in sorted(drawn.photos.rglob("*.jpg"))[:12]]
     cells = pa.array([None, b"junk", *photos], pa.binary())
     pq.write_table(pa.table({"image": cells}), tmp_path / "cars.parquet", row_group_size=4)
-    options = Options(precision="int8")
+    options = Options(model="resnet18", precision="int8")
     stored, report = build_index(tmp_path / "cars.parquet", tmp_path / "x.index", options)
     assert (report.images, report.skipped, stored.model.precision) == (12, 2, "int8")
     vectors = [vector for _, vector in sorted(vectors_of(stored).items(), key=row_number)]

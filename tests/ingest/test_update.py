@@ -41,16 +41,25 @@ def paint(file: Path, seed: int) -> Path:
     return file
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """Photos and an index of them, which tests copy."""
+    folder = tmp_path_factory.mktemp("first")
     for number in range(12):
-        paint(tmp_path / "photos" / f"{number % 3}" / f"{number:02}.png", number)
-    return tmp_path / "photos"
+        paint(folder / "photos" / f"{number % 3}" / f"{number:02}.png", number)
+    return lookalike.create_index(folder / "photos", folder / "x.index", spark=False)
 
 
 @pytest.fixture
-def living(photos: Path, tmp_path: Path) -> Index:
-    return lookalike.create_index(photos, tmp_path / "x.index", spark=False)
+def photos(first: Index, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(first.path.parent / "photos", tmp_path / "photos"))
+
+
+@pytest.fixture
+def living(first: Index, photos: Path, tmp_path: Path) -> Index:
+    copied = shutil.copytree(first.path, tmp_path / "x.index")
+    lookalike.open_index(copied).relocate(photos)
+    return lookalike.open_index(copied)
 
 
 @pytest.fixture
@@ -367,7 +376,7 @@ def test_what_spark_reads_is_gone_on_with_too(photos: Path, tmp_path: Path, kind
     write("a.parquet", sorted(photos.rglob("*.png")))
     given = photos.as_uri() if kind == "uri" else str(table)
     out = tmp_path / "y.index"
-    index = lookalike.create_index(given, out)
+    index = lookalike.create_index(given, out, precision="f32")
     assert len(index) == 12
     assert build_index(given, out, Options())[1].same == 12
     new = [paint(photos / "new" / f"{number}.png", 50 + number) for number in range(2)]
@@ -457,7 +466,7 @@ def test_commands(living: Index, photos: Path, tmp_path: Path) -> None:
 def test_only_what_lies_in_the_named_places_may_be_gone(photos: Path, tmp_path: Path) -> None:
     paint(photos / "1" / "sub" / "a.png", 20)
     paint(photos / "10" / "b.png", 21)
-    index = lookalike.create_index(photos, tmp_path / "x.index")
+    index = lookalike.create_index(photos, tmp_path / "x.index", spark=False)
     gone = {"1/sub/a.png", "10/b.png", "0/00.png", "2/02.png"}
     for name in gone:
         (photos / name).unlink()
@@ -490,7 +499,7 @@ def test_a_root_that_is_no_folder_now_empties_nothing(
 ) -> None:
     root = tmp_path / "root"
     root.symlink_to(photos)
-    index = lookalike.create_index(root, tmp_path / "x.index")
+    index = lookalike.create_index(root, tmp_path / "x.index", spark=False)
     photos.rename(tmp_path / "away")  # as a disk is that was mounted there
     if left == "a file":
         root.unlink()
@@ -507,7 +516,7 @@ def test_a_root_that_is_no_folder_now_empties_nothing(
 def test_a_time_that_no_table_holds(photos: Path, tmp_path: Path) -> None:
     far = photos / "0" / "00.png"
     os.utime(far, ns=(2**63 + 10**18,) * 2)  # some file systems take less
-    index = lookalike.create_index(photos, tmp_path / "x.index")
+    index = lookalike.create_index(photos, tmp_path / "x.index", spark=False)
     assert (len(index), index.sync().same) == (12, 12)
     (times,) = (row["modified"] for path, row in rows_of(index).items() if path == "0/00.png")
     assert times == min(far.stat().st_mtime_ns, 2**63 - 1)
@@ -516,12 +525,14 @@ def test_a_time_that_no_table_holds(photos: Path, tmp_path: Path) -> None:
 def test_weights_of_the_same_name_are_told_apart(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for photo in sorted(photos.rglob("*.png"))[3:]:
+        photo.unlink()
     earlier = load(FILES["cars"].read_bytes())
     earlier["conv1.weight"] *= 1.01
     save_file(earlier, tmp_path / "earlier.safetensors")
     with monkeypatch.context() as before:
         before.setitem(FILES, "cars", tmp_path / "earlier.safetensors")
-        old = lookalike.create_index(photos, tmp_path / "x.index", model="resnet18")
+        old = lookalike.create_index(photos, tmp_path / "x.index", model="resnet18", spark=False)
     assert not models.is_bundled(old._table.model)
 
     with pytest.raises(
@@ -533,21 +544,23 @@ def test_weights_of_the_same_name_are_told_apart(
     # Where no weights are asked for, and the very network, or none.
     for number, model in enumerate(("auto", "resnet18")):
         shutil.copy(photos / "again.png", photos / f"later{number}.png")
-        again = lookalike.create_index(photos, tmp_path / "x.index", model=model)
-        assert again.report is not None and again.report.images + again.report.same == 14 + number
+        again = lookalike.create_index(photos, tmp_path / "x.index", model=model, spark=False)
+        assert again.report is not None and again.report.images + again.report.same == 5 + number
     assert not models.is_bundled(lookalike.open_index(tmp_path / "x.index")._table.model)
-    anew = lookalike.create_index(photos, tmp_path / "x.index", overwrite=True)
+    anew = lookalike.create_index(photos, tmp_path / "x.index", overwrite=True, spark=False)
     assert models.is_bundled(anew._table.model)
     assert models.is_bundled(models.at_precision(models.resolve(), "bf16"))
 
 
 def test_a_successor_of_another_network_is_not_gone_on_with(photos: Path, tmp_path: Path) -> None:
+    for photo in sorted(photos.rglob("*.png"))[3:]:
+        photo.unlink()
     out = tmp_path / "x.index"
-    lookalike.create_index(photos, out, model="resnet18")
+    lookalike.create_index(photos, out, model="resnet18", spark=False)
     lookalike.create_index(
-        photos, rebuild_folder(out), model="resnet18"
+        photos, rebuild_folder(out), model="resnet18", spark=False
     )  # as one that was killed leaves it
-    anew = lookalike.create_index(photos, out, overwrite=True)
+    anew = lookalike.create_index(photos, out, overwrite=True, spark=False)
     assert anew._table.model.backbone == "efficientnet-lite0"
 
 
@@ -555,6 +568,8 @@ def test_a_successor_of_another_network_is_not_gone_on_with(photos: Path, tmp_pa
 
 
 def test_what_is_skipped_stands_in_a_file_of_its_own(photos: Path, tmp_path: Path) -> None:
+    for photo in sorted(photos.rglob("*.png"))[3:]:
+        photo.unlink()
     mine = tmp_path / "skipped.csv"
     mine.write_text("mine")
     (photos / "0" / "text.png").write_text("no picture")

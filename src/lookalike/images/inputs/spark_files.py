@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,8 +26,10 @@ from lookalike.images.inputs.parquet_shard import open_file
 from lookalike.images.inputs.source import decode_path, encode_path
 from lookalike.images.inputs.spark_tables import encoded, nanoseconds, running_id
 from lookalike.spark import local_uri
+from lookalike.system.sql import connect, create_view
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
     from pyspark.sql import Column, DataFrame, SparkSession
 
 
@@ -36,6 +39,17 @@ _MAX_SNIFFED_BYTES = 64 * 2**20
 _SNIFFING_THREADS = 16
 _LISTED = "path string, length bigint, modificationTime timestamp"
 _SNIFFED = f"{_LISTED}, shows boolean"  # whether the first bytes are those of an image
+
+_ENDING = r"\.[^./]{1,11}$"
+_KINDS = f"""
+    with endings as (select *, lower(regexp_extract(path, '{_ENDING}')) as type from listed),
+    files as (
+        select *, case
+            when type in (select unnest($readable)) then 'image'
+            when type in (select unnest($others)) or length > $limit then 'other'
+            else 'unknown' end as kind
+        from endings
+    )"""
 
 
 def uri_frames(
@@ -64,25 +78,28 @@ def uri_frames(
     from pyspark.sql import functions as F
 
     listed = _store_listing(_load(spark, roots), staging / "files")
-    opened = _store_listing(
-        _sniff_unknown(listed, lambda: _load(spark, roots)), staging / "opened", _SNIFFED
-    )
-    if ignored is not None:
-        _count(listed, opened, ignored)
+    opened = _sniff_unknown(listed, staging, lambda: _load(spark, roots))
+    # DuckDB reads the stored listings in a fraction of the time of a Spark job.
+    with _stored(staging) as sql:
+        if ignored is not None:
+            _count(sql, ignored)
+        endings, any_large = _shown_endings(sql), _has_large(sql)
     named, shown = listed.filter(_has_image_ending()), opened.filter("shows").drop("shows")
-    endings = {row[0] for row in shown.select(_ending()).distinct().limit(MAX_TYPES + 1).collect()}
     files = _load(spark, roots, endings if len(endings) <= MAX_TYPES else None)
     wanted = _has_image_ending() | _may_be_image() & _shows() if endings else _has_image_ending()
-    # From the listing: Spark's job would fail on a file of over two gigabytes.
-    reason = F.format_string("file of %,d bytes, over the limit", "length").alias("reason")
-    is_large = F.col("length") > MAX_BYTES
-    large = named.filter(is_large).select("*", reason)
+    is_large, nothing = F.col("length") > MAX_BYTES, F.lit(None)
     # Spark's listings contain no empty files.
-    small = files.filter(~is_large).filter(wanted).withColumn("reason", F.lit(None).cast("string"))
-    nothing = F.lit(None).cast("binary")
-    images = small.unionByName(large.withColumn("content", nothing))
-    fine = named.filter(~is_large).unionByName(shown).select("*", F.lit(None).alias("reason"))
-    return _as_listed(images), _as_listed(fine.unionByName(large))
+    images = files.filter(~is_large).filter(wanted).withColumn("reason", nothing.cast("string"))
+    names = named.filter(~is_large)
+    names = names.unionByName(shown) if endings else names
+    names = names.withColumn("reason", nothing.cast("string"))
+    if any_large:
+        # From the listing: Spark's job would fail on a file of over two gigabytes.
+        reason = F.format_string("file of %,d bytes, over the limit", "length").alias("reason")
+        large = named.filter(is_large).select("*", reason)
+        images = images.unionByName(large.withColumn("content", nothing.cast("binary")))
+        names = names.unionByName(large)
+    return _as_listed(images), _as_listed(names)
 
 
 def read_listed(spark: "SparkSession", listing: Path) -> "DataFrame":
@@ -138,9 +155,13 @@ def list_found(files: "DataFrame", folder: Path, ignored: IgnoredFiles) -> list[
         return _load_there(files.sparkSession, [row["path"] for row in unknown])
 
     listed = _store_listing(files, folder / "files")
-    opened = _store_listing(_sniff_unknown(listed, load), folder / "opened", _SNIFFED)
-    _count(listed, opened, ignored)
-    found = listed.filter(_has_image_ending()).unionByName(opened.filter("shows").drop("shows"))
+    opened = _sniff_unknown(listed, folder, load)
+    with _stored(folder) as sql:
+        _count(sql, ignored)
+        shown = bool(_shown_endings(sql))
+    found = listed.filter(_has_image_ending())
+    if shown:
+        found = found.unionByName(opened.filter("shows").drop("shows"))
     nothing = F.lit(None).cast("string")
     listing = _as_listed(found.withColumn("reason", nothing)).withColumn("label", nothing)
     listing.select(*LISTING.names).write.parquet(local_uri(folder / "listing"))
@@ -161,7 +182,7 @@ def _load(
         reader = reader.option("ignoreMissingFiles", "true")
     if endings is not None and all(one[1:].isalnum() for one in endings):
         # With a filter on `path`, Spark would read the others too.
-        names = ",".join(map(_in_any_case, sorted(readable() | set(endings))))
+        names = ",".join(map(_in_any_case, sorted(readable() | {one.lower() for one in endings})))
         reader = reader.option("pathGlobFilter", f"*{{{names}}}")
     return reader.load(roots)
 
@@ -193,13 +214,22 @@ def _store_listing(files: "DataFrame", folder: Path, schema: str = _LISTED) -> "
     return files.sparkSession.read.schema(schema).parquet(where)
 
 
-def _sniff_unknown(listed: "DataFrame", load: "Callable[[], DataFrame]") -> "DataFrame":
-    """Return the files with unknown endings, with `shows`: whether they are images."""
-    unknown = listed.filter(_may_be_image())
-    one = unknown.select("path").first()
-    if one is None or _is_reached(one["path"]):
-        return unknown.mapInArrow(_look, _SNIFFED)
-    return load().filter(_may_be_image()).withColumn("shows", _shows())
+def _sniff_unknown(
+    listed: "DataFrame", staging: Path, load: "Callable[[], DataFrame]"
+) -> "DataFrame":
+    """Store the files with unknown endings, with `shows`: whether they are images."""
+    opened = staging / "opened"
+    with _stored(staging) as sql:
+        query = f"{_KINDS} select path from files where kind = 'unknown' limit 1"
+        one = sql.execute(query, _kind_values()).fetchone()
+    if one is None:
+        opened.mkdir(parents=True, exist_ok=True)
+        return listed.sparkSession.read.schema(_SNIFFED).parquet(local_uri(opened))
+    if _is_reached(one[0]):
+        sniffed = listed.filter(_may_be_image()).mapInArrow(_look, _SNIFFED)
+    else:
+        sniffed = load().filter(_may_be_image()).withColumn("shows", _shows())
+    return _store_listing(sniffed, opened, _SNIFFED)
 
 
 def _look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -251,7 +281,7 @@ def _ending() -> "Column":
     """Return the ending of each file, as `kinds.ending` does."""
     from pyspark.sql import functions as F
 
-    return F.lower(F.regexp_extract("path", r"\.[^./]{1,11}$", 0))
+    return F.lower(F.regexp_extract("path", _ENDING, 0))
 
 
 def _shows() -> "Column":
@@ -262,20 +292,62 @@ def _shows() -> "Column":
     return shows(F.substring("content", 1, FIRST_BYTES))  # the rest stays in the JVM
 
 
-def _count(listed: "DataFrame", opened: "DataFrame", ignored: IgnoredFiles) -> None:
-    """Add the files that are no images to the counts, by ending."""
-    from pyspark.sql import functions as F
+@contextmanager
+def _stored(staging: Path) -> "Iterator[DuckDBPyConnection]":
+    """Yield a connection with views of the stored listings: `listed` and `opened`."""
+    with connect(staging) as sql:
+        for view, folder in (("listed", "files"), ("opened", "opened")):
+            if any((staging / folder).glob("*.parquet")):
+                create_view(sql, view, staging / folder)
+            else:
+                sql.execute(
+                    f"create temp table {view} (path varchar, length bigint, shows boolean)"
+                )
+        yield sql
 
-    named = listed.filter(~_has_image_ending() & ~_may_be_image())
-    if ignored.excluded is not None:
-        named = named.filter(F.col("path") != f"file:{ignored.excluded}")
-    others = named.select("path").union(opened.filter("not shows").select("path"))
-    counts = others.groupBy(_ending().alias("type")).count()
-    most = counts.orderBy(F.desc("count"), "type").limit(MAX_TYPES).collect()
-    for row in most:
-        ignored.add(row["type"], row["count"])
-    if len(most) == MAX_TYPES and (total := counts.agg(F.sum("count")).first()) is not None:
-        ignored.add(OTHER_TYPES, total[0] - sum(row["count"] for row in most))
+
+def _kind_values() -> dict[str, Any]:
+    """Return the values of `_KINDS`."""
+    return {
+        "readable": sorted(readable()),
+        "others": sorted(OTHER_ENDINGS),
+        "limit": _MAX_SNIFFED_BYTES,
+    }
+
+
+def _shown_endings(sql: "DuckDBPyConnection") -> set[str]:
+    """Return the endings, in any case, of images with unknown endings: up to `MAX_TYPES` + 1."""
+    query = f"""
+        select distinct regexp_extract(path, '{_ENDING}') from opened
+        where shows limit {MAX_TYPES + 1}"""
+    return {row[0] for row in sql.execute(query).fetchall()}
+
+
+def _has_large(sql: "DuckDBPyConnection") -> bool:
+    """Tell whether an image is over the limit of bytes."""
+    query = f"{_KINDS} select 1 from files where kind = 'image' and length > $max limit 1"
+    return sql.execute(query, _kind_values() | {"max": MAX_BYTES}).fetchone() is not None
+
+
+def _count(sql: "DuckDBPyConnection", ignored: IgnoredFiles) -> None:
+    """Add the files that are no images to the counts, by ending."""
+    query = f"""
+        {_KINDS}, others as (
+            select type from files where kind = 'other' and path is distinct from $excluded
+            union all
+            select lower(regexp_extract(path, '{_ENDING}')) from opened where not shows
+        )
+        select type, count(*) as files, (sum(count(*)) over ())::bigint as total
+        from others group by type order by files desc, type limit {MAX_TYPES}"""
+    excluded = None if ignored.excluded is None else f"file:{ignored.excluded}"
+    rest = 0
+    for at, (type_, count, total) in enumerate(
+        sql.execute(query, _kind_values() | {"excluded": excluded}).fetchall()
+    ):
+        rest = (rest if at else total) - count
+        ignored.add(type_, count)
+    if rest:
+        ignored.add(OTHER_TYPES, rest)
 
 
 def _as_listed(files: "DataFrame") -> "DataFrame":
