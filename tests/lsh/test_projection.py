@@ -86,7 +86,7 @@ def distances_within(vectors: Floats, k: int) -> tuple[Floats, Floats]:
 
 def test_more_recall_takes_more_candidates(clustered: Vectors) -> None:
     near, far = distances_within(clustered[:200].astype(float), 5)
-    wanted = [0.3, 0.8, 0.9, 0.99]
+    wanted = [0.3, 0.6, 0.8, 0.9, 0.95, 0.99]
     chosen = [choose_parameters(near, far, WIDTH, recall) for recall in wanted]
     shares = [parameters.predicted_candidates for parameters in chosen]
     assert shares == sorted(shares)
