@@ -3,7 +3,7 @@
     python benchmarks/hashing.py --index cars.index --json
     python benchmarks/hashing.py --vectors crops.npy --recall 0.9 --json
 
-First what `hashing.tune` says: the schemes side by side, predicted and measured. Then the same
+First what `lsh.tune` says: the schemes side by side, predicted and measured. Then the same
 queries, in turns, to Spark's `approxNearestNeighbors` and to that of `AmplifiedProjectionLSH`, each
 with the parameters found, over tables that are hashed and cached already. Vectors are an array
 (n, width) for `numpy.load`.

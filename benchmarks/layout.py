@@ -8,7 +8,7 @@ Each contestant lives in a process of its own. Of drawn images: which share of t
 dimensions is among the 10 and the 30 nearest on the map, and, where there are labels, which share
 of the 10 nearest on the map, and in all dimensions, has the image's own label.
 
-    tsne       as `lookalike.analysis.map` does it; `--set` changes a constant of `layout.placing`
+    tsne       as `lookalike.analysis.map` does it; `--set` changes one of its constants
     pca        the two leading directions
 """
 
@@ -55,7 +55,7 @@ def main() -> None:
         compete(given)
         return
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
-        os.environ["OMP_WAIT_POLICY"] = "passive"  # as `layout.Job` has it
+        os.environ["OMP_WAIT_POLICY"] = "passive"  # as `analysis.map.Job` has it
         path = given.index
         if path is None:
             os.environ["LOOKALIKE_CACHE"] = str(Path(folder) / "cache")

@@ -634,7 +634,7 @@ def test_a_map_is_of_the_newest_version(copy: Index, drawn: DrawnCollection) -> 
 
 
 class MapJob:
-    """Stands in for `layout.Job`: it has ended, well where `good`."""
+    """Stands in for `analysis.map.Job`: it has ended, well where `good`."""
 
     good = True
     began = 0

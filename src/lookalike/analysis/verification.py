@@ -61,8 +61,10 @@ def verify(
             schema = f"{columns}, agreement float, compared string"
             # To sort, Spark reads rows twice: kept, they are not compared twice as well.
             seen = rows.mapInArrow(task, schema).persist()
-            seen.orderBy("distance", "a_id", "b_id").write.parquet(local_uri(checked))
-            seen.unpersist()
+            try:
+                seen.orderBy("distance", "a_id", "b_id").write.parquet(local_uri(checked))
+            finally:
+                seen.unpersist()
     else:
         checked.mkdir()
         _in_process(pairs / "part-0.parquet", checked / "part-0.parquet", a, b, agrees)
@@ -80,7 +82,7 @@ def count_agreeing(pairs: Path) -> int:
 
 
 def count_compared(pairs: Path) -> dict[str, int]:
-    """Return the number of unreadable, unclear and alike pairs (`looking.Comparison`)."""
+    """Return the number of unreadable, unclear and alike pairs (`comparison.Comparison`)."""
     with connect(pairs.parent) as sql:
         create_view(sql, "pairs", pairs)
         query = "select compared, count(*) from pairs group by compared"

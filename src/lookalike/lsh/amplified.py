@@ -87,7 +87,7 @@ class AmplifiedProjectionLSH(
 
     `BucketedRandomProjectionLSH` with two additions: a table combines `numHashFunctions`
     projections, and buckets are shifted at random (Datar et al., 2004). With `subspace` it hashes
-    the leading directions of a sample, along which neighbours stand out more. `hashing.tune` finds
+    the leading directions of a sample, along which neighbours stand out more. `lsh.tune` finds
     the parameters for a target recall.
 
         model = AmplifiedProjectionLSH(

@@ -1,7 +1,7 @@
 """The bundled EfficientNet-Lite0 in PyTorch, for CUDA and training.
 
-Its layers have the names of the tensors in the bundled file. `efficientnet.lite0` is the same
-network without torch.
+Its layers have the names of the tensors in the bundled file. `efficientnet_lite0_ir.lite0` is the
+same network without torch.
 """
 
 import torch

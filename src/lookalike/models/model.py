@@ -62,7 +62,7 @@ class Model:
     network
         Its tensors for PyTorch as safetensors, or empty.
     probe
-        For int8, the vector of `engines.PROBE` as float32. A processor that computes another
+        For int8, the vector of `runtimes.PROBE` as float32. A processor that computes another
         vector is refused.
     """
 

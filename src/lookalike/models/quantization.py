@@ -26,8 +26,8 @@ from lookalike.system.extras import require
 METHOD = "activations of 8 bits, weights of 7, delicate layers whole"
 """The method, as part of cache names. Change it together with `_main`."""
 
-# Layers of `efficientnet.lite0` that lose most. With these in f32, a tenth more of its neighbours
-# agree. Networks without these names are quantised as a whole.
+# Layers of `efficientnet_lite0_ir.lite0` that lose most. With these in f32, a tenth more of its
+# neighbours agree. Networks without these names are quantised as a whole.
 _F32_LAYERS = ("stem", r"blocks\.0\..*", "mean", "root", "projection")
 
 _waiting_processes: list[subprocess.Popen[str]] = []

@@ -1,7 +1,7 @@
 """Build the bundled ResNet-18 from OpenVINO operations, without torch.
 
 He, Zhang, Ren, Sun, "Deep residual learning for image recognition" (2016), as in torchvision.
-`engines.convert` creates the same network from PyTorch's, but takes seconds.
+`openvino_ir.convert` creates the same network from PyTorch's, but takes seconds.
 """
 
 from importlib.resources.abc import Traversable

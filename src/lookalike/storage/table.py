@@ -307,7 +307,7 @@ class EmbeddingTable:
         return id_ranges(self._actions, self.path)
 
     def segment_records(self) -> list[SegmentRecord]:
-        """Return the figures of each data file, in the order of ids (`add_actions.records`)."""
+        """Return the figures of each data file, in the order of ids (`file_entries.records`)."""
         return records(self._actions, self.path)
 
     def view(self, connection: "DuckDBPyConnection", name: str) -> None:

@@ -50,7 +50,7 @@ class ProcessEnded(Exception):
 class DecoderProcess:
     """A sandbox process and the socket to it, for one thread at a time.
 
-    The parameters are those of `decoding_process.serve`. The constructor does not wait for the
+    The parameters are those of `_sandbox_worker.serve`. The constructor does not wait for the
     process to start; it raises `LookalikeError` if it cannot be started.
     """
 

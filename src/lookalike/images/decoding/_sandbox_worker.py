@@ -1,6 +1,6 @@
 """The sandbox process: it receives images, and sends pixels or reasons back.
 
-`isolated.IsolatedDecoder` starts it and is its only caller. Its standard input is a socket, which
+`sandbox.IsolatedDecoder` starts it and is its only caller. Its standard input is a socket, which
 also takes the answers, so that nothing a library prints can mix with them. A request is a `REQUEST`
 and the bytes of an image. An answer is a `HEADER`, then pixels, other bytes or the text of a
 reason. The process imports only decoders, and starts in a tenth of a second.

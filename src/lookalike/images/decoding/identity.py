@@ -50,7 +50,7 @@ class View:
 
 
 def view(data: bytes, truncated: bool = False) -> View:
-    """Decode a file to a view; `data`, `truncated` and errors are those of `decoding.decode`."""
+    """Decode a file to a view; `data`, `truncated` and errors are those of `raster.decode`."""
     with reasons():
         opened = raster.open_limited(data)
         if (frames := _count_frames(opened)) != 1:
@@ -72,7 +72,7 @@ def digest(data: bytes, truncated: bool = False) -> bytes:
 
     Files with equal pixels have equal digests, whatever their formats. The digest is that of the
     file's bytes if it was cut short, or if Pillow reads its pixels with fewer bits than they have.
-    `data`, `truncated` and errors are those of `decoding.decode`.
+    `data`, `truncated` and errors are those of `raster.decode`.
     """
     with reasons():
         opened = raster.open_limited(data)

@@ -277,7 +277,7 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
     """Convert any Pillow image to upright sRGB in mode RGB.
 
     Greyscale, palette, CMYK, LAB and deep images become RGB with eight bits a sample. Transparent
-    images get a white or black background (`paper.add_background`).
+    images get a white or black background (`transparency.add_background`).
 
     Raises
     ------

@@ -35,7 +35,7 @@ class Decoder(Protocol):
     """Decodes files, for any number of threads, as `decoding` and `identity` do."""
 
     def decode_pixels(self, data: bytes) -> Decoded:
-        """Do what `decoding.decode_pixels` does."""
+        """Do what `raster.decode_pixels` does."""
 
     def view(self, data: bytes) -> View:
         """Do what `identity.view` does."""
@@ -133,7 +133,7 @@ class IsolatedDecoder:
         self._closed = False
 
     def decode_pixels(self, data: bytes) -> Decoded:
-        """Do what `decoding.decode_pixels` does.
+        """Do what `raster.decode_pixels` does.
 
         Returns
         -------
@@ -151,7 +151,7 @@ class IsolatedDecoder:
         return np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE, 3), size
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
-        """Do what `decoding.thumbnail` does; raise what `decode_pixels` does."""
+        """Do what `raster.thumbnail` does; raise what `decode_pixels` does."""
         return bytes(self._decode(data, side)[1])
 
     def view(self, data: bytes) -> View:

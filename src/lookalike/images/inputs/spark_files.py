@@ -278,7 +278,7 @@ def _may_be_image() -> "Column":
 
 
 def _ending() -> "Column":
-    """Return the ending of each file, as `kinds.ending` does."""
+    """Return the ending of each file, as `file_types.ending` does."""
     from pyspark.sql import functions as F
 
     return F.lower(F.regexp_extract("path", _ENDING, 0))

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MIN_TASK_FILES = 64  # if there are many files
-_MAX_FILES_WITHOUT_SPARK = 16  # local files whose footers are read sooner than Spark starts a job
 _DRIVER_THREADS = 16  # that read footers, if only Spark can read the files
 _TYPES = {pa.int64(): "bigint", pa.int32(): "int", pa.bool_(): "boolean", pa.binary(): "binary"}
 
@@ -61,7 +60,16 @@ def table_frames(
     count = write_inputs(_uris(spark, source.root) if remote else local_shards(source), listing)
     if not count:
         raise LookalikeError(f"no Parquet files in {encode_path(source.root)}: name their folder")
-    _inspect(spark, source, listing, count, staging / "looked")
+    tasks = min(max(spark.sparkContext.defaultParallelism, count // _MIN_TASK_FILES), count)
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for task in batch["id"].to_pylist():
+                for part in read_listing(listing, task, tasks):
+                    yield from inspect_files(source, part.to_pylist())
+
+    looked = spark.range(0, tasks, 1, tasks).mapInArrow(look, _ddl(PART))
+    looked.write.parquet(local_uri(staging / "looked"))
     parts = staging / "parts.parquet"
     parallel = spark.sparkContext.defaultParallelism
     with connect(staging) as sql:
@@ -106,29 +114,6 @@ def table_frames(
         return rows.select(running_id(), *ROWS.names)
 
     return frame(True), frame(False).drop("content")
-
-
-def _inspect(
-    spark: "SparkSession", source: Source, listing: Path, count: int, folder: Path
-) -> None:
-    """Inspect the `count` files of a listing; write the rows of `PART` as Parquet to `folder`."""
-    if count <= _MAX_FILES_WITHOUT_SPARK and not is_uri(source.root):
-        folder.mkdir()
-        with pq.ParquetWriter(folder / "parts.parquet", PART) as writer:
-            for rows in read_listing(listing):
-                for part in inspect_files(source, rows.to_pylist()):
-                    writer.write_batch(part)
-        return
-    tasks = min(max(spark.sparkContext.defaultParallelism, count // _MIN_TASK_FILES), count)
-
-    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for task in batch["id"].to_pylist():
-                for part in read_listing(listing, task, tasks):
-                    yield from inspect_files(source, part.to_pylist())
-
-    looked = spark.range(0, tasks, 1, tasks).mapInArrow(look, _ddl(PART))
-    looked.write.parquet(local_uri(folder))
 
 
 def read_only(wanted: Path, staging: Path) -> None:

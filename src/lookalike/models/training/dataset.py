@@ -59,7 +59,7 @@ class Photos:
     unlabelled
         Photos left out because they have no label.
     unused_labels, loose_labels, missing_labels, not_looked_at
-        As in `build.Report`.
+        As in `ingest.Report`.
     """
 
     folder: Path

@@ -173,7 +173,7 @@ def embed(
 
 
 def retrieval(embeddings: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Return R@1 and P@5 among embeddings (n, width) of length 1, as `evaluate.by_label` does."""
+    """Return R@1 and P@5 among embeddings (n, width) of length 1, as `evaluation.by_label` does."""
     right = torch.zeros(2, dtype=torch.float64)
     for start in range(0, len(embeddings), 1024):
         near = embeddings[start : start + 1024] @ embeddings.T
