@@ -211,7 +211,7 @@ def lookalike(engine: Any) -> Callable[[Vectors, Path], tuple[Search, int]]:
                 searcher.nearest(query, K, engine=engine, recall=recall or 1)[0]
                 for query in queries
             ]
-            return [[neighbor.id for neighbor in some] for some in answers]
+            return [[neighbor.number for neighbor in some] for some in answers]
 
         # A signature and the number of its cell.
         extra = 0
@@ -255,7 +255,7 @@ def stock(_: Vectors, work: Path) -> tuple[Search, int]:
 
     def search(queries: Vectors, _: float) -> Found:
         answers = [hashed(table, hasher, query, K) for query in queries]
-        return [[neighbor.id for neighbor in some] for some in answers]
+        return [[neighbor.number for neighbor in some] for some in answers]
 
     return search, 0
 

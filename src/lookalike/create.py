@@ -1,15 +1,19 @@
 """`create_index` and `open_index`."""
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lookalike.index import Index
 from lookalike.storage import EmbeddingTable
 from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.paths import Name, local_path
 
+if TYPE_CHECKING:
+    from lookalike.ingest import Photos
+    from lookalike.storage.own_vectors import Metric
+
 
 def create_index(
-    photos: Name | Sequence[Name],
+    photos: "Photos",
     out: Name,
     *,
     overwrite: bool = False,
@@ -26,16 +30,22 @@ def create_index(
     truncated: bool = False,
     spark: bool | None = None,
     wave: int = WAVE_IMAGES,
+    embedding_column: str | None = None,
+    id_column: str | None = None,
+    path_column: str | None = None,
+    metric: "Metric" = "cosine",
 ) -> Index:
-    """Embed all images of a folder, glob, list, URI or table, and keep them as an index.
+    """Embed all images of a folder, glob, list, URI or table, or index vectors of your own.
 
     Where `out` is an index of the same images, it is continued: only what is new or changed is
     embedded. Images that cannot be decoded are kept with the reason.
 
     Parameters
     ----------
-    photos : str, Path, or a list of these
-        Folders, files or globs; or one URI or table of images.
+    photos : str, Path, or a list of these; or a table of vectors
+        Folders, files or globs; or one URI or table of images. Vectors of another network: Parquet
+        (a file, folder or glob), Delta, CSV or `.npy`; a NumPy array (n, width); a table, reader or
+        dataset of Arrow; a Spark DataFrame.
     out : str or Path
         The folder of the index.
     overwrite : bool
@@ -61,7 +71,14 @@ def create_index(
     spark : bool, optional
         True embeds on Spark, False in this process. Without it the number of files decides.
     wave : int
-        Number of images between two commits: a killed run loses no more.
+        Number of images between two commits: a killed run loses no more. Vectors are committed by
+        65,536, unless this is set.
+    embedding_column : str, optional
+        The column of a table of vectors: lists of numbers, or vectors of Spark ML.
+    id_column, path_column : str, optional
+        Its columns of keys, whole numbers or strings, and of paths of pictures.
+    metric : {"cosine", "l2"}
+        Whether vectors are scaled to length 1, or kept as given.
 
     Returns
     -------
@@ -96,6 +113,10 @@ def create_index(
         wave=wave,
         like=like,
         truncated=truncated,
+        embedding_column=embedding_column,
+        id_column=id_column,
+        path_column=path_column,
+        metric=metric,
     )
     table, report = build_index(photos, local_path(out), options, overwrite)
     index = Index(table)

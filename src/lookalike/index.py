@@ -1,8 +1,7 @@
 """The public `Index`: thin methods, each of which calls the module that does the work."""
 
-import os
 from collections.abc import Sequence
-from functools import cache, cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast, overload
 
@@ -14,18 +13,14 @@ from lookalike.models.embedder import ImageEmbedder
 from lookalike.search.engines import Engine, KnnEngine
 from lookalike.search.knn.export import NeighborTable, find_neighbors
 from lookalike.search.query import (
-    DEFAULT_K,
     QueryLike,
+    SearchByIdOptions,
+    SearchByIdsOptions,
     SearchOptions,
-    are_vectors,
-    as_array,
     as_list,
-    check_search,
     make_embedder,
-    make_query,
-    search_vectors,
 )
-from lookalike.search.results import ImageSample, SearchResult, SearchResults, draw_sample
+from lookalike.search.results import ImageSample, SearchResult, draw_sample
 from lookalike.search.searcher import Searcher, check_signatures
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, maintenance
@@ -64,8 +59,8 @@ class Index:
         return self._table.counts()[0]
 
     def __repr__(self) -> str:
-        backbone = self._table.about_model["backbone"]
-        return f"Index({str(self.path)!r}, {len(self):,} images, {backbone})"
+        backbone, what = self._table.about_model["backbone"], self._table.row_name
+        return f"Index({str(self.path)!r}, {len(self):,} {what}, {backbone})"
 
     @property
     def path(self) -> Path:
@@ -87,15 +82,26 @@ class Index:
     ) -> SearchResult: ...
 
     @overload
+    def search(  # type: ignore[overload-overlap]
+        self, image: None = None, k: int | None = None, **options: Unpack[SearchByIdOptions]
+    ) -> SearchResult: ...
+
+    @overload
+    def search(
+        self, image: None = None, k: int | None = None, **options: Unpack[SearchByIdsOptions]
+    ) -> list[SearchResult]: ...
+
+    @overload
     def search(
         self, image: "Sequence[QueryLike]", k: int | None = None, **options: Unpack[SearchOptions]
     ) -> list[SearchResult]: ...
 
     def search(
         self,
-        image: "QueryLike | Sequence[QueryLike]",
+        image: "QueryLike | Sequence[QueryLike] | None" = None,
         k: int | None = None,
         *,
+        id: "int | str | Sequence[int | str] | None" = None,
         engine: Engine = "auto",
         recall: float = TARGET_RECALL,
         within: float | None = None,
@@ -113,13 +119,16 @@ class Index:
             index is not its own neighbour.
         k : int, optional
             Number of neighbours: 5, or all within the distance where `within` is given.
+        id : int, str or a list of these, optional
+            Search with an image of the index instead, by its id, or by its key in vectors of your
+            own.
         engine : {"auto", "exact", "approximate", "spark-lsh"}
             `exact` compares all vectors, `approximate` those with similar signatures, `auto` all
             while that is as quick. `spark-lsh` searches the hash tables of Spark ML.
         recall : float
             Share of the true neighbours that approximate search has to find, over 0 and up to 1.
         within : float, optional
-            Largest distance, 0 to 2; searched exactly.
+            Largest distance, 0 to 2 unless the metric is `l2`; searched exactly.
         label, path : str or list of str, optional
             Only images with one of these labels, whose path below the root matches one of these
             globs; `*` matches slashes too.
@@ -129,7 +138,8 @@ class Index:
         Returns
         -------
         SearchResult, or a list of them
-            Neighbours, nearest first. Distances are Euclidean, between vectors of length 1.
+            Neighbours, nearest first. Distances are Euclidean, between vectors of length 1 unless
+            the metric is `l2`.
 
         Raises
         ------
@@ -144,21 +154,15 @@ class Index:
         'exact'
 
         """
-        check_search(k, engine, recall, within, label, path, explain)
-        hashing = cache(partial(search.vectors_and_hasher, self._table))  # read once for a list
-
-        def find(one: QueryLike) -> SearchResult:
-            query = make_query(self._table, one)
-            if engine == "spark-lsh":
-                return search.nearest(self._table, *hashing(), query, k or DEFAULT_K, explain)
-            return search_vectors(
-                self._searcher, query, k, engine, recall, within, as_list(label), as_list(path)
-            )
-
-        given = as_array(image)
-        if are_vectors(self._table, given) or isinstance(given, list | tuple):
-            return SearchResults(map(find, given))
-        return find(given)
+        options: SearchOptions = {
+            "engine": engine,
+            "recall": recall,
+            "within": within,
+            "label": label,
+            "path": path,
+            "explain": explain,
+        }
+        return search.find(self._searcher, image, id, k, options)
 
     def kneighbors(
         self,
@@ -195,8 +199,8 @@ class Index:
             If an option is wrong, or the other index was made with another model.
 
         """
-        opened = _table_of(queries)
-        return find_neighbors(self._table, opened, k, id_column, column, engine, recall)
+        given = queries._table if isinstance(queries, Index) else queries
+        return find_neighbors(self._table, given, k, id_column, column, engine, recall)
 
     def sample(
         self, n: int = 10, seed: int | None = None, label: str | Sequence[str] | None = None
@@ -282,19 +286,19 @@ class Index:
 
     def remove(
         self,
-        names: str | Sequence[str],
+        names: "str | int | Sequence[str | int]",
         *,
         dry_run: bool = False,
         on_change: "OnChange | None" = None,
     ) -> "Changed":
-        """Remove images from the index by path, folder or glob. The files stay.
+        """Remove images from the index by path, folder or glob, your vectors by key. Files stay.
 
         `dry_run`, `on_change` and the result are those of `add`. Raises `LookalikeError`, and
         removes nothing, if a name matches no image.
         """
         from lookalike import ingest
 
-        given = [names] if isinstance(names, str) else list(names)
+        given = [str(one) for one in ([names] if isinstance(names, str | int) else names)]
         if not all(given):  # which would be the folder that this process is in
             raise LookalikeError("an empty name: name images, folders or globs")
         done = ingest.remove(self._table, given, dry_run=dry_run, on_change=on_change)
@@ -388,13 +392,9 @@ class Index:
     set_aside = run.set_aside
 
     def to_spark(self, spark: "SparkSession | None" = None) -> "DataFrame":
-        """Return the index as a Spark DataFrame: `id, path, label, ..., embedding`."""
-        return self._table.dataframe(spark or session())
+        """Return the index as a Spark DataFrame: `id, path, label, ..., embedding`.
 
-
-def _table_of(queries: "Index | Name | DataFrame | None") -> "EmbeddingTable | DataFrame | None":
-    if isinstance(queries, Index):
-        return queries._table
-    if isinstance(queries, str | os.PathLike):
-        return EmbeddingTable.open(queries)
-    return queries
+        Where your vectors have keys, `id` has these.
+        """
+        frame = self._table.dataframe(spark or session())
+        return frame.withColumn("id", frame["key"]).drop("key") if self._table.has_keys else frame

@@ -22,7 +22,7 @@ def clustered(rows: int, seed: int = 0, width: int = WIDTH) -> Floats:
 
 
 def ids(found: list[Neighbor]) -> list[int]:
-    return [one.id for one in found]
+    return [one.number for one in found]
 
 
 def near_copies(of: Floats, count: int, directions: int = 12) -> Floats:

@@ -122,7 +122,7 @@ def test_adding_and_removing_leaves_results_as_before(
         return Signatures(cells, homes, signs)
 
     def told(found: list[Neighbor]) -> list[tuple[int, float]]:
-        return [(one.id, one.distance) for one in found]
+        return [(one.number, one.distance) for one in found]
 
     effort = Effort(2, 20)
     few, many, same = of(before), of(grown), of(again)

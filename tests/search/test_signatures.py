@@ -252,7 +252,7 @@ def test_within_a_distance(vectors: Floats) -> None:
     for near in everyone[::300]:
         assert near in within(rows, vectors[5], near.distance), "as far as it is said to be"
     assert ids(within(rows, vectors[5], 0)) == [everyone[0].id]
-    assert within(rows, vectors[5], 0, without=everyone[0].id) == []
+    assert within(rows, vectors[5], 0, without=everyone[0].number) == []
     odd = rows.ids % 2 == 1
     some = within(rows, vectors[5], middle, allowed=odd)
     assert ids(some) == [one.id for one in everyone[:101] if one.id % 2]

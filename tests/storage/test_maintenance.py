@@ -492,7 +492,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
 
 
 def answers(collection: EmbeddingTable) -> list[int]:
-    return [one.id for one in exact(Rows(collection.segments), unit((1, WIDTH), 5)[0], 9)]
+    return [one.number for one in exact(Rows(collection.segments), unit((1, WIDTH), 5)[0], 9)]
 
 
 @pytest.mark.parametrize("name", ["vectors.npy", "rows.arrow"])

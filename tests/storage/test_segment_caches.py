@@ -55,7 +55,7 @@ def answers(path: Path, of: int = 3) -> list[int]:
     """Return the images next to one, as a process that has just begun finds them."""
     opened = EmbeddingTable.open(path)
     query = unit((ROWS, WIDTH), 0)[of]
-    return [one.id for one in exact(Rows(opened.segments), query, 9)]
+    return [one.number for one in exact(Rows(opened.segments), query, 9)]
 
 
 def signatures(path: Path) -> list[bytes]:

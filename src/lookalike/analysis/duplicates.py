@@ -16,6 +16,7 @@ from lookalike.analysis.threshold import suggest
 from lookalike.analysis.verification import count_compared, in_threads
 from lookalike.analysis.verification import verify as verify_pairs
 from lookalike.errors import ImageError, LookalikeError, either
+from lookalike.search.rows import check_within
 from lookalike.storage import EmbeddingTable
 from lookalike.system.defaults import MAX_PAIRS_PER_IMAGE, MIN_AGREEMENT, TARGET_RECALL
 from lookalike.system.progress import progress_line
@@ -146,8 +147,7 @@ def duplicates(
         raise LookalikeError(f"unknown rule {keep!r}: choose {either(KEEP)}")
     if not 0 <= agrees <= 1:
         raise LookalikeError(f"`agrees` is {agrees}: give a share from 0 to 1")
-    if within is not None and not 0 <= within <= 2:
-        raise LookalikeError(f"`within` is {within}: give a distance from 0 to 2")
+    check_within(table, within)
     suggested = suggest(table, verify) if within is None else None
     within = suggested.within if suggested else within
     assert within is not None

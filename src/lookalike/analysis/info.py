@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from lookalike.errors import LookalikeError
 from lookalike.lsh import search
@@ -61,6 +61,8 @@ class IndexInfo(TypedDict):
         The measured recall of each engine, None before it is measured.
     approximate
         The recall of approximate search by target recall.
+    metric, table, key
+        Of vectors made elsewhere alone: "cosine" or "l2", their table, the column of keys.
 
     """
 
@@ -73,6 +75,9 @@ class IndexInfo(TypedDict):
     model: ModelInfo
     recall: dict[str, float | None]
     approximate: ApproximateInfo | None
+    metric: NotRequired[str]
+    table: NotRequired[str | None]
+    key: NotRequired[str | None]
 
 
 class VersionInfo(TypedDict):
@@ -168,7 +173,7 @@ def describe(searcher: Searcher) -> IndexInfo:
         parameters = table.hash_folder / "parameters.json"
         spark_recall = float(read_json(parameters)["measured_recall"])
     known = searcher.saved_profile()
-    return {
+    found: IndexInfo = {
         "images": embedded,
         "skipped": skipped,
         "version": table.version,
@@ -189,6 +194,9 @@ def describe(searcher: Searcher) -> IndexInfo:
             "recall": dict(zip(map(str, RECALLS), known.recall, strict=True)),
         },
     }
+    if table.own is not None:
+        found |= {"metric": table.metric, "table": table.own.place, "key": table.own.id_column}
+    return found
 
 
 def measure(searcher: Searcher, k: int, queries: int, seed: int, spark: bool | None) -> Evaluation:

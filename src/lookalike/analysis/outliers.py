@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike.analysis.clusters import view_neighbors, wrong_version
-from lookalike.search.rows import Rows, check_k, draw
+from lookalike.search.rows import Rows, centre_of, check_k, draw
 from lookalike.storage import EmbeddingTable
 from lookalike.system.sql import create_view, fetch_row, write_parquet
 
@@ -106,10 +106,14 @@ def far_distances(rows: Rows) -> Iterator[pa.RecordBatch]:
     if not len(rows):
         return
     sample = rows.vectors(draw(len(rows), SAMPLE_IMAGES))
+    if (centre := centre_of(sample)) is not None:
+        sample = sample - centre
     place = min(int(NEAREST_SHARE * len(sample)), len(sample) - 1)
     for segment in rows.segments:
         for start in range(0, len(segment.ids), _BLOCK_ROWS):
             block = np.ascontiguousarray(segment.vectors[start : start + _BLOCK_ROWS])
+            if centre is not None:
+                block = block - centre
             squared = faiss.pairwise_distances(block, sample)
             far = np.partition(squared, place, axis=1)[:, place].clip(0) ** 0.5
             yield pa.record_batch([segment.ids[start : start + _BLOCK_ROWS], far], schema=_FAR)

@@ -16,7 +16,7 @@ from lookalike.search import exact
 from lookalike.search.engines import Engine
 from lookalike.search.knn.export import check_same_model
 from lookalike.search.knn.graph import write_graph
-from lookalike.search.rows import Rows, check_k, draw
+from lookalike.search.rows import Rows, check_k, check_within, draw
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
 from lookalike.system.defaults import MAX_PAIRS_PER_IMAGE, TARGET_RECALL
@@ -94,7 +94,7 @@ def join(
     ):
         other = None
     if not within >= 0:
-        raise LookalikeError(f"`within` is {within}: give a distance from 0 to 2")
+        check_within(table, within)
     graph, pairs = folder / "graph", folder / "pairs"
     queries = other or table
     if engine == "spark-lsh":

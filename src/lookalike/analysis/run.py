@@ -5,10 +5,6 @@ Each writes a folder atomically: tables in Parquet, figures in `found.json`, and
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,19 +12,18 @@ from lookalike.analysis import clusters, outliers, overview, pairs, reports, thr
 from lookalike.analysis.cleanup.unchanged_files import set_aside
 from lookalike.analysis.duplicates import TABLE, Keep, duplicates
 from lookalike.analysis.protocol import HasTable
-from lookalike.analysis.result import AnalysisResult, finding
-from lookalike.analysis.verification import count_agreeing, count_compared
+from lookalike.analysis.result import AnalysisResult
+from lookalike.analysis.verification import check_pictures, count_agreeing, count_compared
 from lookalike.analysis.verification import verify as verify_pixels
+from lookalike.analysis.workspace import open_graph, open_result
 from lookalike.errors import LookalikeError
 from lookalike.search.engines import Engine, check_engine
 from lookalike.search.knn.export import check_same_model
-from lookalike.search.knn.graph import write_graph
-from lookalike.search.rows import check_recall, check_seed
+from lookalike.search.rows import check_seed
 from lookalike.storage import EmbeddingTable
 from lookalike.system import defaults
 from lookalike.system.extras import require
-from lookalike.system.files import delete_folder
-from lookalike.system.paths import Name, local_path
+from lookalike.system.paths import Name
 
 __all__ = [
     "find_clusters",
@@ -114,11 +109,13 @@ def find_pairs(
     if engine == "approximate" and spark is False:
         raise LookalikeError('`engine="approximate"` needs Spark: leave `spark=False` out')
     if verify:
+        check_pictures(table)
         require("comparing pixels", "cv2")
     queries = other_table or table
     check_same_model(table, queries)
     on_spark = spark or engine in ("approximate", "spark-lsh")
-    with _result(table, out, "pairs", overwrite, shown, recall, on_spark) as (folder, figures):
+    result = open_result(table, out, "pairs", overwrite, shown, recall, on_spark, other_table)
+    with result as (folder, figures):
         if within is None and k is None:
             within = threshold.suggest(table, verify).within
         figures |= pairs.join(
@@ -148,7 +145,7 @@ def find_duplicates(
     *,
     within: float | None = None,
     keep: Keep = "largest",
-    verify: bool = True,
+    verify: bool | None = None,
     agrees: float = defaults.MIN_AGREEMENT,
     cap: int = defaults.MAX_PAIRS_PER_IMAGE,
     recall: float = defaults.TARGET_RECALL,
@@ -169,11 +166,11 @@ def find_duplicates(
     out : str or Path
         The folder to write.
     within : float, optional
-        Largest distance, 0 to 2; by default it is estimated from the images.
+        Largest distance; by default it is estimated from the images.
     keep : {"largest", "oldest", "sharpest", "first"}
         The image of a group to keep; `first` in the order of paths.
     verify : bool
-        Compare pixels too.
+        Compare pixels too; by default where there are pictures.
     agrees : float
         Smallest agreement of pixels, 0 to 1.
     cap : int
@@ -193,9 +190,12 @@ def find_duplicates(
     True
 
     """
-    require("finding duplicates", "cv2")
     table = index._table
-    with _result(table, out, TABLE, overwrite, shown, recall, spark) as (folder, figures):
+    verify = table.has_pictures if verify is None else verify
+    if verify or keep == "sharpest":
+        check_pictures(table)
+        require("finding duplicates", "cv2")
+    with open_result(table, out, TABLE, overwrite, shown, recall, spark) as (folder, figures):
         figures |= duplicates(
             table,
             folder,
@@ -259,8 +259,11 @@ def find_clusters(
     clusters.check_options(resolution, least)
     require("finding clusters", "networkit")
     table = index._table
-    with _result(table, out, clusters.TABLE, overwrite, shown, recall, spark) as (folder, figures):
-        with _graph(table, folder, k, recall, spark) as graph:
+    with open_result(table, out, clusters.TABLE, overwrite, shown, recall, spark) as (
+        folder,
+        figures,
+    ):
+        with open_graph(table, folder, k, recall, spark) as graph:
             figures |= clusters.cluster(table, graph, folder, resolution=resolution, least=least)
         if shown:
             reports.clusters(folder, table, figures, shown)
@@ -305,9 +308,12 @@ def find_outliers(
 
     """
     table = index._table
-    with _result(table, out, outliers.TABLE, overwrite, shown, recall, spark) as (folder, figures):
+    with open_result(table, out, outliers.TABLE, overwrite, shown, recall, spark) as (
+        folder,
+        figures,
+    ):
         voters = max(k, _MIN_VOTERS)
-        with _graph(table, folder, voters, recall, spark) as graph:
+        with open_graph(table, folder, voters, recall, spark) as graph:
             figures |= outliers.outliers(table, graph, folder, k)
             figures |= outliers.suspects(table, graph, folder, voters) | {"k": k}
         if shown:
@@ -358,9 +364,12 @@ def make_gallery(
     table = index._table
     overview.check_count(shown)  # before computing the graph
     check_seed(seed)
-    with _result(table, out, overview.TABLE, overwrite, shown, recall, spark) as (folder, figures):
+    with open_result(table, out, overview.TABLE, overwrite, shown, recall, spark) as (
+        folder,
+        figures,
+    ):
         voters = max(k, _MIN_VOTERS)
-        with _graph(table, folder, voters, recall, spark) as graph:
+        with open_graph(table, folder, voters, recall, spark) as graph:
             figures |= outliers.outliers(table, graph, folder, k)
             figures |= outliers.suspects(table, graph, folder, voters)
             figures |= overview.overview(table, graph, folder, shown, k, seed)
@@ -368,31 +377,3 @@ def make_gallery(
             (folder / name).unlink()
         reports.gallery(folder, table, figures)
     return AnalysisResult.open(out)
-
-
-def _result(
-    table: EmbeddingTable,
-    out: Name,
-    name: str,
-    overwrite: bool,
-    shown: int,
-    recall: float,
-    spark: bool | None,
-) -> AbstractContextManager[tuple[Path, dict[str, Any]]]:
-    """Check the common options; return a context manager of the result folder and its figures."""
-    if shown < 0:
-        raise LookalikeError(f"`shown` is {shown}: give 0 or more")
-    check_recall(recall)
-    if spark:
-        require("running on Spark", "pyspark")
-    return finding(local_path(out), name, table.source, overwrite)
-
-
-@contextmanager
-def _graph(
-    table: EmbeddingTable, folder: Path, k: int, recall: float, spark: bool | None
-) -> Iterator[Path]:
-    graph = folder / "graph"
-    write_graph(table, graph, k, recall=recall, spark=spark)
-    yield graph
-    delete_folder(graph)

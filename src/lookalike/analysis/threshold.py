@@ -15,7 +15,7 @@ from lookalike.analysis.perturbations import CHANGES, variant
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.models.embedder import ImageEmbedder
 from lookalike.search import exact
-from lookalike.search.rows import COPY, Rows, draw
+from lookalike.search.rows import Rows, copy_limits, draw
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Vectors
 from lookalike.system.progress import progress_line
@@ -58,13 +58,17 @@ def suggest(table: EmbeddingTable, verified: bool, seed: int = 0) -> Suggested:
     LookalikeError
         Where the photos are unreadable.
     """
+    if not table.has_network:
+        raise LookalikeError(
+            f"{table.path} has no network, which would say how near copies are: set `within`"
+        )
     rows = Rows(table.segments)
     if not len(rows):
         return Suggested(0.0, 1.0, 0.0)
     copies = _copy_distances(table, rows, seed)
     drawn = draw(len(rows), _SAMPLE_QUERIES, seed)
     squared, _ = exact.exact_many(rows, rows.vectors(drawn), _MAX_CANDIDATES + 2)
-    others = np.sqrt(np.where(squared < COPY, np.inf, squared))
+    others = np.sqrt(np.where(squared < copy_limits(rows.vectors(drawn)), np.inf, squared))
     nearest = np.sort(others, axis=1)
     if verified:
         crowd = nearest[:, min(_MAX_CANDIDATES, nearest.shape[1] - 1)]
@@ -126,9 +130,12 @@ def pairs_around(table: EmbeddingTable, within: float, count: int) -> tuple[Pair
     if not len(rows):
         return [], []
     drawn = draw(len(rows), _SAMPLE_QUERIES)
-    squared, found = exact.exact_many(rows, rows.vectors(drawn), _MAX_CANDIDATES + 2)
+    queries = rows.vectors(drawn)
+    squared, found = exact.exact_many(rows, queries, _MAX_CANDIDATES + 2)
     distances = np.sqrt(np.maximum(squared, 0))
-    who, place = np.nonzero((squared > COPY) & (found >= 0) & (drawn[:, None] < found))
+    who, place = np.nonzero(
+        (squared > copy_limits(queries)) & (found >= 0) & (drawn[:, None] < found)
+    )
     pairs = distances[who, place]
     order = np.argsort(np.abs(pairs - within))
 

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 
 from lookalike import images
 from lookalike.analysis.comparison import COMPARED, ImageReader, compare_pairs
+from lookalike.errors import LookalikeError
 from lookalike.images.decoding.sandbox import Decoder, open_decoder
 from lookalike.spark import is_retry, local_uri, progress, retries_tasks, session
+from lookalike.storage import EmbeddingTable
 from lookalike.system.defaults import MIN_AGREEMENT
 from lookalike.system.files import delete_folder
 from lookalike.system.progress import progress_line
@@ -70,6 +72,15 @@ def verify(
         _in_process(pairs / "part-0.parquet", checked / "part-0.parquet", a, b, agrees)
     delete_folder(pairs)
     checked.rename(pairs)
+
+
+def check_pictures(table: EmbeddingTable) -> None:
+    """Raise `LookalikeError` for an index without pictures to compare."""
+    if not table.has_pictures:
+        raise LookalikeError(
+            f"{table.path} has no pictures to compare: set `verify=False`, and another `keep` than "
+            "sharpest"
+        )
 
 
 def count_agreeing(pairs: Path) -> int:

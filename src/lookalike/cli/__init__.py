@@ -53,7 +53,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "info": search.info,
         "check": maintenance.check,
         "vacuum": maintenance.vacuum,
-        "root": ingest.root,
+        "root": maintenance.root,
     },
 }
 """Commands by what one wants to do, in the order of the help."""

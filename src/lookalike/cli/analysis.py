@@ -164,7 +164,12 @@ def duplicates(
         Literal["largest", "oldest", "sharpest", "first"],
         typer.Option(help="Which image of a group to keep; `first`: by path."),
     ] = "largest",
-    verify: Verify = True,
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify", help="Compare pixels too. [default: where there are pictures]"
+        ),
+    ] = None,
     agrees: Annotated[
         float, typer.Option(help="Agreement of pixels that a duplicate needs, 0 to 1.")
     ] = MIN_AGREEMENT,

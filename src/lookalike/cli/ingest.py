@@ -16,12 +16,16 @@ from lookalike.cli.options import (
     AsJson,
     Device,
     DryRun,
+    EmbeddingColumn,
+    IdColumn,
     ImageName,
     ImagesArgument,
     IndexArgument,
     LabelName,
     Labels,
+    MetricOption,
     NoFormulas,
+    PathColumn,
     UseSpark,
     Wave,
     takes_images,
@@ -35,13 +39,14 @@ from lookalike.cli.output import (
     show_ignored,
     show_json,
     show_labels,
+    show_report,
     stopped_well,
 )
 from lookalike.system.defaults import WAVE_IMAGES
 
 if TYPE_CHECKING:
     from lookalike.index import Index
-    from lookalike.ingest import Changed, Options, Report
+    from lookalike.ingest import Changed, Options
     from lookalike.ingest.watch import Scan
 
 
@@ -71,23 +76,42 @@ def embed(
     if as_json:
         show_json(report.to_dict())
         return
-    _show_report(report, out)
+    show_report(report, out)
     if report.skipped:
         notes.print(f"  why: {skipped_file(out.absolute())}", markup=False)
 
 
 @takes_images
-def index(images: list[str], out: Path, options: "Options", overwrite: bool, as_json: bool) -> None:
-    """Embed images into an index that can be searched.
+def index(
+    images: list[str],
+    out: Path,
+    options: "Options",
+    overwrite: bool,
+    as_json: bool,
+    embedding_column: EmbeddingColumn = None,
+    id_column: IdColumn = None,
+    path_column: PathColumn = None,
+    metric: MetricOption = "cosine",
+) -> None:
+    """Embed images into an index that can be searched, or index vectors of your own.
 
     Progress is saved as it goes: run the same command again to continue where it was stopped, or,
     later, to embed new and changed images.
 
     Example: `lookalike index cars_train --labels cardatasettrain.csv -o cars.index`
     """
+    from dataclasses import replace
+
     from lookalike.ingest import build_index
     from lookalike.storage import is_index, rebuild_folder
 
+    options = replace(
+        options,
+        embedding_column=embedding_column,
+        id_column=id_column,
+        path_column=path_column,
+        metric=metric,
+    )
     # An index stays in place until its successor is complete.
     growing = rebuild_folder(out) if overwrite and is_index(out) else out
     with stopped_well(growing, "nothing was changed"):
@@ -100,32 +124,9 @@ def index(images: list[str], out: Path, options: "Options", overwrite: bool, as_
         notes.print(same, markup=False)
         show_ignored(report.not_looked_at)
     else:
-        _show_report(report, out)
+        show_report(report, out)
     if report.skipped:
         notes.print(f"  why: lookalike info {out} --skipped", markup=False)
-
-
-def _show_report(report: "Report", path: Path) -> None:
-    rate = report.images / max(report.seconds, 1e-9)
-    model = report.model
-    notes.print(
-        f"{report.images:,} images embedded into {printable(str(path))} "
-        f"({rate:.0f} a second, {model.backbone} in {model.precision})",
-        markup=False,
-    )
-    if model.agreement is not None:
-        notes.print(
-            f"{model.precision} was chosen in {report.choosing_seconds:.0f} s: on a sample of "
-            f"these images {model.agreement:.0%} of the five nearest neighbours are those of f32"
-        )
-    elif report.choosing_seconds >= 1:
-        notes.print(f"{model.precision} was prepared in {report.choosing_seconds:.0f} s")
-    if report.same:
-        notes.print(f"{report.same:,} more were there already, and have not changed")
-    if report.skipped:
-        notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
-    show_ignored(report.not_looked_at)
-    show_labels(report.unused_labels, report.loose_labels, report.missing_labels)
 
 
 def _updates(command: "Callable[..., Changed]") -> Callable[..., None]:
@@ -248,7 +249,8 @@ def watch(
     if checkpoint is not None and not spark:
         raise typer.BadParameter("--checkpoint needs --spark")
     options = Options(labels, image_name, label_name, device=device, wave=wave)
-    place = folder or EmbeddingTable.open(index).source.root
+    stored = EmbeddingTable.open(index)
+    place = folder or (stored.own.place or "its table" if stored.own else stored.source.root)
     if spark:
         scans = watch_stream(index, folder, options, every=every, checkpoint=checkpoint, once=once)
     else:
@@ -316,7 +318,9 @@ def remove(
     index: IndexArgument,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAMES]...", help="Paths, folders, or globs in quotes."),
+        typer.Argument(
+            metavar="[NAMES]...", help="Paths, folders, or globs in quotes; keys of your vectors."
+        ),
     ] = None,
     names_from: Annotated[
         str | None,
@@ -340,22 +344,6 @@ def remove(
         given, dry_run=dry_run, on_change=_print_change if dry_run and not as_json else None
     )
     _show_changes(done, index, dry_run, as_json)
-
-
-def root(
-    index: IndexArgument,
-    folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="The folder where the images are now.")
-    ],
-) -> None:
-    """Tell an index where its images are, after they or the index were moved.
-
-    Example: `lookalike root cars.index /mnt/photos`
-    """
-    from lookalike.create import open_index
-
-    open_index(index).relocate(folder)
-    notes.print(f"the images of {index} are in {folder}", markup=False)
 
 
 def _lines(file: str | None) -> list[str]:

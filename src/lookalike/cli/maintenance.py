@@ -65,6 +65,22 @@ def vacuum(
     notes.print(_summary(done, dry_run), markup=False)
 
 
+def root(
+    index: IndexArgument,
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="The folder where the images are now.")
+    ],
+) -> None:
+    """Tell an index where its images are, after they or the index were moved.
+
+    Example: `lookalike root cars.index /mnt/photos`
+    """
+    from lookalike.create import open_index
+
+    open_index(index).relocate(folder)
+    notes.print(f"the images of {index} are in {folder}", markup=False)
+
+
 def _show_checked(checked: "Checked") -> None:
     for finding in checked.examples:
         line = f"{finding.kind}: {printable(finding.name)} {printable(finding.detail)}"

@@ -119,6 +119,31 @@ SearchK = Annotated[
 JoinK = Annotated[
     int | None, typer.Option("-k", help="Number of neighbours of each image. [default: all]")
 ]
+EmbeddingColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Index vectors of your own: the column of a Parquet, Delta or CSV table with lists of "
+        "numbers. `e` stands for `e0, e1, ...` too.",
+        metavar="COLUMN",
+    ),
+]
+IdColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column with the keys of your vectors, whole numbers or strings.", metavar="COLUMN"
+    ),
+]
+PathColumn = Annotated[
+    str | None,
+    typer.Option(help="Column with the paths of their pictures.", metavar="COLUMN"),
+]
+MetricOption = Annotated[
+    Literal["cosine", "l2"],
+    typer.Option(
+        "--metric",
+        help="`cosine` scales your vectors to length 1, `l2` keeps them as they are.",
+    ),
+]
 _SEED = typer.Option(help="Random seed for sampling.")
 Seed = Annotated[int, _SEED]
 OptionalSeed = Annotated[int | None, _SEED]

@@ -14,6 +14,7 @@ from rich.markup import escape
 from lookalike.system.defaults import TARGET_RECALL
 
 if TYPE_CHECKING:
+    from lookalike.ingest import Report
     from lookalike.lsh import Parameters
     from lookalike.search.results import SearchResult
 
@@ -109,6 +110,32 @@ def show_labels(unused: int, loose: int, missing: int) -> None:
     if missing:
         have = "row has" if missing == 1 else "rows have"
         notes.print(f"[yellow]{missing:,} {have} no label[/] (nan or the like)")
+
+
+def show_report(report: "Report", path: Path) -> None:
+    """Print what was embedded or indexed, and what was not."""
+    rate = report.images / max(report.seconds, 1e-9)
+    model = report.model
+    what, how = "images embedded", f"{model.backbone} in {model.precision}"
+    if model.weights == "none":
+        what, how = "vectors indexed", f"{model.width:,} numbers each"
+    notes.print(
+        f"{report.images:,} {what} into {printable(str(path))} ({rate:,.0f} a second, {how})",
+        markup=False,
+    )
+    if model.agreement is not None:
+        notes.print(
+            f"{model.precision} was chosen in {report.choosing_seconds:.0f} s: on a sample of "
+            f"these images {model.agreement:.0%} of the five nearest neighbours are those of f32"
+        )
+    elif report.choosing_seconds >= 1:
+        notes.print(f"{model.precision} was prepared in {report.choosing_seconds:.0f} s")
+    if report.same:
+        notes.print(f"{report.same:,} more were there already, and have not changed")
+    if report.skipped:
+        notes.print(f"[yellow]{report.skipped:,} skipped[/], each with its reason")
+    show_ignored(report.not_looked_at)
+    show_labels(report.unused_labels, report.loose_labels, report.missing_labels)
 
 
 def note_of(found: "SearchResult", images: int) -> str:

@@ -78,6 +78,8 @@ def info(
     model = facts.pop("model")
     recall = facts.pop("recall")
     facts["model"] = f"{model['backbone']}, weights {model['weights']}, {model['precision']}"
+    if not table.has_network:
+        facts["model"] = f"{model['backbone']}, {model['width']:,} numbers"
     if model.get("agreement"):
         facts["model"] += f", {model['agreement']:.0%} of its neighbours as in f32"
     facts["recall"] = ", ".join(
@@ -93,6 +95,10 @@ def info(
 def search(
     index: IndexArgument,
     image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="An image.")] = None,
+    id_: Annotated[
+        str | None,
+        typer.Option("--id", help="Search with an image by its id, or a vector by its key."),
+    ] = None,
     random: Annotated[
         bool, typer.Option("--random", help="Search with a random image of the index.")
     ] = False,
@@ -129,18 +135,21 @@ def search(
     """
     from lookalike.errors import ImageError, LookalikeError
     from lookalike.index import Index
-    from lookalike.search.query import make_query, random_query
+    from lookalike.search.query import id_of_text, make_query, query_of_id, random_query
     from lookalike.storage import EmbeddingTable
     from lookalike.system.paths import local_path
 
-    if (image is None) != random:
-        raise typer.BadParameter("give either an IMAGE or --random")
+    if [image is not None, id_ is not None, random].count(True) != 1:
+        raise typer.BadParameter("give either an IMAGE, --id or --random")
     for file in filter(None, (picture, html)):
         local_path(file)  # before any work
     table = EmbeddingTable.open(index, version)
     opened = Index(table)
     try:
-        query = random_query(table, seed) if random else make_query(table, str(image))
+        if id_ is not None:
+            query = query_of_id(opened._searcher, id_of_text(table, id_))
+        else:
+            query = random_query(table, seed) if random else make_query(table, str(image))
     except ImageError as error:
         raise LookalikeError(f"{image} cannot be searched with: {error}") from None
     found = opened.search(

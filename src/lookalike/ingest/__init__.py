@@ -3,9 +3,10 @@
 from lookalike.ingest.build import build_index
 from lookalike.ingest.discovery import discover_changes
 from lookalike.ingest.embedding import embed_all, nothing_readable_error, rows_with_status
-from lookalike.ingest.options import Changed, Job, Options, ReadOptions, Report, prepare
+from lookalike.ingest.options import Job, Options, Photos, ReadOptions, prepare
+from lookalike.ingest.report import Changed, Report
 from lookalike.ingest.streaming import add_batch
-from lookalike.ingest.update import Photos, add, remove, sync
+from lookalike.ingest.update import add, remove, sync
 
 __all__ = [
     "Changed",

@@ -10,9 +10,9 @@ import numpy as np
 from lookalike.errors import LookalikeError
 from lookalike.ingest.discovery import discover_changes
 from lookalike.ingest.embedding import nothing_readable_error
-from lookalike.ingest.options import Job, Options, Report, prepare
+from lookalike.ingest.options import Job, Options, Photos, prepare
 from lookalike.ingest.paths import recorded_source
-from lookalike.ingest.update import Photos
+from lookalike.ingest.report import Report
 from lookalike.ingest.waves import compact_and_measure, embed_and_commit
 from lookalike.models import quantization
 from lookalike.models.weights import AUTO
@@ -109,6 +109,8 @@ def _build(
 def _difference(stored: EmbeddingTable, job: Job, options: Options, *, rebuild: bool) -> str | None:
     """Return how an existing index differs from the job, as part of a message; None if not."""
     about, source = stored.about_model, stored.source
+    if job.vectors is not None or stored.own is not None:
+        return _other_vectors(stored, job)
     new = recorded_source(job.source)
     if new.truncated != source.truncated:
         return f"made {'with' if source.truncated else 'without'} `truncated`"
@@ -127,6 +129,17 @@ def _difference(stored: EmbeddingTable, job: Job, options: Options, *, rebuild: 
         return f"made with {about['backbone']} and {others} {about['weights']}"
     if options.precision not in ("auto", about["precision"]):
         return f"in {about['precision']}"
+    return None
+
+
+def _other_vectors(stored: EmbeddingTable, job: Job) -> str | None:
+    """Return how an existing index differs from a job with vectors, or from one without."""
+    own = job.vectors.own if job.vectors else None
+    if stored.own != own:
+        return f"made of {(stored.own and stored.own.place) or stored.source.root}, or otherwise"
+    if stored.about_model["fingerprint"] != job.full.fingerprint:
+        about = stored.about_model
+        return f"made with the model {about['backbone']} of {about['width']:,} numbers"
     return None
 
 

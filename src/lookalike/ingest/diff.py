@@ -289,8 +289,8 @@ def _write_lookup(
     if not count:
         return None
     kind = np.dtype([("id", np.int64), ("width", np.int32), ("height", np.int32)])
-    hashes = _new_array(folder / "hashes.npy", np.dtype("S32"), count)
-    found = _new_array(folder / "found.npy", kind, count)
+    hashes = new_array(folder / "hashes.npy", np.dtype("S32"), count)
+    found = new_array(folder / "found.npy", kind, count)
     start = 0
     result = sql.execute("from known order by content_hash, id")
     while batch := result.fetchmany(FETCHED_ROWS):
@@ -309,7 +309,7 @@ def _write_lookup(
     )
 
 
-def _new_array(file: Path, kind: "np.dtype[Any]", count: int) -> "np.memmap[Any, Any]":
+def new_array(file: Path, kind: "np.dtype[Any]", count: int) -> "np.memmap[Any, Any]":
     """Create a file with an array of `count` items and map it. Raises `OSError` if it is full."""
     mapped = np.lib.format.open_memmap(file, "w+", kind, (count,))
     if hasattr(os, "posix_fallocate"):  # writing to a mapped file on a full disk kills the process

@@ -17,6 +17,7 @@ from lookalike.ingest.diff import IsStable, OnChange, Plan
 from lookalike.ingest.job_inputs import Inputs, PathSet
 from lookalike.ingest.options import Job
 from lookalike.ingest.paths import PathRewriter, own_path_rewriter
+from lookalike.ingest.vectors.discovery import discover_vectors
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
 from lookalike.system.progress import progress_line
@@ -55,6 +56,8 @@ def discover_changes(
 
     `on_change`, `is_stable` and `keep_labels` are those of `diff.plan`.
     """
+    if job.vectors is not None:
+        return Discovery(*discover_vectors(job.vectors, stored, staging, on_change))
     rewriter = rewriter or own_path_rewriter(job.source)
     if job.source.kind != "files":
         return _discover_on_spark(job, stored, staging, on_change, is_stable, keep_labels)

@@ -22,8 +22,10 @@ from lookalike.images.inputs.listing import read_listing, sample_paths
 from lookalike.ingest import options
 from lookalike.ingest.batches import embed_batches
 from lookalike.ingest.job_inputs import Inputs
-from lookalike.ingest.options import EmbedResult, Job
+from lookalike.ingest.options import Job
+from lookalike.ingest.report import EmbedResult
 from lookalike.ingest.spark_job import embed_on_spark, sample_of_frame, skipped_note, split_listing
+from lookalike.ingest.vectors.running import write_vectors
 from lookalike.models import Model
 from lookalike.spark import is_spark_available, progress, session
 from lookalike.storage import SegmentRecord, write_segment
@@ -45,6 +47,10 @@ Deliver: TypeAlias = Callable[[list[SegmentRecord], Model], None]
 
 def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> EmbedResult:
     """Embed all inputs into segments in `folder`; call `deliver` for each wave of them."""
+    if inputs.vectors is not None:
+        check_space(inputs.count, job.full.width, folder)
+        write = partial(write_vectors, job, inputs.vectors, inputs)
+        return _run(job.full, 0.0, folder, deliver, write, inputs.count, "the table")
     if inputs.frame is not None:
         spark = inputs.frame.sparkSession
         with progress(spark, "choosing a precision"):
@@ -101,13 +107,7 @@ def _check_cost(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:
     if inputs.count < options.MIN_IMAGES_TO_MEASURE:
         return
     assert inputs.listing is not None
-    needed = inputs.count * (_ROW_BYTES + model.width * np.dtype(np.float32).itemsize)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise LookalikeError(
-            f"{inputs.count:,} images need {_size(needed)}, but {_size(free)} are free: free some "
-            "space, or choose an `out` on another disk"
-        )
+    needed = check_space(inputs.count, model.width, folder)
     run = models.engine(model, 1, device=job.device)
     paths = sample_paths(inputs.listing, run.batch)
     started = time.perf_counter()
@@ -123,6 +123,21 @@ def _check_cost(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:
     )
 
 
+def check_space(count: int, width: int, folder: Path) -> int:
+    """Return the size of an index of `count` vectors in bytes.
+
+    Raises `LookalikeError` if the disk of `folder` has less space.
+    """
+    needed = count * (_ROW_BYTES + width * np.dtype(np.float32).itemsize)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise LookalikeError(
+            f"{count:,} vectors need {_size(needed)}, but {_size(free)} are free: free some space, "
+            "or choose an `out` on another disk"
+        )
+    return needed
+
+
 def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
 
@@ -134,6 +149,7 @@ def _run(
     deliver: Deliver,
     embed: Callable[[Path, Callable[[list[SegmentRecord]], None]], None],
     expected: int = 0,
+    reader: str = "Spark",
 ) -> EmbedResult:
     """Call `embed` and count its rows. Raises `LookalikeError` if not `expected`, 0 for any."""
     started = time.perf_counter()
@@ -147,8 +163,9 @@ def _run(
 
     embed(folder, count)
     if expected and rows != expected:
+        what = "images" if reader == "Spark" else "rows"
         raise LookalikeError(
-            f"Spark returned {rows:,} of {expected:,} images: run the same command again"
+            f"{reader} returned {rows:,} of {expected:,} {what}: run the same command again"
         )
     seconds = time.perf_counter() - started
     return EmbedResult(model, chosen_in, seconds, embedded, rows - embedded)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.ingest.diff import HashLookup
+from lookalike.ingest.vectors.inputs import VectorInput
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -36,6 +37,10 @@ class Inputs:
         The rows of the frame to embed, None for all.
     first_id
         The id of the first row of the frame.
+    vectors
+        Vectors to index, instead of images; `frame` has their rows if Spark reads them.
+    wanted
+        For vectors, the file of a plan with the rows to read; None for all.
 
     """
 
@@ -45,6 +50,8 @@ class Inputs:
     lookup: HashLookup | None = None
     paths: "PathSet | None" = None
     first_id: int = 0
+    vectors: VectorInput | None = None
+    wanted: Path | None = None
 
 
 @dataclass(frozen=True)

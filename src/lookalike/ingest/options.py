@@ -1,28 +1,39 @@
-"""Options of a job, checked before it starts, and the report at its end."""
+"""Options of a job, checked before it starts."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypeAlias, TypedDict, cast
 
 import pyarrow as pa
 
 from lookalike import images, models
 from lookalike.errors import LookalikeError
-from lookalike.images.inputs.label_matching import LabelCounts
 from lookalike.images.inputs.labels import open_labels
+from lookalike.ingest.vectors.inputs import (
+    TableLike,
+    VectorInput,
+    are_vectors,
+    check_columns,
+    model_of,
+    open_vectors,
+)
 from lookalike.models import Model
 from lookalike.models.weights import AUTO
 from lookalike.storage import EmbeddingTable
+from lookalike.storage.own_vectors import Metric
 from lookalike.system.arrays import Pixels
 from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.extras import require
 from lookalike.system.paths import Name, local_path
 
 logger = logging.getLogger(__name__)
+
+Photos: TypeAlias = Name | Sequence[Name] | TableLike
+"""A folder, file, glob, URI or table of images, or several files, folders or globs; or vectors."""
 
 MIN_IMAGES_TO_MEASURE = 1_000
 """Smallest number of images for which measuring the precisions saves more time than it takes."""
@@ -51,6 +62,10 @@ class Options:
         An index whose model is used with its calibration, so that the two can be compared.
     truncated : bool
         Embed images that were cut short too. An existing index keeps its own setting.
+    embedding_column, id_column, path_column : str or None
+        The columns of a table of vectors: the vectors, their keys, the paths of their pictures.
+    metric : {"cosine", "l2"}
+        Whether vectors are scaled to length 1, or kept as given.
 
     """
 
@@ -67,6 +82,10 @@ class Options:
     wave: int = WAVE_IMAGES
     like: Name | None = None
     truncated: bool = False
+    embedding_column: str | None = None
+    id_column: str | None = None
+    path_column: str | None = None
+    metric: Metric = "cosine"
 
 
 class ReadOptions(TypedDict, total=False):
@@ -103,116 +122,6 @@ _DEFAULT_MODEL = (Options.model, Options.weights, Options.precision)
 
 
 @dataclass(frozen=True)
-class EmbedResult:
-    """The model of a job, its counts and its times.
-
-    Attributes
-    ----------
-    model
-        The model, in the chosen precision.
-    choosing_seconds
-        Seconds for choosing the precision.
-    seconds
-        Seconds for embedding.
-    images
-        Number of images that were embedded, or whose embedding was known.
-    skipped
-        Number of inputs without an embedding, each with a reason.
-
-    """
-
-    model: Model
-    choosing_seconds: float = 0.0
-    seconds: float = 0.0
-    images: int = 0
-    skipped: int = 0
-
-
-@dataclass(frozen=True)
-class Report(EmbedResult):
-    """The result of `write_embeddings` or `build_index`.
-
-    Attributes
-    ----------
-    unused_labels
-        Number of labels that match no photo.
-    loose_labels
-        Number of labels that match a photo by a part of its path only.
-    missing_labels
-        Number of rows of the label file without a label, such as `nan`.
-    same
-        Number of inputs that were in the index and are unchanged.
-    not_looked_at
-        Number of ignored files that are no images, by file ending, most frequent first.
-
-    """
-
-    unused_labels: int = 0
-    loose_labels: int = 0
-    missing_labels: int = 0
-    same: int = 0
-    not_looked_at: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, done: EmbedResult, labelled: LabelCounts, ignored: images.IgnoredFiles, same: int = 0
-    ) -> "Report":
-        """Return the report of an embedding result and its counts of labels and ignored files."""
-        return cls(
-            **vars(done),
-            unused_labels=labelled.unused,
-            loose_labels=labelled.loose,
-            missing_labels=labelled.missing,
-            same=same,
-            not_looked_at=ignored.counts(),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as `--json` prints it."""
-        counts = ("images", "skipped", "same", "unused_labels", "loose_labels", "missing_labels")
-        known = {name: getattr(self, name) for name in (*counts, "not_looked_at")}
-        model = {name: getattr(self.model, name) for name in ("backbone", "weights", "precision")}
-        return known | model | {"seconds": round(self.seconds, 3)}
-
-
-@dataclass(frozen=True)
-class Changed:
-    """The result of `add`, `sync` or `remove`, or of their dry run, as counts of inputs.
-
-    Attributes
-    ----------
-    version
-        The version of the index.
-    new, changed, same, removed
-        Number of inputs that are new, changed, unchanged, and removed from the index.
-    images, skipped
-        Number of new or changed inputs that were embedded, and of those without an embedding.
-    unused_labels, loose_labels, missing_labels, not_looked_at
-        As in `Report`.
-    backbone
-        The network of the index.
-
-    """
-
-    version: int
-    new: int = 0
-    changed: int = 0
-    same: int = 0
-    removed: int = 0
-    images: int = 0
-    skipped: int = 0
-    unused_labels: int = 0
-    loose_labels: int = 0
-    missing_labels: int = 0
-    not_looked_at: dict[str, int] = field(default_factory=dict)
-    backbone: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts as `--json` prints them."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class Job:
     """A job with checked options, so that a wrong option fails before any work.
 
@@ -232,6 +141,8 @@ class Job:
         As in `Options`.
     chosen
         The index exists, so its model is used.
+    vectors
+        Vectors to index, instead of images.
 
     """
 
@@ -245,6 +156,7 @@ class Job:
     spark: bool | None
     wave: int
     chosen: bool = False
+    vectors: VectorInput | None = None
 
     @property
     def rooted(self) -> images.Source:
@@ -261,7 +173,7 @@ class Job:
 
 
 def prepare(
-    photos: Name | Sequence[Name],
+    photos: Photos,
     options: Options,
     stored: EmbeddingTable | None = None,
     *,
@@ -272,7 +184,7 @@ def prepare(
     Parameters
     ----------
     photos
-        Folders, files or globs; or one URI or table of images.
+        Folders, files or globs; or one URI or table of images; or a table of vectors.
     options
         How to read and embed.
     stored
@@ -289,10 +201,13 @@ def prepare(
     models.check_precision(options.precision)
     if options.wave < 1:
         raise LookalikeError(f"`wave` is {options.wave}: give 1 or more")
+    if are_vectors(photos, options) or (stored is not None and stored.own is not None):
+        return _prepare_vectors(photos, options, stored)
+    check_columns(options)
     file = None if options.labels is None else local_path(options.labels)
     ignored = images.IgnoredFiles(file)
     source = images.locate(
-        photos,
+        cast("Name | Sequence[Name]", photos),  # tables are vectors
         image_column=options.image_column,
         label_column=options.label_column,
         ignored=ignored,
@@ -316,6 +231,8 @@ def prepare(
                 "`like` sets the whole model: leave `model`, `weights` and `precision` out"
             )
         stored = EmbeddingTable.open(options.like)
+        if not stored.has_network:
+            raise LookalikeError(f"{stored.path} holds vectors without a network: leave `like` out")
     if stored and stored.about_model["preprocessing"] != images.PREPROCESSING:
         _warn_of_old_preprocessing(stored.path)
     model = stored.model if stored else None
@@ -335,6 +252,33 @@ def prepare(
         options.spark,
         options.wave,
         chosen=stored is not None,
+    )
+
+
+def _prepare_vectors(photos: Photos, options: Options, stored: EmbeddingTable | None) -> Job:
+    """Check options of vectors and return the job, as `prepare` does for images."""
+    if stored is not None and stored.own is None:
+        raise LookalikeError(
+            f"{stored.path} holds images, not vectors: make another index for them"
+        )
+    vectors = open_vectors(photos, options, stored)
+    if options.spark:
+        require("reading vectors on Spark", "pyspark")
+        vectors.check_spark()
+    model = stored.model if stored else model_of(vectors, options)
+    source = stored.source if stored else vectors.source()
+    return Job(
+        source,
+        images.IgnoredFiles(),
+        None,
+        model,
+        model.fingerprint,
+        "f32",
+        "cpu",
+        options.spark,
+        options.wave,
+        chosen=stored is not None,
+        vectors=vectors,
     )
 
 

@@ -44,6 +44,8 @@ def path_rewriter(stored: EmbeddingTable, source: images.Source) -> PathRewriter
 
     Raises `LookalikeError` if the images cannot be added to this index.
     """
+    if source.kind == stored.source.kind == "vectors":
+        return PathRewriter()
     if source.kind != stored.source.kind:
         raise LookalikeError(
             f"{stored.path} holds images of {_KIND_NAMES[stored.source.kind]}, but "
@@ -118,6 +120,10 @@ def recorded_inputs(stored: EmbeddingTable) -> list[str]:
     Raises `LookalikeError` if it was made of single files.
     """
     source = stored.source
+    if stored.own is not None:
+        if stored.own.place is None:
+            raise LookalikeError(f"{stored.path} was made of rows of a process: give the table")
+        return [stored.own.place]
     if source.kind == "files" and not source.names:
         raise LookalikeError(f"{stored.path} was made of single files: name the files or a folder")
     names = source.names or ("",)

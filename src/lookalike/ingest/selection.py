@@ -1,7 +1,7 @@
 """Select rows by the names of images: paths, folders and globs."""
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,8 @@ def matching_ids(
     """
     found: list[Ids] = []
     unknown: list[str] = []
+    if stored.has_keys:
+        return _ids_of_keys(stored, list(names), folder, on_change)
     with stored.connect(folder) as sql:
         sql.register("names", pa.table({"given": list(names), "path": list(names.values())}))
         sql.execute("create temp table exact as from names join stored using (path)")
@@ -63,10 +65,32 @@ def matching_ids(
                     sql, f"select '-', path from stored where {condition}", on_change, values
                 )
     if unknown:
-        examples = ", ".join(unknown[:MAX_NAMED_EXAMPLES])
-        more = ", ..." if len(unknown) > MAX_NAMED_EXAMPLES else ""
-        raise LookalikeError(f"{stored.path} has no image {examples}{more}; none was removed")
+        raise _unknown_error(stored, "image", unknown)
     return np.unique(np.concatenate([NO_IDS, *found]))
+
+
+def _unknown_error(stored: EmbeddingTable, what: str, unknown: Sequence[str]) -> LookalikeError:
+    examples = ", ".join(unknown[:MAX_NAMED_EXAMPLES])
+    more = ", ..." if len(unknown) > MAX_NAMED_EXAMPLES else ""
+    return LookalikeError(f"{stored.path} has no {what} {examples}{more}; none was removed")
+
+
+def _ids_of_keys(
+    stored: EmbeddingTable, keys: Sequence[str], folder: Path, on_change: OnChange | None
+) -> Ids:
+    """Return the ids of the rows with these keys, int64 (n,), in ascending order."""
+    with stored.connect(folder) as sql:
+        sql.register("names", pa.table({"name": pa.array(keys, pa.string())}))
+        sql.execute(
+            """create temp table named as
+            select name, id, key from names left join stored on key::varchar = name"""
+        )
+        unknown = sql.execute("select name from named where id is null").fetchall()
+        if unknown:
+            raise _unknown_error(stored, "key", [name for (name,) in unknown])
+        if on_change is not None:
+            report_changes(sql, "select '-', key::varchar from named", on_change)
+        return query_ids(sql, "select distinct id from named")
 
 
 def _name_condition(name: str) -> tuple[str, Values]:

@@ -80,10 +80,7 @@ def embed_on_spark(
     count: int,
     wave: int,
 ) -> None:
-    """Write a segment in each Spark task, and deliver segments while other tasks run.
-
-    A task writes a receipt when its segment is complete; the driver polls for receipts. The task
-    returns the same record to Spark, as a shared disk may list files late.
+    """Embed images in Spark tasks, as `write_on_spark` does.
 
     Parameters
     ----------
@@ -95,14 +92,8 @@ def embed_on_spark(
         Maps the batches of a task to batches of images.
     lookup
         Finds stored embeddings by content hash.
-    folder
-        The folder for segments, on a disk that the driver and all workers share.
-    deliver
-        Takes new segments.
-    count
-        The number of images, 0 if unknown.
-    wave
-        The number of images between two commits.
+    folder, deliver, count, wave
+        As in `write_on_spark`.
 
     """
     spark = frame.sparkSession
@@ -113,16 +104,8 @@ def embed_on_spark(
     # An image may crash a worker. The retry of its task decodes in a separate process.
     always_isolated = threads > 1 or not retries_tasks(spark)
 
-    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from pyspark import TaskContext
-
-        context = TaskContext.get()
-        assert context is not None
-        receipt = folder / f"{context.partitionId()}.receipt"
-        if receipt.exists():  # an earlier attempt completed, and was lost afterwards
-            yield pa.RecordBatch.from_pylist([_read_receipt(receipt)], SEGMENT)
-            return
-        rows = embed_batches(
+    def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return embed_batches(
             read(batches),
             source,
             shared.value,
@@ -132,7 +115,58 @@ def embed_on_spark(
             isolated=always_isolated or is_retry(),
             expendable=True,
         )
-        for batch in write_segment(rows, folder):
+
+    try:
+        write_on_spark(frame, rows, folder, deliver, count=count, wave=wave)
+    finally:
+        shared.destroy()
+
+
+def write_on_spark(
+    frame: "DataFrame",
+    rows_of: Reader,
+    folder: Path,
+    deliver: Callable[[list[SegmentRecord]], None],
+    *,
+    count: int,
+    wave: int,
+    doing: tuple[str, str] = ("embedding", "images"),
+) -> None:
+    """Write a segment in each Spark task, and deliver segments while other tasks run.
+
+    A task writes a receipt when its segment is complete; the driver polls for receipts. The task
+    returns the same record to Spark, as a shared disk may list files late.
+
+    Parameters
+    ----------
+    frame
+        The rows of the tasks.
+    rows_of
+        Maps the batches of a task to rows of an index.
+    folder
+        The folder for segments, on a disk that the driver and all workers share.
+    deliver
+        Takes new segments.
+    count
+        The number of inputs, 0 if unknown.
+    wave
+        The number of inputs between two commits.
+    doing
+        What the progress line says, and the unit of its counts.
+
+    """
+    spark = frame.sparkSession
+
+    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        assert context is not None
+        receipt = folder / f"{context.partitionId()}.receipt"
+        if receipt.exists():  # an earlier attempt completed, and was lost afterwards
+            yield pa.RecordBatch.from_pylist([_read_receipt(receipt)], SEGMENT)
+            return
+        for batch in write_segment(rows_of(batches), folder):
             yield pa.RecordBatch.from_pylist(
                 [_write_receipt(receipt, batch.to_pylist()[0])], SEGMENT
             )
@@ -146,7 +180,7 @@ def embed_on_spark(
     pending: list[SegmentRecord] = []
     delivered = skipped = 0  # rows
     try:
-        with progress_line("embedding", "images") as move, ThreadPoolExecutor(1) as pool:
+        with progress_line(*doing) as move, ThreadPoolExecutor(1) as pool:
             running = pool.submit(run)
             try:
                 finished = False
@@ -172,7 +206,6 @@ def embed_on_spark(
                     ) from None
                 raise
     finally:
-        shared.destroy()
         for receipt in folder.glob("*.receipt"):
             receipt.unlink(missing_ok=True)
 

@@ -18,9 +18,10 @@ from lookalike.ingest import diff
 from lookalike.ingest.diff import IsStable
 from lookalike.ingest.discovery import Discovery, frame_inputs
 from lookalike.ingest.job_inputs import Inputs
-from lookalike.ingest.options import Changed, Job, Options
+from lookalike.ingest.options import Job, Options, Photos
 from lookalike.ingest.paths import PathRewriter
-from lookalike.ingest.update import Photos, update
+from lookalike.ingest.report import Changed
+from lookalike.ingest.update import update
 from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:

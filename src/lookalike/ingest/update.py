@@ -9,17 +9,14 @@ import numpy as np
 from lookalike import images
 from lookalike.ingest.diff import IsStable, OnChange
 from lookalike.ingest.discovery import Discover, discover_changes
-from lookalike.ingest.options import Changed, Options, prepare
+from lookalike.ingest.options import Options, Photos, prepare
 from lookalike.ingest.paths import path_rewriter, recorded_inputs, stored_name, unrecorded_folders
+from lookalike.ingest.report import Changed
 from lookalike.ingest.selection import matching_ids
 from lookalike.ingest.waves import compact_and_measure, embed_and_commit
 from lookalike.storage import EmbeddingTable, commits, working
-from lookalike.system.paths import Name
 
 _MAX_IMAGES_WITHOUT_CLUSTER = 64  # smaller updates run in this process
-
-Photos = Name | Sequence[Name]
-"""A folder, file, glob, URI or table of images, or several files, folders or globs."""
 
 
 def add(
@@ -96,15 +93,18 @@ def update(
     `operation` is "add" or "sync"; the history of the index shows it.
     """
     source = stored.source
-    options = replace(
-        options,
-        image_column=options.image_column or source.image_column,
-        label_column=options.label_column or source.label_column,
-    )
+    if stored.own is None:
+        options = replace(
+            options,
+            image_column=options.image_column or source.image_column,
+            label_column=options.label_column or source.label_column,
+        )
     # An index of files stays one, even if the folder has Parquet tables now.
     kind = "files" if source.kind == "files" and not options.image_column else None
     job = prepare(recorded_inputs(stored) if photos is None else photos, options, stored, kind=kind)
     rewriter = path_rewriter(stored, job.source)
+    if operation == "add" and job.vectors is not None:
+        job.vectors.check_named()
     with working(stored.path, dry_run=dry_run) as staging:
         stored = stored.newest()
         new = unrecorded_folders(stored, job.source, rewriter)
@@ -158,7 +158,10 @@ def remove(
     `LookalikeError`, and removes nothing, if a name matches no image. The other parameters and the
     result are those of `add`.
     """
-    paths = {images.encode_path(name): stored_name(stored.source, name) for name in names}
+    if stored.own is None:
+        paths = {images.encode_path(name): stored_name(stored.source, name) for name in names}
+    else:
+        paths = {name: name for name in names}
     with working(stored.path, dry_run=dry_run) as staging:
         stored = stored.newest()
         gone = matching_ids(stored, paths, staging, on_change)

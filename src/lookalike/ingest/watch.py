@@ -189,6 +189,8 @@ def watch_stream(
 
     """
     path, photos, options = _absolute(path, photos, options)
+    if EmbeddingTable.open(path).own is not None:
+        raise LookalikeError("a stream finds images: for vectors leave `spark=True` out, or `sync`")
     if checkpoint is not None and "://" not in checkpoint:
         checkpoint = os.path.abspath(checkpoint)
     while True:

@@ -8,8 +8,9 @@ from pathlib import Path
 from lookalike import images
 from lookalike.ingest.discovery import Discovery
 from lookalike.ingest.embedding import embed_all, nothing_readable_error
-from lookalike.ingest.options import EmbedResult, Job
+from lookalike.ingest.options import Job
 from lookalike.ingest.paths import recorded_source
+from lookalike.ingest.report import EmbedResult
 from lookalike.models import Model
 from lookalike.search.searcher import EXACT_UP_TO, Searcher
 from lookalike.storage import EmbeddingTable, SegmentRecord, commits, discard, new_data_folder
@@ -59,7 +60,8 @@ def embed_and_commit(
         if stored is None:
             held.extend(written)
             if any(row["embedded"] for row in held):
-                stored = EmbeddingTable.create(out, source, model, held, job.full_model)
+                own = job.vectors.own if job.vectors else None
+                stored = EmbeddingTable.create(out, source, model, held, job.full_model, own)
                 on_created()
         else:
             first_id = plan.first_id if plan else 0

@@ -53,11 +53,11 @@ def by_hashing(
     with progress_line("searching with Spark") as move:
         for done, (number, _, vector) in enumerate(drawn):
             move(done, len(drawn))
-            true.append({n.id for n in exact.exact(rows, vector, k, without=number)})
+            true.append({n.number for n in exact.exact(rows, vector, k, without=number)})
             started = time.perf_counter()
             got = search.hashed(vectors, hasher, vector, k, without=number)
             times.append((time.perf_counter() - started) * 1000)
-            found.append({n.id for n in got})
+            found.append({n.number for n in got})
             candidates = hasher.explain(vectors, vector).filter("size(tables) > 0").count()
             shares.append(candidates / len(rows))
     return {

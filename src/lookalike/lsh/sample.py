@@ -154,12 +154,15 @@ class _Nearest:
 
     def __init__(self, queries: Vectors, k: int) -> None:
         self.queries, self.k = queries, k
+        self.middle = queries.mean(axis=0)
         self.distances = np.empty((len(queries), 0))
         self.rows = np.empty((len(queries), 0, queries.shape[1]), np.float32)
 
     def add(self, block: Vectors) -> None:
-        # Rounding of these products does not matter: exact distances follow.
-        squares = (block**2).sum(1) - 2 * self.queries @ block.T
+        # Rounding of these products does not matter: exact distances follow. Around the middle of
+        # the queries it is small, wherever the vectors lie.
+        rows, queries = block - self.middle, self.queries - self.middle
+        squares = (rows**2).sum(1) - 2 * queries @ rows.T
         near = np.argsort(squares, axis=1)[:, : self.k]
         found = block[near]
         exact = np.linalg.norm(found - self.queries[:, None], axis=2)

@@ -6,14 +6,32 @@ Spark is imported and started by the first of these that is called, not before.
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
 
 from lookalike import lsh
 from lookalike.errors import LookalikeError
 from lookalike.lsh.parameters import check_target_recall
-from lookalike.search.results import Query, SearchResult
-from lookalike.search.rows import Neighbor, check_seed
+from lookalike.search.keys import with_keys
+from lookalike.search.query import (
+    DEFAULT_K,
+    QueryLike,
+    SearchOptions,
+    are_vectors,
+    as_array,
+    as_list,
+    check_search,
+    make_query,
+    query_of_id,
+    search_vectors,
+)
+from lookalike.search.results import Query, SearchResult, SearchResults
+from lookalike.search.rows import Neighbor, Rows, check_seed
+from lookalike.search.searcher import Searcher
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Vectors
@@ -44,6 +62,38 @@ def vectors_and_hasher(table: EmbeddingTable) -> "tuple[DataFrame, Hasher]":
     return vectors, hasher
 
 
+def find(
+    searcher: Searcher,
+    image: "QueryLike | Sequence[QueryLike] | None",
+    ids: "int | str | Sequence[int | str] | None",
+    k: int | None,
+    options: SearchOptions,
+) -> SearchResult | list[SearchResult]:
+    """Find the neighbours of an image or a row, or of each of a list, as `Index.search` says."""
+    table, engine, explain = searcher.table, options["engine"], options["explain"]
+    recall, within = options["recall"], options["within"]
+    label, path = options["label"], options["path"]
+    check_search(k, engine, recall, within, label, path, explain, table.metric)
+    if (image is None) == (ids is None):
+        raise LookalikeError("give an image, a vector or an `id` to search with, and one alone")
+    hashing = cache(partial(vectors_and_hasher, table))  # read once for a list
+
+    def answer(query: Query) -> SearchResult:
+        if engine == "spark-lsh":
+            return nearest(table, *hashing(), query, k or DEFAULT_K, explain)
+        labels, globs = as_list(label), as_list(path)
+        return search_vectors(searcher, query, k, engine, recall, within, labels, globs)
+
+    if ids is not None:
+        if isinstance(ids, int | str | np.integer):
+            return answer(query_of_id(searcher, ids))
+        return SearchResults(answer(query_of_id(searcher, one)) for one in ids)
+    given = as_array(image)
+    if are_vectors(table, given) or isinstance(given, list | tuple):
+        return SearchResults(answer(make_query(table, one)) for one in given)
+    return answer(make_query(table, given))
+
+
 def nearest(
     table: EmbeddingTable,
     vectors: "DataFrame",
@@ -54,11 +104,19 @@ def nearest(
 ) -> SearchResult:
     """Find neighbours of a query by `approxNearestNeighbors`, as `Index.search` says."""
     started = time.perf_counter()
-    found = hashed(vectors, hasher, query.vector, k, query.id)
+    rows = Rows(table.segments)
+    own = query.number
+    if own is None and query.id is not None and (row := rows.row_of(query.id)) is not None:
+        own = int(rows.ids[row])
+    found = hashed(vectors, hasher, query.vector, k, own)
     took = time.perf_counter() - started
     candidates = None
     if explain:
         found, candidates = _explained(found, hasher, vectors, query)
+    if table.has_keys and found:
+        places = rows.find(np.array([one.number for one in found]))
+        pairs = zip(found, places.tolist(), strict=True)
+        found = [replace(one, id=rows.id_of(place)) for one, place in pairs]
     return SearchResult(query, tuple(found), "spark-lsh", took * 1000, table.source, candidates)
 
 
@@ -69,10 +127,11 @@ def _explained(
     from pyspark.sql import functions as F
 
     candidates = hasher.explain(vectors, query.vector).filter("size(tables) > 0")
-    own = F.when(F.col("id").isin([neighbor.id for neighbor in found]), F.struct("id", "tables"))
+    numbers = [neighbor.number for neighbor in found]
+    own = F.when(F.col("id").isin(numbers), F.struct("id", "tables"))
     ((rows, count),) = candidates.agg(F.collect_list(own), F.count("*")).collect()
     tables = {row["id"]: tuple(row["tables"]) for row in rows}
-    return [replace(n, tables=tables.get(n.id, ())) for n in found], count
+    return [replace(n, tables=tables.get(n.number, ())) for n in found], count
 
 
 def load_hasher(index: EmbeddingTable | Name) -> "Hasher":
@@ -164,6 +223,7 @@ def write_hashes(
             hashed, tables = model.transform(sets), model.getNumHashTables()
             model.save(local_uri(fresh / "model"))
         rows = lsh.bucket_columns(hashed, tables).select("id", "path", "label", "hashes")
+        rows = with_keys(rows, {"id": table})
         with progress(rows.sparkSession, "hashing"):
             rows.write.parquet(local_uri(fresh / "hashes"))
         put_in_place(fresh, out, overwrite=overwrite)
@@ -200,6 +260,6 @@ def hashed(
     found = sorted((row["distance"], row["id"], row) for row in rows.collect())
     kept = [(distance, row) for distance, number, row in found if number != without][:k]
     return [
-        Neighbor(rank, row["id"], row["path"], row["label"], float(distance))
+        Neighbor(rank, row["id"], row["path"], row["label"], float(distance), number=row["id"])
         for rank, (distance, row) in enumerate(kept, 1)
     ]

@@ -12,6 +12,7 @@ from PIL import Image
 from lookalike import images
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.decoding.sandbox import IsolatedDecoder
+from lookalike.rendering.name_tile import SIDE, name_jpeg
 from lookalike.system.resources import cores
 
 THUMBNAILS = "pictures"
@@ -62,6 +63,9 @@ def thumbnail_maker(folder: Path) -> Iterator[RequestThumbnail]:
 
 
 def _make(decoder: IsolatedDecoder, source: images.Source, path: str, file: Path) -> Thumbnail:
+    if not source.has_pictures:
+        file.write_bytes(name_jpeg(images.decode_path(path)))
+        return Thumbnail(f"{THUMBNAILS}/{file.name}", SIDE, SIDE)
     try:
         data = images.read(source, path)
     except LookalikeError as error:

@@ -32,6 +32,7 @@ SAMPLE_ROWS_PER_CELL = 32
 ROTATION_SAMPLE_ROWS = 16_384
 _KMEANS_ITERATIONS = 8
 _MAX_LENGTH_RATIO = 100  # to the median length; longer vectors are outliers
+_NOISE_TO_SPREAD = 1e-6  # of the length of differences from the mean
 
 Codes = npt.NDArray[np.uint8]
 Assignments = npt.NDArray[np.int32]
@@ -55,7 +56,9 @@ class Rotation:
         pca = faiss.PCAMatrix(sample.shape[1], bits, 0, True)
         # Noise far below any distance gives directions even to a sample of low rank.
         sample = np.resize(sample, (max(len(sample), 2 * sample.shape[1]), sample.shape[1]))
-        noise = np.random.default_rng(0).standard_normal(sample.shape, np.float32) * 1e-6
+        spread = float(np.sqrt(sample.var(axis=0, dtype=np.float64).sum())) or 1.0
+        noise = np.random.default_rng(0).standard_normal(sample.shape, np.float32)
+        noise *= np.float32(_NOISE_TO_SPREAD * spread)
         pca.train(np.ascontiguousarray(sample + noise))
         directions = faiss.vector_to_array(pca.A).reshape(bits, sample.shape[1])
         return cls(directions, faiss.vector_to_array(pca.b))
@@ -191,7 +194,8 @@ def as_bytes(vectors: Vectors) -> npt.NDArray[np.void]:
 def _without_outliers(sample: Vectors) -> Vectors:
     """Drop the few rows (n, width) whose length would dominate the fit."""
     lengths = np.linalg.norm(sample, axis=1)
-    kept: Vectors = sample[lengths <= _MAX_LENGTH_RATIO * np.median(lengths)]
+    some = lengths[lengths > 0]  # zeros may be most
+    kept: Vectors = sample[lengths <= _MAX_LENGTH_RATIO * np.median(some if len(some) else lengths)]
     return kept
 
 

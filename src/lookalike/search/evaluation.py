@@ -157,7 +157,7 @@ def _answers(
             vector, k, engine=engine, recall=recall, without=number
         )
         times.append((time.perf_counter() - started) * 1000)
-        ids.append({neighbor.id for neighbor in found})
+        ids.append({neighbor.number for neighbor in found})
         shares.append(compared / len(searcher.rows))
     return EngineAnswers(ids[1:], float(np.mean(shares[1:])), times[1:])
 

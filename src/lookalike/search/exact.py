@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.search.rows import Neighbor, Rows
+from lookalike.search.rows import Neighbor, Rows, centre_of, nearest_by_products
 from lookalike.system.arrays import Mask, Numbers, Vectors
 
 _MORE = 4  # times as many cells or candidates in a wider search
@@ -54,10 +54,11 @@ def exact_many(rows: Rows, queries: Vectors, k: int) -> tuple[Vectors, Numbers]:
     rows : int64 (q, k)
         -1 where there are fewer than k rows.
     """
-    heap = faiss.ResultHeap(len(queries), k)
+    heap, centre = faiss.ResultHeap(len(queries), k), centre_of(queries)
     for start, segment in zip(rows.starts, rows.segments, strict=False):
         if len(segment.ids):
-            squared, near = faiss.knn(queries, segment.vectors, min(k, len(segment.ids)))
+            wanted = min(k, len(segment.ids))
+            squared, near = nearest_by_products(queries, segment.vectors, wanted, centre)
             heap.add_result(squared, near + start)
     heap.finalize()
     return heap.D, heap.I

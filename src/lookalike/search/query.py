@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, TypeAlias, TypedDict, cast
+from typing import Any, Required, TypeAlias, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,11 @@ from lookalike.images.inputs.reader import content_hash
 from lookalike.models.embedder import ImageEmbedder, ImageLike, have_direction, to_pixels, unit_rows
 from lookalike.search import exact
 from lookalike.search.engines import Engine, KnnEngine, check_engine
-from lookalike.search.results import Query, SearchResult, no_match_error
-from lookalike.search.rows import check_k, check_recall
+from lookalike.search.results import Query, SearchResult, no_match_error, read_content
+from lookalike.search.rows import as_given, check_k, check_recall
 from lookalike.search.searcher import Searcher
 from lookalike.storage import EmbeddingTable, Segment
+from lookalike.storage.own_vectors import Metric
 from lookalike.system.arrays import Vectors
 from lookalike.system.progress import progress_line
 
@@ -45,9 +46,33 @@ class SearchOptions(TypedDict, total=False):
     explain: bool
 
 
+class SearchByIdOptions(SearchOptions, total=False):
+    """The keywords of `Index.search` with the id of a row."""
+
+    id: Required[int | str]
+
+
+class SearchByIdsOptions(SearchOptions, total=False):
+    """The keywords of `Index.search` with the ids of several rows."""
+
+    id: Required[Sequence[int | str]]
+
+
 def make_embedder(table: EmbeddingTable) -> ImageEmbedder:
-    """Return the embedder that made the vectors of a table."""
+    """Return the embedder that made the vectors of a table.
+
+    Raises `LookalikeError` for vectors that were made elsewhere.
+    """
+    if not table.has_network:
+        raise no_network_error(table)
     return ImageEmbedder(model=table.model, truncated=table.source.truncated)
+
+
+def no_network_error(table: EmbeddingTable) -> LookalikeError:
+    """Return the error for a picture where nothing can embed it."""
+    return LookalikeError(
+        f"{table.path} holds vectors without a network: search with a vector or an id"
+    )
 
 
 def make_query(table: EmbeddingTable, image: QueryLike) -> Query:
@@ -60,7 +85,9 @@ def make_query(table: EmbeddingTable, image: QueryLike) -> Query:
         return image
     given = as_array(image)
     if isinstance(given, np.ndarray) and given.ndim == 1:
-        return Query(_unit_vector(table, given))
+        return Query(_usable_vector(table, given))
+    if not table.has_network:
+        raise no_network_error(table)
     if isinstance(given, bytes | Image.Image):
         return Query(make_embedder(table)(given), content=given)
     if not isinstance(given, str | os.PathLike):
@@ -74,7 +101,44 @@ def make_query(table: EmbeddingTable, image: QueryLike) -> Query:
         vector: Vectors = np.array(segment.vectors[at])
     else:
         vector = make_embedder(table)(data)
-    return Query(vector, images.encode_path(path), values.get("label"), values.get("id"))
+    number = values.get("id")
+    return Query(vector, images.encode_path(path), values.get("label"), number, number=number)
+
+
+def query_of_id(searcher: Searcher, id_: int | str) -> Query:
+    """Return a row of the index as a query, by its key, or by its id where rows have no keys.
+
+    Raises `LookalikeError` if there is no such row.
+    """
+    rows, table = searcher.rows, searcher.table
+    row = rows.row_of(id_)
+    if row is None:
+        what = "key" if table.has_keys else "id"
+        raise LookalikeError(f"{table.path} has no embedded row with the {what} {id_!r}")
+    vector: Vectors = rows.vectors(np.array([row]))[0]
+    source, path = table.source, rows.paths[row].as_py()
+    full_path = images.encode_path(images.full_path(source, path))
+    content = None if source.kind == "files" else read_content(source, path)
+    label, number = rows.labels[row].as_py(), int(rows.ids[row])
+    return Query(vector, full_path, label, rows.id_of(row), content, number)
+
+
+def id_of_text(table: EmbeddingTable, text: str) -> int | str:
+    """Return an id or a key that was given as a text, by the type of those of a table."""
+    if table.own is not None and table.own.key == "string":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise LookalikeError(f"{text!r} is no whole number, as the ids of {table.path}") from None
+
+
+def number_of(searcher: Searcher, query: Query) -> int | None:
+    """Return the number of the row that a query is; None if it is none of the index."""
+    if query.number is not None or query.id is None:
+        return query.number
+    row = searcher.rows.row_of(query.id)
+    return None if row is None else int(searcher.rows.ids[row])
 
 
 def random_query(table: EmbeddingTable, seed: int | None = None) -> Query:
@@ -91,13 +155,20 @@ def random_query(table: EmbeddingTable, seed: int | None = None) -> Query:
     row = segment.rows.slice(at, 1).to_pylist()[0]
     source = table.source
     full_path = images.full_path(source, row["path"])
+    if not table.has_network:  # its stored vector is the only one
+        vector = np.array(segment.vectors[at])
+        name, id_ = images.encode_path(full_path), row.get("key", row["id"])
+        shown = read_content(source, row["path"])
+        return Query(vector, name, row["label"], id_, shown, row["id"])
     try:
         data = images.read(source, row["path"])
     except ImageError as error:
         raise LookalikeError(f"{full_path} can no longer be read: {error}") from None
     content = None if source.kind == "files" else data
     vector = make_embedder(table)(data)
-    return Query(vector, images.encode_path(full_path), row["label"], row["id"], content)
+    number = row["id"]
+    name, id_ = images.encode_path(full_path), row.get("key", number)
+    return Query(vector, name, row["label"], id_, content, number)
 
 
 def check_search(
@@ -108,6 +179,7 @@ def check_search(
     label: str | Sequence[str] | None,
     path: str | Sequence[str] | None,
     explain: bool,
+    metric: Metric = "cosine",
 ) -> None:
     """Raise `LookalikeError` for wrong options of `Index.search`, or wrong combinations."""
     if k is not None:
@@ -122,7 +194,8 @@ def check_search(
     elif explain:
         raise LookalikeError('`explain` lists hash tables: set `engine="spark-lsh"`')
     if within is not None and (not within >= 0 or engine == "approximate"):
-        raise LookalikeError("`within` takes a distance from 0 to 2, and needs exact search")
+        limits = "0 to 2" if metric == "cosine" else "0 on"
+        raise LookalikeError(f"`within` takes a distance from {limits}, and needs exact search")
 
 
 def search_vectors(
@@ -144,18 +217,19 @@ def search_vectors(
     if within is None and searcher.may_approximate(engine, recall, len(rows)):
         with progress_line("preparing signatures"):
             searcher.get_ready()  # before the clock starts
+    own = number_of(searcher, query)
     started = time.perf_counter()
     used: KnnEngine = "exact"
     compared: int | None = None
     if within is not None:
-        found = exact.within(rows, query.vector, within, k, query.id, allowed)
+        found = exact.within(rows, query.vector, within, k, own, allowed)
     else:
         found, used, compared = searcher.nearest(
             query.vector,
             k or DEFAULT_K,
             engine=engine,
             recall=recall,
-            without=query.id,
+            without=own,
             allowed=allowed,
         )
     took_ms = (time.perf_counter() - started) * 1000
@@ -175,11 +249,14 @@ def as_array(image: Any) -> Any:
 def are_vectors(table: EmbeddingTable, image: Any) -> bool:
     """Tell whether an array (n, width) has embeddings, and is not a grey image with floats in 0..1.
 
-    It has if half of its rows have length 1, or if its values do not fit an image.
+    It has if half of its rows have length 1, or if its values do not fit an image. Where there is
+    no network, it always has.
     """
-    if not (isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype.kind == "f"):
+    if not (isinstance(image, np.ndarray) and image.ndim == 2):
         return False
-    if image.shape[1] != table.about_model["width"]:
+    if not table.has_network:
+        return True
+    if image.dtype.kind != "f" or image.shape[1] != table.about_model["width"]:
         return False
     unit = np.isclose(np.linalg.norm(image.astype(np.float64), axis=1), 1, atol=1e-3)
     is_picture = image.size > 0 and image.min() >= 0 and _MAX_BLACK <= image.max() <= 1
@@ -196,12 +273,16 @@ def check_width(table: EmbeddingTable, vector: npt.NDArray[Any]) -> None:
         )
 
 
-def _unit_vector(table: EmbeddingTable, vector: npt.NDArray[Any]) -> Vectors:
+def _usable_vector(table: EmbeddingTable, vector: npt.NDArray[Any]) -> Vectors:
+    """Return a vector as the table has its own: of length 1, or of any with the metric l2."""
     check_width(table, vector)
     if vector.dtype.kind not in "fiu":
         raise LookalikeError(f"the vector has the type {vector.dtype}: give numbers")
     if not np.isfinite(vector).all():
         raise LookalikeError("the vector has numbers that are not finite: embed the query again")
+    if table.metric == "l2":
+        given: Vectors = as_given(vector[None])[0]
+        return given
     unit = unit_rows(vector[None])
     if not have_direction(unit)[0]:
         raise LookalikeError(

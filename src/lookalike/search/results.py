@@ -37,18 +37,21 @@ class Query:
         Its file, encoded as `images.encode_path` does.
     label : str or None
         Its label, if the image is in the index.
-    id : int or None
-        Its id in the index. An image is not its own neighbour.
+    id : int, str or None
+        Its id or key in the index. An image is not its own neighbour.
     content : bytes, PIL.Image or None
         The image itself, if it is not a file.
+    number : int or None
+        The number of its row in the index, if it is known.
 
     """
 
     vector: Vectors
     path: str | None = None
     label: str | None = None
-    id: int | None = None
+    id: int | str | None = None
     content: "bytes | Image.Image | None" = field(default=None, repr=False)
+    number: int | None = None
 
     def picture(self) -> "Image.Image | None":
         """Return the image as RGB, None if there is none or it cannot be read."""
@@ -123,12 +126,14 @@ class SearchResult(Sequence[Neighbor]):
         path = self.query.path and images.decode_path(self.query.path)
         counted = {} if self.candidates is None else {"candidates": self.candidates}
         return {
-            "query": {"path": path, "label": self.query.label},
+            "query": {"path": path, "label": self.query.label}
+            | ({"id": self.query.id} if self._has_ids else {}),
             "engine": self.engine,
             "took_ms": round(self.took_ms, 3),
             "neighbors": [
                 {
                     "rank": n.rank,
+                    **({"id": n.id} if self._has_ids else {}),
                     "path": images.full_path(self.source, n.path),
                     "label": n.label,
                     "distance": n.distance,
@@ -139,14 +144,21 @@ class SearchResult(Sequence[Neighbor]):
             **counted,
         }
 
+    @property
+    def _has_ids(self) -> bool:
+        """Whether answers name rows by ids: images are named by their paths."""
+        return self.source.kind == "vectors"
+
     def to_pandas(self) -> "pd.DataFrame":
-        """Return the neighbours as a pandas DataFrame `rank, path, label, distance`."""
+        """Return the neighbours as a pandas DataFrame `rank, path, label, distance`.
+
+        Of vectors made elsewhere it also has `id`, the key of the user.
+        """
         require("to_pandas", "pandas")
         import pandas as pd
 
-        return pd.DataFrame(
-            self.to_dict()["neighbors"], columns=["rank", "path", "label", "distance"]
-        )
+        columns = ["rank", *(["id"] if self._has_ids else []), "path", "label", "distance"]
+        return pd.DataFrame(self.to_dict()["neighbors"], columns=columns)
 
     def picture(self) -> "Image.Image":
         """Step 12: return a contact sheet with the query and its neighbours in order."""
@@ -160,11 +172,11 @@ class SearchResult(Sequence[Neighbor]):
         return rendering.html_row(*self._tiles())
 
     def _tiles(self) -> tuple[rendering.Tile, list[rendering.Tile]]:
-        name = os.path.basename(self.query.path or "")
+        name = _name(self.source, self.query.path or "")
         first = rendering.Tile(self.query.picture(), self.query.label, name)
         rest = [
             rendering.Tile(
-                _picture(self.source, n.path), n.label, os.path.basename(n.path), n.distance
+                _picture(self.source, n.path), n.label, _name(self.source, n.path), n.distance
             )
             for n in self.neighbors
         ]
@@ -243,9 +255,16 @@ def draw_sample(
     for row, vector in zip(drawn.tolist(), rows.vectors(drawn), strict=True):
         path = rows.paths[row].as_py()
         full_path = images.encode_path(images.full_path(source, path))
-        content = None if _is_file(source, path) else _read(source, path)
+        content = None if _is_file(source, path) else read_content(source, path)
         queries.append(
-            Query(vector, full_path, rows.labels[row].as_py(), int(rows.ids[row]), content)
+            Query(
+                vector,
+                full_path,
+                rows.labels[row].as_py(),
+                rows.id_of(row),
+                content,
+                int(rows.ids[row]),
+            )
         )
     return ImageSample(tuple(rng.permutation(np.array(queries, object)).tolist()))
 
@@ -259,12 +278,20 @@ def no_match_error(labels: list[str] | None, globs: list[str] | None) -> Lookali
     return LookalikeError(f"no image {' and '.join(conditions)}: check the names and their case")
 
 
+def _name(source: images.Source, path: str) -> str:
+    """Return what to call a row: the name of its file, or its whole key."""
+    return os.path.basename(path) if source.has_pictures else path
+
+
 def _is_file(source: images.Source, path: str) -> bool:
     """Tell whether an image is a local file below the root."""
     return source.kind == "files" and is_inside(source, path)
 
 
-def _read(source: images.Source, path: str) -> bytes:
+def read_content(source: images.Source, path: str) -> bytes:
+    """Return the bytes of a picture to show, without a picture a tile with the name of the row."""
+    if not source.has_pictures:
+        return rendering.name_jpeg(images.decode_path(path))
     try:
         return images.read(source, path)
     except ImageError:
@@ -272,6 +299,8 @@ def _read(source: images.Source, path: str) -> bytes:
 
 
 def _picture(source: images.Source, path: str) -> "Image.Image | None":
+    if not source.has_pictures:
+        return rendering.name_tile(images.decode_path(path))
     try:
         return images.decode(images.read(source, path), truncated=True)
     except ImageError:

@@ -3,22 +3,29 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike import images
 from lookalike.errors import LookalikeError
 from lookalike.storage import Segment
+from lookalike.storage.own_vectors import Described
 from lookalike.system.arrays import Mask, Numbers, Vectors
 from lookalike.system.paths import is_text
 
 COPY = 1e-5
-"""Largest squared distance of a vector to itself, as matrix products round it."""
+"""Largest squared distance of a vector of length 1 to itself, as matrix products round it."""
+MAX_LENGTH = 1e15
+"""Length of a vector up to which float32 holds squared distances."""
 
 _MASKS = 8  # cached filters
+_UNIT_TOLERANCE = 1e-2
+_MAX_OFFSET = 8  # lengths of the centre of vectors, in those of their differences from it
 
 
 @dataclass(frozen=True)
@@ -29,23 +36,27 @@ class Neighbor:
     ----------
     rank : int
         1 for the nearest.
-    id : int
-        The id of its row in the index.
+    id : int or str
+        The number of its row in the index, or its key, where the user's vectors have keys.
     path : str
         Its path below the root of the index; an absolute path outside it.
     label : str or None
     distance : float
-        Euclidean distance between vectors of length 1: from 0 to 2.
+        Euclidean distance between vectors of length 1: from 0 to 2. With the metric `l2` between
+        vectors as they were given.
     tables : tuple of int or None
         The hash tables in which it shares a bucket with the query, with `explain=True`.
+    number : int
+        The number of its row in the index.
     """
 
     rank: int
-    id: int
+    id: int | str
     path: str
     label: str | None
     distance: float
     tables: tuple[int, ...] | None = None
+    number: int = -1
 
 
 class Rows:
@@ -153,9 +164,38 @@ class Rows:
         """Make neighbours of rows (n,), nearest first, and their squared distances (n,)."""
         each = zip(rows.tolist(), self.ids[rows].tolist(), squared.tolist(), strict=True)
         return [
-            Neighbor(rank, number, self.paths[row].as_py(), self.labels[row].as_py(), distance**0.5)
+            Neighbor(
+                rank,
+                self.id_of(row),
+                self.paths[row].as_py(),
+                self.labels[row].as_py(),
+                distance**0.5,
+                number=number,
+            )
             for rank, (row, number, distance) in enumerate(each, 1)
         ]
+
+    def id_of(self, row: int) -> int | str:
+        """Return the key of a row, or its id where rows have no keys."""
+        if self.keys is None:
+            return int(self.ids[row])
+        key: int | str = self.keys[row].as_py()
+        return key
+
+    def row_of(self, id_: int | str) -> int | None:
+        """Return the row with a key, or with an id where rows have no keys; None without one."""
+        if self.keys is None:
+            is_id = isinstance(id_, int | np.integer) and 0 <= id_ < 2**63
+            row = int(self.find(np.array([id_]))[0]) if is_id else -1
+        else:
+            is_text = pa.types.is_string(self.keys.type)
+            if isinstance(id_, str) != is_text:
+                return None
+            try:
+                row = int(pc.index(self.keys, pa.scalar(id_, self.keys.type)).as_py())
+            except (pa.ArrowException, OverflowError, UnicodeError):  # no key of that type
+                return None
+        return None if row < 0 else row
 
     @cached_property
     def paths(self) -> pa.ChunkedArray:
@@ -168,6 +208,14 @@ class Rows:
         return self._named("label")
 
     @cached_property
+    def keys(self) -> pa.ChunkedArray | None:
+        """The keys of all rows, int64 or string; None where rows have none."""
+        columns = [one.rows["key"] for one in self.segments if "key" in one.rows.column_names]
+        if not columns:
+            return None
+        return pa.chunked_array([chunk for one in columns for chunk in one.chunks], columns[0].type)
+
+    @cached_property
     def hashes(self) -> pa.ChunkedArray:
         """The content hashes of all rows' files."""
         return self._named("content_hash")
@@ -175,6 +223,60 @@ class Rows:
     def _named(self, column: str) -> pa.ChunkedArray:
         columns = [segment.rows[column] for segment in self.segments]
         return pa.chunked_array([chunk for one in columns for chunk in one.chunks], pa.string())
+
+
+def copy_limits(queries: Vectors) -> Vectors:
+    """Return for each query (q, width) the squared distance up to which a row is a copy: (q, 1)."""
+    if (centre := centre_of(queries)) is not None:
+        queries = queries - centre
+    squares = np.einsum("ij,ij->i", queries, queries)[:, None]
+    limits: Vectors = np.where(np.abs(squares - 1) < _UNIT_TOLERANCE, 1, squares) * np.float32(COPY)
+    return limits
+
+
+def as_given(vectors: npt.NDArray[Any]) -> Vectors:
+    """Return vectors (n, width) as float32, of any length.
+
+    Raises `LookalikeError` for one that is longer than `MAX_LENGTH`.
+    """
+    with np.errstate(over="ignore"):
+        rows: Vectors = vectors.astype(np.float32)
+    if not (np.linalg.norm(rows.astype(np.float64), axis=1) <= MAX_LENGTH).all():
+        raise LookalikeError(f"a vector is longer than {MAX_LENGTH:g}: scale the vectors down")
+    return rows
+
+
+def is_centred(queries: Vectors) -> bool:
+    """Tell whether matrix products of vectors like these round distances little.
+
+    Products lose the digits that lengths have more than distances. Vectors of length 1 are fine.
+    """
+    if not len(queries):
+        return True
+    middle = queries.mean(axis=0)
+    spread = np.linalg.norm(queries - middle, axis=1)
+    return bool(np.linalg.norm(middle) <= _MAX_OFFSET * np.median(spread))
+
+
+def nearest_by_products(
+    queries: Vectors, vectors: Vectors, k: int, centre: Vectors | None = None
+) -> tuple[Vectors, Numbers]:
+    """Return squared distances and positions of the k nearest vectors, by matrix products.
+
+    `centre` (width,) is taken from both sides first, which keeps distances and their digits.
+    """
+    if centre is not None:
+        queries, vectors = queries - centre, vectors - centre
+    found: tuple[Vectors, Numbers] = faiss.knn(queries, vectors, k)
+    return found
+
+
+def centre_of(queries: Vectors) -> Vectors | None:
+    """Return the centre to compare vectors like these around, None where that is not needed."""
+    if is_centred(queries):
+        return None
+    centre: Vectors = queries.mean(axis=0)
+    return centre
 
 
 def draw(total: int, count: int, seed: int = 0) -> Numbers:
@@ -230,6 +332,15 @@ def check_k(k: int) -> None:
         raise LookalikeError(f"k is {k!r}: give a whole number")
     if k < 1:
         raise LookalikeError(f"k is {k}: give at least 1 neighbour")
+
+
+def check_within(table: Described, within: float | None) -> None:
+    """Raise `LookalikeError` for a distance that two vectors of a table cannot have."""
+    largest = 2 if table.metric == "cosine" else np.finfo(np.float32).max
+    if within is None or 0 <= within <= largest:
+        return
+    limits = "a distance from 0 to 2" if table.metric == "cosine" else "a distance from 0 on"
+    raise LookalikeError(f"`within` is {within}: give {limits}")
 
 
 def check_seed(seed: int | None) -> None:

@@ -26,12 +26,24 @@ PathFilter = Annotated[
         description="Only images whose path matches one of these globs.",
     ),
 ]
-Within = Annotated[float | None, Query(ge=0, le=2, description="Largest distance.")]
+Key = Annotated[
+    str | None,
+    Query(max_length=1000, description="The key of a row, where vectors have keys of the user."),
+]
 Seed = Annotated[int | None, Query(description="Random seed.", **_ID)]
 ImageId = Annotated[int | None, Query(description="The id of an image of the index.", **_ID)]
 UploadKey = Annotated[str | None, Query(max_length=64, description="The key of an upload.")]
 After = Annotated[int | None, Query(description="The last id of the previous page.", **_ID)]
 Size = Annotated[int, Query(description=f"Longer side in pixels: one of {ALLOWED_SIDES}.")]
+
+
+def within_of(metric: str) -> Any:
+    """Return the default of the largest distance, with its bounds: 0 to 2 for vectors of length 1.
+
+    The bounds are in the description of the routes, so they are decided when these are made.
+    """
+    largest = {"le": 2} if metric == "cosine" else {"allow_inf_nan": False}
+    return Query(None, ge=0, description="Largest distance.", **largest)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

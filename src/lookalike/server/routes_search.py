@@ -10,11 +10,12 @@ from lookalike.server import schemas
 from lookalike.server.params import (
     ImageId,
     K,
+    Key,
     LabelFilter,
     PathFilter,
     UploadKey,
-    Within,
     error_responses,
+    within_of,
 )
 from lookalike.server.snapshot import PICTURE_SIDES, Snapshot
 from lookalike.server.state import Service
@@ -36,6 +37,7 @@ _PICTURE = {
 
 def add_searches(app: FastAPI, service: Service) -> None:
     """Add the routes that search."""
+    largest = within_of(service.snapshot.table.metric)
 
     async def respond(
         snapshot: Snapshot, query: Query, shown: dict[str, Any], *options: Any
@@ -49,18 +51,19 @@ def add_searches(app: FastAPI, service: Service) -> None:
     )
     async def search(
         image: ImageId = None,
+        key: Key = None,
         upload: UploadKey = None,
         k: K = 24,
         labels: LabelFilter = [],  # noqa: B006 - FastAPI copies it
         paths: PathFilter = [],  # noqa: B006
-        within: Within = None,
+        within: float | None = largest,
     ) -> Any:
-        """Find the neighbours of an image of the index, or of an earlier upload."""
-        if (image is None) == (upload is None):
-            raise HTTPException(400, "give image=ID or upload=KEY, not both")
+        """Find the neighbours of an image of the index, by id or key, or of an earlier upload."""
+        if [image, key, upload].count(None) != 2:
+            raise HTTPException(400, "give image=ID or upload=KEY, not both; or key=KEY alone")
         snapshot = service.snapshot
-        if image is not None:
-            row = service.row(snapshot, image)
+        if upload is None:
+            row = service.row(snapshot, image) if key is None else _row_of_key(snapshot, key)
             shown, query = snapshot.image(row), snapshot.query(row)
         else:
             shown, query = _earlier_upload(service, snapshot, str(upload))
@@ -77,15 +80,24 @@ def add_searches(app: FastAPI, service: Service) -> None:
         k: K = 24,
         labels: LabelFilter = [],  # noqa: B006
         paths: PathFilter = [],  # noqa: B006
-        within: Within = None,
+        within: float | None = largest,
     ) -> Any:
         """Find the neighbours of an uploaded image: the body, or the file of a form."""
         async with service.uploads.received(request) as data:
             snapshot = service.snapshot
+            if not snapshot.table.has_network:
+                raise HTTPException(400, "this index has no network: give image=ID or key=KEY")
             vector = await service.uploads.embed(data, make_embedder(snapshot.table))
             fingerprint = snapshot.table.about_model["fingerprint"]
             key = service.uploads.remember(data, vector, fingerprint)
         return await respond(snapshot, Query(vector), _upload(key), k, labels, paths, within)
+
+
+def _row_of_key(snapshot: Snapshot, key: str) -> int:
+    row = snapshot.row_of_key(key)
+    if row is None:
+        raise HTTPException(404, "no row has this key: it may have been removed")
+    return row
 
 
 def _upload(key: str) -> dict[str, Any]:

@@ -19,6 +19,9 @@ class Image(BaseModel):
     """An image of the index."""
 
     id: int = Field(description="Unique in this index, and never reused.")
+    key: int | str | None = Field(
+        description="The key of the user, where the index is of vectors with keys."
+    )
     path: str = Field(
         description="Relative to the root of the index, percent-encoded where necessary."
     )
@@ -42,7 +45,9 @@ class Neighbor(Image):
     """A neighbour of the query."""
 
     rank: int
-    distance: float = Field(description="Euclidean, between vectors of length 1: 0 to 2.")
+    distance: float = Field(
+        description="Euclidean: 0 to 2 between vectors of length 1, from 0 on with the metric l2."
+    )
 
 
 class SearchResponse(VersionedResponse):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -62,8 +63,9 @@ class Snapshot:
         prefix = self.content_hash(row)[:HASH_DIGITS]
         return {
             "id": number,
+            "key": None if self.rows.keys is None else self.rows.id_of(row),
             "path": path,
-            "name": os.path.basename(path),
+            "name": os.path.basename(path) if self.table.has_pictures else path,
             "label": self.rows.labels[row].as_py(),
             **{name: f"{address}?size={side}&v={prefix}" for name, side in PICTURE_SIDES.items()},
         }
@@ -83,6 +85,15 @@ class Snapshot:
         row = int(self.rows.find(np.array([number]))[0])
         return None if row < 0 else row
 
+    def row_of_key(self, key: str) -> int | None:
+        """Return the row with a key, None if there is none."""
+        if self.rows.keys is None:
+            return None
+        if pa.types.is_string(self.rows.keys.type):
+            return self.rows.row_of(key)
+        is_number = re.fullmatch(r"-?[0-9]{1,19}", key) is not None
+        return self.rows.row_of(int(key)) if is_number else None
+
     def content_hash(self, row: int) -> str:
         """Return the content hash of a row, "" if it has none."""
         named = self.rows.hashes[row].as_py() or ""
@@ -91,7 +102,7 @@ class Snapshot:
     def query(self, row: int) -> Query:
         """Return an image of the index as a query."""
         vector: Vectors = self.rows.vectors(np.array([row]))[0]
-        return Query(vector, id=int(self.rows.ids[row]))
+        return Query(vector, id=self.rows.id_of(row), number=int(self.rows.ids[row]))
 
     def search(
         self,
@@ -133,7 +144,7 @@ class Snapshot:
         }
 
     def _neighbors(self, found: Sequence[Neighbor]) -> list[dict[str, Any]]:
-        rows = self.rows.find(np.array([one.id for one in found], np.int64)).tolist()
+        rows = self.rows.find(np.array([one.number for one in found], np.int64)).tolist()
         return [
             {"rank": one.rank, "distance": one.distance, **self.image(row)}
             for one, row in zip(found, rows, strict=True)

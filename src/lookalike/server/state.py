@@ -56,9 +56,9 @@ class Service:
         """The snapshot of the newest version."""
         return self.refresher.snapshot
 
-    def row(self, snapshot: Snapshot, number: int) -> int:
+    def row(self, snapshot: Snapshot, number: int | None) -> int:
         """Return the row of an id. Raises `HTTPException` if no image has it."""
-        found = snapshot.find(number)
+        found = None if number is None else snapshot.find(number)
         if found is None:
             raise HTTPException(404, f"no image {number} in this index: it may have been removed")
         return found

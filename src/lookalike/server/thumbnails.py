@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from lookalike.images import IsolatedDecoder
 from lookalike.images.inputs.reader import content_hash
+from lookalike.rendering import name_jpeg
 from lookalike.server.snapshot import Snapshot
 from lookalike.system.cache import cache_folder, ignore_cache_errors, unseal
 from lookalike.system.files import new_file
@@ -39,7 +40,7 @@ class Thumbnails:
 
     def find(self, snapshot: Snapshot, row: int, side: int) -> bytes | None:
         """Return the cached JPEG of a row, None if there is none."""
-        if not (named := snapshot.content_hash(row)):
+        if snapshot.table.own is not None or not (named := snapshot.content_hash(row)):
             return None
         file = self._file(named, side)
         try:
@@ -57,6 +58,8 @@ class Thumbnails:
 
         Raises `ImageError` if the image is gone or cannot be decoded.
         """
+        if not snapshot.table.has_pictures:  # named by its vector, which other rows may have too
+            return name_jpeg(snapshot.image(row)["name"]), False
         named = snapshot.content_hash(row)
         data = snapshot.read(row)
         jpeg = self._decoder.thumbnail(data, side)

@@ -204,7 +204,7 @@ def _overlap(
                     and stored.label is not distinct from ours.label
                 )
                 or (stored.status = 'ok' and {may_pass("ours")}) as stays
-            from ours join stored using (path)""",
+            from ours join stored using ({stored.name_column})""",
             {
                 "first_id": first_id,
                 "tried_from": stored.tried_from_id,

@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError, forbidden, is_forbidden, one_line, says_nothing
-from lookalike.storage.schema import ROW
+from lookalike.storage.schema import KEY, KeyType, key_of, schema_of
 from lookalike.storage.segment_caches import cache_of, digest, identity, mark
 from lookalike.system.cache import ignore_cache_errors, map_sealed, seal, warn_cache_unusable
 from lookalike.system.files import delete_folder_at_once, new_file, new_folder, sync_folder
 from lookalike.system.untrusted import map_array
 
-# What search needs of a row, beside its vector.
+# What search needs of a row, beside its vector and its key.
 _CACHED = ["id", "path", "label", "content_hash"]
 _BATCHES_A_GROUP = 64  # of a Parquet file: some 1,000 rows, 2 MB
 _ROWS_A_GROUP = 1024
@@ -50,7 +50,7 @@ SegmentRecord = dict[str, Any]
 
 
 def write_segment(batches: Iterable[pa.RecordBatch], folder: Path) -> Iterator[pa.RecordBatch]:
-    """Write batches of `ROW` to one new Parquet file in `folder`; give one row of `SEGMENT`.
+    """Write batches of `schema_of` to one new Parquet file in `folder`; give one row of `SEGMENT`.
 
     Runs in a Spark task. The file gets its name, the hash of its content, only when it is whole
     and on the disk. No batches, no file. `folder` exists; if it is gone, the run was given up.
@@ -67,7 +67,11 @@ def write_segment(batches: Iterable[pa.RecordBatch], folder: Path) -> Iterator[p
         # Random mantissas do not compress and hardly a value repeats: no dictionary for them.
         repeated = ["label", "status", "reason"]
         with pq.ParquetWriter(
-            part, ROW, compression="zstd", use_dictionary=repeated, write_page_checksum=True
+            part,
+            schema_of(key_of(first[0].schema)),
+            compression="zstd",
+            use_dictionary=repeated,
+            write_page_checksum=True,
         ) as writer:
             for group in itertools.chain([first], groups):
                 table = pa.Table.from_batches(group)
@@ -104,7 +108,7 @@ def rewrite_segment(
 
     def kept() -> Iterator[pa.RecordBatch]:
         for file in files:
-            for batch in row_batches(file, ROW.names):
+            for batch in row_batches(file, row_columns(file)):
                 batch = transform(batch)
                 batch = batch.filter(pc.invert(pc.is_in(batch["id"], dropped)))
                 if batch.num_rows:
@@ -196,11 +200,12 @@ class Segment:
 
     def stored(self) -> tuple[npt.NDArray[np.float32], pa.Table]:
         """Read what `vectors` and `rows` map from the data file itself."""
-        table = read_rows(self.file, [*_CACHED, "embedding"])
+        schema = _cached_schema(self.file)
+        table = read_rows(self.file, [*schema.names, "embedding"])
         table = table.filter(pc.is_valid(table["embedding"])).combine_chunks()
         values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         vectors = values.reshape(len(table), len(values) // max(len(table), 1))
-        return vectors, table.select(_CACHED).cast(_cached_schema())
+        return vectors, table.select(schema.names).cast(schema)
 
     def is_cached_well(self) -> bool:
         """Tell whether the cache has of this file what `stored` reads, if it has anything.
@@ -212,12 +217,12 @@ class Segment:
                 return True
             vectors, rows = self._map(check_all=True)
             rows.validate(full=True)  # else what is damaged could lead anywhere
-            start = 0
-            for batch in row_batches(self.file, [*_CACHED, "embedding"]):
+            start, schema = 0, _cached_schema(self.file)
+            for batch in row_batches(self.file, [*schema.names, "embedding"]):
                 batch = batch.filter(pc.is_valid(batch["embedding"]))
                 stop = start + batch.num_rows
                 values = pc.list_flatten(batch["embedding"]).to_numpy(zero_copy_only=False)
-                given = pa.Table.from_batches([batch]).select(_CACHED).cast(_cached_schema())
+                given = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
                 if vectors[start:stop].tobytes() != values.tobytes():
                     return False
                 if not rows.slice(start, batch.num_rows).equals(given):
@@ -263,7 +268,7 @@ class Segment:
 
     @property
     def rows(self) -> pa.Table:
-        """`id, path, label, content_hash` of the same rows, mapped from the cache."""
+        """`id, path, label, content_hash`, and `key` if any, of the same rows, from the cache."""
         return self._mapped[1]
 
     @cached_property
@@ -345,5 +350,16 @@ def row_batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         yield from stored.iter_batches(_ROWS_A_GROUP, columns=columns)
 
 
-def _cached_schema() -> pa.Schema:
-    return pa.schema([ROW.field(name) for name in _CACHED])
+def row_columns(file: Path) -> list[str]:
+    """Return the columns of an index that a data file has; `LookalikeError` if it is damaged."""
+    return list(schema_of(_key_type(file)).names)
+
+
+def _cached_schema(file: Path) -> pa.Schema:
+    schema = schema_of(_key_type(file))
+    return pa.schema([schema.field(name) for name in (*_CACHED, KEY) if name in schema.names])
+
+
+def _key_type(file: Path) -> KeyType | None:
+    with _readable(file):
+        return key_of(pq.read_schema(file))

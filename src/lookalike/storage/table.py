@@ -35,7 +35,7 @@ from lookalike.storage.file_entries import (
 )
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history
-from lookalike.storage.schema import ROW
+from lookalike.storage.own_vectors import Described, OwnVectors
 from lookalike.storage.segments import Segment, SegmentRecord, read_rows
 from lookalike.storage.transactions import (
     NEXT_ID,
@@ -57,13 +57,11 @@ if TYPE_CHECKING:
 _TRIED = "tried"
 """The key in the description for the first id of each preprocessing. From that id on it is the one
 that skipped what was skipped."""
-_ROW_DDL = (
-    "id bigint, path string, label string, width int, height int, size bigint, modified bigint, "
-    "content_hash string, status string, reason string, embedding array<float>"
-)
+_OWN = "vectors"
+"""The key in the description for what is known of the user's own vectors."""
 
 
-class EmbeddingTable:
+class EmbeddingTable(Described):
     """A Delta table of embeddings, open at one version."""
 
     def __init__(
@@ -73,10 +71,10 @@ class EmbeddingTable:
         source: Source,
         about_model: dict[str, Any],
         tried_from_id: int | None = None,
+        own: OwnVectors | None = None,
     ) -> None:
+        super().__init__(source, about_model, own)
         self.path = path.absolute()  # the process may change its working folder
-        self.source = source
-        self.about_model = about_model  # the model in words, known without loading it
         self._table = table
         self._tried_from_id = tried_from_id
 
@@ -123,7 +121,9 @@ class EmbeddingTable:
             )
             same = about_model["preprocessing"] == PREPROCESSING
             tried = description.get(_TRIED, {}).get(PREPROCESSING, 0 if same else None)
-            opened = cls(path, table, source, about_model, None if tried is None else int(tried))
+            own = OwnVectors.stored(description.get(_OWN))
+            first = None if tried is None else int(tried)
+            opened = cls(path, table, source, about_model, first, own)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not needs_upgrade(error):
                 raise no_longer_kept(path, version) from None
@@ -140,10 +140,12 @@ class EmbeddingTable:
         model: Model,
         segments: Sequence[SegmentRecord],
         full_model: str | None = None,
+        own: OwnVectors | None = None,
     ) -> Self:
         """Commit the first version of a table whose data files lie in `path` already.
 
         `full_model` is the fingerprint of the model in full precision, where that is another.
+        `own` describes vectors that the user has made.
         """
         model.save(find_folder(path, "model"))
         description = {
@@ -151,9 +153,10 @@ class EmbeddingTable:
             "model": model.about(),
             "full_model": full_model or model.fingerprint,
             _TRIED: {PREPROCESSING: 0},
+            **({} if own is None else {_OWN: asdict(own)}),
         }
         create_description(path, description)
-        write_first_version(path, segments)
+        write_first_version(path, segments, own.key if own else None)
         return cls.open(path)
 
     def commit(
@@ -184,7 +187,8 @@ class EmbeddingTable:
         )
         sizes = sizes_by_name(self._actions)
         lost = {name: sizes[name] for name in names}
-        write_next_version(self.path, self.version, self.identity, summary, added, lost)
+        key = self.own.key if self.own else None
+        write_next_version(self.path, self.version, self.identity, summary, added, lost, key)
         return self._reopen(self.version + 1)  # which may have a successor by now
 
     def new_folder(self) -> Path:
@@ -316,7 +320,7 @@ class EmbeddingTable:
         if files:
             create_view(connection, name, *files)
         else:
-            connection.register(name, ROW.empty_table())
+            connection.register(name, self.schema.empty_table())
 
     @contextmanager
     def connect(self, folder: Path) -> Iterator["DuckDBPyConnection"]:
@@ -330,7 +334,7 @@ class EmbeddingTable:
                 yield sql
         except LookalikeError:
             for file in self.files():
-                read_rows(file, [name for name in ROW.names if name != "embedding"])
+                read_rows(file, [name for name in self.schema.names if name != "embedding"])
             raise
 
     @cached_property
@@ -370,14 +374,14 @@ class EmbeddingTable:
         return int(pc.sum(self._actions["size_bytes"]).as_py() or 0)
 
     def dataframe(self, spark: "SparkSession") -> "DataFrame":
-        """Return the table as a Spark DataFrame with the columns of `ROW`.
+        """Return the table as a Spark DataFrame with the columns of `schema`.
 
         Raises `LookalikeError` where a data file is missing by now.
         """
         self.check_files()
         # Spark has no Delta jar here: the log says which files make up the version. The schema is
         # ours, not that of a file, which might name types that run code.
-        return spark.read.schema(_ROW_DDL).parquet(*map(local_uri, self.files()))
+        return spark.read.schema(self.schema_ddl).parquet(*map(local_uri, self.files()))
 
     @property
     def signature_folder(self) -> Path:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from lookalike.errors import LookalikeError
 from lookalike.storage.errors import Conflict, kind_and_text, needs_upgrade
-from lookalike.storage.schema import ROW
+from lookalike.storage.schema import KeyType, schema_of
 from lookalike.storage.segments import SegmentRecord
 
 if TYPE_CHECKING:
@@ -44,8 +44,13 @@ class Summary:
     next_id: int
 
 
-def write_first_version(path: Path, segments: Sequence[SegmentRecord]) -> None:
-    """Commit the first version of a table whose data files lie in `path` already."""
+def write_first_version(
+    path: Path, segments: Sequence[SegmentRecord], key: KeyType | None = None
+) -> None:
+    """Commit the first version of a table whose data files lie in `path` already.
+
+    `key` is the type of the keys of its rows.
+    """
     from deltalake.exceptions import DeltaError
     from deltalake.transaction import create_table_with_add_actions
 
@@ -54,7 +59,7 @@ def write_first_version(path: Path, segments: Sequence[SegmentRecord]) -> None:
     try:
         create_table_with_add_actions(
             str(path.absolute()),
-            _schema(),
+            _schema(key),
             [_add_action(path, segment) for segment in segments],
             mode="error",
             name="lookalike",
@@ -73,6 +78,7 @@ def write_next_version(
     summary: Summary,
     added: Sequence[SegmentRecord],
     removed: dict[str, int],
+    key: KeyType | None = None,
 ) -> None:
     """Commit the version after `version` of the table with this identity.
 
@@ -92,7 +98,7 @@ def write_next_version(
     mark = uuid4().hex
     try:
         table.create_write_transaction(
-            actions, "append", _schema(), commit_properties=_properties(summary, mark)
+            actions, "append", _schema(key), commit_properties=_properties(summary, mark)
         )
     except DeltaError as error:
         if _has_mark(path, version + 1, mark):  # it was made, and what follows has failed
@@ -135,10 +141,10 @@ def _properties(summary: Summary, mark: str = "") -> "CommitProperties":
     return CommitProperties(metadata, max_commit_retries=0, app_transactions=[number])
 
 
-def _schema() -> "Schema":
+def _schema(key: KeyType | None) -> "Schema":
     from deltalake import Schema
 
-    return Schema.from_arrow(ROW)
+    return Schema.from_arrow(schema_of(key))
 
 
 def _add_action(path: Path, segment: SegmentRecord) -> "AddAction":

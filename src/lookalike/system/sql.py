@@ -49,17 +49,24 @@ def connect(folder: Path) -> Iterator["DuckDBPyConnection"]:
         raise LookalikeError(one_line(error)) from None
 
 
-def create_view(sql: "DuckDBPyConnection", name: str, *places: Path) -> None:
+def create_view(
+    sql: "DuckDBPyConnection", name: str, *places: Path, numbered: bool = False
+) -> None:
     """Create a view of the rows of Parquet files, or of all Parquet files in folders.
 
-    A view of the same name is replaced.
+    A view of the same name is replaced. `numbered` adds `filename` and `file_row_number`.
     """
     files = [
         file
         for place in places
         for file in (sorted(place.glob("*.parquet")) if place.is_dir() else [place])
     ]
-    rows = sql.read_parquet([_escape_glob(file) for file in files], hive_partitioning=False)
+    rows = sql.read_parquet(
+        [_escape_glob(file) for file in files],
+        hive_partitioning=False,
+        filename=numbered,
+        file_row_number=numbered,
+    )
     rows.create_view(name, replace=True)
 
 

@@ -78,7 +78,8 @@ def set_aside(
     ----------
     how : {"copy", "move", "link", "list"}
         `link` makes absolute symbolic links. `list` writes `drop.txt` with a percent-encoded
-        absolute path or URI per line, and is the only way for images in tables or at URIs.
+        absolute path or URI per line, and is the only way for images in tables or at URIs. Of
+        vectors without pictures it lists the keys.
     source : Source
     drops : iterable of (str, str)
         Encoded paths of an image to drop and of the image to keep for it.
@@ -169,10 +170,12 @@ def _list(
 ) -> None:
     with open(folder / PART, "w", encoding="utf-8") as file:
         for drop, kept in drops:
-            reason = _reason_not_to(source, drop, kept)
+            reason = _reason_not_to(source, drop, kept) if source.has_pictures else None
             counts[reason or "done"] += 1
             if reason is None:
-                file.write(f"{encode_path(full_path(source, drop))}\n")
+                name = full_path(source, drop)
+                is_key = not source.has_pictures and name.isprintable()
+                file.write(f"{name if is_key else encode_path(name)}\n")
     os.replace(folder / PART, folder / LIST)
 
 

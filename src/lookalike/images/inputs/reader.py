@@ -40,11 +40,13 @@ def read(source: Source, path: str) -> bytes:
         If it is unreadable, or the path leads out of the folders of the source.
 
     """
+    if not source.has_pictures:
+        raise ImageError("the vectors were indexed without pictures")
     name, _, row = path.rpartition("#") if source.kind == "table" else (path, "", "")
     if not is_inside(source, name):
         raise ImageError("outside the folders of this index")
     place = full_path(source, name)
-    if source.kind == "files":
+    if source.kind in ("files", "vectors"):
         return raster.read_file(place)
     try:
         if source.kind == "uri":

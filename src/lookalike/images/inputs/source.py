@@ -20,13 +20,15 @@ class Source:
     Attributes
     ----------
     kind
-        "files" for local files, "uri" for files that Spark reads, "table" for Parquet.
+        "files" for local files, "uri" for files that Spark reads, "table" for Parquet, "vectors"
+        for vectors made elsewhere.
     root
         An absolute folder or a URI; paths of images are relative to it.
     names
         The given files or folders below a local root; "" is the root itself.
     image_column, label_column
-        The columns of a table with image bytes and with labels.
+        The columns of a table with image bytes and with labels; of vectors, the column with paths
+        of pictures, None if there are none.
     also
         Absolute folders elsewhere, whose images have absolute paths. Local files only.
     truncated
@@ -34,13 +36,18 @@ class Source:
 
     """
 
-    kind: Literal["files", "uri", "table"]
+    kind: Literal["files", "uri", "table", "vectors"]
     root: str
     names: tuple[str, ...] = ("",)
     image_column: str | None = None
     label_column: str | None = None
     also: tuple[str, ...] = ()
     truncated: bool = False
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there are pictures to read: vectors may have none."""
+        return self.kind != "vectors" or self.image_column is not None
 
     @classmethod
     def stored(cls, about: dict[str, Any]) -> Self:
@@ -51,7 +58,7 @@ class Source:
         about = {"also": [], "truncated": False, **about}
         if not isinstance(about["truncated"], bool):
             raise ValueError(f"truncated is {str(about['truncated'])[:40]!r}")
-        if about["kind"] not in ("files", "uri", "table"):
+        if about["kind"] not in ("files", "uri", "table", "vectors"):
             raise ValueError(f"no kind of source: {str(about['kind'])[:40]!r}")
         for name in ("names", "also"):
             if not isinstance(about[name], list):
@@ -61,7 +68,7 @@ class Source:
             # Encoding fails for characters that no file name can hold.
             if not isinstance(text, str) or b"\0" in os.fsencode(text):
                 raise ValueError(f"no name: {str(text)[:40]!r}")
-        is_uri = about["kind"] != "files" and _URI.match(about["root"]) is not None
+        is_uri = about["kind"] in ("uri", "table") and _URI.match(about["root"]) is not None
         if not is_uri and not os.path.isabs(about["root"]):
             raise ValueError(f"no whole path: {about['root'][:40]!r}")
         return cls(**{**about, "names": tuple(about["names"]), "also": tuple(about["also"])})
@@ -99,7 +106,9 @@ def glob_pattern(glob: str) -> str:
 def full_path(source: Source, path: str) -> str:
     """Return the path or URI of an image, decoded, so that it can be opened."""
     below = decode_path(path)
-    return below if _is_remote(source) else os.path.normpath(os.path.join(source.root, below))
+    if _is_remote(source) or not source.has_pictures:
+        return below
+    return os.path.normpath(os.path.join(source.root, below))
 
 
 def is_uri(name: str) -> bool:
@@ -108,7 +117,7 @@ def is_uri(name: str) -> bool:
 
 
 def _is_remote(source: Source) -> bool:
-    return source.kind != "files" and _URI.match(source.root) is not None
+    return source.kind in ("uri", "table") and _URI.match(source.root) is not None
 
 
 def is_inside(source: Source, path: str) -> bool:
@@ -122,7 +131,7 @@ def is_inside(source: Source, path: str) -> bool:
         return False
     if _is_remote(source):
         return _is_below_uri(source.root, below)
-    if source.kind == "files":
+    if source.kind in ("files", "vectors"):
         folders = (source.root, *source.also)
     else:
         folders = (source.root,)

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lookalike.errors import LookalikeError
 from lookalike.search.engines import KNN_ENGINES, KnnEngine, check_engine
+from lookalike.search.keys import with_keys
 from lookalike.search.knn import knn_join, write_queries
 from lookalike.search.rows import check_k, check_recall
 from lookalike.spark import local_uri, progress, session
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 class NeighborTable:
     """The k nearest neighbours of many queries. Spark finds them when they are read or written.
 
-    A row is a pair: `query_id, rank, neighbor_id, distance`.
+    A row is a pair: `query_id, rank, neighbor_id, distance`. Where the user's vectors have keys,
+    the ids are these.
 
     Examples
     --------
@@ -41,7 +44,10 @@ class NeighborTable:
 
     def to_spark(self) -> "DataFrame":
         """Return the neighbours as a Spark DataFrame, which is computed when it is used."""
-        return self.find()
+        return self._with_keys(self.find())
+
+    def _with_keys(self, found: "DataFrame") -> "DataFrame":
+        return with_keys(found, {"query_id": self.queries, "neighbor_id": self.table})
 
     def write(self, out: Name, *, paths: bool = False, overwrite: bool = False) -> "DataFrame":
         """Write the neighbours to a folder of Parquet, whole or not at all.
@@ -77,6 +83,7 @@ class NeighborTable:
             if paths:
                 asked = None if self.queries is None else self.queries.dataframe(spark)
                 found = _with_paths(found, asked, self.table.dataframe(spark))
+            found = self._with_keys(found)
             found.write.parquet(local_uri(staging / "out"))
             put_in_place(staging / "out", out, overwrite=overwrite)
         return spark.read.schema(found.schema).parquet(local_uri(out))
@@ -84,7 +91,7 @@ class NeighborTable:
 
 def find_neighbors(
     table: EmbeddingTable,
-    queries: "EmbeddingTable | DataFrame | None",
+    queries: "EmbeddingTable | Name | DataFrame | None",
     k: int,
     id_column: str,
     column: str,
@@ -92,6 +99,8 @@ def find_neighbors(
     recall: float,
 ) -> NeighborTable:
     """Find the k nearest neighbours of all queries, as `Index.kneighbors` says."""
+    if isinstance(queries, str | os.PathLike):
+        queries = EmbeddingTable.open(queries)
     check_engine(engine, KNN_ENGINES)
     check_k(k)
     check_recall(recall)
@@ -173,7 +182,7 @@ def _of_frame(
             F.when(F.col("name").isNotNull(), F.col("id")).alias("id"),
             F.col("vector").alias("embedding"),
         )
-    stored = write_queries(rows, folder, int(table.about_model["width"]))
+    stored = write_queries(rows, folder, int(table.about_model["width"]), table.metric)
     found = knn_join(queries.sparkSession, table, k, stored, engine, recall)
     if names is None:
         return found

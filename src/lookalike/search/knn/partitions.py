@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.search.cells import MEAN_CELL_ROWS, Cells, as_bytes
+from lookalike.search.rows import centre_of, nearest_by_products
 from lookalike.search.searcher import assign_cells
 from lookalike.storage import Segment
 from lookalike.system.arrays import Numbers, Vectors
@@ -18,7 +19,7 @@ MAX_REGION_ROWS = 65_536
 """Rows of a region: an eighth of a gigabyte of vectors."""
 _CROWDED_CELL_ROWS = 4 * MEAN_CELL_ROWS  # above it copies are thinned out
 _MAX_PRODUCT = 2**24  # distances in memory: 64 MB
-_DISTANCE_TOLERANCE = 1e-3  # along the directions of the cells
+_DISTANCE_TOLERANCE = 1e-3  # along the directions of the cells, of the longest vector
 _CANDIDATE_FACTOR = 4  # for each wider search
 _TIE_MARGIN_ROWS = 4  # matrix products do not tell near ties apart
 
@@ -82,7 +83,8 @@ class Partition:
             Infinite there.
         """
         wanted = min(k + (without is not None) + _TIE_MARGIN_ROWS, len(self.ids))
-        return self._best(queries, k, without, faiss.knn(queries, self.vectors, wanted)[1])[:2]
+        near = nearest_by_products(queries, self.vectors, wanted, centre_of(queries))[1]
+        return self._best(queries, k, without, near)[:2]
 
     def _best(
         self, queries: Vectors, k: int, without: Numbers | None, rows: Numbers
@@ -136,6 +138,8 @@ class RegionPartition(Partition):
         self.starts = np.searchsorted(cell[order], np.arange(region.first, region.stop + 1))
         self._thin_copies(max_copies)
         self.rotation = cells.rotation
+        longest = np.sqrt(np.einsum("ij,ij->i", self.vectors, self.vectors).max(initial=0))
+        self.tolerance = _DISTANCE_TOLERANCE * max(float(longest), 1)
         rotated = self.rotation(self.vectors)
         # A last column of half the squared norm: one product then orders the rows for a query.
         self.rotated = np.hstack([rotated, (rotated**2).sum(1, keepdims=True) / 2])
@@ -221,7 +225,7 @@ class RegionPartition(Partition):
         turned = self.rotation(queries)
         rotated = np.pad(-turned, ((0, 0), (0, 1)), constant_values=1)
         # The directions are orthogonal: along some of them no distance exceeds that along all.
-        farthest = ((within + _DISTANCE_TOLERANCE) ** 2 - (turned**2).sum(1)) / 2
+        farthest = ((within + self.tolerance) ** 2 - (turned**2).sum(1)) / 2
         best = faiss.ResultHeap(len(queries), wanted)
         query, cells = probes
         order = np.argsort(cells, kind="stable")

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from lookalike.errors import LookalikeError
 from lookalike.models.embedder import have_direction, unit_rows
+from lookalike.search.rows import as_given
+from lookalike.storage.own_vectors import Metric
 from lookalike.system.arrays import Numbers, Vectors
 
 if TYPE_CHECKING:
@@ -93,18 +95,22 @@ class QueryFile:
         return vectors
 
 
-def write_queries(frame: "DataFrame", folder: Path, width: int) -> list[QueryFile]:
+def write_queries(
+    frame: "DataFrame", folder: Path, width: int, metric: Metric = "cosine"
+) -> list[QueryFile]:
     """Write a DataFrame of queries to files that tasks can memory-map.
 
     Parameters
     ----------
     frame : DataFrame
         With `id bigint, embedding array`. Rows without a vector are left out; vectors are scaled to
-        length 1.
+        length 1, unless the metric is `l2`.
     folder : Path
         A folder that every worker can write to.
     width : int
         The length of the vectors.
+    metric : {"cosine", "l2"}
+        That of the index.
 
     Returns
     -------
@@ -120,7 +126,7 @@ def write_queries(frame: "DataFrame", folder: Path, width: int) -> list[QueryFil
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             batch = batch.filter(batch["embedding"].is_valid())
-            vectors, problem = _unit_vectors(batch, width)
+            vectors, problem = _usable_vectors(batch, width, metric)
             file = folder / f"{uuid.uuid4().hex}.npy"
             if problem is None:
                 np.save(file.with_suffix(".ids.npy"), batch["id"].to_numpy())
@@ -138,7 +144,9 @@ def write_queries(frame: "DataFrame", folder: Path, width: int) -> list[QueryFil
     return [QueryFile(Path(row["file"])) for row in rows]
 
 
-def _unit_vectors(batch: pa.RecordBatch, width: int) -> tuple[Vectors, str | None]:
+def _usable_vectors(
+    batch: pa.RecordBatch, width: int, metric: Metric
+) -> tuple[Vectors, str | None]:
     """Return the vectors of a batch, float32 (n, width), and the first problem, if any."""
     none = np.empty((0, width), np.float32)
     widths = pc.list_value_length(batch["embedding"])
@@ -153,6 +161,11 @@ def _unit_vectors(batch: pa.RecordBatch, width: int) -> tuple[Vectors, str | Non
     values = batch["embedding"].flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     if not np.isfinite(values).all():
         return none, "the queries have numbers that are not finite: embed them again"
+    if metric == "l2":
+        try:
+            return np.ascontiguousarray(as_given(values)), None
+        except LookalikeError as error:
+            return none, f"the queries: {error}"
     vectors = unit_rows(values)
     if not have_direction(vectors).all():
         return none, "the queries have vectors of zeros, which have no direction: leave them out"

@@ -7,7 +7,7 @@ import numpy as np
 from lookalike.search import exact
 from lookalike.search.knn.queries import Queries
 from lookalike.search.recall import RECALL_K
-from lookalike.search.rows import COPY, draw
+from lookalike.search.rows import copy_limits, draw
 from lookalike.search.searcher import Searcher
 from lookalike.search.signatures import Effort
 from lookalike.system.arrays import Numbers, Vectors
@@ -39,7 +39,7 @@ def effort_within(
     cells = usual.cells
     drawn = _draw(queries)
     squared, found = exact.exact_many(searcher.rows, drawn, RECALL_K + exclude_self)
-    who, place = np.nonzero((found >= 0) & (squared <= within**2) & (squared > COPY))
+    who, place = np.nonzero((found >= 0) & (squared <= within**2) & (squared > copy_limits(drawn)))
     if len(who) >= _MIN_PAIRS:
         rows, at = np.unique(found[who, place], return_inverse=True)
         one, other = drawn[who], searcher.rows.vectors(rows)[at]

@@ -138,6 +138,9 @@ function how({ engine, compared, images, recall, took_ms: took }, state, info) {
 function about(info) {
   const model = info?.model;
   if (!model) return "";
+  if (model.preprocessing === "none") {
+    return `The vectors are ${model.backbone} of ${count(model.width)} numbers; version ${info.version} of the index.`;
+  }
   const network = `${model.backbone} in ${model.precision}, ${count(model.width)} numbers a picture`;
   return `The network is ${network}; version ${info.version} of the index.`;
 }

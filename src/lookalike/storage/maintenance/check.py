@@ -22,6 +22,7 @@ from lookalike.storage.maintenance.findings import (
     Checked,
     Findings,
 )
+from lookalike.storage.maintenance.rows import Form
 from lookalike.system.files import leftover_folders
 from lookalike.system.progress import progress_line
 from lookalike.system.resources import cores
@@ -69,7 +70,7 @@ def inspect(
     for file in files:
         findings.extend(file.findings)
     _compare_ids(table, files, findings)
-    has_repeated_paths = _compare_paths(files, findings)
+    has_repeated_paths = _compare_names(table.name_column, files, findings)
     _check_model(table, findings)
     derived = []
     for path, problem in check_signatures(table):
@@ -93,13 +94,13 @@ def inspect(
 
 def _check_files(table: EmbeddingTable) -> list[CheckedFile]:
     """Check each data file, in the order of ids in the log."""
-    width = table.about_model["width"]
+    form = Form.of(table)
     records = table.segment_records()
     total = sum(record["rows"] or 0 for record in records)
     done = 0
     with progress_line("checking", "rows") as move, ThreadPoolExecutor(cores()) as pool:
         try:
-            waiting = [pool.submit(check_file, record, table.path, width) for record in records]
+            waiting = [pool.submit(check_file, record, table.path, form) for record in records]
             for finished in as_completed(waiting):
                 done += finished.result().record["rows"] or 0
                 move(done, total)
@@ -132,21 +133,26 @@ def _compare_ids(table: EmbeddingTable, files: Sequence[CheckedFile], findings: 
             findings.add(ORDER, name, "its ids lie among those of another file")
 
 
-def _compare_paths(files: Sequence[CheckedFile], findings: Findings) -> bool:
-    """Find repeated paths; say whether there are any."""
+def _compare_names(name: str, files: Sequence[CheckedFile], findings: Findings) -> bool:
+    """Find repeated paths or keys, whatever tells rows apart; say whether there are any."""
     with progress_line("comparing paths"), _connected(files) as sql:
+        rows = similar_rows(name)
         repeated = (
-            f"select path, count() - 1 as more from ({SIMILAR_PATHS}) group by path having more > 0"
+            f"select {name}, count() - 1 as more from ({rows}) group by {name} having more > 0"
         )
         return _count(sql, repeated, PATH, "is in the index more than once", findings)
 
 
-# Hashes take a fraction of the room of paths, where there are more than fit in memory.
-SIMILAR_PATHS = (
-    "select path, id from stored where path is not null and hash(path) in "
-    "(select hash(path) from stored group by hash(path) having count() > 1)"
-)
-"""SQL for the rows of `stored` whose path another row has, and a few others with the same hash."""
+def similar_rows(name: str) -> str:
+    """Return the SQL for the rows of `stored` whose path or key another row has.
+
+    There are a few others with the same hash: hashes take a fraction of the room of paths, where
+    there are more than fit in memory.
+    """
+    return (
+        f"select {name}, id from stored where {name} is not null and hash({name}) in "
+        f"(select hash({name}) from stored group by hash({name}) having count() > 1)"
+    )
 
 
 @contextlib.contextmanager
@@ -157,7 +163,7 @@ def _connected(files: Sequence[CheckedFile]) -> "Iterator[DuckDBPyConnection]":
         if usable:
             create_view(sql, "stored", *usable)
         else:
-            sql.execute("create view stored as select null as path, 0 as id where false")
+            sql.execute("create view stored as select null as path, null as key, 0 as id limit 0")
         yield sql
 
 

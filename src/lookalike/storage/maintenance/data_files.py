@@ -20,8 +20,7 @@ from lookalike.storage.maintenance.findings import (
     ORDER,
     Findings,
 )
-from lookalike.storage.maintenance.rows import as_rows, problems
-from lookalike.storage.schema import ROW
+from lookalike.storage.maintenance.rows import Form, as_rows, problems
 
 ROWS_IN_MEMORY = 1024
 
@@ -62,7 +61,7 @@ class CheckedFile:
         return self.sorted and self.disjoint and not problems
 
 
-def check_file(record: SegmentRecord, path: Path, width: int) -> CheckedFile:
+def check_file(record: SegmentRecord, path: Path, form: Form) -> CheckedFile:
     """Read a data file of the table at `path` to the last byte, and its cache.
 
     Raises `OSError` where it may not be read, which says nothing about the file.
@@ -85,7 +84,7 @@ def check_file(record: SegmentRecord, path: Path, width: int) -> CheckedFile:
         )
         return checked
     try:
-        _check_rows(checked, width)
+        _check_rows(checked, form)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         return _unreadable(record, name, error)
     checked.usable = True
@@ -118,16 +117,16 @@ def _unreadable(record: SegmentRecord, name: str, error: Exception) -> CheckedFi
     return checked
 
 
-def _check_rows(checked: CheckedFile, width: int) -> None:
+def _check_rows(checked: CheckedFile, form: Form) -> None:
     """Check the rows of a data file. Raises what pyarrow does."""
     with pq.ParquetFile(checked.file, page_checksum_verification=True) as stored:
-        if not checked.foreign and not stored.schema_arrow.equals(ROW):
+        if not checked.foreign and not stored.schema_arrow.equals(form.schema):
             raise ValueError("its columns are not those of an index")
         for batch in stored.iter_batches(ROWS_IN_MEMORY):
-            _check_batch(checked, as_rows(batch), width)
+            _check_batch(checked, as_rows(batch, form.schema), form)
 
 
-def _check_batch(checked: CheckedFile, batch: pa.RecordBatch, width: int) -> None:
+def _check_batch(checked: CheckedFile, batch: pa.RecordBatch, form: Form) -> None:
     ids = batch["id"].drop_null().to_numpy()
     if len(ids):
         in_order = bool((np.diff(ids) > 0).all()) and (
@@ -140,7 +139,7 @@ def _check_batch(checked: CheckedFile, batch: pa.RecordBatch, width: int) -> Non
     checked.rows += batch.num_rows
     checked.embedded += batch.num_rows - batch["embedding"].null_count
     bad = np.zeros(batch.num_rows, bool)
-    for kind, detail, mask in problems(batch, width):
+    for kind, detail, mask in problems(batch, form):
         new = np.flatnonzero(mask & ~bad)  # a row counts once
         for at in new[: checked.findings.wanted(kind)].tolist():
             checked.findings.add(kind, batch["path"][at].as_py() or checked.file.name, detail, 0)

@@ -12,15 +12,15 @@ from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable, SegmentRecord, commits, rewrite_segment, writing
 from lookalike.storage.commits import Ids, Step, query_ids
 from lookalike.storage.maintenance.check import (
-    SIMILAR_PATHS,
     CheckSignatures,
     Inspection,
     inspect,
+    similar_rows,
     temporary_folder,
 )
 from lookalike.storage.maintenance.data_files import CheckedFile
 from lookalike.storage.maintenance.findings import Checked
-from lookalike.storage.maintenance.rows import as_rows, good
+from lookalike.storage.maintenance.rows import Form, as_rows, good
 from lookalike.system.files import delete
 from lookalike.system.sql import connect
 
@@ -83,7 +83,7 @@ def repair(table: EmbeddingTable, check_signatures: CheckSignatures) -> Repaired
 def _replace_files(stored: EmbeddingTable, found: Inspection) -> tuple[EmbeddingTable, int]:
     """Commit other files in place of those that cannot stay; return how many inputs are lost."""
     lost = 0
-    width = stored.about_model["width"]
+    form = Form.of(stored)
 
     def work_out(newest: EmbeddingTable, folder: Path) -> Step:
         nonlocal lost
@@ -94,7 +94,7 @@ def _replace_files(stored: EmbeddingTable, found: Inspection) -> tuple[Embedding
         for file in found.files:
             if file.usable and file.may_stay:
                 continue
-            new = _rewrite(file, folder, width, ids) if file.usable else _restore(file, folder)
+            new = _rewrite(file, folder, form, ids) if file.usable else _restore(file, folder)
             had = file.rows if file.usable else file.record["rows"] or 0
             lost += had - sum(record["rows"] for record in new)
             added += new
@@ -104,11 +104,11 @@ def _replace_files(stored: EmbeddingTable, found: Inspection) -> tuple[Embedding
     return commits.change(stored, OPERATION, work_out), lost
 
 
-def _rewrite(file: CheckedFile, folder: Path, width: int, ids: "count[int]") -> list[SegmentRecord]:
+def _rewrite(file: CheckedFile, folder: Path, form: Form, ids: "count[int]") -> list[SegmentRecord]:
     """Write the good rows of a file again, with new ids where the old ones cannot stay."""
 
     def correct(batch: pa.RecordBatch) -> pa.RecordBatch:
-        batch = good(as_rows(batch), width)
+        batch = good(as_rows(batch, form.schema), form)
         if file.sorted and file.disjoint:
             return batch
         numbers = np.fromiter(ids, np.int64, batch.num_rows)
@@ -137,5 +137,6 @@ def _older_of_repeated(stored: EmbeddingTable) -> Ids:
     """Return the ids, rising, of rows whose path a row with a higher id has too."""
     with temporary_folder() as folder, connect(folder) as sql:
         stored.view(sql, "stored")
-        last = "max(id) over (partition by path)"
-        return query_ids(sql, f"select id from ({SIMILAR_PATHS}) qualify id < {last}")
+        name = stored.name_column
+        last = f"max(id) over (partition by {name})"
+        return query_ids(sql, f"select id from ({similar_rows(name)}) qualify id < {last}")

@@ -1,0 +1,1 @@
+"""Index a user's own vectors: read tables of them, compare them with an index, write segments."""

@@ -1,0 +1,106 @@
+"""Open a table of vectors on a local disk by its name and content."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike import images
+from lookalike.errors import LookalikeError, one_line
+from lookalike.images.inputs.location import fixed_part, matches
+from lookalike.images.inputs.parquet_shard import is_parquet
+from lookalike.images.inputs.source import is_uri
+from lookalike.ingest.vectors.csv_table import CsvTable
+from lookalike.ingest.vectors.in_memory import open_array
+from lookalike.ingest.vectors.tables import OwnTable, ParquetTable
+from lookalike.system.paths import local_path
+
+
+def open_files(given: Sequence[str], embedding: str | None) -> OwnTable:
+    """Open a table on a local disk: Parquet, Delta, CSV or `.npy`, by its name and content.
+
+    Parameters
+    ----------
+    given
+        A file, folder or glob; or several Parquet files.
+    embedding
+        The column of vectors.
+
+    Raises
+    ------
+    LookalikeError
+        If there is no such table, or it cannot be read.
+
+    """
+    for name in given:
+        if is_uri(name):
+            raise LookalikeError(
+                f"{name} is a URI: read it with Spark and give the DataFrame, or give a local path"
+            )
+    paths = [os.path.abspath(local_path(name)) for name in given]
+    if len(paths) == 1 and os.path.isfile(paths[0]):
+        if paths[0].lower().endswith(".npy"):
+            return open_array(_map_array(paths[0]), paths[0])
+        if paths[0].lower().endswith(".csv"):
+            return CsvTable(paths[0], os.path.dirname(paths[0]), embedding or "")
+    if len(paths) == 1 and os.path.isdir(os.path.join(paths[0], "_delta_log")):
+        return ParquetTable(paths[0], paths[0], tuple(_delta_files(paths[0])))
+    files = sorted({file for path in paths for file in _parquet_files(path)})
+    if not files:
+        shown = images.encode_path(paths[0])
+        problem = "has no Parquet files" if os.path.lexists(paths[0]) else "does not exist"
+        raise LookalikeError(f"{shown} {problem}: name a table of vectors")
+    if len(paths) == 1:
+        root = paths[0] if os.path.isdir(paths[0]) else fixed_part(os.path.dirname(paths[0]))
+        return ParquetTable(paths[0], root, tuple(files))
+    return ParquetTable(
+        None, os.path.commonpath([os.path.dirname(file) for file in files]), tuple(files)
+    )
+
+
+def _parquet_files(path: str) -> Iterator[str]:
+    if os.path.isfile(path):
+        yield path
+    elif os.path.isdir(path):
+        for folder, folders, names in os.walk(path):
+            folders[:] = sorted(
+                one for one in folders if not one.startswith(".") and (one[0] != "_" or "=" in one)
+            )
+            yield from (os.path.join(folder, name) for name in sorted(names) if is_parquet(name))
+    elif glob.has_magic(path):
+        for one in matches(path, is_parquet):
+            yield from _parquet_files(one)
+
+
+def _delta_files(path: str) -> Iterator[str]:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        table = DeltaTable(path)
+        features = set(table.protocol().reader_features or ())
+        files = [re.sub("^file://", "", uri) for uri in table.file_uris()]
+    except (DeltaError, OSError) as error:
+        raise LookalikeError(f"{path} cannot be read ({one_line(error)}): restore it") from None
+    if odd := sorted(features & {"deletionVectors", "columnMapping"}):
+        raise LookalikeError(
+            f"{path} uses {' and '.join(odd)} of Delta: read it with Spark and give the DataFrame"
+        )
+    for file in sorted(files):
+        if not os.path.abspath(file).startswith(f"{os.path.abspath(path)}/"):
+            raise LookalikeError(f"{path} names a file outside it: {file}: copy the table")
+        yield file
+
+
+def _map_array(file: str) -> npt.NDArray[Any]:
+    try:
+        mapped: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        return mapped
+    except (OSError, ValueError, EOFError) as error:
+        raise LookalikeError(
+            f"{file} is no array of NumPy ({one_line(error)}): save it again"
+        ) from None
