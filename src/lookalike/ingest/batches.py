@@ -4,6 +4,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,7 +44,7 @@ def embed_batches(
 
     Each thread decodes and embeds, so that decoding overlaps with the network. The order of rows
     is kept. Memory holds the current input batch, one decoded image for each thread, and some
-    dozens of images at 224 x 224.
+    dozens of images at the size of the network's input.
 
     Parameters
     ----------
@@ -82,8 +83,8 @@ def embed_batches(
     )
     if threads == 1:
         with images.open_decoder(isolated, expendable, source.truncated) as decoder:
-            decode = decoder.decode_pixels
-            yield from (_embed_rows(group, source, run, decode, lookup) for group in groups)
+            decode = partial(decoder.decode_pixels, preprocessing=model.input)
+            yield from (_embed_rows(group, source, model, run, decode, lookup) for group in groups)
         return
     pending: deque[Future[pa.RecordBatch]] = deque()
     # Silence warnings here: threads that do it concurrently restore each other's state.
@@ -93,11 +94,11 @@ def embed_batches(
         ThreadPoolExecutor(threads) as pool,
         images.open_decoder(isolated, truncated=source.truncated) as decoder,
     ):
-        decode = decoder.decode_pixels
+        decode = partial(decoder.decode_pixels, preprocessing=model.input)
         warnings.simplefilter("ignore")
         try:
             for group in groups:
-                pending.append(pool.submit(_embed_rows, group, source, run, decode, lookup))
+                pending.append(pool.submit(_embed_rows, group, source, model, run, decode, lookup))
                 if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
@@ -109,6 +110,7 @@ def embed_batches(
 def _embed_rows(
     rows: pa.RecordBatch,
     source: images.Source,
+    model: Model,
     run: models.Engine,
     decode: Decode,
     lookup: EmbeddingLookup | None,
@@ -116,7 +118,7 @@ def _embed_rows(
     columns: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in ROW.names}
     columns.update({name: rows[name].to_pylist() for name in _INPUT_COLUMNS})
     columns["status"] = ["skipped"] * rows.num_rows
-    decoded = np.empty((rows.num_rows, images.SIDE, images.SIDE, 3), np.uint8)
+    decoded = np.empty((rows.num_rows, *model.input.shape), np.uint8)
     to_embed: list[int] = []
     vectors: dict[int, Vectors] = {}
     for at in range(rows.num_rows):

@@ -316,7 +316,7 @@ def prepare(
                 "`like` sets the whole model: leave `model`, `weights` and `precision` out"
             )
         stored = EmbeddingTable.open(options.like)
-    if stored and stored.about_model["preprocessing"] != images.PREPROCESSING:
+    if stored and not stored.is_of_this_preprocessing:
         _warn_of_old_preprocessing(stored.path)
     model = stored.model if stored else None
     # int8 runs on CPUs only.

@@ -223,8 +223,10 @@ def _bad_receipt(receipt: Path) -> LookalikeError:
     )
 
 
-def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
-    """Decode the first images that Spark finds: uint8 (n, 224, 224, 3).
+def sample_of_frame(
+    source: images.Source, frame: "DataFrame", preprocessing: images.Preprocessing
+) -> Pixels:
+    """Decode the first images that Spark finds: uint8 (n, height, width, 3).
 
     A random sample would have to read the whole data lake.
     """
@@ -237,7 +239,8 @@ def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
                 decoded = []
                 for content in batch["content"]:
                     with suppress(ImageError):
-                        decoded.append(decoder.decode_pixels(content.as_py() or b"")[0].tobytes())
+                        pixels, _ = decoder.decode_pixels(content.as_py() or b"", preprocessing)
+                        decoded.append(pixels.tobytes())
                 yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
 
     with small_arrow_batches(frame.sparkSession):
@@ -245,4 +248,4 @@ def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
         decoded = frame.select("content").mapInArrow(decoded_rows, "pixels binary")
         rows = decoded.limit(models.SAMPLE_IMAGES).collect()
     pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
-    return pixels.reshape(len(rows), images.SIDE, images.SIDE, 3)
+    return pixels.reshape(len(rows), *preprocessing.shape)

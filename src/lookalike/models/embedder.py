@@ -11,6 +11,7 @@ from PIL import Image
 
 from lookalike import images, models
 from lookalike.errors import ImageError
+from lookalike.images.decoding.preprocessing import DEFAULT
 from lookalike.images.decoding.raster import DEVIATION, MEAN, read_file
 from lookalike.models import Model
 from lookalike.models.weights import AUTO
@@ -167,7 +168,9 @@ class ImageEmbedder:
         return models.engine(self.model, self._threads).batch
 
     def of_pixels(self, pixels: npt.NDArray[np.uint8]) -> Vectors:
-        """Return the vectors, float32 (n, width), of pixels as decoded, uint8 (n, 224, 224, 3).
+        """Return the vectors, float32 (n, width), of pixels as decoded for this network.
+
+        Pixels are uint8 (n, height, width, 3), of the shape `model.input` says.
 
         Those without a direction are NaN where they are normalised.
         """
@@ -179,7 +182,7 @@ class ImageEmbedder:
         for start in range(0, len(batch), self.batch):
             some = batch[start : start + self.batch]
             vectors[start : start + self.batch] = self.of_pixels(
-                np.stack([to_pixels(image, self.truncated) for image in some])
+                np.stack([to_pixels(image, self.truncated, self.model.input) for image in some])
             )
         if not have_direction(vectors).all():
             raise ImageError(NO_DIRECTION)
@@ -189,7 +192,9 @@ class ImageEmbedder:
         return f"ImageEmbedder({self.model.backbone!r}, {self.model.weights!r}, width={self.width})"
 
 
-def to_pixels(image: ImageLike, truncated: bool = False) -> npt.NDArray[np.uint8]:
+def to_pixels(
+    image: ImageLike, truncated: bool = False, preprocessing: images.Preprocessing = DEFAULT
+) -> npt.NDArray[np.uint8]:
     """Convert any kind of image to pixels.
 
     Parameters
@@ -198,10 +203,12 @@ def to_pixels(image: ImageLike, truncated: bool = False) -> npt.NDArray[np.uint8
         An image as `ImageEmbedder` takes it.
     truncated
         Decode the readable part of a file that was cut short.
+    preprocessing
+        That of the network.
 
     Returns
     -------
-    uint8 (224, 224, 3).
+    uint8 (height, width, 3), by default (224, 224, 3).
 
     Raises
     ------
@@ -214,14 +221,20 @@ def to_pixels(image: ImageLike, truncated: bool = False) -> npt.NDArray[np.uint8
     if isinstance(image, str | os.PathLike):
         image = read_file(image)
     if isinstance(image, bytes | bytearray | memoryview):
-        return images.decode_pixels(bytes(image), truncated)[0]
+        return images.decode_pixels(bytes(image), truncated, preprocessing)[0]
     if isinstance(image, Image.Image):
-        return images.resize(images.to_upright_rgb(image))
+        return images.resize(images.to_upright_rgb(image), preprocessing)
     if hasattr(image, "detach"):  # a torch tensor, recognised without importing torch
-        return _tensor_pixels(image.detach().cpu().numpy())
+        return _tensor_pixels(image.detach().cpu().numpy(), preprocessing)
     if isinstance(image, np.ndarray):
-        return images.resize(images.to_upright_rgb(Image.fromarray(_as_bytes(image))))
+        return _array_pixels(image, preprocessing)
     raise TypeError(f"not an image: {type(image).__name__}")
+
+
+def _array_pixels(
+    array: npt.NDArray[Any], preprocessing: images.Preprocessing
+) -> npt.NDArray[np.uint8]:
+    return images.resize(images.to_upright_rgb(Image.fromarray(_as_bytes(array))), preprocessing)
 
 
 def _as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -240,12 +253,19 @@ def _as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(array * 255), np.uint8)
 
 
-def _tensor_pixels(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _tensor_pixels(
+    tensor: npt.NDArray[Any], preprocessing: images.Preprocessing
+) -> npt.NDArray[np.uint8]:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         raise ImageError(f"a tensor of shape {tensor.shape}, not (3, height, width)")
     channels_last = tensor.transpose(1, 2, 0)
     if tensor.dtype == np.uint8:
-        return images.resize(images.to_upright_rgb(Image.fromarray(_as_bytes(channels_last))))
+        return _array_pixels(channels_last, preprocessing)
+    if preprocessing.current() != DEFAULT:
+        raise ImageError(
+            f"a float tensor, but this network takes images as {preprocessing.name}, not as "
+            "lookalike.images.transform() makes them: give pictures as uint8"
+        )
     if tensor.shape != (3, images.SIDE, images.SIDE):
         raise ImageError(
             f"a float tensor of shape {tensor.shape}: lookalike.images.transform() gives "

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from lookalike.errors import LookalikeError, Unreadable, says_nothing
-from lookalike.images import PREPROCESSING
+from lookalike.images import PREPROCESSING, Preprocessing
 from lookalike.models import lite0_package
 from lookalike.models.weights import AUTO, BUNDLED, FILES, settle
 from lookalike.system.cache import cache_folder, ignore_cache_errors
@@ -62,7 +62,7 @@ class Model:
     network
         Its tensors for PyTorch as safetensors, or empty.
     probe
-        For int8, the vector of `runtimes.PROBE` as float32. A processor that computes another
+        For int8, the vector of `runtimes.probe` as float32. A processor that computes another
         vector is refused.
     """
 
@@ -80,6 +80,14 @@ class Model:
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
+
+    @property
+    def input(self) -> Preprocessing:
+        """What is done with an image before the network. Raises `LookalikeError` without one."""
+        try:
+            return Preprocessing.parse(self.preprocessing)
+        except ValueError as error:
+            raise LookalikeError(f"{self.backbone} takes no images: {error}") from None
 
     def about(self) -> dict[str, Any]:
         """Return the description, as stored and shown: all fields except the network itself."""

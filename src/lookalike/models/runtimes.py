@@ -35,7 +35,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 class Engine(Protocol):
-    """A callable from pixels, uint8 (n, 224, 224, 3), to features, float32 (n, width).
+    """A callable from pixels, uint8 (n, height, width, 3), to features, float32 (n, width).
 
     Threads may share it. `batch` is the fastest n.
     """
@@ -244,13 +244,17 @@ def _engine(model: "Model", threads: int, streams: int, device: str) -> Engine:
         return TorchEngine(model, "cpu", max(threads // streams, 1) if threads else 0)
     made = OpenVinoEngine(model.graph, model.weights_data, model.precision, threads, streams)
     if model.probe:
-        _check_probe(np.frombuffer(model.probe, np.float32), made(PROBE)[0])
+        _check_probe(np.frombuffer(model.probe, np.float32), made(probe(model))[0])
     return made
 
 
-PROBE: Pixels = np.random.default_rng(0).integers(0, 256, (1, 7, 7, 3), np.uint8)
-PROBE = PROBE.repeat(32, axis=1).repeat(32, axis=2)
-"""An image of coloured squares, uint8 (1, 224, 224, 3), whose vector checks an engine."""
+_SQUARES = np.random.default_rng(0).integers(0, 256, (7, 7, 3), np.uint8)
+
+
+def probe(model: "Model") -> Pixels:
+    """Return an image of coloured squares, uint8 (1, height, width, 3), which checks an engine."""
+    rows, columns = (np.arange(side) * 7 // side for side in model.input.crop)
+    return np.ascontiguousarray(_SQUARES[rows][:, columns][None])
 
 
 def _check_probe(expected: Vectors, actual: Vectors) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.errors import LookalikeError, forbidden
-from lookalike.images import PREPROCESSING, Source
+from lookalike.images import Preprocessing, Source
 from lookalike.models import Model, check_description
 from lookalike.spark import local_uri
 from lookalike.storage.data_folders import is_unfinished, new_data_folder
@@ -121,8 +121,9 @@ class EmbeddingTable:
                 Source.stored(description["source"]),
                 check_description(description["model"]),
             )
-            same = about_model["preprocessing"] == PREPROCESSING
-            tried = description.get(_TRIED, {}).get(PREPROCESSING, 0 if same else None)
+            now = _current(about_model)
+            same = now == about_model["preprocessing"]
+            tried = description.get(_TRIED, {}).get(now, 0 if same else None)
             opened = cls(path, table, source, about_model, None if tried is None else int(tried))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not needs_upgrade(error):
@@ -150,7 +151,7 @@ class EmbeddingTable:
             "source": asdict(source),
             "model": model.about(),
             "full_model": full_model or model.fingerprint,
-            _TRIED: {PREPROCESSING: 0},
+            _TRIED: {model.preprocessing: 0},
         }
         create_description(path, description)
         write_first_version(path, segments)
@@ -239,6 +240,11 @@ class EmbeddingTable:
         return self._describe(change)
 
     @property
+    def is_of_this_preprocessing(self) -> bool:
+        """Whether images are decoded today as they were for the vectors of this index."""
+        return bool(self.about_model["preprocessing"] == _current(self.about_model))
+
+    @property
     def tried_from_id(self) -> int:
         """The first id of this preprocessing: inputs skipped before it may be readable by now."""
         return self.next_id if self._tried_from_id is None else self._tried_from_id
@@ -249,7 +255,7 @@ class EmbeddingTable:
             return self
 
         def change(about: dict[str, Any]) -> None:
-            about.setdefault(_TRIED, {}).setdefault(PREPROCESSING, self.next_id)
+            about.setdefault(_TRIED, {}).setdefault(_current(self.about_model), self.next_id)
 
         return self._describe(change)
 
@@ -393,3 +399,11 @@ class EmbeddingTable:
     def hash_folder(self) -> Path:
         """The folder of the hash model of this version; it may not exist."""
         return find_folder(self.path, "lsh") / str(self.version)
+
+
+def _current(about_model: dict[str, Any]) -> str:
+    """Return the preprocessing of a model as this version of lookalike decodes for it."""
+    name = str(about_model["preprocessing"])
+    with suppress(ValueError):  # no network that takes images
+        return Preprocessing.parse(name).current().name
+    return name
