@@ -15,6 +15,7 @@ from lookalike.errors import ImageError
 from lookalike.images.decoding.sandbox import Decode
 from lookalike.images.inputs.reader import content_hash
 from lookalike.models import Model
+from lookalike.models.callables import embed_each
 from lookalike.models.embedder import NO_DIRECTION, have_direction, normalize
 from lookalike.storage.schema import ROW
 from lookalike.system.arrays import Vectors
@@ -138,12 +139,15 @@ def _embed_rows(
         except ImageError as error:
             columns["reason"][at] = str(error)
     if to_embed:
-        made = normalize(run(decoded[: len(to_embed)]))
-        for at, vector, usable in zip(to_embed, made, have_direction(made), strict=True):
-            if usable:
-                vectors[at] = vector
+        made, failed = embed_each(run, decoded[: len(to_embed)])
+        made = normalize(made)
+        usable = have_direction(made)
+        for place, at in enumerate(to_embed):
+            if usable[place]:
+                vectors[at] = made[place]
             else:
-                columns["status"][at], columns["reason"][at] = "skipped", NO_DIRECTION
+                columns["status"][at] = "skipped"
+                columns["reason"][at] = failed.get(place, NO_DIRECTION)
                 columns["width"][at] = columns["height"][at] = None
     columns["embedding"] = _list_array(vectors, rows.num_rows)
     return pa.RecordBatch.from_pydict(columns, schema=ROW)

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,7 +19,7 @@ from lookalike.images.inputs.listing import read_listing, task_count
 from lookalike.ingest.batches import embed_batches
 from lookalike.ingest.diff import HashLookup
 from lookalike.ingest.options import Job
-from lookalike.models import Model
+from lookalike.models import Model, callables
 from lookalike.spark import (
     is_retry,
     is_spark_error,
@@ -106,7 +107,9 @@ def embed_on_spark(
 
     """
     spark = frame.sparkSession
-    shared = spark.sparkContext.broadcast(model)
+    if model.function is not None:
+        callables.pickled(model.function)  # now: Spark would print what is wrong with it
+    shared = spark.sparkContext.broadcast(replace(model, text=None))  # large, and of no use there
     source, device = job.rooted, job.device
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from lookalike.errors import LookalikeError, Unreadable, either
 from lookalike.models import lite0_package
-from lookalike.models.model import Model, fingerprint, identity, resolve
+from lookalike.models.model import Model, fingerprint
 from lookalike.models.quantization import METHOD, cancel_preload, preload, quantize
+from lookalike.models.resolution import identity, resolve
 from lookalike.models.runtimes import engine, probe, processor
 from lookalike.models.weights import BUNDLED
 from lookalike.system.arrays import Pixels, Vectors
@@ -63,6 +64,10 @@ def at_precision(
         If int8 lacks images, or the model or device does not support it.
     """
     check_precision(precision)
+    if full.is_callable:
+        if precision not in ("auto", "f32"):
+            raise LookalikeError(f"{full.backbone} has its own precision: leave `precision` out")
+        return full
     if precision == "bf16":
         return _bf16(full)
     if precision == "int8":
