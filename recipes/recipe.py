@@ -17,8 +17,9 @@ import torch
 from judge import check, in_a_line, judge
 from lookalike import LookalikeError
 from lookalike.models import find_device
-from lookalike.models.model import fingerprint, identity
+from lookalike.models.model import fingerprint
 from lookalike.models.networks import FromPixels, backbone, save
+from lookalike.models.resolution import identity
 from lookalike.models.training.augmentation import Variety
 from lookalike.models.training.dataset import Pixels, decode_photos
 from lookalike.models.training.losses import LossWeights

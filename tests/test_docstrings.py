@@ -46,6 +46,6 @@ def test_names_in_docstrings_are_there() -> None:
 
 
 def test_a_name_that_is_gone_is_found_out() -> None:
-    gone = ["`engines.PROBE`", "`raster.decode_all`", "`Index.show_all`"]
-    there = "`runtimes.PROBE`, `raster.decode(data)`, `Index.versions`, `aside.csv`"
+    gone = ["`engines.DEVICES`", "`raster.decode_all`", "`Index.show_all`"]
+    there = "`runtimes.DEVICES`, `raster.decode(data)`, `Index.versions`, `aside.csv`"
     assert unknown_names(f"{there}, {', '.join(gone)}") == gone

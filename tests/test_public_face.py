@@ -35,6 +35,7 @@ def photos(drawn: DrawnCollection) -> list[Path]:
 
 def test_the_public_names() -> None:
     assert sorted(lookalike.__all__) == [
+        "CallableModel",
         "ImageEmbedder",
         "ImageError",
         "Index",

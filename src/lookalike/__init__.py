@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lookalike.create import create_index, open_index
     from lookalike.errors import ImageError, LookalikeError
     from lookalike.index import Index
+    from lookalike.models.callables import CallableModel
     from lookalike.models.embedder import ImageEmbedder
     from lookalike.search.results import SearchResult
     from lookalike.search.rows import Neighbor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "CallableModel",
     "ImageEmbedder",
     "ImageError",
     "Index",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CallableModel": "lookalike.models.callables",
     "ImageEmbedder": "lookalike.models.embedder",
     "ImageError": "lookalike.errors",
     "Index": "lookalike.index",

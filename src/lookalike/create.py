@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from lookalike.index import Index
+from lookalike.models import CallableModel, resolve
 from lookalike.storage import EmbeddingTable
 from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.paths import Name, local_path
@@ -22,7 +23,7 @@ def create_index(
     label_name: str = "Class",
     image_column: str | None = None,
     label_column: str | None = None,
-    model: str = "auto",
+    model: str | CallableModel = "auto",
     weights: str = "auto",
     precision: str = "auto",
     device: str = "auto",
@@ -56,8 +57,10 @@ def create_index(
         Columns of that file: the photo and its label.
     image_column, label_column : str, optional
         Columns of a table of images, where their types do not show which they are.
-    model : str
-        "efficientnet-lite0" (the default), "resnet18", or another network of torchvision.
+    model : str or CallableModel
+        "efficientnet-lite0" (the default), "resnet18", another network of torchvision or, as
+        "timm:NAME", "clip:NAME", "hf:NAME" or "sentence-transformers:NAME", of another library;
+        an ONNX file; or a function of your own.
     weights : str
         Bundled weights, "imagenet", or a file.
     precision : {"auto", "f32", "bf16", "int8"}
@@ -124,7 +127,13 @@ def create_index(
     return index
 
 
-def open_index(path: Name, version: int | None = None, *, check_files: bool = True) -> Index:
+def open_index(
+    path: Name,
+    version: int | None = None,
+    *,
+    model: CallableModel | None = None,
+    check_files: bool = True,
+) -> Index:
     """Open an index.
 
     Parameters
@@ -133,6 +142,9 @@ def open_index(path: Name, version: int | None = None, *, check_files: bool = Tr
         The folder of the index.
     version : int, optional
         An older version; without it the newest.
+    model : CallableModel, optional
+        The function that the index was made with, which is not stored: searching with images and
+        adding some need it again.
     check_files : bool
         Raise if a data file is missing. `Index.check` and `Index.repair` work without.
 
@@ -144,7 +156,8 @@ def open_index(path: Name, version: int | None = None, *, check_files: bool = Tr
     Raises
     ------
     LookalikeError
-        If there is no index, or no such version, or a data file is missing.
+        If there is no index, or no such version, or a data file is missing, or the index was made
+        with another model.
 
     Examples
     --------
@@ -152,4 +165,7 @@ def open_index(path: Name, version: int | None = None, *, check_files: bool = Tr
     True
 
     """
-    return Index(EmbeddingTable.open(path, version, check_files=check_files))
+    table = EmbeddingTable.open(path, version, check_files=check_files)
+    if model is not None:
+        table.attach(resolve(model))
+    return Index(table)

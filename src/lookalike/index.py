@@ -336,7 +336,7 @@ class Index:
         """
         repaired = maintenance.repair(self._table, check_signatures)
         if not repaired.found.ok:
-            self._move_to(EmbeddingTable.open(self.path))
+            self._move_to(self._table.reopen())
         return repaired
 
     def vacuum(self, keep_days: float = 7, *, dry_run: bool = False) -> maintenance.Vacuumed:

@@ -21,14 +21,14 @@ from importlib.machinery import PathFinder
 def hostile(decoding):
     decode, upright = decoding.decode_pixels, decoding._load_rgb
 
-    def decode_pixels(data, truncated=False):
+    def decode_pixels(data, truncated=False, *others):
         if data.endswith({CRASH!r}):
             os.kill(os.getpid(), signal.SIGSEGV)
         if data.endswith({HANG!r}):
             time.sleep(600)
         if data.endswith({LEAVE!r}):
             os._exit(3)
-        return decode(data, truncated)
+        return decode(data, truncated, *others)
 
     def upright_or_crash(opened, truncated):
         if opened.size == {CRASHES_WHEN_LARGE}:

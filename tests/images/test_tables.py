@@ -607,7 +607,14 @@ def test_the_command_line_takes_globs_and_says_what_is_skipped(
     (tmp_path / "data/train-1.parquet").write_text("no table")
     write(tmp_path / "data/test-0.parquet", pa.array(photos))
     command = ["embed", f"{tmp_path}/data/train-*.parquet", "--out", str(tmp_path / "x.csv")]
-    command += ["--label-column", "label", "--model", small.model, "--weights", str(small.weights)]
+    command += [
+        "--label-column",
+        "label",
+        "--model",
+        str(small.model),
+        "--weights",
+        str(small.weights),
+    ]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "2 images embedded" in done.output

@@ -27,6 +27,7 @@ from helpers.bad_inputs import write_bad_inputs, write_odd_but_good
 from helpers.command import run
 from helpers.processes import calibrating
 from lookalike import ImageEmbedder, Index, LookalikeError, images, lsh, models
+from lookalike.images.decoding.preprocessing import DEFAULT
 from lookalike.images.inputs.labels import open_labels
 from lookalike.images.inputs.listing import label_images, list_images
 from lookalike.images.synthetic import DrawnCollection
@@ -626,7 +627,7 @@ def test_a_sample_of_a_lake_reads_little_of_it(tmp_path: Path) -> None:
             yield pa.record_batch({"content": [photo.getvalue()] * 99 + [b"no picture"]})
 
     frame = session().range(0, 40, 1, 40).mapInArrow(read, "content binary")
-    sample = sample_of_frame(images.locate("s3a://bucket/photos"), frame)
+    sample = sample_of_frame(images.locate("s3a://bucket/photos"), frame, DEFAULT)
     assert sample.shape == (SAMPLE_IMAGES, 224, 224, 3)
     assert (sample == [255, 0, 0]).all()
     assert 3 <= len(list(tmp_path.iterdir())) <= 10

@@ -20,7 +20,7 @@ from lookalike.models.efficientnet_lite0_ir import FEATURES, SHIFT, WIDTH
 from lookalike.models.efficientnet_lite0_ir import lite0 as built
 from lookalike.models.embedder import normalize
 from lookalike.models.networks import FromPixels, backbone, save
-from lookalike.models.runtimes import PROBE, OpenVinoEngine, TorchEngine
+from lookalike.models.runtimes import OpenVinoEngine, TorchEngine, probe
 from lookalike.models.weights import FILES
 from lookalike.system.arrays import Pixels, Vectors
 
@@ -29,7 +29,7 @@ from lookalike.system.arrays import Pixels, Vectors
 def photos() -> Pixels:
     """Ten drawn cars and a probe."""
     cars = [resize(snapshot(CLASSES[i], np.random.default_rng((6, i)))[0]) for i in range(10)]
-    return np.array([*cars, PROBE[0]])
+    return np.array([*cars, probe(resolve())[0]])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_it_is_one_network_without_torch_and_with_it(model: Model, photos: Pixel
 
 
 def test_it_gives_the_numbers_it_gave() -> None:
-    given = engine(resolve(lite0_package.NAME, "general"))(PROBE)[0]
+    given = engine(resolve())(probe(resolve()))[0]
     np.testing.assert_allclose(given[:: WIDTH // 8], RECORDED, rtol=0, atol=1e-3)
 
 

@@ -34,9 +34,9 @@ from lookalike.models import (
     resolve,
 )
 from lookalike.models.embedder import normalize
-from lookalike.models.model import _converted
 from lookalike.models.networks import backbone
 from lookalike.models.resnet18_ir import WIDTH
+from lookalike.models.resolution import _converted
 from lookalike.models.runtimes import OpenVinoEngine, TorchEngine, _engine, _warn_once, _why_no_cuda
 from lookalike.models.weights import BUNDLED
 from lookalike.search.query import make_query
@@ -191,7 +191,7 @@ def unconverted(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("no such operation")
 
     monkeypatch.setattr("lookalike.models.openvino_ir.convert", fail)
-    monkeypatch.setattr("lookalike.models.model._bundled", _converted)
+    monkeypatch.setattr("lookalike.models.resolution._bundled", _converted)
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
     _engine.cache_clear()  # that of the other one is known by the same fingerprint
     yield resolve()

@@ -14,6 +14,7 @@ PrecisionName = Literal["auto", "f32", "bf16", "int8"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 _NETWORKS = ("auto", "efficientnet-lite0", "resnet18", "resnet50", "mobilenet_v3_large", "vit_b_16")
+_LIBRARIES = ("timm:", "clip:", "hf:", "sentence-transformers:")
 _WEIGHTS = ("auto", "general", "cars", "imagenet")
 
 
@@ -51,11 +52,12 @@ ModelName = Annotated[
     str,
     typer.Option(
         "--model",
-        help="`efficientnet-lite0` for photos of anything, `resnet18` for cars, or another "
-        "classification network of torchvision. `auto`: the model of an existing index, or the "
-        "first.",
-        metavar="NAME",
-        autocompletion=_complete(_NETWORKS),
+        help="`efficientnet-lite0` for photos of anything, `resnet18` for cars, another "
+        "classification network of torchvision, `timm:NAME`, `clip:NAME/TAG`, `hf:NAME`, "
+        "`sentence-transformers:NAME`, or an ONNX file. `auto`: the model of an existing index, or "
+        "the first.",
+        metavar="NAME|FILE",
+        autocompletion=_complete((*_NETWORKS, *_LIBRARIES)),
     ),
 ]
 Weights = Annotated[

@@ -1,6 +1,7 @@
 """Find, read and decode images. Every input leaves as pixels or as a reason."""
 
 from lookalike.images.decoding.formats import HEIC, heic_is_installed, readable_endings, sniff
+from lookalike.images.decoding.preprocessing import Preprocessing
 from lookalike.images.decoding.raster import (
     PREPROCESSING,
     SIDE,
@@ -20,6 +21,7 @@ from lookalike.images.inputs.source import Source, decode_path, encode_path, ful
 __all__ = [
     "HEIC",
     "PREPROCESSING",
+    "Preprocessing",
     "SIDE",
     "ScannedFile",
     "IsolatedDecoder",

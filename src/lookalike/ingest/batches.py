@@ -4,6 +4,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ from lookalike.errors import ImageError
 from lookalike.images.decoding.sandbox import Decode
 from lookalike.images.inputs.reader import content_hash
 from lookalike.models import Model
+from lookalike.models.callables import embed_each
 from lookalike.models.embedder import NO_DIRECTION, have_direction, normalize
 from lookalike.storage.schema import ROW
 from lookalike.system.arrays import Vectors
@@ -43,7 +45,7 @@ def embed_batches(
 
     Each thread decodes and embeds, so that decoding overlaps with the network. The order of rows
     is kept. Memory holds the current input batch, one decoded image for each thread, and some
-    dozens of images at 224 x 224.
+    dozens of images at the size of the network's input.
 
     Parameters
     ----------
@@ -82,8 +84,8 @@ def embed_batches(
     )
     if threads == 1:
         with images.open_decoder(isolated, expendable, source.truncated) as decoder:
-            decode = decoder.decode_pixels
-            yield from (_embed_rows(group, source, run, decode, lookup) for group in groups)
+            decode = partial(decoder.decode_pixels, preprocessing=model.input)
+            yield from (_embed_rows(group, source, model, run, decode, lookup) for group in groups)
         return
     pending: deque[Future[pa.RecordBatch]] = deque()
     # Silence warnings here: threads that do it concurrently restore each other's state.
@@ -93,11 +95,11 @@ def embed_batches(
         ThreadPoolExecutor(threads) as pool,
         images.open_decoder(isolated, truncated=source.truncated) as decoder,
     ):
-        decode = decoder.decode_pixels
+        decode = partial(decoder.decode_pixels, preprocessing=model.input)
         warnings.simplefilter("ignore")
         try:
             for group in groups:
-                pending.append(pool.submit(_embed_rows, group, source, run, decode, lookup))
+                pending.append(pool.submit(_embed_rows, group, source, model, run, decode, lookup))
                 if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
@@ -109,6 +111,7 @@ def embed_batches(
 def _embed_rows(
     rows: pa.RecordBatch,
     source: images.Source,
+    model: Model,
     run: models.Engine,
     decode: Decode,
     lookup: EmbeddingLookup | None,
@@ -116,7 +119,7 @@ def _embed_rows(
     columns: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in ROW.names}
     columns.update({name: rows[name].to_pylist() for name in _INPUT_COLUMNS})
     columns["status"] = ["skipped"] * rows.num_rows
-    decoded = np.empty((rows.num_rows, images.SIDE, images.SIDE, 3), np.uint8)
+    decoded = np.empty((rows.num_rows, *model.input.shape), np.uint8)
     to_embed: list[int] = []
     vectors: dict[int, Vectors] = {}
     for at in range(rows.num_rows):
@@ -136,12 +139,15 @@ def _embed_rows(
         except ImageError as error:
             columns["reason"][at] = str(error)
     if to_embed:
-        made = normalize(run(decoded[: len(to_embed)]))
-        for at, vector, usable in zip(to_embed, made, have_direction(made), strict=True):
-            if usable:
-                vectors[at] = vector
+        made, failed = embed_each(run, decoded[: len(to_embed)])
+        made = normalize(made)
+        usable = have_direction(made)
+        for place, at in enumerate(to_embed):
+            if usable[place]:
+                vectors[at] = made[place]
             else:
-                columns["status"][at], columns["reason"][at] = "skipped", NO_DIRECTION
+                columns["status"][at] = "skipped"
+                columns["reason"][at] = failed.get(place, NO_DIRECTION)
                 columns["width"][at] = columns["height"][at] = None
     columns["embedding"] = _list_array(vectors, rows.num_rows)
     return pa.RecordBatch.from_pydict(columns, schema=ROW)

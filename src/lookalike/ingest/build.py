@@ -71,7 +71,10 @@ def build_index(
                     put_in_place(fresh, out, before_deleting=forget_all)
             else:
                 put_in_place(fresh, out, before_deleting=forget_all)
-            return EmbeddingTable.open(out), report
+            made = EmbeddingTable.open(out)
+            if job.full.function is not None:
+                made.attach(job.full)
+            return made, report
 
 
 def _build(
@@ -88,6 +91,8 @@ def _build(
         raise LookalikeError(
             f"{out} already exists, {difference}: choose another `out`, or set `overwrite=True`"
         )
+    if job.full.function is not None:
+        stored.attach(job.full)
     model = stored.model
     job = replace(job, full=model, precision=model.precision, chosen=True)
     with writing(out), staging_folder(out / "work") as staging:

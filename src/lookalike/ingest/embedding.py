@@ -54,7 +54,8 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Embed
     if inputs.frame is not None:
         spark = inputs.frame.sparkSession
         with progress(spark, "choosing a precision"):
-            model, chosen_in = job.model(partial(sample_of_frame, job.rooted, inputs.frame))
+            sample = partial(sample_of_frame, job.rooted, inputs.frame, job.full.input)
+            model, chosen_in = job.model(sample)
         frame = inputs.frame.withColumn("id", inputs.frame["id"] + inputs.first_id)
         run = partial(embed_on_spark, job, model, frame, inputs.paths or iter, inputs.lookup)
         wave = max(job.wave, inputs.count // _MAX_SPARK_WAVES)
@@ -63,7 +64,8 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Embed
     assert inputs.listing is not None
     if job.precision == "auto" and inputs.count < options.MIN_IMAGES_TO_MEASURE:
         job = replace(job, precision="f32")
-    choose = partial(job.model, partial(_sample_of_files, job.rooted, inputs.listing))
+    sample = partial(_sample_of_files, job.rooted, inputs.listing, job.full.input)
+    choose = partial(job.model, sample)
     if not _uses_spark(job, inputs.count):
         with progress_line("choosing a precision"):
             model, chosen_in = choose()
@@ -111,7 +113,7 @@ def _check_cost(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:
     run = models.engine(model, 1, device=job.device)
     paths = sample_paths(inputs.listing, run.batch)
     started = time.perf_counter()
-    pixels = _decode_files(job.rooted, paths)  # on all cores
+    pixels = _decode_files(job.rooted, paths, model.input)  # on all cores
     decoded = time.perf_counter()
     if len(pixels):
         run(pixels)  # on one core
@@ -242,15 +244,19 @@ def waves(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[Iterator[pa.
         yield wave()
 
 
-def _sample_of_files(source: images.Source, listing: Path) -> Pixels:
-    """Decode up to `models.SAMPLE_IMAGES` images drawn at random: uint8 (n, 224, 224, 3)."""
-    return _decode_files(source, sample_paths(listing, models.SAMPLE_IMAGES))
+def _sample_of_files(
+    source: images.Source, listing: Path, preprocessing: images.Preprocessing
+) -> Pixels:
+    """Decode up to `models.SAMPLE_IMAGES` images drawn at random: uint8 (n, height, width, 3)."""
+    return _decode_files(source, sample_paths(listing, models.SAMPLE_IMAGES), preprocessing)
 
 
-def _decode_files(source: images.Source, paths: Sequence[str]) -> Pixels:
+def _decode_files(
+    source: images.Source, paths: Sequence[str], preprocessing: images.Preprocessing
+) -> Pixels:
     def decoded_file(path: str) -> Pixels | None:
         with suppress(ImageError):
-            return decoder.decode_pixels(images.read(source, path))[0]
+            return decoder.decode_pixels(images.read(source, path), preprocessing)[0]
         return None
 
     with (

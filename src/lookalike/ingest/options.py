@@ -21,10 +21,11 @@ from lookalike.ingest.vectors.inputs import (
     model_of,
     open_vectors,
 )
-from lookalike.models import Model
+from lookalike.models import CallableModel, Model
 from lookalike.models.weights import AUTO
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.own_vectors import Metric
+from lookalike.storage.stored_model import is_older_preprocessing
 from lookalike.system.arrays import Pixels
 from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.extras import require
@@ -51,8 +52,10 @@ class Options:
         Its columns for the photo and the label.
     image_column, label_column : str or None
         The columns of a table of images.
-    model, weights, precision, device : str
-        The network, its weights, its precision, and where it runs.
+    model : str or CallableModel
+        The network.
+    weights, precision, device : str
+        Its weights, its precision, and where it runs.
     spark : bool or None
         True embeds on Spark, False in this process; None decides by the number of files.
     wave : int
@@ -74,7 +77,7 @@ class Options:
     label_name: str = "Class"
     image_column: str | None = None
     label_column: str | None = None
-    model: str = AUTO
+    model: str | CallableModel = AUTO
     weights: str = AUTO
     precision: str = "auto"
     device: str = "auto"
@@ -233,7 +236,12 @@ def prepare(
         stored = EmbeddingTable.open(options.like)
         if not stored.has_network:
             raise LookalikeError(f"{stored.path} holds vectors without a network: leave `like` out")
-    if stored and stored.about_model["preprocessing"] != images.PREPROCESSING:
+        if stored.model.is_callable:
+            raise LookalikeError(
+                f"{stored.path} was made with a function, which is not stored: leave `like` out, "
+                "and set `model` to that function"
+            )
+    if stored and stored.has_network and is_older_preprocessing(stored.about_model):
         _warn_of_old_preprocessing(stored.path)
     model = stored.model if stored else None
     # int8 runs on CPUs only.
@@ -241,6 +249,7 @@ def prepare(
     requested = "cpu" if (precision, options.device) == ("int8", "auto") else options.device
     device = models.find_device(requested)
     full = model or models.resolve(options.model, options.weights, device)
+    full.check_runs()
     return Job(
         source,
         ignored,

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,7 +19,7 @@ from lookalike.images.inputs.listing import read_listing, task_count
 from lookalike.ingest.batches import embed_batches
 from lookalike.ingest.diff import HashLookup
 from lookalike.ingest.options import Job
-from lookalike.models import Model
+from lookalike.models import Model, callables
 from lookalike.spark import (
     is_retry,
     is_spark_error,
@@ -97,7 +98,9 @@ def embed_on_spark(
 
     """
     spark = frame.sparkSession
-    shared = spark.sparkContext.broadcast(model)
+    if model.function is not None:
+        callables.pickled(model.function)  # now: Spark would print what is wrong with it
+    shared = spark.sparkContext.broadcast(replace(model, text=None))  # large, and of no use there
     source, device = job.rooted, job.device
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
 
@@ -256,8 +259,10 @@ def _bad_receipt(receipt: Path) -> LookalikeError:
     )
 
 
-def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
-    """Decode the first images that Spark finds: uint8 (n, 224, 224, 3).
+def sample_of_frame(
+    source: images.Source, frame: "DataFrame", preprocessing: images.Preprocessing
+) -> Pixels:
+    """Decode the first images that Spark finds: uint8 (n, height, width, 3).
 
     A random sample would have to read the whole data lake.
     """
@@ -270,7 +275,8 @@ def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
                 decoded = []
                 for content in batch["content"]:
                     with suppress(ImageError):
-                        decoded.append(decoder.decode_pixels(content.as_py() or b"")[0].tobytes())
+                        pixels, _ = decoder.decode_pixels(content.as_py() or b"", preprocessing)
+                        decoded.append(pixels.tobytes())
                 yield pa.record_batch([pa.array(decoded, pa.binary())], ["pixels"])
 
     with small_arrow_batches(frame.sparkSession):
@@ -278,4 +284,4 @@ def sample_of_frame(source: images.Source, frame: "DataFrame") -> Pixels:
         decoded = frame.select("content").mapInArrow(decoded_rows, "pixels binary")
         rows = decoded.limit(models.SAMPLE_IMAGES).collect()
     pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
-    return pixels.reshape(len(rows), images.SIDE, images.SIDE, 3)
+    return pixels.reshape(len(rows), *preprocessing.shape)

@@ -1,6 +1,7 @@
 """Networks, their weights, the runtimes that execute them, and their precisions."""
 
-from lookalike.models.model import Model, check_description, resolve
+from lookalike.models.callables import CallableModel
+from lookalike.models.model import Model, check_description
 from lookalike.models.precision import (
     PRECISIONS,
     SAMPLE_IMAGES,
@@ -11,9 +12,11 @@ from lookalike.models.precision import (
     overlap,
     overlaps,
 )
+from lookalike.models.resolution import resolve
 from lookalike.models.runtimes import DEVICES, Engine, engine, find_device
 
 __all__ = [
+    "CallableModel",
     "DEVICES",
     "PRECISIONS",
     "SAMPLE_IMAGES",

@@ -10,9 +10,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from lookalike import images, models
-from lookalike.errors import ImageError
+from lookalike.errors import ImageError, LookalikeError
+from lookalike.images.decoding.preprocessing import DEFAULT
 from lookalike.images.decoding.raster import DEVIATION, MEAN, read_file
-from lookalike.models import Model
+from lookalike.models import CallableModel, Model
+from lookalike.models.callables import embed_each
+from lookalike.models.text_engine import text_engine
 from lookalike.models.weights import AUTO
 from lookalike.system.arrays import Vectors
 
@@ -91,9 +94,11 @@ class ImageEmbedder:
 
     Parameters
     ----------
-    model : str or Model
-        "efficientnet-lite0" (the default), "resnet18", both of which give 512 numbers, or another
-        network of torchvision; or the model of an index.
+    model : str, CallableModel or Model
+        "efficientnet-lite0" (the default), "resnet18", both of which give 512 numbers, another
+        network of torchvision or, as "timm:NAME", "clip:NAME", "hf:NAME" or
+        "sentence-transformers:NAME", of another library; an ONNX file; a function of your own; or
+        the model of an index.
     weights : str
         Bundled weights, "imagenet", or a file.
     precision : {"auto", "f32", "bf16", "int8"}
@@ -117,7 +122,7 @@ class ImageEmbedder:
 
     def __init__(
         self,
-        model: str | Model = AUTO,
+        model: str | CallableModel | Model = AUTO,
         weights: str = AUTO,
         *,
         precision: str = "auto",
@@ -125,7 +130,7 @@ class ImageEmbedder:
         threads: int = 0,
         truncated: bool = False,
     ) -> None:
-        if isinstance(model, str):
+        if not isinstance(model, Model):
             model = models.at_precision(models.resolve(model, weights), precision)
         self.model = model
         self.normalize = normalize
@@ -167,20 +172,54 @@ class ImageEmbedder:
         return models.engine(self.model, self._threads).batch
 
     def of_pixels(self, pixels: npt.NDArray[np.uint8]) -> Vectors:
-        """Return the vectors, float32 (n, width), of pixels as decoded, uint8 (n, 224, 224, 3).
+        """Return the vectors, float32 (n, width), of pixels as decoded for this network.
 
-        Those without a direction are NaN where they are normalised.
+        Pixels are uint8 (n, height, width, 3), of the shape `model.input` says.
+
+        Those without a direction are NaN where they are normalised, and where a function of your
+        own fails.
         """
-        vectors = models.engine(self.model, self._threads)(pixels)
+        vectors, _ = embed_each(models.engine(self.model, self._threads), pixels)
         return normalize(vectors) if self.normalize else vectors
+
+    def embed_text(self, texts: str | Sequence[str]) -> Vectors:
+        """Embed words into the space of the images, with a network that has a text side.
+
+        Parameters
+        ----------
+        texts : str or list of str
+            A text, or n texts. What is longer than the network takes is cut.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 (width,), or (n, width) for a list.
+
+        Raises
+        ------
+        LookalikeError
+            If the network embeds no words, or its tokenizer is not installed.
+        """
+        given = [texts] if isinstance(texts, str) else list(texts)
+        if not all(isinstance(text, str) and text.strip() for text in given):
+            raise LookalikeError("a text without words: give at least one word")
+        run = text_engine(self.model, self._threads)
+        vectors = run(given) if given else np.empty((0, self.width), np.float32)
+        if self.normalize:
+            vectors = normalize(vectors)
+        if not have_direction(vectors).all():
+            raise LookalikeError("the network gives no vector for this text: change its words")
+        return cast("Vectors", vectors[0]) if isinstance(texts, str) else vectors
 
     def _embed(self, batch: Sequence[ImageLike]) -> Vectors:
         vectors = np.empty((len(batch), self.width), np.float32)
-        for start in range(0, len(batch), self.batch):
-            some = batch[start : start + self.batch]
-            vectors[start : start + self.batch] = self.of_pixels(
-                np.stack([to_pixels(image, self.truncated) for image in some])
+        run = models.engine(self.model, self._threads)
+        for start in range(0, len(batch), run.batch):
+            some = batch[start : start + run.batch]
+            made = run(
+                np.stack([to_pixels(image, self.truncated, self.model.input) for image in some])
             )
+            vectors[start : start + run.batch] = normalize(made) if self.normalize else made
         if not have_direction(vectors).all():
             raise ImageError(NO_DIRECTION)
         return vectors
@@ -189,7 +228,9 @@ class ImageEmbedder:
         return f"ImageEmbedder({self.model.backbone!r}, {self.model.weights!r}, width={self.width})"
 
 
-def to_pixels(image: ImageLike, truncated: bool = False) -> npt.NDArray[np.uint8]:
+def to_pixels(
+    image: ImageLike, truncated: bool = False, preprocessing: images.Preprocessing = DEFAULT
+) -> npt.NDArray[np.uint8]:
     """Convert any kind of image to pixels.
 
     Parameters
@@ -198,10 +239,12 @@ def to_pixels(image: ImageLike, truncated: bool = False) -> npt.NDArray[np.uint8
         An image as `ImageEmbedder` takes it.
     truncated
         Decode the readable part of a file that was cut short.
+    preprocessing
+        That of the network.
 
     Returns
     -------
-    uint8 (224, 224, 3).
+    uint8 (height, width, 3), by default (224, 224, 3).
 
     Raises
     ------
@@ -214,14 +257,20 @@ def to_pixels(image: ImageLike, truncated: bool = False) -> npt.NDArray[np.uint8
     if isinstance(image, str | os.PathLike):
         image = read_file(image)
     if isinstance(image, bytes | bytearray | memoryview):
-        return images.decode_pixels(bytes(image), truncated)[0]
+        return images.decode_pixels(bytes(image), truncated, preprocessing)[0]
     if isinstance(image, Image.Image):
-        return images.resize(images.to_upright_rgb(image))
+        return images.resize(images.to_upright_rgb(image), preprocessing)
     if hasattr(image, "detach"):  # a torch tensor, recognised without importing torch
-        return _tensor_pixels(image.detach().cpu().numpy())
+        return _tensor_pixels(image.detach().cpu().numpy(), preprocessing)
     if isinstance(image, np.ndarray):
-        return images.resize(images.to_upright_rgb(Image.fromarray(_as_bytes(image))))
+        return _array_pixels(image, preprocessing)
     raise TypeError(f"not an image: {type(image).__name__}")
+
+
+def _array_pixels(
+    array: npt.NDArray[Any], preprocessing: images.Preprocessing
+) -> npt.NDArray[np.uint8]:
+    return images.resize(images.to_upright_rgb(Image.fromarray(_as_bytes(array))), preprocessing)
 
 
 def _as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -240,12 +289,19 @@ def _as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(array * 255), np.uint8)
 
 
-def _tensor_pixels(tensor: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _tensor_pixels(
+    tensor: npt.NDArray[Any], preprocessing: images.Preprocessing
+) -> npt.NDArray[np.uint8]:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         raise ImageError(f"a tensor of shape {tensor.shape}, not (3, height, width)")
     channels_last = tensor.transpose(1, 2, 0)
     if tensor.dtype == np.uint8:
-        return images.resize(images.to_upright_rgb(Image.fromarray(_as_bytes(channels_last))))
+        return _array_pixels(channels_last, preprocessing)
+    if preprocessing.current() != DEFAULT:
+        raise ImageError(
+            f"a float tensor, but this network takes images as {preprocessing.name}, not as "
+            "lookalike.images.transform() makes them: give pictures as uint8"
+        )
     if tensor.shape != (3, images.SIDE, images.SIDE):
         raise ImageError(
             f"a float tensor of shape {tensor.shape}: lookalike.images.transform() gives "

@@ -2,10 +2,10 @@
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torchvision
@@ -47,14 +47,14 @@ def backbone(name: str = "resnet18", weights: str = AUTO) -> nn.Module:
     """
     name, weights = settle(name, weights)
     if name == lite0_package.NAME and weights not in ("cars", "imagenet"):
-        state = _from_file(_file(name, weights))
+        state = from_file(_file(name, weights))
         if state.keys() == Lite0().state_dict().keys():  # bundled, or trained from that
             return _load_state(Lite0(), state, name, weights)
         if "_conv_stem.weight" not in state:
             raise LookalikeError(f"the weights {weights!r} are not of {name}; {_FIX_MODEL}")
     network = _untrained(name, weights)
     head = _last_layer(network)
-    state = _imagenet(name) if weights == "imagenet" else _from_file(_file(name, weights))
+    state = _imagenet(name) if weights == "imagenet" else from_file(_file(name, weights))
     state = {key: value for key, value in state.items() if not key.startswith(head + ".")}
     wanted = {key for key in network.state_dict() if not key.startswith(head + ".")}
     if missing := sorted(wanted - state.keys()):
@@ -196,7 +196,7 @@ def _file(name: str, weights: str) -> Traversable:
 
 def _imagenet(name: str) -> dict[str, torch.Tensor]:
     if name == lite0_package.NAME:
-        return _from_file(lite0_package.packaged())
+        return from_file(lite0_package.packaged())
     choice = torchvision.models.get_model_weights(name).DEFAULT
     try:
         state = torch.hub.load_state_dict_from_url(
@@ -211,7 +211,7 @@ def _imagenet(name: str) -> dict[str, torch.Tensor]:
         ) from None
 
 
-def _from_file(path: Traversable) -> dict[str, torch.Tensor]:
+def from_file(path: Traversable) -> dict[str, torch.Tensor]:
     """Load safetensors, or a checkpoint that contains only tensors. Pickled code never runs."""
     from safetensors.torch import load, load_file
 
@@ -247,8 +247,12 @@ def _cleaned(checkpoint: Any) -> dict[str, torch.Tensor]:
     }
 
 
+Scale: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of red, green and blue, in 0..1."""
+
+
 class FromPixels(nn.Module):
-    """A network from decoded pixels, uint8 (n, 224, 224, 3), to vectors, float32 (n, width).
+    """A network from decoded pixels, uint8 (n, height, width, 3), to vectors, float32 (n, width).
 
     Parameters
     ----------
@@ -256,15 +260,17 @@ class FromPixels(nn.Module):
         A network of `backbone`.
     name
         Its name, which defines the mean and standard deviation of its input.
+    scale
+        These two, in 0..1, for a network of another library.
     """
 
-    def __init__(self, network: nn.Module, name: str = "resnet18") -> None:
+    def __init__(
+        self, network: nn.Module, name: str = "resnet18", scale: Scale | None = None
+    ) -> None:
         super().__init__()
-        scale = (
-            (lite0_package.MEAN, lite0_package.DEVIATION)
-            if name == lite0_package.NAME
-            else (MEAN, DEVIATION)
-        )
+        if scale is None and name == lite0_package.NAME:
+            scale = (lite0_package.MEAN, lite0_package.DEVIATION)
+        scale = scale or (MEAN, DEVIATION)
         mean, deviation = (torch.tensor(part).view(1, 3, 1, 1) * 255 for part in scale)
         self.network = network
         self.mean = nn.Buffer(mean)
@@ -280,7 +286,7 @@ class FromPixels(nn.Module):
         return features.flatten(1)
 
     @torch.no_grad()
-    def width(self) -> int:
-        """Return the width of the vectors, found by one call."""
-        black = torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8, device=self.mean.device)
+    def width(self, high: int = SIDE, wide: int = SIDE) -> int:
+        """Return the width of the vectors, found by one call with an image of this size."""
+        black = torch.zeros(1, high, wide, 3, dtype=torch.uint8, device=self.mean.device)
         return int(self(black).shape[1])

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from lookalike.errors import LookalikeError, Unreadable, either
 from lookalike.models import lite0_package
-from lookalike.models.model import Model, fingerprint, identity, resolve
+from lookalike.models.model import Model, fingerprint
 from lookalike.models.quantization import METHOD, cancel_preload, preload, quantize
-from lookalike.models.runtimes import PROBE, engine, processor
+from lookalike.models.resolution import identity, resolve
+from lookalike.models.runtimes import engine, probe, processor
 from lookalike.models.weights import BUNDLED
 from lookalike.system.arrays import Pixels, Vectors
 from lookalike.system.cache import cache_folder, ignore_cache_errors
@@ -53,7 +54,7 @@ def at_precision(
         that is faster than f32 and agrees with it on the sample, and f32 without a sample. The
         choice is cached for the same images and processor.
     sample
-        Returns images, uint8 (n, 224, 224, 3), which also calibrate int8.
+        Returns images, uint8 (n, height, width, 3), which also calibrate int8.
     device
         "cpu" or "cuda".
 
@@ -63,6 +64,10 @@ def at_precision(
         If int8 lacks images, or the model or device does not support it.
     """
     check_precision(precision)
+    if full.is_callable:
+        if precision not in ("auto", "f32"):
+            raise LookalikeError(f"{full.backbone} has its own precision: leave `precision` out")
+        return full
     if precision == "bf16":
         return _bf16(full)
     if precision == "int8":
@@ -165,7 +170,7 @@ def _int8(full: Model, pixels: Pixels) -> Model:
         weights_data=data,
         network=b"",
     )
-    model = replace(model, probe=engine(model)(PROBE).tobytes())
+    model = replace(model, probe=engine(model)(probe(model)).tobytes())
     if readable:
         model.keep(folder)
     return model

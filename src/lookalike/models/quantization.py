@@ -63,7 +63,7 @@ def quantize(graph: bytes, weights: bytes, sample: Pixels) -> tuple[bytes, bytes
     graph, weights
         The network in OpenVINO's format.
     sample
-        uint8 (n, 224, 224, 3): calibrates the ranges of the activations.
+        uint8 (n, height, width, 3): calibrates the ranges of the activations.
 
     Returns
     -------

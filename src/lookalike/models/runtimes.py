@@ -5,6 +5,7 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html
 """
 
 import contextlib
+import json
 import logging
 import shutil
 import sys
@@ -16,14 +17,19 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from lookalike.errors import LookalikeError, either
+from lookalike.models.callables import CallableEngine
 from lookalike.models.ir_validation import check_graph
 from lookalike.system.arrays import Pixels, Vectors
 from lookalike.system.extras import install, is_installed, require
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lookalike.models.model import Model
+    from lookalike.models.networks import Scale
 
 
 logger = logging.getLogger(__name__)
@@ -35,7 +41,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 class Engine(Protocol):
-    """A callable from pixels, uint8 (n, 224, 224, 3), to features, float32 (n, width).
+    """A callable from pixels, uint8 (n, height, width, 3), to features, float32 (n, width).
 
     Threads may share it. `batch` is the fastest n.
     """
@@ -79,9 +85,11 @@ class OpenVinoEngine:
             detail = " ".join(str(error).split())[-200:]
             raise LookalikeError(f"OpenVINO cannot run this network: {detail}") from None
         self._of_thread = threading.local()  # a request serves one caller at a time
+        count = network.input(0).get_partial_shape()[0]
+        self._count = count.get_length() if count.is_static else 0
 
-    def __call__(self, pixels: Pixels) -> Vectors:
-        """Run the network on a batch of any size."""
+    def __call__(self, pixels: "Pixels | npt.NDArray[np.int64]") -> Vectors:
+        """Run the network on a batch of any size: pixels, or the tokens of texts."""
         if OpenVinoEngine._has_run:
             return self._run(pixels)
         # The first call in a process creates shared state. Two threads that create it at the same
@@ -91,11 +99,22 @@ class OpenVinoEngine:
             OpenVinoEngine._has_run = True
             return vectors
 
-    def _run(self, pixels: Pixels) -> Vectors:
+    def _run(self, pixels: "Pixels | npt.NDArray[np.int64]") -> Vectors:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._compiled.create_infer_request()
+        if self._count and len(pixels) != self._count:
+            return self._run_in_parts(pixels)
         results = self._of_thread.request.infer(pixels, share_inputs=True)
         return np.array(results[0], dtype=np.float32)  # a copy: OpenVINO reuses its buffer
+
+    def _run_in_parts(self, pixels: "Pixels | npt.NDArray[np.int64]") -> Vectors:
+        """Run a network that takes batches of one size: the last one is filled up."""
+        parts = []
+        for at in range(0, len(pixels), self._count):
+            part = pixels[at : at + self._count]
+            filled = np.concatenate([part, part[-1:].repeat(self._count - len(part), axis=0)])
+            parts.append(self._run(filled)[: len(part)])
+        return np.concatenate(parts)
 
 
 _CUDA_STREAMS = 2  # one copies while the other computes
@@ -111,7 +130,7 @@ class TorchEngine:
         require(f"the network {model.backbone}", "torch")
         import torch
 
-        from lookalike.models.networks import FromPixels, restore
+        from lookalike.models.networks import FromPixels
 
         # Else cuDNN rounds f32 factors to ten bits. The switch is for the whole process.
         torch.backends.cudnn.allow_tf32 = False
@@ -119,8 +138,8 @@ class TorchEngine:
         self._device = device
         self._streams: SimpleQueue[Any] = SimpleQueue()
         self._type = torch.bfloat16 if model.precision == "bf16" else torch.float32
-        pure = restore(model.backbone, model.weights, model.network)
-        network = FromPixels(pure, model.backbone).eval().requires_grad_(False)
+        pure, scale = _restored(model)
+        network = FromPixels(pure, model.backbone, scale).eval().requires_grad_(False)
         with _memory_of_gpu():
             self._network = network.to(device).to(memory_format=torch.channels_last)
         if device == "cuda":
@@ -163,6 +182,20 @@ class TorchEngine:
                 yield
         finally:
             self._streams.put(stream)
+
+
+def _restored(model: "Model") -> "tuple[nn.Module, Scale | None]":
+    """Make the network of a model from its tensors; return its mean and deviation if it has own."""
+    from lookalike.models import libraries, networks
+
+    if not model.architecture:
+        return networks.restore(model.backbone, model.weights, model.network), None
+    try:
+        about = json.loads(model.architecture)
+        mean, deviation = ([float(part) for part in parts] for parts in about["scale"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise LookalikeError(f"no description of a network ({error}): index again") from None
+    return libraries.restore(about, model.network), (mean, deviation)
 
 
 @contextlib.contextmanager
@@ -244,13 +277,17 @@ def _engine(model: "Model", threads: int, streams: int, device: str) -> Engine:
         return TorchEngine(model, "cpu", max(threads // streams, 1) if threads else 0)
     made = OpenVinoEngine(model.graph, model.weights_data, model.precision, threads, streams)
     if model.probe:
-        _check_probe(np.frombuffer(model.probe, np.float32), made(PROBE)[0])
+        _check_probe(np.frombuffer(model.probe, np.float32), made(probe(model))[0])
     return made
 
 
-PROBE: Pixels = np.random.default_rng(0).integers(0, 256, (1, 7, 7, 3), np.uint8)
-PROBE = PROBE.repeat(32, axis=1).repeat(32, axis=2)
-"""An image of coloured squares, uint8 (1, 224, 224, 3), whose vector checks an engine."""
+_SQUARES = np.random.default_rng(0).integers(0, 256, (7, 7, 3), np.uint8)
+
+
+def probe(model: "Model") -> Pixels:
+    """Return an image of coloured squares, uint8 (1, height, width, 3), which checks an engine."""
+    rows, columns = (np.arange(side) * 7 // side for side in model.input.crop)
+    return np.ascontiguousarray(_SQUARES[rows][:, columns][None])
 
 
 def _check_probe(expected: Vectors, actual: Vectors) -> None:
@@ -278,4 +315,7 @@ def engine(model: "Model", threads: int = 0, streams: int = 1, device: str = "cp
     device
         "cpu" or "cuda". A worker without CUDA uses its CPU.
     """
+    model.check_runs()
+    if model.function is not None:  # not kept: another function may have the name
+        return CallableEngine(model.function, model.width)
     return _engine(model, threads, streams, device)

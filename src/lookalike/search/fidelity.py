@@ -54,7 +54,7 @@ def against_f32(table: EmbeddingTable, rows: Rows, k: int = 5, seed: int = 0) ->
         return {**figures, **unknown, "reason": reason}
 
     places = draw(len(rows), SAMPLE_IMAGES, seed)
-    pixels = _pixels(table.source, rows, places)
+    pixels = _pixels(table.source, rows, places, model.input)
     read = np.array([one is not None for one in pixels])
     count = int(read.sum())
     figures.update(images=count, left_out=len(read) - count, k=max(min(k, count - 1), 0))
@@ -71,14 +71,16 @@ def against_f32(table: EmbeddingTable, rows: Rows, k: int = 5, seed: int = 0) ->
     }
 
 
-def _pixels(source: images.Source, rows: Rows, places: Numbers) -> list[Pixels | None]:
-    """Decode the images of some rows: uint8 (224, 224, 3), None for a changed or unreadable one."""
+def _pixels(
+    source: images.Source, rows: Rows, places: Numbers, preprocessing: images.Preprocessing
+) -> list[Pixels | None]:
+    """Decode the images of some rows: uint8 (height, width, 3), None for changed or unreadable."""
 
     def decode(row: dict[str, Any]) -> Pixels | None:
         with contextlib.suppress(ImageError):
             data = images.read(source, row["path"])
             if content_hash(data) == row["content_hash"]:
-                return images.decode_pixels(data)[0]
+                return images.decode_pixels(data, preprocessing=preprocessing)[0]
         return None
 
     columns = ["path", "content_hash"]
@@ -88,7 +90,7 @@ def _pixels(source: images.Source, rows: Rows, places: Numbers) -> list[Pixels |
 
 
 def _embed(model: Model, pixels: Pixels) -> Vectors:
-    """Embed pixels, uint8 (n, 224, 224, 3): float32 (n, width)."""
+    """Embed pixels, uint8 (n, height, width, 3): float32 (n, width of a vector)."""
     run = models.engine(model)
     starts = range(0, len(pixels), run.batch)
     return normalize(np.concatenate([run(pixels[at : at + run.batch]) for at in starts]))

@@ -128,7 +128,7 @@ class Uploads:
         loop = asyncio.get_running_loop()
         try:
             pixels, _ = await loop.run_in_executor(
-                self._decoding, self._decoder.decode_pixels, data
+                self._decoding, self._decoder.decode_pixels, data, embedder.model.input
             )
         except ImageError as error:
             raise HTTPException(415, f"cannot search with this image: {error}") from None

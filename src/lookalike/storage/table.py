@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.errors import LookalikeError, forbidden
-from lookalike.images import PREPROCESSING, Source
+from lookalike.images import Source
 from lookalike.models import Model, check_description
 from lookalike.spark import local_uri
 from lookalike.storage.data_folders import is_unfinished, new_data_folder
@@ -37,6 +37,13 @@ from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history
 from lookalike.storage.own_vectors import Described, OwnVectors
 from lookalike.storage.segments import Segment, SegmentRecord, read_rows
+from lookalike.storage.stored_model import (
+    TRIED,
+    check_same,
+    first_tried_id,
+    load_model,
+    record_first_tried,
+)
 from lookalike.storage.transactions import (
     NEXT_ID,
     Summary,
@@ -54,9 +61,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
-_TRIED = "tried"
-"""The key in the description for the first id of each preprocessing. From that id on it is the one
-that skipped what was skipped."""
 _OWN = "vectors"
 """The key in the description for what is known of the user's own vectors."""
 
@@ -119,11 +123,9 @@ class EmbeddingTable(Described):
                 Source.stored(description["source"]),
                 check_description(description["model"]),
             )
-            same = about_model["preprocessing"] == PREPROCESSING
-            tried = description.get(_TRIED, {}).get(PREPROCESSING, 0 if same else None)
+            tried = first_tried_id(description, about_model)
             own = OwnVectors.stored(description.get(_OWN))
-            first = None if tried is None else int(tried)
-            opened = cls(path, table, source, about_model, first, own)
+            opened = cls(path, table, source, about_model, tried, own)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not needs_upgrade(error):
                 raise no_longer_kept(path, version) from None
@@ -152,12 +154,15 @@ class EmbeddingTable(Described):
             "source": asdict(source),
             "model": model.about(),
             "full_model": full_model or model.fingerprint,
-            _TRIED: {PREPROCESSING: 0},
+            TRIED: {model.preprocessing: 0},
             **({} if own is None else {_OWN: asdict(own)}),
         }
         create_description(path, description)
         write_first_version(path, segments, own.key if own else None)
-        return cls.open(path)
+        made = cls.open(path)
+        if model.function is not None:
+            made.attach(model)
+        return made
 
     def commit(
         self,
@@ -189,7 +194,7 @@ class EmbeddingTable(Described):
         lost = {name: sizes[name] for name in names}
         key = self.own.key if self.own else None
         write_next_version(self.path, self.version, self.identity, summary, added, lost, key)
-        return self._reopen(self.version + 1)  # which may have a successor by now
+        return self.reopen(self.version + 1)  # which may have a successor by now
 
     def new_folder(self) -> Path:
         """Make a folder for new data files and return it; `discard` ends its use."""
@@ -200,7 +205,7 @@ class EmbeddingTable(Described):
 
         Where another index has taken its place, that one.
         """
-        return self if self.is_newest() else self._reopen()
+        return self if self.is_newest() else self.reopen()
 
     def is_newest(self) -> bool:
         """Tell whether there is no later version, and no other index in its place."""
@@ -223,7 +228,7 @@ class EmbeddingTable(Described):
         """The id of the table; an index that takes its place has another."""
         return str(self._table.metadata().id)
 
-    def _reopen(self, version: int | None = None) -> Self:
+    def reopen(self, version: int | None = None) -> Self:
         """Open the newest version, or another; keep the model where it is the same."""
         opened = type(self).open(self.path, version)
         if "model" in self.__dict__ and opened.about_model == self.about_model:
@@ -252,15 +257,12 @@ class EmbeddingTable(Described):
         if self._tried_from_id is not None:
             return self
 
-        def change(about: dict[str, Any]) -> None:
-            about.setdefault(_TRIED, {}).setdefault(PREPROCESSING, self.next_id)
-
-        return self._describe(change)
+        return self._describe(partial(record_first_tried, first_id=self.next_id))
 
     def _describe(self, change: Callable[[dict[str, Any]], None]) -> Self:
         with writing(self.path):
             change_description(self.path, change)
-        return type(self).open(self.path, self.version)
+        return self.reopen(self.version)
 
     def check_files(self) -> None:
         """Raise `LookalikeError` where a data file is missing or has another size than written."""
@@ -279,14 +281,15 @@ class EmbeddingTable(Described):
     @cached_property
     def model(self) -> Model:
         """The model whose vectors these are."""
-        folder = find_folder(self.path, "model")
-        try:
-            return Model.load(folder)
-        except LookalikeError:
-            # Another process may just have renamed it (`description.upgrade`).
-            if (renamed := find_folder(self.path, "model")) == folder:
-                raise
-            return Model.load(renamed)
+        return load_model(self.path)
+
+    def attach(self, model: Model) -> None:
+        """Give the table its model, a function, which is not stored with it.
+
+        Raises `LookalikeError` for another model than that of the vectors.
+        """
+        check_same(model, self.about_model, self.path)
+        self.__dict__["model"] = model
 
     @property
     def next_id(self) -> int:

@@ -17,11 +17,15 @@ _EXTRAS = {
     "matplotlib": ("Matplotlib", "plot"),
     "networkit": ("NetworKit", "analysis"),
     "nncf": ("NNCF", "quantize"),
+    "open_clip": ("open_clip", "clip"),
     "openTSNE": ("openTSNE", "serve"),
     "pandas": ("pandas", "notebook"),
     "pillow_heif": ("pillow-heif", "heic"),
     "pyspark": ("PySpark", "spark"),
+    "sentence_transformers": ("sentence-transformers", "huggingface"),
+    "timm": ("timm", "timm"),
     "torch": ("PyTorch", "torch"),
+    "transformers": ("transformers", "huggingface"),
 }
 """The name and the extra of each package, by its import name."""
 

@@ -1,6 +1,7 @@
 """The caller's side of the sandbox: start a process, send it images, end it."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from lookalike.images.decoding._sandbox_worker import (
     REASON,
     REQUEST,
 )
+from lookalike.images.decoding.preprocessing import DEFAULT, Preprocessing
 
 MAX_START_SECONDS = 60.0
 """Overloaded machines and network file systems are slow."""
@@ -95,22 +97,26 @@ class DecoderProcess:
                 why = lines[-1] if lines else str(error)
         raise LookalikeError(f"cannot start a process to decode images ({why})")
 
-    def decode(self, data: bytes, task: int) -> tuple[tuple[int, int], memoryview]:
+    def decode(
+        self, data: bytes, task: int, preprocessing: Preprocessing = DEFAULT
+    ) -> tuple[tuple[int, int], memoryview]:
         """Send an image and wait for the answer: two numbers and bytes.
 
         Raises `ImageError` for a bad image. After `TimeoutError` or `ProcessEnded`, the process is
         unusable.
         """
         self._set_deadline(self._max_seconds)
-        self._send(REQUEST.pack(len(data), task), data)
-        kind, one, two, rest = self._receive_answer()
+        name = b"" if preprocessing == DEFAULT else preprocessing.name.encode()
+        pixels_bytes = math.prod(preprocessing.shape)
+        self._send(REQUEST.pack(len(data), task, len(name)) + name, data)
+        kind, one, two, rest = self._receive_answer(pixels_bytes)
         # All threads and processes decode one large image at a time. The lock is held on this
         # side, so that it is released if the process ends.
         with raster.large_image_lock if kind == LARGE else nullcontext():
             if kind == LARGE:
                 self._set_deadline(self._max_seconds)
                 self._send(b"!")
-                kind, one, two, rest = self._receive_answer()
+                kind, one, two, rest = self._receive_answer(pixels_bytes)
         if kind == REASON:
             raise ImageError(str(rest, errors="surrogatepass"))
         return (one, two), rest
@@ -146,12 +152,14 @@ class DecoderProcess:
         except (BrokenPipeError, ConnectionResetError):
             self._raise_end()
 
-    def _receive_answer(self) -> tuple[bytes, int, int, memoryview]:
+    def _receive_answer(
+        self, pixels_bytes: int = PIXELS_BYTES
+    ) -> tuple[bytes, int, int, memoryview]:
         """Wait for an answer; return the fields of its header, and its bytes."""
         buffer = memoryview(bytearray(HEADER.size + PIXELS_BYTES))
         received = self._receive(buffer, HEADER.size)
         kind, one, two = HEADER.unpack(buffer[: HEADER.size])
-        size = HEADER.size + {PIXELS: PIXELS_BYTES, BYTES: one, REASON: one}.get(kind, 0)
+        size = HEADER.size + {PIXELS: pixels_bytes, BYTES: one, REASON: one}.get(kind, 0)
         if size > MAX_ANSWER_BYTES:
             self.kill()
             raise ProcessEnded("an answer that is too long")

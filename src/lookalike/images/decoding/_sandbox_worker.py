@@ -16,9 +16,11 @@ import numpy as np
 
 from lookalike.errors import ImageError
 from lookalike.images.decoding import identity, raster
+from lookalike.images.decoding.preprocessing import DEFAULT, Preprocessing
 
-REQUEST = Struct("=QI")
-"""The size of the image in bytes, and the task: a value below, or the side of a thumbnail."""
+REQUEST = Struct("=QIH")
+"""The size of the image in bytes, the task, which is a value below or the side of a thumbnail, and
+the size of the name of a preprocessing in bytes, 0 for the default. The name comes first."""
 EMBED, VIEW, DIGEST = 0, 2**32 - 1, 2**32 - 2
 """Tasks: return pixels to embed, an `identity.View`, an `identity.digest`."""
 HEADER = Struct("=cII")
@@ -27,7 +29,7 @@ READY, PIXELS, BYTES, REASON, LARGE = b"r", b"p", b"y", b"b", b"l"
 """Kinds of answers. `LARGE` asks the caller for a byte before a large image is decoded."""
 
 PIXELS_BYTES = raster.SIDE**2 * 3
-"""Size of the pixels, larger than any reason."""
+"""Size of the pixels by default, larger than any reason."""
 
 MAX_MEMORY_BYTES = 4 * 2**30
 """Address space: the largest image takes 2 GB, its file half a gigabyte."""
@@ -53,11 +55,12 @@ def serve(max_seconds: float, max_pixels: int, truncated: bool) -> None:
         raster.MAX_PIXELS = max_pixels
         _send(READY)
         while request := requests.read(REQUEST.size):
-            size, task = REQUEST.unpack(request)
+            size, task, name_size = REQUEST.unpack(request)
+            name = requests.read(name_size)
             data = requests.read(size)
             lock.set_timer(max_seconds)
             try:
-                answer = _decode(data, task, truncated)
+                answer = _decode(data, task, truncated, name)
             except ImageError as error:
                 reason = str(error).encode(errors="surrogatepass")
                 answer = (REASON, len(reason), 0, memoryview(reason))
@@ -69,9 +72,10 @@ def serve(max_seconds: float, max_pixels: int, truncated: bool) -> None:
 Answer: TypeAlias = tuple[bytes, int, int, memoryview]
 
 
-def _decode(data: bytes, task: int, truncated: bool) -> Answer:
+def _decode(data: bytes, task: int, truncated: bool, name: bytes) -> Answer:
     if task == EMBED:
-        pixels, size = raster.decode_pixels(data, truncated)
+        preprocessing = Preprocessing.parse(name.decode()) if name else DEFAULT
+        pixels, size = raster.decode_pixels(data, truncated, preprocessing)
         return PIXELS, *size, np.ascontiguousarray(pixels).data.cast("B")
     if task == VIEW:
         result = identity.view(data, truncated).packed()

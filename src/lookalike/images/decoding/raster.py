@@ -10,6 +10,7 @@ import io
 import os
 import stat
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from lookalike.images.decoding import depth
 from lookalike.images.decoding.animation import choose_frame
 from lookalike.images.decoding.colour import needs_conversion, to_srgb
 from lookalike.images.decoding.opening import END_OF_JPEG, Opened, open_image
+from lookalike.images.decoding.preprocessing import DEFAULT, Filter, Preprocessing
 from lookalike.images.decoding.reasons import PIXELS_LIMIT, reasons
 from lookalike.images.decoding.transparency import add_background
 from lookalike.system.extras import require
@@ -36,16 +38,17 @@ try:
 except ImportError:  # not available for ARM under Linux: Pillow is slower and does the same
     cykooz_resizer = None
 
-SIDE = 224
-"""Pixels a side of a network's input."""
+SIDE = DEFAULT.crop[0]
+"""Pixels a side of the input of most networks: 224."""
 MEAN = (0.485, 0.456, 0.406)
 """ImageNet's mean of red, green and blue, in 0..1."""
 DEVIATION = (0.229, 0.224, 0.225)
 """ImageNet's standard deviation of red, green and blue, in 0..1."""
-MIN_SCALED_SIDE = 280
-"""Pixels a side that a JPEG keeps when the inverse DCT scales it. The resize after it is finer."""
-PREPROCESSING = "squash-224-bilinear-4"
-"""Version of the preprocessing. Embeddings of different versions cannot be compared."""
+MIN_SCALED = 1.25
+"""Pixels that a JPEG keeps when the inverse DCT scales it, for each pixel after the finer resize
+that follows."""
+PREPROCESSING = DEFAULT.name
+"""The preprocessing of the bundled networks. Embeddings of different ones cannot be compared."""
 
 MAX_PIXELS = PIXELS_LIMIT  # the sandbox may set a lower limit
 LARGE_IMAGE_PIXELS = 32_000_000  # Pillow takes 100 megabytes and more for such an image
@@ -81,15 +84,15 @@ def transform() -> "v2.Compose":
     )
 
 
-def resize(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Resize an RGB image as `transform` does.
+def resize(image: Image.Image, preprocessing: Preprocessing = DEFAULT) -> npt.NDArray[np.uint8]:
+    """Resize and crop an RGB image for a network, by default as `transform` does.
 
     Returns
     -------
-    uint8 (224, 224, 3), not normalised.
+    uint8 (height, width, 3), by default (224, 224, 3), not normalised.
 
     """
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return np.asarray(preprocessing.apply(image))
 
 
 def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
@@ -142,7 +145,7 @@ def decode(data: bytes, truncated: bool = False) -> Image.Image:
 
 
 def decode_pixels(
-    data: bytes, truncated: bool = False
+    data: bytes, truncated: bool = False, preprocessing: Preprocessing = DEFAULT
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     """Decode and resize: nearly `resize(decode(data))`, several times as fast for large photos.
 
@@ -153,11 +156,13 @@ def decode_pixels(
     ----------
     data, truncated
         As for `decode`.
+    preprocessing
+        That of the network.
 
     Returns
     -------
     pixels
-        uint8 (224, 224, 3), not normalised.
+        uint8 (height, width, 3), by default (224, 224, 3), not normalised.
     size
         Width and height of the upright image.
 
@@ -169,13 +174,13 @@ def decode_pixels(
     """
     with reasons():
         opened = open_limited(data)
-        if opened.is_plain_jpeg:
+        if opened.is_plain_jpeg and not preprocessing.is_long(*opened.header.size):
             for missing in (b"", END_OF_JPEG):
                 with contextlib.suppress(ValueError):  # damaged: Pillow may still decode it
-                    return _decode_scaled_jpeg(data + missing, opened.header)
+                    return _decode_scaled_jpeg(data + missing, opened.header, preprocessing)
         with lock_if_large(opened):
             image, profile = _load_rgb(opened, truncated)
-            small = Image.fromarray(resize(image))
+            small = preprocessing.apply(image)
         return np.asarray(to_srgb(small, profile)), image.size
 
 
@@ -218,21 +223,31 @@ def lock_if_large(opened: Opened) -> contextlib.AbstractContextManager[object]:
     return large_image_lock if opened.pixels > LARGE_IMAGE_PIXELS else contextlib.nullcontext()
 
 
-def _decode_scaled_jpeg(data: bytes, header: Any) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
-    # Only 2, 4 and 8: other factors take longer, and differ from Pillow on damaged images.
+def _decode_scaled_jpeg(
+    data: bytes, header: Any, preprocessing: Preprocessing
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     width, height = header.size
-    factor = max(f for f in (1, 2, 4, 8) if f == 1 or min(width, height) >= f * MIN_SCALED_SIDE)
+    orientation = _read_orientation(header)
+    turn = -1 if orientation in (5, 6, 7, 8) else 1  # the sides change places
+    upright = header.size[::turn]
+    wide, high = preprocessing.resized(*upright)[::turn]
+    # Only 2, 4 and 8: other factors take longer, and differ from Pillow on damaged images.
+    factor = max(
+        f
+        for f in (1, 2, 4, 8)
+        if f == 1 or (width >= f * MIN_SCALED * wide and height >= f * MIN_SCALED * high)
+    )
     scaled = simplejpeg.decode_jpeg(
         data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor)
     )
-    small = _small_to_srgb(_resize_fast(scaled), header)
-    orientation = _read_orientation(header)
-    if orientation == 1:
-        return small, header.size
+    small = _small_to_srgb(_resize_fast(scaled, wide, high, preprocessing.filter), header)
+    if orientation == 1 and preprocessing.crop == (high, wide):
+        return small, upright
     image = Image.fromarray(small)
-    image.info = header.info  # holds the orientation
-    swaps_sides = orientation in (5, 6, 7, 8)
-    return np.asarray(apply_orientation(image)), header.size[:: -1 if swaps_sides else 1]
+    if orientation != 1:
+        image.info = header.info  # holds the orientation
+        image = apply_orientation(image)
+    return np.asarray(preprocessing.centre(image)), upright
 
 
 def _small_to_srgb(small: npt.NDArray[np.uint8], header: Any) -> npt.NDArray[np.uint8]:
@@ -243,20 +258,32 @@ def _small_to_srgb(small: npt.NDArray[np.uint8], header: Any) -> npt.NDArray[np.
     return np.asarray(to_srgb(image.getchannel(0) if header.mode == "L" else image, profile))
 
 
-def _resize_fast(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Resize uint8 (height, width, 3) as `resize` does, by SIMD, to within one level of 255."""
+def _resize_fast(
+    image: npt.NDArray[np.uint8], wide: int, high: int, filter_: Filter
+) -> npt.NDArray[np.uint8]:
+    """Resize uint8 (height, width, 3) as Pillow does, by SIMD, to within one level of 255."""
     if cykooz_resizer is None:
-        return resize(Image.fromarray(image))
+        resampling = Image.Resampling[filter_.upper()]
+        return np.asarray(Image.fromarray(image).resize((wide, high), resampling))
     if not hasattr(_thread_local, "resizer"):
-        triangle = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear)
-        _thread_local.options = cykooz_resizer.ResizeOptions(triangle, use_alpha=False)
         _thread_local.resizer = cykooz_resizer.Resizer()
     height, width, _ = image.shape
     rgb = cykooz_resizer.PixelType.U8x3
     source = cykooz_resizer.ImageData(width, height, rgb, image.tobytes())
-    small = cykooz_resizer.ImageData(SIDE, SIDE, rgb)
-    _thread_local.resizer.resize(source, small, _thread_local.options)
-    return np.frombuffer(small.get_buffer(), np.uint8).reshape(SIDE, SIDE, 3)
+    small = cykooz_resizer.ImageData(wide, high, rgb)
+    _thread_local.resizer.resize(source, small, _resize_options(filter_))
+    return np.frombuffer(small.get_buffer(), np.uint8).reshape(high, wide, 3)
+
+
+@cache
+def _resize_options(filter_: Filter) -> Any:
+    if filter_ == "nearest":
+        algorithm = cykooz_resizer.ResizeAlg.nearest()
+    else:
+        other_names = {"bicubic": "catmull_rom", "lanczos": "lanczos3"}
+        name = other_names.get(filter_, filter_)
+        algorithm = cykooz_resizer.ResizeAlg.convolution(getattr(cykooz_resizer.FilterType, name))
+    return cykooz_resizer.ResizeOptions(algorithm, use_alpha=False)
 
 
 def _read_orientation(image: Image.Image) -> int:

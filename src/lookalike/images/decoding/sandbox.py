@@ -18,7 +18,7 @@ from lookalike.images.decoding import identity, raster
 from lookalike.images.decoding._sandbox_client import DecoderProcess, ProcessEnded
 from lookalike.images.decoding._sandbox_worker import DIGEST, EMBED, VIEW
 from lookalike.images.decoding.identity import View
-from lookalike.images.decoding.raster import SIDE
+from lookalike.images.decoding.preprocessing import DEFAULT, Preprocessing
 from lookalike.images.decoding.reasons import PIXELS_LIMIT
 
 MAX_SECONDS = 60.0
@@ -27,14 +27,14 @@ SUSPENDED_SECONDS = 5.0
 """A process that is overdue by more than this was suspended; the image is not to blame."""
 
 Decoded: TypeAlias = tuple[npt.NDArray[np.uint8], tuple[int, int]]
-"""uint8 (224, 224, 3), and width and height of the upright image."""
+"""uint8 (height, width, 3), by default (224, 224, 3), and width and height of the upright image."""
 Decode: TypeAlias = Callable[[bytes], Decoded]
 
 
 class Decoder(Protocol):
     """Decodes files, for any number of threads, as `decoding` and `identity` do."""
 
-    def decode_pixels(self, data: bytes) -> Decoded:
+    def decode_pixels(self, data: bytes, preprocessing: Preprocessing = DEFAULT) -> Decoded:
         """Do what `raster.decode_pixels` does."""
 
     def view(self, data: bytes) -> View:
@@ -74,9 +74,9 @@ class _InProcessDecoder:
     def __init__(self, expendable: bool, truncated: bool) -> None:
         self._expendable, self._truncated = expendable, truncated
 
-    def decode_pixels(self, data: bytes) -> Decoded:
+    def decode_pixels(self, data: bytes, preprocessing: Preprocessing = DEFAULT) -> Decoded:
         with self._limit():
-            return raster.decode_pixels(data, self._truncated)
+            return raster.decode_pixels(data, self._truncated, preprocessing)
 
     def view(self, data: bytes) -> View:
         with self._limit():
@@ -132,12 +132,12 @@ class IsolatedDecoder:
         self._idle: list[DecoderProcess] = []
         self._closed = False
 
-    def decode_pixels(self, data: bytes) -> Decoded:
+    def decode_pixels(self, data: bytes, preprocessing: Preprocessing = DEFAULT) -> Decoded:
         """Do what `raster.decode_pixels` does.
 
         Returns
         -------
-        uint8 (224, 224, 3), and width and height of the upright image.
+        uint8 (height, width, 3), by default (224, 224, 3), and the size of the upright image.
 
         Raises
         ------
@@ -147,8 +147,8 @@ class IsolatedDecoder:
             If no process can be started.
 
         """
-        size, pixels = self._decode(data, EMBED)
-        return np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE, 3), size
+        size, pixels = self._decode(data, EMBED, preprocessing)
+        return np.frombuffer(pixels, np.uint8).reshape(preprocessing.shape), size
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
         """Do what `raster.thumbnail` does; raise what `decode_pixels` does."""
@@ -162,11 +162,13 @@ class IsolatedDecoder:
         """Do what `identity.digest` does; raise what `decode_pixels` does."""
         return bytes(self._decode(data, DIGEST)[1])
 
-    def _decode(self, data: bytes, task: int) -> tuple[tuple[int, int], memoryview]:
+    def _decode(
+        self, data: bytes, task: int, preprocessing: Preprocessing = DEFAULT
+    ) -> tuple[tuple[int, int], memoryview]:
         while True:
             process = self._take()
             try:
-                decoded = process.decode(data, task)
+                decoded = process.decode(data, task, preprocessing)
             except ProcessEnded as ended:
                 self._discard(process)
                 # A used process may have been damaged by an earlier image, or killed while it

@@ -19,7 +19,7 @@ from lookalike.ingest.vectors import frames, values
 from lookalike.ingest.vectors.in_memory import ArrayTable, ArrowTable, open_array, spooled
 from lookalike.ingest.vectors.opening import open_files
 from lookalike.ingest.vectors.tables import OwnTable, ParquetTable, missing_column
-from lookalike.models import Model
+from lookalike.models import CallableModel, Model
 from lookalike.models.model import fingerprint
 from lookalike.models.weights import AUTO
 from lookalike.storage import EmbeddingTable
@@ -53,7 +53,7 @@ class VectorOptions(Protocol):
     @property
     def metric(self) -> Metric: ...  # noqa: D102
     @property
-    def model(self) -> str: ...  # noqa: D102
+    def model(self) -> str | CallableModel: ...  # noqa: D102
     @property
     def weights(self) -> str: ...  # noqa: D102
     @property
@@ -389,6 +389,8 @@ def model_of(opened: VectorInput, options: VectorOptions) -> Model:
                 "leave `like` out"
             )
         return like.model
+    if isinstance(options.model, CallableModel):
+        raise LookalikeError("`model` is a function, but vectors need none: give its name")
     name = "vectors" if options.model == AUTO else options.model
     made = fingerprint(["vectors", name, str(opened.width), opened.own.metric])
     return Model(name, "none", "f32", opened.width, NO_NETWORK, made)

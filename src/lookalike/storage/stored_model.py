@@ -1,0 +1,62 @@
+"""The model that an index stores: load it, or give it the function that is not stored."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lookalike.errors import LookalikeError
+from lookalike.images import Preprocessing
+from lookalike.models import Model
+from lookalike.storage.description import find_folder
+
+TRIED = "tried"
+"""The key in the description for the first id of each preprocessing. From that id on it is the one
+that skipped what was skipped."""
+
+
+def load_model(path: Path) -> Model:
+    """Load the model of the index at `path`. Raises `LookalikeError`."""
+    folder = find_folder(path, "model")
+    try:
+        return Model.load(folder)
+    except LookalikeError:
+        # Another process may just have renamed it (`description.upgrade`).
+        if (renamed := find_folder(path, "model")) == folder:
+            raise
+        return Model.load(renamed)
+
+
+def check_same(model: Model, about: dict[str, Any], path: Path) -> None:
+    """Raise `LookalikeError` unless a model is the one that the description of `path` names."""
+    if model.fingerprint != about["fingerprint"] or model.width != about["width"]:
+        raise LookalikeError(
+            f"{path} was made with {about['backbone']} {about['weights']} "
+            f"({about['width']} numbers, {about['preprocessing']}), not with {model.backbone} "
+            f"{model.weights} ({model.width} numbers, {model.preprocessing}): give that one"
+        )
+
+
+def current_preprocessing(about: dict[str, Any]) -> str:
+    """Return the preprocessing of a model as this version of lookalike decodes for it."""
+    name = str(about["preprocessing"])
+    with suppress(ValueError):  # no network that takes images
+        return Preprocessing.parse(name).current().name
+    return name
+
+
+def is_older_preprocessing(about: dict[str, Any]) -> bool:
+    """Tell whether images were decoded otherwise for the vectors of an index than they are now."""
+    return bool(about["preprocessing"] != current_preprocessing(about))
+
+
+def first_tried_id(description: dict[str, Any], about: dict[str, Any]) -> int | None:
+    """Return the first id of the current preprocessing; None where no image had it yet."""
+    now = current_preprocessing(about)
+    found = description.get(TRIED, {}).get(now, 0 if about["preprocessing"] == now else None)
+    return None if found is None else int(found)
+
+
+def record_first_tried(description: dict[str, Any], first_id: int) -> None:
+    """Record the first id of the current preprocessing in the description, unless it has one."""
+    now = current_preprocessing(description["model"])
+    description.setdefault(TRIED, {}).setdefault(now, first_id)
