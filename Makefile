@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-# Tests run in WORKERS processes side by side; each starts its own Spark, about 2 GB.
-WORKERS ?= 2
+# Tests run in WORKERS processes side by side, on 2 cores too: each waits a third of the time for
+# files, sockets or other processes. Each starts its own Spark, about 2 GB.
+WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=worksteal
 
 .PHONY: demo test test-all test-avx2 lint tests coverage bench weights clean

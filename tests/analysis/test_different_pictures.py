@@ -82,7 +82,14 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return lookalike.create_index(folder, out=folder.parent / "x.index", spark=False)
 
 
-@pytest.mark.parametrize("spark", [False, True], ids=["threads", "spark"])
+# Long on Spark: the same comparison, in tasks, takes six times as long.
+@pytest.mark.parametrize(
+    "spark",
+    [
+        pytest.param(False, id="threads"),
+        pytest.param(True, id="spark", marks=pytest.mark.long),
+    ],
+)
 def test_no_picture_is_dropped_for_one_that_is_like_it(
     spark: bool, kinds: Index, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ from lookalike.analysis.map.cache import METHOD_VERSION, pack
 from lookalike.search.rows import Rows
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Numbers
+from lookalike.system.resources import cores
 
 KINDS = 12
 WIDTH = 48
@@ -299,7 +300,10 @@ def test_a_process_lays_out_and_the_layout_is_kept(collection: EmbeddingTable) -
     assert found is not None
     rows = Rows(collection.segments)
     check(layout, rows)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(cores())  # as the process has: sums depend on it
     assert np.array_equal(layout.points, lay_out(rows, quiet).points)
+    faiss.omp_set_num_threads(threads)
     assert np.array_equal(layout.points, found.points)
     assert job.progress() == (1, "placing images")
     assert gone(job.pid)

@@ -4,6 +4,7 @@ vacuum takes none of those of format 3.
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,26 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Options:
     return small_network(tmp_path_factory.mktemp("network"))
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    return pictures(tmp_path / "photos", 30, seed=0)
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("photos"), 30, seed=0)
 
 
-@pytest.fixture
-def index(network: Options, photos: Path, tmp_path: Path) -> Index:
+@pytest.fixture(scope="module")
+def made(network: Options, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index with all that may be made of it."""
-    stored, _ = build_index(photos, tmp_path / "x.index", network)
-    index = Index(stored)
-    index._searcher.get_ready()
+    stored, _ = build_index(photos, tmp_path_factory.mktemp("made") / "x.index", network)
+    Index(stored)._searcher.get_ready()
     (stored.hash_folder / "model").mkdir(parents=True)
     (stored.hash_folder / "parameters.json").write_text("{}")
-    return index
+    return stored.path
+
+
+@pytest.fixture
+def index(made: Path, tmp_path: Path) -> Index:
+    """A copy of that index, to be changed."""
+    shutil.copytree(made, tmp_path / "x.index")
+    return Index(EmbeddingTable.open(tmp_path / "x.index"))
 
 
 def make_old(path: Path) -> None:

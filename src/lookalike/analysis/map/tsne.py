@@ -88,8 +88,8 @@ def draw_images(ids: Numbers) -> Numbers:
 def lay_out(rows: Rows, move: Move) -> Layout:
     """Lay out the rows of an index, at most `MAX_IMAGES`.
 
-    Deterministic on one machine. Copies lie in a spiral around each other. 50,000 images take 20
-    seconds on 2 idle cores, and 500 MB with the mapped vectors.
+    Deterministic on one machine with one number of OpenMP threads. Copies lie in a spiral around
+    each other. 50,000 images take 20 seconds on 2 idle cores, and 500 MB with the mapped vectors.
 
     Parameters
     ----------
