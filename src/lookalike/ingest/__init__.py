@@ -3,6 +3,7 @@
 from lookalike.ingest.build import build_index
 from lookalike.ingest.discovery import discover_changes
 from lookalike.ingest.embedding import embed_all, nothing_readable_error, rows_with_status
+from lookalike.ingest.model_upgrade import Upgraded, upgrade
 from lookalike.ingest.options import Changed, Job, Options, ReadOptions, Report, prepare
 from lookalike.ingest.streaming import add_batch
 from lookalike.ingest.update import Photos, add, remove, sync
@@ -14,6 +15,7 @@ __all__ = [
     "Photos",
     "ReadOptions",
     "Report",
+    "Upgraded",
     "add",
     "add_batch",
     "build_index",
@@ -24,4 +26,5 @@ __all__ = [
     "remove",
     "rows_with_status",
     "sync",
+    "upgrade",
 ]

@@ -266,6 +266,7 @@ def prepare(
     stored: EmbeddingTable | None = None,
     *,
     kind: str | None = None,
+    located: images.Source | None = None,
 ) -> Job:
     """Check options and return the job.
 
@@ -279,6 +280,8 @@ def prepare(
         The table of an existing index, whose model is used.
     kind
         The kind of the source, None to find out.
+    located
+        The source, if it is known; `photos` are not looked for then.
 
     Raises
     ------
@@ -291,7 +294,7 @@ def prepare(
         raise LookalikeError(f"`wave` is {options.wave}: give 1 or more")
     file = None if options.labels is None else local_path(options.labels)
     ignored = images.IgnoredFiles(file)
-    source = images.locate(
+    source = located or images.locate(
         photos,
         image_column=options.image_column,
         label_column=options.label_column,
@@ -302,13 +305,13 @@ def prepare(
         raise LookalikeError(f"only Spark can read {source.root}: leave `spark=False` out")
     if source.kind != "files" or options.spark:
         require(f"reading {source.root} on Spark", "pyspark")
-    truncated = stored.source.truncated if stored else options.truncated
+    truncated = (stored.source if stored else located or options).truncated
     source = replace(source, truncated=truncated)
     labels = None
     if file is not None:
         labels = open_labels(file, options.image_name, options.label_name)
     others = images.IgnoredFiles(file)
-    if source.kind == "files" and not images.has_images(source, others):
+    if source.kind == "files" and not located and not images.has_images(source, others):
         raise images.no_images_error(source, others)
     if stored is None and options.like is not None:
         if (options.model, options.weights, options.precision) != _DEFAULT_MODEL:

@@ -95,6 +95,7 @@ def update(
 
     `operation` is "add" or "sync"; the history of the index shows it.
     """
+    stored = stored.newest()
     source = stored.source
     options = replace(
         options,

@@ -33,11 +33,18 @@ from lookalike.storage.file_entries import (
     records,
     sizes_by_name,
 )
+from lookalike.storage.generations import (
+    description_of,
+    model_folder,
+    record_generation,
+    signature_folder,
+)
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history
 from lookalike.storage.schema import ROW
 from lookalike.storage.segments import Segment, SegmentRecord, read_rows
 from lookalike.storage.transactions import (
+    GENERATION,
     NEXT_ID,
     Summary,
     count_rows,
@@ -45,6 +52,7 @@ from lookalike.storage.transactions import (
     write_first_version,
     write_next_version,
 )
+from lookalike.system.files import delete_folder
 from lookalike.system.paths import Name, is_text, local_path
 from lookalike.system.sql import connect, create_view
 
@@ -57,6 +65,7 @@ if TYPE_CHECKING:
 _TRIED = "tried"
 """The key in the description for the first id of each preprocessing. From that id on it is the one
 that skipped what was skipped."""
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 _ROW_DDL = (
     "id bigint, path string, label string, width int, height int, size bigint, modified bigint, "
     "content_hash string, status string, reason string, embedding array<float>"
@@ -73,10 +82,12 @@ class EmbeddingTable:
         source: Source,
         about_model: dict[str, Any],
         tried_from_id: int | None = None,
+        generation: int = 0,
     ) -> None:
         self.path = path.absolute()  # the process may change its working folder
         self.source = source
         self.about_model = about_model  # the model in words, known without loading it
+        self.generation = generation
         self._table = table
         self._tried_from_id = tried_from_id
 
@@ -117,14 +128,15 @@ class EmbeddingTable:
                         f"{path} has no version {version}: `lookalike info {path} --history`"
                     )
                 table.load_as_version(version)
-            source, about_model = (
-                Source.stored(description["source"]),
-                check_description(description["model"]),
-            )
+            generation = table.transaction_version(GENERATION) or 0
+            part = description_of(description, generation)
+            source = Source.stored(description["source"])
+            about_model = check_description(part["model"])
             same = about_model["preprocessing"] == PREPROCESSING
-            tried = description.get(_TRIED, {}).get(PREPROCESSING, 0 if same else None)
-            opened = cls(path, table, source, about_model, None if tried is None else int(tried))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
+            tried = part.get(_TRIED, {}).get(PREPROCESSING, 0 if same else None)
+            since = None if tried is None else int(tried)
+            opened = cls(path, table, source, about_model, since, generation)
+        except (*_DAMAGE, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not needs_upgrade(error):
                 raise no_longer_kept(path, version) from None
             raise damaged(path, error) from None
@@ -145,14 +157,9 @@ class EmbeddingTable:
 
         `full_model` is the fingerprint of the model in full precision, where that is another.
         """
-        model.save(find_folder(path, "model"))
-        description = {
-            "source": asdict(source),
-            "model": model.about(),
-            "full_model": full_model or model.fingerprint,
-            _TRIED: {PREPROCESSING: 0},
-        }
-        create_description(path, description)
+        model.save(model_folder(path, 0))
+        about = _describe_model(model, full_model)
+        create_description(path, {"source": asdict(source), **about})
         write_first_version(path, segments)
         return cls.open(path)
 
@@ -170,6 +177,34 @@ class EmbeddingTable:
         The files lie in the folder already. The commit says its `operation` and how many rows came
         and went. Raises `Conflict` unless this version is still the newest.
         """
+        return self._commit(operation, added, removed, rows_added, rows_removed)
+
+    def switch(
+        self, model: Model, segments: Sequence[SegmentRecord], full_model: str | None = None
+    ) -> Self:
+        """Make the next version, with the vectors of another model in place of all; return it.
+
+        The log alone tells which model a version has. Raises `Conflict` unless this version is
+        still the newest. `full_model` is as in `create`.
+        """
+        following = self.generation + 1
+        folder = model_folder(self.path, following)
+        delete_folder(folder)  # of an upgrade that was killed here
+        model.save(folder)
+        part = _describe_model(model, full_model)
+        change_description(self.path, lambda about: record_generation(about, following, part))
+        rows = sum(self.counts())
+        return self._commit("upgrade", segments, self.files(), rows, rows, following)
+
+    def _commit(
+        self,
+        operation: str,
+        added: Sequence[SegmentRecord],
+        removed: Sequence[Path],
+        rows_added: int,
+        rows_removed: int,
+        generation: int | None = None,
+    ) -> Self:
         names = [os.path.relpath(file.absolute(), self.path) for file in removed]
         rows, embedded = count_rows(added)
         images, skipped = self.counts()
@@ -181,6 +216,7 @@ class EmbeddingTable:
             images + embedded - gone,
             skipped + rows - embedded - gone_skipped,
             max(self.next_id, next_id_after(added)),
+            generation,
         )
         sizes = sizes_by_name(self._actions)
         lost = {name: sizes[name] for name in names}
@@ -249,7 +285,8 @@ class EmbeddingTable:
             return self
 
         def change(about: dict[str, Any]) -> None:
-            about.setdefault(_TRIED, {}).setdefault(PREPROCESSING, self.next_id)
+            part = description_of(about, self.generation)
+            part.setdefault(_TRIED, {}).setdefault(PREPROCESSING, self.next_id)
 
         return self._describe(change)
 
@@ -270,17 +307,18 @@ class EmbeddingTable:
     @cached_property
     def full_model(self) -> str:
         """The fingerprint of the model in full precision from which `model` was made."""
-        return str(read_description(self.path).get("full_model"))
+        description = read_description(self.path)
+        return str(description_of(description, self.generation).get("full_model"))
 
     @cached_property
     def model(self) -> Model:
         """The model whose vectors these are."""
-        folder = find_folder(self.path, "model")
+        folder = model_folder(self.path, self.generation)
         try:
             return Model.load(folder)
         except LookalikeError:
             # Another process may just have renamed it (`description.upgrade`).
-            if (renamed := find_folder(self.path, "model")) == folder:
+            if (renamed := model_folder(self.path, self.generation)) == folder:
                 raise
             return Model.load(renamed)
 
@@ -358,7 +396,7 @@ class EmbeddingTable:
 
         try:
             return Log.read(self.path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
+        except (*_DAMAGE, DeltaError) as error:
             raise damaged(self.path, error) from None
 
     def checkpoint(self) -> None:
@@ -382,7 +420,7 @@ class EmbeddingTable:
     @property
     def signature_folder(self) -> Path:
         """The folder of the cells, and of the measured recall of each version; it may not exist."""
-        return find_folder(self.path, "signatures")
+        return signature_folder(self.path, self.generation)
 
     def measured_versions(self) -> list[int]:
         """Return the versions, up to this one, whose recall was measured."""
@@ -393,3 +431,9 @@ class EmbeddingTable:
     def hash_folder(self) -> Path:
         """The folder of the hash model of this version; it may not exist."""
         return find_folder(self.path, "lsh") / str(self.version)
+
+
+def _describe_model(model: Model, full_model: str | None) -> dict[str, Any]:
+    """Return the part of a description that has a model."""
+    full_model = full_model or model.fingerprint
+    return {"model": model.about(), "full_model": full_model, _TRIED: {PREPROCESSING: 0}}
