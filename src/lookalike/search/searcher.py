@@ -340,7 +340,7 @@ class Searcher:
         folder = self.table.signature_folder
         if os.access(self.table.path, os.W_OK) and self.table.is_in_place():
             with contextlib.suppress(OSError):
-                folder.mkdir(exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 write()
 
 

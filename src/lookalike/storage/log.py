@@ -125,6 +125,7 @@ class Log:
             (self.path, ".*lookalike.json"),
             (self.path / "_delta_log", "_commit_*.tmp"),
             (find_folder(self.path, "signatures"), ".*-*"),
+            (find_folder(self.path, "signatures"), "generation-*/.*-*"),
             (find_folder(self.path, "lsh"), ".*-*"),
         ):
             found += [one for one in _found(folder, pattern) if _is_old(one)]
@@ -141,9 +142,10 @@ class Log:
 
         The newest of them that version `first` can use is left out.
         """
+        folder = find_folder(self.path, "signatures")
         files = {
             int(file.stem): file
-            for file in _found(find_folder(self.path, "signatures"), "*.json")
+            for file in [*_found(folder, "*.json"), *_found(folder, "generation-*/*.json")]
             if file.stem.isdecimal()
         }
         before = sorted(number for number in files if number <= first)
