@@ -35,7 +35,7 @@ from lookalike.system.paths import Name
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from lookalike.ingest import Changed, Photos, ReadOptions, Report
+    from lookalike.ingest import Changed, ModelOptions, Photos, ReadOptions, Report, Upgraded
     from lookalike.ingest.diff import OnChange
 
 
@@ -299,6 +299,30 @@ class Index:
             raise LookalikeError("an empty name: name images, folders or globs")
         done = ingest.remove(self._table, given, dry_run=dry_run, on_change=on_change)
         return self._changed(done)
+
+    def upgrade(self, model: str = "auto", **options: "Unpack[ModelOptions]") -> "Upgraded":
+        """Embed all images with another model, and switch to it in one commit.
+
+        Searches answer from the old vectors until then. A killed call continues where it was.
+
+        Parameters
+        ----------
+        model : str
+            As in `create_index`.
+        **options
+            The keywords of `lookalike.ingest.ModelOptions`.
+
+        Returns
+        -------
+        lookalike.ingest.Upgraded
+            The figures of the index before and after.
+
+        """
+        from lookalike import ingest
+
+        table, upgraded = ingest.upgrade(self._table, ingest.Options(model=model, **options))
+        self._move_to(table)
+        return upgraded
 
     def versions(self) -> list[VersionInfo]:
         """Return what is known of each version of the index, newest first."""

@@ -1,7 +1,11 @@
 """An index gets another model: nothing but vectors changes, whatever happens meanwhile."""
 
+import contextlib
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +21,7 @@ from torchvision.models import shufflenet_v2_x0_5
 from helpers.small import picture, pictures
 from lookalike import Index, LookalikeError, open_index
 from lookalike.ingest import Options, add, build_index, remove, upgrade, waves
-from lookalike.storage import EmbeddingTable
+from lookalike.storage import EmbeddingTable, is_index
 
 Rows = dict[str, tuple[int, str | None, str, list[float] | None]]
 
@@ -273,3 +277,41 @@ def test_a_table_on_spark(photos: Path, old: Options, new: Options, tmp_path: Pa
     for path, (_, label, _, vector) in rows.items():
         wanted = embed(photos / f"{label}.png")
         np.testing.assert_allclose(vector, wanted, rtol=0, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.long  # eleven processes, each of which loads a network
+def test_kills_at_random_instants(old: Options, new: Options, tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos", 400, seed=0)
+    stored, _ = build_index(photos, tmp_path / "x.index", old)
+    shutil.copytree(stored.path, tmp_path / "copy.index")
+    wanted = rows_of(upgrade(EmbeddingTable.open(tmp_path / "copy.index"), new)[0])
+    before = rows_of(stored)
+    command = [sys.executable, "-m", "lookalike", "upgrade", stored.path, "--wave", "16"]
+    command += ["--model", new.model, "--weights", str(new.weights), "--precision", "f32"]
+    started = time.monotonic()
+    subprocess.run([*command[:-1], "bf17"], capture_output=True)  # what starting takes
+    starting = time.monotonic() - started
+    rng = np.random.default_rng(0)
+    kept, spaces = [], set()
+    for _ in range(10):
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(starting * (1 + 3 * rng.random()))
+        running.kill()
+        running.wait()
+        now = EmbeddingTable.open(stored.path)
+        rows = rows_of(now)
+        assert rows in (before, wanted)
+        index = Index(now)
+        for path in ("000.png", "399.png"):
+            found = index.search(index.embedder(photos / path), 1).neighbors[0]
+            assert (found.path, found.distance) == (path, pytest.approx(0, abs=1e-3))
+        spaces.add(now.generation)
+        beside = stored.path / "_upgrade"
+        kept.append(EmbeddingTable.open(beside).counts()[0] if is_index(beside) else 0)
+    assert max(kept) > 0 or spaces == {0, 1}
+    subprocess.run(command, check=True, capture_output=True)
+    now = EmbeddingTable.open(stored.path)
+    assert rows_of(now) == wanted
+    assert Index(now).check().ok
+    assert not (now.path / "_upgrade").exists()

@@ -4,13 +4,22 @@ from lookalike.ingest.build import build_index
 from lookalike.ingest.discovery import discover_changes
 from lookalike.ingest.embedding import embed_all, nothing_readable_error, rows_with_status
 from lookalike.ingest.model_upgrade import Upgraded, upgrade
-from lookalike.ingest.options import Changed, Job, Options, ReadOptions, Report, prepare
+from lookalike.ingest.options import (
+    Changed,
+    Job,
+    ModelOptions,
+    Options,
+    ReadOptions,
+    Report,
+    prepare,
+)
 from lookalike.ingest.streaming import add_batch
 from lookalike.ingest.update import Photos, add, remove, sync
 
 __all__ = [
     "Changed",
     "Job",
+    "ModelOptions",
     "Options",
     "Photos",
     "ReadOptions",

@@ -99,6 +99,28 @@ class ReadOptions(TypedDict, total=False):
     wave: int
 
 
+class ModelOptions(TypedDict, total=False):
+    """Which weights of a model, and how it runs: keywords of `create_index`.
+
+    Parameters
+    ----------
+    weights, precision, device : str
+        Bundled weights, "imagenet" or a file; "auto", "f32", "bf16" or "int8"; "auto", "cpu" or
+        "cuda".
+    spark : bool or None
+        True reads and embeds on Spark, False in this process; None decides by the number of files.
+    wave : int
+        Number of images between two commits; 1,024 by default.
+
+    """
+
+    weights: str
+    precision: str
+    device: str
+    spark: bool | None
+    wave: int
+
+
 _DEFAULT_MODEL = (Options.model, Options.weights, Options.precision)
 
 
