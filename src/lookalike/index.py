@@ -5,13 +5,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast, overload
 
+from lookalike.analysis import info as facts
 from lookalike.analysis import run
-from lookalike.analysis.info import Evaluation, IndexInfo, VersionInfo, describe, measure
+from lookalike.analysis.info import VersionInfo
 from lookalike.errors import LookalikeError
 from lookalike.lsh import search
 from lookalike.models.embedder import ImageEmbedder
-from lookalike.search.engines import Engine, KnnEngine
-from lookalike.search.knn.export import NeighborTable, find_neighbors
+from lookalike.search.engines import Engine
+from lookalike.search.knn import export
 from lookalike.search.query import (
     QueryLike,
     SearchByIdOptions,
@@ -30,7 +31,7 @@ from lookalike.system.paths import Name
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from lookalike.ingest import Changed, Photos, ReadOptions, Report
+    from lookalike.ingest import Changed, ModelOptions, Photos, ReadOptions, Report, Upgraded
     from lookalike.ingest.diff import OnChange
 
 
@@ -164,43 +165,7 @@ class Index:
         }
         return search.find(self._searcher, image, id, k, options)
 
-    def kneighbors(
-        self,
-        queries: "Index | Name | DataFrame | None" = None,
-        k: int = 10,
-        *,
-        id_column: str = "id",
-        column: str = "embedding",
-        engine: KnnEngine = "auto",
-        recall: float = TARGET_RECALL,
-    ) -> NeighborTable:
-        """Find the k nearest neighbours of many images at once, on Spark.
-
-        Parameters
-        ----------
-        queries : Index, str, Path or pyspark.sql.DataFrame, optional
-            Another index of the same model, or a DataFrame with a vector in each row. Without it,
-            the images of this index, each of which is not its own neighbour.
-        k : int
-            Number of neighbours of each query.
-        id_column, column : str
-            Columns of the DataFrame: number or name of each query; its vector or array of numbers.
-        engine, recall
-            As for `search`.
-
-        Returns
-        -------
-        NeighborTable
-            Has `to_spark()` and `write(out)`: rows `query_id, rank, neighbor_id, distance`.
-
-        Raises
-        ------
-        LookalikeError
-            If an option is wrong, or the other index was made with another model.
-
-        """
-        given = queries._table if isinstance(queries, Index) else queries
-        return find_neighbors(self._table, given, k, id_column, column, engine, recall)
+    kneighbors = export.kneighbors
 
     def sample(
         self, n: int = 10, seed: int | None = None, label: str | Sequence[str] | None = None
@@ -304,6 +269,30 @@ class Index:
         done = ingest.remove(self._table, given, dry_run=dry_run, on_change=on_change)
         return self._changed(done)
 
+    def upgrade(self, model: str = "auto", **options: "Unpack[ModelOptions]") -> "Upgraded":
+        """Embed all images with another model, and switch to it in one commit.
+
+        Searches answer from the old vectors until then. A killed call continues where it was.
+
+        Parameters
+        ----------
+        model : str
+            As in `create_index`.
+        **options
+            The keywords of `lookalike.ingest.ModelOptions`.
+
+        Returns
+        -------
+        lookalike.ingest.Upgraded
+            The figures of the index before and after.
+
+        """
+        from lookalike import ingest
+
+        table, upgraded = ingest.upgrade(self._table, ingest.Options(model=model, **options))
+        self._move_to(table)
+        return upgraded
+
     def versions(self) -> list[VersionInfo]:
         """Return what is known of each version of the index, newest first."""
         return cast("list[VersionInfo]", self._table.history())
@@ -357,33 +346,8 @@ class Index:
 
         self._move_to(relocate(self._table, root))
 
-    def info(self) -> IndexInfo:
-        """Return counts, version, model, size and measured recall, as `lookalike info --json`."""
-        return describe(self._searcher)
-
-    def evaluate(
-        self, k: int = 5, queries: int = 50, seed: int = 0, *, spark: bool | None = None
-    ) -> Evaluation:
-        """Measure the index: retrieval by label, and recall and speed of each engine.
-
-        Parameters
-        ----------
-        k : int
-            Number of neighbours that count.
-        queries, seed : int
-            Number of images drawn to measure recall with; random seed for sampling them.
-        spark : bool, optional
-            Measure `spark-lsh` too, which starts Spark. Without it where Spark is installed.
-
-        Returns
-        -------
-        Evaluation
-            R@1, P@5 and mAP@R where there are labels, recall@k with its 95 % interval, times; for
-            an index in less than f32 also its overlap with f32.
-
-        """
-        return measure(self._searcher, k, queries, seed, spark)
-
+    info = facts.describe
+    evaluate = facts.evaluate
     pairs = run.find_pairs
     duplicates = run.find_duplicates
     clusters = run.find_clusters

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from lookalike.errors import LookalikeError
 from lookalike.lsh import search
@@ -164,8 +164,16 @@ class Evaluation(LabelFigures, _SparkFigures):
     curve: list[CurvePoint]
 
 
-def describe(searcher: Searcher) -> IndexInfo:
-    """Return the result of `Index.info`."""
+class HasSearcher(Protocol):
+    """An index with its search, at one version."""
+
+    @property
+    def _searcher(self) -> Searcher: ...
+
+
+def describe(self: HasSearcher) -> IndexInfo:
+    """Return counts, version, model, size and measured recall, as `lookalike info --json`."""
+    searcher = self._searcher
     table = searcher.table
     embedded, skipped = table.counts()
     spark_recall = None
@@ -199,8 +207,28 @@ def describe(searcher: Searcher) -> IndexInfo:
     return found
 
 
-def measure(searcher: Searcher, k: int, queries: int, seed: int, spark: bool | None) -> Evaluation:
-    """Return the result of `Index.evaluate`."""
+def evaluate(
+    self: HasSearcher, k: int = 5, queries: int = 50, seed: int = 0, *, spark: bool | None = None
+) -> Evaluation:
+    """Measure the index: retrieval by label, and recall and speed of each engine.
+
+    Parameters
+    ----------
+    k : int
+        Number of neighbours that count.
+    queries, seed : int
+        Number of images drawn to measure recall with; random seed for sampling them.
+    spark : bool, optional
+        Measure `spark-lsh` too, which starts Spark. Without it where Spark is installed.
+
+    Returns
+    -------
+    Evaluation
+        R@1, P@5 and mAP@R where there are labels, recall@k with its 95 % interval, times; for an
+        index in less than f32 also its overlap with f32.
+
+    """
+    searcher = self._searcher
     check_k(k)
     if queries < 1:
         raise LookalikeError(f"`queries` is {queries}: draw at least 1 image")

@@ -11,7 +11,6 @@ import numpy as np
 from lookalike.analysis import clusters, outliers, overview, pairs, reports, threshold
 from lookalike.analysis.cleanup.unchanged_files import set_aside
 from lookalike.analysis.duplicates import TABLE, Keep, duplicates
-from lookalike.analysis.protocol import HasTable
 from lookalike.analysis.result import AnalysisResult
 from lookalike.analysis.verification import check_pictures, count_agreeing, count_compared
 from lookalike.analysis.verification import verify as verify_pixels
@@ -21,6 +20,7 @@ from lookalike.search.engines import Engine, check_engine
 from lookalike.search.knn.export import check_same_model
 from lookalike.search.rows import check_seed
 from lookalike.storage import EmbeddingTable
+from lookalike.storage.protocol import HasTable
 from lookalike.system import defaults
 from lookalike.system.extras import require
 from lookalike.system.paths import Name

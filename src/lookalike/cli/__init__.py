@@ -32,6 +32,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "remove": ingest.remove,
         "sync": ingest.sync,
         "watch": ingest.watch,
+        "upgrade": maintenance.upgrade,
     },
     "Search": {
         "search": search.search,

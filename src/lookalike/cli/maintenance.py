@@ -5,12 +5,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lookalike.cli.options import AsJson, DryRun, IndexArgument
+from lookalike.cli.options import (
+    AsJson,
+    Device,
+    DryRun,
+    IndexArgument,
+    ModelName,
+    Precision,
+    UseSpark,
+    Wave,
+    Weights,
+)
 from lookalike.cli.output import answers, notes, printable, show_json
 from lookalike.errors import LookalikeError
-from lookalike.system.defaults import KEEP_DAYS
+from lookalike.system.defaults import KEEP_DAYS, WAVE_IMAGES
 
 if TYPE_CHECKING:
+    from lookalike.ingest import Upgraded
     from lookalike.storage.maintenance import Checked, Repaired, Vacuumed
 
 
@@ -79,6 +90,51 @@ def root(
 
     open_index(index).relocate(folder)
     notes.print(f"the images of {index} are in {folder}", markup=False)
+
+
+def upgrade(
+    index: IndexArgument,
+    model: ModelName = "auto",
+    weights: Weights = "auto",
+    precision: Precision = "auto",
+    device: Device = "auto",
+    spark: UseSpark = None,
+    wave: Wave = WAVE_IMAGES,
+    as_json: AsJson = False,
+) -> None:
+    """Embed all images of an index with another model, and switch to it at once.
+
+    Until then, searches answer from the old vectors. Ids, paths and labels stay, and older versions
+    keep the old model. Run the same command again to continue where it was stopped.
+
+    Example: `lookalike upgrade cars.index --model resnet18`
+    """
+    from lookalike.create import open_index
+
+    done = open_index(index).upgrade(
+        model=model, weights=weights, precision=precision, device=device, spark=spark, wave=wave
+    )
+    if as_json:
+        show_json(done.to_dict())
+        return
+    for line in _describe_upgrade(done):
+        notes.print(line, markup=False)
+
+
+def _describe_upgrade(done: "Upgraded") -> list[str]:
+    if not done.embedded:
+        return ["the index has this model already: nothing was changed"]
+    old, new = (
+        f"{one['backbone']}, weights {printable(one['weights'])}, {one['precision']}"
+        for one in (done.before, done.after)
+    )
+    lines = [f"version {done.version} has {new} in place of {old}"]
+    for name in ("width", "images", "skipped", "recall", "R@1", "P@5", "mAP@R"):
+        values = [one.get(name) for one in (done.before, done.after)]
+        if values[0] != values[1]:
+            before, after = ("unknown" if value is None else f"{value:,}" for value in values)
+            lines.append(f"  {name}: {before} -> {after}")
+    return lines
 
 
 def _show_checked(checked: "Checked") -> None:

@@ -3,7 +3,8 @@
 from lookalike.ingest.build import build_index
 from lookalike.ingest.discovery import discover_changes
 from lookalike.ingest.embedding import embed_all, nothing_readable_error, rows_with_status
-from lookalike.ingest.options import Job, Options, Photos, ReadOptions, prepare
+from lookalike.ingest.model_upgrade import Upgraded, upgrade
+from lookalike.ingest.options import Job, ModelOptions, Options, Photos, ReadOptions, prepare
 from lookalike.ingest.report import Changed, Report
 from lookalike.ingest.streaming import add_batch
 from lookalike.ingest.update import add, remove, sync
@@ -11,10 +12,12 @@ from lookalike.ingest.update import add, remove, sync
 __all__ = [
     "Changed",
     "Job",
+    "ModelOptions",
     "Options",
     "Photos",
     "ReadOptions",
     "Report",
+    "Upgraded",
     "add",
     "add_batch",
     "build_index",
@@ -25,4 +28,5 @@ __all__ = [
     "remove",
     "rows_with_status",
     "sync",
+    "upgrade",
 ]

@@ -121,6 +121,28 @@ class ReadOptions(TypedDict, total=False):
     wave: int
 
 
+class ModelOptions(TypedDict, total=False):
+    """Which weights of a model, and how it runs: keywords of `create_index`.
+
+    Parameters
+    ----------
+    weights, precision, device : str
+        Bundled weights, "imagenet" or a file; "auto", "f32", "bf16" or "int8"; "auto", "cpu" or
+        "cuda".
+    spark : bool or None
+        True reads and embeds on Spark, False in this process; None decides by the number of files.
+    wave : int
+        Number of images between two commits; 1,024 by default.
+
+    """
+
+    weights: str
+    precision: str
+    device: str
+    spark: bool | None
+    wave: int
+
+
 _DEFAULT_MODEL = (Options.model, Options.weights, Options.precision)
 
 
@@ -181,6 +203,7 @@ def prepare(
     stored: EmbeddingTable | None = None,
     *,
     kind: str | None = None,
+    located: images.Source | None = None,
 ) -> Job:
     """Check options and return the job.
 
@@ -194,6 +217,8 @@ def prepare(
         The table of an existing index, whose model is used.
     kind
         The kind of the source, None to find out.
+    located
+        The source, if it is known; `photos` are not looked for then.
 
     Raises
     ------
@@ -209,7 +234,7 @@ def prepare(
     check_columns(options)
     file = None if options.labels is None else local_path(options.labels)
     ignored = images.IgnoredFiles(file)
-    source = images.locate(
+    source = located or images.locate(
         cast("Name | Sequence[Name]", photos),  # tables are vectors
         image_column=options.image_column,
         label_column=options.label_column,
@@ -220,13 +245,13 @@ def prepare(
         raise LookalikeError(f"only Spark can read {source.root}: leave `spark=False` out")
     if source.kind != "files" or options.spark:
         require(f"reading {source.root} on Spark", "pyspark")
-    truncated = stored.source.truncated if stored else options.truncated
+    truncated = (stored.source if stored else located or options).truncated
     source = replace(source, truncated=truncated)
     labels = None
     if file is not None:
         labels = open_labels(file, options.image_name, options.label_name)
     others = images.IgnoredFiles(file)
-    if source.kind == "files" and not images.has_images(source, others):
+    if source.kind == "files" and not located and not images.has_images(source, others):
         raise images.no_images_error(source, others)
     if stored is None and options.like is not None:
         if (options.model, options.weights, options.precision) != _DEFAULT_MODEL:

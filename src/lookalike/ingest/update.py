@@ -92,6 +92,7 @@ def update(
 
     `operation` is "add" or "sync"; the history of the index shows it.
     """
+    stored = stored.newest()
     source = stored.source
     if stored.own is None:
         options = replace(

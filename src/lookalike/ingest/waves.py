@@ -14,6 +14,7 @@ from lookalike.ingest.report import EmbedResult
 from lookalike.models import Model
 from lookalike.search.searcher import EXACT_UP_TO, Searcher
 from lookalike.storage import EmbeddingTable, SegmentRecord, commits, discard, new_data_folder
+from lookalike.storage.errors import upgraded_meanwhile
 from lookalike.system.progress import progress_line
 
 
@@ -48,6 +49,8 @@ def embed_and_commit(
     if stored is not None and plan is not None and not plan.count:
         return stored, EmbedResult(job.full)
     if stored is not None:
+        if stored.about_model["fingerprint"] != job.full.fingerprint:
+            raise upgraded_meanwhile(out)
         stored = stored.record_preprocessing()
     source = stored.source if stored is not None else recorded_source(job.source)
     folder = new_data_folder(out)

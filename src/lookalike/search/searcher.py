@@ -184,7 +184,9 @@ class Searcher:
 
     def _saved_profiles(self) -> Iterator[RecallProfile]:
         """Load the profiles of this version and of older ones, the newest first."""
-        for version in sorted(self.table.measured_versions(), reverse=True):
+        names = (file.stem for file in self.table.signature_folder.glob("*.json"))
+        measured = (int(name) for name in names if name.isdecimal())
+        for version in sorted((v for v in measured if v <= self.table.version), reverse=True):
             with contextlib.suppress(*PROFILE_ERRORS):
                 yield RecallProfile.load(self._profile_file(version))
 
@@ -340,7 +342,7 @@ class Searcher:
         folder = self.table.signature_folder
         if os.access(self.table.path, os.W_OK) and self.table.is_in_place():
             with contextlib.suppress(OSError):
-                folder.mkdir(exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 write()
 
 

@@ -5,10 +5,12 @@ No other package knows the files of an index:
     INDEX/_lookalike.json     format, where the images lie, the model in words
     INDEX/lookalike.json      the format, for versions of lookalike before format 3
     INDEX/_model/             the model
+    INDEX/_model-N/           the model after the Nth upgrade
     INDEX/_delta_log/         the versions
     INDEX/data/UUID/*.parquet the segments: immutable data files
     INDEX/_lsh/VERSION/       hash models, made again when needed
     INDEX/_signatures/        cells and measured recall, made again when needed
+    INDEX/_upgrade/           the vectors of another model, until they are complete
     INDEX/.writers            locked by each writer
     INDEX/.watch/             the checkpoint of a Spark stream
 

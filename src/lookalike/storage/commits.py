@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lookalike.errors import LookalikeError
 from lookalike.storage.data_folders import discard
-from lookalike.storage.errors import Conflict
+from lookalike.storage.errors import Conflict, upgraded_meanwhile
 from lookalike.storage.segments import SegmentRecord, rewrite_segment
 from lookalike.storage.table import EmbeddingTable
 from lookalike.system.extras import install, is_installed
@@ -161,6 +161,8 @@ def grow(
 
     def work_out(newest: EmbeddingTable, place: Path) -> Step:
         nonlocal others
+        if newest.generation != stored.generation:
+            raise upgraded_meanwhile(stored.path)
         ours = list(written)
         gone, lost, shift = NO_IDS, NO_IDS, 0
         others = beside or newest.version != before

@@ -14,8 +14,16 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 
-from lookalike.storage.description import has_versions, lock_description
+from lookalike.errors import LookalikeError
+from lookalike.storage.description import (
+    has_description,
+    has_versions,
+    is_index,
+    lock_description,
+)
+from lookalike.storage.errors import RESTORE
 from lookalike.system.files import delete_folder
+from lookalike.system.paths import is_text
 
 MARK = ".writing"
 """The file in a folder that a writer fills."""
@@ -102,3 +110,18 @@ def is_unfinished(path: Path) -> bool:
     begun = (path / ".writers").is_file() or (path.is_dir() and not any(path.iterdir()))
     # A folder without a mark was committed: the log is lost, and nothing may be deleted.
     return begun and all((one / MARK).exists() for one in (path / "data").glob("*/"))
+
+
+def check_index(path: Path) -> None:
+    """Raise `LookalikeError` unless an index can be opened at `path`."""
+    if not is_index(path):
+        if is_unfinished(path) and any(path.iterdir()):
+            raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
+        if has_description(path):
+            raise LookalikeError(f"{path} is a damaged index: its log is gone; {RESTORE}")
+        what = "is not an index" if path.exists() else "does not exist"
+        raise LookalikeError(f"{path} {what}: make one with `lookalike index`")
+    if not is_text(str(path.absolute())):
+        raise LookalikeError(
+            f"{path} has a name that is not UTF-8, which Delta cannot open: rename its folder"
+        )

@@ -20,6 +20,7 @@ from lookalike.system.files import new_file, sync_folder
 from lookalike.system.untrusted import read_json
 
 FORMAT = 3
+NEWEST_FORMAT = 4  # see `generations`
 OLDEST_FORMAT = 2
 
 _NAME, _OLD_NAME = INDEX_FILES
@@ -61,7 +62,7 @@ def read_description(path: Path) -> dict[str, Any]:
     try:
         description = _read(path)
         made_by = description["format"]
-        if made_by > FORMAT:
+        if made_by > NEWEST_FORMAT:
             raise LookalikeError(f"{path} was made by a newer lookalike: upgrade to open it")
         if made_by < OLDEST_FORMAT:
             raise LookalikeError(
@@ -108,7 +109,8 @@ def upgrade(path: Path) -> None:
     with suppress(OSError, LookalikeError), lock_description(path):
         description = read_description(path)
         if not (path / _NAME).exists():
-            _write(path / _OLD_NAME, description | {"format": FORMAT})
+            newer = {"format": max(FORMAT, description["format"])}
+            _write(path / _OLD_NAME, description | newer)
             (path / _OLD_NAME).rename(path / _NAME)
             sync_folder(path)
         if not (path / _OLD_NAME).exists():

@@ -47,3 +47,8 @@ def needs_upgrade(error: Exception) -> bool:
 def kind_and_text(error: Exception) -> str:
     """Return type and text of an error, shortened."""
     return f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
+
+
+def upgraded_meanwhile(path: Path) -> LookalikeError:
+    """Return the error for vectors of a model that the index has no longer."""
+    return LookalikeError(f"{path} got another model meanwhile: run the same command again")

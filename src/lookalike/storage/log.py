@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from lookalike.storage.data_folders import MARK
 from lookalike.storage.description import find_folder
+from lookalike.storage.errors import damaged
 from lookalike.storage.transactions import COUNTS, OPERATION
 from lookalike.system.untrusted import check_inner_names
 
@@ -54,6 +55,16 @@ class Log:
 
     path: Path
     versions: tuple[Version, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the log of the index at `path`. Raises `LookalikeError` where it is damaged."""
+        from deltalake.exceptions import DeltaError
+
+        try:
+            return cls.read(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
+            raise damaged(path, error) from None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -125,6 +136,7 @@ class Log:
             (self.path, ".*lookalike.json"),
             (self.path / "_delta_log", "_commit_*.tmp"),
             (find_folder(self.path, "signatures"), ".*-*"),
+            (find_folder(self.path, "signatures"), "generation-*/.*-*"),
             (find_folder(self.path, "lsh"), ".*-*"),
         ):
             found += [one for one in _found(folder, pattern) if _is_old(one)]
@@ -141,9 +153,10 @@ class Log:
 
         The newest of them that version `first` can use is left out.
         """
+        folder = find_folder(self.path, "signatures")
         files = {
             int(file.stem): file
-            for file in _found(find_folder(self.path, "signatures"), "*.json")
+            for file in [*_found(folder, "*.json"), *_found(folder, "generation-*/*.json")]
             if file.stem.isdecimal()
         }
         before = sorted(number for number in files if number <= first)

@@ -7,23 +7,46 @@ from typing import Any
 from lookalike.errors import LookalikeError
 from lookalike.images import Preprocessing
 from lookalike.models import Model
-from lookalike.storage.description import find_folder
+from lookalike.storage.description import change_description
+from lookalike.storage.generations import model_folder, record_generation
+from lookalike.system.files import delete_folder
 
 TRIED = "tried"
 """The key in the description for the first id of each preprocessing. From that id on it is the one
 that skipped what was skipped."""
 
 
-def load_model(path: Path) -> Model:
-    """Load the model of the index at `path`. Raises `LookalikeError`."""
-    folder = find_folder(path, "model")
+def load_model(path: Path, generation: int) -> Model:
+    """Load the model of a generation of the index at `path`. Raises `LookalikeError`."""
+    folder = model_folder(path, generation)
     try:
         return Model.load(folder)
     except LookalikeError:
         # Another process may just have renamed it (`description.upgrade`).
-        if (renamed := find_folder(path, "model")) == folder:
+        if (renamed := model_folder(path, generation)) == folder:
             raise
         return Model.load(renamed)
+
+
+def describe_model(model: Model, full_model: str | None) -> dict[str, Any]:
+    """Return the part of a description that has a model.
+
+    `full_model` is the fingerprint of the model in full precision, where that is another.
+    """
+    full_model = full_model or model.fingerprint
+    return {"model": model.about(), "full_model": full_model, TRIED: {model.preprocessing: 0}}
+
+
+def begin_generation(path: Path, generation: int, model: Model, full_model: str | None) -> None:
+    """Write a model into the index at `path`, for the generation that a commit then begins.
+
+    It replaces the model of an upgrade that was killed before its commit.
+    """
+    folder = model_folder(path, generation)
+    delete_folder(folder)
+    model.save(folder)
+    part = describe_model(model, full_model)
+    change_description(path, lambda about: record_generation(about, generation, part))
 
 
 def check_same(model: Model, about: dict[str, Any], path: Path) -> None:

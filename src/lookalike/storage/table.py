@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,13 +15,11 @@ from lookalike.errors import LookalikeError, forbidden
 from lookalike.images import Source
 from lookalike.models import Model, check_description
 from lookalike.spark import local_uri
-from lookalike.storage.data_folders import is_unfinished, new_data_folder
+from lookalike.storage.data_folders import check_index, new_data_folder
 from lookalike.storage.description import (
     change_description,
     create_description,
     find_folder,
-    has_description,
-    is_index,
     read_description,
 )
 from lookalike.storage.errors import RESTORE, damaged, needs_upgrade, no_longer_kept
@@ -33,26 +31,33 @@ from lookalike.storage.file_entries import (
     records,
     sizes_by_name,
 )
+from lookalike.storage.generations import (
+    description_of,
+    model_folder,
+    signature_folder,
+)
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history
 from lookalike.storage.own_vectors import Described, OwnVectors
 from lookalike.storage.segments import Segment, SegmentRecord, read_rows
 from lookalike.storage.stored_model import (
-    TRIED,
+    begin_generation,
     check_same,
+    describe_model,
     first_tried_id,
     load_model,
     record_first_tried,
 )
 from lookalike.storage.transactions import (
+    GENERATION,
     NEXT_ID,
     Summary,
-    count_rows,
+    count_after,
     next_id_after,
     write_first_version,
     write_next_version,
 )
-from lookalike.system.paths import Name, is_text, local_path
+from lookalike.system.paths import Name, local_path
 from lookalike.system.sql import connect, create_view
 
 if TYPE_CHECKING:
@@ -63,6 +68,7 @@ if TYPE_CHECKING:
 
 _OWN = "vectors"
 """The key in the description for what is known of the user's own vectors."""
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
 class EmbeddingTable(Described):
@@ -76,9 +82,11 @@ class EmbeddingTable(Described):
         about_model: dict[str, Any],
         tried_from_id: int | None = None,
         own: OwnVectors | None = None,
+        generation: int = 0,
     ) -> None:
         super().__init__(source, about_model, own)
         self.path = path.absolute()  # the process may change its working folder
+        self.generation = generation  # of its model
         self._table = table
         self._tried_from_id = tried_from_id
 
@@ -99,17 +107,7 @@ class EmbeddingTable(Described):
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
-        if not is_index(path):
-            if is_unfinished(path) and any(path.iterdir()):
-                raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
-            if has_description(path):
-                raise LookalikeError(f"{path} is a damaged index: its log is gone; {RESTORE}")
-            what = "is not an index" if path.exists() else "does not exist"
-            raise LookalikeError(f"{path} {what}: make one with `lookalike index`")
-        if not is_text(str(path.absolute())):
-            raise LookalikeError(
-                f"{path} has a name that is not UTF-8, which Delta cannot open: rename its folder"
-            )
+        check_index(path)
         description = read_description(path)
         try:
             table = DeltaTable(path.absolute())
@@ -119,14 +117,14 @@ class EmbeddingTable(Described):
                         f"{path} has no version {version}: `lookalike info {path} --history`"
                     )
                 table.load_as_version(version)
-            source, about_model = (
-                Source.stored(description["source"]),
-                check_description(description["model"]),
-            )
-            tried = first_tried_id(description, about_model)
+            generation = table.transaction_version(GENERATION) or 0
+            part = description_of(description, generation)
+            source = Source.stored(description["source"])
+            about_model = check_description(part["model"])
+            tried = first_tried_id(part, about_model)
             own = OwnVectors.stored(description.get(_OWN))
-            opened = cls(path, table, source, about_model, tried, own)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
+            opened = cls(path, table, source, about_model, tried, own, generation)
+        except (*_DAMAGE, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not needs_upgrade(error):
                 raise no_longer_kept(path, version) from None
             raise damaged(path, error) from None
@@ -149,15 +147,10 @@ class EmbeddingTable(Described):
         `full_model` is the fingerprint of the model in full precision, where that is another.
         `own` describes vectors that the user has made.
         """
-        model.save(find_folder(path, "model"))
-        description = {
-            "source": asdict(source),
-            "model": model.about(),
-            "full_model": full_model or model.fingerprint,
-            TRIED: {model.preprocessing: 0},
-            **({} if own is None else {_OWN: asdict(own)}),
-        }
-        create_description(path, description)
+        model.save(model_folder(path, 0))
+        about = describe_model(model, full_model)
+        vectors = {} if own is None else {_OWN: asdict(own)}
+        create_description(path, {"source": asdict(source), **about, **vectors})
         write_first_version(path, segments, own.key if own else None)
         made = cls.open(path)
         if model.function is not None:
@@ -172,29 +165,38 @@ class EmbeddingTable(Described):
         *,
         rows_added: int = 0,
         rows_removed: int = 0,
+        generation: int | None = None,
     ) -> Self:
         """Make the next version, with other data files than this one has; return it.
 
-        The files lie in the folder already. The commit says its `operation` and how many rows came
-        and went. Raises `Conflict` unless this version is still the newest.
+        The files lie in the folder already. The commit says its `operation`, how many rows came and
+        went, and the generation that it begins. Raises `Conflict` unless this version is still the
+        newest.
         """
         names = [os.path.relpath(file.absolute(), self.path) for file in removed]
-        rows, embedded = count_rows(added)
-        images, skipped = self.counts()
-        gone, gone_skipped = count_inputs(self._actions, names)
-        summary = Summary(
-            operation,
-            rows_added,
-            rows_removed,
-            images + embedded - gone,
-            skipped + rows - embedded - gone_skipped,
-            max(self.next_id, next_id_after(added)),
-        )
+        gone = count_inputs(self._actions, names)
+        images, skipped = count_after(self.counts(), added, gone)
+        next_id = max(self.next_id, next_id_after(added))
+        summary = Summary(operation, rows_added, rows_removed, images, skipped, next_id, generation)
         sizes = sizes_by_name(self._actions)
         lost = {name: sizes[name] for name in names}
         key = self.own.key if self.own else None
         write_next_version(self.path, self.version, self.identity, summary, added, lost, key)
         return self.reopen(self.version + 1)  # which may have a successor by now
+
+    def switch(
+        self, model: Model, segments: Sequence[SegmentRecord], full_model: str | None = None
+    ) -> Self:
+        """Make the next version, with the vectors of another model in place of all; return it.
+
+        The log alone tells which model a version has. Raises `Conflict` unless this version is
+        still the newest. `full_model` is as in `create`.
+        """
+        following = self.generation + 1
+        begin_generation(self.path, following, model, full_model)
+        rows = sum(self.counts())
+        rows_moved = {"rows_added": rows, "rows_removed": rows}
+        return self.commit("upgrade", segments, self.files(), **rows_moved, generation=following)
 
     def new_folder(self) -> Path:
         """Make a folder for new data files and return it; `discard` ends its use."""
@@ -257,7 +259,10 @@ class EmbeddingTable(Described):
         if self._tried_from_id is not None:
             return self
 
-        return self._describe(partial(record_first_tried, first_id=self.next_id))
+        def change(about: dict[str, Any]) -> None:
+            record_first_tried(description_of(about, self.generation), self.next_id)
+
+        return self._describe(change)
 
     def _describe(self, change: Callable[[dict[str, Any]], None]) -> Self:
         with writing(self.path):
@@ -276,12 +281,13 @@ class EmbeddingTable(Described):
     @cached_property
     def full_model(self) -> str:
         """The fingerprint of the model in full precision from which `model` was made."""
-        return str(read_description(self.path).get("full_model"))
+        description = read_description(self.path)
+        return str(description_of(description, self.generation).get("full_model"))
 
     @cached_property
     def model(self) -> Model:
         """The model whose vectors these are."""
-        return load_model(self.path)
+        return load_model(self.path, self.generation)
 
     def attach(self, model: Model) -> None:
         """Give the table its model, a function, which is not stored with it.
@@ -361,12 +367,7 @@ class EmbeddingTable(Described):
 
     def log(self) -> Log:
         """Return the log with all its versions, newer ones too. Raises `LookalikeError`."""
-        from deltalake.exceptions import DeltaError
-
-        try:
-            return Log.read(self.path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, DeltaError) as error:
-            raise damaged(self.path, error) from None
+        return Log.open(self.path)
 
     def checkpoint(self) -> None:
         """Write a checkpoint of this version, so that it opens without the commits before it."""
@@ -389,12 +390,7 @@ class EmbeddingTable(Described):
     @property
     def signature_folder(self) -> Path:
         """The folder of the cells, and of the measured recall of each version; it may not exist."""
-        return find_folder(self.path, "signatures")
-
-    def measured_versions(self) -> list[int]:
-        """Return the versions, up to this one, whose recall was measured."""
-        numbers = (file.stem for file in self.signature_folder.glob("*.json"))
-        return [int(n) for n in numbers if n.isdecimal() and int(n) <= self.version]
+        return signature_folder(self.path, self.generation)
 
     @property
     def hash_folder(self) -> Path:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from deltalake.transaction import AddAction
 
 
-NEXT_ID = "lookalike.next_id"  # the app id of a Delta transaction number
+NEXT_ID = "lookalike.next_id"  # the app ids of Delta transaction numbers
+GENERATION = "lookalike.generation"
 OPERATION = "lookalike"  # the key in the metadata of a commit
 COUNTS = ("added", "removed", "images", "skipped")
 
@@ -33,7 +34,8 @@ class Summary:
     """What a commit says of itself, beside its data files.
 
     The `operation`; how many rows it `added` and `removed`; how many `images` are embedded and how
-    many inputs `skipped` after it; the id that the next image gets.
+    many inputs `skipped` after it; the id that the next image gets; the generation that it begins,
+    if any.
     """
 
     operation: str
@@ -42,6 +44,7 @@ class Summary:
     images: int
     skipped: int
     next_id: int
+    generation: int | None = None
 
 
 def write_first_version(
@@ -125,6 +128,14 @@ def count_rows(segments: Iterable[SegmentRecord]) -> tuple[int, int]:
     return sum(rows for rows, _ in pairs), sum(embedded for _, embedded in pairs)
 
 
+def count_after(
+    before: tuple[int, int], added: Iterable[SegmentRecord], gone: tuple[int, int]
+) -> tuple[int, int]:
+    """Return how many inputs are embedded and how many skipped once segments came and went."""
+    rows, embedded = count_rows(added)
+    return before[0] + embedded - gone[0], before[1] + rows - embedded - gone[1]
+
+
 def next_id_after(segments: Iterable[SegmentRecord]) -> int:
     """Return the least id above those of segments; 0 where there are none."""
     return max((segment["last_id"] + 1 for segment in segments), default=0)
@@ -137,8 +148,10 @@ def _properties(summary: Summary, mark: str = "") -> "CommitProperties":
     metadata = {OPERATION: summary.operation, f"{OPERATION}.mark": mark} | {
         f"{OPERATION}.{key}": str(getattr(summary, key)) for key in COUNTS
     }
-    number = Transaction(NEXT_ID, summary.next_id)
-    return CommitProperties(metadata, max_commit_retries=0, app_transactions=[number])
+    numbers = [Transaction(NEXT_ID, summary.next_id)]
+    if summary.generation is not None:
+        numbers.append(Transaction(GENERATION, summary.generation))
+    return CommitProperties(metadata, max_commit_retries=0, app_transactions=numbers)
 
 
 def _schema(key: KeyType | None) -> "Schema":

@@ -8,10 +8,10 @@ from lookalike import images
 from lookalike.analysis.cleanup.aside import Aside, AsideAction, check
 from lookalike.analysis.cleanup.aside import set_aside as set_aside_images
 from lookalike.analysis.duplicates import TABLE
-from lookalike.analysis.protocol import HasTable
 from lookalike.analysis.result import AnalysisResult
 from lookalike.images.inputs.reader import content_hash
 from lookalike.storage import EmbeddingTable
+from lookalike.storage.protocol import HasTable
 from lookalike.system.paths import Name, local_path
 from lookalike.system.sql import create_view, fetch_row
 

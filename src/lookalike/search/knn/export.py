@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lookalike.errors import LookalikeError
 from lookalike.search.engines import KNN_ENGINES, KnnEngine, check_engine
@@ -15,6 +15,8 @@ from lookalike.search.knn import knn_join, write_queries
 from lookalike.search.rows import check_k, check_recall
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
+from lookalike.storage.protocol import HasTable
+from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.files import check_free, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
 
@@ -89,27 +91,55 @@ class NeighborTable:
         return spark.read.schema(found.schema).parquet(local_uri(out))
 
 
-def find_neighbors(
-    table: EmbeddingTable,
-    queries: "EmbeddingTable | Name | DataFrame | None",
-    k: int,
-    id_column: str,
-    column: str,
-    engine: KnnEngine,
-    recall: float,
+def kneighbors(
+    self: HasTable,
+    queries: "HasTable | Name | DataFrame | None" = None,
+    k: int = 10,
+    *,
+    id_column: str = "id",
+    column: str = "embedding",
+    engine: KnnEngine = "auto",
+    recall: float = TARGET_RECALL,
 ) -> NeighborTable:
-    """Find the k nearest neighbours of all queries, as `Index.kneighbors` says."""
+    """Find the k nearest neighbours of many images at once, on Spark.
+
+    Parameters
+    ----------
+    queries : Index, str, Path or pyspark.sql.DataFrame, optional
+        Another index of the same model, or a DataFrame with a vector in each row. Without it, the
+        images of this index, each of which is not its own neighbour.
+    k : int
+        Number of neighbours of each query.
+    id_column, column : str
+        Columns of the DataFrame: number or name of each query; its vector or array of numbers.
+    engine, recall
+        As for `search`.
+
+    Returns
+    -------
+    NeighborTable
+        Has `to_spark()` and `write(out)`: rows `query_id, rank, neighbor_id, distance`.
+
+    Raises
+    ------
+    LookalikeError
+        If an option is wrong, or the other index was made with another model.
+
+    """
+    table = self._table
     if isinstance(queries, str | os.PathLike):
-        queries = EmbeddingTable.open(queries)
+        opened: EmbeddingTable | DataFrame | None = EmbeddingTable.open(queries)
+    else:
+        opened = cast("EmbeddingTable | DataFrame | None", getattr(queries, "_table", queries))
     check_engine(engine, KNN_ENGINES)
     check_k(k)
     check_recall(recall)
-    if queries is None or isinstance(queries, EmbeddingTable):
-        if queries is not None:
-            check_same_model(table, queries)
-        find = partial(_of_table, table, queries, k, engine, recall)
-        return NeighborTable(table, queries or table, find, k)
-    found = _of_frame(table, queries, k, id_column, column, engine, recall)
+    if opened is None or isinstance(opened, EmbeddingTable):
+        if opened is not None:
+            check_same_model(table, opened)
+        find = partial(_of_table, table, opened, k, engine, recall)
+        return NeighborTable(table, opened or table, find, k)
+    found = _of_frame(table, opened, k, id_column, column, engine, recall)
     return NeighborTable(table, None, lambda: found, k)
 
 

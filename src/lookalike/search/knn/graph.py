@@ -59,7 +59,7 @@ def write_graph(
     Returns
     -------
     bool
-        Whether Spark was used. The columns of the files are those of `find_neighbors`.
+        Whether Spark was used. The columns of the files are those of `kneighbors`.
 
     Raises
     ------

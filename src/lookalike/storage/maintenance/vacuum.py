@@ -9,11 +9,13 @@ keeps no order of ids.
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable, Log, commits, forget, writing
+from lookalike.storage.generations import model_folder
 from lookalike.system.defaults import KEEP_DAYS
 from lookalike.system.files import delete, leftover_folders
 
@@ -65,7 +67,7 @@ def vacuum(
             merged = len(had.difference(stored.files()))
             log = stored.log()
         data = log.strangers(first)
-        others = _others(log, first, path)
+        others = [*_others(log, first, path), *_outdated_models(path, first)]
         freed = sum(map(_size, [*data, *others]))
         if not dry_run:
             kept = {Path(name).stem for name in log.files(first)}
@@ -86,6 +88,12 @@ def _others(log: Log, first: int, path: Path) -> list[Path]:
         *log.leftovers(),
         *leftover_folders(path / "work"),
     ]
+
+
+def _outdated_models(path: Path, first: int) -> list[Path]:
+    """Return the folders of models that no version from `first` on has."""
+    generation = EmbeddingTable.open(path, first, check_files=False).generation
+    return [one for one in map(partial(model_folder, path), range(generation)) if one.exists()]
 
 
 def _delete_data_files(files: list[Path], kept: set[str]) -> None:

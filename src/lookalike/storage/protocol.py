@@ -1,8 +1,8 @@
-"""What the analyses need of an index."""
+"""What functions that become methods of an index need of it."""
 
 from typing import Protocol
 
-from lookalike.storage import EmbeddingTable
+from lookalike.storage.table import EmbeddingTable
 
 
 class HasTable(Protocol):
