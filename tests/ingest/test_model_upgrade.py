@@ -63,7 +63,7 @@ def stored(photos: Path, old: Options, tmp_path: Path) -> EmbeddingTable:
 def rows_of(table: EmbeddingTable) -> Rows:
     names = ["path", "id", "label", "status", "embedding"]
     rows = pa.concat_tables([pq.read_table(file, columns=names) for file in table.files()])
-    return {path: tuple(rest) for path, *rest in zip(*rows.to_pydict().values(), strict=True)}  # type: ignore[misc]
+    return {path: tuple(rest) for path, *rest in zip(*rows.to_pydict().values(), strict=True)}
 
 
 def without_vectors(rows: Rows) -> dict[str, tuple[Any, ...]]:
@@ -196,7 +196,8 @@ def test_what_others_change_meanwhile_is_followed(
 ) -> None:
     from lookalike.ingest.model_upgrade import _Beside
 
-    real, changed = _Beside.switch, []
+    real = _Beside.switch
+    changed: list[Any] = []
 
     def switch(self: Any, table: EmbeddingTable) -> EmbeddingTable:
         if not changed:
@@ -286,7 +287,7 @@ def test_kills_at_random_instants(old: Options, new: Options, tmp_path: Path) ->
     shutil.copytree(stored.path, tmp_path / "copy.index")
     wanted = rows_of(upgrade(EmbeddingTable.open(tmp_path / "copy.index"), new)[0])
     before = rows_of(stored)
-    command: list[str] = [
+    command = [
         sys.executable,
         "-m",
         "lookalike",
@@ -295,7 +296,7 @@ def test_kills_at_random_instants(old: Options, new: Options, tmp_path: Path) ->
         "--wave",
         "16",
     ]
-    command += ["--model", new.model, "--weights", str(new.weights), "--precision", "f32"]
+    command += ["--model", str(new.model), "--weights", str(new.weights), "--precision", "f32"]
     started = time.monotonic()
     subprocess.run([*command[:-1], "bf17"], capture_output=True)  # what starting takes
     starting = time.monotonic() - started

@@ -102,6 +102,11 @@ def upgrade(stored: EmbeddingTable, options: Options) -> tuple[EmbeddingTable, U
 
     """
     stored = stored.newest()
+    if stored.own is not None:
+        raise LookalikeError(
+            f"{stored.path} holds vectors of your own, which no model here made: index the new "
+            "ones into another `out`"
+        )
     with quantization.preload(options.precision == "int8"):
         job = prepare((), options, located=stored.source)
     beside = stored.path / _FOLDER
@@ -143,6 +148,8 @@ class _Beside:
         kept = EmbeddingTable.open(self._path)
         same = (kept.full_model, kept.source) == (self._job.full_model, self._job.source)
         if same and precision in ("auto", _precision(kept)):
+            if self._job.full.function is not None:
+                kept.attach(self._job.full)
             model = kept.model
             self._table = kept
             self._job = replace(self._job, full=model, precision=model.precision, chosen=True)

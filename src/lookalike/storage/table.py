@@ -194,9 +194,11 @@ class EmbeddingTable(Described):
         """
         following = self.generation + 1
         begin_generation(self.path, following, model, full_model)
-        rows = sum(self.counts())
-        rows_moved = {"rows_added": rows, "rows_removed": rows}
-        return self.commit("upgrade", segments, self.files(), **rows_moved, generation=following)
+        rows_moved = dict.fromkeys(("rows_added", "rows_removed"), sum(self.counts()))
+        made = self.commit("upgrade", segments, self.files(), **rows_moved, generation=following)
+        if model.function is not None:
+            made.attach(model)
+        return made
 
     def new_folder(self) -> Path:
         """Make a folder for new data files and return it; `discard` ends its use."""
@@ -362,7 +364,7 @@ class EmbeddingTable(Described):
             yield from zip(table["path"].to_pylist(), table["reason"].to_pylist(), strict=True)
 
     def history(self) -> list[dict[str, Any]]:
-        """Return a record of each version, newest first (`log.history`)."""
+        """Return a record of each version, newest first."""
         return history(self._table, self.log())
 
     def log(self) -> Log:
@@ -370,7 +372,7 @@ class EmbeddingTable(Described):
         return Log.open(self.path)
 
     def checkpoint(self) -> None:
-        """Write a checkpoint of this version, so that it opens without the commits before it."""
+        """Write a checkpoint of this version: it then opens without the commits before it."""
         self._table.create_checkpoint()
 
     def size(self) -> int:
