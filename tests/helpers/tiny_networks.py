@@ -29,7 +29,7 @@ CLIP = {
     },
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
-_SMALL = {
+SMALL = {
     "hidden_size": 32,
     "intermediate_size": 32,
     "num_hidden_layers": 1,
@@ -66,7 +66,7 @@ def hf_folder(folder: Path) -> Path:
     from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 
     torch.manual_seed(0)
-    config = Dinov2Config(image_size=SIDE, patch_size=16, mlp_ratio=1, **_SMALL)
+    config = Dinov2Config(image_size=SIDE, patch_size=16, mlp_ratio=1, **SMALL)
     Dinov2Model(config).save_pretrained(folder)
     size = {"height": SIDE, "width": 48}
     ViTImageProcessor(size=size, resample=3, image_mean=[0.3, 0.4, 0.5]).save_pretrained(folder)
@@ -79,7 +79,7 @@ def hf_clip_folder(folder: Path) -> Path:
     torch.manual_seed(0)
     text = {"vocab_size": 99, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2}
     vision = {"image_size": SIDE, "patch_size": 16}
-    parts = {"text_config": {**text, **_SMALL}, "vision_config": {**vision, **_SMALL}}
+    parts = {"text_config": {**text, **SMALL}, "vision_config": {**vision, **SMALL}}
     CLIPModel(CLIPConfig(projection_dim=24, **parts)).save_pretrained(folder)
     size, crop = {"shortest_edge": SIDE}, {"height": SIDE, "width": SIDE}
     CLIPImageProcessor(size=size, crop_size=crop).save_pretrained(folder)
@@ -94,7 +94,7 @@ def sentence_folder(folder: Path) -> Path:
 
     torch.manual_seed(0)
     inner = folder.with_name(f"{folder.name}-inner")
-    ViTModel(ViTConfig(image_size=SIDE, patch_size=16, **_SMALL)).save_pretrained(inner)
+    ViTModel(ViTConfig(image_size=SIDE, patch_size=16, **SMALL)).save_pretrained(inner)
     ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(inner)
     logging.disable(logging.ERROR)  # it tries to write an example with words
     try:

@@ -290,6 +290,58 @@ def test_pytorch_runs_it_where_openvino_cannot(
     refusal(lambda: engine(damaged), r"the tensors are not of this network .*: index again$")
 
 
+def images_of(model: Model) -> tuple[Pixels, torch.Tensor]:
+    """Draw some images; return them as pixels, and as the network takes them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *model.input.shape), np.uint8)
+    (mean, deviation) = json.loads(model.architecture)["scale"]
+    scaled = (pixels / 255 - mean) / deviation
+    return pixels, torch.from_numpy(scaled.transpose(0, 3, 1, 2).astype(np.float32))
+
+
+def test_a_clip_of_transformers_is_its_images_side(tmp_path: Path) -> None:
+    from transformers import CLIPModel
+
+    folder = tiny_networks.hf_clip_folder(tmp_path / "clip")
+    model = resolve(f"hf:{folder}", device="cuda")
+    assert (model.width, model.preprocessing) == (24, "shortest-64-bicubic-4")
+    pixels, images = images_of(model)
+    with torch.no_grad():
+        found = CLIPModel.from_pretrained(folder).eval().get_image_features(pixel_values=images)
+    wanted = getattr(found, "pooler_output", found).numpy()
+    alone = dataclasses.replace(model, graph=b"", fingerprint="alone")
+    for one in (model, alone):
+        assert np.abs(engine(one)(pixels) - wanted).max() < 1e-4
+    assert b"text_model" not in model.network
+
+
+def test_a_pooler_without_weights_is_not_used(tmp_path: Path) -> None:
+    """A classifier has none: transformers would draw it at random."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(0)
+    config = ViTConfig(image_size=64, patch_size=16, **tiny_networks.SMALL)
+    whole = ViTForImageClassification(config).eval()
+    whole.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "vit")
+    model = resolve(f"hf:{tmp_path / 'vit'}", device="cuda")
+    assert model == resolve(f"hf:{tmp_path / 'vit'}")
+    pixels, images = images_of(model)
+    with torch.no_grad():
+        wanted = whole.vit(images).last_hidden_state[:, 0].numpy()
+    assert np.abs(engine(model)(pixels) - wanted).max() < 1e-4
+
+
+def test_nothing_is_printed(
+    saved: Callable[[str], Kind], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("LOOKALIKE_CACHE", str(tmp_path))
+        for kind in LIBRARIES:
+            resolve(saved(kind))
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
 HOSTILE: dict[str, dict[str, Any]] = {
     "no library": {"library": "os"},
     "a file to load": {

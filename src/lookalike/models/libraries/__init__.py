@@ -6,7 +6,6 @@ network again from its tensors, as an index stores them.
 """
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from lookalike.errors import LookalikeError, one_line
-from lookalike.models.libraries.hub import offline, offline_if_unreachable
+from lookalike.models.libraries.hub import no_bars, offline, offline_if_unreachable
 from lookalike.models.libraries.loaded import Loaded
 from lookalike.system.extras import MissingExtra, require
 from lookalike.system.progress import progress_line
@@ -66,7 +65,8 @@ def load(name: str, weights: str) -> Loaded:
     try:
         with progress_line(f"loading {name}"), _silence(), offline_if_unreachable():
             module = _module(library, name)
-            return cast("Callable[[str, str], Loaded]", module.load)(rest, weights)
+            with no_bars():
+                return cast("Callable[[str, str], Loaded]", module.load)(rest, weights)
     except (LookalikeError, MemoryError):
         raise
     except Exception as error:  # the libraries raise anything
@@ -105,8 +105,6 @@ def _silence() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
-        # Read when the libraries are imported.
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             yield
         finally:

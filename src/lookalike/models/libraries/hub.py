@@ -1,6 +1,7 @@
 """The hub that libraries fetch weights from (https://huggingface.co)."""
 
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -41,6 +42,29 @@ def offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Keep the libraries' bars off the terminal; the caller shows progress of its own."""
+    if not is_installed("huggingface_hub"):
+        yield
+        return
+    from huggingface_hub import utils
+
+    bars = sys.modules.get("transformers.utils.logging")
+    shows_downloads = not utils.are_progress_bars_disabled()
+    shows_files = bars is not None and bars.is_progress_bar_enabled()
+    utils.disable_progress_bars()
+    if bars is not None:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shows_downloads:
+            utils.enable_progress_bars()
+        if bars is not None and shows_files:
+            bars.enable_progress_bar()
 
 
 def _is_reachable(address: str) -> bool:

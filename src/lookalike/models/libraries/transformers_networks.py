@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
-from transformers.utils.logging import disable_progress_bar
 
 from lookalike.errors import LookalikeError
 from lookalike.models.libraries.descriptions import of_processor
 from lookalike.models.libraries.loaded import Loaded
 from lookalike.models.weights import AUTO
 
-disable_progress_bar()  # of weights that are read
 OUTPUTS = ("image_features", "pooler", "first", "mean")
 """Where the vector is: the method of networks that know words too, the pooled output, the first
 token, or the mean of all tokens or places."""
@@ -37,13 +35,16 @@ class ImageTower(nn.Module):
         What follows it.
     """
 
-    def __init__(self, model: nn.Module, output: str, layers: Sequence[nn.Module] = ()) -> None:
+    def __init__(self, model: Any, output: str, layers: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         if output not in OUTPUTS:
             raise ValueError(f"the output {output!r}")
         for part in _TEXT_PARTS:
             if output == "image_features" and hasattr(model, part):
                 delattr(model, part)
+        pooler = getattr(model, "pooler", None)
+        if output in ("first", "mean") and pooler is not None and list(pooler.parameters()):
+            model.pooler = None  # not used: it may have no weights, or none that were learned
         self.model = model
         self.output = output
         self.layers = nn.Sequential(*layers)
@@ -51,7 +52,7 @@ class ImageTower(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images to vectors."""
         if self.output == "image_features":
-            found = self.model.get_image_features(pixel_values=images)  # type: ignore[operator]
+            found = self.model.get_image_features(pixel_values=images)
             flow = found if isinstance(found, torch.Tensor) else found.pooler_output
         else:
             found = self.model(pixel_values=images, return_dict=True)
