@@ -257,6 +257,10 @@ def test_on_spark(made: Index, tmp_path: Path) -> None:
     of_one = sorted((r for r in neighbors if r["query_id"] == KEYS[9]), key=lambda r: r["rank"])
     assert_same([(r["neighbor_id"], r["distance"]) for r in of_one], nearest(true, 9, 4))
     assert of_one[0]["neighbor_path"] == of_one[0]["neighbor_id"]
+    from lookalike.lsh.search import write_hashes
+
+    rows = write_hashes(made._table, tmp_path / "hashes").select("id").collect()
+    assert {row["id"] for row in rows} == set(KEYS)
     asked = frame.filter(F.col("sku") == KEYS[11]).select(F.lit("my query").alias("id"), "v")
     given = made.kneighbors(asked, k=3, column="v").to_spark().collect()
     wanted = [(KEYS[11], 0.0), *nearest(true, 11, 2)]

@@ -140,8 +140,11 @@ def _difference(stored: EmbeddingTable, job: Job, options: Options, *, rebuild: 
 def _other_vectors(stored: EmbeddingTable, job: Job) -> str | None:
     """Return how an existing index differs from a job with vectors, or from one without."""
     own = job.vectors.own if job.vectors else None
+    if stored.own is None or own is None or stored.own.place != own.place:
+        before = stored.own.place if stored.own else stored.source.root
+        return f"made of {before or 'rows of another process'}"
     if stored.own != own:
-        return f"made of {(stored.own and stored.own.place) or stored.source.root}, or otherwise"
+        return "made with other columns or another metric"
     if stored.about_model["fingerprint"] != job.full.fingerprint:
         about = stored.about_model
         return f"made with the model {about['backbone']} of {about['width']:,} numbers"

@@ -79,6 +79,8 @@ def write_embeddings(
         raise LookalikeError(f"{out} was not written by lookalike: choose another `out`")
     with quantization.preload(options.precision == "int8"):
         job = prepare(photos, options)
+        if job.vectors is not None:
+            raise LookalikeError("these are vectors already: index them with `lookalike index`")
         with staging_folder(out) as staging:
             folder = staging / "data"
             folder.mkdir()

@@ -30,6 +30,10 @@ MEAN_CELL_ROWS = 128
 MAX_CELLS = 65_536
 SAMPLE_ROWS_PER_CELL = 32
 ROTATION_SAMPLE_ROWS = 16_384
+MAX_PCA_WIDTH = 1_536
+"""Width up to which all principal directions take seconds."""
+_MORE_DIRECTIONS, _POWER_ITERATIONS = 32, 3  # of random projections
+_MIN_SAMPLE_ROWS = 4_096
 _KMEANS_ITERATIONS = 8
 _MAX_LENGTH_RATIO = 100  # to the median length; longer vectors are outliers
 _NOISE_TO_SPREAD = 1e-6  # of the length of differences from the mean
@@ -53,14 +57,19 @@ class Rotation:
         """Fit the principal directions of a sample, float32 (n, width); deterministic."""
         bits = min(bits, sample.shape[1])
         sample = _without_outliers(sample)
-        pca = faiss.PCAMatrix(sample.shape[1], bits, 0, True)
+        width = sample.shape[1]
         # Noise far below any distance gives directions even to a sample of low rank.
-        sample = np.resize(sample, (max(len(sample), 2 * sample.shape[1]), sample.shape[1]))
+        least = 2 * width if width <= MAX_PCA_WIDTH else 4 * (bits + _MORE_DIRECTIONS)
+        sample = np.resize(sample, (max(len(sample), least), width))
         spread = float(np.sqrt(sample.var(axis=0, dtype=np.float64).sum())) or 1.0
         noise = np.random.default_rng(0).standard_normal(sample.shape, np.float32)
         noise *= np.float32(_NOISE_TO_SPREAD * spread)
-        pca.train(np.ascontiguousarray(sample + noise))
-        directions = faiss.vector_to_array(pca.A).reshape(bits, sample.shape[1])
+        noise += sample
+        if width > MAX_PCA_WIDTH:
+            return cls(*_leading_directions(noise, bits))
+        pca = faiss.PCAMatrix(width, bits, 0, True)
+        pca.train(np.ascontiguousarray(noise))
+        directions = faiss.vector_to_array(pca.A).reshape(bits, width)
         return cls(directions, faiss.vector_to_array(pca.b))
 
     def __call__(self, vectors: Vectors) -> Vectors:
@@ -179,6 +188,31 @@ class Cells:
             if says_nothing(error):
                 raise Unreadable(file, error) from None
             raise LookalikeError(f"no cells in {file} ({error})") from None
+
+
+def _leading_directions(rows: Vectors, count: int) -> tuple[Vectors, Vectors]:
+    """Return about the leading directions of rows (n, width), and their offset.
+
+    By random projections (Halko, Martinsson and Tropp, 2011, https://arxiv.org/abs/0909.4061): time
+    grows with the width, where that of all principal directions grows with its cube.
+    """
+    middle = rows.mean(axis=0)
+    rows -= middle
+    drawn = np.random.default_rng(0).standard_normal(
+        (rows.shape[1], count + _MORE_DIRECTIONS), np.float32
+    )
+    found = rows @ drawn
+    for _ in range(_POWER_ITERATIONS):
+        found = rows @ (rows.T @ np.linalg.qr(found)[0])
+    basis = np.linalg.qr(found)[0]
+    directions = np.linalg.svd(basis.T @ rows, full_matrices=False)[2][:count]
+    directions = np.ascontiguousarray(directions, np.float32)
+    return directions, -directions @ middle
+
+
+def fitting_rows(rows: int, width: int) -> int:
+    """Return how many rows of a width to have in memory where `rows` are of a usual width."""
+    return max(rows * MAX_PCA_WIDTH // max(width, MAX_PCA_WIDTH), min(rows, _MIN_SAMPLE_ROWS))
 
 
 def cell_count(rows: int) -> int:

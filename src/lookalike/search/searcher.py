@@ -24,6 +24,7 @@ from lookalike.search.cells import (
     Codes,
     Rotation,
     cell_count,
+    fitting_rows,
 )
 from lookalike.search.engines import KNN_ENGINES, KnnEngine, check_engine
 from lookalike.search.recall import (
@@ -225,13 +226,14 @@ class Searcher:
     def _fit_cells(self, parts: Sequence[IdRange]) -> Cells:
         """Fit cells to all rows; fit directions to extra rows of each part, however small."""
         total = len(self.rows)
-        samples = [draw(total, ROTATION_SAMPLE_ROWS)]
+        most = fitting_rows(ROTATION_SAMPLE_ROWS, int(self.table.about_model["width"]))
+        samples = [draw(total, most)]
         for ids in parts:
             rows = self._rows_in(ids)
             samples.append(rows[draw(len(rows), _PART_SAMPLE_ROWS)])
         rotation = Rotation.fit(self.rows.vectors(np.unique(np.concatenate(samples))))
         drawn = draw(total, SAMPLE_ROWS_PER_CELL * cell_count(total))
-        blocks = np.array_split(drawn, -(-len(drawn) // ROTATION_SAMPLE_ROWS))
+        blocks = np.array_split(drawn, -(-len(drawn) // most))
         sample = np.concatenate([rotation(self.rows.vectors(block)) for block in blocks])
         cells = Cells.fit(rotation, sample, total, self.table.next_id)
         self._save(partial(cells.save, self._cells_file))

@@ -30,9 +30,9 @@ def discover_vectors(
     vectors = vectors.kept(staging)
     rows = None
     if vectors.frame is not None:
-        rows = on_spark.rows_frame(vectors).persist()
+        count = vectors.frame.count()
+        rows = on_spark.rows_frame(vectors, count)
         on_spark.check_names(vectors, rows)
-        count = rows.count()
         listing = []
         if stored is not None:
             listing = on_spark.list_frame(vectors, rows, staging / "listing")

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 
 TableLike: TypeAlias = Union[npt.NDArray[Any], pa.Table, pa.RecordBatchReader, "DataFrame"]
-"""Vectors of this process: an array (n, width), a table or reader of Arrow, a DataFrame."""
+"""Vectors of this process: an array (n, width), a table or reader of Arrow, a DataFrame of Spark,
+or what Arrow can read as a stream: DataFrames of pandas and Polars."""
 
 
 class VectorOptions(Protocol):
@@ -136,15 +137,14 @@ def are_vectors(given: Any, options: VectorOptions) -> bool:
     if options.embedding_column is not None or is_table(given):
         return True
     names = [given] if isinstance(given, str | os.PathLike) else given
-    if names is None or len(names) != 1:
+    if not isinstance(names, list | tuple):
         return False
-    name = os.fspath(names[0])
-    return isinstance(name, str) and name.lower().endswith(".npy")
+    return len(names) == 1 and str(names[0]).lower().endswith(".npy")
 
 
 def is_table(given: Any) -> bool:
     """Tell whether an array, a table of Arrow or a DataFrame of Spark is given."""
-    if isinstance(given, np.ndarray | pa.Table | pa.RecordBatch | pa.RecordBatchReader):
+    if isinstance(given, np.ndarray | pa.RecordBatch) or hasattr(given, "__arrow_c_stream__"):
         return True
     return is_frame(given) or _is_dataset(given)
 
@@ -266,6 +266,8 @@ def _table_of(
         return open_array(given), None, []
     if isinstance(given, pa.RecordBatch):
         given = pa.Table.from_batches([given])
+    elif not isinstance(given, pa.Table | pa.RecordBatchReader) and is_table(given):
+        given = given if _is_dataset(given) else pa.RecordBatchReader.from_stream(given)
     if isinstance(given, pa.RecordBatchReader):
         batches = iter(given)
         begin = list(_first_rows(batches))

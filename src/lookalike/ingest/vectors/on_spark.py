@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def rows_frame(opened: VectorInput) -> "DataFrame":
-    """Return the rows of a DataFrame with its own columns alone, the vectors as arrays.
+MAX_TASK_ROWS = 65_536
+"""Rows of a task on average, above which a DataFrame is divided into more parts."""
 
-    The rows are divided among tasks by their keys, so that a task that is tried again has the same.
+
+def rows_frame(opened: VectorInput, count: int) -> "DataFrame":
+    """Return the rows of a DataFrame with the columns to read alone, the vectors as arrays.
+
+    Where its parts are too large for segments, rows are divided among tasks by their keys, so that
+    a task that is tried again has the same rows.
     """
     frame, own = opened.frame, opened.own
     assert frame is not None
@@ -32,8 +37,10 @@ def rows_frame(opened: VectorInput) -> "DataFrame":
     kept = frame.select(*others, vector_column(frame, own.embedding_column).alias(VECTOR))
     name = own.id_column
     assert name is not None
+    if count <= MAX_TASK_ROWS * kept.rdd.getNumPartitions():
+        return kept
     cores = frame.sparkSession.sparkContext.defaultParallelism
-    return kept.repartition(max(task_count(kept.count(), cores), 1), column_of(kept, name))
+    return kept.repartition(task_count(count, cores), column_of(kept, name))
 
 
 def check_names(opened: VectorInput, rows: "DataFrame") -> None:
@@ -43,10 +50,11 @@ def check_names(opened: VectorInput, rows: "DataFrame") -> None:
     name = opened.own.id_column
     assert name is not None
     key = column_of(rows, name)
-    if nulls := rows.filter(key.isNull()).count():
-        raise nulls_error(opened.name, name, nulls)
     counted = rows.groupBy(key.alias("name")).agg(F.count("*").alias("times"))
-    for found in counted.filter("times > 1").orderBy("name").limit(1).collect():
+    odd = counted.filter("times > 1 or name is null").orderBy(F.asc_nulls_first("name"))
+    for found in odd.limit(1).collect():
+        if found["name"] is None:
+            raise nulls_error(opened.name, name, found["times"])
         raise repeats_error(opened.name, name, found["name"], found["times"])
 
 

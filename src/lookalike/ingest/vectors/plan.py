@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 
 _BATCHES_A_GROUP = 64  # of the listing
-WANTED = np.dtype([("row", np.int64), ("id", np.int64)])
-"""A row of a table to read, and the id that it gets."""
 
 
 def list_rows(opened: VectorInput, listing: Path, *, whole: bool) -> int:
@@ -169,17 +167,21 @@ def _has_rows(sql: "DuckDBPyConnection") -> bool:
     return "row" in sql.table("todo").columns
 
 
-def map_wanted(to_read: Path, file: Path) -> npt.NDArray[np.void]:
-    """Return the rows to read and their ids, `WANTED` (n,), written to `file` and mapped."""
+def map_wanted(to_read: Path, file: Path) -> npt.NDArray[np.int64]:
+    """Return the rows to read and their ids, int64 (2, n), written to `file` and mapped."""
     with pq.ParquetFile(to_read) as opened:
         count = opened.metadata.num_rows
-        made = new_array(file, WANTED, count)
+        made = new_array(file, np.dtype(np.int64), 2 * count).reshape(2, count)
         start = 0
         for batch in opened.iter_batches(columns=["row", "id"]):
             stop = start + batch.num_rows
-            made["row"][start:stop] = batch["row"].to_numpy()
-            made["id"][start:stop] = batch["id"].to_numpy()
+            made[0, start:stop] = batch["row"].to_numpy()
+            made[1, start:stop] = batch["id"].to_numpy()
             start = stop
-        made.flush()
-    mapped: npt.NDArray[np.void] = np.load(file, mmap_mode="r")
+    return load_wanted(file)
+
+
+def load_wanted(file: Path) -> npt.NDArray[np.int64]:
+    """Map what `map_wanted` has written."""
+    mapped: npt.NDArray[np.int64] = np.load(file, mmap_mode="r").reshape(2, -1)
     return mapped

@@ -40,12 +40,9 @@ def write_vectors(
         def of_frame(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             return rows_of_frame(checked, batches)
 
-        try:
-            write_on_spark(
-                frame, of_frame, folder, deliver, count=inputs.count, wave=wave, doing=_DOING
-            )
-        finally:
-            inputs.frame.unpersist()
+        write_on_spark(
+            frame, of_frame, folder, deliver, count=inputs.count, wave=wave, doing=_DOING
+        )
         return
     rows = None
     if inputs.wanted is not None:

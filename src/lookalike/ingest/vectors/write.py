@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lookalike.ingest.vectors.inputs import VectorInput
+from lookalike.ingest.vectors.plan import load_wanted
 from lookalike.ingest.vectors.rows import rows_of, small_batches
 from lookalike.ingest.vectors.tables import Batch, ParquetTable, Part
 from lookalike.storage import SegmentRecord, write_segment
@@ -26,23 +27,22 @@ Deliver = Callable[[list[SegmentRecord]], None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """The rows of a table to write: all, or `rows`, with their ids (`plan.WANTED`), rising."""
+    """The rows of a table to write: all, or `rows`, rising, and their ids: int64 (2, n)."""
 
     count: int
-    rows: npt.NDArray[np.void] | None = None
+    rows: npt.NDArray[np.int64] | None = None
 
     @classmethod
     def load(cls, count: int, file: Path | None) -> Self:
         """Return the rows that `plan.map_wanted` has written to a file; all without one."""
-        return cls(count, None if file is None else np.load(file, mmap_mode="r"))
+        return cls(count, None if file is None else load_wanted(file))
 
     def choose(self, first: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the wanted ones of `count` rows from `first` on, counted from there; their ids."""
         if self.rows is None:
             return np.arange(count), np.arange(first, first + count)
-        start, stop = np.searchsorted(self.rows["row"], [first, first + count])
-        some = np.asarray(self.rows[start:stop])
-        return some["row"] - first, some["id"]
+        start, stop = np.searchsorted(self.rows[0], [first, first + count])
+        return self.rows[0, start:stop] - first, np.asarray(self.rows[1, start:stop])
 
 
 def segment_rows(width: int) -> int:

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike.search.engines import KnnEngine
-from lookalike.search.knn.partitions import MAX_REGION_ROWS, Partition, plan_regions
+from lookalike.search.knn.partitions import (
+    MAX_REGION_ROWS,
+    Partition,
+    plan_regions,
+    rows_in_memory,
+)
 from lookalike.search.knn.queries import Queries, QuerySource, write_queries
 from lookalike.search.knn.radius import effort_within
 from lookalike.search.knn.tasks import (
@@ -83,7 +88,7 @@ def knn_join(
     """
     check_k(k)
     searcher = Searcher(table)
-    segments = searcher.rows.segments
+    segments, width = searcher.rows.segments, int(table.about_model["width"])
     exclude_self = queries is None
     blocks = Queries.split(segments if queries is None else queries)
     if within < np.inf:
@@ -96,7 +101,7 @@ def knn_join(
     tasks = _TASKS_PER_CORE * cores
     threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
     if effort is None:
-        groups = group_segments(segments, cores)
+        groups = group_segments(segments, cores, width)
         compare = compare_task(groups, blocks, k, exclude_self, within, threads)
         numbers = spark.range(0, len(groups), 1, len(groups))
         found = numbers.mapInArrow(compare, spark_schema(CANDIDATES_SCHEMA))
@@ -106,7 +111,8 @@ def knn_join(
         for segment in segments:
             counts += np.bincount(assign_cells(segment, cells), minlength=len(cells))
         max_rows = max(-(-len(searcher.rows) // (_MIN_REGIONS_PER_CORE * cores)), 1)
-        regions = list(plan_regions(counts, min(MAX_REGION_ROWS, max_rows)))
+        most = rows_in_memory(MAX_REGION_ROWS, width)
+        regions = list(plan_regions(counts, min(most, max_rows)))
         min_rows = k + exclude_self if within == np.inf else 0
         route = route_task(cells, counts, regions, blocks, effort.cells, min_rows, threads)
         search = region_task(
@@ -121,13 +127,15 @@ def knn_join(
     return merged.mapInArrow(merge_task(blocks, k), spark_schema(NEIGHBORS_SCHEMA))
 
 
-def group_segments(segments: Sequence[Segment], tasks: int) -> list[list[Segment]]:
+def group_segments(
+    segments: Sequence[Segment], tasks: int, width: int = 512
+) -> list[list[Segment]]:
     """Group neighbouring segments: at least `tasks` groups of at most `MAX_GROUP_ROWS` rows.
 
     Segments stay whole, so there may be fewer groups, and a larger group of one segment.
     """
     sizes = [len(segment.ids) for segment in segments]
-    max_rows = min(MAX_GROUP_ROWS, max(-(-sum(sizes) // max(tasks, 1)), 1))
+    max_rows = min(rows_in_memory(MAX_GROUP_ROWS, width), max(-(-sum(sizes) // max(tasks, 1)), 1))
     groups: list[list[Segment]] = []
     rows = 0
     for segment, size in zip(segments, sizes, strict=True):

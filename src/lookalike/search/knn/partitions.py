@@ -17,11 +17,17 @@ from lookalike.system.arrays import Numbers, Vectors
 
 MAX_REGION_ROWS = 65_536
 """Rows of a region: an eighth of a gigabyte of vectors."""
+_USUAL_WIDTH = 512
 _CROWDED_CELL_ROWS = 4 * MEAN_CELL_ROWS  # above it copies are thinned out
 _MAX_PRODUCT = 2**24  # distances in memory: 64 MB
 _DISTANCE_TOLERANCE = 1e-3  # along the directions of the cells, of the longest vector
 _CANDIDATE_FACTOR = 4  # for each wider search
 _TIE_MARGIN_ROWS = 4  # matrix products do not tell near ties apart
+
+
+def rows_in_memory(rows: int, width: int) -> int:
+    """Return how many rows of a width take the memory of `rows` rows of 512 numbers, or fewer."""
+    return max(rows * _USUAL_WIDTH // max(width, _USUAL_WIDTH), 1)
 
 
 class Region(NamedTuple):
