@@ -17,6 +17,8 @@ from lookalike.search.query import (
     QueryLike,
     SearchByIdOptions,
     SearchByIdsOptions,
+    SearchByTextOptions,
+    SearchByTextsOptions,
     SearchOptions,
     as_list,
     make_embedder,
@@ -93,6 +95,16 @@ class Index:
     ) -> list[SearchResult]: ...
 
     @overload
+    def search(  # type: ignore[overload-overlap]
+        self, image: None = None, k: int | None = None, **options: Unpack[SearchByTextOptions]
+    ) -> SearchResult: ...
+
+    @overload
+    def search(
+        self, image: None = None, k: int | None = None, **options: Unpack[SearchByTextsOptions]
+    ) -> list[SearchResult]: ...
+
+    @overload
     def search(
         self, image: "Sequence[QueryLike]", k: int | None = None, **options: Unpack[SearchOptions]
     ) -> list[SearchResult]: ...
@@ -103,6 +115,7 @@ class Index:
         k: int | None = None,
         *,
         id: "int | str | Sequence[int | str] | None" = None,
+        text: str | Sequence[str] | None = None,
         engine: Engine = "auto",
         recall: float = TARGET_RECALL,
         within: float | None = None,
@@ -123,6 +136,9 @@ class Index:
         id : int, str or a list of these, optional
             Search with an image of the index instead, by its id, or by its key in vectors of your
             own.
+        text : str or a list of these, optional
+            Search with words instead, such as "a red coupe at night". The model of the index has to
+            embed words, as those of `clip:` do.
         engine : {"auto", "exact", "approximate", "spark-lsh"}
             `exact` compares all vectors, `approximate` those with similar signatures, `auto` all
             while that is as quick. `spark-lsh` searches the hash tables of Spark ML.
@@ -163,7 +179,7 @@ class Index:
             "path": path,
             "explain": explain,
         }
-        return search.find(self._searcher, image, id, k, options)
+        return search.find(self._searcher, image, id, text, k, options)
 
     kneighbors = export.kneighbors
 

@@ -99,6 +99,10 @@ def search(
         str | None,
         typer.Option("--id", help="Search with an image by its id, or a vector by its key."),
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Search with words, where the model embeds them.", metavar="WORDS"),
+    ] = None,
     random: Annotated[
         bool, typer.Option("--random", help="Search with a random image of the index.")
     ] = False,
@@ -135,18 +139,26 @@ def search(
     """
     from lookalike.errors import ImageError, LookalikeError
     from lookalike.index import Index
-    from lookalike.search.query import id_of_text, make_query, query_of_id, random_query
+    from lookalike.search.query import (
+        id_of_text,
+        make_query,
+        queries_of_texts,
+        query_of_id,
+        random_query,
+    )
     from lookalike.storage import EmbeddingTable
     from lookalike.system.paths import local_path
 
-    if [image is not None, id_ is not None, random].count(True) != 1:
-        raise typer.BadParameter("give either an IMAGE, --id or --random")
+    if [image is not None, id_ is not None, text is not None, random].count(True) != 1:
+        raise typer.BadParameter("give either an IMAGE, --id, --text or --random")
     for file in filter(None, (picture, html)):
         local_path(file)  # before any work
     table = EmbeddingTable.open(index, version)
     opened = Index(table)
     try:
-        if id_ is not None:
+        if text is not None:
+            query = queries_of_texts(table, [text])[0]
+        elif id_ is not None:
             query = query_of_id(opened._searcher, id_of_text(table, id_))
         else:
             query = random_query(table, seed) if random else make_query(table, str(image))

@@ -26,6 +26,7 @@ from lookalike.search.query import (
     as_list,
     check_search,
     make_query,
+    queries_of_texts,
     query_of_id,
     search_vectors,
 )
@@ -66,16 +67,19 @@ def find(
     searcher: Searcher,
     image: "QueryLike | Sequence[QueryLike] | None",
     ids: "int | str | Sequence[int | str] | None",
+    texts: "str | Sequence[str] | None",
     k: int | None,
     options: SearchOptions,
 ) -> SearchResult | list[SearchResult]:
-    """Find the neighbours of an image or a row, or of each of a list, as `Index.search` says."""
+    """Find the neighbours of an image, a row or words, or of each of a list (`Index.search`)."""
     table, engine, explain = searcher.table, options["engine"], options["explain"]
     recall, within = options["recall"], options["within"]
     label, path = options["label"], options["path"]
     check_search(k, engine, recall, within, label, path, explain, table.metric)
-    if (image is None) == (ids is None):
-        raise LookalikeError("give an image, a vector or an `id` to search with, and one alone")
+    if [image is None, ids is None, texts is None].count(False) != 1:
+        raise LookalikeError(
+            "give an image, a vector, an `id` or a `text` to search with: one alone"
+        )
     hashing = cache(partial(vectors_and_hasher, table))  # read once for a list
 
     def answer(query: Query) -> SearchResult:
@@ -84,6 +88,10 @@ def find(
         labels, globs = as_list(label), as_list(path)
         return search_vectors(searcher, query, k, engine, recall, within, labels, globs)
 
+    if texts is not None:
+        given = [texts] if isinstance(texts, str) else list(texts)
+        found = SearchResults(map(answer, queries_of_texts(table, given)))
+        return found[0] if isinstance(texts, str) else found
     if ids is not None:
         if isinstance(ids, int | str | np.integer):
             return answer(query_of_id(searcher, ids))

@@ -52,6 +52,18 @@ class SearchByIdOptions(SearchOptions, total=False):
     id: Required[int | str]
 
 
+class SearchByTextOptions(SearchOptions, total=False):
+    """The keywords of `Index.search` with words."""
+
+    text: Required[str]
+
+
+class SearchByTextsOptions(SearchOptions, total=False):
+    """The keywords of `Index.search` with several texts."""
+
+    text: Required[Sequence[str]]
+
+
 class SearchByIdsOptions(SearchOptions, total=False):
     """The keywords of `Index.search` with the ids of several rows."""
 
@@ -103,6 +115,12 @@ def make_query(table: EmbeddingTable, image: QueryLike) -> Query:
         vector = make_embedder(table)(data)
     number = values.get("id")
     return Query(vector, images.encode_path(path), values.get("label"), number, number=number)
+
+
+def queries_of_texts(table: EmbeddingTable, texts: Sequence[str]) -> list[Query]:
+    """Turn words into queries. Raises `LookalikeError` where the model embeds no words."""
+    vectors = make_embedder(table).embed_text(list(texts))
+    return [Query(vector, text=text) for text, vector in zip(texts, vectors, strict=True)]
 
 
 def query_of_id(searcher: Searcher, id_: int | str) -> Query:

@@ -43,6 +43,8 @@ class Query:
         The image itself, if it is not a file.
     number : int or None
         The number of its row in the index, if it is known.
+    text : str or None
+        The words, if it is no image.
 
     """
 
@@ -52,9 +54,12 @@ class Query:
     id: int | str | None = None
     content: "bytes | Image.Image | None" = field(default=None, repr=False)
     number: int | None = None
+    text: str | None = None
 
     def picture(self) -> "Image.Image | None":
         """Return the image as RGB, None if there is none or it cannot be read."""
+        if self.text is not None:
+            return rendering.name_tile(self.text)
         try:
             if self.content is None:
                 # The file of a query may be anywhere.
@@ -118,6 +123,7 @@ class SearchResult(Sequence[Neighbor]):
 
     def __repr__(self) -> str:
         of = f" of {os.path.basename(self.query.path)}" if self.query.path else ""
+        of = of if self.query.text is None else f" of {self.query.text!r}"
         nearest = f", the nearest {self.neighbors[0].distance:.3f} away" if self.neighbors else ""
         return f"SearchResult({len(self)} neighbours{of}{nearest})"
 
@@ -127,7 +133,8 @@ class SearchResult(Sequence[Neighbor]):
         counted = {} if self.candidates is None else {"candidates": self.candidates}
         return {
             "query": {"path": path, "label": self.query.label}
-            | ({"id": self.query.id} if self._has_ids else {}),
+            | ({"id": self.query.id} if self._has_ids else {})
+            | ({} if self.query.text is None else {"text": self.query.text}),
             "engine": self.engine,
             "took_ms": round(self.took_ms, 3),
             "neighbors": [
@@ -172,7 +179,7 @@ class SearchResult(Sequence[Neighbor]):
         return rendering.html_row(*self._tiles())
 
     def _tiles(self) -> tuple[rendering.Tile, list[rendering.Tile]]:
-        name = _name(self.source, self.query.path or "")
+        name = self.query.text or _name(self.source, self.query.path or "")
         first = rendering.Tile(self.query.picture(), self.query.label, name)
         rest = [
             rendering.Tile(

@@ -133,6 +133,7 @@ def _add_status(app: FastAPI, service: Service) -> None:
             **snapshot.version_key._asdict(),
             "labels": len(await service.run(lambda: snapshot.labels)),
             "model": snapshot.table.about_model,
+            "has_words": await service.run(snapshot.has_words),
             "limits": {
                 "k": MAX_RESULTS,
                 "upload_bytes": limits.bytes,

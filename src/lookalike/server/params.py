@@ -8,6 +8,8 @@ from lookalike.server import schemas
 
 MAX_RESULTS = 200
 """Largest number of neighbours or images in a response."""
+MAX_TEXT_CHARS = 1000
+"""Largest number of characters of a query in words."""
 ALLOWED_SIDES = (160, 320, 640, 1280)
 """Allowed lengths of the longer side of a thumbnail, in pixels."""
 
@@ -29,6 +31,10 @@ PathFilter = Annotated[
 Key = Annotated[
     str | None,
     Query(max_length=1000, description="The key of a row, where vectors have keys of the user."),
+]
+Words = Annotated[
+    str | None,
+    Query(max_length=MAX_TEXT_CHARS, description="Words, where the model embeds them."),
 ]
 Seed = Annotated[int | None, Query(description="Random seed.", **_ID)]
 ImageId = Annotated[int | None, Query(description="The id of an image of the index.", **_ID)]

@@ -1,19 +1,25 @@
 """Routes to search: with an image of the index, an upload, or an earlier upload."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import Response
 
-from lookalike.search.query import make_embedder
+from lookalike.errors import LookalikeError
+from lookalike.rendering import name_jpeg
+from lookalike.search.query import make_embedder, queries_of_texts
 from lookalike.search.results import Query
 from lookalike.server import schemas
 from lookalike.server.params import (
+    MAX_TEXT_CHARS,
     ImageId,
     K,
     Key,
     LabelFilter,
     PathFilter,
     UploadKey,
+    Words,
     error_responses,
     within_of,
 )
@@ -22,6 +28,7 @@ from lookalike.server.state import Service
 
 _BODY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"schema": {"type": "object", "properties": {"image": _BODY["schema"]}}}
+_MAX_JSON_BYTES = 16 * 1024
 _PICTURE = {
     "requestBody": {
         "required": True,
@@ -30,6 +37,7 @@ _PICTURE = {
             "image/*": _BODY,
             "application/octet-stream": _BODY,
             "multipart/form-data": _FORM,
+            "application/json": {"schema": schemas.TextQuery.model_json_schema()},
         },
     }
 }
@@ -53,21 +61,34 @@ def add_searches(app: FastAPI, service: Service) -> None:
         image: ImageId = None,
         key: Key = None,
         upload: UploadKey = None,
+        text: Words = None,
         k: K = 24,
         labels: LabelFilter = [],  # noqa: B006 - FastAPI copies it
         paths: PathFilter = [],  # noqa: B006
         within: float | None = largest,
     ) -> Any:
-        """Find the neighbours of an image of the index, by id or key, or of an earlier upload."""
-        if [image, key, upload].count(None) != 2:
-            raise HTTPException(400, "give image=ID or upload=KEY, not both; or key=KEY alone")
+        """Find the neighbours of an image of the index, an earlier upload, or words."""
+        if [image, key, upload, text].count(None) != 3:
+            raise HTTPException(400, "give one of image=ID, key=KEY, upload=KEY and text=WORDS")
         snapshot = service.snapshot
-        if upload is None:
+        if text is not None:
+            shown, query = _text(text), await service.run(_query_of_text, snapshot, text)
+        elif upload is None:
             row = service.row(snapshot, image) if key is None else _row_of_key(snapshot, key)
             shown, query = snapshot.image(row), snapshot.query(row)
         else:
             shown, query = _earlier_upload(service, snapshot, str(upload))
         return await respond(snapshot, query, shown, k, labels, paths, within)
+
+    @app.get(
+        "/api/words/picture",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}},
+    )
+    async def picture_of_words(text: Words = "") -> Response:
+        """Return a tile with words."""
+        tile = await service.run(name_jpeg, text or "")
+        return Response(tile, media_type="image/jpeg")
 
     @app.post(
         "/api/search",
@@ -82,7 +103,14 @@ def add_searches(app: FastAPI, service: Service) -> None:
         paths: PathFilter = [],  # noqa: B006
         within: float | None = largest,
     ) -> Any:
-        """Find the neighbours of an uploaded image: the body, or the file of a form."""
+        """Find the neighbours of an uploaded image (the body, or the file of a form), or of words.
+
+        Words come as JSON: `{"text": "a red coupe"}`.
+        """
+        if request.headers.get("content-type", "").split(";")[0].strip() == "application/json":
+            text, snapshot = await _text_of_body(request), service.snapshot
+            query = await service.run(_query_of_text, snapshot, text)
+            return await respond(snapshot, query, _text(text), k, labels, paths, within)
         async with service.uploads.received(request) as data:
             snapshot = service.snapshot
             if not snapshot.table.has_network:
@@ -91,6 +119,36 @@ def add_searches(app: FastAPI, service: Service) -> None:
             fingerprint = snapshot.table.about_model["fingerprint"]
             key = service.uploads.remember(data, vector, fingerprint)
         return await respond(snapshot, Query(vector), _upload(key), k, labels, paths, within)
+
+
+async def _text_of_body(request: Request) -> str:
+    """Return the words of a JSON body, which is read no further than it may be long."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_JSON_BYTES:
+            raise HTTPException(
+                413, f"more than {_MAX_JSON_BYTES:,} bytes of JSON: send fewer words"
+            )
+    try:
+        return schemas.TextQuery.model_validate_json(body).text
+    except ValueError:
+        raise HTTPException(
+            422,
+            f'no JSON with words: send {{"text": "..."}}, {MAX_TEXT_CHARS:,} characters at most',
+        ) from None
+
+
+def _query_of_text(snapshot: Snapshot, text: str) -> Query:
+    try:
+        return queries_of_texts(snapshot.table, [text])[0]
+    except LookalikeError as error:
+        raise HTTPException(400, str(error)) from None
+
+
+def _text(text: str) -> dict[str, Any]:
+    address = f"api/words/picture?{urlencode({'text': text})}"
+    return {"text": text, "name": f"\u201c{text}\u201d", "thumbnail": address, "picture": address}
 
 
 def _row_of_key(snapshot: Snapshot, key: str) -> int:

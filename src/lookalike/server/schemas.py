@@ -41,6 +41,22 @@ class Upload(BaseModel):
     picture: str
 
 
+class Text(BaseModel):
+    """A query in words; its picture is a tile with the words."""
+
+    text: str
+    name: str
+    label: None = None
+    thumbnail: str
+    picture: str
+
+
+class TextQuery(BaseModel):
+    """The body of a search with words."""
+
+    text: str = Field(max_length=1000)
+
+
 class Neighbor(Image):
     """A neighbour of the query."""
 
@@ -53,7 +69,7 @@ class Neighbor(Image):
 class SearchResponse(VersionedResponse):
     """The neighbours of a query, nearest first, without the query itself."""
 
-    query: Image | Upload
+    query: Image | Upload | Text
     engine: str = Field(
         description="exact compares all vectors, approximate those with near signatures."
     )
@@ -120,6 +136,7 @@ class Info(VersionedResponse):
     skipped: int
     labels: int
     model: dict[str, str | int | float | None]
+    has_words: bool = Field(description="Whether the model embeds words.")
     limits: Limits
     recall: Recall
 

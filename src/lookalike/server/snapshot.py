@@ -99,6 +99,10 @@ class Snapshot:
         named = self.rows.hashes[row].as_py() or ""
         return named if is_hash(named) else ""
 
+    def has_words(self) -> bool:
+        """Tell whether the model embeds words."""
+        return self.table.has_network and self.table.model.text is not None
+
     def query(self, row: int) -> Query:
         """Return an image of the index as a query."""
         vector: Vectors = self.rows.vectors(np.array([row]))[0]

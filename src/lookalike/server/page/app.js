@@ -24,7 +24,7 @@ const photos = new Map(); // keys of uploads to the photos as they lie in this b
 const PHOTOS = 30; // that are kept so
 
 function getMap() {
-  const pick = (id) => go({ ...now(), image: id, upload: null, view: "pictures", seed: null });
+  const pick = (id) => go({ ...now(), image: id, upload: null, text: null, view: "pictures", seed: null });
   coming ??= import("./map.js").then(
     (found) => {
       found.listen(pick, change);
@@ -101,7 +101,7 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
   say(next);
 }
 
-const sameQuery = (a, b) => a.image === b.image && a.upload === b.upload && a.seed === b.seed;
+const sameQuery = (a, b) => ["image", "upload", "text", "seed"].every((name) => a[name] === b[name]);
 
 function draw() {
   const { state } = shown;
@@ -131,6 +131,8 @@ function frame(state) {
   $(view === "map" ? "#to-map" : "#to-pictures").setAttribute("aria-current", "page");
   $(view === "map" ? "#to-pictures" : "#to-map").removeAttribute("aria-current");
   if (info) $("#collection").textContent = `${info.name} · ${counted(info.images, "image")}`;
+  $("#words").hidden = !info?.has_words;
+  if (document.activeElement !== $("#words-input")) $("#words-input").value = state.text ?? "";
   if (view !== "map") map?.leave();
 }
 
@@ -194,7 +196,7 @@ const change = (some) => go({ ...now(), ...some });
 
 function searchWith(file) {
   const preview = { name: file.name || null, label: null, thumbnail: URL.createObjectURL(file) };
-  const state = { ...now(), image: null, upload: null, view: "pictures", seed: null };
+  const state = { ...now(), image: null, upload: null, text: null, view: "pictures", seed: null };
   compare.close();
   go(state, {
     preview,
@@ -222,13 +224,21 @@ async function send(file, ready, state, signal) {
   }
 }
 
+function searchInWords(event) {
+  event.preventDefault();
+  const text = $("#words-input").value.trim();
+  if (!text) return;
+  compare.close();
+  go({ ...now(), image: null, upload: null, text, view: "pictures", seed: null });
+}
+
 function forget(key, url) {
   photos.delete(key);
   URL.revokeObjectURL(url);
 }
 
 function surprise() {
-  const state = { ...now(), image: -1, upload: null, view: "pictures", seed: null };
+  const state = { ...now(), image: -1, upload: null, text: null, view: "pictures", seed: null };
   go(state, {
     task: async (signal) => {
       const { images } = await api.random({ ...state, paths: [], within: null }, 1, newSeed(), signal);
@@ -284,6 +294,7 @@ addEventListener("popstate", () => {
 });
 
 $("#k").addEventListener("change", (event) => change({ k: Number(event.target.value) || USUAL_K }));
+$("#words").addEventListener("submit", searchInWords);
 filter.listen(change);
 ask.listen(searchWith, complain);
 keys.listen({

@@ -10,7 +10,7 @@ export const nameOf = (query) => query.name ?? "your photo";
 
 function card(image, state, query) {
   const well = h("span", { class: "well" }, picture(image));
-  const next = { ...state, image: image.id, upload: null, view: "pictures", seed: null };
+  const next = { ...state, image: image.id, upload: null, text: null, view: "pictures", seed: null };
   const link = h("a", { href: href(next), class: "card", "data-go": true, title: image.path }, well);
   known.set(link, image);
   if (image.rank !== undefined) {

@@ -8,6 +8,7 @@ export function read(search) {
   return {
     image: number("image"),
     upload: number("image") === null ? given.get("upload") : null,
+    text: number("image") === null && !given.get("upload") ? given.get("text") || null : null,
     k: number("k") || USUAL_K,
     labels: [...new Set(given.getAll("label"))],
     paths: given.getAll("path"),
@@ -17,7 +18,7 @@ export function read(search) {
   };
 }
 
-export const hasQuery = (state) => state.image !== null || Boolean(state.upload);
+export const hasQuery = (state) => state.image !== null || Boolean(state.upload || state.text);
 
 export function filters(state) {
   const query = new URLSearchParams();
@@ -31,6 +32,7 @@ export function asked(state) {
   const query = new URLSearchParams();
   if (state.image !== null) query.set("image", state.image);
   else if (state.upload) query.set("upload", state.upload);
+  else if (state.text) query.set("text", state.text);
   query.set("k", state.k);
   for (const [name, value] of filters(state)) query.append(name, value);
   return query;

@@ -16,7 +16,7 @@ function load() {
   }
 }
 
-const mark = (state) => `${state.image ?? ""} ${state.upload ?? ""}`;
+const mark = (state) => `${state.image ?? ""} ${state.upload ?? ""} ${state.text ?? ""}`;
 
 export function remember(query, state) {
   if (!hasQuery(state)) return;
