@@ -4,27 +4,21 @@ import base64
 import io
 import os
 import re
-import shutil
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
+from helpers.servers import CHROMIUM, serving
 from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.server import Limits, create_app
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 DESK = {"width": 1280, "height": 800}
 PHONE = {"width": 360, "height": 740}
 LIMITS = Limits(bytes=2_000_000)
@@ -37,19 +31,8 @@ expect.set_options(timeout=30_000)  # of a machine with much else to do
 @pytest.fixture(scope="module")
 def address(index: Index) -> Iterator[str]:
     """Where the server listens."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(
-            uvicorn.Config(create_app(index, limits=LIMITS), log_level="warning")
-        )
-        running = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        running.start()
-        deadline = time.monotonic() + 20
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        server.should_exit = True
-        running.join(20)
+    with serving(create_app(index, limits=LIMITS)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

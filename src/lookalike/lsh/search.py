@@ -77,9 +77,7 @@ def find(
     label, path = options["label"], options["path"]
     check_search(k, engine, recall, within, label, path, explain, table.metric)
     if [image is None, ids is None, texts is None].count(False) != 1:
-        raise LookalikeError(
-            "give an image, a vector, an `id` or a `text` to search with: one alone"
-        )
+        raise LookalikeError("give an image, a vector, an `id` or a `text`, and one alone")
     hashing = cache(partial(vectors_and_hasher, table))  # read once for a list
 
     def answer(query: Query) -> SearchResult:
