@@ -71,6 +71,15 @@ def test_from_the_shell(words: Index, index: Index, tmp_path: Path) -> None:
     assert run("search", words.path, "--text", "a", "--random").code == 2
 
 
+def test_their_recall_is_measured(words: Index, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("\n".join(WORDS), "utf-8")
+    figures = told("evaluate", words.path, "-k", "3", "--no-spark", "--texts", tmp_path / "texts")
+    assert (figures["text"]["queries"], figures["text"]["k"]) == (2, 3)
+    assert 0.5 < figures["text"]["recall"] <= 1
+    shown = run("evaluate", words.path, "--no-spark", "--texts", tmp_path / "texts").out
+    assert "recall@5 of 2 queries in words: " in shown
+
+
 def test_over_http(words: Index, index: Index) -> None:
     wanted = [n.path for n in words.search(text=WORDS[1], k=4)]
     with TestClient(create_app(words), base_url="http://localhost") as client:

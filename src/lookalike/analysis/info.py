@@ -2,12 +2,14 @@
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import Any, NotRequired, Protocol, TypedDict
 
 from lookalike.errors import LookalikeError
 from lookalike.lsh import search
 from lookalike.lsh.evaluation import by_hashing
 from lookalike.search import evaluation, fidelity
+from lookalike.search.query import make_embedder
 from lookalike.search.recall import RECALL_K, RECALLS
 from lookalike.search.rows import check_k, check_seed
 from lookalike.search.searcher import Searcher
@@ -156,10 +158,12 @@ _SparkFigures = TypedDict(
 class Evaluation(LabelFigures, _SparkFigures):
     """The result of `Index.evaluate`, and of `lookalike evaluate --json`.
 
-    `spark-lsh` is present if Spark was used, `against_f32` if the index has a precision below f32.
+    `spark-lsh` is present if Spark was used, `against_f32` if the index has a precision below f32,
+    `text` if texts were given.
     """
 
     images: int
+    text: NotRequired[ApproximateRecall]
     approximate: ApproximateRecall
     curve: list[CurvePoint]
 
@@ -208,7 +212,13 @@ def describe(self: HasSearcher) -> IndexInfo:
 
 
 def evaluate(
-    self: HasSearcher, k: int = 5, queries: int = 50, seed: int = 0, *, spark: bool | None = None
+    self: HasSearcher,
+    k: int = 5,
+    queries: int = 50,
+    seed: int = 0,
+    *,
+    spark: bool | None = None,
+    texts: Sequence[str] | None = None,
 ) -> Evaluation:
     """Measure the index: retrieval by label, and recall and speed of each engine.
 
@@ -220,6 +230,8 @@ def evaluate(
         Number of images drawn to measure recall with; random seed for sampling them.
     spark : bool, optional
         Measure `spark-lsh` too, which starts Spark. Without it where Spark is installed.
+    texts : list of str, optional
+        Measure the recall of these queries in words too. They lie far from images.
 
     Returns
     -------
@@ -243,6 +255,9 @@ def evaluate(
         **evaluation.by_label(rows, seed=seed),
         **evaluation.by_signatures(searcher, k, queries, seed),
     }
+    if texts:
+        made = make_embedder(table).embed_text(list(texts))
+        figures["text"] = evaluation.by_vectors(searcher, made, k)
     if spark:
         vectors, hasher = search.vectors_and_hasher(table)
         figures["spark-lsh"] = by_hashing(rows, vectors, hasher, k, queries, seed)

@@ -209,6 +209,13 @@ def show_figures(figures: Mapping[str, Any]) -> None:
     for first, *others in lines:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         answers.print("  ".join([first.ljust(widths[0]), *cells]), markup=False)
+    if "text" in figures:
+        words = figures["text"]
+        answers.print(
+            f"recall@{words['k']} of {words['queries']} queries in words: {words['recall']:.3f}, "
+            f"{words['compared']:.2%} compared, {words['approximate_ms']['p50']:.2f} ms",
+            markup=False,
+        )
     if "against_f32" in figures:
         answers.print(_note_of_f32(figures["against_f32"]), markup=False)
 

@@ -229,6 +229,10 @@ def evaluate(
             help="Measure hashing by Spark ML too. [default: if it is installed]",
         ),
     ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Measure the recall of words too: a query in each line.", metavar="FILE"),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Plot recall against speed, .png or .svg.", metavar="FILE")
     ] = None,
@@ -244,7 +248,10 @@ def evaluate(
 
     if plot is not None:
         plots.check(plot)
-    figures = open_index(index).evaluate(k, queries, seed, spark=spark)
+    words = None
+    if texts is not None:
+        words = [line for line in texts.read_text("utf-8").splitlines() if line.strip()]
+    figures = open_index(index).evaluate(k, queries, seed, spark=spark, texts=words)
     if plot is not None:
         title = f"recall@{k} of {printable(index.resolve().name)}, {figures['images']:,} images"
         _write(plot, lambda path: plots.draw(series(figures), title, path))

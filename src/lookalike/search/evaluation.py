@@ -21,6 +21,7 @@ from lookalike.system.progress import progress_line
 DrawnQuery: TypeAlias = tuple[int, str | None, Vectors]
 """A drawn query: its id, label and vector, float32 (width,)."""
 
+_NO_ROW = -1  # the id of a query that is no row
 _BLOCK_QUERIES = 256  # per matrix product
 _MAX_LABEL_NEIGHBOURS = 1000  # largest R of mAP@R
 
@@ -133,14 +134,43 @@ def by_signatures(
             curve.append(_point("approximate", recall, found, true))
     curve.append(_point("exact", 1.0, true, true))
     usual = curve[RECALLS.index(TARGET_RECALL)]
-    approximate = {
-        "queries": len(drawn),
+    return {"approximate": _summary(len(drawn), k, usual, curve[-1]), "curve": curve}
+
+
+def by_vectors(searcher: Searcher, vectors: Vectors, k: int = 5) -> dict[str, Any]:
+    """Measure recall@k and cost of approximate search with queries that are no rows, such as words.
+
+    Parameters
+    ----------
+    searcher : Searcher
+    vectors : float32 (n, width)
+    k : int
+
+    Returns
+    -------
+    dict
+        As `approximate` of `by_signatures`.
+    """
+    queries: list[DrawnQuery] = [(_NO_ROW, None, vector) for vector in vectors]
+    searcher.get_ready()
+    true = _answers(searcher, queries, k, "exact", 1)
+    found = _answers(searcher, queries, k, "approximate", TARGET_RECALL)
+    return _summary(
+        len(queries),
+        k,
+        _point("approximate", TARGET_RECALL, found, true),
+        _point("exact", 1.0, true, true),
+    )
+
+
+def _summary(queries: int, k: int, usual: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "queries": queries,
         "k": k,
         **{name: usual[name] for name in ("recall", "recall_95", "compared")},
         "approximate_ms": usual["ms"],
-        "exact_ms": curve[-1]["ms"],
+        "exact_ms": best["ms"],
     }
-    return {"approximate": approximate, "curve": curve}
 
 
 def _answers(
