@@ -2,7 +2,7 @@
 
     python benchmarks/own_vectors.py --rows 1000000 --work DIR --json
 
-The vectors lie in crowds, along a few dozen directions each, with lengths that differ; each has a
+The vectors lie in crowds, along 24 of 96 directions each, with lengths that differ; each has a
 string as its key. Memory is that of the indexing process: `anonymous_gb` is what it holds itself,
 `rss_gb` also counts files that it maps, which the system may take back. Recall is measured against
 exact search with rows drawn at random. DIR needs three times the room of the vectors.
@@ -28,7 +28,7 @@ from lookalike.system.arrays import Vectors
 from lookalike.system.defaults import TARGET_RECALL
 from measure import machine
 
-CROWD_ROWS, DIRECTIONS = 250, 24
+CROWD_ROWS, DIRECTIONS, SPACE = 250, 24, 96
 BLOCK_ROWS = 65_536
 FILE_ROWS = 262_144  # in one row group, as pandas writes them
 QUERIES, K = 200, 10
@@ -71,9 +71,10 @@ def write_vectors(rows: int, width: int, folder: Path) -> None:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     crowds = max(rows // CROWD_ROWS, 16)
-    centres = rng.normal(size=(crowds, width)).astype(np.float32)
-    axes: Vectors = rng.normal(size=(64, DIRECTIONS, width)).astype(np.float32)
-    axes /= np.float32(4)
+    space = rng.normal(size=(SPACE, width)).astype(np.float32)
+    centres = rng.normal(size=(crowds, SPACE)).astype(np.float32) @ space
+    axes: Vectors = rng.normal(size=(64, DIRECTIONS, SPACE)).astype(np.float32) @ space
+    axes /= np.float32(8)
     held: list[pa.Table] = []
     for start in range(0, rows, BLOCK_ROWS):
         count = min(BLOCK_ROWS, rows - start)
@@ -95,7 +96,7 @@ def draw_block(rng: np.random.Generator, count: int, centres: Vectors, axes: Vec
         here = np.flatnonzero(crowd % len(axes) == kind)
         inside = rng.normal(size=(len(here), axes.shape[1])).astype(np.float32)
         vectors[here] += inside @ axes[kind]
-    vectors += rng.normal(size=vectors.shape).astype(np.float32) / 20
+    vectors += rng.normal(size=vectors.shape).astype(np.float32) / 4
     lengths = rng.lognormal(0, 0.3, (count, 1)).astype(np.float32)
     mixed: Vectors = (vectors * lengths)[rng.permutation(count)]
     return mixed

@@ -228,10 +228,7 @@ def test_on_spark(made: Index, tmp_path: Path) -> None:
     true, spark, metric = truth(made), session(), made._table.metric
     vectors = crowds(COUNT)
     vectors[7] = vectors[3]
-    frame = spark.createDataFrame(
-        [(key, f"kind {n % 5}", vectors[n].tolist()) for n, key in enumerate(KEYS)],
-        "sku string, kind string, v array<float>",
-    )
+    frame = spark.createDataFrame(table_of(vectors)).cache()
     again = create_index(
         frame.withColumn("v", array_to_vector(F.col("v").cast("array<double>"))),
         tmp_path / "frame.index",
@@ -257,10 +254,6 @@ def test_on_spark(made: Index, tmp_path: Path) -> None:
     of_one = sorted((r for r in neighbors if r["query_id"] == KEYS[9]), key=lambda r: r["rank"])
     assert_same([(r["neighbor_id"], r["distance"]) for r in of_one], nearest(true, 9, 4))
     assert of_one[0]["neighbor_path"] == of_one[0]["neighbor_id"]
-    from lookalike.lsh.search import write_hashes
-
-    rows = write_hashes(made._table, tmp_path / "hashes").select("id").collect()
-    assert {row["id"] for row in rows} == set(KEYS)
     asked = frame.filter(F.col("sku") == KEYS[11]).select(F.lit("my query").alias("id"), "v")
     given = made.kneighbors(asked, k=3, column="v").to_spark().collect()
     wanted = [(KEYS[11], 0.0), *nearest(true, 11, 2)]

@@ -30,9 +30,8 @@ def discover_vectors(
     vectors = vectors.kept(staging)
     rows = None
     if vectors.frame is not None:
-        count = vectors.frame.count()
+        count = on_spark.count_named(vectors)
         rows = on_spark.rows_frame(vectors, count)
-        on_spark.check_names(vectors, rows)
         listing = []
         if stored is not None:
             listing = on_spark.list_frame(vectors, rows, staging / "listing")

@@ -43,19 +43,23 @@ def rows_frame(opened: VectorInput, count: int) -> "DataFrame":
     return kept.repartition(task_count(count, cores), column_of(kept, name))
 
 
-def check_names(opened: VectorInput, rows: "DataFrame") -> None:
-    """Raise `LookalikeError` where rows lack a key, or share one."""
+def count_named(opened: VectorInput) -> int:
+    """Return the number of rows. Raises `LookalikeError` where rows lack a key, or share one."""
     from pyspark.sql import functions as F
 
     name = opened.own.id_column
-    assert name is not None
-    key = column_of(rows, name)
-    counted = rows.groupBy(key.alias("name")).agg(F.count("*").alias("times"))
-    odd = counted.filter("times > 1 or name is null").orderBy(F.asc_nulls_first("name"))
-    for found in odd.limit(1).collect():
-        if found["name"] is None:
-            raise nulls_error(opened.name, name, found["times"])
-        raise repeats_error(opened.name, name, found["name"], found["times"])
+    assert name is not None and opened.frame is not None
+    named = opened.frame.select(column_of(opened.frame, name).alias("name"))
+    counted = named.groupBy("name").agg(F.count("*").alias("times"))
+    again = F.when(F.expr("times > 1 and name is not null"), F.struct("name", "times"))
+    ((count, nulls, repeated),) = counted.agg(
+        F.sum("times"), F.sum(F.expr("if(name is null, times, 0)")), F.min(again)
+    ).collect()
+    if nulls:
+        raise nulls_error(opened.name, name, nulls)
+    if repeated:
+        raise repeats_error(opened.name, name, repeated["name"], repeated["times"])
+    return int(count or 0)
 
 
 def _with_vectors(opened: VectorInput, batch: pa.RecordBatch) -> Batch:
