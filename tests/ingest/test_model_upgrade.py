@@ -18,8 +18,9 @@ import pytest
 import torch
 from torchvision.models import shufflenet_v2_x0_5
 
+from helpers import tiny_networks
 from helpers.small import picture, pictures
-from lookalike import Index, LookalikeError, open_index
+from lookalike import CallableModel, Index, LookalikeError, create_index, open_index
 from lookalike.ingest import Options, add, build_index, embed_all, remove, upgrade
 from lookalike.storage import EmbeddingTable, is_index
 
@@ -76,7 +77,7 @@ def nearest(table: EmbeddingTable, photo: Path) -> str:
     return index.search(index.embedder(photo), 1).neighbors[0].path
 
 
-def assert_upgraded(now: EmbeddingTable, before: Rows, photos: Path, new: Options) -> None:
+def assert_upgraded(now: EmbeddingTable, before: Rows, photos: Path, new: Options | str) -> None:
     """It has the rows that were there, with the vectors of the new model, and is whole."""
     rows = rows_of(now)
     assert without_vectors(rows) == without_vectors(before)
@@ -85,11 +86,13 @@ def assert_upgraded(now: EmbeddingTable, before: Rows, photos: Path, new: Option
         if status == "ok":
             wanted = index.embedder(photos / path)
             np.testing.assert_allclose(vector, wanted, rtol=0, atol=1e-5)
-            assert not np.allclose(vector, before[path][3], atol=1e-3)
+            was = before[path][3]
+            assert len(was) != len(vector) or not np.allclose(vector, was, atol=1e-3)
             assert index.search(wanted, 1).neighbors[0].id == number
     assert index.check().ok
     assert not (now.path / "_upgrade").exists()
-    assert now.model.weights == Path(new.weights).name == index.info()["model"]["weights"]
+    weights = new if isinstance(new, str) else Path(new.weights).name
+    assert now.model.weights == weights == index.info()["model"]["weights"]
 
 
 def test_vectors_change_and_nothing_else(
@@ -324,3 +327,37 @@ def test_kills_at_random_instants(old: Options, new: Options, tmp_path: Path) ->
     assert rows_of(now) == wanted
     assert Index(now).check().ok
     assert not (now.path / "_upgrade").exists()
+
+
+def test_a_network_that_sees_other_pixels(
+    stored: EmbeddingTable, photos: Path, tmp_path: Path
+) -> None:
+    before = rows_of(stored)
+    clip = f"clip:{tiny_networks.clip_folder(tmp_path / 'clip')}"
+    now, done = upgrade(stored, Options(model=clip, precision="f32", spark=False))
+    assert_upgraded(now, before, photos, done.after["weights"])
+    assert done.before["width"] != done.after["width"] == now.model.width
+    assert now.about_model["preprocessing"] != stored.about_model["preprocessing"]
+    assert len(Index(now).search(text="a white square", k=3)) == 3
+    with pytest.raises(LookalikeError, match="embeds no words"):
+        open_index(now.path, stored.version).search(text="a white square")
+    # A function is not stored: who opens the index gives it.
+    corners = CallableModel(top_left, name="corners", version="1", size=20)
+    again, _ = upgrade(now, Options(model=corners, spark=False))
+    assert without_vectors(rows_of(again)) == without_vectors(before)
+    given = open_index(now.path, model=corners)
+    found = given.search(given.embedder(photos / "003.png"), 1).neighbors[0]
+    assert found.path == "003.png" and found.distance < 1e-3
+    with pytest.raises(LookalikeError, match="corners"):
+        open_index(now.path).search(picture(tmp_path / "other.png", 7))
+
+
+def top_left(images: Any) -> Any:
+    return images[:, :3, :3].reshape(len(images), -1).astype(np.float32) + 1
+
+
+def test_vectors_of_ones_own_have_no_model(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
+    index = create_index(vectors, tmp_path / "own.index")
+    with pytest.raises(LookalikeError, match="holds vectors of your own"):
+        index.upgrade("resnet18")
