@@ -558,6 +558,18 @@ def test_words_lie_where_open_clip_puts_them(
     assert np.allclose(normalize(long), given, atol=1e-6)
 
 
+def test_a_network_that_returns_tokens_too_gives_its_vectors() -> None:
+    from lookalike.models.libraries.open_clip_networks import Pictures
+
+    class Both(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images.mean((2, 3)), images
+
+    images = torch.ones(2, 3, 8, 8)
+    assert torch.equal(Pictures(Both())(images), torch.ones(2, 3))
+    assert torch.equal(Pictures(torch.nn.Flatten())(images), images.flatten(1))
+
+
 @pytest.mark.parametrize("kind", ["timm", "hf", "onnx", "callable"])
 def test_networks_without_words_say_so(kind: str, index_of: Callable[[str], Index]) -> None:
     embed = index_of(kind).embedder

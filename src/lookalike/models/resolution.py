@@ -166,6 +166,7 @@ def _of_library(name: str, weights: str, device: str) -> Model:
         from lookalike.models import conversion
 
         made = conversion.convert(loaded, needs_torch=device != "cpu")
+        architecture = json.dumps({**loaded.architecture, "scale": scale}).encode()
         return Model(
             loaded.backbone,
             loaded.weights,
@@ -176,7 +177,7 @@ def _of_library(name: str, weights: str, device: str) -> Model:
             graph=made.graph,
             weights_data=made.data,
             network=made.network,
-            architecture=json.dumps({**loaded.architecture, "scale": scale}).encode(),
+            architecture=architecture if made.network else b"",
             text=made.text,
         )
 

@@ -27,6 +27,20 @@ _HF_OPTIONS = {"clean", "language", "strip_sep_token"}
 """Options of tokenizers that an index may set. Others name files, or let code run."""
 
 
+class Pictures(nn.Module):
+    """The images' side: maps normalised images (n, 3, height, width) to vectors (n, width)."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embed images."""
+        found = self.visual(images)
+        vectors: torch.Tensor = found[0] if isinstance(found, tuple) else found  # else tokens too
+        return vectors
+
+
 class Words(nn.Module):
     """The text side: maps tokens, int64 (n, length), to vectors (n, width)."""
 
@@ -57,7 +71,7 @@ def load(name: str, weights: str) -> Loaded:
     return Loaded(
         f"clip:{shown}",
         Path(tag).name if tag else "pretrained",
-        model.visual.float().eval(),
+        Pictures(model.visual.float()).eval(),
         of_open_clip(model.visual.preprocess_cfg),
         {
             "library": "clip",
@@ -131,8 +145,7 @@ def restore(architecture: Mapping[str, Any]) -> nn.Module:
     """Make the images' side again, without weights."""
     vision = {**architecture["vision"], "timm_model_pretrained": False}
     gelu = bool(architecture["quick_gelu"])
-    visual: nn.Module = _build_vision_tower(int(architecture["embed_dim"]), vision, gelu)
-    return visual
+    return Pictures(_build_vision_tower(int(architecture["embed_dim"]), vision, gelu))
 
 
 def tokenizer(about: Mapping[str, Any]) -> Any:
