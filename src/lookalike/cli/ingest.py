@@ -380,7 +380,7 @@ def _show_changes(done: "Changed", index: Path, dry_run: bool, as_json: bool) ->
     elif not counts:
         notes.print(f"nothing to do: {done.same:,} inputs have not changed", markup=False)
     else:
-        network = f", embedded with {done.backbone}" if done.images else ""
+        network = f", embedded with {done.backbone}" if done.images and done.backbone else ""
         notes.print(f"{counts}: {index} is at version {done.version}{network}", markup=False)
     if done.skipped:
         notes.print(f"  why: lookalike info {index} --skipped", markup=False)

@@ -19,6 +19,8 @@ def relocate(table: EmbeddingTable, root: Name) -> EmbeddingTable:
 
     Raises `LookalikeError` if none of some images drawn at random is found there.
     """
+    if not table.has_pictures:
+        raise LookalikeError(f"{table.path} has no pictures: index again with `path_column`")
     moved = os.fspath(root)
     if table.source.kind == "files" or "://" not in moved:
         moved = os.path.abspath(local_path(root))

@@ -96,7 +96,7 @@ class Changed:
     unused_labels, loose_labels, missing_labels, not_looked_at
         As in `Report`.
     backbone
-        The network of the index.
+        The network of the index, empty for vectors made elsewhere.
 
     """
 

@@ -125,7 +125,7 @@ def update(
             loose_labels=found.labelled.loose,
             missing_labels=found.labelled.missing,
             not_looked_at=job.ignored.counts(),
-            backbone=job.full.backbone,
+            backbone=job.full.backbone if stored.has_network else "",
         )
         if dry_run:
             return stored, changed

@@ -296,7 +296,9 @@ def _line(error: BaseException) -> str:
 def _missing(column: str, schema: pa.Schema, option: str) -> str:
     names = ", ".join(schema.names)
     shown = names if len(names) <= 200 else f"{names[:200]}..."
-    return f"no column {column!r}, it has {shown}: name the right one with {option}"
+    are_lists = any(map(pa.types.is_list, schema.types)) and option == "image_column"
+    hint = ", or vectors with embedding_column" if are_lists else ""
+    return f"no column {column!r}, it has {shown}: name the right one with {option}{hint}"
 
 
 def _find(
