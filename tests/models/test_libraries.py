@@ -601,6 +601,9 @@ def test_a_damaged_text_side_is_said(
     _text_engine.cache_clear()
     index = lookalike.open_index(tmp_path / "x.index")
     refusal(lambda: index.embedder.embed_text("a cat"), r"is damaged: index again$")
+    checked = index.check()
+    assert not checked.ok
+    assert "is damaged: index again" in str(checked.examples)
     _text_engine.cache_clear()
     assert len(index.search((photos / "001.png").read_bytes(), k=2)) == 2
 

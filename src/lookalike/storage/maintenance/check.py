@@ -191,6 +191,8 @@ def _check_model(table: EmbeddingTable, findings: Findings) -> None:
     name = find_folder(table.path, "model").name
     try:
         model = table.model
+        if model.text is not None:
+            model.text.read()
     except Unreadable:
         raise
     except LookalikeError as error:
