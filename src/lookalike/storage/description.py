@@ -20,7 +20,7 @@ from lookalike.system.files import new_file, sync_folder
 from lookalike.system.untrusted import read_json
 
 FORMAT = 3
-NEWEST_FORMAT = 4  # see `generations`
+NEWEST_FORMAT = 4  # of what format 3 has no place for: `stored_model.new_description`
 OLDEST_FORMAT = 2
 
 _NAME, _OLD_NAME = INDEX_FILES

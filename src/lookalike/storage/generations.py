@@ -7,10 +7,7 @@ has the model of generation 0 under `model`, those of later generations in the l
 from pathlib import Path
 from typing import Any
 
-from lookalike.storage.description import find_folder
-
-UPGRADED_FORMAT = 4
-"""Format of an index with several models: versions of lookalike that know one model refuse it."""
+from lookalike.storage.description import NEWEST_FORMAT, find_folder
 
 
 def description_of(description: dict[str, Any], generation: int) -> dict[str, Any]:
@@ -24,10 +21,11 @@ def description_of(description: dict[str, Any], generation: int) -> dict[str, An
 def record_generation(description: dict[str, Any], generation: int, part: dict[str, Any]) -> None:
     """Add the model of a generation, above 0, to a description.
 
-    It replaces the model of an upgrade that was killed before its commit.
+    It replaces the model of an upgrade that was killed before its commit. Versions of lookalike
+    that know one model for an index refuse it by its format.
     """
     description["upgrades"] = [*description.get("upgrades", [])[: generation - 1], part]
-    description["format"] = UPGRADED_FORMAT
+    description["format"] = NEWEST_FORMAT
 
 
 def model_folder(path: Path, generation: int) -> Path:

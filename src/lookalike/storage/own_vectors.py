@@ -15,6 +15,8 @@ Metric = Literal["cosine", "l2"]
 METRICS: tuple[str, ...] = get_args(Metric)
 MAX_WIDTH = 8_192
 """Numbers in a vector at most."""
+OWN = "vectors"
+"""The key in the description for what is known of the user's own vectors."""
 NO_NETWORK = "none"
 """The preprocessing of a model without a network: its vectors were made elsewhere."""
 

@@ -1,14 +1,16 @@
 """The model that an index stores: load it, or give it the function that is not stored."""
 
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lookalike.errors import LookalikeError
-from lookalike.images import Preprocessing
+from lookalike.images import PREPROCESSING, Preprocessing, Source
 from lookalike.models import Model
-from lookalike.storage.description import change_description
+from lookalike.storage.description import FORMAT, NEWEST_FORMAT, change_description
 from lookalike.storage.generations import model_folder, record_generation
+from lookalike.storage.own_vectors import OWN, OwnVectors
 from lookalike.system.files import delete_folder
 
 TRIED = "tried"
@@ -35,6 +37,23 @@ def describe_model(model: Model, full_model: str | None) -> dict[str, Any]:
     """
     full_model = full_model or model.fingerprint
     return {"model": model.about(), "full_model": full_model, TRIED: {model.preprocessing: 0}}
+
+
+def new_description(
+    source: Source, model: Model, full_model: str | None, own: OwnVectors | None
+) -> dict[str, Any]:
+    """Return the description of a new index.
+
+    Versions of lookalike that know neither vectors of the user nor other preprocessings than their
+    own refuse such an index by its format.
+    """
+    is_usual = own is None and model.preprocessing == PREPROCESSING
+    return {
+        "format": FORMAT if is_usual else NEWEST_FORMAT,
+        "source": asdict(source),
+        **describe_model(model, full_model),
+        **({} if own is None else {OWN: asdict(own)}),
+    }
 
 
 def begin_generation(path: Path, generation: int, model: Model, full_model: str | None) -> None:

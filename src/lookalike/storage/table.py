@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -38,14 +37,14 @@ from lookalike.storage.generations import (
 )
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history
-from lookalike.storage.own_vectors import Described, OwnVectors
+from lookalike.storage.own_vectors import OWN, Described, OwnVectors
 from lookalike.storage.segments import Segment, SegmentRecord, read_rows
 from lookalike.storage.stored_model import (
     begin_generation,
     check_same,
-    describe_model,
     first_tried_id,
     load_model,
+    new_description,
     record_first_tried,
 )
 from lookalike.storage.transactions import (
@@ -66,8 +65,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
-_OWN = "vectors"
-"""The key in the description for what is known of the user's own vectors."""
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
@@ -122,7 +119,7 @@ class EmbeddingTable(Described):
             source = Source.stored(description["source"])
             about_model = check_description(part["model"])
             tried = first_tried_id(part, about_model)
-            own = OwnVectors.stored(description.get(_OWN))
+            own = OwnVectors.stored(description.get(OWN))
             opened = cls(path, table, source, about_model, tried, own, generation)
         except (*_DAMAGE, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not needs_upgrade(error):
@@ -148,9 +145,7 @@ class EmbeddingTable(Described):
         `own` describes vectors that the user has made.
         """
         model.save(model_folder(path, 0))
-        about = describe_model(model, full_model)
-        vectors = {} if own is None else {_OWN: asdict(own)}
-        create_description(path, {"source": asdict(source), **about, **vectors})
+        create_description(path, new_description(source, model, full_model, own))
         write_first_version(path, segments, own.key if own else None)
         made = cls.open(path)
         if model.function is not None:
