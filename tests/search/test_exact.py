@@ -21,7 +21,7 @@ from lookalike.images import Source
 from lookalike.models import Model
 from lookalike.search.exact import exact as exact_of_rows
 from lookalike.search.rows import Neighbor, Rows, squared_distances
-from lookalike.storage import FORMAT, SEGMENT, EmbeddingTable, Segment, write_segment
+from lookalike.storage import NEWEST_FORMAT, SEGMENT, EmbeddingTable, Segment, write_segment
 from lookalike.storage.schema import ROW
 from lookalike.system.untrusted import is_hash
 
@@ -470,7 +470,7 @@ DAMAGE: dict[str, tuple[Callable[[EmbeddingTable], object], str]] = {
         lambda c: (c.path / "_lookalike.json").write_bytes(b"\xff\xfe"),
         "is a damaged index",
     ),
-    "newer": (lambda c: about(c, lambda a: a.update(format=FORMAT + 1)), "upgrade"),
+    "newer": (lambda c: about(c, lambda a: a.update(format=NEWEST_FORMAT + 1)), "upgrade"),
     "newer by far": (
         lambda c: (c.path / "_lookalike.json").write_text('{"format": 99, "all": "else"}'),
         "was made by a newer lookalike: upgrade",

@@ -210,7 +210,7 @@ def test_over_http(made: Index) -> None:
         both = client.get("/api/search", params={"key": KEYS[3], "image": 1})
         assert (both.status_code, both.json()["error"]) == (
             400,
-            "give image=ID or upload=KEY, not both; or key=KEY alone",
+            "give one of image=ID, key=KEY, upload=KEY and text=WORDS",
         )
         sent = client.post("/api/search", content=b"\xff\xd8\xff")
         assert sent.status_code == 400 and "no network" in sent.json()["error"]

@@ -30,7 +30,7 @@ from lookalike.search.exact import exact
 from lookalike.search.rows import Rows
 from lookalike.search.searcher import Searcher, check_signatures
 from lookalike.storage import (
-    FORMAT,
+    NEWEST_FORMAT,
     EmbeddingTable,
     SegmentRecord,
     commits,
@@ -599,7 +599,7 @@ def test_a_damaged_model_is_named(stored: EmbeddingTable) -> None:
 
 def test_an_index_of_a_newer_lookalike(stored: EmbeddingTable) -> None:
     file = stored.path / "_lookalike.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": FORMAT + 1}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": NEWEST_FORMAT + 1}))
     (stored.path / "data" / "stray").touch()
     before = everything(stored.path)
     for call in (repair, vacuum):

@@ -47,7 +47,8 @@ from lookalike.search.query import random_query
 from lookalike.search.searcher import Searcher
 from lookalike.server import create_app
 from lookalike.spark import local_uri, session
-from lookalike.storage import FORMAT, EmbeddingTable
+from lookalike.storage import EmbeddingTable
+from lookalike.storage.description import FORMAT
 from lookalike.storage.schema import ROW
 from lookalike.system.cache import seal
 from lookalike.system.untrusted import foreign_types, map_array, read_arrays, read_json

@@ -10,6 +10,7 @@ import torch
 
 from lookalike.models import networks
 from lookalike.models.ir_validation import check_graph
+from lookalike.models.libraries import silence
 from lookalike.models.libraries.loaded import Loaded
 from lookalike.models.openvino_ir import convert as to_openvino
 from lookalike.models.runtimes import OpenVinoEngine
@@ -65,7 +66,8 @@ def _converted(
 ) -> tuple[bytes, bytes]:
     """Return graph and weights, both empty if they do not give what PyTorch gives."""
     try:
-        graph, data = to_openvino(network, trial[:2], shape)
+        with silence():
+            graph, data = to_openvino(network, trial[:2], shape)
         check_graph(graph, len(data))
         given = OpenVinoEngine(graph, data, "f32", 0, 1)(trial.numpy())
     except Exception:  # operations that OpenVINO lacks, or shapes that it cannot vary

@@ -19,7 +19,7 @@ readers can read; written through https://delta-io.github.io/delta-rs/.
 """
 
 from lookalike.storage.data_folders import discard, is_unfinished, new_data_folder
-from lookalike.storage.description import FORMAT, is_index
+from lookalike.storage.description import NEWEST_FORMAT, is_index
 from lookalike.storage.locks import is_busy, rebuild_folder, rebuilding, working, writing
 from lookalike.storage.log import Log
 from lookalike.storage.segment_caches import forget, forget_all
@@ -35,7 +35,7 @@ from lookalike.storage.segments import (
 from lookalike.storage.table import EmbeddingTable
 
 __all__ = [
-    "FORMAT",
+    "NEWEST_FORMAT",
     "SEGMENT",
     "SEGMENT_DDL",
     "EmbeddingTable",

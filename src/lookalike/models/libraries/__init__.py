@@ -63,7 +63,7 @@ def load(name: str, weights: str) -> Loaded:
     """
     library, _, rest = name.partition(":")
     try:
-        with progress_line(f"loading {name}"), _silence(), offline_if_unreachable():
+        with progress_line(f"loading {name}"), silence(), offline_if_unreachable():
             module = _module(library, name)
             with no_bars():
                 return cast("Callable[[str, str], Loaded]", module.load)(rest, weights)
@@ -85,7 +85,7 @@ def restore(architecture: Mapping[str, Any], data: bytes) -> "nn.Module":
         raise LookalikeError(f"no network of {library[:40]!r} is known: index again")
     module = _module(library, f"this index, made with {library},")
     try:
-        with _silence(), offline():  # what an index names is not fetched
+        with silence(), offline():  # what an index names is not fetched
             network: nn.Module = module.restore(architecture)
             network.load_state_dict(read(data))
     except (LookalikeError, MemoryError):
@@ -99,7 +99,7 @@ def restore(architecture: Mapping[str, Any], data: bytes) -> "nn.Module":
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keep the libraries' notes, warnings and bars off the terminal: errors are raised."""
     before = logging.root.manager.disable
     with warnings.catch_warnings():
@@ -116,7 +116,7 @@ def tokenizer(about: Mapping[str, Any]) -> Callable[[list[str]], Any]:
 
     Raises `MissingExtra` without open_clip, and other errors for a damaged description.
     """
-    with _silence(), offline():
+    with silence(), offline():
         module = _module("clip", "searching by words")
         return cast("Callable[[list[str]], Any]", module.tokenizer(about))
 
