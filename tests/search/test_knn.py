@@ -109,9 +109,12 @@ def test_queries_from_a_dataframe(index: Index, vectors: Floats, kind: str) -> N
     from pyspark.sql import functions
 
     rows = [(number + 10**12, vectors[ROWS + number].tolist()) for number in range(30)]
-    frame = session().createDataFrame(rows, "number bigint, v array<double>")
+    none = (7, None)  # left out
+    frame = session().createDataFrame([*rows, none], "number bigint, v array<double>")
     if kind == "vectors":
-        frame = frame.withColumn("v", array_to_vector(functions.col("v")))
+        numbers = functions.col("v")
+        made = functions.when(numbers.isNotNull(), array_to_vector(numbers))
+        frame = frame.withColumn("v", made)
     found = told(index.kneighbors(frame, 4, id_column="number", column="v").to_spark())
     assert sorted(found) == [number for number, _ in rows]
     for number, vector in rows[::7]:

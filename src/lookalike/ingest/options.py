@@ -13,14 +13,8 @@ import pyarrow as pa
 from lookalike import images, models
 from lookalike.errors import LookalikeError
 from lookalike.images.inputs.labels import open_labels
-from lookalike.ingest.vectors.inputs import (
-    TableLike,
-    VectorInput,
-    are_vectors,
-    check_columns,
-    model_of,
-    open_vectors,
-)
+from lookalike.ingest.vectors.given import TableLike, are_vectors, check_columns
+from lookalike.ingest.vectors.inputs import VectorInput, model_of, open_vectors
 from lookalike.models import CallableModel, Model
 from lookalike.models.weights import AUTO
 from lookalike.storage import EmbeddingTable

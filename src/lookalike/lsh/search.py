@@ -26,12 +26,13 @@ from lookalike.search.query import (
     as_list,
     check_search,
     make_query,
+    number_of,
     queries_of_texts,
     query_of_id,
     search_vectors,
 )
 from lookalike.search.results import Query, SearchResult, SearchResults
-from lookalike.search.rows import Neighbor, Rows, check_seed
+from lookalike.search.rows import Neighbor, check_seed
 from lookalike.search.searcher import Searcher
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
@@ -82,7 +83,7 @@ def find(
 
     def answer(query: Query) -> SearchResult:
         if engine == "spark-lsh":
-            return nearest(table, *hashing(), query, k or DEFAULT_K, explain)
+            return nearest(searcher, *hashing(), query, k or DEFAULT_K, explain)
         labels, globs = as_list(label), as_list(path)
         return search_vectors(searcher, query, k, engine, recall, within, labels, globs)
 
@@ -101,7 +102,7 @@ def find(
 
 
 def nearest(
-    table: EmbeddingTable,
+    searcher: Searcher,
     vectors: "DataFrame",
     hasher: "Hasher",
     query: Query,
@@ -109,17 +110,15 @@ def nearest(
     explain: bool,
 ) -> SearchResult:
     """Find neighbours of a query by `approxNearestNeighbors`, as `Index.search` says."""
+    table, own = searcher.table, number_of(searcher, query)
     started = time.perf_counter()
-    rows = Rows(table.segments)
-    own = query.number
-    if own is None and query.id is not None and (row := rows.row_of(query.id)) is not None:
-        own = int(rows.ids[row])
     found = hashed(vectors, hasher, query.vector, k, own)
     took = time.perf_counter() - started
     candidates = None
     if explain:
         found, candidates = _explained(found, hasher, vectors, query)
     if table.has_keys and found:
+        rows = searcher.rows
         places = rows.find(np.array([one.number for one in found]))
         pairs = zip(found, places.tolist(), strict=True)
         found = [replace(one, id=rows.id_of(place)) for one, place in pairs]

@@ -114,7 +114,8 @@ def make_query(table: EmbeddingTable, image: QueryLike) -> Query:
     else:
         vector = make_embedder(table)(data)
     number = values.get("id")
-    return Query(vector, images.encode_path(path), values.get("label"), number, number=number)
+    id_ = values.get("key", number)
+    return Query(vector, images.encode_path(path), values.get("label"), id_, number=number)
 
 
 def queries_of_texts(table: EmbeddingTable, texts: Sequence[str]) -> list[Query]:
@@ -173,20 +174,17 @@ def random_query(table: EmbeddingTable, seed: int | None = None) -> Query:
     row = segment.rows.slice(at, 1).to_pylist()[0]
     source = table.source
     full_path = images.full_path(source, row["path"])
+    name, number = images.encode_path(full_path), row["id"]
+    id_ = row.get("key", number)
     if not table.has_network:  # its stored vector is the only one
-        vector = np.array(segment.vectors[at])
-        name, id_ = images.encode_path(full_path), row.get("key", row["id"])
         shown = read_content(source, row["path"])
-        return Query(vector, name, row["label"], id_, shown, row["id"])
+        return Query(np.array(segment.vectors[at]), name, row["label"], id_, shown, number)
     try:
         data = images.read(source, row["path"])
     except ImageError as error:
         raise LookalikeError(f"{full_path} can no longer be read: {error}") from None
     content = None if source.kind == "files" else data
-    vector = make_embedder(table)(data)
-    number = row["id"]
-    name, id_ = images.encode_path(full_path), row.get("key", number)
-    return Query(vector, name, row["label"], id_, content, number)
+    return Query(make_embedder(table)(data), name, row["label"], id_, content, number)
 
 
 def check_search(
@@ -311,7 +309,7 @@ def _usable_vector(table: EmbeddingTable, vector: npt.NDArray[Any]) -> Vectors:
 
 def _row_of_path(table: EmbeddingTable, path: str) -> tuple[Segment, int, dict[str, Any]] | None:
     source = table.source
-    if source.kind != "files":
+    if source.kind not in ("files", "vectors") or not source.has_pictures:
         return None
     real = os.path.relpath(os.path.realpath(path), os.path.realpath(source.root))
     # By its path, or by its path with links resolved. Images outside the root have absolute paths.

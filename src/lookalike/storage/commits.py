@@ -204,6 +204,7 @@ def _overlap(
                     and stored.size is not distinct from ours.size
                     and stored.modified is not distinct from ours.modified
                     and stored.label is not distinct from ours.label
+                    and stored.path = ours.path
                 )
                 or (stored.status = 'ok' and {may_pass("ours")}) as stays
             from ours join stored using ({stored.name_column})""",

@@ -48,6 +48,12 @@ class OwnVectors:
     key: KeyType | None = None
     metric: Metric = "cosine"
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read, each once."""
+        named = (self.id_column, self.path_column, self.label_column, self.embedding_column)
+        return list(dict.fromkeys(name for name in named if name is not None))
+
     @classmethod
     def stored(cls, about: Any) -> Self | None:
         """Restore it from `asdict` by way of JSON, None from None.

@@ -100,11 +100,14 @@ def begins_as_parquet(file: "pa.NativeFile") -> bool:
     return bool(begin == _MAGIC)
 
 
-def partitions(path: str) -> dict[str, str]:
+def partitions(path: str) -> dict[str, str | None]:
     """Return the partition columns of a path, as in `label=cat/x.parquet`, percent-decoded."""
     pairs = (part.partition("=") for part in path.split("/")[:-1])
-    found = {unquote(name): unquote(value) for name, equals, value in pairs if equals}
-    return {name: value for name, value in found.items() if value != _NULL_PARTITION}
+    return {
+        unquote(name): None if value == _NULL_PARTITION else unquote(value)
+        for name, equals, value in pairs
+        if equals
+    }
 
 
 class Shard:
@@ -133,7 +136,7 @@ class Shard:
         file: "pa.NativeFile",
         image: str,
         label: str | None = None,
-        folders: dict[str, str] | None = None,
+        folders: dict[str, str | None] | None = None,
     ) -> None:
         import pyarrow.parquet as pq
 

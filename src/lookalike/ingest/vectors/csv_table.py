@@ -4,17 +4,21 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from lookalike.ingest.vectors.tables import BATCH_ROWS, Batch, reading
+from lookalike.ingest.vectors.tables import BATCH_ROWS, Batch, FilesTable, reading
+
+if TYPE_CHECKING:
+    from pyarrow import csv
 
 _CSV_BLOCK_BYTES = 2**23  # holds some rows of the widest vectors
 
 
 @dataclass(frozen=True)
-class CsvTable:
+class CsvTable(FilesTable):
     """One CSV file with a header. Keys are strings; a vector is several columns of numbers."""
 
     place: str
@@ -23,17 +27,20 @@ class CsvTable:
     """The columns of a vector are this name with 0, 1, ... behind it."""
 
     @cached_property
-    def _names(self) -> list[str]:
-        from pyarrow import csv
+    def files(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The file alone."""
+        return (self.place,)
 
-        with reading(self.place):
-            return list(
-                csv.open_csv(self.place, csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)).schema.names
-            )
+    @cached_property
+    def _names(self) -> list[str]:
+        with reading(self.place), _open(self.place) as opened:
+            return list(opened.schema.names)
 
     @cached_property
     def numbered(self) -> list[str]:
-        """The columns of a vector."""
+        """The columns of a vector; none where a column has its very name."""
+        if self.embedding in self._names:
+            return []
         return numbered_columns(self._names, self.embedding)
 
     @property
@@ -59,9 +66,8 @@ class CsvTable:
             quoted_strings_can_be_null=False,
         )
         first, name = 0, os.path.basename(self.place)
-        options = csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
-        parse = csv.ParseOptions(newlines_in_values=True)
-        with reading(self.place), csv.open_csv(self.place, options, parse, convert) as opened:
+        self.check_unchanged()
+        with reading(self.place), _open(self.place, convert) as opened:
             for block in opened:
                 for start in range(0, block.num_rows, BATCH_ROWS):
                     rows = block.slice(start, BATCH_ROWS)
@@ -76,6 +82,13 @@ class CsvTable:
 
     def _columns_of(self, name: str) -> list[str]:
         return self.numbered if name == self.embedding and self.numbered else [name]
+
+
+def _open(file: str, convert: "csv.ConvertOptions | None" = None) -> "csv.CSVStreamingReader":
+    from pyarrow import csv
+
+    options = csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
+    return csv.open_csv(file, options, csv.ParseOptions(newlines_in_values=True), convert)
 
 
 def numbered_columns(names: Sequence[str], stem: str) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError
-from lookalike.ingest.vectors.tables import BATCH_ROWS, Batch, ParquetTable
+from lookalike.ingest.vectors.tables import BATCH_ROWS, Batch, ParquetTable, reading
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,13 @@ class ArrayTable:
     root: str
 
     @property
+    def _dtype(self) -> "np.dtype[Any]":
+        return self.array.dtype.newbyteorder("=")
+
+    @property
     def schema(self) -> pa.Schema:
         """The only column, without a name."""
-        kind = pa.from_numpy_dtype(self.array.dtype)
+        kind = pa.from_numpy_dtype(self._dtype)
         return pa.schema([pa.field("", pa.list_(kind, self.array.shape[1]))])
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
@@ -34,11 +38,9 @@ class ArrayTable:
         name = os.path.basename(self.place) if self.place else ""
         width = self.array.shape[1]
         for start in range(0, len(self.array), BATCH_ROWS):
-            rows = np.ascontiguousarray(self.array[start : start + BATCH_ROWS])
-            arrays = [pa.nulls(len(rows))]
-            if "" in columns:
-                arrays = [pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), width)]
-            yield Batch(name, start, pa.RecordBatch.from_arrays(arrays, names=[""]))
+            rows = np.ascontiguousarray(self.array[start : start + BATCH_ROWS], self._dtype)
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), width)
+            yield Batch(name, start, pa.RecordBatch.from_arrays([lists], names=[""]))
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,33 @@ class ArrowTable:
         if isinstance(self.data, pa.Table):
             yield from self.data.select(list(columns)).to_batches(BATCH_ROWS)
             return
-        yield from self.data.to_batches(
-            columns=list(columns), batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1
-        )
+        with reading("the dataset"):
+            yield from self.data.to_batches(
+                columns=list(columns),
+                batch_size=BATCH_ROWS,
+                batch_readahead=2,
+                fragment_readahead=1,
+            )
 
 
-def spooled(reader: pa.RecordBatchReader, folder: Path, root: str) -> ParquetTable:
-    """Write the batches of a reader, which come once, to a file that can be read again."""
+def batches_of(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a reader. Raises `LookalikeError` where it fails."""
+    with reading("the table"):
+        yield from reader
+
+
+def spooled(
+    reader: pa.RecordBatchReader, columns: Sequence[str], folder: Path, root: str
+) -> ParquetTable:
+    """Write columns of a reader, whose batches come once, to a file that can be read again."""
     file = folder / "rows.parquet"
-    with pq.ParquetWriter(file, reader.schema, compression="lz4") as writer:
+    schema = pa.schema([reader.schema.field(name) for name in columns])
+    with pq.ParquetWriter(file, schema, compression="lz4") as writer:
         for batch in reader:
+            batch = batch.select(list(columns))
             for start in range(0, batch.num_rows, BATCH_ROWS * 16):
                 writer.write_batch(batch.slice(start, BATCH_ROWS * 16))
-    return ParquetTable(None, root, (str(file),))
+    return ParquetTable(None, root, (str(file),), is_temporary=True)
 
 
 def open_array(array: npt.NDArray[Any], place: str | None = None) -> ArrayTable:
@@ -92,4 +108,4 @@ def open_array(array: npt.NDArray[Any], place: str | None = None) -> ArrayTable:
     if not array.shape[1]:
         raise LookalikeError(f"{where} has vectors of no numbers: give (n, width)")
     root = os.path.dirname(place) if place else os.getcwd()
-    return ArrayTable(array.astype(array.dtype.newbyteorder("="), copy=False), place, root)
+    return ArrayTable(array, place, root)

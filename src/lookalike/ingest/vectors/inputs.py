@@ -1,70 +1,31 @@
-"""Check what is given as vectors: the table, its columns, the width of its vectors."""
+"""Check a table of vectors: its columns, its keys, the width of its vectors."""
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from lookalike import images
 from lookalike.errors import LookalikeError, either
 from lookalike.ingest.vectors import frames, values
-from lookalike.ingest.vectors.in_memory import ArrayTable, ArrowTable, open_array, spooled
-from lookalike.ingest.vectors.opening import open_files
+from lookalike.ingest.vectors.given import SAMPLE_ROWS, VectorOptions, is_frame, table_of
+from lookalike.ingest.vectors.in_memory import ArrayTable, spooled
 from lookalike.ingest.vectors.tables import OwnTable, ParquetTable, missing_column
 from lookalike.models import CallableModel, Model
 from lookalike.models.model import fingerprint
 from lookalike.models.weights import AUTO
 from lookalike.storage import EmbeddingTable
-from lookalike.storage.own_vectors import MAX_WIDTH, METRICS, NO_NETWORK, Metric, OwnVectors
+from lookalike.storage.own_vectors import MAX_WIDTH, METRICS, NO_NETWORK, OwnVectors
 from lookalike.storage.schema import KeyType
-from lookalike.system.paths import Name
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-TableLike: TypeAlias = Union[npt.NDArray[Any], pa.Table, pa.RecordBatchReader, "DataFrame"]
-"""Vectors of this process: an array (n, width), a table or reader of Arrow, a DataFrame of Spark,
-or what Arrow can read as a stream: DataFrames of pandas and Polars."""
-
-
-class VectorOptions(Protocol):
-    """The options that say how to read a table of vectors (`lookalike.ingest.Options`)."""
-
-    @property
-    def embedding_column(self) -> str | None: ...  # noqa: D102 - described there
-    @property
-    def id_column(self) -> str | None: ...  # noqa: D102
-    @property
-    def path_column(self) -> str | None: ...  # noqa: D102
-    @property
-    def label_column(self) -> str | None: ...  # noqa: D102
-    @property
-    def image_column(self) -> str | None: ...  # noqa: D102
-    @property
-    def labels(self) -> Name | None: ...  # noqa: D102
-    @property
-    def metric(self) -> Metric: ...  # noqa: D102
-    @property
-    def model(self) -> str | CallableModel: ...  # noqa: D102
-    @property
-    def weights(self) -> str: ...  # noqa: D102
-    @property
-    def precision(self) -> str: ...  # noqa: D102
-    @property
-    def like(self) -> Name | None: ...  # noqa: D102
-
-
-_SAMPLE_ROWS = 1_000
-"""Rows whose most frequent width is that of the index."""
 _FRAME_PLACE = "the DataFrame"
 
 
@@ -97,15 +58,15 @@ class VectorInput:
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
-        own = self.own
-        named = (own.id_column, own.path_column, own.label_column, own.embedding_column)
-        return list(dict.fromkeys(name for name in named if name is not None))
+        return self.own.columns
 
     def kept(self, folder: Path) -> "VectorInput":
         """Return the same vectors in a form that can be read twice; `folder` may hold them."""
         if self.reader is None:
             return self
-        return replace(self, table=spooled(self.reader, folder, self.root), reader=None)
+        return replace(
+            self, table=spooled(self.reader, self.columns, folder, self.root), reader=None
+        )
 
     def source(self) -> images.Source:
         """Return the place of the pictures, as an index records it."""
@@ -130,49 +91,6 @@ class VectorInput:
     def name(self) -> str:
         """The table, for messages."""
         return self.own.place or (_FRAME_PLACE if self.frame is not None else "the table")
-
-
-def are_vectors(given: Any, options: VectorOptions) -> bool:
-    """Tell whether vectors are given, rather than images."""
-    if options.embedding_column is not None or is_table(given):
-        return True
-    names = [given] if isinstance(given, str | os.PathLike) else given
-    if not isinstance(names, list | tuple):
-        return False
-    return len(names) == 1 and str(names[0]).lower().endswith(".npy")
-
-
-def is_table(given: Any) -> bool:
-    """Tell whether an array, a table of Arrow or a DataFrame of Spark is given."""
-    if isinstance(given, np.ndarray | pa.RecordBatch) or hasattr(given, "__arrow_c_stream__"):
-        return True
-    return is_frame(given) or _is_dataset(given)
-
-
-def is_frame(given: Any) -> bool:
-    """Tell whether a DataFrame of Spark is given."""
-    if "pyspark" not in sys.modules:
-        return False
-    from pyspark.sql import DataFrame
-
-    return isinstance(given, DataFrame)
-
-
-def _is_dataset(given: Any) -> bool:
-    if "pyarrow.dataset" not in sys.modules:
-        return False
-    import pyarrow.dataset as pds
-
-    return isinstance(given, pds.Dataset)
-
-
-def check_columns(options: VectorOptions) -> None:
-    """Raise `LookalikeError` for options of vectors where images are given."""
-    for name in ("id_column", "path_column"):
-        if getattr(options, name) is not None:
-            raise LookalikeError(f"`{name}` is for vectors: give `embedding_column` too")
-    if options.metric != "cosine":
-        raise LookalikeError("`metric` is for vectors: give `embedding_column` too")
 
 
 def open_vectors(
@@ -224,31 +142,24 @@ def _wanted(options: VectorOptions, stored: EmbeddingTable | None) -> OwnVectors
 
 
 def _open_table(given: Any, own: OwnVectors) -> VectorInput:
-    table, reader, first = _table_of(given, own)
-    schema = table.schema if reader is None else reader.schema
+    table, reader, first = table_of(given, own.embedding_column)
     place = table.place or "the table"
-    if not isinstance(table, ArrayTable):
-        if not own.embedding_column:
-            raise LookalikeError(
-                f"name the column of vectors in {place}: set `embedding_column` to one of "
-                f"{', '.join(schema.names[:12])}"
-            )
-        for column in (own.id_column, own.path_column, own.label_column, own.embedding_column):
-            if column is not None and column not in schema.names:
-                raise missing_column(place, column, schema.names)
-    elif own.id_column or own.path_column or own.label_column:
-        raise LookalikeError(
-            "an array has no columns: give a table of Arrow for ids, paths and labels"
-        )
-    kind = schema.field(own.embedding_column if not isinstance(table, ArrayTable) else "").type
-    if not values.is_vector_type(kind):
-        raise LookalikeError(
-            f"column {own.embedding_column!r} of {place} holds {kind}, no vectors: "
-            "give lists of numbers"
-        )
     if isinstance(table, ArrayTable):
+        if own.id_column or own.path_column or own.label_column:
+            raise LookalikeError(
+                "an array has no columns: give a table of Arrow for ids, paths and labels"
+            )
         own = replace(own, embedding_column="")
-    key = _key_of(table, own, schema)
+    elif not own.embedding_column:
+        raise LookalikeError(
+            f"name the column of vectors in {place}: set `embedding_column` to one of "
+            f"{', '.join(table.schema.names[:12])}"
+        )
+    key = None
+    for file, schema in _schemas(table):
+        key = _check_columns(file, schema, own, key)
+    if own.id_column is not None and key is None:  # all columns of keys are null
+        key = values.key_type(table.schema.field(own.id_column).type, own.id_column)
     sample = first if reader is not None else _sample(table, own.embedding_column)
     width = _width_of(sample, own.embedding_column, place)
     own = replace(own, place=table.place, key=key)
@@ -257,58 +168,39 @@ def _open_table(given: Any, own: OwnVectors) -> VectorInput:
     return VectorInput(own, width, table.root, table)
 
 
-def _table_of(
-    given: Any, own: OwnVectors
-) -> tuple[OwnTable, pa.RecordBatchReader | None, list[pa.Array]]:
-    """Return the table; of a reader also the reader, and its first vectors."""
-    here = os.getcwd()
-    if isinstance(given, np.ndarray):
-        return open_array(given), None, []
-    if isinstance(given, pa.RecordBatch):
-        given = pa.Table.from_batches([given])
-    elif not isinstance(given, pa.Table | pa.RecordBatchReader) and is_table(given):
-        given = given if _is_dataset(given) else pa.RecordBatchReader.from_stream(given)
-    if isinstance(given, pa.RecordBatchReader):
-        batches = iter(given)
-        begin = list(_first_rows(batches))
-        first = [
-            one[own.embedding_column] for one in begin if own.embedding_column in given.schema.names
-        ]
-        whole = pa.RecordBatchReader.from_batches(given.schema, chain(begin, batches))
-        return ArrowTable(given.schema.empty_table(), None, here), whole, first
-    if isinstance(given, pa.Table) or _is_dataset(given):
-        return ArrowTable(given, None, here), None, []
-    names = [given] if isinstance(given, str | os.PathLike) else list(given)
-    if not names or not all(isinstance(name, str | os.PathLike) for name in names):
-        raise LookalikeError("vectors are a table: name its file or folder, or give it as it is")
-    return open_files([os.fspath(name) for name in names], own.embedding_column), None, []
+def _schemas(table: OwnTable) -> Iterator[tuple[str, pa.Schema]]:
+    """Yield the columns of a table with its name; of Parquet those of each file."""
+    if not isinstance(table, ParquetTable):
+        yield table.place or "the table", table.schema
+        return
+    for file in table.files:
+        yield file, table.file_schema(file)
 
 
-def _first_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    rows = 0
-    for batch in batches:
-        yield batch
-        rows += batch.num_rows
-        if rows >= _SAMPLE_ROWS:
-            return
-
-
-def _key_of(table: OwnTable, own: OwnVectors, schema: pa.Schema) -> KeyType | None:
-    """Return the type of the keys; every file of Parquet has to agree."""
-    if own.id_column is None:
-        return None
-    key = values.key_type(schema.field(own.id_column).type, own.id_column)
-    if isinstance(table, ParquetTable):
-        for number, file in enumerate(table.files):
-            other = table.file_schema(number)
-            if own.id_column in other.names:
-                kind = other.field(own.id_column).type
-                if values.key_type(kind, own.id_column) != key:
-                    raise LookalikeError(
-                        f"column {own.id_column!r} holds {kind} in {file}, and keys of another "
-                        f"type in {table.files[0]}: give keys of one type"
-                    )
-    return key
+def _check_columns(
+    place: str, schema: pa.Schema, own: OwnVectors, key: KeyType | None
+) -> KeyType | None:
+    """Return the type of the keys so far. Raises `LookalikeError` for columns of another type."""
+    for column in own.columns:
+        if (count := schema.names.count(column)) != 1:
+            if count:
+                raise LookalikeError(f"{place} has {count} columns {column!r}: rename the others")
+            raise missing_column(place, column, schema.names)
+    kind = schema.field(own.embedding_column).type
+    if not values.is_vector_type(kind):
+        raise LookalikeError(
+            f"column {own.embedding_column!r} of {place} holds {kind}, no vectors: "
+            "give lists of numbers"
+        )
+    if own.id_column is None or pa.types.is_null(kind := schema.field(own.id_column).type):
+        return key
+    found = values.key_type(kind, own.id_column)
+    if key not in (None, found):
+        raise LookalikeError(
+            f"column {own.id_column!r} holds {kind} in {place}, and keys of another type in other "
+            "files: give keys of one type"
+        )
+    return found
 
 
 def _sample(table: OwnTable, column: str) -> list[pa.Array]:
@@ -316,7 +208,7 @@ def _sample(table: OwnTable, column: str) -> list[pa.Array]:
     for batch in table.batches([column]):
         found.append(batch.rows[column])
         rows += batch.rows.num_rows - batch.rows[column].null_count
-        if rows >= _SAMPLE_ROWS:
+        if rows >= SAMPLE_ROWS:
             break
     return found
 
@@ -346,14 +238,14 @@ def _open_frame(frame: "DataFrame", own: OwnVectors) -> VectorInput:
     place = _FRAME_PLACE
     if not own.embedding_column:
         raise LookalikeError(f"name the column of vectors in {place}: set `embedding_column`")
-    for column in (own.id_column, own.path_column, own.label_column, own.embedding_column):
-        if column is not None and column not in frame.columns:
+    for column in own.columns:
+        if column not in frame.columns:
             raise missing_column(place, column, frame.columns)
     if own.id_column is None:
         raise LookalikeError(f"the rows of {place} have no names: set `id_column`")
     key = frames.key_type_of(frame, own.id_column)
     width = width_of_counts(
-        frames.count_widths(frame, own.embedding_column, _SAMPLE_ROWS), own.embedding_column, place
+        frames.count_widths(frame, own.embedding_column, SAMPLE_ROWS), own.embedding_column, place
     )
     return VectorInput(replace(own, key=key), width, os.getcwd(), frame=frame)
 

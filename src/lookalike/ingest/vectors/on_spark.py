@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike.images.inputs.listing import task_count
-from lookalike.ingest.vectors.frames import VECTOR, column_of, vector_column
+from lookalike.ingest.vectors.frames import VECTOR
 from lookalike.ingest.vectors.inputs import VectorInput
 from lookalike.ingest.vectors.plan import nulls_error, repeats_error
 from lookalike.ingest.vectors.rows import LISTED, rows_of, small_batches
 from lookalike.ingest.vectors.tables import Batch
+from lookalike.search.columns import column_of, vector_column
 from lookalike.spark import local_uri, progress, small_arrow_batches
 from lookalike.storage.schema import KEY
 

@@ -2,12 +2,13 @@
 
 import glob
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from lookalike import images
 from lookalike.errors import LookalikeError, one_line
@@ -49,11 +50,14 @@ def open_files(given: Sequence[str], embedding: str | None) -> OwnTable:
             return CsvTable(paths[0], os.path.dirname(paths[0]), embedding or "")
     if len(paths) == 1 and os.path.isdir(os.path.join(paths[0], "_delta_log")):
         return ParquetTable(paths[0], paths[0], tuple(_delta_files(paths[0])))
-    files = sorted({file for path in paths for file in _parquet_files(path)})
-    if not files:
-        shown = images.encode_path(paths[0])
-        problem = "has no Parquet files" if os.path.lexists(paths[0]) else "does not exist"
-        raise LookalikeError(f"{shown} {problem}: name a table of vectors")
+    found: set[str] = set()
+    for path in paths:
+        below = set(_parquet_files(path))
+        if not below:
+            problem = "has no Parquet files" if os.path.lexists(path) else "does not exist"
+            raise LookalikeError(f"{images.encode_path(path)} {problem}: name a table of vectors")
+        found |= below
+    files = sorted(found)
     if len(paths) == 1:
         root = paths[0] if os.path.isdir(paths[0]) else fixed_part(os.path.dirname(paths[0]))
         return ParquetTable(paths[0], root, tuple(files))
@@ -67,6 +71,10 @@ def _parquet_files(path: str) -> Iterator[str]:
         yield path
     elif os.path.isdir(path):
         for folder, folders, names in os.walk(path):
+            if "_delta_log" in folders:  # whose older versions have files, too
+                raise LookalikeError(
+                    f"{images.encode_path(folder)} is a Delta table: name it, and nothing else"
+                )
             folders[:] = sorted(
                 one for one in folders if not one.startswith(".") and (one[0] != "_" or "=" in one)
             )
@@ -83,23 +91,23 @@ def _delta_files(path: str) -> Iterator[str]:
     try:
         table = DeltaTable(path)
         features = set(table.protocol().reader_features or ())
-        files = [re.sub("^file://", "", uri) for uri in table.file_uris()]
+        names = pa.table(table.get_add_actions())["path"].to_pylist()  # percent-encoded
     except (DeltaError, OSError) as error:
         raise LookalikeError(f"{path} cannot be read ({one_line(error)}): restore it") from None
     if odd := sorted(features & {"deletionVectors", "columnMapping"}):
         raise LookalikeError(
             f"{path} uses {' and '.join(odd)} of Delta: read it with Spark and give the DataFrame"
         )
-    for file in sorted(files):
-        if not os.path.abspath(file).startswith(f"{os.path.abspath(path)}/"):
-            raise LookalikeError(f"{path} names a file outside it: {file}: copy the table")
+    for name in sorted(map(unquote, names)):
+        file = os.path.normpath(os.path.join(path, name))
+        if is_uri(name) or not file.startswith(f"{path}/"):
+            raise LookalikeError(f"{path} names a file outside it ({name}): copy the table")
         yield file
 
 
 def _map_array(file: str) -> npt.NDArray[Any]:
     try:
-        mapped: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-        return mapped
+        return np.lib.format.open_memmap(file, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise LookalikeError(
             f"{file} is no array of NumPy ({one_line(error)}): save it again"

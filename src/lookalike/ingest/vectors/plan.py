@@ -36,8 +36,8 @@ def list_rows(opened: VectorInput, listing: Path, *, whole: bool) -> int:
     The columns are `row`, from 0, `key` if there are keys, and `path`; with `whole`, which reads
     the vectors too, also `LISTED`.
     """
-    assert opened.table is not None
-    own = opened.own
+    table, own = opened.table, opened.own
+    assert table is not None
     names = [KEY] * (own.key is not None) + list(LISTED if whole else ("path",))
     fields = [pa.field("row", pa.int64()), *(schema_of(own.key).field(name) for name in names)]
     schema = pa.schema(fields)
@@ -46,15 +46,11 @@ def list_rows(opened: VectorInput, listing: Path, *, whole: bool) -> int:
 
         def listed() -> Iterator[pa.RecordBatch]:
             done = 0
-            for batch in opened.table.batches(columns) if opened.table else ():
+            for batch in table.batches(columns):
                 count = batch.rows.num_rows
                 ids = np.arange(done, done + count)
-                if whole:
-                    rows = rows_of(opened, batch, ids)
-                    arrays = [rows[name] for name in names]
-                else:
-                    named = named_rows(opened, batch)
-                    arrays = [named[name] for name in names]
+                rows = rows_of(opened, batch, ids) if whole else named_rows(opened, batch)
+                arrays = [rows[name] for name in names]
                 done += count
                 move(done, None)
                 yield pa.RecordBatch.from_arrays([pa.array(ids), *arrays], schema=schema)
@@ -65,8 +61,8 @@ def list_rows(opened: VectorInput, listing: Path, *, whole: bool) -> int:
 def _name_columns(opened: VectorInput) -> list[str]:
     own = opened.own
     named = list(dict.fromkeys(name for name in (own.id_column, own.path_column) if name))
-    # Rows that are named by their numbers: any column says how many there are.
-    return named or [own.embedding_column]
+    # Rows that are named by their numbers: any column says how many there are, a narrow one sooner.
+    return named or [own.label_column or own.embedding_column]
 
 
 def _write(batches: Iterator[pa.RecordBatch], schema: pa.Schema, listing: Path) -> int:

@@ -58,37 +58,47 @@ class OwnTable(Protocol):
         """Yield all rows in batches, with these columns."""
 
 
-@dataclass(frozen=True)
-class ParquetTable:
-    """Parquet files: `files` are their absolute paths, in order; `place` and `root` as above."""
+class FilesTable:
+    """A table in files, whose absolute paths are `files`, in order."""
 
-    place: str | None
-    root: str
     files: tuple[str, ...]
 
     @cached_property
-    def schema(self) -> pa.Schema:
-        """The columns of the first file, and its partitions."""
-        schema = self.file_schema(0)
-        for name in partitions(self.files[0]):
-            if name not in schema.names:
-                schema = schema.append(pa.field(name, pa.string()))
-        return schema
-
-    def file_schema(self, number: int) -> pa.Schema:
-        """Return the columns of one file."""
-        with reading(self.files[number]):
-            return pq.read_schema(self.files[number])
-
-    @cached_property
     def _states(self) -> list[tuple[int, int]]:
-        return [_state(file) for file in self.files]
+        return list(map(_state, self.files))
 
     def check_unchanged(self) -> None:
         """Raise `LookalikeError` where a file has changed since this was called first."""
         for file, before in zip(self.files, self._states, strict=True):
             if _state(file) != before:
                 raise LookalikeError(f"{file} was changed meanwhile: run the same command again")
+
+
+@dataclass(frozen=True)
+class ParquetTable(FilesTable):
+    """Parquet files: `files` are their absolute paths, in order; `place` and `root` as above.
+
+    `is_temporary` says that they hold rows of this process, which have no file to be named by.
+    """
+
+    place: str | None
+    root: str
+    files: tuple[str, ...]
+    is_temporary: bool = False
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The columns of the first file."""
+        return self.file_schema(self.files[0])
+
+    def file_schema(self, file: str) -> pa.Schema:
+        """Return the columns of a file, and its partitions."""
+        with reading(file):
+            schema = pq.read_schema(file)
+        for name in partitions(file):
+            if name not in schema.names:
+                schema = schema.append(pa.field(name, pa.string()))
+        return schema
 
     def parts(self) -> Iterator[Part]:
         """Yield the row groups of all files in order."""
@@ -110,7 +120,7 @@ class ParquetTable:
     def part_batches(self, part: Part, columns: Sequence[str]) -> Iterator[Batch]:
         """Yield the rows of a row group in batches, with these columns."""
         file = self.files[part.file]
-        name = os.path.relpath(file, self.root)
+        name = "" if self.is_temporary else os.path.relpath(file, self.root)
         first, folders = part.first, partitions(file)
         with (
             reading(file),
@@ -127,7 +137,7 @@ class ParquetTable:
 
 
 def _empty_batches(
-    name: str, part: Part, columns: Sequence[str], folders: dict[str, str]
+    name: str, part: Part, columns: Sequence[str], folders: dict[str, str | None]
 ) -> Iterator[Batch]:
     for start in range(0, part.rows, BATCH_ROWS):
         count = min(BATCH_ROWS, part.rows - start)
@@ -136,7 +146,7 @@ def _empty_batches(
 
 
 def _with_columns(
-    rows: pa.RecordBatch, columns: Sequence[str], folders: dict[str, str], file: str
+    rows: pa.RecordBatch, columns: Sequence[str], folders: dict[str, str | None], file: str
 ) -> pa.RecordBatch:
     """Return columns of rows; those that the file lacks are partitions of its path."""
     arrays = []
@@ -157,7 +167,8 @@ def missing_column(place: str, column: str, there: Sequence[str]) -> LookalikeEr
 
 
 def _state(file: str) -> tuple[int, int]:
-    status = os.stat(file)
+    with reading(file):
+        status = os.stat(file)
     return status.st_size, status.st_mtime_ns
 
 

@@ -45,6 +45,8 @@ class Parsed(NamedTuple):
 
 def is_vector_type(kind: pa.DataType) -> bool:
     """Tell whether a column of this type holds vectors: lists of numbers, or vectors of Spark."""
+    if pa.types.is_null(kind):  # of none so far
+        return True
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     if pa.types.is_struct(kind):
@@ -119,6 +121,8 @@ def _usable(
 def _storage(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
+    if pa.types.is_null(column.type):  # as pandas writes a column without any value
+        return column.cast(pa.list_(pa.float32()))
     return column.storage if isinstance(column, pa.ExtensionArray) else column
 
 
@@ -180,7 +184,7 @@ def key_type(kind: pa.DataType, column: str) -> KeyType:
 
 def keys(column: pa.Array, kind: KeyType, name: str) -> pa.Array:
     """Return a column of keys as int64 or string. Raises `LookalikeError` for other types."""
-    if key_type(column.type, name) != kind:
+    if not pa.types.is_null(column.type) and key_type(column.type, name) != kind:
         raise LookalikeError(
             f"column {name!r} holds {column.type}, but the other keys are {kind}: "
             "give keys of one type"

@@ -72,8 +72,8 @@ def write_in_process(
             waiting = sum(one["rows"] for one in held)
             if waiting >= rows_a_wave:
                 deliver(held)
-                done, held = done + waiting, []
-            move(done + waiting * bool(held), wanted.count)
+                done, waiting, held = done + waiting, 0, []
+            move(done + waiting, wanted.count)
         if held:
             deliver(held)
 
@@ -124,10 +124,9 @@ def parts_of_tasks(table: ParquetTable, rows: int) -> list[list[tuple[Part, int]
     Each row group comes with the number of its first row in the table. It stays whole.
     """
     tasks: list[list[tuple[Part, int]]] = []
-    total = rows  # of the last task
-    number = 0
+    total = number = 0  # rows of the last task, and of all parts before
     for part in table.parts():
-        if total + part.rows > rows:
+        if not tasks or total + part.rows > rows:
             tasks.append([])
             total = 0
         tasks[-1].append((part, number))

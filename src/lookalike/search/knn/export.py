@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, cast
 
 from lookalike.errors import LookalikeError
+from lookalike.search.columns import column_of, vector_column
 from lookalike.search.engines import KNN_ENGINES, KnnEngine, check_engine
 from lookalike.search.keys import with_keys
 from lookalike.search.knn import knn_join, write_queries
@@ -21,7 +22,7 @@ from lookalike.system.files import check_free, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,12 @@ def _of_frame(
     from pyspark.sql import functions as F
     from pyspark.sql.types import IntegralType
 
-    vector = _numbers(queries, column)
-    number = _column(queries, id_column)
+    for name in (column, id_column):
+        if name not in queries.columns:
+            raise LookalikeError(
+                f"the queries have no column {name!r}, but {', '.join(queries.columns)}: choose one"
+            )
+    vector, number = vector_column(queries, column), column_of(queries, id_column)
     try:
         folder = _kept_to_the_end().enter_context(staging_folder(table.path)) / "queries"
         folder.mkdir()
@@ -218,32 +223,6 @@ def _of_frame(
         return found
     named = found.join(names.withColumnRenamed("id", "query_id"), "query_id")
     return named.select(F.col("name").alias("query_id"), *found.columns[1:])
-
-
-def _column(frame: "DataFrame", name: str) -> "Column":
-    """Return a column of a DataFrame, whatever its name; `LookalikeError` where there is none."""
-    if name not in frame.columns:
-        raise LookalikeError(
-            f"the queries have no column {name!r}, but {', '.join(frame.columns)}: choose one"
-        )
-    return frame[f"`{name.replace('`', '``')}`"]
-
-
-def _numbers(frame: "DataFrame", name: str) -> "Column":
-    """Return a column of vectors or of arrays of numbers as arrays of floats or doubles."""
-    from pyspark.ml.functions import vector_to_array
-    from pyspark.ml.linalg import VectorUDT
-    from pyspark.sql.types import ArrayType, FloatType, NumericType
-
-    column, kind = _column(frame, name), frame.schema[name].dataType
-    if isinstance(kind, VectorUDT):
-        return vector_to_array(column)
-    if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)):
-        raise LookalikeError(
-            f"the column {name!r} is {kind.simpleString()}: give vectors or arrays of numbers"
-        )
-    # As float32, what is beyond that would be infinite or zero.
-    return column if isinstance(kind.elementType, FloatType) else column.cast("array<double>")
 
 
 @cache
