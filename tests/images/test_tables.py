@@ -135,6 +135,13 @@ def test_a_table_beside_images_is_answered(tmp_path: Path) -> None:
     assert locate(tmp_path).kind == "files", "a table of no images, beside images"
 
 
+VECTORS = {
+    "list of vectors": pa.list_(pa.float32()),
+    "large list of vectors": pa.large_list(pa.float32()),
+    "fixed list of vectors": pa.list_(pa.float32(), 2),
+}
+
+
 def bad_shards(folder: Path) -> dict[str, str]:
     """Write a bad file of each kind; return what its reason says."""
     whole = write(folder / "whole.parquet").read_bytes()
@@ -151,6 +158,8 @@ def bad_shards(folder: Path) -> dict[str, str]:
     write(folder / "list.parquet", pa.array([[1], [2]]))
     write(folder / "struct.parquet", pa.array([{"data": b"x"}]))
     pq.write_table(pa.table({"picture": PHOTOS}), folder / "lacks.parquet")
+    for name, kind in VECTORS.items():
+        pq.write_table(pa.table({"v": pa.array([[1.0, 2.0]], kind)}), folder / f"{name}.parquet")
     return {
         **dict.fromkeys(
             ["empty", "footer", "half", "magic", "zeros", "text"], "not a complete Parquet file"
@@ -162,6 +171,7 @@ def bad_shards(folder: Path) -> dict[str, str]:
         "list": "no image bytes",
         "struct": "no image bytes",
         "lacks": "no column 'image', it has picture",
+        **dict.fromkeys(VECTORS, "with image_column, or vectors with embedding_column"),
     }
 
 

@@ -2,18 +2,22 @@
 
 import re
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import lookalike
 from helpers.command import run
+from helpers.refusals import refusal
 from helpers.small import picture, pictures
-from lookalike import CallableModel, ImageEmbedder, ImageError, LookalikeError
+from lookalike import CallableModel, ImageEmbedder, ImageError
 from lookalike.images import Preprocessing
 from lookalike.models import engine, resolve
 from lookalike.models.callables import embed_each
@@ -28,14 +32,6 @@ def means(images: Pixels) -> Vectors:
 
 def model(function: Callable[..., Any] = means, **options: Any) -> CallableModel:
     return CallableModel(function, **{"name": "means", "version": "1", "size": 8, **options})
-
-
-def refusal(call: Callable[[], object], pattern: str) -> None:
-    with pytest.raises(LookalikeError) as caught:
-        call()
-    message = str(caught.value)
-    assert message.isprintable(), message
-    assert re.search(pattern, message), message
 
 
 @pytest.fixture
@@ -72,6 +68,7 @@ def test_a_plain_function_is_told_how_to_be_a_model(photos: Path, tmp_path: Path
         ({"size": 0}, "^`size` is 0: give 1 to 2048 pixels"),
         ({"size": "large"}, "^`size` is 'large'"),
         ({"size": (8, 8, 3)}, "^`size` is "),
+        ({"preprocessing": "squash-8-bilinear-4"}, "^`preprocessing` is 'squash-8-bilinear-4': "),
         ({"batch": 0}, "^`batch` is 0: give 1 or more"),
         ({"function": 5}, "^a int is no function of images$"),
     ],
@@ -175,8 +172,6 @@ COLOURS = {
 
 @pytest.mark.parametrize("spark", [False, True])
 def test_images_that_it_fails_for_are_left_out_with_a_reason(spark: bool, tmp_path: Path) -> None:
-    from PIL import Image
-
     (folder := tmp_path / "photos").mkdir()
     for name, colour in COLOURS.items():
         Image.new("RGB", (16, 16), colour).save(folder / f"{name}.png")
@@ -200,6 +195,17 @@ def test_images_that_it_fails_for_are_left_out_with_a_reason(spark: bool, tmp_pa
     assert not (tmp_path / "y").exists()
 
 
+def test_an_image_that_it_fails_for_may_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.ingest.options.MIN_IMAGES_TO_MEASURE", 3)
+    folder = pictures(tmp_path / "photos", 2, 1)
+    Image.new("RGB", (16, 16)).save(folder / "dark.png")
+    made = lookalike.create_index(folder, tmp_path / "x.index", model=model(moody), spark=False)
+    assert made.report is not None
+    assert (made.report.images, made.report.skipped) == (2, 1)
+
+
 def test_one_bad_image_costs_no_other_of_its_batch() -> None:
     pixels = np.full((5, 8, 8, 3), 100, np.uint8)
     pixels[3] = 0
@@ -219,18 +225,16 @@ def test_threads_call_it_one_at_a_time() -> None:
     def alone(images: Pixels) -> Vectors:
         assert inside.acquire(blocking=False)
         try:
+            time.sleep(0.001)
             return means(images)
         finally:
             inside.release()
 
-    run = engine(resolve(model(alone)), 4, 4)
+    resolved = resolve(model(alone))
+    runs = [engine(resolved, 4, 4) for _ in range(4)]
     pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
-    results: list[Vectors] = []
-    threads = [threading.Thread(target=lambda: results.append(run(pixels))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda run: run(pixels), 2 * runs))
     assert len(results) == 8
     assert all(np.array_equal(result, results[0]) for result in results)
 

@@ -23,6 +23,7 @@ import torch
 import torchvision
 from safetensors.torch import load, load_file, save_file
 
+from helpers.refusals import refusal
 from lookalike import LookalikeError
 from lookalike.images import PREPROCESSING
 from lookalike.models import PRECISIONS, Model, at_precision, engine, lite0_package, resolve
@@ -93,15 +94,6 @@ def unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     wide: npt.NDArray[np.float64] = vectors.astype(np.float64)
     wide /= np.linalg.norm(wide, axis=1, keepdims=True)
     return wide
-
-
-def refusal(call: Callable[[], object], pattern: str) -> None:
-    """Check that a call raises `LookalikeError` with one line that says what it should."""
-    with pytest.raises(LookalikeError) as caught:
-        call()
-    message = str(caught.value)
-    assert message.isprintable(), message
-    assert re.search(pattern, message), message
 
 
 # --- what a network gives -----------------------------------------------------------------------

@@ -1,8 +1,6 @@
 """ONNX files as exporters write them: vectors, or one line that says what to do."""
 
 import json
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,9 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from helpers.refusals import refusal
 from helpers.tiny_networks import SIDE, Photo, export, noise, write_onnx
-from lookalike import ImageEmbedder, LookalikeError
+from lookalike import ImageEmbedder
 from lookalike.images.decoding.raster import DEVIATION, MEAN
 from lookalike.models import Model, engine, resolve
 from lookalike.system.arrays import Pixels, Vectors
@@ -35,14 +34,6 @@ def by_photo(pixels: Pixels) -> Vectors:
     with torch.no_grad():
         given: Vectors = Photo().eval()(normalised(pixels)).numpy()
     return given
-
-
-def refusal(call: Callable[[], object], pattern: str) -> None:
-    with pytest.raises(LookalikeError) as caught:
-        call()
-    message = str(caught.value)
-    assert message.isprintable(), message
-    assert re.search(pattern, message), message
 
 
 EXPORTS: dict[str, tuple[int, ...]] = {
@@ -223,7 +214,8 @@ def test_other_weights_make_another_model(tmp_path: Path) -> None:
     assert made[0] == made[2] != made[1]
 
 
-def test_weights_beside_the_file_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("location", ["x.onnx.data", "weights.bin"])
+def test_weights_beside_the_file_count(location: str, tmp_path: Path) -> None:
     import onnx
 
     made: list[Model] = []
@@ -237,10 +229,10 @@ def test_weights_beside_the_file_count(tmp_path: Path) -> None:
         )
         whole = onnx.load(file)
         onnx.save_model(
-            whole, file, save_as_external_data=True, location="x.onnx.data", size_threshold=0
+            whole, file, save_as_external_data=True, location=location, size_threshold=0
         )
         made.append(resolve(str(file)))
-        (tmp_path / "x.onnx.data").unlink()
+        (tmp_path / location).unlink()
     assert made[0] != made[1]
 
 
@@ -270,6 +262,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
             "outputs": {"vector": ["n", 3, 1, 1]},
         },
         r"takes images of i64: export it with float32",
+    ),
+    "no shape": (
+        {"shape": None},
+        r"has the inputs image \[\.\.\.\]: give a file with one input of",
     ),
     "no images": (
         {"shape": ["n", 16], "nodes": [("MatMul", ["image", "w"], ["vector"], {})]}

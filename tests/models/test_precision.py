@@ -16,6 +16,7 @@ import pytest
 
 from helpers.photographs import FEW, photographed
 from helpers.processes import calibrating
+from helpers.refusals import refusal
 from lookalike import LookalikeError
 from lookalike.images import SIDE
 from lookalike.models import (
@@ -98,13 +99,6 @@ def vectors_of(model: Model, photos: Pixels) -> Vectors:
     run = engine(model)
     parts = [run(photos[at : at + run.batch]) for at in range(0, len(photos), run.batch)]
     return normalize(np.concatenate(parts))
-
-
-def refusal(call: Callable[[], object], pattern: str) -> None:
-    """Check that a call raises `LookalikeError` with one line that says what it should."""
-    with pytest.raises(LookalikeError, match=pattern) as caught:
-        call()
-    assert str(caught.value).isprintable()
 
 
 # --- int8 on other processors ---------------------------------------------------------------------

@@ -27,6 +27,7 @@ from lookalike.ingest.report import EmbedResult
 from lookalike.ingest.spark_job import embed_on_spark, sample_of_frame, skipped_note, split_listing
 from lookalike.ingest.vectors.running import write_vectors
 from lookalike.models import Model
+from lookalike.models.callables import embed_each
 from lookalike.spark import is_spark_available, progress, session
 from lookalike.storage import SegmentRecord, write_segment
 from lookalike.system.arrays import Pixels
@@ -116,7 +117,7 @@ def _check_cost(job: Job, model: Model, inputs: Inputs, folder: Path) -> None:
     pixels = _decode_files(job.rooted, paths, model.input)  # on all cores
     decoded = time.perf_counter()
     if len(pixels):
-        run(pixels)  # on one core
+        embed_each(run, pixels)  # on one core
     seconds_per_batch = decoded - started + (time.perf_counter() - decoded) / cores()
     seconds = inputs.count * seconds_per_batch / max(len(paths), 1)
     logger.info(

@@ -6,7 +6,7 @@ import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeAlias, cast
 
@@ -67,6 +67,7 @@ class CallableModel:
     size: int | tuple[int, int] = 224
     preprocessing: Preprocessing | None = None
     batch: int = 16
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -80,6 +81,11 @@ class CallableModel:
                 )
         if not (isinstance(self.batch, int) and self.batch > 0):
             raise LookalikeError(f"`batch` is {self.batch!r}: give 1 or more images")
+        if not isinstance(self.preprocessing, Preprocessing | None):
+            raise LookalikeError(
+                f"`preprocessing` is {str(self.preprocessing)[:40]!r}: give a "
+                "lookalike.images.Preprocessing, or leave it out and set `size`"
+            )
         try:
             _ = self.input
         except (ValueError, TypeError):
@@ -187,7 +193,6 @@ class CallableEngine:
     def __init__(self, model: CallableModel, width: int | None) -> None:
         self.batch = model.batch
         self._model, self._width = model, width
-        self._lock = threading.Lock()
 
     def __call__(self, pixels: Pixels) -> Vectors:
         """Embed a batch of any size: float32 (n, width). Raises `ImageError` if that fails."""
@@ -217,7 +222,7 @@ class CallableEngine:
 
     def _call(self, pixels: Pixels) -> Vectors:
         name = self._model.name
-        with self._lock:
+        with self._model._lock:  # of the model, which several engines may call
             try:
                 given: Any = self._model.function(pixels)
                 if hasattr(given, "detach"):  # a tensor

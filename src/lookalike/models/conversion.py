@@ -54,7 +54,7 @@ def _text(loaded: Loaded) -> TextSide | None:
     if loaded.text is None:
         return None
     length = int(loaded.tokenizer["length"])
-    # The last token is the largest, at which networks look for the end.
+    # Small, so that each vocabulary has them. Networks look for the end at the largest.
     tokens = torch.arange(3 * length, dtype=torch.int64).reshape(3, length) % 40
     graph, data = _converted(loaded.text, tokens, (length,))
     about = json.dumps(loaded.tokenizer).encode()

@@ -6,6 +6,7 @@ https://docs.openvino.ai/2025/openvino-workflow/model-preparation/convert-model-
 import hashlib
 import json
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ _DESCRIPTION = "preprocessor_config.json"
 _USUAL_OUTPUTS = ("image_embeds", "embeddings", "embedding", "pooler_output", "features")
 """Names of the output with the vector where there are several, as exporters call it."""
 _MAX_SHOWN = 6  # names of outputs in a message
+_LOCATION = b"\x0a\x08location\x12"
+"""In a file whose weights lie in others: the key with the name of one, as protobuf writes it."""
 
 
 @dataclass(frozen=True)
@@ -105,22 +108,16 @@ def load(name: str) -> OnnxNetwork:
 
 def _identity(path: Path, output: str, about: Input, data: bytes) -> list[str]:
     """Return what defines the vectors: the file, weights that lie beside it, and its input."""
-    with path.open("rb") as opened:
-        content = hashlib.file_digest(opened, "blake2b").hexdigest()
-    weights = hashlib.blake2b(data, digest_size=16).hexdigest() if _has_weights_beside(path) else ""
+    with path.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+        digest = hashlib.blake2b(content).hexdigest()
+        is_whole = content.find(_LOCATION) < 0
+    weights = "" if is_whole else hashlib.blake2b(data, digest_size=16).hexdigest()
     scale = json.dumps([about.mean, about.deviation])
-    return [content, weights, output, about.preprocessing.name, scale]
-
-
-def _has_weights_beside(path: Path) -> bool:
-    return any(
-        other.name.startswith(path.stem) and "data" in other.suffix
-        for other in path.parent.iterdir()
-    )
+    return [digest, weights, output, about.preprocessing.name, scale]
 
 
 def _image_input(model: Any, file: str) -> Any:
-    found = [one for one in model.inputs if len(one.get_partial_shape()) == 4]
+    found = [one for one in model.inputs if one.get_partial_shape().rank == 4]
     if len(found) != 1:
         shapes = ", ".join(f"{_name(one)} {one.get_partial_shape()}" for one in model.inputs)
         raise LookalikeError(

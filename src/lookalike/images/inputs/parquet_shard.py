@@ -27,6 +27,7 @@ _BATCH_BYTES = 16 * 2**20  # of a batch of cells, unless a single cell is larger
 _BATCH_LABELS = 16_384
 _BATCH_CELLS = 64
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 class Cells(NamedTuple):
@@ -299,8 +300,9 @@ def _line(error: BaseException) -> str:
 def _missing(column: str, schema: pa.Schema, option: str) -> str:
     names = ", ".join(schema.names)
     shown = names if len(names) <= 200 else f"{names[:200]}..."
-    are_lists = any(map(pa.types.is_list, schema.types)) and option == "image_column"
-    hint = ", or vectors with embedding_column" if are_lists else ""
+    has_lists = any(is_list(kind) for is_list in _LISTS for kind in schema.types)
+    are_vectors = has_lists and option == "image_column"
+    hint = ", or vectors with embedding_column" if are_vectors else ""
     return f"no column {column!r}, it has {shown}: name the right one with {option}{hint}"
 
 

@@ -6,6 +6,7 @@ network again from its tensors, as an index stores them.
 """
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -98,11 +99,17 @@ def restore(architecture: Mapping[str, Any], data: bytes) -> "nn.Module":
     return network.float().eval()
 
 
+_switches = threading.RLock()
+
+
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep the libraries' notes, warnings and bars off the terminal: errors are raised."""
-    before = logging.root.manager.disable
-    with warnings.catch_warnings():
+    """Keep the libraries' notes, warnings and bars off the terminal: errors are raised.
+
+    One thread at a time: this and `offline` set switches of the whole process, and set them back.
+    """
+    with _switches, warnings.catch_warnings():
+        before = logging.root.manager.disable
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
         try:

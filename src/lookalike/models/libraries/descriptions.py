@@ -11,6 +11,8 @@ from lookalike.models.libraries.loaded import Input
 
 _RESAMPLE: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
 """The filters of Pillow by number."""
+_UNKNOWN_STEPS = ("do_flip_channel_order", "rescale_offset")
+"""Steps of some image processors of transformers that `Input` has no place for."""
 
 
 def of_timm(about: Mapping[str, Any]) -> Input:
@@ -62,11 +64,16 @@ def of_processor(about: Mapping[str, Any], side: int | None = None) -> Input:
     `side` is the side of the input where the processor does not resize.
     https://huggingface.co/docs/transformers/main_classes/image_processor
     """
-    crops = bool(about.get("do_center_crop"))
-    crop = _size(about["crop_size"]) if crops else None
+    if step := next((step for step in _UNKNOWN_STEPS if about.get(step)), None):
+        raise LookalikeError(
+            f"the image processor has the step {step}, which lookalike does not know: give the "
+            "network as lookalike.CallableModel"
+        )
+    crop = _size(about["crop_size"]) if about.get("do_center_crop") else None
     mode: Resize = "squash"
     if about.get("do_resize", True) and about.get("size"):
-        mode, size = _resize(about["size"], about)
+        mode, size, inner = _resize(about["size"], about)
+        crop = crop or inner
     elif crop or side:
         size = crop or (side or 0, side or 0)
     else:
@@ -78,6 +85,9 @@ def of_processor(about: Mapping[str, Any], side: int | None = None) -> Input:
     mean, deviation = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if about.get("do_normalize", True):
         mean, deviation = _colours(about["image_mean"]), _colours(about["image_std"])
+    if about.get("include_top"):  # EfficientNet: divided by the deviation once more
+        again = _colours(about["image_std"])
+        deviation = deviation[0] * again[0], deviation[1] * again[1], deviation[2] * again[2]
     return Input(
         Preprocessing(mode, size, _filter(filter_), crop or size),
         cast("tuple[float, float, float]", tuple(part / scale for part in mean)),
@@ -85,20 +95,29 @@ def of_processor(about: Mapping[str, Any], side: int | None = None) -> Input:
     )
 
 
-def _resize(size: Any, about: Mapping[str, Any]) -> tuple[Resize, tuple[int, int]]:
+def _resize(
+    size: Any, about: Mapping[str, Any]
+) -> tuple[Resize, tuple[int, int], tuple[int, int] | None]:
+    """Return the resize, its size, and the crop that belongs to it, None for none."""
+    crops, share = bool(about.get("do_center_crop")), about.get("crop_pct")
     if isinstance(size, int):  # of older processors: some squash, some keep the shape
-        return ("shortest" if about.get("do_center_crop") else "squash"), (size, size)
+        if not (crops or share):
+            return "squash", (size, size), None
+        size = {"shortest_edge": size}
     if size.get("height") and size.get("width"):
-        return "squash", (int(size["height"]), int(size["width"]))
-    side = size.get("shortest_edge")
-    if not side or size.get("longest_edge"):
+        return "squash", (int(size["height"]), int(size["width"])), None
+    if not size.get("shortest_edge") or size.get("longest_edge"):
         raise LookalikeError(
             f"the image processor makes inputs of several sizes ({size}): give a network with one"
         )
-    if about.get("crop_pct") and int(side) < 384:  # ConvNext: the size after the crop
-        whole = int(int(side) / float(about["crop_pct"]))
-        return "shortest", (whole, whole)
-    return "shortest", (int(side), int(side))
+    side = whole = int(size["shortest_edge"])
+    if share:  # ConvNext and ResNet: the size after the crop, but large images are squashed
+        if side >= 384 and not crops:
+            return "squash", (side, side), None
+        whole = int(side / float(share))
+    elif str(about.get("image_processor_type")).startswith("Levit"):
+        whole = int(256 / 224 * side)
+    return "shortest", (whole, whole), (side, side) if share else None
 
 
 def _size(size: Any) -> tuple[int, int]:

@@ -30,7 +30,7 @@ def offline_if_unreachable() -> Iterator[None]:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Let the libraries use only what is in their caches and folders."""
+    """Let the libraries use only what is in their caches and folders. Belongs into `silence`."""
     if not is_installed("huggingface_hub"):
         yield
         return
@@ -69,7 +69,7 @@ def no_bars() -> Iterator[None]:
 
 def _is_reachable(address: str) -> bool:
     """Tell whether the name of a server is known, or a proxy might know it."""
-    if getproxies():
+    if getproxies().keys() - {"no"}:  # that of `no_proxy`
         return True
     try:
         return bool(socket.getaddrinfo(urlsplit(address).hostname, 443))

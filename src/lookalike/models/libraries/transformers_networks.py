@@ -71,8 +71,11 @@ def load(name: str, weights: str) -> Loaded:
         raise LookalikeError(
             f"hf:{name} brings its weights: leave `weights` out, or give a folder with both"
         )
-    processor = AutoImageProcessor.from_pretrained(name)
-    model, found = AutoModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+    # Without `trust_remote_code` transformers would ask on the terminal whether to run the code.
+    processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+    model, found = AutoModel.from_pretrained(
+        name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+    )
     missing = {str(key) for key in found["missing_keys"]}
     pooler = {key for key in missing if "pooler" in key}
     if missing - pooler:
@@ -80,13 +83,13 @@ def load(name: str, weights: str) -> Loaded:
             f"hf:{name} lacks {len(missing)} tensors, {min(missing - pooler)} first: choose a "
             "network with all its weights"
         )
-    about = model.config.to_dict()
+    output = _output(model, bool(pooler))
     return Loaded(
         f"hf:{Path(name).resolve().name if Path(name).is_dir() else name}",
         "pretrained",
-        ImageTower(model, _output(model, bool(pooler))).eval(),
-        of_processor(processor.to_dict(), about.get("image_size")),
-        describe("hf", model, _output(model, bool(pooler))),
+        ImageTower(model, output).eval(),
+        of_processor(processor.to_dict(), getattr(model.config, "image_size", None)),
+        describe("hf", model, output),
     )
 
 
