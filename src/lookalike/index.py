@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from lookalike.ingest import Changed, ModelOptions, Photos, ReadOptions, Report, Upgraded
     from lookalike.ingest.diff import OnChange
+    from lookalike.models import CallableModel
 
 
 class Index:
@@ -285,7 +286,9 @@ class Index:
         done = ingest.remove(self._table, given, dry_run=dry_run, on_change=on_change)
         return self._changed(done)
 
-    def upgrade(self, model: str = "auto", **options: "Unpack[ModelOptions]") -> "Upgraded":
+    def upgrade(
+        self, model: "str | CallableModel", **options: "Unpack[ModelOptions]"
+    ) -> "Upgraded":
         """Embed all images with another model, and switch to it in one commit.
 
         Searches answer from the old vectors until then. A killed call continues where it was.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,9 +20,11 @@ import torch
 from torchvision.models import shufflenet_v2_x0_5
 
 from helpers import tiny_networks
+from helpers.command import run, told
 from helpers.small import picture, pictures
 from lookalike import CallableModel, Index, LookalikeError, create_index, open_index
 from lookalike.ingest import Options, add, build_index, embed_all, remove, upgrade
+from lookalike.ingest.replacement import Replacement
 from lookalike.storage import EmbeddingTable, is_index
 
 Rows = dict[str, tuple[int, str | None, str, Any]]
@@ -182,6 +185,21 @@ def test_a_stopped_upgrade_goes_on(
     assert_upgraded(now, before, photos, new)
 
 
+def test_what_could_not_be_read_is_read_again(
+    stored: EmbeddingTable, photos: Path, new: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows_of(stored)
+    away = (photos / "003.png").rename(photos.parent / "away.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Replacement, "switch", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            upgrade(stored, new)
+    away.rename(photos / "003.png")
+    now, done = upgrade(stored, new)
+    assert done.embedded == 1
+    assert_upgraded(now, before, photos, new)
+
+
 def test_another_model_begins_anew(
     stored: EmbeddingTable, photos: Path, new: Options, tmp_path: Path, halted: list[int]
 ) -> None:
@@ -197,9 +215,8 @@ def test_another_model_begins_anew(
 def test_what_others_change_meanwhile_is_followed(
     stored: EmbeddingTable, photos: Path, new: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lookalike.ingest.model_upgrade import _Beside
 
-    real = _Beside.switch
+    real = Replacement.switch
     changed: list[Any] = []
 
     def switch(self: Any, table: EmbeddingTable) -> EmbeddingTable:
@@ -209,7 +226,7 @@ def test_what_others_change_meanwhile_is_followed(
             changed.append(remove(table, [str(photos / "005.png")]))
         return real(self, table)
 
-    monkeypatch.setattr(_Beside, "switch", switch)
+    monkeypatch.setattr(Replacement, "switch", switch)
     now, _ = upgrade(stored, new)
     assert len(changed) == 2
     rows = rows_of(now)
@@ -236,15 +253,31 @@ def test_vectors_of_the_old_model_are_not_added_later(
     assert nearest(now, photos / "more.png") == "more.png"
 
 
-def test_two_upgrades_at_once(stored: EmbeddingTable, new: Options) -> None:
+def test_two_upgrades_at_once(stored: EmbeddingTable, old: Options, new: Options) -> None:
     from lookalike.storage import writing
 
     (stored.path / "_upgrade").mkdir()
-    with (
-        writing(stored.path / "_upgrade", alone=True),
-        pytest.raises(LookalikeError, match="another process is upgrading"),
-    ):
-        upgrade(stored, new)
+    with writing(stored.path / "_upgrade", alone=True):
+        for options in (new, old):  # the old model would end it, as there is nothing to do
+            with pytest.raises(LookalikeError, match="another process is upgrading"):
+                upgrade(stored, options)
+    assert (stored.path / "_upgrade").exists()
+
+
+def test_from_the_shell(stored: EmbeddingTable, old: Options, new: Options) -> None:
+    def to(options: Options) -> list[str]:
+        named = ["--model", str(options.model), "--weights", str(options.weights)]
+        return ["upgrade", str(stored.path), *named, "--precision", "f32"]
+
+    done = run(*to(new))
+    assert (done.code, done.out) == (0, ""), done.err
+    (line,) = done.err.splitlines()  # no figure moved
+    names = [f"shufflenet_v2_x0_5, weights {Path(o.weights).name}, f32" for o in (new, old)]
+    assert re.fullmatch(rf"version \d+ has {names[0]} in place of {names[1]}", line)
+    assert run(*to(new)).err == "the index has this model already: nothing was changed\n"
+    again = told(*to(old))
+    assert (again["embedded"], again["before"]["weights"]) == (24, Path(new.weights).name)
+    assert run("upgrade", stored.path).code == 2  # which model?
 
 
 def test_no_picture_is_left(stored: EmbeddingTable, photos: Path, new: Options) -> None:
@@ -278,6 +311,9 @@ def test_a_table_on_spark(photos: Path, old: Options, new: Options, tmp_path: Pa
     assert without_vectors(rows) == without_vectors(before)
     assert (done.embedded, Index(now).check().ok) == (23, True)
     embed = Index(now).embedder
+    (tmp_path / "table" / "x.parquet").rename(tmp_path / "table" / "y.parquet")
+    with pytest.raises(LookalikeError, match="no images"):  # all have other names
+        upgrade(now, replace(old, spark=True))
     for path, (_, label, _, vector) in rows.items():
         wanted = embed(photos / f"{label}.png")
         np.testing.assert_allclose(vector, wanted, rtol=0, atol=1e-5, err_msg=path)

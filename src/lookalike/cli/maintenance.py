@@ -94,7 +94,7 @@ def root(
 
 def upgrade(
     index: IndexArgument,
-    model: ModelName = "auto",
+    model: ModelName,
     weights: Weights = "auto",
     precision: Precision = "auto",
     device: Device = "auto",
@@ -102,7 +102,7 @@ def upgrade(
     wave: Wave = WAVE_IMAGES,
     as_json: AsJson = False,
 ) -> None:
-    """Embed all images of an index with another model, and switch to it at once.
+    """Embed all images of an index with another model, or in another precision, and switch to it.
 
     Until then, searches answer from the old vectors. Ids, paths and labels stay, and older versions
     keep the old model. Run the same command again to continue where it was stopped.

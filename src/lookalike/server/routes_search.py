@@ -28,7 +28,6 @@ from lookalike.server.state import Service
 
 _BODY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"schema": {"type": "object", "properties": {"image": _BODY["schema"]}}}
-_MAX_JSON_BYTES = 16 * 1024
 _PICTURE = {
     "requestBody": {
         "required": True,
@@ -107,29 +106,23 @@ def add_searches(app: FastAPI, service: Service) -> None:
 
         Words come as JSON: `{"text": "a red coupe"}`.
         """
-        if request.headers.get("content-type", "").split(";")[0].strip() == "application/json":
-            text, snapshot = await _text_of_body(request), service.snapshot
-            query = await service.run(_query_of_text, snapshot, text)
-            return await respond(snapshot, query, _text(text), k, labels, paths, within)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         async with service.uploads.received(request) as data:
             snapshot = service.snapshot
-            if not snapshot.table.has_network:
+            if kind == "application/json":
+                text = _text_of_json(data)
+                shown, query = _text(text), await service.run(_query_of_text, snapshot, text)
+            elif not snapshot.table.has_network:
                 raise HTTPException(400, "this index has no network: give image=ID or key=KEY")
-            vector = await service.uploads.embed(data, make_embedder(snapshot.table))
-            fingerprint = snapshot.table.about_model["fingerprint"]
-            key = service.uploads.remember(data, vector, fingerprint)
-        return await respond(snapshot, Query(vector), _upload(key), k, labels, paths, within)
+            else:
+                vector = await service.uploads.embed(data, make_embedder(snapshot.table))
+                fingerprint = snapshot.table.about_model["fingerprint"]
+                key = service.uploads.remember(data, vector, fingerprint)
+                shown, query = _upload(key), Query(vector)
+        return await respond(snapshot, query, shown, k, labels, paths, within)
 
 
-async def _text_of_body(request: Request) -> str:
-    """Return the words of a JSON body, which is read no further than it may be long."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_JSON_BYTES:
-            raise HTTPException(
-                413, f"more than {_MAX_JSON_BYTES:,} bytes of JSON: send fewer words"
-            )
+def _text_of_json(body: bytes) -> str:
     try:
         return schemas.TextQuery.model_validate_json(body).text
     except ValueError:

@@ -12,6 +12,10 @@ class Conflict(Exception):
     """Another writer has made the next version: look at that one, and try again."""
 
 
+class Busy(LookalikeError):
+    """A table that others write into, or that another process has to itself."""
+
+
 class ReadOnly(LookalikeError):
     """A table that this process may not write into."""
 

@@ -13,7 +13,7 @@ from typing import IO
 from lookalike.errors import LookalikeError, full_disk, is_full_disk
 from lookalike.storage.data_folders import clear
 from lookalike.storage.description import upgrade
-from lookalike.storage.errors import ReadOnly
+from lookalike.storage.errors import Busy, ReadOnly
 from lookalike.system.files import staging_folder
 
 PATIENCE_S = 2.0
@@ -43,7 +43,7 @@ def writing(
             while not _takes(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
                 if time.monotonic() > give_up:
                     who = "something writes into it" if alone else "something has it to itself"
-                    raise LookalikeError(f"{path} is busy, {who}: try again later")
+                    raise Busy(f"{path} is busy, {who}: try again later")
                 time.sleep(POLL_S)
             # Meanwhile another table may have taken its place, with a lock of its own.
             with contextlib.suppress(OSError):
