@@ -255,7 +255,7 @@ def test_a_row_group_of_many_rows(tmp_path: Path) -> None:
 READ = r"""
 import re, sys
 from lookalike.images.inputs.parquet_shard import Shard
-from lookalike.images.inputs.parquet_shard import open_file
+from lookalike.images.inputs.file_opening import open_file
 with open_file(sys.argv[1]) as file:
     rows = sum(cells.rows for cells in Shard(file, "image").cells(0))
 peak = re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())

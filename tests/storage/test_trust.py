@@ -238,7 +238,7 @@ def test_no_uri_leads_out_of_the_root(
         places.append(place)
         return pa.BufferReader(b"content")
 
-    monkeypatch.setattr("lookalike.images.inputs.parquet_shard.open_file", record)
+    monkeypatch.setattr("lookalike.images.inputs.file_opening.open_file", record)
     source = Source("uri", root, ())
     for uri in inside:
         assert read(source, uri) == b"content"

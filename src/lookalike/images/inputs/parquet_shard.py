@@ -5,19 +5,16 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, unquote
+from typing import NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.errors import ImageError
 from lookalike.images.decoding.raster import MAX_BYTES
+from lookalike.images.inputs.file_opening import open_file
 from lookalike.system.untrusted import foreign_types
-
-if TYPE_CHECKING:
-    from pyarrow import fs
-
 
 _NAME = re.compile(r"\.(parquet|parq|pq)(\.(gz|gzip|snappy|zst|zstd|br|brotli|lz4))?$", re.I)
 _MAGIC = b"PAR1"
@@ -55,43 +52,6 @@ def is_parquet(name: str) -> bool:
     """Tell by its name whether a file is Parquet, and not hidden from Spark."""
     base = os.path.basename(name)
     return not base.startswith(("_", ".")) and _NAME.search(base) is not None
-
-
-def open_file(place: str) -> "pa.NativeFile":
-    """Open a path, or a URI as Spark writes it, without percent-encoding.
-
-    Raises `ImageError` unless it is a regular file, `OSError` and others if it cannot be opened.
-    """
-    from pyarrow import fs
-
-    filesystem, path = _filesystem(place)
-    # Before opening: opening a named pipe blocks.
-    local = isinstance(filesystem, fs.LocalFileSystem)
-    if local and os.path.exists(path) and not os.path.isfile(path):
-        raise ImageError("not a regular file")
-    return filesystem.open_input_file(path)
-
-
-def size_and_time(place: str) -> tuple[int | None, int | None]:
-    """Return a file's size in bytes and its time of change in nanoseconds since 1970.
-
-    Times are rounded down to milliseconds, as on Hadoop's file systems.
-    """
-    filesystem, path = _filesystem(place)
-    about = filesystem.get_file_info(path)
-    changed = about.mtime_ns
-    return about.size, None if changed is None else changed // 1_000_000 * 1_000_000
-
-
-def _filesystem(place: str) -> "tuple[fs.FileSystem, str]":
-    from pyarrow import fs
-
-    scheme, colon, path = place.partition(":/")
-    if not colon or scheme == "file":
-        return fs.LocalFileSystem(), f"/{path.lstrip('/')}" if colon else place
-    uri = f"{re.sub('^s3[an]$', 's3', scheme)}:/{quote(path, safe='/:@')}"
-    filesystem, name = fs.FileSystem.from_uri(uri)
-    return filesystem, name
 
 
 def begins_as_parquet(file: "pa.NativeFile") -> bool:
@@ -301,8 +261,7 @@ def _missing(column: str, schema: pa.Schema, option: str) -> str:
     names = ", ".join(schema.names)
     shown = names if len(names) <= 200 else f"{names[:200]}..."
     has_lists = any(is_list(kind) for is_list in _LISTS for kind in schema.types)
-    are_vectors = has_lists and option == "image_column"
-    hint = ", or vectors with embedding_column" if are_vectors else ""
+    hint = ", or vectors with embedding_column" if has_lists and option == "image_column" else ""
     return f"no column {column!r}, it has {shown}: name the right one with {option}{hint}"
 
 

@@ -6,7 +6,7 @@ import posixpath
 
 from lookalike.errors import ImageError
 from lookalike.images.decoding import raster
-from lookalike.images.inputs import parquet_shard
+from lookalike.images.inputs import file_opening, parquet_shard
 from lookalike.images.inputs.source import (
     _URI,
     Source,
@@ -59,14 +59,14 @@ def read(source: Source, path: str) -> bytes:
 
 
 def _whole(place: str) -> bytes:
-    with parquet_shard.open_file(place) as file:
+    with file_opening.open_file(place) as file:
         if (size := file.size()) > raster.MAX_BYTES:
             raise ImageError(f"file of {size:,} bytes, over the limit")
         return bytes(file.read())
 
 
 def _read_cell(source: Source, table: str, row: int) -> bytes:
-    with parquet_shard.open_file(full_path(source, table)) as file:
+    with file_opening.open_file(full_path(source, table)) as file:
         content, name = parquet_shard.Shard(file, source.image_column or "image").cell(row)
     if content is not None:
         return content

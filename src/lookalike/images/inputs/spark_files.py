@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from lookalike.errors import ImageError
 from lookalike.images.decoding.formats import FIRST_BYTES
 from lookalike.images.decoding.raster import MAX_BYTES
+from lookalike.images.inputs.file_opening import open_file
 from lookalike.images.inputs.file_types import (
     MAX_TYPES,
     OTHER_ENDINGS,
@@ -22,7 +23,6 @@ from lookalike.images.inputs.file_types import (
     readable,
 )
 from lookalike.images.inputs.listing import IMAGE, LISTING
-from lookalike.images.inputs.parquet_shard import open_file
 from lookalike.images.inputs.source import decode_path, encode_path
 from lookalike.images.inputs.spark_tables import encoded, nanoseconds, running_id
 from lookalike.spark import local_uri

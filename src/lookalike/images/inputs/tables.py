@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from lookalike.errors import ImageError
+from lookalike.images.inputs.file_opening import open_file, size_and_time
 from lookalike.images.inputs.listing import IMAGE
 from lookalike.images.inputs.location import matches
 from lookalike.images.inputs.parquet_shard import (
@@ -17,10 +18,8 @@ from lookalike.images.inputs.parquet_shard import (
     Shard,
     begins_as_parquet,
     is_parquet,
-    open_file,
     over_limit,
     partitions,
-    size_and_time,
 )
 from lookalike.images.inputs.reader import read_beside
 from lookalike.images.inputs.scan import ScannedFile, walk
