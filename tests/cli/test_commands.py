@@ -522,6 +522,7 @@ def test_queries_are_embedded_by_the_stored_model(rough: Path, drawn: DrawnColle
     assert first["distance"] == pytest.approx(between, abs=1e-6)
 
 
+@pytest.mark.long  # calibrates: 10 CPU seconds
 def test_what_was_chosen_is_said(
     drawn: DrawnCollection,
     tmp_path: Path,

@@ -955,6 +955,7 @@ def test_auto_takes_no_int8_of_a_delicate_network(some: Path, tmp_path: Path, so
     assert (report.model.agreement is None) == (report.model.precision == "f32")
 
 
+@pytest.mark.long  # calibrates: 8 CPU seconds
 def test_a_table_is_enough_to_calibrate_on(drawn: DrawnCollection, tmp_path: Path) -> None:
     photos = [path.read_bytes() for path in sorted(drawn.photos.rglob("*.jpg"))[:12]]
     cells = pa.array([None, b"junk", *photos], pa.binary())

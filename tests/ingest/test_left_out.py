@@ -447,6 +447,7 @@ def test_a_listing_of_a_uri_reads_no_photo(tmp_path: Path, network: Options) -> 
     assert unchanged < size > changed
 
 
+@pytest.mark.long  # 10 CPU seconds of Spark
 def test_a_uri_of_more_endings_than_are_counted(tmp_path: Path, network: Options) -> None:
     photos = tmp_path / "p"
     names = [f"scan.{number:04}" for number in range(MAX_TYPES + 20)]

@@ -295,6 +295,7 @@ def test_older_versions_of_lookalike_refuse_it(stored: EmbeddingTable, new: Opti
     assert json.loads((moved.path / "_lookalike.json").read_text())["format"] == 4
 
 
+@pytest.mark.long  # 12 CPU seconds; a table without Spark is tested above
 def test_a_table_on_spark(photos: Path, old: Options, new: Options, tmp_path: Path) -> None:
     names = sorted(photos.glob("*.png"))
     table = pa.table(

@@ -364,7 +364,7 @@ def test_an_index_of_other_images_is_not_gone_on_with(
     assert living._table.newest().version == 0
 
 
-@pytest.mark.parametrize("kind", ["uri", "table"])
+@pytest.mark.parametrize("kind", [pytest.param("uri", marks=pytest.mark.long), "table"])
 def test_what_spark_reads_is_gone_on_with_too(photos: Path, tmp_path: Path, kind: str) -> None:
     table = tmp_path / "table"
     table.mkdir()

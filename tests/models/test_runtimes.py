@@ -411,6 +411,7 @@ def other() -> Model:
     return resolve(lite0_package.NAME, "imagenet", device="cuda")
 
 
+@pytest.mark.long  # 8 CPU seconds; its usual engine is tested below
 def test_lite0_in_every_engine_and_precision(other: Model, photos: Pixels) -> None:
     wanted = engine(other)(photos)
     by_torch = TorchEngine(other, "cpu", 0)(photos)

@@ -675,6 +675,7 @@ def test_weights_are_trained_and_searched_with(
     assert vector @ (expected / np.linalg.norm(expected)) > 0.999
 
 
+@pytest.mark.long  # trains twice; the function is tested above
 def test_a_stopped_command_goes_on_to_the_same_file(
     few: tuple[Path, Path],
     weights: Path,

@@ -186,8 +186,14 @@ def gallery(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return index.gallery(out, shown=8, spark=False).folder
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "dark"),
+        (1280, "light"),
+        *(pytest.param(*one, marks=pytest.mark.long) for one in [(360, "light"), (1280, "dark")]),
+    ],
+)
 def test_a_browser_shows_a_gallery_from_the_disk(
     width: int, scheme: Literal["light", "dark"], browser: Browser, gallery: Path
 ) -> None:

@@ -220,6 +220,7 @@ def test_a_photo_dropped_pasted_or_picked(visit: Visit, drawn: DrawnCollection) 
     neighbors(page, "your photo", 12)
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_large_photos_are_made_small_before_they_are_sent(visit: Visit, address: str) -> None:
     noise = Image.frombytes("RGB", (2000, 1000), os.urandom(6_000_000))
     sideways = Image.Exif()
@@ -259,6 +260,7 @@ def test_what_is_no_photo_is_answered_and_the_results_stay(visit: Visit) -> None
     expect(alert).to_be_empty()
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_an_upload_that_is_forgotten_is_asked_for_again(visit: Visit) -> None:
     page = visit("?upload=long-ago", wrong="404")
     expect(page.get_by_role("alert")).to_contain_text("send the image again")
@@ -267,6 +269,7 @@ def test_an_upload_that_is_forgotten_is_asked_for_again(visit: Visit) -> None:
     expect(page.get_by_role("alert")).to_be_empty()
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_a_server_that_is_gone_is_said_and_tried_again(visit: Visit) -> None:
     page = visit("?image=5", wrong="ERR_INTERNET_DISCONNECTED")
     cards = neighbors(page, "00006.jpg")
@@ -318,6 +321,7 @@ def slowly(route: Route) -> None:
     route.continue_()
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_the_second_of_two_clicks_is_for_nothing(visit: Visit) -> None:
     page = visit()
     wanted = wall(page).nth(7).get_attribute("href")
@@ -326,6 +330,7 @@ def test_the_second_of_two_clicks_is_for_nothing(visit: Visit) -> None:
     assert wanted == f"?{query_of(page)}"
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_places_are_kept_and_messages_seen_wherever_one_is(visit: Visit) -> None:
     page = visit("", wrong="415|ERR_FAILED")
     last = wall(page).nth(47)
@@ -362,6 +367,7 @@ def test_who_types_fast_gets_what_was_typed(visit: Visit) -> None:
     expect(page.get_by_role("button", name=f"Remove the filter {label}")).to_be_visible()
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_two_pictures_side_by_side(visit: Visit, screenshots: Path) -> None:
     page = visit("?image=5")
     cards = neighbors(page, "00006.jpg")
@@ -421,6 +427,7 @@ def test_all_of_it_by_keyboard(visit: Visit) -> None:
     expect(page.get_by_role("combobox", name="Only with label")).not_to_be_focused()
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_it_says_what_a_search_may_have_missed(visit: Visit) -> None:
     page = visit()
     wall(page)
@@ -487,6 +494,7 @@ def test_the_map(visit: Visit, screenshots: Path) -> None:
     assert query_of(page) == "image=5"
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_the_start_page_says_what_there_is_now(visit: Visit) -> None:
     page = visit()
     wall(page)
@@ -505,6 +513,7 @@ def camera_of(page: Page) -> dict[str, float]:
     return found
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_a_map_that_comes_slowly_is_listened_to_once(visit: Visit) -> None:
     page = visit()
     wall(page)
@@ -537,6 +546,7 @@ def test_a_map_that_comes_slowly_is_listened_to_once(visit: Visit) -> None:
     page.mouse.up()
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_no_map_without_webgl(visit: Visit) -> None:
     page = visit()
     wall(page)
@@ -547,6 +557,7 @@ def test_no_map_without_webgl(visit: Visit) -> None:
     wall(page)
 
 
+@pytest.mark.long  # 5 CPU seconds of a browser
 def test_light_dark_and_narrow(visit: Visit, screenshots: Path) -> None:
     back = "getComputedStyle(document.documentElement).backgroundColor"
     assert visit("?image=5", color_scheme="light").evaluate(back) == "rgb(250, 250, 248)"
@@ -572,7 +583,7 @@ def test_light_dark_and_narrow(visit: Visit, screenshots: Path) -> None:
     page.screenshot(path=screenshots / "phone-start.png")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_nobody_is_kept_out(visit: Visit, scheme: str) -> None:
     rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}  # all else is the same
     page = visit("", color_scheme=scheme)
