@@ -804,7 +804,8 @@ def test_slow_and_endless_clients(
         assert b" 400 " in said(b"nonsense\r\n\r\n")
         huge = head.replace(b"1000", b"1000000000000")
         assert b" 413 " in said(huge + b"connection: close\r\n\r\n")
-        assert b" 408 " in said(head + b"connection: close\r\n\r\nonly this")
+        for kind in (b"", b"content-type: application/json\r\n"):
+            assert b" 408 " in said(head + kind + b"connection: close\r\n\r\nonly this")
         refused = b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
         with socket.create_connection(place) as late:
             late.sendall(refused + b"1\r\n")
