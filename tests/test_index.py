@@ -20,6 +20,7 @@ from lookalike.errors import ImageError
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.ingest import Options, build_index
 from lookalike.lsh.search import load_hasher, write_hashes
+from lookalike.search.filters import Filter
 from lookalike.search.query import make_query, random_query
 from lookalike.search.results import SearchResults, draw_sample
 from lookalike.search.rows import Rows
@@ -94,7 +95,7 @@ def test_an_image_that_is_gone_or_elsewhere_is_not_shown(tmp_path: Path) -> None
     paths = pa.array(["../secret.png", "gone.png"])
     table = pa.table({"path": paths, "label": pa.nulls(2, pa.string())})
     rows.segments[0].__dict__["rows"] = table
-    shown = draw_sample(rows, images.locate(tmp_path / "photos"), 2, 0, None)
+    shown = draw_sample(rows, images.locate(tmp_path / "photos"), 2, 0, Filter())
     assert [query.picture() for query in shown] == [None, None]
     assert shown._repr_html_().count("file is gone") == 4  # said, and described
 
@@ -177,8 +178,9 @@ def test_a_list_gets_a_list(index: Index, photos: list[Path], new: Path) -> None
 def test_hits_are_a_sequence_and_a_table(index: Index, photos: list[Path]) -> None:
     hits = index.search(photos[3])
     frame = hits.to_pandas()
-    assert list(frame.columns) == ["rank", "path", "label", "distance"]
+    assert list(frame.columns) == ["rank", "id", "path", "label", "distance"]
     assert frame["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert frame["id"].tolist() == [hit.id for hit in hits]
     assert frame["distance"].tolist() == [hit.distance for hit in hits]
     assert frame["label"].tolist() == [hit.label for hit in hits]
     assert all(Path(path).is_file() for path in frame["path"])

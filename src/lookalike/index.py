@@ -12,6 +12,7 @@ from lookalike.errors import LookalikeError
 from lookalike.lsh import search
 from lookalike.models.embedder import ImageEmbedder
 from lookalike.search.engines import Engine
+from lookalike.search.filters import Filter
 from lookalike.search.knn import export
 from lookalike.search.query import (
     QueryLike,
@@ -20,7 +21,6 @@ from lookalike.search.query import (
     SearchByTextOptions,
     SearchByTextsOptions,
     SearchOptions,
-    as_list,
     make_embedder,
 )
 from lookalike.search.results import ImageSample, SearchResult, draw_sample
@@ -122,6 +122,7 @@ class Index:
         within: float | None = None,
         label: str | Sequence[str] | None = None,
         path: str | Sequence[str] | None = None,
+        where: str | None = None,
         explain: bool = False,
     ) -> SearchResult | list[SearchResult]:
         """Find the nearest neighbours of an image, or of each image of a list.
@@ -150,6 +151,9 @@ class Index:
         label, path : str or list of str, optional
             Only images with one of these labels, whose path below the root matches one of these
             globs; `*` matches slashes too.
+        where : str, optional
+            Only images for which a condition in SQL holds, such as `"width > 640 and label like
+            'Audi%'"`, on `id, path, label, width, height, size, modified, content_hash`.
         explain : bool
             With `spark-lsh`, list the hash tables that each neighbour shares with the query.
 
@@ -162,7 +166,7 @@ class Index:
         Raises
         ------
         LookalikeError
-            If an option or a vector is wrong, or no image has such a label and path.
+            If an option or a vector is wrong, or the filters choose no image.
         ImageError
             If an image cannot be decoded.
 
@@ -178,6 +182,7 @@ class Index:
             "within": within,
             "label": label,
             "path": path,
+            "where": where,
             "explain": explain,
         }
         return search.find(self._searcher, image, id, text, k, options)
@@ -209,7 +214,7 @@ class Index:
         4
 
         """
-        return draw_sample(self._searcher.rows, self._table.source, n, seed, as_list(label))
+        return draw_sample(self._searcher.rows, self._table.source, n, seed, Filter.of(label))
 
     def add(
         self,

@@ -71,12 +71,14 @@ def test_search_tells_what_was_agreed(index: Index, photo: Path) -> None:
     answer = told("search", index.path, photo, "-k", "4")
     assert list(answer) == ["query", "engine", "took_ms", "neighbors"]
     hits = index.search(photo, k=4)
-    assert answer["query"] == {"path": str(photo), "label": hits.query.label}
+    number = hits.query.id
+    assert answer["query"] == {"path": str(photo), "label": hits.query.label, "id": number}
     assert answer["engine"] == "exact"
     assert answer["took_ms"] > 0
-    assert [list(hit) for hit in answer["neighbors"]] == [["rank", "path", "label", "distance"]] * 4
+    fields = ["rank", "id", "path", "label", "distance"]
+    assert [list(hit) for hit in answer["neighbors"]] == [fields] * 4
     for found, hit in zip(answer["neighbors"], hits, strict=True):
-        assert found["rank"] == hit.rank
+        assert (found["rank"], found["id"]) == (hit.rank, hit.id)
         assert found["path"] == str(photo.parent / hit.path)
         assert found["label"] == hit.label
         assert found["distance"] == pytest.approx(hit.distance, abs=1e-6)

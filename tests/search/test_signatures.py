@@ -13,6 +13,7 @@ from lookalike import LookalikeError
 from lookalike.search.approximate import approximate
 from lookalike.search.cells import MEAN_CELL_ROWS, Cells, Rotation
 from lookalike.search.exact import exact, exact_many, within
+from lookalike.search.filters import Filter
 from lookalike.search.rows import Rows
 from lookalike.search.signatures import Effort, Signatures
 
@@ -275,11 +276,11 @@ def test_paths_and_labels() -> None:
     )  # ids are 0, 3, 6 to 87; odd ones have labels
 
     def left(labels: list[str] | None, globs: list[str] | None) -> list[int]:
-        mask = rows.chosen(labels, globs)
+        mask = rows.chosen(Filter.of(labels, globs))
         assert mask is not None
         return sorted(rows.ids[mask].tolist())
 
-    assert rows.chosen(None, None) is None
+    assert rows.chosen(Filter()) is None
     assert left(["make 3", "make 87", "nobody"], None) == [3, 87]
     assert left(None, ["1*.jpg"]) == [12, 15, 18]
     assert left(None, ["[36].jpg", "8?.jpg"]) == [3, 6, 81, 84, 87]

@@ -122,6 +122,12 @@ def search(
             help="Only images whose path matches this glob; may be repeated.", metavar="GLOB"
         ),
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help='Only images for which a condition holds: --where "width > 640".', metavar="SQL"
+        ),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Show which hash tables collided, with `spark-lsh`."),
@@ -172,6 +178,7 @@ def search(
         within=within,
         label=label,
         path=path,
+        where=where,
         explain=explain,
     )
     if picture is not None:

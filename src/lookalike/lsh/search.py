@@ -16,6 +16,7 @@ import numpy as np
 from lookalike import lsh
 from lookalike.errors import LookalikeError
 from lookalike.lsh.parameters import check_target_recall
+from lookalike.search.filters import Filter
 from lookalike.search.keys import with_keys
 from lookalike.search.query import (
     DEFAULT_K,
@@ -23,7 +24,6 @@ from lookalike.search.query import (
     SearchOptions,
     are_vectors,
     as_array,
-    as_list,
     check_search,
     make_query,
     number_of,
@@ -75,8 +75,8 @@ def find(
     """Find the neighbours of an image, a row or words, or of each of a list (`Index.search`)."""
     table, engine, explain = searcher.table, options["engine"], options["explain"]
     recall, within = options["recall"], options["within"]
-    label, path = options["label"], options["path"]
-    check_search(k, engine, recall, within, label, path, explain, table.metric)
+    chosen = Filter.of(options["label"], options["path"], options["where"])
+    check_search(k, engine, recall, within, chosen, explain, table.metric)
     if [image is None, ids is None, texts is None].count(False) != 1:
         raise LookalikeError("give an image, a vector, an `id` or a `text`, and one alone")
     hashing = cache(partial(vectors_and_hasher, table))  # read once for a list
@@ -84,8 +84,7 @@ def find(
     def answer(query: Query) -> SearchResult:
         if engine == "spark-lsh":
             return nearest(searcher, *hashing(), query, k or DEFAULT_K, explain)
-        labels, globs = as_list(label), as_list(path)
-        return search_vectors(searcher, query, k, engine, recall, within, labels, globs)
+        return search_vectors(searcher, query, k, engine, recall, within, chosen)
 
     if texts is not None:
         given = [texts] if isinstance(texts, str) else list(texts)

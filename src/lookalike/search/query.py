@@ -19,7 +19,8 @@ from lookalike.images.inputs.reader import content_hash
 from lookalike.models.embedder import ImageEmbedder, ImageLike, have_direction, to_pixels, unit_rows
 from lookalike.search import exact
 from lookalike.search.engines import Engine, KnnEngine, check_engine
-from lookalike.search.results import Query, SearchResult, no_match_error, read_content
+from lookalike.search.filters import Filter
+from lookalike.search.results import Query, SearchResult, read_content
 from lookalike.search.rows import as_given, check_k, check_recall
 from lookalike.search.searcher import Searcher
 from lookalike.storage import EmbeddingTable, Segment
@@ -30,6 +31,7 @@ from lookalike.system.progress import progress_line
 DEFAULT_K = 5
 """Default number of neighbours."""
 _MAX_BLACK = 0.5 / 255  # a float picture with no value above this is black
+_ALL = Filter()
 
 QueryLike: TypeAlias = "ImageLike | Query"
 """An image, a vector (width,), or a `Query` from a result or a sample."""
@@ -43,6 +45,7 @@ class SearchOptions(TypedDict, total=False):
     within: float | None
     label: str | Sequence[str] | None
     path: str | Sequence[str] | None
+    where: str | None
     explain: bool
 
 
@@ -192,8 +195,7 @@ def check_search(
     engine: str,
     recall: float,
     within: float | None,
-    label: str | Sequence[str] | None,
-    path: str | Sequence[str] | None,
+    chosen: Filter,
     explain: bool,
     metric: Metric = "cosine",
 ) -> None:
@@ -203,7 +205,7 @@ def check_search(
     check_engine(engine)
     check_recall(recall)
     if engine == "spark-lsh":
-        if within is not None or label is not None or path is not None:
+        if within is not None or chosen:
             raise LookalikeError(
                 '`engine="spark-lsh"` supports neither filters nor `within`: leave them out'
             )
@@ -221,15 +223,14 @@ def search_vectors(
     engine: KnnEngine,
     recall: float,
     within: float | None = None,
-    labels: list[str] | None = None,
-    globs: list[str] | None = None,
+    chosen: Filter = _ALL,
 ) -> SearchResult:
     """Find the neighbours of a query without Spark, as described in `Index.search`."""
     table, rows = searcher.table, searcher.rows
     check_width(table, query.vector)
-    allowed = rows.chosen(labels, globs)
+    allowed = rows.chosen(chosen)
     if allowed is not None and len(allowed) and not allowed.any():
-        raise no_match_error(labels, globs)
+        raise chosen.no_match_error()
     if within is None and searcher.may_approximate(engine, recall, len(rows)):
         with progress_line("preparing signatures"):
             searcher.get_ready()  # before the clock starts
@@ -319,8 +320,3 @@ def _row_of_path(table: EmbeddingTable, path: str) -> tuple[Segment, int, dict[s
             if at >= 0:
                 return segment, at, segment.rows.slice(at, 1).to_pylist()[0]
     return None
-
-
-def as_list(one: str | Sequence[str] | None) -> list[str] | None:
-    """Return a text, or several, as a list; None for None."""
-    return [one] if isinstance(one, str) else None if one is None else list(one)

@@ -12,6 +12,7 @@ from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.decoding.raster import read_file
 from lookalike.images.inputs.source import is_inside
 from lookalike.search.engines import Engine
+from lookalike.search.filters import Filter
 from lookalike.search.rows import Neighbor, Rows, check_seed
 from lookalike.system.arrays import Vectors
 from lookalike.system.extras import require
@@ -133,14 +134,14 @@ class SearchResult(Sequence[Neighbor]):
         counted = {} if self.candidates is None else {"candidates": self.candidates}
         return {
             "query": {"path": path, "label": self.query.label}
-            | ({"id": self.query.id} if self._has_ids else {})
+            | ({} if self.query.id is None else {"id": self.query.id})
             | ({} if self.query.text is None else {"text": self.query.text}),
             "engine": self.engine,
             "took_ms": round(self.took_ms, 3),
             "neighbors": [
                 {
                     "rank": n.rank,
-                    **({"id": n.id} if self._has_ids else {}),
+                    "id": n.id,
                     "path": images.full_path(self.source, n.path),
                     "label": n.label,
                     "distance": n.distance,
@@ -151,20 +152,12 @@ class SearchResult(Sequence[Neighbor]):
             **counted,
         }
 
-    @property
-    def _has_ids(self) -> bool:
-        """Whether answers name rows by ids: images are named by their paths."""
-        return self.source.kind == "vectors"
-
     def to_pandas(self) -> "pd.DataFrame":
-        """Return the neighbours as a pandas DataFrame `rank, path, label, distance`.
-
-        Of vectors made elsewhere it also has `id`, the key of the user.
-        """
+        """Return the neighbours as a pandas DataFrame `rank, id, path, label, distance`."""
         require("to_pandas", "pandas")
         import pandas as pd
 
-        columns = ["rank", *(["id"] if self._has_ids else []), "path", "label", "distance"]
+        columns = ["rank", "id", "path", "label", "distance"]
         return pd.DataFrame(self.to_dict()["neighbors"], columns=columns)
 
     def picture(self) -> "Image.Image":
@@ -244,18 +237,18 @@ class ImageSample(Sequence[Query]):
 
 
 def draw_sample(
-    rows: Rows, source: images.Source, count: int, seed: int | None, labels: list[str] | None
+    rows: Rows, source: images.Source, count: int, seed: int | None, chosen: Filter
 ) -> ImageSample:
-    """Draw up to `count` different images at random, of some labels or of all.
+    """Draw up to `count` different images at random, of those that a filter chooses.
 
-    Raises `LookalikeError` for a count below 1, or if no image has one of the labels.
+    Raises `LookalikeError` for a count below 1, or if it chooses none.
     """
     if count < 1:
         raise LookalikeError(f"`n` is {count}: draw at least 1 image")
     check_seed(seed)
-    matching = rows.left(rows.chosen(labels, None))
+    matching = rows.left(rows.chosen(chosen))
     if not len(matching):
-        raise no_match_error(labels, None) if len(rows) else LookalikeError("no images to show")
+        raise chosen.no_match_error() if len(rows) else LookalikeError("no images to show")
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(matching, min(count, len(matching)), replace=False))
     queries = []
@@ -274,15 +267,6 @@ def draw_sample(
             )
         )
     return ImageSample(tuple(rng.permutation(np.array(queries, object)).tolist()))
-
-
-def no_match_error(labels: list[str] | None, globs: list[str] | None) -> LookalikeError:
-    """Return the error for filters that match no image."""
-    filters = (("has the label", labels), ("has a path that matches", globs))
-    conditions = [f"{what} {' or '.join(map(repr, some))}" for what, some in filters if some]
-    if not conditions:
-        return LookalikeError("the filter is empty: give a label or path, or leave the filter out")
-    return LookalikeError(f"no image {' and '.join(conditions)}: check the names and their case")
 
 
 def _name(source: images.Source, path: str) -> str:

@@ -11,12 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lookalike import images
 from lookalike.errors import LookalikeError
+from lookalike.search.filters import Filter
 from lookalike.storage import Segment
 from lookalike.storage.own_vectors import Described
 from lookalike.system.arrays import Mask, Numbers, Vectors
-from lookalike.system.paths import is_text
 
 COPY = 1e-5
 """Largest squared distance of a vector of length 1 to itself, as matrix products round it."""
@@ -65,7 +64,7 @@ class Rows:
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = [segment for segment in segments if len(segment.ids)]
         self.starts = np.cumsum([0, *(len(segment.ids) for segment in self.segments)])
-        self._masks: dict[object, Mask] = {}
+        self._masks: dict[Filter | None, Mask] = {}
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -123,42 +122,20 @@ class Rows:
         ]
         return np.concatenate(parts)
 
-    def chosen(self, labels: list[str] | None, globs: list[str] | None) -> Mask | None:
-        """Return a mask of the rows with one of the labels and a path that matches a glob.
-
-        bool (rows,); None without a filter. `*` matches slashes too.
-        """
-        if labels is None and globs is None:
+    def chosen(self, chosen: Filter) -> Mask | None:
+        """Return a mask of the rows that a filter chooses: bool (rows,); None without a filter."""
+        if not chosen:
             return None
-        key = tuple(None if one is None else tuple(one) for one in (labels, globs))
-        mask = self._masks.get(key)
+        mask = self._masks.get(chosen)
         if mask is None:
             while len(self._masks) >= _MASKS:
                 self._masks.pop(next(iter(self._masks), None), None)
-            mask = self._masks[key] = self._mask(labels, globs)
+            mask = self._masks[chosen] = chosen.mask(self)
         return mask
 
     def left(self, mask: Mask | None) -> Numbers:
         """Return the rows where a mask of `chosen` is True, rising; all rows for None."""
         return np.arange(len(self)) if mask is None else np.flatnonzero(mask)
-
-    def _mask(self, labels: list[str] | None, globs: list[str] | None) -> Mask:
-        parts = []
-        for segment in self.segments:
-            mask = np.ones(len(segment.ids), bool)
-            if labels is not None:
-                # No row has a label that is not UTF-8.
-                wanted = pa.array([one for one in labels if is_text(one)], pa.string())
-                mask &= pc.is_in(segment.rows["label"], wanted).to_numpy()
-            if globs is not None:
-                patterns = "|".join(map(images.glob_pattern, globs)) or "$."
-                try:
-                    fits = pc.match_substring_regex(segment.rows["path"], f"(?s)^(?:{patterns})$")
-                except pa.ArrowInvalid as error:
-                    raise LookalikeError(f"no glob for paths: {globs} ({error})") from None
-                mask &= fits.to_numpy()
-            parts.append(mask)
-        return np.concatenate(parts) if parts else np.empty(0, bool)
 
     def neighbors(self, rows: Numbers, squared: Vectors) -> list[Neighbor]:
         """Make neighbours of rows (n,), nearest first, and their squared distances (n,)."""

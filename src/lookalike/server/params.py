@@ -2,8 +2,10 @@
 
 from typing import Annotated, Any
 
-from fastapi import Path, Query
+from fastapi import Depends, HTTPException, Path, Query
 
+from lookalike.errors import LookalikeError
+from lookalike.search.filters import MAX_CONDITION_CHARS, Filter
 from lookalike.server import schemas
 
 MAX_RESULTS = 200
@@ -16,18 +18,6 @@ ALLOWED_SIDES = (160, 320, 640, 1280)
 _ID = {"ge": 0, "lt": 2**63}
 Id = Annotated[int, Path(alias="id", description="The id of an image.", **_ID)]
 K = Annotated[int, Query(ge=1, le=MAX_RESULTS, description="Number of neighbours.")]
-LabelFilter = Annotated[
-    list[str],
-    Query(alias="label", max_length=100, description="Only images with one of these labels."),
-]
-PathFilter = Annotated[
-    list[str],
-    Query(
-        alias="path",
-        max_length=20,
-        description="Only images whose path matches one of these globs.",
-    ),
-]
 Key = Annotated[
     str | None,
     Query(max_length=1000, description="The key of a row, where vectors have keys of the user."),
@@ -41,6 +31,36 @@ ImageId = Annotated[int | None, Query(description="The id of an image of the ind
 UploadKey = Annotated[str | None, Query(max_length=64, description="The key of an upload.")]
 After = Annotated[int | None, Query(description="The last id of the previous page.", **_ID)]
 Size = Annotated[int, Query(description=f"Longer side in pixels: one of {ALLOWED_SIDES}.")]
+
+
+def _filter_of(
+    labels: Annotated[
+        list[str],
+        Query(alias="label", max_length=100, description="Only images with one of these labels."),
+    ] = [],  # noqa: B006 - FastAPI copies it
+    paths: Annotated[
+        list[str],
+        Query(
+            alias="path",
+            max_length=20,
+            description="Only images whose path matches one of these globs.",
+        ),
+    ] = [],  # noqa: B006
+    where: Annotated[
+        str | None,
+        Query(
+            max_length=MAX_CONDITION_CHARS,
+            description="Only images for which a condition in SQL holds, such as `width > 640`.",
+        ),
+    ] = None,
+) -> Filter:
+    try:
+        return Filter.of(labels or None, paths or None, where)
+    except LookalikeError as error:
+        raise HTTPException(422, str(error)) from None
+
+
+ImageFilter = Annotated[Filter, Depends(_filter_of)]
 
 
 def within_of(metric: str) -> Any:

@@ -13,8 +13,7 @@ from lookalike.server.params import (
     MAX_RESULTS,
     After,
     Id,
-    LabelFilter,
-    PathFilter,
+    ImageFilter,
     Seed,
     Size,
     error_responses,
@@ -36,26 +35,24 @@ def add_images(app: FastAPI, service: Service) -> None:
 
     @app.get("/api/images", response_model=schemas.ImagePage, responses=error_responses())
     async def images(
-        labels: LabelFilter = [],  # noqa: B006
-        paths: PathFilter = [],  # noqa: B006
+        chosen: ImageFilter,
         after: After = None,
         limit: Annotated[int, Query(ge=1, le=MAX_RESULTS)] = 60,
     ) -> Any:
         """List images in the order of ids."""
         snapshot = service.snapshot
-        page, following, total = await service.run(snapshot.page, after, limit, labels, paths)
+        page, following, total = await service.run(snapshot.page, after, limit, chosen)
         return {"images": [*map(snapshot.image, page)], "next": following, "total": total}
 
     @app.get("/api/random", response_model=schemas.RandomImages, responses=error_responses())
     async def random(
+        chosen: ImageFilter,
         count: Annotated[int, Query(ge=1, le=MAX_RESULTS)] = 24,
-        labels: LabelFilter = [],  # noqa: B006
-        paths: PathFilter = [],  # noqa: B006
         seed: Seed = None,
     ) -> Any:
         """Draw images at random."""
         snapshot = service.snapshot
-        rows = await service.run(snapshot.sample, count, seed, labels, paths)
+        rows = await service.run(snapshot.sample, count, seed, chosen)
         return {"images": [*map(snapshot.image, rows)]}
 
     @app.get("/api/labels", response_model=schemas.Labels, responses=error_responses())

@@ -13,11 +13,10 @@ from lookalike.search.results import Query
 from lookalike.server import schemas
 from lookalike.server.params import (
     MAX_TEXT_CHARS,
+    ImageFilter,
     ImageId,
     K,
     Key,
-    LabelFilter,
-    PathFilter,
     UploadKey,
     Words,
     error_responses,
@@ -57,13 +56,12 @@ def add_searches(app: FastAPI, service: Service) -> None:
         "/api/search", response_model=schemas.SearchResponse, responses=error_responses(400, 404)
     )
     async def search(
+        chosen: ImageFilter,
         image: ImageId = None,
         key: Key = None,
         upload: UploadKey = None,
         text: Words = None,
         k: K = 24,
-        labels: LabelFilter = [],  # noqa: B006 - FastAPI copies it
-        paths: PathFilter = [],  # noqa: B006
         within: float | None = largest,
     ) -> Any:
         """Find the neighbours of an image of the index, an earlier upload, or words."""
@@ -77,7 +75,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
             shown, query = snapshot.image(row), snapshot.query(row)
         else:
             shown, query = _earlier_upload(service, snapshot, str(upload))
-        return await respond(snapshot, query, shown, k, labels, paths, within)
+        return await respond(snapshot, query, shown, k, chosen, within)
 
     @app.get(
         "/api/words/picture",
@@ -97,9 +95,8 @@ def add_searches(app: FastAPI, service: Service) -> None:
     )
     async def search_with_upload(
         request: Request,
+        chosen: ImageFilter,
         k: K = 24,
-        labels: LabelFilter = [],  # noqa: B006
-        paths: PathFilter = [],  # noqa: B006
         within: float | None = largest,
     ) -> Any:
         """Find the neighbours of an uploaded image (the body, or the file of a form), or of words.
@@ -119,7 +116,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
                 fingerprint = snapshot.table.about_model["fingerprint"]
                 key = service.uploads.remember(data, vector, fingerprint)
                 shown, query = _upload(key), Query(vector)
-        return await respond(snapshot, query, shown, k, labels, paths, within)
+        return await respond(snapshot, query, shown, k, chosen, within)
 
 
 def _text_of_json(body: bytes) -> str:

@@ -14,6 +14,7 @@ from fastapi import HTTPException
 
 from lookalike import images
 from lookalike.errors import ImageError, LookalikeError
+from lookalike.search.filters import Filter
 from lookalike.search.query import search_vectors
 from lookalike.search.recall import RECALL_K, RECALLS
 from lookalike.search.results import Query, SearchResult
@@ -112,16 +113,15 @@ class Snapshot:
         self,
         query: Query,
         k: int,
-        labels: Sequence[str] = (),
-        paths: Sequence[str] = (),
+        chosen: Filter,
         within: float | None = None,
     ) -> dict[str, Any]:
         """Return the fields of `schemas.SearchResponse` without the query.
 
-        Raises `HTTPException` as `chosen` does.
+        Raises `HTTPException` as `mask` does.
         """
-        chosen = self.chosen(labels, paths)
-        if chosen is not None and not chosen.any():
+        mask = self.mask(chosen)
+        if mask is not None and not mask.any():
             hits = SearchResult(query, (), "exact", 0.0, self.table.source)
         else:
             hits = search_vectors(
@@ -131,12 +131,11 @@ class Snapshot:
                 "auto" if self.is_ready else "exact",
                 TARGET_RECALL,
                 within,
-                list(labels) or None,
-                list(paths) or None,
+                chosen,
             )
         compared = hits.candidates
         if compared is None:
-            compared = len(self.rows) if chosen is None else int(np.count_nonzero(chosen))
+            compared = len(self.rows) if mask is None else int(np.count_nonzero(mask))
         return {
             "engine": hits.engine,
             "compared": compared,
@@ -154,26 +153,24 @@ class Snapshot:
             for one, row in zip(found, rows, strict=True)
         ]
 
-    def chosen(self, labels: Sequence[str], paths: Sequence[str]) -> Mask | None:
-        """Return which rows match the filters, None for all; bad globs raise `HTTPException`."""
+    def mask(self, chosen: Filter) -> Mask | None:
+        """Return which rows a filter chooses, None for all; a bad one raises `HTTPException`."""
         try:
-            return self.rows.chosen(list(labels) or None, list(paths) or None)
+            return self.rows.chosen(chosen)
         except LookalikeError as error:
             raise HTTPException(422, str(error)) from None
 
-    def sample(
-        self, count: int, seed: int | None, labels: Sequence[str], paths: Sequence[str]
-    ) -> Numbers:
+    def sample(self, count: int, seed: int | None, chosen: Filter) -> Numbers:
         """Draw different rows at random: int64 (count or fewer,)."""
-        rows = self.rows.left(self.chosen(labels, paths))
+        rows = self.rows.left(self.mask(chosen))
         return np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False)
 
     def page(
-        self, after: int | None, limit: int, labels: Sequence[str], paths: Sequence[str]
+        self, after: int | None, limit: int, chosen: Filter
     ) -> tuple[Numbers, int | None, int]:
         """Return the rows of a page by id, `after` of the next page, and the number of all rows."""
         ids = self.rows.ids
-        matching = self.rows.left(self.chosen(labels, paths))
+        matching = self.rows.left(self.mask(chosen))
         left = matching if after is None else matching[ids[matching] > after]
         if limit < len(left):
             left = left[np.argpartition(ids[left], limit)[: limit + 1]]
