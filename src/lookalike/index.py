@@ -11,6 +11,7 @@ from lookalike.analysis.info import VersionInfo
 from lookalike.errors import LookalikeError
 from lookalike.lsh import search
 from lookalike.models.embedder import ImageEmbedder
+from lookalike.search import frames
 from lookalike.search.engines import Engine
 from lookalike.search.filters import Filter
 from lookalike.search.knn import export
@@ -370,6 +371,9 @@ class Index:
 
         self._move_to(relocate(self._table, root))
 
+    to_arrow = frames.to_arrow
+    to_pandas = frames.to_pandas
+    to_polars = frames.to_polars
     info = facts.describe
     evaluate = facts.evaluate
     pairs = run.find_pairs

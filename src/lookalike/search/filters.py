@@ -14,14 +14,12 @@ import pyarrow.compute as pc
 
 from lookalike import images
 from lookalike.errors import LookalikeError
-from lookalike.system.arrays import Mask
+from lookalike.storage.schema import KEY
+from lookalike.system.arrays import Mask, Numbers
 from lookalike.system.paths import is_text
 from lookalike.system.sql import connect, create_view, fetch_row
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
-    from lookalike.search.rows import Rows
     from lookalike.storage import Segment
 
 
@@ -83,12 +81,13 @@ class Filter:
     def __bool__(self) -> bool:
         return self != Filter()
 
-    def mask(self, rows: "Rows") -> Mask:
-        """Return which rows it chooses: bool (rows,)."""
-        parts = [self._mask(segment) for segment in rows.segments]
+    def mask(self, segments: "Sequence[Segment]") -> Mask:
+        """Return which rows of some segments it chooses: bool (rows,)."""
+        parts = [self._mask(segment) for segment in segments]
         mask = np.concatenate(parts) if parts else np.empty(0, bool)
         if self.where is not None and mask.any():
-            mask &= _rows_where(rows, self.where)
+            numbers = _numbers_where(segments, self.where)
+            mask &= np.concatenate([np.isin(segment.ids, numbers) for segment in segments])
         return mask
 
     def _mask(self, segment: "Segment") -> Mask:
@@ -205,27 +204,20 @@ def _parts(tree: object) -> Iterator[dict[str, Any]]:
             left += one
 
 
-def _rows_where(rows: "Rows", where: str) -> Mask:
-    """Return the rows that a checked condition holds for, by DuckDB from the data files."""
-    mask = np.zeros(len(rows), bool)
+def _numbers_where(segments: "Sequence[Segment]", where: str) -> Numbers:
+    """Return the ids of the rows that a checked condition holds for, int64 (n,)."""
+    key = KEY if KEY in segments[0].rows.column_names else "id"
+    columns = ", ".join(f"{of} as {name}" for name, of in {**_COLUMNS, "id": key}.items())
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         try:
             with connect(Path(folder)) as sql:
-                _create_rows(sql, rows)
+                create_view(sql, "stored", *(segment.file for segment in segments))
+                shown = f"select id as _number, {columns} from stored where status = 'ok'"
+                sql.execute(f"create view rows as {shown}")
                 query = f"select _number from rows where (\n{where}\n)"
-                found = sql.execute(query).fetchnumpy()["_number"]
+                return np.asarray(sql.execute(query).fetchnumpy()["_number"])
         except LookalikeError as error:
             raise LookalikeError(f"`where` cannot be evaluated: {_line(error)}") from None
-    mask[rows.find(np.asarray(found))] = True
-    return mask
-
-
-def _create_rows(sql: "DuckDBPyConnection", rows: "Rows") -> None:
-    create_view(sql, "stored", *(segment.file for segment in rows.segments))
-    columns = {**_COLUMNS, "id": "id" if rows.keys is None else "key"}
-    named = ", ".join(f"{of} as {name}" for name, of in columns.items())
-    shown = f"select id as _number, {named} from stored where status = 'ok'"
-    sql.execute(f"create view rows as {shown}")
 
 
 def _tuple(given: str | Sequence[str] | None) -> tuple[str, ...] | None:

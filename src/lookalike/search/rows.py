@@ -130,7 +130,7 @@ class Rows:
         if mask is None:
             while len(self._masks) >= _MASKS:
                 self._masks.pop(next(iter(self._masks), None), None)
-            mask = self._masks[chosen] = chosen.mask(self)
+            mask = self._masks[chosen] = chosen.mask(self.segments)
         return mask
 
     def left(self, mask: Mask | None) -> Numbers:

@@ -21,6 +21,7 @@ _EXTRAS = {
     "openTSNE": ("openTSNE", "serve"),
     "pandas": ("pandas", "notebook"),
     "pillow_heif": ("pillow-heif", "heic"),
+    "polars": ("Polars", "polars"),
     "pyspark": ("PySpark", "spark"),
     "sentence_transformers": ("sentence-transformers", "huggingface"),
     "timm": ("timm", "timm"),
