@@ -1,5 +1,6 @@
 """`create_index` and `open_index`."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lookalike.index import Index
@@ -34,6 +35,7 @@ def create_index(
     embedding_column: str | None = None,
     id_column: str | None = None,
     path_column: str | None = None,
+    keep: Sequence[str] = (),
     metric: "Metric" = "cosine",
 ) -> Index:
     """Embed all images of a folder, glob, list, URI or table, or index vectors of your own.
@@ -80,6 +82,9 @@ def create_index(
         The column of a table of vectors: lists of numbers, or vectors of Spark ML.
     id_column, path_column : str, optional
         Its columns of keys, whole numbers or strings, and of paths of pictures.
+    keep : list of str, optional
+        More of its columns to keep: numbers, strings, dates and times. `search(where=...)` compares
+        them, `to_arrow`, `to_pandas`, `to_polars` and `to_spark` give them back.
     metric : {"cosine", "l2"}
         Whether vectors are scaled to length 1, or kept as given.
 
@@ -119,6 +124,7 @@ def create_index(
         embedding_column=embedding_column,
         id_column=id_column,
         path_column=path_column,
+        keep=keep,
         metric=metric,
     )
     table, report = build_index(photos, local_path(out), options, overwrite)

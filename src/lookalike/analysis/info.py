@@ -80,6 +80,7 @@ class IndexInfo(TypedDict):
     metric: NotRequired[str]
     table: NotRequired[str | None]
     key: NotRequired[str | None]
+    kept: NotRequired[list[str]]
 
 
 class VersionInfo(TypedDict):
@@ -208,6 +209,8 @@ def describe(self: HasSearcher) -> IndexInfo:
     }
     if table.own is not None:
         found |= {"metric": table.metric, "table": table.own.place, "key": table.own.id_column}
+        if table.own.kept:
+            found["kept"] = [name for name, _ in table.own.kept]
     return found
 
 

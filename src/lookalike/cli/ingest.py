@@ -21,6 +21,7 @@ from lookalike.cli.options import (
     ImageName,
     ImagesArgument,
     IndexArgument,
+    Keep,
     LabelName,
     Labels,
     MetricOption,
@@ -91,6 +92,7 @@ def index(
     embedding_column: EmbeddingColumn = None,
     id_column: IdColumn = None,
     path_column: PathColumn = None,
+    keep: Keep = None,
     metric: MetricOption = "cosine",
 ) -> None:
     """Embed images into an index that can be searched, or index vectors of your own.
@@ -110,6 +112,7 @@ def index(
         embedding_column=embedding_column,
         id_column=id_column,
         path_column=path_column,
+        keep=keep or (),
         metric=metric,
     )
     # An index stays in place until its successor is complete.

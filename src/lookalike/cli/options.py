@@ -135,6 +135,12 @@ IdColumn = Annotated[
         help="Column with the keys of your vectors, whole numbers or strings.", metavar="COLUMN"
     ),
 ]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Column of their table to keep, for --where; may be repeated.", metavar="COLUMN"
+    ),
+]
 PathColumn = Annotated[
     str | None,
     typer.Option(help="Column with the paths of their pictures.", metavar="COLUMN"),

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from lookalike import images
 from lookalike.errors import LookalikeError
-from lookalike.storage.schema import KEY
+from lookalike.storage.schema import KEY, kept_of, schema_in
 from lookalike.system.arrays import Mask, Numbers
 from lookalike.system.paths import is_text
 from lookalike.system.sql import connect, create_view, fetch_row
@@ -75,7 +76,7 @@ class Filter:
     ) -> Self:
         """Return the filter of the options of a search. Raises `LookalikeError` for a bad one."""
         if where is not None:
-            check_condition(where)
+            columns_of(where)
         return cls(_tuple(label), _tuple(path), where)
 
     def __bool__(self) -> bool:
@@ -121,10 +122,11 @@ class Filter:
 
 
 @lru_cache(64)
-def check_condition(where: str) -> None:
-    """Raise `LookalikeError` unless a text is a condition in SQL that compares columns of a row.
+def columns_of(where: str) -> tuple[str, ...]:
+    """Return the columns that a condition in SQL compares.
 
-    Without subqueries and with few functions: it can come from anybody who may search.
+    Raises `LookalikeError` for anything but a condition. Subqueries and most functions are refused:
+    it can come from anybody who may search.
     """
     if len(where) > MAX_CONDITION_CHARS:
         raise LookalikeError(f"`where` is over {MAX_CONDITION_CHARS:,} characters long: shorten it")
@@ -133,13 +135,11 @@ def check_condition(where: str) -> None:
     node, condition = _parse(where)
     if node != _bare_query():
         raise LookalikeError("`where` takes one condition: leave everything after it out")
+    named: list[str] = []
     for part in _parts(condition):
         kind = part["class"]
-        if kind == "COLUMN_REF" and [_lower(one) for one in part["column_names"]] not in _NAMES:
-            raise LookalikeError(
-                f"`where` names an unknown column {'.'.join(part['column_names'])!r}: choose "
-                f"{', '.join(_COLUMNS)}, and put text in single quotes"
-            )
+        if kind == "COLUMN_REF":
+            named.append(".".join(part["column_names"]))
         if kind == "FUNCTION" and part["function_name"] not in _FUNCTIONS:
             raise LookalikeError(
                 f"`where` cannot call {part['function_name']!r}: compare columns with values, or "
@@ -150,18 +150,12 @@ def check_condition(where: str) -> None:
                 f"`where` cannot have a {kind.lower().replace('_', ' ')}: compare columns with "
                 "values"
             )
+    return tuple(named)
 
 
 @lru_cache(1)
 def _bare_query() -> Any:
     return _parse("true")[0]
-
-
-_NAMES = [[name] for name in _COLUMNS]
-
-
-def _lower(name: str) -> str:
-    return name.lower()
 
 
 def _parse(where: str) -> tuple[Any, Any]:
@@ -206,18 +200,32 @@ def _parts(tree: object) -> Iterator[dict[str, Any]]:
 
 def _numbers_where(segments: "Sequence[Segment]", where: str) -> Numbers:
     """Return the ids of the rows that a checked condition holds for, int64 (n,)."""
-    key = KEY if KEY in segments[0].rows.column_names else "id"
-    columns = ", ".join(f"{of} as {name}" for name, of in {**_COLUMNS, "id": key}.items())
+    schema = schema_in(pq.read_schema(segments[0].file))
+    columns = {**_COLUMNS, **{name: _in_utc(schema.field(name)) for name in kept_of(schema)}}
+    if KEY in schema.names:
+        columns["id"] = KEY
+    known = {name.lower() for name in columns}
+    if unknown := [name for name in columns_of(where) if name.lower() not in known]:
+        raise LookalikeError(
+            f"`where` names an unknown column {unknown[0]!r}: choose {', '.join(columns)}, and put "
+            "text in single quotes"
+        )
+    named = ", ".join(f'{of} as "{name}"' for name, of in columns.items())
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         try:
             with connect(Path(folder)) as sql:
                 create_view(sql, "stored", *(segment.file for segment in segments))
-                shown = f"select id as _number, {columns} from stored where status = 'ok'"
+                shown = f"select id as _number, {named} from stored where status = 'ok'"
                 sql.execute(f"create view rows as {shown}")
                 query = f"select _number from rows where (\n{where}\n)"
                 return np.asarray(sql.execute(query).fetchnumpy()["_number"])
         except LookalikeError as error:
             raise LookalikeError(f"`where` cannot be evaluated: {_line(error)}") from None
+
+
+def _in_utc(field: pa.Field) -> str:
+    """Return a kept column for SQL; of times those in UTC, wherever this process runs."""
+    return f'"{field.name}"' + (" at time zone 'UTC'" if pa.types.is_timestamp(field.type) else "")
 
 
 def _tuple(given: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 import pyarrow as pa
 
 from lookalike.images import Source
-from lookalike.storage.schema import KeyType, schema_of
+from lookalike.storage.schema import KEPT_TYPES, ROW, Kept, KeyType, is_column_name, schema_of
 
 Metric = Literal["cosine", "l2"]
 """`cosine`: vectors are scaled to length 1; `l2`: they are kept as given."""
@@ -37,6 +37,8 @@ class OwnVectors:
         The type of the keys, None for rows that are named by their path.
     metric
         "cosine" or "l2".
+    kept
+        The other columns that the index keeps, with their types.
 
     """
 
@@ -47,12 +49,19 @@ class OwnVectors:
     label_column: str | None = None
     key: KeyType | None = None
     metric: Metric = "cosine"
+    kept: Kept = ()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the data files of the index."""
+        return schema_of(self.key, self.kept)
 
     @property
     def columns(self) -> list[str]:
         """The columns to read, each once."""
         named = (self.id_column, self.path_column, self.label_column, self.embedding_column)
-        return list(dict.fromkeys(name for name in named if name is not None))
+        kept = (name for name, _ in self.kept)
+        return list(dict.fromkeys(name for name in (*named, *kept) if name is not None))
 
     @classmethod
     def stored(cls, about: Any) -> Self | None:
@@ -62,7 +71,11 @@ class OwnVectors:
         """
         if about is None:
             return None
-        made = cls(**about)
+        fields = dict(about)
+        kept = tuple((str(name), str(kind)) for name, kind in fields.pop("kept", ()))
+        made = cls(**fields, kept=kept)
+        if not all(is_column_name(name) and kind in KEPT_TYPES for name, kind in kept):
+            raise ValueError(f"no columns: {str(kept)[:80]!r}")
         texts = (made.place, made.id_column, made.path_column, made.label_column)
         for text in (made.embedding_column, *filter(None, texts)):
             if not isinstance(text, str) or b"\0" in os.fsencode(text):
@@ -72,10 +85,17 @@ class OwnVectors:
         return made
 
 
-_ROW_DDL = (
-    "id bigint, path string, label string, width int, height int, size bigint, modified bigint, "
-    "content_hash string, status string, reason string, embedding array<float>"
-)
+DDL_TYPES: dict[pa.DataType, str] = {
+    pa.int32(): "int",
+    pa.int64(): "bigint",
+    pa.string(): "string",
+    pa.bool_(): "boolean",
+    pa.float64(): "double",
+    pa.date32(): "date",
+    pa.timestamp("us", "UTC"): "timestamp",
+    pa.list_(pa.float32()): "array<float>",
+}
+"""The types of columns as Spark writes schemas."""
 
 
 class Described:
@@ -116,7 +136,7 @@ class Described:
     @property
     def schema(self) -> pa.Schema:
         """The columns of its data files."""
-        return schema_of(self.own.key if self.own else None)
+        return ROW if self.own is None else self.own.schema
 
     @property
     def name_column(self) -> str:
@@ -126,6 +146,4 @@ class Described:
     @property
     def schema_ddl(self) -> str:
         """The columns of its data files, as Spark writes schemas."""
-        if self.own is None or self.own.key is None:
-            return _ROW_DDL
-        return f"{_ROW_DDL}, key {'bigint' if self.own.key == 'int64' else 'string'}"
+        return ", ".join(f"`{field.name}` {DDL_TYPES[field.type]}" for field in self.schema)

@@ -4,6 +4,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from lookalike.system.paths import is_text
+
 ROW = pa.schema(
     {
         "id": pa.int64(),
@@ -33,12 +35,57 @@ KEY = "key"
 _KEY_TYPES: dict[str, pa.DataType] = {"int64": pa.int64(), "string": pa.string()}
 
 
-def schema_of(key: KeyType | None) -> pa.Schema:
-    """Return the columns of an index: `ROW`, and `key` where its rows have keys of this type."""
-    return ROW if key is None else ROW.append(pa.field(KEY, _KEY_TYPES[key]))
+Kept = tuple[tuple[str, str], ...]
+"""The columns of a user's table that an index keeps: their names and types of `KEPT_TYPES`."""
+
+_REFUSED = frozenset(" ,;{}()=\"'`\\")
+
+KEPT_TYPES: dict[str, pa.DataType] = {
+    "bool": pa.bool_(),
+    "int64": pa.int64(),
+    "double": pa.float64(),
+    "string": pa.string(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", "UTC"),
+}
+"""The types of kept columns, by name."""
 
 
-def key_of(schema: pa.Schema) -> KeyType | None:
+def is_column_name(name: str) -> bool:
+    """Tell whether a kept column can have a name: Delta takes it, and it needs no quoting in SQL.
+
+    https://github.com/delta-io/delta/blob/master/PROTOCOL.md#column-mapping
+    """
+    taken = (not name.startswith("_"), name.isprintable(), is_text(name))
+    return bool(name) and all(taken) and not _REFUSED.intersection(name)
+
+
+def schema_of(key: KeyType | None, kept: Kept = ()) -> pa.Schema:
+    """Return the columns of an index: `ROW`, `key` where its rows have keys, and kept columns."""
+    schema = ROW if key is None else ROW.append(pa.field(KEY, _KEY_TYPES[key]))
+    for name, kind in kept:
+        schema = schema.append(pa.field(name, KEPT_TYPES[kind]))
+    return schema
+
+
+def schema_in(schema: pa.Schema) -> pa.Schema:
+    """Return the columns of an index that a data file with this schema has."""
+    known = {*ROW.names, KEY}
+    kept = [
+        (field.name, name)
+        for field in schema
+        for name, kind in KEPT_TYPES.items()
+        if field.type == kind and field.name not in known and is_column_name(field.name)
+    ]
+    return schema_of(_key_of(schema), tuple(kept))
+
+
+def kept_of(schema: pa.Schema) -> list[str]:
+    """Return the names of the kept columns of an index with this schema."""
+    return [name for name in schema.names if name not in ROW.names and name != KEY]
+
+
+def _key_of(schema: pa.Schema) -> KeyType | None:
     """Return the type of the keys in a data file with this schema, None for rows without keys."""
     if KEY not in schema.names:
         return None

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError, forbidden, is_forbidden, one_line, says_nothing
-from lookalike.storage.schema import KEY, KeyType, key_of, schema_of
+from lookalike.storage.schema import KEY, schema_in
 from lookalike.storage.segment_caches import cache_of, digest, identity, mark
 from lookalike.system.cache import ignore_cache_errors, map_sealed, seal, warn_cache_unusable
 from lookalike.system.files import delete_folder_at_once, new_file, new_folder, sync_folder
@@ -68,7 +68,7 @@ def write_segment(batches: Iterable[pa.RecordBatch], folder: Path) -> Iterator[p
         repeated = ["label", "status", "reason"]
         with pq.ParquetWriter(
             part,
-            schema_of(key_of(first[0].schema)),
+            schema_in(first[0].schema),
             compression="zstd",
             use_dictionary=repeated,
             write_page_checksum=True,
@@ -352,14 +352,14 @@ def row_batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 def row_columns(file: Path) -> list[str]:
     """Return the columns of an index that a data file has; `LookalikeError` if it is damaged."""
-    return list(schema_of(_key_type(file)).names)
+    return list(_schema(file).names)
 
 
 def _cached_schema(file: Path) -> pa.Schema:
-    schema = schema_of(_key_type(file))
+    schema = _schema(file)
     return pa.schema([schema.field(name) for name in (*_CACHED, KEY) if name in schema.names])
 
 
-def _key_type(file: Path) -> KeyType | None:
+def _schema(file: Path) -> pa.Schema:
     with _readable(file):
-        return key_of(pq.read_schema(file))
+        return schema_in(pq.read_schema(file))

@@ -38,6 +38,7 @@ from lookalike.storage.generations import (
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history
 from lookalike.storage.own_vectors import OWN, Described, OwnVectors
+from lookalike.storage.schema import ROW
 from lookalike.storage.segments import Segment, SegmentRecord, read_rows
 from lookalike.storage.stored_model import (
     begin_generation,
@@ -146,7 +147,7 @@ class EmbeddingTable(Described):
         """
         model.save(model_folder(path, 0))
         create_description(path, new_description(source, model, full_model, own))
-        write_first_version(path, segments, own.key if own else None)
+        write_first_version(path, segments, ROW if own is None else own.schema)
         made = cls.open(path)
         if model.function is not None:
             made.attach(model)
@@ -175,8 +176,9 @@ class EmbeddingTable(Described):
         summary = Summary(operation, rows_added, rows_removed, images, skipped, next_id, generation)
         sizes = sizes_by_name(self._actions)
         lost = {name: sizes[name] for name in names}
-        key = self.own.key if self.own else None
-        write_next_version(self.path, self.version, self.identity, summary, added, lost, key)
+        write_next_version(
+            self.path, self.version, self.identity, summary, added, lost, self.schema
+        )
         return self.reopen(self.version + 1)  # which may have a successor by now
 
     def switch(

@@ -15,11 +15,11 @@ from uuid import uuid4
 
 from lookalike.errors import LookalikeError
 from lookalike.storage.errors import Conflict, kind_and_text, needs_upgrade
-from lookalike.storage.schema import KeyType, schema_of
 from lookalike.storage.segments import SegmentRecord
 
 if TYPE_CHECKING:
-    from deltalake import CommitProperties, Schema
+    import pyarrow as pa
+    from deltalake import CommitProperties
     from deltalake.transaction import AddAction
 
 
@@ -47,13 +47,9 @@ class Summary:
     generation: int | None = None
 
 
-def write_first_version(
-    path: Path, segments: Sequence[SegmentRecord], key: KeyType | None = None
-) -> None:
-    """Commit the first version of a table whose data files lie in `path` already.
-
-    `key` is the type of the keys of its rows.
-    """
+def write_first_version(path: Path, segments: Sequence[SegmentRecord], schema: "pa.Schema") -> None:
+    """Commit the first version of a table with these columns, whose data files lie in `path`."""
+    from deltalake import Schema
     from deltalake.exceptions import DeltaError
     from deltalake.transaction import create_table_with_add_actions
 
@@ -62,7 +58,7 @@ def write_first_version(
     try:
         create_table_with_add_actions(
             str(path.absolute()),
-            _schema(key),
+            Schema.from_arrow(schema),
             [_add_action(path, segment) for segment in segments],
             mode="error",
             name="lookalike",
@@ -81,14 +77,14 @@ def write_next_version(
     summary: Summary,
     added: Sequence[SegmentRecord],
     removed: dict[str, int],
-    key: KeyType | None = None,
+    schema: "pa.Schema",
 ) -> None:
-    """Commit the version after `version` of the table with this identity.
+    """Commit the version after `version` of the table with this identity and these columns.
 
     `removed` has names of data files, relative to `path`, and their sizes in bytes. Raises
     `Conflict` where another writer has made that version.
     """
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, Schema
     from deltalake.exceptions import DeltaError
     from deltalake.transaction import RemoveAction
 
@@ -101,7 +97,10 @@ def write_next_version(
     mark = uuid4().hex
     try:
         table.create_write_transaction(
-            actions, "append", _schema(key), commit_properties=_properties(summary, mark)
+            actions,
+            "append",
+            Schema.from_arrow(schema),
+            commit_properties=_properties(summary, mark),
         )
     except DeltaError as error:
         if _has_mark(path, version + 1, mark):  # it was made, and what follows has failed
@@ -152,12 +151,6 @@ def _properties(summary: Summary, mark: str = "") -> "CommitProperties":
     if summary.generation is not None:
         numbers.append(Transaction(GENERATION, summary.generation))
     return CommitProperties(metadata, max_commit_retries=0, app_transactions=numbers)
-
-
-def _schema(key: KeyType | None) -> "Schema":
-    from deltalake import Schema
-
-    return Schema.from_arrow(schema_of(key))
 
 
 def _add_action(path: Path, segment: SegmentRecord) -> "AddAction":

@@ -4,8 +4,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from lookalike.errors import LookalikeError
+from lookalike.ingest.vectors import columns
 from lookalike.search.columns import vector_column
-from lookalike.storage.schema import KeyType
+from lookalike.storage.schema import Kept, KeyType
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -28,6 +29,31 @@ def key_type_of(frame: "DataFrame", column: str) -> KeyType:
         f"column {column!r} holds {kind.simpleString()}, no keys: choose an `id_column` of whole "
         "numbers or strings"
     )
+
+
+def kept_types(frame: "DataFrame", kept: Kept) -> Kept:
+    """Return kept columns with their types. Raises `LookalikeError` for a type that is not kept."""
+    from pyspark.sql import types
+
+    kinds: dict[str, tuple[type, ...]] = {
+        "bool": (types.BooleanType,),
+        "int64": (types.IntegralType,),
+        "double": (types.FractionalType,),
+        "string": (types.StringType,),
+        "date": (types.DateType,),
+        "timestamp": (types.TimestampType, types.TimestampNTZType),
+    }
+    typed = []
+    for name, before in kept:
+        type_ = frame.schema[name].dataType
+        found = next((kind for kind, some in kinds.items() if isinstance(type_, some)), None)
+        if isinstance(type_, types.NullType):
+            found = before or "string"
+        if found is None:
+            raise columns.not_kept_error(name, type_.simpleString())
+        columns.check_type(name, type_.simpleString(), found, before, "the DataFrame")
+        typed.append((name, found))
+    return tuple(typed)
 
 
 def count_widths(frame: "DataFrame", column: str, rows: int) -> "Counter[int]":

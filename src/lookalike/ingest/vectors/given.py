@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
@@ -36,6 +36,8 @@ class VectorOptions(Protocol):
     def id_column(self) -> str | None: ...  # noqa: D102
     @property
     def path_column(self) -> str | None: ...  # noqa: D102
+    @property
+    def keep(self) -> Sequence[str]: ...  # noqa: D102
     @property
     def label_column(self) -> str | None: ...  # noqa: D102
     @property
@@ -97,6 +99,8 @@ def check_columns(options: VectorOptions) -> None:
     for name in ("id_column", "path_column"):
         if getattr(options, name) is not None:
             raise LookalikeError(f"`{name}` is for vectors: give `embedding_column` too")
+    if options.keep:
+        raise LookalikeError("`keep` is for vectors: give `embedding_column` too")
     if options.metric != "cosine":
         raise LookalikeError("`metric` is for vectors: give `embedding_column` too")
 

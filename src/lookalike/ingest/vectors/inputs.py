@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lookalike import images
 from lookalike.errors import LookalikeError, either
-from lookalike.ingest.vectors import frames, values
+from lookalike.ingest.vectors import columns, frames, values
 from lookalike.ingest.vectors.given import SAMPLE_ROWS, VectorOptions, is_frame, table_of
 from lookalike.ingest.vectors.in_memory import ArrayTable, spooled
 from lookalike.ingest.vectors.tables import OwnTable, ParquetTable, missing_column
@@ -138,6 +138,7 @@ def _wanted(options: VectorOptions, stored: EmbeddingTable | None) -> OwnVectors
         options.label_column,
         None,
         options.metric,
+        columns.check_names(options.keep),
     )
 
 
@@ -145,7 +146,7 @@ def _open_table(given: Any, own: OwnVectors) -> VectorInput:
     table, reader, first = table_of(given, own.embedding_column)
     place = table.place or "the table"
     if isinstance(table, ArrayTable):
-        if own.id_column or own.path_column or own.label_column:
+        if own.id_column or own.path_column or own.label_column or own.kept:
             raise LookalikeError(
                 "an array has no columns: give a table of Arrow for ids, paths and labels"
             )
@@ -158,11 +159,12 @@ def _open_table(given: Any, own: OwnVectors) -> VectorInput:
     key = None
     for file, schema in _schemas(table):
         key = _check_columns(file, schema, own, key)
+        own = replace(own, kept=columns.with_types(own.kept, schema, file))
     if own.id_column is not None and key is None:  # all columns of keys are null
         key = values.key_type(table.schema.field(own.id_column).type, own.id_column)
     sample = first if reader is not None else _sample(table, own.embedding_column)
     width = _width_of(sample, own.embedding_column, place)
-    own = replace(own, place=table.place, key=key)
+    own = replace(own, place=table.place, key=key, kept=columns.known_types(own.kept))
     if reader is not None:
         return VectorInput(own, width, table.root, reader=reader)
     return VectorInput(own, width, table.root, table)
@@ -244,6 +246,7 @@ def _open_frame(frame: "DataFrame", own: OwnVectors) -> VectorInput:
     if own.id_column is None:
         raise LookalikeError(f"the rows of {place} have no names: set `id_column`")
     key = frames.key_type_of(frame, own.id_column)
+    own = replace(own, kept=frames.kept_types(frame, own.kept))
     width = width_of_counts(
         frames.count_widths(frame, own.embedding_column, SAMPLE_ROWS), own.embedding_column, place
     )

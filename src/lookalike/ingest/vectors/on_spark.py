@@ -11,10 +11,11 @@ from lookalike.images.inputs.listing import task_count
 from lookalike.ingest.vectors.frames import VECTOR
 from lookalike.ingest.vectors.inputs import VectorInput
 from lookalike.ingest.vectors.plan import nulls_error, repeats_error
-from lookalike.ingest.vectors.rows import LISTED, rows_of, small_batches
+from lookalike.ingest.vectors.rows import listed_columns, rows_of, small_batches
 from lookalike.ingest.vectors.tables import Batch
 from lookalike.search.columns import column_of, vector_column
 from lookalike.spark import local_uri, progress, small_arrow_batches
+from lookalike.storage.own_vectors import DDL_TYPES
 from lookalike.storage.schema import KEY
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def rows_frame(opened: VectorInput, count: int) -> "DataFrame":
     """
     frame, own = opened.frame, opened.own
     assert frame is not None
-    named = [name for name in (own.id_column, own.path_column, own.label_column) if name]
-    others = [column_of(frame, name).alias(name) for name in dict.fromkeys(named)]
+    named = [name for name in own.columns if name != own.embedding_column]
+    others = [column_of(frame, name).alias(name) for name in named]
     kept = frame.select(*others, vector_column(frame, own.embedding_column).alias(VECTOR))
     name = own.id_column
     assert name is not None
@@ -77,15 +78,15 @@ def for_tasks(opened: VectorInput) -> VectorInput:
 def list_frame(opened: VectorInput, rows: "DataFrame", folder: Path) -> list[Path]:
     """Write the listing of a DataFrame (`plan.list_rows`) without row numbers; return its files."""
     checked = for_tasks(opened)
-    names = [KEY] * (opened.own.key is not None) + list(LISTED)
+    names = [KEY] * (opened.own.key is not None) + listed_columns(opened.own)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             made = rows_of(checked, _with_vectors(checked, batch), np.zeros(batch.num_rows, int))
             yield pa.RecordBatch.from_arrays([made[name] for name in names], names=names)
 
-    key = {"int64": "bigint", "string": "string"}.get(opened.own.key or "", "string")
-    columns = ", ".join(f"{name} {key if name == KEY else 'string'}" for name in names)
+    schema = opened.own.schema
+    columns = ", ".join(f"`{name}` {DDL_TYPES[schema.field(name).type]}" for name in names)
     spark = rows.sparkSession
     with progress(spark, "listing vectors"), small_arrow_batches(spark):
         rows.mapInArrow(task, columns).write.parquet(local_uri(folder))

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from lookalike.errors import LookalikeError
 from lookalike.ingest.diff import OnChange, Plan, new_array, report_changes
 from lookalike.ingest.vectors.inputs import VectorInput
-from lookalike.ingest.vectors.rows import LISTED, named_rows, rows_of
+from lookalike.ingest.vectors.rows import listed_columns, named_rows, rows_of
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.commits import NO_IDS, query_ids
-from lookalike.storage.schema import KEY, schema_of
+from lookalike.storage.schema import KEY
 from lookalike.system.progress import progress_line
 from lookalike.system.sql import connect, create_view, fetch_row, write_parquet
 
@@ -34,12 +34,12 @@ def list_rows(opened: VectorInput, listing: Path, *, whole: bool) -> int:
     """Write a row for each row of a table to a Parquet file; return their number.
 
     The columns are `row`, from 0, `key` if there are keys, and `path`; with `whole`, which reads
-    the vectors too, also `LISTED`.
+    the vectors too, also `listed_columns`.
     """
     table, own = opened.table, opened.own
     assert table is not None
-    names = [KEY] * (own.key is not None) + list(LISTED if whole else ("path",))
-    fields = [pa.field("row", pa.int64()), *(schema_of(own.key).field(name) for name in names)]
+    names = [KEY] * (own.key is not None) + (listed_columns(own) if whole else ["path"])
+    fields = [pa.field("row", pa.int64()), *(own.schema.field(name) for name in names)]
     schema = pa.schema(fields)
     columns = opened.columns if whole else _name_columns(opened)
     with progress_line("listing vectors", "rows") as move:
@@ -123,7 +123,7 @@ def plan_rows(
     folder: Path,
     on_change: OnChange | None = None,
 ) -> Plan:
-    """Compare a listing with `LISTED` with an index.
+    """Compare a listing with `listed_columns` with an index.
 
     The `to_read` of the result has the columns of the listing and `id`, in the order of `row` if
     there is one.
@@ -131,7 +131,10 @@ def plan_rows(
     to_read, first_id, name = folder / "wanted.parquet", stored.next_id, stored.name_column
     with stored.connect(folder) as sql:
         create_view(sql, "listing", *listing)
-        differs = " or ".join(f"listing.{one} is distinct from stored.{one}" for one in LISTED)
+        assert stored.own is not None
+        columns = [one.replace('"', '""') for one in listed_columns(stored.own)]
+        pairs = (f'listing."{one}" is distinct from stored."{one}"' for one in columns)
+        differs = " or ".join(pairs)
         sql.execute(
             f"""create temp table todo as
             select listing.*, stored.id as old

@@ -10,15 +10,20 @@ import pyarrow.compute as pc
 
 from lookalike import images
 from lookalike.ingest.vectors import values
+from lookalike.ingest.vectors.columns import converted
 from lookalike.ingest.vectors.inputs import VectorInput
 from lookalike.ingest.vectors.tables import Batch
-from lookalike.storage.schema import KEY, ROW, schema_of
+from lookalike.storage.own_vectors import OwnVectors
+from lookalike.storage.schema import KEY, ROW
 from lookalike.system.arrays import Vectors
 
-LISTED = ("path", "label", "reason", "content_hash")
-"""The columns that show whether a row has changed, beside its key."""
 _SLICE_ROWS = 16
 """Rows of a batch for `write_segment`, which has some of them in memory."""
+
+
+def listed_columns(own: OwnVectors) -> list[str]:
+    """Return the columns that show whether a row has changed, beside its key."""
+    return ["path", "label", "reason", "content_hash", *(name for name, _ in own.kept)]
 
 
 def named_rows(opened: VectorInput, batch: Batch) -> dict[str, pa.Array]:
@@ -51,7 +56,7 @@ def _below(paths: pa.Array, root: str) -> pa.Array:
 
 
 def rows_of(opened: VectorInput, batch: Batch, ids: npt.NDArray[np.int64]) -> pa.RecordBatch:
-    """Return rows of an index (`schema_of`) with these ids, each with a vector or a reason."""
+    """Return rows of an index with these ids, each with a vector or a reason."""
     own, count = opened.own, batch.rows.num_rows
     found = values.parse(batch.rows[own.embedding_column], opened.width, own.metric)
     present = np.zeros(count, bool)
@@ -67,7 +72,9 @@ def rows_of(opened: VectorInput, batch: Batch, ids: npt.NDArray[np.int64]) -> pa
     columns["status"] = pc.if_else(pa.array(present), "ok", "skipped")
     columns["reason"] = pa.array(found.reasons, pa.string())
     columns["embedding"] = _lists(found.vectors, present)
-    schema = schema_of(own.key)
+    for name, kind in own.kept:
+        columns[name] = converted(batch.rows[name], name, kind)
+    schema = own.schema
     arrays = [columns[name] for name in schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
