@@ -8,7 +8,8 @@ from threading import Thread
 
 import pytest
 
-from lookalike.spark import java_home, session
+from lookalike.spark import session
+from lookalike.system.java import java_home
 from lookalike.system.resources import cores, memory
 
 VECTOR = "--add-modules=jdk.incubator.vector"
