@@ -75,7 +75,8 @@ def run(here: Path, out: Path) -> Found:
     own = lookalike.create_index(vectors, out / "own.index", **columns)
     found["vectors"] = rows_of(own)
     if SPARK:
-        found["rows"] = sorted(row["id"] for row in index.to_spark().select("id").collect())
+        kept = index.to_spark().filter("status = 'ok'").select("id").collect()
+        found["rows"] = sorted(row["id"] for row in kept)
         near = own.kneighbors(k=5, engine="exact").write(out / "near").toArrow()
         queries = vectors.filter("sku in ('s1', 's2', 's399')")
         asked = own.kneighbors(queries, 3, id_column="sku", column="vector").to_spark().toArrow()

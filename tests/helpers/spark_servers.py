@@ -1,5 +1,6 @@
 """Spark in other processes, as clusters have it: a Spark Connect server; a master with workers."""
 
+import ctypes
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ HOME = Path(pyspark.__file__).parent
 START_SECONDS = 90.0
 _CONNECT = "org.apache.spark.sql.connect.service.SparkConnectServer"
 _DEPLOY = "org.apache.spark.deploy"
+_QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -56,23 +58,24 @@ def cluster(folder: Path, workers: Sequence[Mapping[str, str]]) -> Iterator[str]
     with ExitStack() as stack:
         master = [spark, f"{_DEPLOY}.master.Master", "--host", "127.0.0.1", "--port", port]
         master += ["--webui-port", free_port()]
-        stack.enter_context(running(master, folder / "master.log", port, environment()))
+        own = environment(SPARK_DAEMON_JAVA_OPTS=_QUICK)
+        stack.enter_context(running(master, folder / "master.log", port, own))
         address = f"spark://127.0.0.1:{port}"
         for number, more in enumerate(workers):
-            own = free_port()
+            own = environment(SPARK_DAEMON_JAVA_OPTS=_QUICK, **more)
             worker = [spark, f"{_DEPLOY}.worker.Worker", address, "--cores", 1, "--memory", "1g"]
-            worker += ["--host", "127.0.0.1", "--port", own, "--webui-port", free_port()]
+            worker += ["--host", "127.0.0.1", "--webui-port", free_port()]
             worker += ["--work-dir", folder / f"work-{number}"]
             log = folder / f"worker-{number}.log"
-            stack.enter_context(running(worker, log, own, environment(**more)))
+            stack.enter_context(running(worker, log, None, own))
         yield address
 
 
 @contextmanager
 def running(
-    command: Sequence[object], log: Path, port: int, environment: Mapping[str, str]
+    command: Sequence[object], log: Path, port: int | None, environment: Mapping[str, str]
 ) -> Iterator[None]:
-    """Run a server and what it starts until the block ends; it has to listen to a port."""
+    """Run a server and what it starts until the block ends; wait until it listens to its port."""
     with log.open("wb") as said:
         server = subprocess.Popen(
             list(map(str, command)),
@@ -81,10 +84,11 @@ def running(
             env=environment,
             cwd=log.parent,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
     try:
         until = time.monotonic() + START_SECONDS
-        while not listens(port):
+        while port is not None and not listens(port):
             if server.poll() is not None or time.monotonic() > until:
                 raise AssertionError(f"it did not start: {log.read_text()[-2000:]}")
             time.sleep(0.2)
@@ -96,6 +100,12 @@ def running(
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+
+
+def _end_with_parent() -> None:
+    """Let this process end with the one that started it, even if that is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def listens(port: int) -> bool:

@@ -22,7 +22,7 @@ from lookalike.ingest.options import Options, prepare
 from lookalike.ingest.shared_model import SharedModel
 
 SOURCES = Path(lookalike.__file__).parent
-OPTIONAL = ("fastapi", "jinja2", "matplotlib", "networkit", "nncf", "pandas", "torch", "typer")
+OTHERS = {"cv2", "fastapi", "matplotlib", "networkit", "nncf", "torch", "typer"}
 
 # A worker: it has the function of a task and its rows, and says what it made and imported.
 WORKER = """
@@ -81,7 +81,7 @@ def test_a_worker_needs_no_torch(
     said, module, imported = done.stdout.splitlines()
     assert said == "['ok', 'ok', 'ok'] 512"
     assert Path(module).is_relative_to(place)
-    assert not set(imported.split()) & set(OPTIONAL)
+    assert set(imported.split()) & OTHERS == set()
 
 
 def test_a_process_reads_the_model_of_its_tasks_once(tmp_path: Path) -> None:

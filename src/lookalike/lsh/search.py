@@ -34,7 +34,7 @@ from lookalike.search.query import (
 from lookalike.search.results import Query, SearchResult, SearchResults
 from lookalike.search.rows import Neighbor, check_seed
 from lookalike.search.searcher import Searcher
-from lookalike.spark import local_uri, progress, require_classic, session
+from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Vectors
 from lookalike.system.files import check_free, put_in_place, staging_folder
@@ -50,8 +50,8 @@ Family = Literal["projection", "minhash"]
 
 
 def hashing_session() -> "SparkSession":
-    """Return a classic session: the Python of Spark Connect cannot read a model's directions."""
-    require_classic("hashing with Spark ML", "unset SPARK_REMOTE, or choose another engine")
+    """Return a session that can hash. Raises `LookalikeError` under Spark Connect."""
+    lsh.check_hashing()
     return session()
 
 
