@@ -77,7 +77,7 @@ def test_connect_finds_what_is_found_without_spark(
     for name, wanted in local.items():
         assert same(remote[name], wanted), name
     assert remote.keys() == local.keys()
-    assert local["folder"] and local["duplicates"]["groups"] == 2
+    assert local["folder"] and local["duplicates"]["same_bytes"] == 2
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""What test_cluster.py runs as the driver of a cluster: `python cluster_program.py FOLDER KILLED`.
+"""What test_cluster.py runs as the driver of a cluster: `python cluster_program.py FOLDER`.
 
-It indexes photos and finds the neighbours of vectors. At one place, `KILLED`, the executor that
-comes there first is killed, with all processes that it has.
+It indexes photos and finds the neighbours of vectors; then it does so again, once for each place
+where the executor that comes there first is killed, with all processes that it has.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ def kill_once(mark: Path) -> Callable[[Batches], Batches]:
     return watched
 
 
-def arm(place: str, mark: Path) -> None:
-    """Let the tasks of a place kill an executor."""
+@contextmanager
+def killing(place: str, mark: Path) -> Iterator[None]:
+    """Let the tasks of a place kill an executor, while the block runs."""
     module, name = PLACES[place]
     original: Any = getattr(module, name)
     watched = kill_once(mark)
@@ -75,26 +77,33 @@ def arm(place: str, mark: Path) -> None:
         return task
 
     setattr(module, name, made)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+    assert mark.exists(), f"nothing was killed in {place}"
 
 
-def run(here: Path, killed: str) -> None:
-    """Index and find neighbours in folders of their own."""
-    out = here / killed
-    out.mkdir()
-    if killed in PLACES:
-        arm(killed, out / "killed")
+def index_photos(here: Path, out: Path) -> None:
+    lookalike.create_index(here / "photos", out, model="resnet18", precision="f32", spark=True)
+
+
+def run(here: Path) -> None:
+    """Index and find neighbours, undisturbed and with kills, into folders of their own."""
     searcher.EXACT_UP_TO = 1_000  # else so few rows are compared exactly
     spark = session()
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "16")
-    if killed in ("index", "nothing"):
-        lookalike.create_index(
-            here / "photos", out / "cars.index", model="resnet18", precision="f32", spark=True
-        )
-    if killed != "index":
-        own = lookalike.create_index(vectors(), out / "own.index", embedding_column="v")
-        own.kneighbors(k=5, recall=0.9).write(out / "near")
-    assert killed == "nothing" or (out / "killed").exists()
+    index_photos(here, here / "nothing.index")
+    own = lookalike.create_index(vectors(), here / "own.index", embedding_column="v")
+    near = own.kneighbors(k=5, recall=0.9)
+    near.write(here / "nothing.near")
+    for place in PLACES:
+        with killing(place, here / f"{place}.killed"):
+            if place == "index":
+                index_photos(here, here / "index.index")
+            else:
+                near.write(here / f"{place}.near")
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), sys.argv[2])
+    run(Path(sys.argv[1]))

@@ -107,9 +107,7 @@ def run(here: Path, out: Path) -> Found:
     hits = index.search(new[0], k=5)
     found["search"] = [[hit.path, hit.distance] for hit in hits]
     twice = index.duplicates(out / "twice", within=0.5, spark=SPARK)
-    found["duplicates"] = {
-        key: value for key, value in twice.figures.items() if isinstance(value, int)
-    }
+    found["duplicates"] = {key: value for key, value in twice.figures.items() if key != "spark"}
     pairs = index.pairs(out / "pairs", within=0.6, verify=True, spark=SPARK).to_pandas()
     found["join"] = sorted(
         [row.a_path, row.b_path, row.distance, row.agreement] for row in pairs.itertuples()

@@ -87,18 +87,18 @@ def small_arrow_batches(spark: "SparkSession") -> Iterator[None]:
     from pyspark.errors import PySparkException
 
     before: dict[str, str | None] = {}
-    for key in (key for key in ARROW_SETTINGS if "arrow" in key):
+    for key, value in ARROW_SETTINGS.items():
         try:
-            value = spark.conf.get(key, None)
-            spark.conf.set(key, ARROW_SETTINGS[key])
+            earlier = spark.conf.get(key, None)
+            spark.conf.set(key, value)
         except PySparkException:  # some platforms do not let users choose
             continue
-        before[key] = value
+        before[key] = earlier
     try:
         yield
     finally:
-        for key, value in before.items():
-            spark.conf.unset(key) if value is None else spark.conf.set(key, value)
+        for key, earlier in before.items():
+            spark.conf.unset(key) if earlier is None else spark.conf.set(key, earlier)
 
 
 @contextmanager
