@@ -20,6 +20,21 @@ def default_parallelism(spark: "SparkSession") -> int:
     return spark.sparkContext.defaultParallelism
 
 
+@contextmanager
+def tagged(spark: "SparkSession", tag: str) -> Iterator[None]:
+    """Tag the jobs that this thread starts while the block runs."""
+    spark.sparkContext.addJobTag(tag)
+    try:
+        yield
+    finally:
+        spark.sparkContext.removeJobTag(tag)
+
+
+def stop_tagged_jobs(spark: "SparkSession", tag: str) -> None:
+    """Stop the jobs with a tag. `interruptTag` of a session stops those of its own thread only."""
+    spark.sparkContext.cancelJobsWithTag(tag)
+
+
 def stop_all_jobs(spark: "SparkSession") -> None:
     """Stop all jobs, those of streams too. Streams that call Python here are classic only."""
     spark.sparkContext.cancelAllJobs()

@@ -52,7 +52,7 @@ def retries_tasks(spark: "SparkSession") -> bool:
 class Interruptible:
     """Jobs that can be stopped, and no others of the session.
 
-    A tag belongs to a thread: use `running` in the thread that starts the jobs.
+    Tags belong to a thread: use `running` in the thread that starts the jobs.
     """
 
     def __init__(self, spark: "SparkSession") -> None:
@@ -61,6 +61,10 @@ class Interruptible:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Tag the jobs that this thread starts within the block."""
+        if not is_connect(self._spark):
+            with classic.tagged(self._spark, self._tag):
+                yield
+            return
         self._spark.addTag(self._tag)
         try:
             yield
@@ -68,9 +72,11 @@ class Interruptible:
             self._spark.removeTag(self._tag)
 
     def stop(self) -> None:
-        """Stop the jobs."""
-        with self.running():  # a classic session knows the tags of its thread only
+        """Stop the jobs, from any thread."""
+        if is_connect(self._spark):
             self._spark.interruptTag(self._tag)
+        else:
+            classic.stop_tagged_jobs(self._spark, self._tag)
 
 
 def is_retry() -> bool:
