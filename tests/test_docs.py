@@ -33,7 +33,7 @@ ROOMS = [
 ]
 VARIABLES = {"index", "spark"}
 """Names of rooms that examples give to objects."""
-FOREIGN_NAMES = {"IndexFlatL2", "overflow_fix"}
+FOREIGN_NAMES = {"HADOOP_CONF_DIR", "IndexFlatL2", "overflow_fix"}
 FOREIGN_OPTIONS = {"--py-files"}
 
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

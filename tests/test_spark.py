@@ -4,11 +4,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from typing import Any
 
 import pytest
 
-from lookalike.spark import java_home, session
+from lookalike.spark import (
+    Interruptible,
+    is_connect,
+    is_spark_error,
+    parallelism,
+    session,
+    setting,
+    short_error,
+)
+from lookalike.system.java import java_home
 from lookalike.system.resources import cores, memory
 
 VECTOR = "--add-modules=jdk.incubator.vector"
@@ -180,3 +190,60 @@ def test_a_spark_that_cannot_start_says_why_in_a_line(tmp_path: Path) -> None:
     last = done.stderr.splitlines()[-1]
     assert last.startswith("lookalike.errors.LookalikeError: Spark did not start: ")
     assert "no such luck" in last, "what Java said, not what the script around it made of that"
+
+
+def test_only_ones_own_jobs_are_stopped() -> None:
+    spark, ended = session(), Event()
+    mine, others = Interruptible(spark), Interruptible(spark)
+    failed: list[Exception] = []
+
+    def slow(batches: Any) -> Any:
+        import time
+
+        time.sleep(60)
+        yield from batches
+
+    def run() -> None:
+        with mine.running():
+            try:
+                spark.range(1).mapInArrow(slow, "id bigint").collect()
+            except Exception as error:
+                failed.append(error)
+            ended.set()
+
+    thread = Thread(target=run)
+    thread.start()
+    assert not ended.wait(1)
+    others.stop()
+    assert not ended.wait(0.5)
+    mine.stop()
+    assert ended.wait(20)
+    thread.join()
+    assert is_spark_error(failed[0])
+
+
+def test_settings_that_a_session_does_not_tell_are_the_default() -> None:
+    from pyspark.errors import PySparkException
+
+    class Strict:
+        def get(self, key: str, default: str) -> str:
+            raise PySparkException("[CONFIG_NOT_AVAILABLE] not here")
+
+    spark: Any = session()
+    strict: Any = type("Session", (), {"conf": Strict()})()
+    assert setting(strict, "spark.task.cpus", "1") == setting(spark, "spark.task.cpus", "1") == "1"
+    assert setting(spark, "spark.master") == f"local[{cores()},4]"
+    assert (is_connect(spark), parallelism(spark)) == (False, cores())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Job aborted: \nModuleNotFoundError: No module named 'lookalike'\n\tat org.apache.spark.X",
+        "Error from python worker:\n  /usr/bin/python3: No module named lookalike\nPYTHONPATH was:",
+    ],
+)
+def test_workers_without_a_package_are_named_in_a_line(said: str) -> None:
+    assert short_error(Exception(said)).startswith(
+        "the Python of Spark's workers has no package 'lookalike': install lookalike[spark] there"
+    )

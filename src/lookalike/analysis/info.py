@@ -13,6 +13,7 @@ from lookalike.search.query import make_embedder
 from lookalike.search.recall import RECALL_K, RECALLS
 from lookalike.search.rows import check_k, check_seed
 from lookalike.search.searcher import Searcher
+from lookalike.spark import is_connect
 from lookalike.system.extras import install, is_installed, require
 from lookalike.system.progress import progress_line
 from lookalike.system.untrusted import read_json
@@ -248,8 +249,12 @@ def evaluate(
     if queries < 1:
         raise LookalikeError(f"`queries` is {queries}: draw at least 1 image")
     check_seed(seed)
+    explicit = spark is not None
     if spark is None and not (spark := is_installed("pyspark")):
         logger.info(f"the engine spark-lsh is not measured: {install('pyspark')} adds it")
+    elif spark and not explicit and is_connect():
+        logger.info("the engine spark-lsh is not measured: it does not run on Spark Connect")
+        spark = False
     elif spark:
         require("measuring the engine spark-lsh", "pyspark")
     table, rows = searcher.table, searcher.rows

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from lookalike import lsh
 from lookalike.errors import LookalikeError
+from lookalike.lsh.search import hashing_session
 from lookalike.search import exact
 from lookalike.search.engines import Engine
 from lookalike.search.knn.export import check_same_model
@@ -144,7 +145,7 @@ def _by_spark_ml(
         raise LookalikeError("Spark ML joins within a distance: set `within`")
     if other is not None:
         check_same_model(table, other)
-    running = session()
+    running = hashing_session()
     frames = [lsh.with_vectors(one.dataframe(running)) for one in (table, queries)]
     try:
         hasher = lsh.Hasher.load(table.hash_folder)

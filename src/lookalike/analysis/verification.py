@@ -14,7 +14,14 @@ from lookalike import images
 from lookalike.analysis.comparison import COMPARED, ImageReader, compare_pairs
 from lookalike.errors import LookalikeError
 from lookalike.images.decoding.sandbox import Decoder, open_decoder
-from lookalike.spark import is_retry, local_uri, progress, retries_tasks, session
+from lookalike.spark import (
+    is_retry,
+    local_uri,
+    parallelism,
+    progress,
+    retries_tasks,
+    session,
+)
 from lookalike.storage import EmbeddingTable
 from lookalike.system.defaults import MIN_AGREEMENT
 from lookalike.system.files import delete_folder
@@ -50,7 +57,7 @@ def verify(
         running = session()
         rows = running.read.parquet(local_uri(pairs))
         # A comparison takes longer than a shuffle, however few the pairs.
-        rows = rows.repartition(_TASKS_PER_CORE * running.sparkContext.defaultParallelism, "a_id")
+        rows = rows.repartition(_TASKS_PER_CORE * parallelism(running), "a_id")
         columns = ", ".join(f"{one.name} {one.dataType.simpleString()}" for one in rows.schema)
         isolated = not retries_tasks(running)
 

@@ -53,6 +53,7 @@ def run(
     `say` is given a line for each step. What an earlier run left in `out` is replaced.
     """
     require("the demo", "torch", "pyspark")
+    lsh.check_hashing()
     options = options or Options()
     if options.model == options.weights == AUTO:
         options = replace(options, model="resnet18")

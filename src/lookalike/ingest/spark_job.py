@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,12 +18,16 @@ from lookalike.images.inputs.listing import read_listing, task_count
 from lookalike.ingest.batches import embed_batches
 from lookalike.ingest.diff import HashLookup
 from lookalike.ingest.options import Job
+from lookalike.ingest.shared_model import SharedModel
 from lookalike.models import Model, callables
 from lookalike.spark import (
+    Interruptible,
     is_retry,
     is_spark_error,
+    parallelism,
     retries_tasks,
     session,
+    setting,
     short_error,
     small_arrow_batches,
 )
@@ -51,7 +54,7 @@ def split_listing(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Rea
     the time of embedding some thousand photos.
     """
     spark = session()
-    parallel = spark.sparkContext.defaultParallelism
+    parallel = parallelism(spark)
     tasks = task_count(count, parallel)
     if wave < WAVE_IMAGES:  # a killed run loses the rows that tasks compute, too
         tasks = min(max(tasks, count * 2 * parallel // wave), count)
@@ -100,9 +103,9 @@ def embed_on_spark(
     spark = frame.sparkSession
     if model.function is not None:
         callables.pickled(model.function)  # now: Spark would print what is wrong with it
-    shared = spark.sparkContext.broadcast(replace(model, text=None))  # large, and of no use there
+    shared = SharedModel.write(model, folder)
     source, device = job.rooted, job.device
-    threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
+    threads = int(setting(spark, "spark.task.cpus", "1"))
 
     # An image may crash a worker. The retry of its task decodes in a separate process.
     always_isolated = threads > 1 or not retries_tasks(spark)
@@ -111,7 +114,7 @@ def embed_on_spark(
         return embed_batches(
             read(batches),
             source,
-            shared.value,
+            shared.load(),
             threads,
             device,
             lookup=lookup,
@@ -122,7 +125,7 @@ def embed_on_spark(
     try:
         write_on_spark(frame, rows, folder, deliver, count=count, wave=wave)
     finally:
-        shared.destroy()
+        shared.delete()
 
 
 def write_on_spark(
@@ -159,6 +162,7 @@ def write_on_spark(
 
     """
     spark = frame.sparkSession
+    jobs = Interruptible(spark)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import TaskContext
@@ -175,7 +179,7 @@ def write_on_spark(
             )
 
     def run() -> list[SegmentRecord]:
-        with small_arrow_batches(spark):
+        with jobs.running(), small_arrow_batches(spark):
             return [row.asDict() for row in frame.mapInArrow(task, SEGMENT_DDL).collect()]
 
     seen: set[str] = set()
@@ -202,7 +206,8 @@ def write_on_spark(
                     move(done, count or None, skipped_note(skipped))
                 running.result()
             except BaseException as error:
-                spark.sparkContext.cancelAllJobs()  # else the pool would wait for them
+                if not running.done():
+                    jobs.stop()  # else the pool would wait for them
                 if is_spark_error(error):
                     raise LookalikeError(
                         f"Spark failed: {short_error(error)}; run the same command to continue"

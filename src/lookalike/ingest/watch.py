@@ -14,7 +14,7 @@ from lookalike import images, ingest
 from lookalike.errors import ImageError, LookalikeError, one_line
 from lookalike.images.inputs.spark_files import literal, new_files
 from lookalike.ingest import Changed, Options
-from lookalike.spark import local_uri, session
+from lookalike.spark import local_uri, require_classic, session, stop_all_jobs
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.maintenance import vacuum
 
@@ -180,7 +180,8 @@ def watch_stream(
 ) -> Generator[Scan, None, None]:
     """Add new files of a folder or URI, by default that of the index, with a Spark stream.
 
-    A batch that fails is repeated. Other parameters and results are those of `watch_folder`.
+    A batch that fails is repeated. Other parameters and results are those of `watch_folder`. Raises
+    `LookalikeError` under Spark Connect, whose streams call no function of this process.
 
     Parameters
     ----------
@@ -189,6 +190,7 @@ def watch_stream(
 
     """
     path, photos, options = _absolute(path, photos, options)
+    require_classic("a stream", "leave `spark=True` out, then each scan lists the folder")
     if EmbeddingTable.open(path).own is not None:
         raise LookalikeError("a stream finds images: for vectors leave `spark=True` out, or `sync`")
     if checkpoint is not None and "://" not in checkpoint:
@@ -270,7 +272,7 @@ def _running_stream(
     finally:
         stopped.set()
         if query.isActive:
-            spark.sparkContext.cancelAllJobs()
+            stop_all_jobs(spark)
             query.stop()
 
 

@@ -12,7 +12,7 @@ from lookalike.lsh.frames import assemble, bucket_columns, numbered, read_embedd
 from lookalike.lsh.join import Candidates, candidates, similarity_join
 from lookalike.lsh.minhash import fit_sets, with_sets
 from lookalike.lsh.parameters import Parameters, choose_parameters, collision_probability
-from lookalike.lsh.projection import Hasher, directions, fit
+from lookalike.lsh.projection import Hasher, check_hashing, directions, fit
 from lookalike.lsh.sample import Sample, draw_sample
 from lookalike.lsh.tuning import Scheme, Tuned, describe, tune
 from lookalike.system.extras import require
@@ -36,6 +36,7 @@ __all__ = [
     "choose_parameters",
     "collision_probability",
     "describe",
+    "check_hashing",
     "directions",
     "draw_sample",
     "fit",

@@ -16,7 +16,7 @@ from lookalike.errors import LookalikeError, one_line
 from lookalike.lsh.frames import check_widths
 from lookalike.lsh.parameters import LSH_RECALL, Parameters, choose_parameters, predict
 from lookalike.lsh.sample import draw_sample
-from lookalike.spark import local_uri
+from lookalike.spark import local_uri, require_classic
 from lookalike.system.arrays import Floats, Vectors
 from lookalike.system.files import delete_folder, new_folder
 from lookalike.system.paths import Name, local_path
@@ -188,8 +188,14 @@ def buckets(projections: Floats, parameters: Parameters, vectors: Vectors) -> Fl
     return numbers
 
 
+def check_hashing() -> None:
+    """Raise `LookalikeError` under Spark Connect, whose Python cannot read a model's directions."""
+    require_classic("hashing with Spark ML", "unset SPARK_REMOTE, or choose another engine")
+
+
 def directions(model: "BucketedRandomProjectionLSHModel") -> Floats:
     """Return the random unit vectors of a fitted model: float64 (tables, width)."""
+    check_hashing()
     # The Python API of Spark does not expose them.
     return np.array(model._call_java("randMatrix").toArray())
 

@@ -41,7 +41,7 @@ from lookalike.system.files import check_free, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
     from lookalike.lsh import Hasher, Tuned
 
@@ -49,9 +49,15 @@ if TYPE_CHECKING:
 Family = Literal["projection", "minhash"]
 
 
+def hashing_session() -> "SparkSession":
+    """Return a session that can hash. Raises `LookalikeError` under Spark Connect."""
+    lsh.check_hashing()
+    return session()
+
+
 def vectors_and_hasher(table: EmbeddingTable) -> "tuple[DataFrame, Hasher]":
     """Return the embedded rows and their hash model, which is made and saved the first time."""
-    spark = session()
+    spark = hashing_session()
     vectors = lsh.with_vectors(table.dataframe(spark))
     folder = table.hash_folder
     with contextlib.suppress(LookalikeError):  # none yet, or a damaged one
@@ -175,7 +181,7 @@ def tune_index(index: EmbeddingTable | Name, recall: float = 0.9, seed: int = 0)
     """
     check_target_recall(recall)  # before a JVM starts
     check_seed(seed)
-    spark = session()
+    spark = hashing_session()
     vectors = lsh.with_vectors(_opened(index).dataframe(spark))
     with progress(spark, "measuring hashing"):
         return lsh.tune(vectors, recall, seed=seed)
@@ -222,7 +228,7 @@ def write_hashes(
             hashed, tables = hasher.transform(vectors), hasher.parameters.tables
             hasher.save(fresh)
         else:
-            sets = lsh.with_sets(lsh.with_vectors(table.dataframe(session())))
+            sets = lsh.with_sets(lsh.with_vectors(table.dataframe(hashing_session())))
             model = lsh.fit_sets(sets)
             hashed, tables = model.transform(sets), model.getNumHashTables()
             model.save(local_uri(fresh / "model"))

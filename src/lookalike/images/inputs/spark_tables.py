@@ -16,7 +16,7 @@ from lookalike.images.inputs.parquet_shard import is_parquet
 from lookalike.images.inputs.scan import ScannedFile
 from lookalike.images.inputs.source import Source, decode_path, encode_path, is_uri
 from lookalike.images.inputs.tables import PART, ROWS, inspect_files, local_shards, read_parts
-from lookalike.spark import local_uri, read_parquet, short_error
+from lookalike.spark import local_uri, parallelism, read_parquet, short_error
 from lookalike.system.sql import connect, create_view, fetch_row, write_parquet
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def table_frames(
     count = write_inputs(_uris(spark, source.root) if remote else local_shards(source), listing)
     if not count:
         raise LookalikeError(f"no Parquet files in {encode_path(source.root)}: name their folder")
-    tasks = min(max(spark.sparkContext.defaultParallelism, count // _MIN_TASK_FILES), count)
+    at_once = parallelism(spark)
+    tasks = min(max(at_once, count // _MIN_TASK_FILES), count)
 
     def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -71,7 +72,6 @@ def table_frames(
     looked = spark.range(0, tasks, 1, tasks).mapInArrow(look, _ddl(PART))
     looked.write.parquet(local_uri(staging / "looked"))
     parts = staging / "parts.parquet"
-    parallel = spark.sparkContext.defaultParallelism
     with connect(staging) as sql:
         create_view(sql, "looked", staging / "looked")
         sql.execute("create temp table parts as from looked")
@@ -93,7 +93,7 @@ def table_frames(
             raise LookalikeError(f"no label can be read from {encode_path(source.root)}: {lacks}")
         if lacking:
             logger.warning(f"{lacking:,} of {files:,} files have no column {source.label_column!r}")
-        tasks = task_count(rows, parallel)
+        tasks = task_count(rows, at_once)
         query = """
             select *, least(
                 (sum(rows) over (order by path, first_row rows unbounded preceding) - rows)

@@ -30,8 +30,9 @@ def discover_vectors(
     vectors = vectors.kept(staging)
     rows = None
     if vectors.frame is not None:
-        count = on_spark.count_named(vectors)
-        rows = on_spark.rows_frame(vectors, count)
+        counted = on_spark.count_named(vectors)
+        rows = on_spark.rows_frame(vectors, counted)
+        count = counted.rows
         listing = []
         if stored is not None:
             listing = on_spark.list_frame(vectors, rows, staging / "listing")

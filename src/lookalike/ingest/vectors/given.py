@@ -15,6 +15,7 @@ from lookalike.ingest.vectors.in_memory import ArrowTable, batches_of, open_arra
 from lookalike.ingest.vectors.opening import open_files
 from lookalike.ingest.vectors.tables import OwnTable
 from lookalike.models import CallableModel
+from lookalike.spark import is_frame
 from lookalike.storage.own_vectors import Metric
 from lookalike.system.paths import Name
 
@@ -72,18 +73,9 @@ def are_vectors(given: Any, options: VectorOptions) -> bool:
 
 def is_table(given: Any) -> bool:
     """Tell whether an array, a table of Arrow or a DataFrame of Spark is given."""
-    if isinstance(given, np.ndarray | pa.RecordBatch) or hasattr(given, "__arrow_c_stream__"):
+    if isinstance(given, np.ndarray | pa.RecordBatch) or is_frame(given):
         return True
-    return is_frame(given) or _is_dataset(given)
-
-
-def is_frame(given: Any) -> bool:
-    """Tell whether a DataFrame of Spark is given."""
-    if "pyspark" not in sys.modules:
-        return False
-    from pyspark.sql import DataFrame
-
-    return isinstance(given, DataFrame)
+    return hasattr(given, "__arrow_c_stream__") or _is_dataset(given)
 
 
 def _is_dataset(given: Any) -> bool:

@@ -12,12 +12,13 @@ import pyarrow as pa
 from lookalike import images
 from lookalike.errors import LookalikeError, either
 from lookalike.ingest.vectors import columns, frames, values
-from lookalike.ingest.vectors.given import SAMPLE_ROWS, VectorOptions, is_frame, table_of
+from lookalike.ingest.vectors.given import SAMPLE_ROWS, VectorOptions, table_of
 from lookalike.ingest.vectors.in_memory import ArrayTable, spooled
 from lookalike.ingest.vectors.tables import OwnTable, ParquetTable, missing_column
 from lookalike.models import CallableModel, Model
 from lookalike.models.model import fingerprint
 from lookalike.models.weights import AUTO
+from lookalike.spark import is_frame
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.own_vectors import MAX_WIDTH, METRICS, NO_NETWORK, OwnVectors
 from lookalike.storage.schema import KeyType

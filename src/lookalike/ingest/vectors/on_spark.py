@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from lookalike.ingest.vectors.plan import nulls_error, repeats_error
 from lookalike.ingest.vectors.rows import listed_columns, rows_of, small_batches
 from lookalike.ingest.vectors.tables import Batch
 from lookalike.search.columns import column_of, vector_column
-from lookalike.spark import local_uri, progress, small_arrow_batches
+from lookalike.spark import local_uri, parallelism, progress, small_arrow_batches
 from lookalike.storage.own_vectors import DDL_TYPES
 from lookalike.storage.schema import KEY
 
@@ -26,7 +26,14 @@ MAX_TASK_ROWS = 65_536
 """Rows of a task on average, above which a DataFrame is divided into more parts."""
 
 
-def rows_frame(opened: VectorInput, count: int) -> "DataFrame":
+class RowCount(NamedTuple):
+    """The number of rows of a DataFrame, and of its parts that have some."""
+
+    rows: int
+    parts: int
+
+
+def rows_frame(opened: VectorInput, count: RowCount) -> "DataFrame":
     """Return the rows of a DataFrame with the columns to read alone, the vectors as arrays.
 
     Where its parts are too large for segments, rows are divided among tasks by their keys, so that
@@ -39,29 +46,34 @@ def rows_frame(opened: VectorInput, count: int) -> "DataFrame":
     kept = frame.select(*others, vector_column(frame, own.embedding_column).alias(VECTOR))
     name = own.id_column
     assert name is not None
-    if count <= MAX_TASK_ROWS * kept.rdd.getNumPartitions():
+    if count.rows <= MAX_TASK_ROWS * count.parts:
         return kept
-    cores = frame.sparkSession.sparkContext.defaultParallelism
-    return kept.repartition(task_count(count, cores), column_of(kept, name))
+    tasks = task_count(count.rows, parallelism(frame.sparkSession))
+    return kept.repartition(tasks, column_of(kept, name))
 
 
-def count_named(opened: VectorInput) -> int:
-    """Return the number of rows. Raises `LookalikeError` where rows lack a key, or share one."""
+def count_named(opened: VectorInput) -> RowCount:
+    """Count the rows. Raises `LookalikeError` where rows lack a key, or share one."""
     from pyspark.sql import functions as F
 
     name = opened.own.id_column
     assert name is not None and opened.frame is not None
-    named = opened.frame.select(column_of(opened.frame, name).alias("name"))
-    counted = named.groupBy("name").agg(F.count("*").alias("times"))
+    named = opened.frame.select(
+        column_of(opened.frame, name).alias("name"), F.spark_partition_id().alias("part")
+    )
+    counted = named.groupBy("name").agg(F.count("*").alias("times"), F.max("part").alias("part"))
     again = F.when(F.expr("times > 1 and name is not null"), F.struct("name", "times"))
-    ((count, nulls, repeated),) = counted.agg(
-        F.sum("times"), F.sum(F.expr("if(name is null, times, 0)")), F.min(again)
+    ((count, nulls, repeated, parts),) = counted.agg(
+        F.sum("times"),
+        F.sum(F.expr("if(name is null, times, 0)")),
+        F.min(again),
+        F.countDistinct("part"),
     ).collect()
     if nulls:
         raise nulls_error(opened.name, name, nulls)
     if repeated:
         raise repeats_error(opened.name, name, repeated["name"], repeated["times"])
-    return int(count or 0)
+    return RowCount(int(count or 0), int(parts))
 
 
 def _with_vectors(opened: VectorInput, batch: pa.RecordBatch) -> Batch:

@@ -34,6 +34,7 @@ from lookalike.search.knn.tasks import (
 )
 from lookalike.search.rows import check_k
 from lookalike.search.searcher import Searcher, assign_cells
+from lookalike.spark import parallelism, setting
 from lookalike.storage import EmbeddingTable, Segment
 from lookalike.system.defaults import TARGET_RECALL
 
@@ -97,9 +98,9 @@ def knn_join(
         effort = searcher.effort(k, engine, recall, len(searcher.rows))
     if engine == "auto" and effort and effort.cells > _MAX_PROBED_SHARE * len(searcher.cells):
         effort = None
-    cores = spark.sparkContext.defaultParallelism
+    cores = parallelism(spark)
     tasks = _TASKS_PER_CORE * cores
-    threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
+    threads = int(setting(spark, "spark.task.cpus", "1"))
     if effort is None:
         groups = group_segments(segments, cores, width)
         compare = compare_task(groups, blocks, k, exclude_self, within, threads)

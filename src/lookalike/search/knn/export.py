@@ -14,7 +14,7 @@ from lookalike.search.engines import KNN_ENGINES, KnnEngine, check_engine
 from lookalike.search.keys import with_keys
 from lookalike.search.knn import knn_join, write_queries
 from lookalike.search.rows import check_k, check_recall
-from lookalike.spark import local_uri, progress, session
+from lookalike.spark import is_frame, local_uri, progress, session
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.protocol import HasTable
 from lookalike.system.defaults import TARGET_RECALL
@@ -130,8 +130,10 @@ def kneighbors(
     table = self._table
     if isinstance(queries, str | os.PathLike):
         opened: EmbeddingTable | DataFrame | None = EmbeddingTable.open(queries)
+    elif is_frame(queries):
+        opened = cast("DataFrame", queries)
     else:
-        opened = cast("EmbeddingTable | DataFrame | None", getattr(queries, "_table", queries))
+        opened = cast("EmbeddingTable | None", getattr(queries, "_table", queries))
     check_engine(engine, KNN_ENGINES)
     check_k(k)
     check_recall(recall)
