@@ -19,10 +19,10 @@ from helpers.small import picture, pictures, small_network
 from lookalike import LookalikeError, images, ingest
 from lookalike.images import IgnoredFiles, describe_ignored, locate, walk
 from lookalike.images.decoding import formats, raster
+from lookalike.images.inputs import file_opening
 from lookalike.images.inputs.file_types import MAX_TYPES, OTHER_ENDINGS, OTHER_TYPES, readable
 from lookalike.ingest import Options, build_index
 from lookalike.ingest.export import write_embeddings
-from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, is_index
 
 FORMATS = ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000", "PPM", "ICO", "AVIF", "MPO"]
@@ -388,7 +388,7 @@ def test_python_says_what_was_left_out(mixed: Path, tmp_path: Path, network: Opt
     assert index.sync(dry_run=True).not_looked_at == {".mp4": 2, ".svg": 2, ".csv": 1}
 
 
-def test_spark_looks_into_files_of_no_ending(mixed: Path, tmp_path: Path, network: Options) -> None:
+def test_files_of_no_ending_below_a_uri(mixed: Path, tmp_path: Path, network: Options) -> None:
     write(
         mixed,
         **{
@@ -414,7 +414,9 @@ def test_spark_looks_into_files_of_no_ending(mixed: Path, tmp_path: Path, networ
     assert not (tmp_path / "y.index").exists()
 
 
-def test_a_listing_of_a_uri_reads_no_photo(tmp_path: Path, network: Options) -> None:
+def test_a_listing_of_a_uri_reads_no_photo(
+    tmp_path: Path, network: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of 30 photos some are changed: the others are not read, however they are named."""
     names = ["{}.jpg", "{}.PNG", "{}", "{}.foo", "{}.a,b"]
     photos, size = tmp_path / "p", 100_000
@@ -423,12 +425,18 @@ def test_a_listing_of_a_uri_reads_no_photo(tmp_path: Path, network: Options) -> 
         write(photos, **{name: image("PNG") + bytes([number]) * size})
     write(photos, **{"b.mp4": b"film" * size, "c.jpg.part": b"half" * size})
     options = Options(**{**vars(network), "spark": None})
-    jvm: Any = session()._jvm
-    statistics = jvm.org.apache.hadoop.fs.FileSystem.getGlobalStorageStatistics()
+    sizes: list[int] = []
+    read_file = raster.read_file
+
+    def count(place: str) -> bytes:
+        content = read_file(place)
+        sizes.append(len(content))
+        return content
+
+    monkeypatch.setattr(file_opening, "read_file", count)
 
     def read(begin: int = 0) -> int:
-        below = statistics.get("file")
-        return (int(below.getLong("bytesRead") or 0) if below else 0) - begin
+        return sum(sizes) - begin
 
     begin = read()
     stored, report = build_index(photos.as_uri(), tmp_path / "x.index", options)

@@ -77,7 +77,10 @@ class IgnoredFiles:
 
     def __init__(self, excluded: str | os.PathLike[str] | None = None) -> None:
         self._counts: Counter[str] = Counter()
-        self.excluded = None if excluded is None else os.path.abspath(excluded)
+        self.excluded: str | None = None
+        if excluded is not None:
+            name = os.fspath(excluded)
+            self.excluded = name if "://" in name else os.path.abspath(name)
 
     def add(self, type_: str, count: int = 1) -> None:
         """Count `count` files of a type."""

@@ -9,6 +9,7 @@ from lookalike.images.decoding import raster
 from lookalike.images.inputs import file_opening, parquet_shard
 from lookalike.images.inputs.source import (
     _URI,
+    OUTSIDE,
     Source,
     _is_below_uri,
     _is_remote,
@@ -44,25 +45,18 @@ def read(source: Source, path: str) -> bytes:
         raise ImageError("the vectors were indexed without pictures")
     name, _, row = path.rpartition("#") if source.kind == "table" else (path, "", "")
     if not is_inside(source, name):
-        raise ImageError("outside the folders of this index")
+        raise ImageError(OUTSIDE)
     place = full_path(source, name)
     if source.kind in ("files", "vectors"):
         return raster.read_file(place)
     try:
         if source.kind == "uri":
-            return _whole(place)
+            return file_opening.read_whole(place)
         return _read_cell(source, name, int(row))
     except ImageError:
         raise
     except Exception as error:  # remote file systems raise anything
         raise ImageError(f"unreadable: {' '.join(str(error).split())[:200]}") from None
-
-
-def _whole(place: str) -> bytes:
-    with file_opening.open_file(place) as file:
-        if (size := file.size()) > raster.MAX_BYTES:
-            raise ImageError(f"file of {size:,} bytes, over the limit")
-        return bytes(file.read())
 
 
 def _read_cell(source: Source, table: str, row: int) -> bytes:
@@ -117,7 +111,4 @@ def _read_beside_uri(source: Source, table: str, name: str, outside: ImageError)
         root = root.rpartition("/")[0]
     if not _is_below_uri(root, place):
         raise outside
-    try:
-        return _whole(place)
-    except FileNotFoundError:
-        raise ImageError("no such file") from None
+    return file_opening.read_whole(place)

@@ -9,6 +9,9 @@ from urllib.parse import unquote_to_bytes
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _GLOB = re.compile(r"[][*?{}\\]")  # Hadoop's special characters
+OUTSIDE = "outside the folders of this index"
+"""Why an image is not read whose path leads out of its source."""
+
 # Not allowed in a stored path: the escape itself, control characters, bytes that are not UTF-8.
 _ESCAPED = re.compile("[%\x00-\x1f\x7f\udc80-\udcff]")
 
@@ -20,7 +23,7 @@ class Source:
     Attributes
     ----------
     kind
-        "files" for local files, "uri" for files that Spark reads, "table" for Parquet, "vectors"
+        "files" for local files, "uri" for objects of a store, "table" for Parquet, "vectors"
         for vectors made elsewhere.
     root
         An absolute folder or a URI; paths of images are relative to it.
