@@ -107,11 +107,11 @@ def test_what_is_not_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_glob_that_matches_no_image_says_what_it_matches(tmp_path: Path) -> None:
-    write(tmp_path, **{"a.mp4": b"", "b.mp4": b"", "c.svg": b"", "d.zip": b""})
+    write(tmp_path, **{"a.mp4": b"", "b.mp4": b"", "c.svg": b"", "d.7z": b""})
     with pytest.raises(LookalikeError, match=r"no image matches .*not looked at: 2 \.mp4$"):
         locate(f"{tmp_path}/*.mp4")
-    with pytest.raises(LookalikeError, match=r"1 \.zip \(unpack archives first\)$"):
-        locate(f"{tmp_path}/*.zip")
+    with pytest.raises(LookalikeError, match=r"1 \.7z \(unpack archives first"):
+        locate(f"{tmp_path}/*.7z")
     with pytest.raises(LookalikeError, match=r"nothing matches .*quote it"):
         locate(f"{tmp_path}/*.gif")
 
@@ -170,7 +170,7 @@ def test_the_label_file_and_indexes_are_nothing_that_was_left_out(tmp_path: Path
     assert found(tmp_path / "p") == (["a.jpg"], {".csv": 3})
 
 
-@pytest.mark.parametrize("name", ["k.zip", "00000.tar", "x.TAR.GZ", "pics.7z"])
+@pytest.mark.parametrize("name", ["k.tgz", "x.TAR.GZ", "pics.7z"])
 def test_an_archive_is_to_be_unpacked(tmp_path: Path, name: str) -> None:
     write(tmp_path, **{name: b"PK", "a.jpg": b""})
     for given in (tmp_path / name, [tmp_path / name]):
@@ -181,7 +181,7 @@ def test_an_archive_is_to_be_unpacked(tmp_path: Path, name: str) -> None:
     assert source.names == ("a.jpg",)
     assert ignored.counts() == {Path(name).suffix.lower(): 1}
     write(tmp_path, **{f"other{name}": b"PK"})
-    with pytest.raises(LookalikeError, match=r"not looked at: 2 \..* \(unpack archives first\)"):
+    with pytest.raises(LookalikeError, match=r"not looked at: 2 \..* \(unpack archives first"):
         locate([tmp_path / name, tmp_path / f"other{name}"])
     (tmp_path / f"other{name}").unlink()
     assert found(tmp_path) == (["a.jpg"], {Path(name).suffix.lower(): 1})
@@ -208,8 +208,11 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
         {"a.mp4": b"", "b.MP4": b"x"},
         r"no images in .*: not looked at: 2 \.mp4; ",
     ),
-    "archives": ({"a.zip": b"", "b.tar": b""}, r"1 \.tar, 1 \.zip \(unpack archives first\)"),
-    "an archive": ({"k.zip": b"PK\3\4"}, r"k\.zip is an archive: unpack it"),
+    "archives": (
+        {"a.zip": b"", "b.tar": b""},
+        r"1 \.tar, 1 \.zip \(unpack archives first, or name",
+    ),
+    "an archive": ({"k.zip": b"PK\3\4"}, r"cannot read k\.zip: unreadable: not a whole archive"),
     "a film": ({"k.mp4": b"\0\0\0\x18ftypmp42"}, r"cannot read k\.mp4: not an image that can be"),
     "one broken": ({"x.jpg": image("JPEG")[:200]}, r"cannot read x\.jpg: damaged image"),
     "all broken": (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lookalike import images
+from lookalike.images.inputs.archive_listing import list_archives
 from lookalike.images.inputs.label_matching import LabelCounts
 from lookalike.images.inputs.listing import label_images, list_images
 from lookalike.images.inputs.spark_reader import image_frame
@@ -58,9 +59,10 @@ def discover_changes(
     if job.source.kind == "table":
         return _discover_on_spark(job, stored, staging, on_change, is_stable, keep_labels)
     listing = staging / "listing.parquet"
-    if job.source.kind == "uri":
+    if job.source.kind in ("uri", "archive"):
+        write = list_store if job.source.kind == "uri" else list_archives
         with progress_line("listing images"):
-            count = list_store(job.source, listing, job.ignored)
+            count = write(job.source, listing, job.ignored)
     else:
         count = list_images(job.source, listing, rewriter, job.ignored)
     labelled = LabelCounts()

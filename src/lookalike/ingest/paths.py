@@ -9,7 +9,12 @@ from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable
 from lookalike.system.uris import same_place
 
-_KIND_NAMES = {"files": "a folder", "table": "a Parquet table", "uri": "a store"}
+_KIND_NAMES = {
+    "files": "a folder",
+    "table": "a Parquet table",
+    "archive": "archives",
+    "uri": "a store",
+}
 _MAX_RECORDED_FOLDERS = 100
 
 
@@ -52,7 +57,7 @@ def path_rewriter(stored: EmbeddingTable, source: images.Source) -> PathRewriter
             f"{stored.path} holds images of {_KIND_NAMES[stored.source.kind]}, but "
             f"the input is of {_KIND_NAMES[source.kind]}: make another index for it"
         )
-    if source.kind == "table":
+    if source.kind in ("table", "archive"):
         if source != stored.source:
             raise LookalikeError(
                 f"{stored.path} was made of another table: make another index for this one"

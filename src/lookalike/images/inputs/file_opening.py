@@ -63,6 +63,21 @@ def read_whole(place: str) -> bytes:
     return read_object(store, name)
 
 
+def read_part(place: str, start: int, end: int) -> bytes:
+    """Return the bytes of a path or URI from `start` to `end`, fewer if it ends before.
+
+    Errors are those of `read_whole`.
+    """
+    local = _local_path(place)
+    with reasons_of_objects():
+        if local is None:
+            store, name = open_object(place)
+            return store.get_range(name, start, end)
+        with open(local, "rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(end - start)
+
+
 def read_object(store: Store, name: str) -> bytes:
     """Return the content of an object as `read_whole` does."""
     with reasons_of_objects():

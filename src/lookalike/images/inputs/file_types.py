@@ -131,7 +131,7 @@ def describe_ignored(counts: dict[str, int]) -> str:
     if not heic_is_installed() and not counts.keys().isdisjoint(ENDINGS["HEIF"]):
         advice.append(f"for HEIC {HEIC}")
     if not counts.keys().isdisjoint(_ARCHIVES):
-        advice.append("unpack archives first")
+        advice.append("unpack archives first, or name tar and zip archives, as in '*.tar'")
     return ", ".join(shown) + (f" ({'; '.join(advice)})" if advice else "")
 
 

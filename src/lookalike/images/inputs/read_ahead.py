@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from lookalike.errors import ImageError
+from lookalike.images.inputs.archives import read_member, split_member
 from lookalike.images.inputs.file_opening import read_object
 from lookalike.images.inputs.source import OUTSIDE, Source, decode_path, is_inside
 from lookalike.system.store import open_object
@@ -35,7 +36,11 @@ class _Group(NamedTuple):
 
 def is_read_ahead(source: Source) -> bool:
     """Tell whether the images of a source come over a network."""
-    return source.kind == "uri" and is_uri(source.root) and split_uri(source.root)[0] != "file"
+    return (
+        source.kind in ("uri", "archive")
+        and is_uri(source.root)
+        and split_uri(source.root)[0] != "file"
+    )
 
 
 def read_ahead(source: Source, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -63,7 +68,7 @@ def read_ahead(source: Source, batches: Iterable[pa.RecordBatch]) -> Iterator[pa
     held = 0
     pool = ThreadPoolExecutor(_REQUESTS)
     try:
-        for rows in _groups(batches):
+        for rows in _groups(batches, source):
             group = _start(source, rows, pool)
             while pending and held + group.size > _AHEAD_BYTES:
                 held -= pending[0].size
@@ -76,13 +81,12 @@ def read_ahead(source: Source, batches: Iterable[pa.RecordBatch]) -> Iterator[pa
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _groups(batches: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
     """Split batches into groups of few bytes."""
     for batch in batches:
-        sizes = batch["size"].to_pylist()
+        sizes = _sizes(source, batch["size"])
         start = held = 0
         for at, size in enumerate(sizes):
-            size = _UNKNOWN_BYTES if size is None else size
             if at > start and (held + size > _GROUP_BYTES or at - start == _GROUP_ROWS):
                 yield batch.slice(start, at - start)
                 start, held = at, 0
@@ -99,14 +103,23 @@ def _start(source: Source, rows: pa.RecordBatch, pool: ThreadPoolExecutor) -> _G
     ]
     paths = rows["path"].take(pa.array(waiting, pa.int64())).to_pylist()
     contents = [pool.submit(_read, source, path) for path in paths]
-    sizes = rows["size"].take(pa.array(waiting, pa.int64())).to_pylist()
-    size = sum(_UNKNOWN_BYTES if size is None else size for size in sizes)
-    return _Group(rows, waiting, contents, size)
+    sizes = _sizes(source, rows["size"].take(pa.array(waiting, pa.int64())))
+    return _Group(rows, waiting, contents, sum(sizes))
+
+
+def _sizes(source: Source, sizes: pa.Array) -> list[int]:
+    """Return about how many bytes images have; a row of an archive has the size of the archive."""
+    if source.kind == "archive":
+        return [_UNKNOWN_BYTES] * len(sizes)
+    return [_UNKNOWN_BYTES if size is None else size for size in sizes.to_pylist()]
 
 
 def _read(source: Source, path: str) -> bytes:
-    if not is_inside(source, path):
+    file = split_member(path)[0] if source.kind == "archive" else path
+    if not is_inside(source, file):
         raise ImageError(OUTSIDE)
+    if source.kind == "archive":
+        return read_member(source, path)
     store, name = open_object(decode_path(path))
     return read_object(store, name)
 

@@ -6,7 +6,7 @@ import posixpath
 
 from lookalike.errors import ImageError
 from lookalike.images.decoding import raster
-from lookalike.images.inputs import file_opening, parquet_shard
+from lookalike.images.inputs import archives, file_opening, parquet_shard
 from lookalike.images.inputs.source import (
     _URI,
     OUTSIDE,
@@ -33,7 +33,8 @@ def read(source: Source, path: str) -> bytes:
     source
         The source.
     path
-        The encoded path of the image below the root, or `FILE#ROW` for a table.
+        The encoded path of the image below the root, `FILE#ROW` for a table, or
+        `FILE#MEMBER` for an archive.
 
     Raises
     ------
@@ -43,13 +44,19 @@ def read(source: Source, path: str) -> bytes:
     """
     if not source.has_pictures:
         raise ImageError("the vectors were indexed without pictures")
-    name, _, row = path.rpartition("#") if source.kind == "table" else (path, "", "")
+    name, row = path, ""
+    if source.kind == "table":
+        name, _, row = path.rpartition("#")
+    elif source.kind == "archive":
+        name, _ = archives.split_member(path)
     if not is_inside(source, name):
         raise ImageError(OUTSIDE)
     place = full_path(source, name)
     if source.kind in ("files", "vectors"):
         return raster.read_file(place)
     try:
+        if source.kind == "archive":
+            return archives.read_member(source, path)
         if source.kind == "uri":
             return file_opening.read_whole(place)
         return _read_cell(source, name, int(row))

@@ -3,7 +3,7 @@
 import glob
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,14 +49,19 @@ ROWS = pa.schema([field for field in IMAGE if field.name != "id"])
 
 
 def shards(source: Source) -> Iterator[ScannedFile]:
-    """Yield the Parquet files of a table in the order of their paths.
+    """Yield the Parquet files of a table as `files_of` does; by first bytes without an ending."""
+    yield from files_of(source, _is_shard)
 
-    Files in `source.names` count, whatever their names; in folders the ending counts, or, without
-    an ending, the first bytes. Names that Spark hides are left out: those that begin with a dot, or
-    with `_` unless they are partitions.
+
+def files_of(source: Source, accepts: Callable[[str], bool]) -> Iterator[ScannedFile]:
+    """Yield the files of a table, or the archives, in the order of their paths.
+
+    Files in `source.names` count, whatever their names; in folders those whose name is accepted.
+    Names that Spark hides are left out: those that begin with a dot, or with `_` unless they are
+    partitions.
     """
     if is_uri(source.root):
-        for shard in list_shards(source.root, _is_shard):
+        for shard in list_shards(source.root, accepts):
             inner = shard.path.removeprefix(encode_path(source.root).rstrip("/"))
             if not any(map(_is_hidden, inner.split("/")[:-1])):
                 yield shard
@@ -67,10 +72,10 @@ def shards(source: Source) -> Iterator[ScannedFile]:
             tops = [name]
         else:
             pattern = os.path.join(glob.escape(source.root), name)
-            found = sorted(set(matches(pattern, _is_shard)))
+            found = sorted(set(matches(pattern, accepts)))
             tops = [os.path.relpath(path, source.root) for path in found]
         for one in tops:
-            for shard in walk(replace(source, kind="files", names=(one,)), _is_shard):
+            for shard in walk(replace(source, kind="files", names=(one,)), accepts):
                 if not any(map(_is_hidden, shard.path.split("/")[:-1])):
                     yield shard
 
