@@ -28,6 +28,8 @@ from lookalike.system.store import OBJECT, Store, StoredObject, open_object, ope
 from lookalike.system.uris import split_uri
 
 _REQUESTS = 32  # at once
+_SORT_THREADS = 2
+_SORT_MEMORY = "256MB"
 _SPECIAL = re.compile(r"[*?{\[]")
 _PARTS = re.compile(r"\*\*/?|\*|\?|\[[^]]+\]|\{[^}]*\}|\\.|.", re.DOTALL)
 # Hidden objects, logs of tables, and the marks of folders that Hadoop leaves.
@@ -262,6 +264,8 @@ def _first_bytes(store: Store, name: str) -> bytes:
 
 def _sort(found: Path, listing: Path) -> int:
     with connect(listing.parent) as sql:
+        # Less than other joins take: names of a store are only sorted.
+        sql.execute(f"set threads = {_SORT_THREADS}; set memory_limit = '{_SORT_MEMORY}'")
         create_view(sql, "found", found)
         query = """
             select row_number() over (order by path) - 1 as id, path, null::varchar as label,
