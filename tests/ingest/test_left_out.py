@@ -369,8 +369,8 @@ def test_commands_say_what_was_left_out(mixed: Path, tmp_path: Path, network: Op
 
 
 def test_a_command_that_finds_nothing_fails(tmp_path: Path) -> None:
-    write(tmp_path, **{"k.zip": b"PK", "a.mp4": b""})
-    for given in ("k.zip", "."):
+    write(tmp_path, **{"k.7z": b"PK", "a.mp4": b""})
+    for given in ("k.7z", "."):
         done = run("index", tmp_path / given, "--out", tmp_path / "x.index")
         assert_fails(done, "unpack")
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "k.zip"]

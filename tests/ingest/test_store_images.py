@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -298,3 +299,56 @@ def test_labels_of_a_store_that_are_not_there(s3: S3, tmp_path: Path) -> None:
             build_index(tmp_path / "photos", tmp_path / "x.index", replace(PLAIN, labels=given))
         assert str(caught.value).isprintable()
     assert not (tmp_path / "x.index").exists()
+
+
+def parquet(rows: dict[str, Any]) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(pa.table(rows), content)
+    return content.getvalue()
+
+
+def test_vectors_of_a_store(s3: S3, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(1).normal(size=(40, 8)).astype(np.float32)
+
+    def put(name: str, keys: range) -> None:
+        rows = {"k": [f"k{at}" for at in keys], "v": [vectors[at].tolist() for at in keys]}
+        s3.put(f"items/{name}", parquet(rows))
+
+    put("0.parquet", range(20))
+    put("part/1.parquet", range(20, 30))
+    s3.put("items/_SUCCESS", b"")
+    place = f"s3://{BUCKET}/items"
+    index = lookalike.create_index(
+        place, tmp_path / "x.index", embedding_column="v", id_column="k", spark=False
+    )
+    assert len(index) == 30
+    (found,) = lookalike.open_index(tmp_path / "x.index").search(vectors[25], k=1)
+    assert found.id == "k25"
+    put("2.parquet", range(30, 40))
+    s3.client.delete_object(Bucket=BUCKET, Key="items/part/1.parquet")
+    done = index.sync(spark=False)
+    assert (done.new, done.removed, len(index)) == (10, 10, 30)
+    for given, words in {
+        f"s3://{BUCKET}/nothing": "has no Parquet files",
+        "s3://nobucket/items": "no such bucket: s3://nobucket",
+    }.items():
+        with pytest.raises(LookalikeError, match=words):
+            lookalike.create_index(given, tmp_path / "y.index", embedding_column="v", id_column="k")
+    s3.put("items/_delta_log/00000000000000000000.json", b"{}")
+    with pytest.raises(LookalikeError, match="is a Delta table: read it with Spark"):
+        lookalike.create_index(place, tmp_path / "y.index", embedding_column="v", id_column="k")
+
+
+def test_a_table_of_a_store(s3: S3, tmp_path: Path) -> None:
+    photos = [picture(at) for at in range(4)]
+    s3.put("table/a.parquet", parquet({"image": photos[:2], "kind": ["x", "y"]}))
+    s3.put("table/cut.parquet", parquet({"image": photos})[:-9])
+    s3.put("table/b/c.parquet", parquet({"image": photos[2:], "kind": ["x", "y"]}))
+    options = Options(precision="f32", image_column="image", label_column="kind")
+    stored, report = build_index(f"s3a://{BUCKET}/table", tmp_path / "x.index", options)
+    assert (report.images, report.skipped) == (4, 1)
+    rows = {row["path"]: row for s in stored.segments for row in s.rows.to_pylist()}
+    names = [f"s3a://{BUCKET}/table/{name}" for name in ("a.parquet", "b/c.parquet")]
+    paths = [f"{name}#{row}" for name in names for row in (0, 1)]
+    assert [images.read(stored.source, path) for path in paths] == photos
+    assert [rows[path]["label"] for path in paths] == ["x", "y", "x", "y"]

@@ -73,7 +73,7 @@ class Source:
             # Encoding fails for characters that no file name can hold.
             if not isinstance(text, str) or b"\0" in os.fsencode(text):
                 raise ValueError(f"no name: {str(text)[:40]!r}")
-        is_uri = about["kind"] in _REMOTE and _URI.match(about["root"]) is not None
+        is_uri = about["kind"] in (*_REMOTE, "vectors") and _URI.match(about["root"]) is not None
         if not is_uri and not os.path.isabs(about["root"]):
             raise ValueError(f"no whole path: {about['root'][:40]!r}")
         return cls(**{**about, "names": tuple(about["names"]), "also": tuple(about["also"])})
