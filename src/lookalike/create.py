@@ -44,9 +44,9 @@ def create_index(
     Parameters
     ----------
     photos : str, Path, or a list of these; or a table of vectors
-        Folders, files or globs; or one URI or table of images; or tar and zip archives. Vectors of another network: Parquet
-        (a file, folder or glob), Delta, CSV or `.npy`; a NumPy array (n, width); a table, reader or
-        dataset of Arrow; a Spark DataFrame.
+        Folders, files or globs; or one URI or table of images; or tar and zip archives. Vectors of
+        another network: Parquet (a file, folder or glob), Delta, CSV or `.npy`; a NumPy array
+        (n, width); a table, reader or dataset of Arrow; a Spark DataFrame.
     out : str or Path
         The folder of the index.
     overwrite : bool
