@@ -46,19 +46,20 @@ def create_index(
     Parameters
     ----------
     photos : str, Path, or a list of these; or a table of vectors
-        Folders, files or globs; or one URI or table of images. Vectors of another network: Parquet
-        (a file, folder or glob), Delta, CSV or `.npy`; a NumPy array (n, width); a table, reader or
-        dataset of Arrow; a Spark DataFrame.
+        Folders, files or globs; or one URI or table of images; or tar and zip archives. Vectors of
+        another network: Parquet (a file, folder or glob), Delta, CSV or `.npy`; a NumPy array
+        (n, width); a table, reader or dataset of Arrow; a Spark DataFrame.
     out : str or Path
         The folder of the index.
     overwrite : bool
         Replace an index of other images, once the new one is complete.
     labels : str or Path, optional
-        A CSV file with a label for each photo.
+        A CSV file with a label for each photo, or its URI in a store.
     image_name, label_name : str
         Columns of that file: the photo and its label.
     image_column, label_column : str, optional
-        Columns of a table of images, where their types do not show which they are.
+        Columns of a table of images, where their types do not show which they are. For archives
+        `label_column` is "cls", "txt" or "json.FIELD".
     model : str or CallableModel
         "efficientnet-lite0" (the default), "resnet18", another network of torchvision or, as
         "timm:NAME", "clip:NAME", "hf:NAME" or "sentence-transformers:NAME", of another library;

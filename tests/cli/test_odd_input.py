@@ -202,7 +202,6 @@ COMMANDS = [
     "undo {}",
     "index {photos} --out {}",
     "index {photos} --out {out} --like {}",
-    "index {photos} --out {out} --labels {}",
     "embed {photos} --out {}",
     "embed {photos} --out {}.csv",
     "hash {index} --out {}",

@@ -35,7 +35,7 @@ MISSING = {
     "hash": (["hash", "cars.index", "--out", "hashes"], "PySpark", "spark"),
     "tune": (["tune", "cars.index"], "PySpark", "spark"),
     "search": (["search", "cars.index", "new.jpg", "--engine", "spark-lsh"], "PySpark", "spark"),
-    "index": (["index", "s3a://bucket/photos", "--out", "lake.index"], "PySpark", "spark"),
+    "index": (["index", "s3a://bucket/photos", "--out", "lake.index"], "obstore", "cloud"),
     "index on Spark": (["index", "cars_train", "--out", "n.index", "--spark"], "PySpark", "spark"),
     "watch": (["watch", "cars.index", "--spark", "--once"], "PySpark", "spark"),
     "evaluate": (["evaluate", "cars.index", "--spark"], "PySpark", "spark"),

@@ -374,7 +374,10 @@ def test_a_uri(tree: Path) -> None:
     assert (source.kind, source.root) == ("uri", tree.as_uri())
     assert read(source, (tree / "b c/z.png").as_uri()) == b"b c/z.png"
     nowhere = Source("uri", "nosuch://host/", ())
-    for one, wrong in [(source, (tree / "gone.jpg").as_uri()), (nowhere, "nosuch://host/x.jpg")]:
-        with pytest.raises(ImageError, match=r"^unreadable: ") as caught:
+    for one, wrong, words in [
+        (source, (tree / "gone.jpg").as_uri(), "no such file"),
+        (nowhere, "nosuch://host/x.jpg", "unreadable: unknown store nosuch://"),
+    ]:
+        with pytest.raises(ImageError, match=f"^{words}") as caught:
             read(one, wrong)
         assert str(caught.value).isprintable()

@@ -26,7 +26,7 @@ from lookalike.images.inputs.location import locate
 from lookalike.images.inputs.scan import ScannedFile
 from lookalike.images.inputs.source import Source
 from lookalike.images.inputs.spark_tables import read_only, table_frames
-from lookalike.images.inputs.tables import ROWS, inspect_files, local_shards, read_parts
+from lookalike.images.inputs.tables import ROWS, inspect_files, read_parts, shards
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.ingest import Options, build_index
 from lookalike.ingest.export import write_embeddings
@@ -40,9 +40,9 @@ WHOLE = pa.table({"image": pa.array(PHOTOS, pa.binary())})
 def rows_of(source: Source, folder: Path, *, content: bool = True) -> dict[str, dict[str, Any]]:
     """Read a table as Spark's tasks do, and each cell once more as a query does."""
     listing = folder / "listing.parquet"
-    write_inputs(local_shards(source), listing)
-    shards = [row for batch in read_listing(listing) for row in batch.to_pylist()]
-    parts = [row for batch in inspect_files(source, shards) for row in batch.to_pylist()]
+    write_inputs(shards(source), listing)
+    files = [row for batch in read_listing(listing) for row in batch.to_pylist()]
+    parts = [row for batch in inspect_files(source, files) for row in batch.to_pylist()]
     batches = list(read_parts(source, parts, content=content))
     rows = pa.Table.from_batches(batches, ROWS).to_pylist()
     found = {row["path"]: row for row in rows}
@@ -446,10 +446,6 @@ def test_a_table_with_bad_files_is_indexed(
 ) -> None:
     folder = tmp_path / "a t"
     wanted = bad_shards(folder)
-    if uri:  # which Spark lists: neither is a file to it
-        for name in ("pipe", "link"):
-            (folder / f"{name}.parquet").unlink()
-            del wanted[name]
     (folder / "whole.parquet").unlink()
     label = pa.array([0, 1], pa.int32())
     for name, kind in {"cat": pa.int32(), "a dog": pa.int64()}.items():
@@ -518,42 +514,11 @@ def test_a_table_of_nothing_is_an_error(tmp_path: Path, small: Options) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_system_that_spark_alone_knows(
-    tmp_path: Path, photos: list[bytes], small: Options
-) -> None:
-    seen = pa.array([1, 2], NANOS)
-    write(tmp_path / "t/x.parquet", pa.array(photos[:2]), label=["a", "b"], seen=seen)
-    hadoop = session().sparkContext._jsc.hadoopConfiguration()
-    hadoop.set("fs.viewfs.mounttable.tables.link./data", f"file://{tmp_path}/t")
-    options = replace(small, image_column="image", label_column="label", spark=True)
-    stored, report = build_index("viewfs://tables/data", tmp_path / "x.index", options)
-    assert report.images == 2
-    named = [f"viewfs://tables/data/x.parquet#{row}" for row in (0, 1)]
-    assert label_of(Index(stored)) == dict(zip(named, "ab", strict=True))
-    # What is wrong with a file is its reason, and a file of another kind is none.
-    for name in ("y", "half [1] a%20b"):
-        (tmp_path / f"t/{name}.parquet").write_bytes((tmp_path / "t/x.parquet").read_bytes()[:-9])
-    write(tmp_path / "t/deep/er/z {2}.parquet", pa.array(photos[2:3]), label=["c"])
-    write(tmp_path / "t/number.parquet", pa.array([1, 2]))
-    pq.write_table(pa.table({"other": photos[:1]}), tmp_path / "t/other.parquet")
-    (tmp_path / "t/read me").write_text("no table")
-    index = Index(build_index("viewfs://tables/data", tmp_path / "y.index", options)[0])
-    reasons = dict(index._table.skipped())
-    words = {"y": "unreadable: ", "half [1] a%2520b": "unreadable: ", "number": "no image bytes"}
-    for name, said in (words | {"other": "no column 'image'"}).items():
-        assert said in reasons.pop(f"viewfs://tables/data/{name}.parquet")
-    assert (reasons, index._table.counts()) == ({}, (3, 4))
-    last = "viewfs://tables/data/deep/er/z {2}.parquet#0"
-    assert label_of(index) == dict(zip([*named, last], "abc", strict=True))
-    write(tmp_path / "t/y.parquet", pa.array(photos[3:4]), label=["d"])
-    done = index.sync()
-    assert (done.changed, done.images, index._table.counts()) == (0, 1, (4, 3))
-    for file in (tmp_path / "t").rglob("*.parquet"):
-        file.write_text("no table")
-    with pytest.raises(LookalikeError, match="no image can be read from viewfs") as caught:
-        build_index("viewfs://tables/data", tmp_path / "z.index", options)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 600
+def test_a_file_system_that_no_store_has(tmp_path: Path, small: Options) -> None:
+    options = replace(small, image_column="image", spark=True)
+    with pytest.raises(LookalikeError, match=r"unknown store viewfs://: choose file://, s3://"):
+        build_index("viewfs://tables/data", tmp_path / "x.index", options)
+    assert not (tmp_path / "x.index").exists()
 
 
 def test_an_error_of_spark_is_one_line() -> None:

@@ -401,11 +401,8 @@ def test_a_table_without_the_column_is_refused(
     assert os.listdir(tmp_path) == ["in"]
 
 
-def test_a_folder_that_spark_reads_gives_the_same_vectors(
-    drawn: DrawnCollection, tmp_path: Path
-) -> None:
+def test_a_uri_of_a_folder_gives_the_same_vectors(drawn: DrawnCollection, tmp_path: Path) -> None:
     photos = some_photos(drawn, 5, tmp_path / "photos")
-    # (Not an empty file: Spark leaves those out of every listing.)
     (photos / "00001.jpg").rename(photos / "a b+50%41é.jpg")
     (photos / "text.jpg").write_text("no picture")
     options = Options(precision="f32")
@@ -430,7 +427,7 @@ def test_a_folder_that_spark_reads_gives_the_same_vectors(
 @pytest.mark.parametrize(
     "given", ["file:///nowhere/at/all", "{}/junk.parquet", "file://{}/junk.parquet"]
 )
-def test_what_spark_cannot_read_is_said_in_a_line(tmp_path: Path, given: str) -> None:
+def test_what_cannot_be_read_is_said_in_a_line(tmp_path: Path, given: str) -> None:
     (tmp_path / "junk.parquet").write_text("no table")
     with pytest.raises(LookalikeError) as error:
         build_index(given.format(tmp_path), tmp_path / "x.index", Options())

@@ -20,7 +20,7 @@ from lookalike import LookalikeError, images, ingest, models
 from lookalike import ingest as build
 from lookalike.cli.output import last_words
 from lookalike.images.synthetic import DrawnCollection
-from lookalike.ingest import Options, build_index, watch
+from lookalike.ingest import Options, build_index, diff, watch
 from lookalike.ingest import streaming as batches
 from lookalike.ingest.watch import Scan, StabilityCheck
 from lookalike.models.runtimes import _engine
@@ -610,10 +610,11 @@ def test_files_that_vanish_during_a_batch_are_left_out(
         monkeypatch.setattr(module, name, late)
 
     lose(place.put(1, modified=OLD), build, "add_batch")
-    for at, name in enumerate(("list_found", "image_frame", "frame_inputs"), 2):
-        lose(place.put(at, modified=OLD), batches, name)
+    lose(place.put(2, modified=OLD), batches, "list_named")
+    late = place.put(3, modified=OLD)  # listed already: it has a reason
+    lose(late, diff, "plan")
     assert not any(scan.error for scan in streamed(place))
-    assert place.paths() == dict.fromkeys(there, "ok")
+    assert place.paths() == dict.fromkeys(there, "ok") | {f"file:{late}": "skipped"}
     monkeypatch.undo()
     place.put(5, modified=OLD)
     assert added(streamed(place)) == 1, "the stream goes on"

@@ -28,7 +28,8 @@ def _complete(names: Iterable[str]) -> Callable[[str], list[str]]:
 ImagesArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="IMAGES", help="A folder, file, glob or URI, or a Parquet table of image bytes."
+        metavar="IMAGES",
+        help="A folder, file, glob or URI; a Parquet table of image bytes; tar or zip archives.",
     ),
 ]
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of an index.")]

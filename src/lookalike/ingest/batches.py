@@ -13,6 +13,7 @@ import pyarrow as pa
 from lookalike import images, models
 from lookalike.errors import ImageError
 from lookalike.images.decoding.sandbox import Decode
+from lookalike.images.inputs.read_ahead import read_ahead
 from lookalike.images.inputs.reader import content_hash
 from lookalike.models import Model
 from lookalike.models.callables import embed_each
@@ -45,7 +46,8 @@ def embed_batches(
 
     Each thread decodes and embeds, so that decoding overlaps with the network. The order of rows
     is kept. Memory holds the current input batch, one decoded image for each thread, and some
-    dozens of images at the size of the network's input.
+    dozens of images at the size of the network's input; and 64 MB of files that are read ahead, if
+    they come from a store.
 
     Parameters
     ----------
@@ -80,7 +82,9 @@ def embed_batches(
     ahead = 2 * threads if ahead is None else ahead
     rows = batch or run.batch
     groups = (
-        group.slice(start, rows) for group in batches for start in range(0, group.num_rows, rows)
+        group.slice(start, rows)
+        for group in read_ahead(source, batches)
+        for start in range(0, group.num_rows, rows)
     )
     if threads == 1:
         with images.open_decoder(isolated, expendable, source.truncated) as decoder:

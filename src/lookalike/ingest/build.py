@@ -11,7 +11,7 @@ from lookalike.errors import LookalikeError
 from lookalike.ingest.discovery import discover_changes
 from lookalike.ingest.embedding import nothing_readable_error
 from lookalike.ingest.options import Job, Options, Photos, prepare
-from lookalike.ingest.paths import recorded_source
+from lookalike.ingest.paths import as_recorded, recorded_source
 from lookalike.ingest.report import Report
 from lookalike.ingest.waves import compact_and_measure, embed_and_commit
 from lookalike.models import quantization
@@ -87,6 +87,7 @@ def _build(
             found = discover_changes(job, None, staging)
             made, done = embed_and_commit(job, found, out, None, staging, "index", allow_writers)
             return compact_and_measure(made), Report.of(done, found.labelled, job.ignored)
+    job = replace(job, source=as_recorded(stored.source, job.source))
     if difference := _difference(stored, job, options, rebuild=rebuild):
         raise LookalikeError(
             f"{out} already exists, {difference}: choose another `out`, or set `overwrite=True`"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FETCHED_ROWS = 16_384
 """Rows to fetch from DuckDB at a time."""
+_ROWS_OF_FILES = {"table": "#[0-9]+", "archive": "#[^#]*"}  # behind the path of the file
 MAX_COMPARED_NAMES = 32
 """Names to compare each row with; more names are joined as a table."""
 
@@ -136,7 +137,8 @@ def plan(
             {"tried_from": stored.tried_from_id, "passing": passing_reasons()},
         )
         _find_gone(sql, below)
-        resolved = _find_resolved(sql) if stored.source.kind == "table" else NO_IDS
+        row = _ROWS_OF_FILES.get(stored.source.kind)
+        resolved = NO_IDS if row is None else _find_resolved(sql, row)
         (listed,) = fetch_row(sql, "select count() from listing")
         (found,) = fetch_row(sql, "select count() from todo")
         if is_stable is not None:
@@ -202,13 +204,13 @@ def _find_gone(sql: "DuckDBPyConnection", below: Sequence[str]) -> None:
         )
 
 
-def _find_resolved(sql: "DuckDBPyConnection") -> Ids:
-    """Remove from `gone` the rows of Parquet files that are, or were, unreadable.
+def _find_resolved(sql: "DuckDBPyConnection", row: str) -> Ids:
+    """Remove from `gone` the rows of Parquet files and archives that are, or were, unreadable.
 
     Rows of a file that is unreadable now are not gone. A row that recorded an unreadable file which
     is readable now is outdated: these ids are returned.
     """
-    file = "regexp_replace(path, '#[0-9]+$', '')"
+    file = f"regexp_replace(path, '{row}$', '')"
     sql.execute(
         f"""delete from gone
         where {file} in (select path from listing where reason like 'unreadable%')"""

@@ -1,17 +1,17 @@
 """List the inputs of a job and compare them with the index."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lookalike import images
+from lookalike.images.inputs.archive_listing import list_archives
 from lookalike.images.inputs.label_matching import LabelCounts
 from lookalike.images.inputs.listing import label_images, list_images
-from lookalike.images.inputs.spark_files import read_listed
 from lookalike.images.inputs.spark_reader import image_frame
 from lookalike.images.inputs.spark_tables import read_only
+from lookalike.images.inputs.store_listing import list_store
 from lookalike.ingest import diff
 from lookalike.ingest.diff import IsStable, OnChange, Plan
 from lookalike.ingest.job_inputs import Inputs, PathSet
@@ -24,9 +24,6 @@ from lookalike.system.progress import progress_line
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-
-_MAX_FILES_READ_BY_NAME = 10_000  # for more files of a URI, Spark reads all and filters
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,15 @@ def discover_changes(
     if job.vectors is not None:
         return Discovery(*discover_vectors(job.vectors, stored, staging, on_change))
     rewriter = rewriter or own_path_rewriter(job.source)
-    if job.source.kind != "files":
+    if job.source.kind == "table":
         return _discover_on_spark(job, stored, staging, on_change, is_stable, keep_labels)
     listing = staging / "listing.parquet"
-    count = list_images(job.source, listing, rewriter, job.ignored)
+    if job.source.kind in ("uri", "archive"):
+        write = list_store if job.source.kind == "uri" else list_archives
+        with progress_line("listing images"):
+            count = write(job.source, listing, job.ignored)
+    else:
+        count = list_images(job.source, listing, rewriter, job.ignored)
     labelled = LabelCounts()
     if job.labels is not None:
         root = (stored.source if stored else job.source).root
@@ -87,12 +89,8 @@ def _discover_on_spark(
     keep_labels: bool,
 ) -> Discovery:
     spark = session()
-    from pyspark.errors import AnalysisException
-
     with progress(spark, "listing images"):
-        frame, names, labelled = image_frame(
-            spark, job.source, staging, job.labels, ignored=job.ignored
-        )
+        frame, names, labelled = image_frame(spark, job.source, staging, job.labels)
     if stored is None:
         return Discovery(Inputs(frame=frame), None, labelled)
     with progress(spark, "comparing with the index"):
@@ -101,11 +99,7 @@ def _discover_on_spark(
         plan = diff.plan(stored, files, [""], staging, on_change, is_stable, keep_labels)
     if not plan.listed:  # `list_images` checks it for local files
         raise images.no_images_error(job.source, job.ignored)
-    if job.source.kind == "table":
-        read_only(plan.to_read, staging)
-    elif 0 < plan.count <= _MAX_FILES_READ_BY_NAME:
-        with suppress(AnalysisException):  # a file was deleted meanwhile
-            frame = read_listed(spark, plan.to_read)
+    read_only(plan.to_read, staging)
     return Discovery(frame_inputs(frame, plan, staging), plan, labelled)
 
 

@@ -1,6 +1,8 @@
 """Options of a job, checked before it starts."""
 
 import logging
+import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +26,8 @@ from lookalike.system.arrays import Pixels
 from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.extras import require
 from lookalike.system.paths import Name, local_path
+from lookalike.system.store import open_store
+from lookalike.system.uris import is_uri, split_uri
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +233,7 @@ def prepare(
     if are_vectors(photos, options) or (stored is not None and stored.own is not None):
         return _prepare_vectors(photos, options, stored)
     check_columns(options)
-    file = None if options.labels is None else local_path(options.labels)
+    file = None if options.labels is None else _label_file(options.labels)
     ignored = images.IgnoredFiles(file)
     source = located or images.locate(
         cast("Name | Sequence[Name]", photos),  # tables are vectors
@@ -238,9 +242,11 @@ def prepare(
         ignored=ignored,
         kind=kind,
     )
-    if source.kind != "files" and options.spark is False:
+    if source.kind == "table" and options.spark is False:
         raise LookalikeError(f"only Spark can read {source.root}: leave `spark=False` out")
-    if source.kind != "files" or options.spark:
+    if is_uri(source.root) and split_uri(source.root)[0] != "file":
+        open_store(source.root)
+    if source.kind == "table" or options.spark:
         require(f"reading {source.root} on Spark", "pyspark")
     truncated = (stored.source if stored else located or options).truncated
     source = replace(source, truncated=truncated)
@@ -311,6 +317,15 @@ def _prepare_vectors(photos: Photos, options: Options, stored: EmbeddingTable | 
         chosen=stored is not None,
         vectors=vectors,
     )
+
+
+def _label_file(given: Name) -> Path | str:
+    """Return the path of a label file, or its URI in a store."""
+    name = os.fsdecode(given)
+    if not is_uri(name) or name.lower().startswith("file:"):
+        return local_path(name)
+    scheme, host, path = split_uri(re.sub(":/+", "://", name, count=1))  # `Path` merges slashes
+    return f"{scheme}://{host}{path}"
 
 
 @cache

@@ -2,13 +2,19 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lookalike import images
 from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable
+from lookalike.system.uris import same_place
 
-_KIND_NAMES = {"files": "a folder", "table": "a Parquet table", "uri": "another file system"}
+_KIND_NAMES = {
+    "files": "a folder",
+    "table": "a Parquet table",
+    "archive": "archives",
+    "uri": "a store",
+}
 _MAX_RECORDED_FOLDERS = 100
 
 
@@ -51,14 +57,14 @@ def path_rewriter(stored: EmbeddingTable, source: images.Source) -> PathRewriter
             f"{stored.path} holds images of {_KIND_NAMES[stored.source.kind]}, but "
             f"the input is of {_KIND_NAMES[source.kind]}: make another index for it"
         )
-    if source.kind == "table":
+    if source.kind in ("table", "archive"):
         if source != stored.source:
             raise LookalikeError(
                 f"{stored.path} was made of another table: make another index for this one"
             )
         return PathRewriter()
     if source.kind == "uri":
-        if source.root.rstrip("/") != stored.source.root.rstrip("/"):
+        if not same_place(source.root, stored.source.root):
             raise LookalikeError(
                 f"{stored.path} was made of {stored.source.root}: give that URI, or make another "
                 "index"
@@ -80,8 +86,17 @@ def path_rewriter(stored: EmbeddingTable, source: images.Source) -> PathRewriter
     return PathRewriter(before, root, below)
 
 
+def as_recorded(recorded: images.Source, source: images.Source) -> images.Source:
+    """Return a source with the root of an index, if that URI means the same: `s3a` is `s3`."""
+    if source.kind == recorded.kind == "uri" and same_place(source.root, recorded.root):
+        return replace(source, root=recorded.root)
+    return source
+
+
 def own_path_rewriter(source: images.Source) -> PathRewriter:
     """Return the rewriter from paths of a source to paths relative to its own root."""
+    if source.kind != "files":
+        return PathRewriter()
     return PathRewriter(below=tuple(map(images.encode_path, source.names)))
 
 

@@ -92,14 +92,14 @@ class Replacement:
     def follow(self, stored: EmbeddingTable) -> bool:
         """Embed the images of a version that have no new vector yet; tell whether there were any.
 
-        An image that a table or a URI has no longer is skipped, with the reason.
+        An image that a table has no longer is skipped, with the reason.
         """
         listing = self._staging / "upgrade.parquet"
         count = self._list(stored, listing)
         if not count:
             return False
         self.embedded += count
-        if stored.source.kind == "files":
+        if stored.source.kind != "table":
             self._embed(Inputs(count, listing))
             return True
         spark = session()

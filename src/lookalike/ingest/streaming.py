@@ -1,22 +1,19 @@
 """Add the batches of a Spark stream to an index."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
 from lookalike import images
 from lookalike.images.inputs.label_matching import LabelCounts
 from lookalike.images.inputs.listing import label_images, write_inputs
-from lookalike.images.inputs.spark_files import list_found
-from lookalike.images.inputs.spark_reader import FileVanished, image_frame
+from lookalike.images.inputs.store_listing import list_named
 from lookalike.ingest import diff
 from lookalike.ingest.diff import IsStable
-from lookalike.ingest.discovery import Discovery, frame_inputs
+from lookalike.ingest.discovery import Discovery
 from lookalike.ingest.job_inputs import Inputs
 from lookalike.ingest.options import Job, Options, Photos
 from lookalike.ingest.paths import PathRewriter
@@ -26,9 +23,6 @@ from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-
-_MAX_ATTEMPTS = 5  # to read a batch whose files vanish
 
 
 def add_batch(
@@ -55,38 +49,15 @@ def _discover_batch(
     staging: Path,
     rewriter: PathRewriter,
 ) -> Discovery:
-    if job.source.kind == "files":
-        return _discover_local_files(files, is_stable, job, stored, staging, rewriter)
-    for attempt in range(1, _MAX_ATTEMPTS + 1):
-        listing = list_found(files, staging / f"listing-{attempt}", job.ignored)
-        plan = diff.plan(stored, listing, (), staging, is_stable=is_stable)
-        if not plan.count:
-            return Discovery(Inputs(), plan)
-        paths = pq.read_table(plan.to_read, columns=["path"])["path"].to_pylist()
-        try:
-            frame, _, labelled = image_frame(
-                files.sparkSession, job.source, staging, job.labels, paths
-            )
-            return Discovery(frame_inputs(frame, plan, staging), plan, labelled)
-        except FileVanished:  # the next attempt does not list it
-            if attempt == _MAX_ATTEMPTS:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _discover_local_files(
-    files: "DataFrame",
-    is_stable: IsStable,
-    job: Job,
-    stored: EmbeddingTable,
-    staging: Path,
-    rewriter: PathRewriter,
-) -> Discovery:
-    """List local files anew: for modification times in nanoseconds, and without deleted files."""
     listing = staging / "listing.parquet"
-    names = sorted(_existing_names(files, job.source.root, job.ignored))
-    found = images.walk(replace(job.source, names=tuple(names))) if names else iter(())
-    write_inputs(found, listing, rewriter)
+    paths = [row["path"] for row in files.select("path").collect()]  # one batch at most
+    if job.source.kind == "files":
+        names = sorted(_existing_names(paths, job.source.root, job.ignored))
+        # Anew, for modification times in nanoseconds, and without deleted files.
+        found = images.walk(replace(job.source, names=tuple(names))) if names else iter(())
+        write_inputs(found, listing, rewriter)
+    else:
+        list_named(job.source, paths, listing, job.ignored)
     labelled = LabelCounts()
     if job.labels is not None:
         root = images.encode_path(stored.source.root)
@@ -95,10 +66,10 @@ def _discover_local_files(
     return Discovery(Inputs(plan.count, plan.to_read, lookup=plan.lookup), plan, labelled)
 
 
-def _existing_names(files: "DataFrame", root: str, ignored: images.IgnoredFiles) -> Iterator[str]:
+def _existing_names(paths: Sequence[str], root: str, ignored: images.IgnoredFiles) -> Iterator[str]:
     """Yield the names of existing images, relative to a local folder."""
-    for row in files.select("path").collect():  # one batch at most
-        path = "/" + row["path"].removeprefix("file:").lstrip("/")
+    for uri in paths:
+        path = "/" + uri.removeprefix("file:").lstrip("/")
         name = os.path.relpath(path, root)
         if name.startswith("../") or not os.path.exists(path):  # a checkpoint is untrusted
             continue

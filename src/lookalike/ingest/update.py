@@ -10,7 +10,13 @@ from lookalike import images
 from lookalike.ingest.diff import IsStable, OnChange
 from lookalike.ingest.discovery import Discover, discover_changes
 from lookalike.ingest.options import Options, Photos, prepare
-from lookalike.ingest.paths import path_rewriter, recorded_inputs, stored_name, unrecorded_folders
+from lookalike.ingest.paths import (
+    as_recorded,
+    path_rewriter,
+    recorded_inputs,
+    stored_name,
+    unrecorded_folders,
+)
 from lookalike.ingest.report import Changed
 from lookalike.ingest.selection import matching_ids
 from lookalike.ingest.waves import compact_and_measure, embed_and_commit
@@ -103,6 +109,7 @@ def update(
     # An index of files stays one, even if the folder has Parquet tables now.
     kind = "files" if source.kind == "files" and not options.image_column else None
     job = prepare(recorded_inputs(stored) if photos is None else photos, options, stored, kind=kind)
+    job = replace(job, source=as_recorded(source, job.source))
     rewriter = path_rewriter(stored, job.source)
     if operation == "add" and job.vectors is not None:
         job.vectors.check_named()

@@ -1,6 +1,7 @@
 """Keep an index equal to its folder: by a scan every few seconds, or by a Spark stream."""
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -285,8 +286,8 @@ def _watched_uri(stored: EmbeddingTable, photos: str | None) -> str:
         raise LookalikeError(
             f"{source.root} is a table, not a folder of images: run `sync` instead"
         )
-    if source.kind == "uri":
-        return source.root
+    if source.kind == "uri":  # Hadoop has no other name for S3
+        return re.sub("^s3n?://", "s3a://", source.root)
     if source.names != ("",):
         raise LookalikeError("Spark watches one folder or URI: choose one, or leave `spark` out")
     return local_uri(literal(source.root))

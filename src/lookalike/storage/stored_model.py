@@ -44,10 +44,10 @@ def new_description(
 ) -> dict[str, Any]:
     """Return the description of a new index.
 
-    Versions of lookalike that know neither vectors of the user nor other preprocessings than their
-    own refuse such an index by its format.
+    Versions of lookalike that know no archives, no vectors of the user, or no preprocessings but
+    their own refuse such an index by its format.
     """
-    is_usual = own is None and model.preprocessing == PREPROCESSING
+    is_usual = own is None and source.kind != "archive" and model.preprocessing == PREPROCESSING
     return {
         "format": FORMAT if is_usual else NEWEST_FORMAT,
         "source": asdict(source),

@@ -20,6 +20,7 @@ _EXTRAS = {
     "networkit": ("NetworKit", "analysis"),
     "nncf": ("NNCF", "quantize"),
     "open_clip": ("open_clip", "clip"),
+    "obstore": ("obstore", "cloud"),
     "openTSNE": ("openTSNE", "serve"),
     "pandas": ("pandas", "notebook"),
     "pillow_heif": ("pillow-heif", "heic"),

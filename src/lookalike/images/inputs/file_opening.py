@@ -1,30 +1,37 @@
-"""Open files by path or by URI, on local disks and on what pyarrow reaches."""
+"""Open files by path or by URI, on local disks and in stores."""
 
 import os
-import re
-from typing import TYPE_CHECKING, cast
-from urllib.parse import quote
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-from lookalike.errors import ImageError
+from lookalike.errors import ImageError, one_line
+from lookalike.images.decoding.raster import MAX_BYTES, read_file
+from lookalike.system.store import ObjectTooLarge, Store, open_object
+from lookalike.system.uris import is_uri, split_uri
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow import fs
+
+_MS_NS = 1_000_000
 
 
 def open_file(place: str) -> "pa.NativeFile":
     """Open a path, or a URI as Spark writes it, without percent-encoding.
 
-    Raises `ImageError` unless it is a regular file, `OSError` and others if it cannot be opened.
+    Raises `ImageError` unless it is a regular file, `OSError` or `StoreError` if it cannot be
+    opened.
     """
     from pyarrow import fs
 
-    filesystem, path = _filesystem(place)
+    local = _local_path(place)
+    if local is None:
+        store, name = open_object(place)
+        return store.open(name)
     # Before opening: opening a named pipe blocks.
-    local = isinstance(filesystem, fs.LocalFileSystem)
-    if local and os.path.exists(path) and not os.path.isfile(path):
+    if os.path.exists(local) and not os.path.isfile(local):
         raise ImageError("not a regular file")
-    return filesystem.open_input_file(path)
+    return fs.LocalFileSystem().open_input_file(local)
 
 
 def size_and_time(place: str) -> tuple[int | None, int | None]:
@@ -32,17 +39,71 @@ def size_and_time(place: str) -> tuple[int | None, int | None]:
 
     Times are rounded down to milliseconds, as on Hadoop's file systems.
     """
-    filesystem, path = _filesystem(place)
-    about = filesystem.get_file_info(path)
-    changed = about.mtime_ns
-    return about.size, changed and changed // 1_000_000 * 1_000_000
+    local = _local_path(place)
+    if local is None:
+        store, name = open_object(place)
+        about = store.head(name)
+        return about.size, about.modified
+    with suppress(FileNotFoundError):
+        status = os.stat(local)
+        return status.st_size, status.st_mtime_ns // _MS_NS * _MS_NS
+    return None, None
 
 
-def _filesystem(place: str) -> "tuple[fs.FileSystem, str]":
-    from pyarrow import fs
+def read_whole(place: str) -> bytes:
+    """Return the content of a path or URI.
 
-    scheme, colon, path = place.partition(":/")
-    if not colon or scheme == "file":
-        return fs.LocalFileSystem(), f"/{path.lstrip('/')}" if colon else place
-    uri = f"{re.sub('^s3[an]$', 's3', scheme)}:/{quote(path, safe='/:@')}"
-    return cast("tuple[fs.FileSystem, str]", fs.FileSystem.from_uri(uri))
+    Raises `ImageError` if there is none, or it is larger than `MAX_BYTES`; `StoreError` if its
+    store fails.
+    """
+    local = _local_path(place)
+    if local is not None:
+        return read_file(local)
+    store, name = open_object(place)
+    return read_object(store, name)
+
+
+def read_part(place: str, start: int, end: int) -> bytes:
+    """Return the bytes of a path or URI from `start` to `end`, fewer if it ends before.
+
+    Errors are those of `read_whole`.
+    """
+    local = _local_path(place)
+    with reasons_of_objects():
+        if local is None:
+            store, name = open_object(place)
+            return store.get_range(name, start, end)
+        with open(local, "rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(end - start)
+
+
+def read_object(store: Store, name: str) -> bytes:
+    """Return the content of an object as `read_whole` does."""
+    with reasons_of_objects():
+        return store.get(name, at_most=MAX_BYTES)
+
+
+@contextmanager
+def reasons_of_objects() -> Iterator[None]:
+    """Make errors about an object in the block an `ImageError`: it has vanished, it is shut."""
+    try:
+        yield
+    except ObjectTooLarge as error:
+        raise ImageError(f"file of {error.size:,} bytes, over the limit") from None
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
+    except OSError as error:
+        raise ImageError(f"unreadable: {one_line(error)}") from None
+
+
+def _local_path(place: str) -> str | None:
+    """Return the local path of a path or a URI; None for a store."""
+    if not is_uri(place):
+        return place
+    scheme, host, path = split_uri(place)
+    if scheme != "file":
+        return None
+    if host:
+        raise ImageError(f"unreadable: {place} names a host")
+    return path

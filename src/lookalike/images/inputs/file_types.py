@@ -77,7 +77,10 @@ class IgnoredFiles:
 
     def __init__(self, excluded: str | os.PathLike[str] | None = None) -> None:
         self._counts: Counter[str] = Counter()
-        self.excluded = None if excluded is None else os.path.abspath(excluded)
+        self.excluded: str | None = None
+        if excluded is not None:
+            name = os.fspath(excluded)
+            self.excluded = name if "://" in name else os.path.abspath(name)
 
     def add(self, type_: str, count: int = 1) -> None:
         """Count `count` files of a type."""
@@ -128,7 +131,7 @@ def describe_ignored(counts: dict[str, int]) -> str:
     if not heic_is_installed() and not counts.keys().isdisjoint(ENDINGS["HEIF"]):
         advice.append(f"for HEIC {HEIC}")
     if not counts.keys().isdisjoint(_ARCHIVES):
-        advice.append("unpack archives first")
+        advice.append("unpack archives first, or name tar and zip archives, as in '*.tar'")
     return ", ".join(shown) + (f" ({'; '.join(advice)})" if advice else "")
 
 

@@ -15,6 +15,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError, one_line
+from lookalike.images.inputs.file_opening import open_file
 from lookalike.images.inputs.file_types import is_image
 from lookalike.images.inputs.source import encode_path, is_uri
 
@@ -61,7 +62,7 @@ def open_labels(
     Parameters
     ----------
     path
-        The file, which may be compressed.
+        The file or its URI; it may be compressed.
     image_column, label_column
         The names of the two columns.
 
@@ -81,8 +82,8 @@ def open_labels(
 
 
 def _open(path: str) -> "pa.NativeFile":
-    """Open a file, decompressed by its ending."""
-    file = pa.PythonFile(open(path, "rb"), "r")  # noqa: SIM115 - pyarrow closes it
+    """Open a local file or an object, decompressed by its ending."""
+    file = open_file(path) if is_uri(path) else pa.PythonFile(open(path, "rb"), "r")  # noqa: SIM115
     codec = _COMPRESSED.get(os.path.splitext(path)[1].lower())
     return pa.CompressedInputStream(file, codec) if codec else file
 

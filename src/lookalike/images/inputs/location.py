@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lookalike.errors import LookalikeError
 from lookalike.images.inputs import parquet_shard
+from lookalike.images.inputs.archives import check_label_column, is_shard
 from lookalike.images.inputs.file_types import (
     OTHER_ENDINGS,
     IgnoredFiles,
@@ -63,6 +64,8 @@ def locate(
     names = [os.fspath(name) for name in given]
     ignored = ignored or IgnoredFiles()
     is_table = parquet_shard.is_parquet if kind == "files" else _is_table
+    if kind != "files" and all(map(is_shard, names)):
+        return _locate_archives(names, label_column)
     tables = [image_column is not None or is_table(name) for name in names]
     if all(tables):
         return _locate_table(names, image_column or "image", label_column)
@@ -133,25 +136,38 @@ def _without_tables(given: list[str], tables: list[bool], ignored: IgnoredFiles)
 
 
 def _locate_table(given: list[str], image_column: str, label_column: str | None) -> Source:
+    root, names = _locate_shards(given, "table", parquet_shard.is_parquet)
+    return Source("table", root, names, image_column, label_column)
+
+
+def _locate_archives(given: list[str], label_column: str | None) -> Source:
+    check_label_column(label_column)
+    root, names = _locate_shards(given, "archive", is_shard)
+    return Source("archive", root, names, None, label_column)
+
+
+def _locate_shards(
+    given: list[str], what: str, accepts: Callable[[str], bool]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the root of files with many images, and their names below it."""
     if is_uri(given[0]):
         if len(given) > 1:
             raise LookalikeError("one URI at a time: use a glob that covers them")
-        return Source("table", given[0], ("",), image_column, label_column)
+        return given[0], ("",)
     if len(given) > _MAX_NAMED_SHARDS:
         raise LookalikeError(
             f"{len(given):,} files of a table: give their folder, or a glob in quotes"
         )
-    columns = (image_column, label_column)
     tops = [os.path.abspath(name) for name in given]
     for top in tops:
         if not os.path.lexists(top) and (
-            not glob.has_magic(top) or next(matches(top, parquet_shard.is_parquet), None) is None
+            not glob.has_magic(top) or next(matches(top, accepts), None) is None
         ):
-            raise LookalikeError(f"no such table: {encode_path(top)}")
+            raise LookalikeError(f"no such {what}: {encode_path(top)}")
     if len(tops) == 1 and os.path.isdir(tops[0]):
-        return Source("table", tops[0], ("",), *columns)
+        return tops[0], ("",)
     root = os.path.commonpath([fixed_part(os.path.dirname(top)) for top in tops])
-    return Source("table", root, tuple(sorted({os.path.relpath(t, root) for t in tops})), *columns)
+    return root, tuple(sorted({os.path.relpath(top, root) for top in tops}))
 
 
 def fixed_part(path: str) -> str:

@@ -6,9 +6,10 @@ import posixpath
 
 from lookalike.errors import ImageError
 from lookalike.images.decoding import raster
-from lookalike.images.inputs import file_opening, parquet_shard
+from lookalike.images.inputs import archives, file_opening, parquet_shard
 from lookalike.images.inputs.source import (
     _URI,
+    OUTSIDE,
     Source,
     _is_below_uri,
     _is_remote,
@@ -32,7 +33,8 @@ def read(source: Source, path: str) -> bytes:
     source
         The source.
     path
-        The encoded path of the image below the root, or `FILE#ROW` for a table.
+        The encoded path of the image below the root, `FILE#ROW` for a table, or
+        `FILE#MEMBER` for an archive.
 
     Raises
     ------
@@ -42,27 +44,26 @@ def read(source: Source, path: str) -> bytes:
     """
     if not source.has_pictures:
         raise ImageError("the vectors were indexed without pictures")
-    name, _, row = path.rpartition("#") if source.kind == "table" else (path, "", "")
+    name, row = path, ""
+    if source.kind == "table":
+        name, _, row = path.rpartition("#")
+    elif source.kind == "archive":
+        name, _ = archives.split_member(path)
     if not is_inside(source, name):
-        raise ImageError("outside the folders of this index")
+        raise ImageError(OUTSIDE)
     place = full_path(source, name)
     if source.kind in ("files", "vectors"):
         return raster.read_file(place)
     try:
+        if source.kind == "archive":
+            return archives.read_member(source, path)
         if source.kind == "uri":
-            return _whole(place)
+            return file_opening.read_whole(place)
         return _read_cell(source, name, int(row))
     except ImageError:
         raise
     except Exception as error:  # remote file systems raise anything
         raise ImageError(f"unreadable: {' '.join(str(error).split())[:200]}") from None
-
-
-def _whole(place: str) -> bytes:
-    with file_opening.open_file(place) as file:
-        if (size := file.size()) > raster.MAX_BYTES:
-            raise ImageError(f"file of {size:,} bytes, over the limit")
-        return bytes(file.read())
 
 
 def _read_cell(source: Source, table: str, row: int) -> bytes:
@@ -117,7 +118,4 @@ def _read_beside_uri(source: Source, table: str, name: str, outside: ImageError)
         root = root.rpartition("/")[0]
     if not _is_below_uri(root, place):
         raise outside
-    try:
-        return _whole(place)
-    except FileNotFoundError:
-        raise ImageError("no such file") from None
+    return file_opening.read_whole(place)

@@ -9,6 +9,10 @@ from urllib.parse import unquote_to_bytes
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _GLOB = re.compile(r"[][*?{}\\]")  # Hadoop's special characters
+_REMOTE = ("uri", "table", "archive")  # kinds whose root may be a URI
+OUTSIDE = "outside the folders of this index"
+"""Why an image is not read whose path leads out of its source."""
+
 # Not allowed in a stored path: the escape itself, control characters, bytes that are not UTF-8.
 _ESCAPED = re.compile("[%\x00-\x1f\x7f\udc80-\udcff]")
 
@@ -20,14 +24,15 @@ class Source:
     Attributes
     ----------
     kind
-        "files" for local files, "uri" for files that Spark reads, "table" for Parquet, "vectors"
-        for vectors made elsewhere.
+        "files" for local files, "uri" for objects of a store, "table" for Parquet,
+        "archive" for tar and zip, "vectors" for vectors made elsewhere.
     root
         An absolute folder or a URI; paths of images are relative to it.
     names
         The given files or folders below a local root; "" is the root itself.
     image_column, label_column
-        The columns of a table with image bytes and with labels; of vectors, the column with paths
+        The columns of a table with image bytes and with labels; of archives, the members with
+        labels; of vectors, the column with paths
         of pictures, None if there are none.
     also
         Absolute folders elsewhere, whose images have absolute paths. Local files only.
@@ -36,7 +41,7 @@ class Source:
 
     """
 
-    kind: Literal["files", "uri", "table", "vectors"]
+    kind: Literal["files", "uri", "table", "archive", "vectors"]
     root: str
     names: tuple[str, ...] = ("",)
     image_column: str | None = None
@@ -58,7 +63,7 @@ class Source:
         about = {"also": [], "truncated": False, **about}
         if not isinstance(about["truncated"], bool):
             raise ValueError(f"truncated is {str(about['truncated'])[:40]!r}")
-        if about["kind"] not in ("files", "uri", "table", "vectors"):
+        if about["kind"] not in ("files", "uri", "table", "archive", "vectors"):
             raise ValueError(f"no kind of source: {str(about['kind'])[:40]!r}")
         for name in ("names", "also"):
             if not isinstance(about[name], list):
@@ -68,7 +73,7 @@ class Source:
             # Encoding fails for characters that no file name can hold.
             if not isinstance(text, str) or b"\0" in os.fsencode(text):
                 raise ValueError(f"no name: {str(text)[:40]!r}")
-        is_uri = about["kind"] in ("uri", "table") and _URI.match(about["root"]) is not None
+        is_uri = about["kind"] in (*_REMOTE, "vectors") and _URI.match(about["root"]) is not None
         if not is_uri and not os.path.isabs(about["root"]):
             raise ValueError(f"no whole path: {about['root'][:40]!r}")
         return cls(**{**about, "names": tuple(about["names"]), "also": tuple(about["also"])})
@@ -117,7 +122,7 @@ def is_uri(name: str) -> bool:
 
 
 def _is_remote(source: Source) -> bool:
-    return source.kind in ("uri", "table") and _URI.match(source.root) is not None
+    return source.kind in _REMOTE and _URI.match(source.root) is not None
 
 
 def is_inside(source: Source, path: str) -> bool:

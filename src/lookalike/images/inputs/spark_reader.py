@@ -1,17 +1,15 @@
-"""Read images by Spark into a DataFrame: one row for each input, with label and content."""
+"""Read a table of images by Spark into a DataFrame: one row for each image, with its content."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
 from lookalike.errors import LookalikeError
-from lookalike.images.inputs.file_types import IgnoredFiles
 from lookalike.images.inputs.label_matching import LabelCounts, match_labels
 from lookalike.images.inputs.listing import IMAGE, LISTING
 from lookalike.images.inputs.source import Source, encode_path
-from lookalike.images.inputs.spark_files import literal, uri_frames
 from lookalike.images.inputs.spark_tables import table_frames
 from lookalike.spark import is_spark_error, local_uri, short_error
 from lookalike.system.sql import connect, create_view, write_parquet
@@ -39,34 +37,24 @@ class ImageFrames(NamedTuple):
     labelled: LabelCounts
 
 
-class FileVanished(LookalikeError):
-    """A file of the given paths no longer exists."""
-
-
 def image_frame(
     spark: "SparkSession",
     source: Source,
     staging: Path,
     labels: Iterator[pa.RecordBatch] | None = None,
-    paths: Sequence[str] | None = None,
-    ignored: IgnoredFiles | None = None,
 ) -> ImageFrames:
-    """Return DataFrames of the images of a URI or a table.
+    """Return DataFrames of the images of a table.
 
     Parameters
     ----------
     spark
         The session.
     source
-        A source of the kind "uri" or "table".
+        A source of the kind "table".
     staging
         A folder that all workers see, for names and labels.
     labels
         Batches of `labels.SCHEMA`.
-    paths
-        Encoded paths: read only these files of a URI. Files that vanish later are left out.
-    ignored
-        Counts the files below a URI that are no images.
 
     Returns
     -------
@@ -74,56 +62,32 @@ def image_frame(
 
     Raises
     ------
-    FileVanished
-        If a file of `paths` does not exist.
     LookalikeError
-        If Spark cannot read the source.
+        If the table cannot be read.
 
     """
-    from pyspark.sql import functions as F
-
     try:
-        if source.kind == "table":
-            frame, names = table_frames(spark, source, staging)
-        else:
-            roots = source.root if paths is None else list(map(literal, paths))
-            frame, names = uri_frames(spark, roots, staging, ignored)
+        frame, names = table_frames(spark, source, staging)
     except Exception as error:
         if not is_spark_error(error):
             raise
-        detail = short_error(error)
-        gone = paths is not None and "PATH_NOT_FOUND" in str(error)
-        kind = FileVanished if gone else LookalikeError
-        raise kind(f"Spark cannot read {source.root}: {detail}") from None
+        raise LookalikeError(f"Spark cannot read {source.root}: {short_error(error)}") from None
     labelled = LabelCounts()
     if labels is not None:
-        by_path, labelled = _labels_of(
-            names, labels, staging, source.root, allow_unmatched=paths is not None
-        )
+        by_path, labelled = _labels_of(names, labels, staging, source.root)
         frame, names = (one.drop("label").join(by_path, "path", "left") for one in (frame, names))
-    elif "label" not in frame.columns:
-        frame, names = (
-            one.withColumn("label", F.lit(None).cast("string")) for one in (frame, names)
-        )
     return ImageFrames(frame.select(*IMAGE.names), names.select(*LISTING.names), labelled)
 
 
 def _labels_of(
-    names: "DataFrame",
-    labels: Iterator[pa.RecordBatch],
-    staging: Path,
-    root: str,
-    *,
-    allow_unmatched: bool = False,
+    names: "DataFrame", labels: Iterator[pa.RecordBatch], staging: Path, root: str
 ) -> "tuple[DataFrame, LabelCounts]":
     """Return a DataFrame of path and label. Names pass through `staging`."""
     names.select("path").write.parquet(local_uri(staging / "paths"))
     with connect(staging) as sql:
         create_view(sql, "paths", staging / "paths")
         sql.execute("create temp view images as select path as id, path from paths")
-        done = match_labels(
-            sql, labels, staging, encode_path(root), allow_unmatched=allow_unmatched
-        )
+        done = match_labels(sql, labels, staging, encode_path(root))
         file = staging / "labelled.parquet"
         write_parquet(sql, "select id as path, label from labelled", file)
     return names.sparkSession.read.parquet(local_uri(file)), done

@@ -3,7 +3,7 @@
 import glob
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,8 @@ from lookalike.images.inputs.parquet_shard import (
 )
 from lookalike.images.inputs.reader import read_beside
 from lookalike.images.inputs.scan import ScannedFile, walk
-from lookalike.images.inputs.source import Source, full_path
+from lookalike.images.inputs.source import Source, encode_path, full_path, is_uri
+from lookalike.images.inputs.store_listing import list_shards
 
 PART = pa.schema(
     {
@@ -31,7 +32,6 @@ PART = pa.schema(
         "size": pa.int64(),
         "modified": pa.int64(),
         "reason": pa.string(),
-        "reached": pa.bool_(),
         "lacks": pa.string(),
         "row_group": pa.int32(),
         "first_row": pa.int64(),
@@ -40,31 +40,42 @@ PART = pa.schema(
 )
 """One row for each row group of a file, or, with a `reason`, for a file without images.
 
-`path` is encoded and relative to the root. `reached` tells whether the file could be opened,
-`lacks` why it has no labels although a column of labels is given.
+`path` is encoded and relative to the root. `lacks` tells why the file has no labels although a
+column of labels is given.
 """
 
 ROWS = pa.schema([field for field in IMAGE if field.name != "id"])
 """Rows of tasks, which Spark numbers afterwards."""
 
 
-def local_shards(source: Source) -> Iterator[ScannedFile]:
-    """Yield the Parquet files of a local table in the order of their paths.
+def shards(source: Source) -> Iterator[ScannedFile]:
+    """Yield the Parquet files of a table as `files_of` does; by first bytes without an ending."""
+    yield from files_of(source, _is_shard)
 
-    Files in `source.names` count, whatever their names; in folders the ending counts, or, without
-    an ending, the first bytes. Names that Spark hides are left out: those that begin with a dot, or
-    with `_` unless they are partitions.
+
+def files_of(source: Source, accepts: Callable[[str], bool]) -> Iterator[ScannedFile]:
+    """Yield the files of a table, or the archives, in the order of their paths.
+
+    Files in `source.names` count, whatever their names; in folders those whose name is accepted.
+    Names that Spark hides are left out: those that begin with a dot, or with `_` unless they are
+    partitions.
     """
+    if is_uri(source.root):
+        for shard in list_shards(source.root, accepts):
+            inner = shard.path.removeprefix(encode_path(source.root).rstrip("/"))
+            if not any(map(_is_hidden, inner.split("/")[:-1])):
+                yield shard
+        return
     for name in source.names:
         top = os.path.join(source.root, name) if name else source.root
         if os.path.lexists(top) or not glob.has_magic(name):
             tops = [name]
         else:
             pattern = os.path.join(glob.escape(source.root), name)
-            found = sorted(set(matches(pattern, _is_shard)))
+            found = sorted(set(matches(pattern, accepts)))
             tops = [os.path.relpath(path, source.root) for path in found]
         for one in tops:
-            for shard in walk(replace(source, kind="files", names=(one,)), _is_shard):
+            for shard in walk(replace(source, kind="files", names=(one,)), accepts):
                 if not any(map(_is_hidden, shard.path.split("/")[:-1])):
                     yield shard
 
@@ -85,7 +96,7 @@ def inspect_files(source: Source, listed: Iterable[dict[str, Any]]) -> Iterator[
     """
     for shard in listed:
         about = {name: shard[name] for name in ("path", "size", "modified", "reason")}
-        about |= {"reached": False, "lacks": None}
+        about |= {"lacks": None}
         parts = [about]
         if shard["reason"] is None:
             parts = _parts(source, about, full_path(source, shard["path"]))
@@ -97,7 +108,6 @@ def _parts(source: Source, about: dict[str, Any], place: str) -> list[dict[str, 
     try:
         about["size"], about["modified"] = size_and_time(place)
         with open_file(place) as file:
-            about["reached"] = True
             named = is_parquet(place) or _is_named(source, place)
             if not named and not begins_as_parquet(file):
                 return []

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lookalike import images
 from lookalike.errors import LookalikeError, either
+from lookalike.images.inputs.source import is_uri
 from lookalike.ingest.vectors import columns, frames, values
 from lookalike.ingest.vectors.given import SAMPLE_ROWS, VectorOptions, table_of
 from lookalike.ingest.vectors.in_memory import ArrayTable, spooled
@@ -165,6 +166,10 @@ def _open_table(given: Any, own: OwnVectors) -> VectorInput:
         key = values.key_type(table.schema.field(own.id_column).type, own.id_column)
     sample = first if reader is not None else _sample(table, own.embedding_column)
     width = _width_of(sample, own.embedding_column, place)
+    if own.path_column is not None and is_uri(table.root):
+        raise LookalikeError(
+            f"pictures of {place} cannot be read from a store: leave `path_column` out"
+        )
     own = replace(own, place=table.place, key=key, kept=columns.known_types(own.kept))
     if reader is not None:
         return VectorInput(own, width, table.root, reader=reader)

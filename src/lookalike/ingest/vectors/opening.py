@@ -1,4 +1,4 @@
-"""Open a table of vectors on a local disk by its name and content."""
+"""Open a table of vectors by its name and content, on a local disk or in a store."""
 
 import glob
 import os
@@ -15,14 +15,17 @@ from lookalike.errors import LookalikeError, one_line
 from lookalike.images.inputs.location import fixed_part, matches
 from lookalike.images.inputs.parquet_shard import is_parquet
 from lookalike.images.inputs.source import is_uri
+from lookalike.images.inputs.store_listing import list_shards
 from lookalike.ingest.vectors.csv_table import CsvTable
 from lookalike.ingest.vectors.in_memory import open_array
 from lookalike.ingest.vectors.tables import OwnTable, ParquetTable
 from lookalike.system.paths import local_path
+from lookalike.system.store import open_store
+from lookalike.system.uris import split_uri
 
 
 def open_files(given: Sequence[str], embedding: str | None) -> OwnTable:
-    """Open a table on a local disk: Parquet, Delta, CSV or `.npy`, by its name and content.
+    """Open a table: Parquet at a URI; Parquet, Delta, CSV or `.npy` on a local disk.
 
     Parameters
     ----------
@@ -37,11 +40,10 @@ def open_files(given: Sequence[str], embedding: str | None) -> OwnTable:
         If there is no such table, or it cannot be read.
 
     """
-    for name in given:
-        if is_uri(name):
-            raise LookalikeError(
-                f"{name} is a URI: read it with Spark and give the DataFrame, or give a local path"
-            )
+    if any(map(is_uri, given)):
+        if len(given) > 1:
+            raise LookalikeError("one URI at a time: use a glob that covers them")
+        return _open_uri(given[0])
     paths = [os.path.abspath(local_path(name)) for name in given]
     if len(paths) == 1 and os.path.isfile(paths[0]):
         if paths[0].lower().endswith(".npy"):
@@ -64,6 +66,24 @@ def open_files(given: Sequence[str], embedding: str | None) -> OwnTable:
     return ParquetTable(
         None, os.path.commonpath([os.path.dirname(file) for file in files]), tuple(files)
     )
+
+
+def _open_uri(uri: str) -> ParquetTable:
+    """Open Parquet files of a store: a folder, a file or a glob."""
+    place = uri.rstrip("/")
+    files = [images.decode_path(shard.path) for shard in list_shards(uri, is_parquet)]
+    if not files:
+        raise LookalikeError(f"{uri} has no Parquet files: name a table of vectors in Parquet")
+    is_folder = files[0].startswith(f"{place}/")
+    if is_folder and split_uri(uri)[0] != "file" and _has_log(place):
+        raise LookalikeError(f"{uri} is a Delta table: read it with Spark and give the DataFrame")
+    # The text before the first difference: `commonpath` would merge the slashes of a URI.
+    root = place if is_folder else os.path.commonprefix(files).rpartition("/")[0]  # noqa: RUF071
+    return ParquetTable(uri, root, tuple(files))
+
+
+def _has_log(place: str) -> bool:
+    return next(open_store(f"{place}/_delta_log").list(1), None) is not None
 
 
 def _parquet_files(path: str) -> Iterator[str]:

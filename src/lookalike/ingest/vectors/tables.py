@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError, one_line
+from lookalike.images.inputs.file_opening import open_file, size_and_time
 from lookalike.images.inputs.parquet_shard import partitions
+from lookalike.images.inputs.source import is_uri
 
 BATCH_ROWS = 1024
 _BUFFER_BYTES = 2**20  # of a column chunk, read at a time
@@ -64,7 +66,7 @@ class FilesTable:
     files: tuple[str, ...]
 
     @cached_property
-    def _states(self) -> list[tuple[int, int]]:
+    def _states(self) -> list[tuple[int | None, int | None]]:
         return list(map(_state, self.files))
 
     def check_unchanged(self) -> None:
@@ -93,8 +95,8 @@ class ParquetTable(FilesTable):
 
     def file_schema(self, file: str) -> pa.Schema:
         """Return the columns of a file, and its partitions."""
-        with reading(file):
-            schema = pq.read_schema(file)
+        with reading(file), _opened(file) as opened:
+            schema = pq.read_schema(opened)
         for name in partitions(file):
             if name not in schema.names:
                 schema = schema.append(pa.field(name, pa.string()))
@@ -103,8 +105,8 @@ class ParquetTable(FilesTable):
     def parts(self) -> Iterator[Part]:
         """Yield the row groups of all files in order."""
         for number, file in enumerate(self.files):
-            with reading(file):
-                about = pq.read_metadata(file)
+            with reading(file), _opened(file) as opened:
+                about = pq.read_metadata(opened)
             first = 0
             for group in range(about.num_row_groups):
                 rows = about.row_group(group).num_rows
@@ -124,7 +126,8 @@ class ParquetTable(FilesTable):
         first, folders = part.first, partitions(file)
         with (
             reading(file),
-            pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES) as opened,
+            _opened(file) as content,
+            pq.ParquetFile(content, pre_buffer=False, buffer_size=_BUFFER_BYTES) as opened,
         ):
             there = [one for one in columns if one in opened.schema_arrow.names]
             if not there:  # a row group still has a number of rows
@@ -166,10 +169,22 @@ def missing_column(place: str, column: str, there: Sequence[str]) -> LookalikeEr
     return LookalikeError(f"{place} has no column {column!r}; it has {named}: choose one")
 
 
-def _state(file: str) -> tuple[int, int]:
+def _state(file: str) -> tuple[int | None, int | None]:
     with reading(file):
+        if is_uri(file):
+            return size_and_time(file)
         status = os.stat(file)
     return status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _opened(file: str) -> Iterator["str | pa.NativeFile"]:
+    """Give a local file by its name, and one of a store open."""
+    if is_uri(file):
+        with open_file(file) as opened:
+            yield opened
+    else:
+        yield file
 
 
 @contextmanager

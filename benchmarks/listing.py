@@ -1,0 +1,124 @@
+"""How fast a store is listed, and how memory grows with the number of objects.
+
+    python benchmarks/listing.py --objects 50000 200000
+
+A server of this script answers S3's listing of drawn names over HTTP, in a process of its own; each
+number of objects is listed in a fresh process. Prints JSON: seconds, microseconds an object, and
+the peak memory of the listing process in MB, before and after.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import tempfile
+import time
+from bisect import bisect_left
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+PAGE = 1000
+FOLDERS = 20
+
+
+def names(objects: int) -> list[str]:
+    """Return the names of drawn objects, in order."""
+    return sorted(f"photos/{at % FOLDERS:02}/{at:09}.jpg" for at in range(objects))
+
+
+def serve(objects: int, ready: Connection) -> None:
+    """Answer `ListObjectsV2` for drawn names."""
+    every = names(objects)
+    row = (
+        "<Contents><Key>{}</Key><LastModified>2024-05-06T07:08:09.000Z</LastModified>"
+        '<ETag>"0"</ETag><Size>123456</Size></Contents>'
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked = {name: value[0] for name, value in parse_qs(urlsplit(self.path).query).items()}
+            prefix = asked.get("prefix", "")
+            first, last = bisect_left(every, prefix), bisect_left(every, prefix + "\x7f")
+            start = int(asked.get("continuation-token", first))
+            content, common = every[start : min(start + PAGE, last)], ""
+            if asked.get("delimiter"):
+                one = "<CommonPrefixes><Prefix>photos/{:02}/</Prefix></CommonPrefixes>"
+                content, common = [], "".join(map(one.format, range(FOLDERS)))
+            more = not common and start + PAGE < last
+            token = f"<NextContinuationToken>{start + PAGE}</NextContinuationToken>" if more else ""
+            body = (
+                "<?xml version='1.0'?><ListBucketResult><Name>b</Name>"
+                f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}"
+                f"{''.join(map(row.format, content))}{common}</ListBucketResult>"
+            ).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    ready.send(server.server_address[1])
+    server.serve_forever()
+
+
+def measure(objects: int, port: int, result: Connection) -> None:
+    """List once; send seconds and memory."""
+    from lookalike.images.inputs.source import Source
+    from lookalike.images.inputs.store_listing import list_store
+
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        count = list_store(Source("uri", "s3://b/photos", ()), Path(folder) / "listing.parquet")
+    seconds = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert count == objects
+    result.send(
+        {
+            "objects": objects,
+            "seconds": round(seconds, 2),
+            "microseconds_an_object": round(seconds / objects * 1e6, 1),
+            "peak_mb_before": before // 1024,
+            "peak_mb": after // 1024,
+        }
+    )
+
+
+def main() -> None:
+    """List each number of objects."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--objects", type=int, nargs="+", default=[50_000, 200_000])
+    processes = multiprocessing.get_context("spawn")
+    runs = []
+    for objects in parser.parse_args().objects:
+        here, there = processes.Pipe()
+        server = processes.Process(target=serve, args=(objects, there), daemon=True)
+        server.start()
+        listing = processes.Process(target=measure, args=(objects, here.recv(), there))
+        listing.start()
+        listing.join()
+        runs.append(here.recv())
+        server.terminate()
+        server.join()
+    print(json.dumps({"machine": platform.processor() or platform.machine(), "runs": runs}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
