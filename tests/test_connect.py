@@ -55,7 +55,7 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list):
         return len(one) == len(other) and all(map(same, one, other))
     return (
-        bool(np.isclose(one, other, TOLERANCE, TOLERANCE))
+        bool(np.isclose(one, other, TOLERANCE, TOLERANCE, True))
         if isinstance(one, float)
         else (one == other)
     )

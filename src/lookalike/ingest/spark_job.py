@@ -206,8 +206,9 @@ def write_on_spark(
                     move(done, count or None, skipped_note(skipped))
                 running.result()
             except BaseException as error:
-                if not running.done():
-                    jobs.stop()  # else the pool would wait for them
+                while not running.done():  # else the pool would wait for jobs that start later
+                    jobs.stop()
+                    wait([running], _POLL_SECONDS)
                 if is_spark_error(error):
                     raise LookalikeError(
                         f"Spark failed: {short_error(error)}; run the same command to continue"
