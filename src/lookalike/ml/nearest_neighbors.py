@@ -120,7 +120,7 @@ class NearestNeighbors(
 
     def _fit(self, dataset: "DataFrame") -> NearestNeighborsModel:
         self._check()
-        stored_rows.check_columns(dataset, self, has_ids=True)
+        stored_rows.check_columns(dataset, self, named=True)
         uid = NearestNeighborsModel._randomUID()
         folder = self._new_folder(uid, dataset)
         try:

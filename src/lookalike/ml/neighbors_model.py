@@ -15,7 +15,7 @@ from lookalike.errors import LookalikeError
 from lookalike.index import Index
 from lookalike.ml import stored_rows
 from lookalike.ml.neighbor_params import NeighborParams
-from lookalike.ml.row_search import nearest_rows
+from lookalike.ml.row_search import Place, nearest_rows
 from lookalike.ml.saved_model import copy_data, local_folder
 from lookalike.ml.saving import read_metadata, restore
 from lookalike.search.columns import unused_name
@@ -87,8 +87,8 @@ class NearestNeighborsModel(Model, NeighborParams, MLReadable["NearestNeighborsM
         queries, pairs = self._pairs(query_df, self._engine())
         pair = F.struct("rank", F.col("neighbor_id").alias("id"), "distance")
         row, name = F.col(stored_rows.ROW), f"query_{self._id_name}"
-        found = pairs.groupBy(F.col("query_id").alias(stored_rows.ROW))
-        found = found.agg(F.sort_array(F.collect_list(pair)).alias("found"))
+        each = pairs.groupBy(F.col("query_id").alias(stored_rows.ROW))
+        found = each.agg(F.sort_array(F.collect_list(pair)).alias("found"))
         named = queries.select(row, stored_rows.column(queries, self._id_name).alias(name))
         joined = named.join(found, stored_rows.ROW)
         knn = joined.select(
@@ -171,8 +171,8 @@ class NearestNeighborsModel(Model, NeighborParams, MLReadable["NearestNeighborsM
         Null where there is no vector.
         """
         self._check()
-        stored_rows.check_columns(dataset, self, has_ids=False)
-        name, index, version = self.getOutputCol(), self._index.path, self._index._table.version
+        stored_rows.check_columns(dataset, self, named=False)
+        name, place = self.getOutputCol(), Place.of(self._index._table)
         if name in dataset.columns:
             raise LookalikeError(f"the column {name!r} exists already: set `outputCol`")
         k, recall = min(self.getK(), len(self._index)), self.getRecall()
@@ -183,7 +183,7 @@ class NearestNeighborsModel(Model, NeighborParams, MLReadable["NearestNeighborsM
             context = TaskContext.get()
             threads = context.cpus() if context is not None else 1
             for chunk in chunks:
-                yield nearest_rows(chunk, index, version, k, recall, threads)
+                yield nearest_rows(chunk, place, k, recall, threads)
 
         key = "string" if self._id_type == "string" else "bigint"
         result = f"struct<ids:array<{key}>,distances:array<float>>"
@@ -213,7 +213,7 @@ class NearestNeighborsModel(Model, NeighborParams, MLReadable["NearestNeighborsM
         `query_id` is the number of a query, `neighbor_id` the id of a row.
         """
         self._check()
-        stored_rows.check_columns(query_df, self, has_ids=True)
+        stored_rows.check_columns(query_df, self, named=True)
         folder = query_folder(self._index._table)
         queries = stored_rows.store(query_df, self, folder / "rows")
         if stored_rows.count_nulls(folder / "rows", self._id_name):

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import faiss
 import numpy as np
@@ -25,8 +25,21 @@ BLOCK_QUERIES = 1_024
 """Queries that are compared at a time."""
 
 
+class Place(NamedTuple):
+    """One version of an index, told from another that was written to the same folder."""
+
+    path: Path
+    version: int
+    identity: str
+
+    @classmethod
+    def of(cls, table: EmbeddingTable) -> Self:
+        """Return the place of an open index."""
+        return cls(table.path.absolute(), table.version, table.identity)
+
+
 def nearest_rows(
-    chunk: "pd.Series[Any]", index: Path, version: int, k: int, recall: float, threads: int
+    chunk: "pd.Series[Any]", index: Place, k: int, recall: float, threads: int
 ) -> "pd.DataFrame":
     """Return the k nearest items to each vector, nearest first, as ids and Euclidean distances.
 
@@ -34,8 +47,8 @@ def nearest_rows(
     ----------
     chunk : Series
         Lists of numbers; null for none.
-    index, version
-        The folder of the index, and its version.
+    index
+        The index to search.
     k, recall
         How many are found, and which share of the true ones: exactly at 1.
     threads
@@ -55,7 +68,7 @@ def nearest_rows(
     import pandas as pd
 
     faiss.omp_set_num_threads(threads)
-    searcher = _searcher(index, version)
+    searcher = _searcher(index)
     table = searcher.table
     given = pa.Array.from_pandas(chunk, type=pa.list_(pa.float64()))
     parsed = parse(given, int(table.about_model["width"]), table.metric)
@@ -75,13 +88,13 @@ def nearest_rows(
 
 
 @lru_cache(2)
-def _searcher(index: Path, version: int) -> Searcher:
-    return Searcher(EmbeddingTable.open(index, version))
+def _searcher(index: Place) -> Searcher:
+    return Searcher(EmbeddingTable.open(index.path, index.version))
 
 
 @lru_cache(1)
-def _only_partition(index: Path, version: int) -> Partition:
-    return Partition.load(_searcher(index, version).rows.segments)
+def _only_partition(index: Place) -> Partition:
+    return Partition.load(_searcher(index).rows.segments)
 
 
 def _keys(searcher: Searcher, numbers: Numbers) -> npt.NDArray[Any]:
@@ -101,7 +114,7 @@ def _nearest(
     table = searcher.table
     groups = group_segments(searcher.rows.segments, 1, int(table.about_model["width"]))
     if len(groups) == 1:  # it stays in memory
-        return _only_partition(table.path, table.version).nearest(queries, k, None)
+        return _only_partition(Place.of(table)).nearest(queries, k, None)
     parts = [Partition.load(group).nearest(queries, k, None) for group in groups]
     numbers = np.concatenate([found for found, _ in parts], axis=1)
     distances = np.concatenate([far for _, far in parts], axis=1)

@@ -52,18 +52,22 @@ def _folder_of_process() -> Path:
     return folder
 
 
-def check_columns(frame: "DataFrame", stage: NeighborParams, *, has_ids: bool) -> None:
-    """Raise `LookalikeError` for columns that are not there, or hold something else."""
+def check_columns(frame: "DataFrame", stage: NeighborParams, *, named: bool) -> None:
+    """Raise `LookalikeError` for columns that are not there, or hold something else.
+
+    `named` says that rows have ids, or get them.
+    """
     vectors = [stage.getInputCol()] if stage.isDefined("inputCol") else stage.getInputCols()
-    ids = [stage.getIdCol()] if stage.getIdCol() and has_ids else []
+    ids = [stage.getIdCol()] if stage.getIdCol() and named else []
     for name in [*vectors, *ids]:
         if name not in frame.columns:
             raise LookalikeError(f"unknown column {name!r}: choose {', '.join(frame.columns)}")
     vector_of(frame, stage)
     for name in ids:
         check_ids(frame, str(name))
-    for name in (VECTOR, ROW, *([] if stage.getIdCol() else [stage._id_name])):
-        if name in frame.columns:
+    added = [VECTOR, ROW] if stage.getIdCol() else [VECTOR, ROW, stage._id_name]
+    for name in added:
+        if named and name in frame.columns:
             raise LookalikeError(f"a column {name!r} exists already: rename it, or set `idCol`")
 
 
