@@ -10,7 +10,7 @@ SOURCES = Path(lookalike.__file__).parent
 ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
 ORDER = (
     "errors · system · spark · images · rendering · models · storage · search · lsh · ingest · "
-    "analysis · index · create · server · cli"
+    "analysis · index · create · ml · server · cli"
 )
 """Each room imports only what stands before it."""
 ROOMS = ORDER.split(" · ")

@@ -41,6 +41,7 @@ def embed_batches(
     lookup: EmbeddingLookup | None = None,
     isolated: bool = False,
     expendable: bool = False,
+    scaled: bool = True,
 ) -> Iterator[pa.RecordBatch]:
     """Embed Arrow batches, in a Spark task (`mapInArrow`) or in this process.
 
@@ -72,6 +73,8 @@ def embed_batches(
         costs one image.
     expendable
         This process may be killed: SIGALRM ends it if a decode hangs. Needs one thread.
+    scaled
+        Scale vectors to length 1.
 
     Yields
     ------
@@ -89,7 +92,8 @@ def embed_batches(
     if threads == 1:
         with images.open_decoder(isolated, expendable, source.truncated) as decoder:
             decode = partial(decoder.decode_pixels, preprocessing=model.input)
-            yield from (_embed_rows(group, source, model, run, decode, lookup) for group in groups)
+            embed = partial(_embed_rows, source, model, run, decode, lookup, scaled)
+            yield from map(embed, groups)
         return
     pending: deque[Future[pa.RecordBatch]] = deque()
     # Silence warnings here: threads that do it concurrently restore each other's state.
@@ -101,9 +105,10 @@ def embed_batches(
     ):
         decode = partial(decoder.decode_pixels, preprocessing=model.input)
         warnings.simplefilter("ignore")
+        embed = partial(_embed_rows, source, model, run, decode, lookup, scaled)
         try:
             for group in groups:
-                pending.append(pool.submit(_embed_rows, group, source, model, run, decode, lookup))
+                pending.append(pool.submit(embed, group))
                 if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
@@ -113,12 +118,13 @@ def embed_batches(
 
 
 def _embed_rows(
-    rows: pa.RecordBatch,
     source: images.Source,
     model: Model,
     run: models.Engine,
     decode: Decode,
     lookup: EmbeddingLookup | None,
+    scaled: bool,
+    rows: pa.RecordBatch,
 ) -> pa.RecordBatch:
     columns: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in ROW.names}
     columns.update({name: rows[name].to_pylist() for name in _INPUT_COLUMNS})
@@ -144,7 +150,7 @@ def _embed_rows(
             columns["reason"][at] = str(error)
     if to_embed:
         made, failed = embed_each(run, decoded[: len(to_embed)])
-        made = normalize(made)
+        made = normalize(made) if scaled else made
         usable = have_direction(made)
         for place, at in enumerate(to_embed):
             if usable[place]:

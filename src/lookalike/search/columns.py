@@ -32,3 +32,10 @@ def vector_column(frame: "DataFrame", name: str) -> "Column":
         )
     # As float32, what is beyond that would be infinite or zero.
     return column if isinstance(kind.elementType, FloatType) else column.cast("array<double>")
+
+
+def unused_name(frame: "DataFrame", name: str) -> str:
+    """Return a name of a column that a DataFrame does not have: this one, or a longer one."""
+    while name in frame.columns:
+        name += "_"
+    return name

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lookalike.errors import LookalikeError
@@ -197,15 +198,7 @@ def _of_frame(
                 f"the queries have no column {name!r}, but {', '.join(queries.columns)}: choose one"
             )
     vector, number = vector_column(queries, column), column_of(queries, id_column)
-    try:
-        folder = _kept_to_the_end().enter_context(staging_folder(table.path)) / "queries"
-        folder.mkdir()
-        folder.chmod(0o1777)  # Spark's workers may be another user's
-    except OSError as error:
-        raise LookalikeError(
-            f"the queries cannot be kept beside {table.path} ({error.strerror}): copy the "
-            "index to where you may write"
-        ) from None
+    folder = query_folder(table)
     names = None
     if isinstance(queries.schema[id_column].dataType, IntegralType):
         rows = queries.select(number.cast("bigint").alias("id"), vector.alias("embedding"))
@@ -225,6 +218,23 @@ def _of_frame(
         return found
     named = found.join(names.withColumnRenamed("id", "query_id"), "query_id")
     return named.select(F.col("name").alias("query_id"), *found.columns[1:])
+
+
+def query_folder(table: EmbeddingTable) -> Path:
+    """Return a new folder for queries beside an index, which is deleted when this process ends.
+
+    Raises `LookalikeError` where nothing can be written there.
+    """
+    try:
+        folder = _kept_to_the_end().enter_context(staging_folder(table.path)) / "queries"
+        folder.mkdir()
+        folder.chmod(0o1777)  # Spark's workers may be another user's
+    except OSError as error:
+        raise LookalikeError(
+            f"the queries cannot be kept beside {table.path} ({error.strerror}): copy the "
+            "index to where you may write"
+        ) from None
+    return folder
 
 
 @cache

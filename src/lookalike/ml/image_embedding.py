@@ -1,0 +1,221 @@
+"""`ImageEmbedding`: images to vectors, as a stage of `pyspark.ml`."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from pyspark.ml import Transformer
+from pyspark.ml.functions import array_to_vector
+from pyspark.ml.util import (
+    DefaultParamsReadable,
+    DefaultParamsReader,
+    DefaultParamsWritable,
+    DefaultParamsWriter,
+    MLWriter,
+)
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
+
+from lookalike import images
+from lookalike.errors import LookalikeError, either
+from lookalike.ingest.batches import embed_batches
+from lookalike.ml.embedding_params import OUTPUT_TYPES, EmbeddingParams
+from lookalike.ml.image_columns import Chunk, Kind, image_batches, input_column
+from lookalike.ml.saving import StageReader
+from lookalike.models import CallableModel, Model, at_precision, callables, resolve
+from lookalike.models.weights import AUTO
+from lookalike.search.columns import unused_name
+from lookalike.spark import is_retry, retries_tasks
+from lookalike.storage import EmbeddingTable
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+MAX_BATCH_BYTES = 64 * 2**20
+"""Bytes of images that Spark sends to a task at a time, unless the session says fewer."""
+_BATCH_BYTES = "spark.sql.execution.arrow.maxBytesPerBatch"
+_RESULT = "struct<embedding:array<float>,reason:string>"
+
+
+class ImageEmbedding(
+    Transformer, EmbeddingParams, DefaultParamsReadable[Any], DefaultParamsWritable
+):
+    """Embed images: a vector for each row, or null and the reason.
+
+    An image that cannot be embedded never fails the job. The other columns stay as they are, and
+    are not sent to Python. Rows are embedded when the result is used, and again with each use:
+    write the result, or cache it.
+
+    Parameters
+    ----------
+    inputCol : str
+        A column of paths or URIs (string), of the bytes of files (binary, as `content` of Spark's
+        format `binaryFile`), of rows of that format as structs (`content` or `bytes`, and `path`),
+        or of Spark's images (its format `image`). Default: "content".
+    outputCol : str
+        The new column of vectors. Default: "embedding".
+    errorCol : str
+        The new column of reasons, null where there is a vector. Default: "error"; an empty name
+        leaves it out.
+    outputType : {"vector", "array"}
+        The type of `outputCol`: a vector of `pyspark.ml`, which all its other stages take (the
+        default), or `array<float>`, half as large in Parquet.
+    model : str or CallableModel
+        The network, as `ImageEmbedder` takes it. A function cannot be saved.
+    weights : str
+        Bundled weights, "imagenet", or a file that the driver sees.
+    precision : {"auto", "f32", "bf16"}
+        What the network computes in; `auto` is f32. int8 depends on images, so that it comes with
+        `like`.
+    like : str
+        The folder of an index whose model is used, with its precision, instead of `model`.
+    normalize : bool
+        Scale each vector to length 1 (the default).
+    truncated : bool
+        Embed files that were cut short too, as far as they go.
+
+    Examples
+    --------
+    >>> from pyspark.sql import Row
+    >>> rows = spark.createDataFrame([Row(photo=str(photos[0])), Row(photo="nowhere.jpg")])
+    >>> embedding = ImageEmbedding(inputCol="photo")
+    >>> embedded = embedding.transform(rows)
+    >>> embedded.columns
+    ['photo', 'embedding', 'error']
+    >>> [row.error for row in embedded.select("error").collect()]
+    [None, 'no such file']
+
+    """
+
+    def __init__(
+        self,
+        *,
+        inputCol: str | None = None,  # noqa: N803 - as in Spark
+        outputCol: str | None = None,  # noqa: N803
+        errorCol: str | None = None,  # noqa: N803
+        outputType: str | None = None,  # noqa: N803
+        model: "str | CallableModel | None" = None,
+        weights: str | None = None,
+        precision: str | None = None,
+        like: str | None = None,
+        normalize: bool | None = None,
+        truncated: bool | None = None,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name in _NAMES}
+        super().__init__()
+        self._setDefault(
+            inputCol="content", outputCol="embedding", errorCol="error", outputType="vector"
+        )
+        self._setDefault(model=AUTO, weights=AUTO, precision="auto", like="")
+        self._setDefault(normalize=True, truncated=False)
+        self._set(**{name: value for name, value in given.items() if value is not None})
+
+    def write(self) -> MLWriter:
+        """Return the writer behind `save(path)`; `write().overwrite()` replaces."""
+        return _Writer(self)
+
+    @classmethod
+    def read(cls) -> "DefaultParamsReader[Any]":
+        """Return the reader behind `load(path)`."""
+        return StageReader(cls)
+
+    def _transform(self, dataset: "DataFrame") -> "DataFrame":
+        kind, column = input_column(dataset, self.getInputCol())
+        added = [one for one in (self.getOutputCol(), self.getErrorCol()) if one]
+        for name in added:
+            if name in dataset.columns:
+                raise LookalikeError(f"the column {name!r} exists already: choose another name")
+        if len(set(added)) < len(added):
+            raise LookalikeError(f"outputCol and errorCol are both {added[0]!r}: rename one")
+        if self.getOutputType() not in OUTPUT_TYPES:
+            raise LookalikeError(
+                f"unknown outputType {self.getOutputType()!r}: choose {either(OUTPUT_TYPES)}"
+            )
+        bound_batches(dataset.sparkSession)
+        embed = pandas_udf(self._task(kind, dataset.sparkSession), _RESULT)  # type: ignore[call-overload]
+        # Called deterministic, it would run again for each filter on its result.
+        made = embed.asNondeterministic()(column)
+        name = unused_name(dataset, "embedded")
+        vector, reason = F.col(name)["embedding"], F.col(name)["reason"]
+        if self.getOutputType() == "vector":
+            vector = F.when(vector.isNotNull(), array_to_vector(vector))
+        outputs = dict(zip(added, (vector, reason), strict=False))
+        return dataset.withColumn(name, made).withColumns(outputs).drop(name)
+
+    def _task(self, kind: Kind, spark: "SparkSession") -> Any:
+        """Return what runs in the tasks: it holds the network, without its text side."""
+        model = replace(self._resolved(), text=None)
+        if model.function is not None:
+            callables.pickled(model.function)  # now: Spark would print what is wrong with it
+        source = images.Source("files", "/", truncated=self.getTruncated())
+        scaled, retries = self.getNormalize(), retries_tasks(spark)
+
+        def task(chunks: Iterator[Chunk]) -> Iterator[pd.DataFrame]:
+            from pyspark import TaskContext
+
+            context = TaskContext.get()
+            threads = context.cpus() if context is not None else 1
+            # An image may crash a worker. The retry of its task decodes in a separate process.
+            isolated = threads > 1 or not retries or is_retry()
+            for made in embed_batches(
+                image_batches(chunks, kind),
+                source,
+                model,
+                threads,
+                isolated=isolated,
+                expendable=True,
+                scaled=scaled,
+            ):
+                vectors = made["embedding"].to_numpy(zero_copy_only=False)
+                reasons = made["reason"].to_numpy(zero_copy_only=False)
+                yield pd.DataFrame({"embedding": list(vectors), "reason": reasons})
+
+        # By their types Spark tells kinds of functions apart.
+        several: Any = Iterator
+        given = pd.Series if kind in ("path", "bytes") else pd.DataFrame
+        task.__annotations__ = {"chunks": several[given], "return": several[pd.DataFrame]}
+        return task
+
+    def _resolved(self) -> Model:
+        if self.getLike():
+            if any(self.isSet(name) for name in ("model", "weights", "precision")):
+                raise LookalikeError(
+                    "`like` sets the whole model: leave `model`, `weights` and `precision` out"
+                )
+            model = EmbeddingTable.open(self.getLike()).model
+            model.check_runs()
+            return model
+        if self.getPrecision() == "int8":
+            raise LookalikeError(
+                "int8 is calibrated on images: make an index in int8, and set `like` to it"
+            )
+        return at_precision(resolve(self.getModel(), self.getWeights()), self.getPrecision())
+
+
+_NAMES = {
+    *("inputCol", "outputCol", "errorCol", "outputType", "model", "weights", "precision"),
+    *("like", "normalize", "truncated"),
+}
+
+
+class _Writer(DefaultParamsWriter):
+    def __init__(self, instance: ImageEmbedding) -> None:
+        super().__init__(instance)
+        self._model = instance.getModel()
+
+    def saveImpl(self, path: str) -> None:  # noqa: N802 - as in Spark
+        if isinstance(self._model, CallableModel):
+            raise LookalikeError(
+                f"the function {self._model.name!r} cannot be saved: set `model` to an ONNX file, "
+                "or make the stage anew in each process"
+            )
+        super().saveImpl(path)
+
+
+def bound_batches(spark: "SparkSession") -> None:
+    """Bound the bytes that Spark sends to Python at a time, where its version does not."""
+    found = str(spark.conf.get(_BATCH_BYTES, None) or "").rstrip("bB")
+    if not (found.isdecimal() and 0 < int(found) <= MAX_BATCH_BYTES):
+        spark.conf.set(_BATCH_BYTES, str(MAX_BATCH_BYTES))
