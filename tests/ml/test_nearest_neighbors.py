@@ -32,8 +32,9 @@ from lookalike.ml import (
 )
 from lookalike.ml.neighbor_params import MAX_NEIGHBORS
 from lookalike.ml.stored_rows import temporary_folder
-from lookalike.spark import java_home, session
+from lookalike.spark import session
 from lookalike.system.arrays import Vectors
+from lookalike.system.java import java_home
 
 WIDTH = 24
 

@@ -20,7 +20,7 @@ from lookalike.ml.saved_model import copy_data, local_folder
 from lookalike.ml.saving import read_metadata, restore
 from lookalike.search.columns import unused_name
 from lookalike.search.knn.export import query_folder
-from lookalike.spark import local_uri, read_parquet
+from lookalike.spark import read_parquet
 from lookalike.system.files import delete_folder
 
 if TYPE_CHECKING:
@@ -265,11 +265,10 @@ def open_model(folder: Path, spark: "SparkSession") -> NearestNeighborsModel:
         If they are not there, or name types that run code.
 
     """
-    rows = local_uri(folder / "items")
     if not (folder / "items").is_dir():
         raise LookalikeError(f"no rows in {folder}: save the model again")
     index = open_index(folder / "index")
-    return NearestNeighborsModel(folder, index, read_parquet(spark, rows, [rows]))
+    return NearestNeighborsModel(folder, index, read_parquet(spark, folder / "items"))
 
 
 class _Writer(MLWriter):

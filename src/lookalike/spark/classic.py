@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 
 _POLL_SECONDS = 0.3
@@ -38,12 +38,6 @@ def stop_tagged_jobs(spark: "SparkSession", tag: str) -> None:
 def stop_all_jobs(spark: "SparkSession") -> None:
     """Stop all jobs, those of streams too. Streams that call Python here are classic only."""
     spark.sparkContext.cancelAllJobs()
-
-
-def schema_json(frame: "DataFrame") -> str:
-    """Return a schema as JSON. Python would import the user-defined types in it."""
-    schema: str = frame._jdf.schema().json()
-    return schema
 
 
 @contextmanager

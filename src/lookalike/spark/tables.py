@@ -1,21 +1,14 @@
 """Files for Spark to read."""
 
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import LookalikeError
-from lookalike.spark import classic
-from lookalike.spark.sessions import require_classic
-from lookalike.system.untrusted import foreign_types
+from lookalike.system.untrusted import SPARK_SCHEMA, foreign_types
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-
-_GLOB = re.compile(r"[][{}*?\\]")
 
 
 def is_frame(given: Any) -> bool:
@@ -35,27 +28,23 @@ def local_uri(path: str | Path) -> str:
     return f"file://{Path(path).absolute()}"
 
 
-def read_parquet(spark: "SparkSession", path: str, files: Sequence[str]) -> "DataFrame":
-    """Read files of a table with unknown columns from an untrusted source.
+def read_parquet(spark: "SparkSession", folder: Path) -> "DataFrame":
+    """Read the Parquet files of a local folder from an untrusted source.
 
-    Raises `LookalikeError` for user-defined types, which can run code.
+    Raises `LookalikeError` for user-defined types, which can run code, and for damaged files.
     """
-    require_classic(f"reading {path}, which only Spark can reach,", "unset SPARK_REMOTE")
-    # Without this setting, a column of nanoseconds makes the whole table unreadable.
-    key = "spark.sql.legacy.parquet.nanosAsLong"
-    before = spark.conf.get(key, None)
-    spark.conf.set(key, "true")
-    try:
-        reader = spark.read
-        if path not in files:  # keep the columns of partition folders
-            within = _GLOB.split(path)[0]
-            reader.option("basePath", path if within == path else within.rpartition("/")[0])
-        frame = reader.parquet(*(_GLOB.sub(r"\\\g<0>", file) for file in files))
-    finally:
-        spark.conf.unset(key) if before is None else spark.conf.set(key, before)
-    if foreign := foreign_types(classic.schema_json(frame)):
-        raise LookalikeError(
-            f"{path} has a column of the type {foreign[0]}, which can run code: remove that column "
-            "from the table"
-        )
-    return frame
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for file in sorted(folder.glob("*.parquet")):
+        try:
+            described = (pq.read_schema(file).metadata or {}).get(SPARK_SCHEMA, b"{}").decode()
+            foreign = foreign_types(described)
+        except (pa.ArrowException, OSError, ValueError, RecursionError, AttributeError, TypeError):
+            raise LookalikeError(f"{file} cannot be read: save it again") from None
+        if foreign:  # Spark would import it
+            raise LookalikeError(
+                f"{folder} has a column of the type {foreign[0]}, which can run code: remove that "
+                "column from the table"
+            )
+    return spark.read.parquet(local_uri(folder))

@@ -98,6 +98,10 @@ _SPARK_ML_TYPES = {
 }
 
 
+SPARK_SCHEMA = b"org.apache.spark.sql.parquet.row.metadata"
+"""The key in the metadata of a Parquet file under which Spark writes its schema."""
+
+
 def foreign_types(schema: str) -> list[str]:
     """Return the user-defined types in a schema (Spark JSON) other than those of Spark ML.
 

@@ -14,11 +14,10 @@ import pyarrow.compute as pc
 from lookalike.errors import ImageError
 from lookalike.images.decoding.raster import MAX_BYTES
 from lookalike.images.inputs.file_opening import open_file
-from lookalike.system.untrusted import foreign_types
+from lookalike.system.untrusted import SPARK_SCHEMA, foreign_types
 
 _NAME = re.compile(r"\.(parquet|parq|pq)(\.(gz|gzip|snappy|zst|zstd|br|brotli|lz4))?$", re.I)
 _MAGIC = b"PAR1"
-_SPARK_TYPES = b"org.apache.spark.sql.parquet.row.metadata"
 _BUFFER_BYTES = 2**20  # of a column chunk, read at a time
 _BATCH_BYTES = 16 * 2**20  # of a batch of cells, unless a single cell is larger
 _BATCH_LABELS = 16_384
@@ -138,7 +137,7 @@ class Shard:
                     ) from None
 
     def _refuse_foreign(self) -> None:
-        described = (self._file.metadata.metadata or {}).get(_SPARK_TYPES)
+        described = (self._file.metadata.metadata or {}).get(SPARK_SCHEMA)
         if described is None:
             return
         try:
