@@ -603,9 +603,9 @@ def test_files_that_vanish_during_a_batch_are_left_out(
     def lose(photo: Path, module: Any, name: str) -> None:
         step = getattr(module, name)
 
-        def late(*arguments: Any) -> Any:
+        def late(*arguments: Any, **named: Any) -> Any:
             photo.unlink(missing_ok=True)
-            return step(*arguments)
+            return step(*arguments, **named)
 
         monkeypatch.setattr(module, name, late)
 
