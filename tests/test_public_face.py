@@ -51,8 +51,8 @@ def test_the_public_names() -> None:
     assert [name for name in dir(Index) if not name.startswith("_")] == [
         *("add", "check", "clusters", "duplicates", "embedder", "evaluate", "gallery", "info"),
         *("kneighbors", "outliers", "pairs", "path", "refresh", "relocate", "remove", "repair"),
-        *("report", "sample", "search", "set_aside", "sync", "to_spark", "upgrade", "vacuum"),
-        "versions",
+        *("report", "sample", "search", "set_aside", "sync", "to_arrow", "to_pandas", "to_polars"),
+        *("to_spark", "upgrade", "vacuum", "versions"),
     ]
 
 

@@ -373,7 +373,7 @@ def test_a_command_that_finds_nothing_fails(tmp_path: Path) -> None:
     for given in ("k.7z", "."):
         done = run("index", tmp_path / given, "--out", tmp_path / "x.index")
         assert_fails(done, "unpack")
-    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "k.zip"]
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "k.7z"]
 
 
 def test_python_says_what_was_left_out(mixed: Path, tmp_path: Path, network: Options) -> None:

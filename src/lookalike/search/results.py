@@ -99,7 +99,7 @@ class SearchResult(Sequence[Neighbor]):
     >>> result[0].rank, result[0].distance <= result[1].distance
     (1, True)
     >>> list(result.to_pandas().columns)
-    ['rank', 'path', 'label', 'distance']
+    ['rank', 'id', 'path', 'label', 'distance']
 
     """
 
