@@ -35,7 +35,7 @@ def create_index(
     embedding_column: str | None = None,
     id_column: str | None = None,
     path_column: str | None = None,
-    keep: Sequence[str] = (),
+    keep_columns: Sequence[str] = (),
     metric: "Metric" = "cosine",
 ) -> Index:
     """Embed all images of a folder, glob, list, URI or table, or index vectors of your own.
@@ -83,7 +83,7 @@ def create_index(
         The column of a table of vectors: lists of numbers, or vectors of Spark ML.
     id_column, path_column : str, optional
         Its columns of keys, whole numbers or strings, and of paths of pictures.
-    keep : list of str, optional
+    keep_columns : list of str, optional
         More of its columns to keep: numbers, strings, dates and times. `search(where=...)` compares
         them, `to_arrow`, `to_pandas`, `to_polars` and `to_spark` give them back.
     metric : {"cosine", "l2"}
@@ -125,7 +125,7 @@ def create_index(
         embedding_column=embedding_column,
         id_column=id_column,
         path_column=path_column,
-        keep=keep,
+        keep_columns=keep_columns,
         metric=metric,
     )
     table, report = build_index(photos, local_path(out), options, overwrite)

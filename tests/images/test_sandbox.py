@@ -481,10 +481,8 @@ def test_an_index_of_hostile_images(
     ],
 )
 def test_whether_spark_tries_again(master: str, failures: str, again: bool) -> None:
-    given: Any = SimpleNamespace(
-        sparkContext=SimpleNamespace(master=master),
-        conf={"spark.task.maxFailures": failures} if failures else {},
-    )
+    settings = {"spark.master": master, "spark.task.maxFailures": failures}
+    given: Any = SimpleNamespace(conf=settings)
     assert retries_tasks(given) is again
 
 

@@ -660,7 +660,7 @@ def test_a_loop_and_spark_make_the_same_table(table: Table, tmp_path: Path, name
 
 
 @pytest.mark.parametrize("build", [build_index, write_embeddings])
-@pytest.mark.parametrize("given", ["{}/x.parquet", "{}", "file://{}", "s3a://bucket/cars"])
+@pytest.mark.parametrize("given", ["{}/x.parquet", "{}", "file://{}/x.parquet"])
 def test_what_only_spark_reads_is_not_read_without(
     tmp_path: Path, given: str, build: Build
 ) -> None:

@@ -17,7 +17,7 @@ from lookalike import Index, LookalikeError, create_index, open_index
 COUNT = 60
 VECTORS = crowds(COUNT)
 KEEP = ["country", "price", "sold", "seen", "stock", "on", "cat"]
-COLUMNS: dict[str, Any] = {"embedding_column": "v", "id_column": "sku", "keep": KEEP}
+COLUMNS: dict[str, Any] = {"embedding_column": "v", "id_column": "sku", "keep_columns": KEEP}
 DAY = datetime.date(2026, 1, 1)
 TIME = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -106,7 +106,7 @@ def test_partitions_and_files_of_csv(tmp_path: Path) -> None:
     ]
     names = ",".join(f"v{number}" for number in range(VECTORS.shape[1]))
     (tmp_path / "goods.csv").write_text(f"sku,price,{names}\n" + "\n".join(rows) + "\n")
-    options = ("--embedding-column", "v", "--id-column", "sku", "--keep", "price")
+    options = ("--embedding-column", "v", "--id-column", "sku", "--keep-columns", "price")
     done = run("index", tmp_path / "goods.csv", "--out", tmp_path / "b.index", *options)
     assert done.code == 0, done.err
     where = ("--where", "price::double >= 0.5", "-k", 9)
@@ -128,14 +128,14 @@ def test_on_spark(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "a column of the index": (["path"], "`keep` has 'path', which an index has itself"),
-    "in another case": (["country", "COUNTRY"], "`keep` has 'COUNTRY', which .* or twice"),
+    "a column of the index": (["path"], "`keep_columns` has 'path', which an index has itself"),
+    "in another case": (["country", "COUNTRY"], "`keep_columns` has 'COUNTRY', which .* or twice"),
     "a list": (["v"], "holds list<.*>, which is not kept: choose numbers, strings"),
     "missing": (["colour"], "has no column 'colour'; it has sku, kind, v, country"),
     "a space": (["a b"], "rename the column, without spaces"),
     "a quote": (['a"b'], "rename the column"),
     "an underscore": (["_number"], "no underscore first"),
-    "a text": ("country", "`keep` is 'country': give a list of columns"),
+    "a text": ("country", "`keep_columns` is 'country': give a list of columns"),
 }
 
 
@@ -143,7 +143,7 @@ BAD: dict[str, tuple[Any, str]] = {
 def test_what_cannot_be_kept(kind: str, tmp_path: Path) -> None:
     keep, message = BAD[kind]
     with pytest.raises(LookalikeError, match=message):
-        create_index(goods(), tmp_path / "own.index", **{**COLUMNS, "keep": keep})
+        create_index(goods(), tmp_path / "own.index", **{**COLUMNS, "keep_columns": keep})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,11 +158,11 @@ def test_values_and_types_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(LookalikeError, match="has no column 'price'"):
         made.add(goods().drop(["price"]))
     with pytest.raises(LookalikeError, match="made with other columns"):
-        create_index(goods(), made.path, **{**COLUMNS, "keep": ["country"]})
+        create_index(goods(), made.path, **{**COLUMNS, "keep_columns": ["country"]})
     folder = tmp_path / "goods"
     write_table(folder / "a.parquet", goods(9))
     write_table(folder / "b.parquet", goods(9, price=["1"] * 9))
     with pytest.raises(LookalikeError, match=r"'price' of .*b\.parquet holds string"):
         create_index(folder, tmp_path / "b.index", **COLUMNS)
-    photos = run("index", tmp_path, "--out", tmp_path / "c.index", "--keep", "price")
-    assert_fails(photos, "--keep is for vectors")
+    photos = run("index", tmp_path, "--out", tmp_path / "c.index", "--keep-columns", "price")
+    assert_fails(photos, "--keep-columns is for vectors")

@@ -427,7 +427,7 @@ def test_a_listing_of_a_uri_reads_no_photo(
         name = names[number % len(names)].format(f"x [{number}]")
         write(photos, **{name: image("PNG") + bytes([number]) * size})
     write(photos, **{"b.mp4": b"film" * size, "c.jpg.part": b"half" * size})
-    options = Options(**{**vars(network), "spark": None})
+    options = Options(**{**vars(network), "spark": False})
     sizes: list[int] = []
     read_file = raster.read_file
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import lookalike
-from helpers.stores import BUCKET, S3, Answer, proxy, s3_server
+from helpers.stores import BUCKET, S3, SETTINGS, Answer, proxy, s3_server
 from lookalike import Index, LookalikeError, images
 from lookalike.images.inputs import read_ahead as reading
 from lookalike.images.inputs.listing import IMAGE
@@ -30,6 +30,15 @@ from lookalike.system.store import open_store
 def s3() -> Iterator[S3]:
     with s3_server() as server:
         yield server
+
+
+@pytest.fixture
+def workers(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Python workers of Spark know the server: they have the environment of Spark's start."""
+    from lookalike.spark import session
+
+    for name, value in {**SETTINGS, "AWS_ENDPOINT_URL": s3.address}.items():
+        monkeypatch.setitem(session().sparkContext.environment, name, value)
 
 
 PLAIN = Options(precision="f32", spark=False)
@@ -164,7 +173,7 @@ def test_a_store_is_indexed_kept_current_and_searched(s3: S3, tmp_path: Path) ->
         index.add(f"s3://{BUCKET}/tree", spark=False)
 
 
-def test_workers_read_a_store_as_this_process_does(s3: S3, tmp_path: Path) -> None:
+def test_workers_read_a_store_as_this_process_does(s3: S3, workers: None, tmp_path: Path) -> None:
     fill(s3, "workers", 8)
     given = f"s3://{BUCKET}/workers"
     by_spark = Index(build_index(given, tmp_path / "x.index", replace(PLAIN, spark=True))[0])
@@ -339,7 +348,7 @@ def test_vectors_of_a_store(s3: S3, tmp_path: Path) -> None:
         lookalike.create_index(place, tmp_path / "y.index", embedding_column="v", id_column="k")
 
 
-def test_a_table_of_a_store(s3: S3, tmp_path: Path) -> None:
+def test_a_table_of_a_store(s3: S3, workers: None, tmp_path: Path) -> None:
     photos = [picture(at) for at in range(4)]
     s3.put("table/a.parquet", parquet({"image": photos[:2], "kind": ["x", "y"]}))
     s3.put("table/cut.parquet", parquet({"image": photos})[:-9])

@@ -240,7 +240,7 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         {"embedding_column": None, "id_column": None, "label_column": None},
         "has the type <U1",
     ),
-    "uri": (lambda: "s3://bucket/own.parquet", {}, "is a URI"),
+    "uri": (lambda: "memory://own/vectors", {}, "has no Parquet files: name a table"),
     "missing": (lambda: "nowhere.parquet", {}, "does not exist"),
 }
 

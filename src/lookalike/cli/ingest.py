@@ -21,7 +21,7 @@ from lookalike.cli.options import (
     ImageName,
     ImagesArgument,
     IndexArgument,
-    Keep,
+    KeepColumns,
     LabelName,
     Labels,
     MetricOption,
@@ -92,7 +92,7 @@ def index(
     embedding_column: EmbeddingColumn = None,
     id_column: IdColumn = None,
     path_column: PathColumn = None,
-    keep: Keep = None,
+    keep_columns: KeepColumns = None,
     metric: MetricOption = "cosine",
 ) -> None:
     """Embed images into an index that can be searched, or index vectors of your own.
@@ -112,7 +112,7 @@ def index(
         embedding_column=embedding_column,
         id_column=id_column,
         path_column=path_column,
-        keep=keep or (),
+        keep_columns=keep_columns or (),
         metric=metric,
     )
     # An index stays in place until its successor is complete.

@@ -136,7 +136,7 @@ IdColumn = Annotated[
         help="Column with the keys of your vectors, whole numbers or strings.", metavar="COLUMN"
     ),
 ]
-Keep = Annotated[
+KeepColumns = Annotated[
     list[str] | None,
     typer.Option(
         help="Column of their table to keep, for --where; may be repeated.", metavar="COLUMN"

@@ -65,7 +65,7 @@ class Options:
         Embed images that were cut short too. An existing index keeps its own setting.
     embedding_column, id_column, path_column : str or None
         The columns of a table of vectors: the vectors, their keys, the paths of their pictures.
-    keep : sequence of str
+    keep_columns : sequence of str
         More columns of it to keep, for conditions and answers.
     metric : {"cosine", "l2"}
         Whether vectors are scaled to length 1, or kept as given.
@@ -88,7 +88,7 @@ class Options:
     embedding_column: str | None = None
     id_column: str | None = None
     path_column: str | None = None
-    keep: Sequence[str] = ()
+    keep_columns: Sequence[str] = ()
     metric: Metric = "cosine"
 
 

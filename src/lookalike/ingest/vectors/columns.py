@@ -14,16 +14,16 @@ _UNKNOWN = ""  # the type of a column that has only nulls so far
 def check_names(names: Sequence[str]) -> Kept:
     """Return columns to keep, without types. Raises `LookalikeError` for names it cannot have."""
     if isinstance(names, str):
-        raise LookalikeError(f"`keep` is {names!r}: give a list of columns")
+        raise LookalikeError(f"`keep_columns` is {names!r}: give a list of columns")
     seen = {name.lower() for name in (*ROW.names, KEY)}
     for name in names:
         if name.lower() in seen:
             raise LookalikeError(
-                f"`keep` has {name!r}, which an index has itself, or twice: rename the column"
+                f"`keep_columns` has {name!r}, which an index has itself, or twice: rename the column"
             )
         if not is_column_name(name):
             raise LookalikeError(
-                f"`keep` has {name!r}: rename the column, without spaces, quotes and any of "
+                f"`keep_columns` has {name!r}: rename the column, without spaces, quotes and any of "
                 ",;{}()=, and no underscore first"
             )
         seen.add(name.lower())

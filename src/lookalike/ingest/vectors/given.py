@@ -38,7 +38,7 @@ class VectorOptions(Protocol):
     @property
     def path_column(self) -> str | None: ...  # noqa: D102
     @property
-    def keep(self) -> Sequence[str]: ...  # noqa: D102
+    def keep_columns(self) -> Sequence[str]: ...  # noqa: D102
     @property
     def label_column(self) -> str | None: ...  # noqa: D102
     @property
@@ -91,8 +91,8 @@ def check_columns(options: VectorOptions) -> None:
     for name in ("id_column", "path_column"):
         if getattr(options, name) is not None:
             raise LookalikeError(f"`{name}` is for vectors: give `embedding_column` too")
-    if options.keep:
-        raise LookalikeError("`keep` is for vectors: give `embedding_column` too")
+    if options.keep_columns:
+        raise LookalikeError("`keep_columns` is for vectors: give `embedding_column` too")
     if options.metric != "cosine":
         raise LookalikeError("`metric` is for vectors: give `embedding_column` too")
 

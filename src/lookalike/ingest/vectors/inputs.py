@@ -140,7 +140,7 @@ def _wanted(options: VectorOptions, stored: EmbeddingTable | None) -> OwnVectors
         options.label_column,
         None,
         options.metric,
-        columns.check_names(options.keep),
+        columns.check_names(options.keep_columns),
     )
 
 
