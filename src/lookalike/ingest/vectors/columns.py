@@ -19,12 +19,13 @@ def check_names(names: Sequence[str]) -> Kept:
     for name in names:
         if name.lower() in seen:
             raise LookalikeError(
-                f"`keep_columns` has {name!r}, which an index has itself, or twice: rename the column"
+                f"`keep_columns` has {name!r}, which an index has itself, or twice: rename the "
+                "column"
             )
         if not is_column_name(name):
             raise LookalikeError(
-                f"`keep_columns` has {name!r}: rename the column, without spaces, quotes and any of "
-                ",;{}()=, and no underscore first"
+                f"`keep_columns` has {name!r}: rename the column, without spaces, quotes and any "
+                "of ,;{}()=, and no underscore first"
             )
         seen.add(name.lower())
     return tuple((name, _UNKNOWN) for name in names)
