@@ -4,6 +4,7 @@ import doctest
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from scipy.spatial.distance import cdist
 
 from helpers.clusters import clustered
 from helpers.refusals import refusal
+from helpers.spark_servers import connect_server
 from lookalike import ImageEmbedder
 from lookalike.images.synthetic import DrawnCollection, draw_collection
 from lookalike.ml import (
@@ -318,16 +320,25 @@ else:
 
 
 @pytest.mark.long  # two processes with a Spark of their own embed 500 photos
-def test_a_saved_pipeline_finds_what_exact_search_finds(tmp_path: Path) -> None:
-    photos = draw_collection(tmp_path / "drawn", images=500, held_out=0).photos
+@pytest.mark.parametrize("images", [500, pytest.param(60, id="Spark Connect")])
+def test_a_saved_pipeline_finds_what_exact_search_finds(tmp_path: Path, images: int) -> None:
+    photos = draw_collection(tmp_path / "drawn", images=images, held_out=0).photos
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     environment = {"JAVA_HOME": str(java_home()), "PYSPARK_PYTHON": sys.executable}
-    for doing in ("fit", "use"):
-        command = [sys.executable, str(script), str(photos), str(tmp_path / "model")]
-        subprocess.run(
-            [*command, str(tmp_path / "knn"), doing], check=True, env={**os.environ, **environment}
-        )
+    with ExitStack() as running:
+        if images == 60:
+            environment["SPARK_REMOTE"] = running.enter_context(connect_server(tmp_path))
+        for doing in ("fit", "use"):
+            command: list[str | Path] = [
+                sys.executable,
+                script,
+                photos,
+                tmp_path / "model",
+                tmp_path / "knn",
+                doing,
+            ]
+            subprocess.run(command, check=True, env={**os.environ, **environment})
     files = sorted(photos.iterdir())
     made = ImageEmbedder()(list(map(str, files)))
     wanted, far = brute_force(made, made, 10)
