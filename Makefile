@@ -7,7 +7,9 @@ READY := $(VENV)/ready
 # Tests run in WORKERS processes side by side, on 2 cores too: each waits a third of the time for
 # files, sockets or other processes. Each starts its own Spark, about 2 GB.
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=worksteal
+# TESTS are folders or files: make tests TESTS=tests/search
+TESTS ?=
+PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=worksteal $(TESTS)
 
 .PHONY: demo test test-all test-avx2 lint tests coverage bench weights clean
 
