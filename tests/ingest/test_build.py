@@ -136,7 +136,7 @@ def test_progress_says_how_many_were_skipped(
     def line(text: str, unit: str = "") -> Iterator[OnProgress]:
         yield lambda done, total, note="": shown.append((done, total, note))
 
-    monkeypatch.setattr(running, "progress_line", line)
+    monkeypatch.setattr(spark_job if spark else running, "progress_line", line)
     build_index(mixed.folder, tmp_path / "cars.index", Options(spark=spark))
     total = GOOD + len(mixed.bad)
     assert shown[-1] == (total, total, f"{len(mixed.bad)} skipped")
@@ -486,7 +486,7 @@ def test_a_failing_run_leaves_everything_as_it_was(
     [("50% é", False), ("a [1] {b,c} *?", True), ("50%41", True), ("not-utf8-\udcff", True)],
 )
 @pytest.mark.parametrize(
-    "engines", [("exact",), pytest.param(("spark", "spark"), marks=pytest.mark.long)]
+    "engines", [("exact",), pytest.param(("spark-lsh", "spark-lsh"), marks=pytest.mark.long)]
 )
 def test_an_index_lies_in_a_folder_of_any_name_or_it_is_refused(
     drawn: DrawnCollection,
