@@ -97,6 +97,17 @@ def test_they_go_through_every_change(tmp_path: Path) -> None:
     assert len(opened.to_arrow().read_all()) == COUNT - 1
 
 
+def test_rows_without_a_vector_have_them_too(tmp_path: Path) -> None:
+    def table(price: float) -> pa.Table:
+        return table_of([*VECTORS[:9], None], price=[price] * 10)
+
+    options = {**COLUMNS, "keep_columns": ["price"]}
+    made = create_index(table(1.0), tmp_path / "own.index", **options)
+    assert made.sync(table(2.0)).changed == 10
+    assert made.sync(table(2.0)).same == 10
+    assert set(made.to_arrow(["price"]).read_all()["price"].to_pylist()) == {2.0}
+
+
 def test_partitions_and_files_of_csv(tmp_path: Path) -> None:
     write_deltalake(tmp_path / "delta", goods(), partition_by=["country"])
     made = create_index(tmp_path / "delta", tmp_path / "a.index", **COLUMNS)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lookalike.errors import LookalikeError
 from lookalike.storage.data_folders import discard
 from lookalike.storage.errors import Conflict, upgraded_meanwhile
+from lookalike.storage.schema import kept_of
 from lookalike.storage.segments import SegmentRecord, rewrite_segment
 from lookalike.storage.table import EmbeddingTable
 from lookalike.system.extras import install, is_installed
@@ -190,6 +191,8 @@ def _overlap(
     stored: EmbeddingTable, written: Sequence[SegmentRecord], first_id: int, folder: Path
 ) -> tuple[Ids, Ids]:
     """Return the ids of stored rows that new ones replace, and of new ones that are left out."""
+    names = ("reason", "size", "modified", "label", "path", *kept_of(stored.schema))
+    equal = " and ".join(f'stored."{one}" is not distinct from ours."{one}"' for one in names)
     with stored.connect(folder) as sql:
         create_view(sql, "ours", *(Path(row["path"]) for row in written))
         # A disk that is away for a moment costs no embedding: that is the last case.
@@ -199,12 +202,7 @@ def _overlap(
                 stored.id >= $first_id
                 or (
                     stored.status = 'skipped' and ours.status = 'skipped'
-                    and stored.id >= $tried_from
-                    and stored.reason = ours.reason
-                    and stored.size is not distinct from ours.size
-                    and stored.modified is not distinct from ours.modified
-                    and stored.label is not distinct from ours.label
-                    and stored.path = ours.path
+                    and stored.id >= $tried_from and {equal}
                 )
                 or (stored.status = 'ok' and {may_pass("ours")}) as stays
             from ours join stored using ({stored.name_column})""",
