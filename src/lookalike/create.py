@@ -7,7 +7,7 @@ from lookalike.index import Index
 from lookalike.models import CallableModel, resolve
 from lookalike.storage import EmbeddingTable
 from lookalike.system.defaults import WAVE_IMAGES
-from lookalike.system.paths import Name, local_path
+from lookalike.system.paths import Name
 
 if TYPE_CHECKING:
     from lookalike.ingest import Photos
@@ -128,7 +128,7 @@ def create_index(
         keep_columns=keep_columns,
         metric=metric,
     )
-    table, report = build_index(photos, local_path(out), options, overwrite)
+    table, report = build_index(photos, out, options, overwrite)
     index = Index(table)
     index.report = report
     return index

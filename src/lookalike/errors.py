@@ -10,8 +10,22 @@ _FULL = re.compile(
 )  # the last is NumPy
 
 
+_shown_names: dict[str, str] = {}
+
+
+def show_as(place: str, name: str) -> None:
+    """Let the messages of errors show `name` for a folder, such as the URI of a local copy."""
+    _shown_names[place] = name
+
+
 class LookalikeError(Exception):
     """A problem the caller can solve. The message is one line and says what to do next."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        for place, name in _shown_names.items():
+            text = text.replace(place, name)
+        return text
 
 
 class ImageError(LookalikeError, ValueError):

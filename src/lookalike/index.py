@@ -27,7 +27,7 @@ from lookalike.search.query import (
 from lookalike.search.results import ImageSample, SearchResult, draw_sample
 from lookalike.search.searcher import Searcher, check_signatures
 from lookalike.spark import session
-from lookalike.storage import EmbeddingTable, maintenance
+from lookalike.storage import EmbeddingTable, maintenance, name_of
 from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.paths import Name
 
@@ -65,11 +65,11 @@ class Index:
 
     def __repr__(self) -> str:
         backbone, what = self._table.about_model["backbone"], self._table.row_name
-        return f"Index({str(self.path)!r}, {len(self):,} {what}, {backbone})"
+        return f"Index({name_of(self.path)!r}, {len(self):,} {what}, {backbone})"
 
     @property
     def path(self) -> Path:
-        """The folder of the index."""
+        """The folder of the index; of one in a store, its local copy."""
         return self._table.path
 
     @property

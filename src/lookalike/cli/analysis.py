@@ -69,7 +69,7 @@ _NOT_SET_ASIDE = {
 class Analysis:
     """What all of these commands are given: an index, where to write, and how."""
 
-    index: Path
+    index: str
     out: Path
     options: dict[str, Any]
     """Options of the method of `Index`."""
@@ -217,7 +217,7 @@ def duplicates(
         _show_aside(aside, apply, folder, analysis.index)
 
 
-def _show_aside(aside: "Aside", how: str, folder: Path, index: Path) -> None:
+def _show_aside(aside: "Aside", how: str, folder: Path, index: str) -> None:
     notes.print(f"{aside.done:,} images {_SET_ASIDE[how]} {folder}", markup=False)
     for name, text in _NOT_SET_ASIDE.items():
         if count := getattr(aside, name):

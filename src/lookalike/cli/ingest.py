@@ -77,7 +77,7 @@ def embed(
     if as_json:
         show_json(report.to_dict())
         return
-    show_report(report, out)
+    show_report(report, str(out))
     if report.skipped:
         notes.print(f"  why: {skipped_file(out.absolute())}", markup=False)
 
@@ -106,6 +106,7 @@ def index(
 
     from lookalike.ingest import build_index
     from lookalike.storage import is_index, rebuild_folder
+    from lookalike.system.uris import with_slashes
 
     options = replace(
         options,
@@ -116,20 +117,21 @@ def index(
         metric=metric,
     )
     # An index stays in place until its successor is complete.
-    growing = rebuild_folder(out) if overwrite and is_index(out) else out
+    growing = str(rebuild_folder(out)) if overwrite and is_index(out) else with_slashes(out)
     with stopped_well(growing, "nothing was changed"):
         report = build_index(images, out, options, overwrite)[1]
     if as_json:
         show_json(report.to_dict())
         return
+    shown = with_slashes(out)
     if report.same and not report.images + report.skipped:
-        same = f"nothing is new or changed: {report.same:,} inputs are in {out} already"
+        same = f"nothing is new or changed: {report.same:,} inputs are in {shown} already"
         notes.print(same, markup=False)
         show_ignored(report.not_looked_at)
     else:
-        show_report(report, out)
+        show_report(report, shown)
     if report.skipped:
-        notes.print(f"  why: lookalike info {out} --skipped", markup=False)
+        notes.print(f"  why: lookalike info {shown} --skipped", markup=False)
 
 
 def _updates(command: "Callable[..., Changed]") -> Callable[..., None]:
@@ -292,7 +294,7 @@ def _show_scans(scans: "Iterator[Scan]", every: float, once: bool, as_json: bool
 
 
 @contextlib.contextmanager
-def _until_stopped(index: Path) -> Iterator[None]:
+def _until_stopped(index: str) -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does; print what the index then holds."""
     from lookalike.storage import EmbeddingTable
 
@@ -373,7 +375,7 @@ def _counts(done: "Changed") -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
-def _show_changes(done: "Changed", index: Path, dry_run: bool, as_json: bool) -> None:
+def _show_changes(done: "Changed", index: str, dry_run: bool, as_json: bool) -> None:
     if as_json:
         show_json(done.to_dict())
         return

@@ -1,6 +1,5 @@
 """The commands that check, repair and clean up an index."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -154,7 +153,7 @@ def _show_checked(checked: "Checked") -> None:
             answers.print(f"{gone:,} of {checked.older:,} older versions can no longer be opened")
 
 
-def _show_repaired(done: "Repaired", index: Path) -> None:
+def _show_repaired(done: "Repaired", index: str) -> None:
     _show_checked(done.found)
     if done.found.ok:
         return
@@ -175,12 +174,12 @@ def _show_left(done: "Repaired") -> None:
         _show_checked(done.left)
 
 
-def _advice(checked: "Checked", index: Path) -> str:
+def _advice(checked: "Checked", index: str) -> str:
     from lookalike.storage.maintenance import MODEL
 
     counts = ", ".join(f"{count:,} x {kind}" for kind, count in checked.counts.items())
     if set(checked.counts) == {MODEL}:
-        return f"{index} is not whole ({counts}): restore {index / '_model'}, or index again"
+        return f"{index} is not whole ({counts}): restore {index}/_model, or index again"
     return f"{index} is not whole ({counts}): `lookalike check {index} --repair`"
 
 

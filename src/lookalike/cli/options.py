@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import click
 import typer
 
 from lookalike.search.engines import Engine, KnnEngine
@@ -32,7 +33,10 @@ ImagesArgument = Annotated[
         help="A folder, file, glob or URI; a Parquet table of image bytes; tar or zip archives.",
     ),
 ]
-IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of an index.")]
+IndexArgument = Annotated[
+    str,
+    typer.Argument(metavar="INDEX", help="The folder or URI of an index.", click_type=click.Path()),
+]
 Labels = Annotated[
     Path | None, typer.Option(help="CSV file of labels, with a header line.", metavar="CSV")
 ]

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -32,15 +31,15 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def stopped_well(path: Path, before: str) -> Iterator[None]:
+def stopped_well(path: str, before: str) -> Iterator[None]:
     """Where Ctrl-C ends the block, add to it what the index at `path` holds, and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        from lookalike.storage import EmbeddingTable, is_index
+        from lookalike.storage import EmbeddingTable, index_path, is_index
 
         kept = before
-        if is_index(path):
+        if is_index(index_path(path)):
             images, skipped = EmbeddingTable.open(path).counts()
             kept = f"{images + skipped:,} inputs are in {path}"
         raise KeyboardInterrupt(f"stopped; {kept}: run the same command to continue") from None
@@ -112,7 +111,7 @@ def show_labels(unused: int, loose: int, missing: int) -> None:
         notes.print(f"[yellow]{missing:,} {have} no label[/] (nan or the like)")
 
 
-def show_report(report: "Report", path: Path) -> None:
+def show_report(report: "Report", path: str) -> None:
     """Print what was embedded or indexed, and what was not."""
     rate = report.images / max(report.seconds, 1e-9)
     model = report.model

@@ -260,7 +260,9 @@ def evaluate(
         words = [line for line in texts.read_text("utf-8").splitlines() if line.strip()]
     figures = open_index(index).evaluate(k, queries, seed, spark=spark, texts=words)
     if plot is not None:
-        title = f"recall@{k} of {printable(index.resolve().name)}, {figures['images']:,} images"
+        title = (
+            f"recall@{k} of {printable(Path(index).resolve().name)}, {figures['images']:,} images"
+        )
         _write(plot, lambda path: plots.draw(series(figures), title, path))
     if as_json:
         show_json(figures)

@@ -2,6 +2,7 @@
 
 import threading
 import webbrowser
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,7 +53,7 @@ def serve(
     opened = open_index(index)
 
     def on_start(addresses: list[str]) -> None:
-        what = f"{len(opened):,} images of {printable(index.resolve().name)}"
+        what = f"{len(opened):,} images of {printable(Path(index).resolve().name)}"
         # With --quiet too: they may hold a token that nobody knows yet.
         errors.print(f"{addresses[0]}  {what}, Ctrl-C ends it", markup=False)
         for address in addresses[1:]:

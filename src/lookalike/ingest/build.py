@@ -19,15 +19,19 @@ from lookalike.models.weights import AUTO
 from lookalike.storage import (
     EmbeddingTable,
     commits,
+    copy_at,
     forget_all,
+    index_path,
     is_index,
     is_unfinished,
+    pull,
     rebuild_folder,
     rebuilding,
     writing,
 )
+from lookalike.storage.remote.publishing import check_free_place, just_created
 from lookalike.system.files import check_free, delete, delete_folder, put_in_place, staging_folder
-from lookalike.system.paths import Name, local_path
+from lookalike.system.paths import Name
 
 
 def build_index(
@@ -45,8 +49,17 @@ def build_index(
         If `out` holds an index of other images or of another model, or something that is no index.
 
     """
-    out = local_path(out).absolute()
-    check_free(out, overwrite=True)
+    out = index_path(out).absolute()
+    if copy_at(out) is None:
+        check_free(out, overwrite=True)
+    pull(out)
+    if not is_index(out):
+        check_free_place(out)
+    elif overwrite and copy_at(out) is not None:
+        raise LookalikeError(
+            f"{out} already exists, and an index in a store is not replaced: choose another `out`, "
+            "or delete it first"
+        )
     if out.exists() and not (is_index(out) or is_unfinished(out)):
         raise LookalikeError(
             f"{out} is not an index and will not be replaced: choose another `out`"
@@ -161,10 +174,9 @@ def _new_index_folder(out: Path) -> Iterator[Callable[[], None]]:
     existed = out.exists()
     out.mkdir(parents=True, exist_ok=True)
     with writing(out, alone=True) as allow_writers:
+        pull(out)
         if is_index(out):
-            raise LookalikeError(
-                f"another process has just created {out}: run the same command again"
-            )
+            raise just_created(out)
         _empty(out)  # files of a run that was killed before its first commit
         try:
             yield allow_writers

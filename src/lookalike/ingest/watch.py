@@ -16,8 +16,9 @@ from lookalike.errors import ImageError, LookalikeError, one_line
 from lookalike.images.inputs.spark_files import literal, new_files
 from lookalike.ingest import Changed, Options
 from lookalike.spark import local_uri, require_classic, session, stop_all_jobs
-from lookalike.storage import EmbeddingTable
+from lookalike.storage import EmbeddingTable, copy_at, index_path
 from lookalike.storage.maintenance import vacuum
+from lookalike.system.paths import Name
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -109,7 +110,7 @@ class StabilityCheck:
 
 
 def watch_folder(
-    path: Path,
+    path: Name,
     photos: str | None,
     options: Options,
     *,
@@ -122,7 +123,7 @@ def watch_folder(
     Parameters
     ----------
     path
-        The folder of the index.
+        The folder or URI of the index.
     photos
         The folder of images, by default that of the index.
     options
@@ -138,17 +139,17 @@ def watch_folder(
     """
     import duckdb  # noqa: F401 - now: a signal in the middle of its import ends the process
 
-    path, photos, options = _absolute(path, photos, options)
+    place, photos, options = _absolute(path, photos, options)
     change = ingest.add if keep_gone else ingest.sync
     scanned_again = False
     stability = StabilityCheck()
-    stored: EmbeddingTable | None = EmbeddingTable.open(path)
+    stored: EmbeddingTable | None = EmbeddingTable.open(place)
     vacuumed_at = time.monotonic()
     while True:
         started = time.monotonic()
         try:
             # Reopen after an error: the index may have been replaced.
-            stored = stored.newest() if stored else EmbeddingTable.open(path)
+            stored = stored.newest() if stored else EmbeddingTable.open(place)
             stability.begin(stored.source)
             before = stored.version
             stored, done = change(stored, photos, options, is_stable=stability)
@@ -171,7 +172,7 @@ def watch_folder(
 
 
 def watch_stream(
-    path: Path,
+    path: Name,
     photos: str | None,
     options: Options,
     *,
@@ -190,9 +191,9 @@ def watch_stream(
         The folder or URI where Spark records the files that it has seen, by default INDEX/.watch.
 
     """
-    path, photos, options = _absolute(path, photos, options)
+    place, photos, options = _absolute(path, photos, options)
     require_classic("a stream", "leave `spark=True` out, then each scan lists the folder")
-    if EmbeddingTable.open(path).own is not None:
+    if EmbeddingTable.open(place).own is not None:
         raise LookalikeError("a stream finds images: for vectors leave `spark=True` out, or `sync`")
     if checkpoint is not None and "://" not in checkpoint:
         checkpoint = os.path.abspath(checkpoint)
@@ -200,7 +201,7 @@ def watch_stream(
         scans: SimpleQueue[Scan] = SimpleQueue()
         try:
             with _running_stream(
-                path, photos, options, every, checkpoint, once, scans.put
+                place, photos, options, every, checkpoint, once, scans.put
             ) as query:
                 active = True
                 while active:
@@ -218,12 +219,12 @@ def watch_stream(
         time.sleep(every)
 
 
-def _absolute(path: Path, photos: str | None, options: Options) -> tuple[Path, str | None, Options]:
+def _absolute(path: Name, photos: str | None, options: Options) -> tuple[Path, str | None, Options]:
     """Return the arguments with absolute paths: this process may change its folder."""
     if photos is not None and "://" not in photos:
         photos = os.path.abspath(photos)
     labels = None if options.labels is None else Path(options.labels).absolute()
-    return path.absolute(), photos, replace(options, labels=labels)
+    return index_path(path).absolute(), photos, replace(options, labels=labels)
 
 
 @contextmanager
@@ -257,6 +258,8 @@ def _running_stream(
             raise
 
     writer = new_files(spark, root, MAX_BATCH_FILES).writeStream.foreachBatch(add_files)
+    if checkpoint is None and copy_at(path) is not None:
+        raise LookalikeError("an index in a store has no place for Spark: set a `checkpoint`")
     folder = checkpoint or str(path / ".watch")
     writer = writer.option("checkpointLocation", folder if "://" in folder else local_uri(folder))
     if once:

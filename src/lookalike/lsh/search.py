@@ -35,10 +35,11 @@ from lookalike.search.results import Query, SearchResult, SearchResults
 from lookalike.search.rows import Neighbor, check_seed
 from lookalike.search.searcher import Searcher
 from lookalike.spark import local_uri, progress, session
-from lookalike.storage import EmbeddingTable
+from lookalike.storage import EmbeddingTable, push
 from lookalike.system.arrays import Vectors
 from lookalike.system.files import check_free, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
+from lookalike.system.store import StoreError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -67,6 +68,8 @@ def vectors_and_hasher(table: EmbeddingTable) -> "tuple[DataFrame, Hasher]":
     # Else it is made again the next time.
     if os.access(table.path, os.W_OK) and table.is_in_place():
         hasher.save(folder)
+        with contextlib.suppress(OSError, StoreError):  # it may be read-only
+            push(table.path, folder)
     return vectors, hasher
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from lookalike import images
 from lookalike.errors import LookalikeError
+from lookalike.storage import local_rows
 from lookalike.storage.schema import KEY, kept_of, schema_in
 from lookalike.system.arrays import Mask, Numbers
 from lookalike.system.paths import is_text
@@ -200,7 +201,8 @@ def _parts(tree: object) -> Iterator[dict[str, Any]]:
 
 def _numbers_where(segments: "Sequence[Segment]", where: str) -> Numbers:
     """Return the ids of the rows that a checked condition holds for, int64 (n,)."""
-    schema = schema_in(pq.read_schema(segments[0].file))
+    files = local_rows(segment.file for segment in segments)
+    schema = schema_in(pq.read_schema(files[0]))
     columns = {**_COLUMNS, **{name: _in_utc(schema.field(name)) for name in kept_of(schema)}}
     if KEY in schema.names:
         columns["id"] = KEY
@@ -214,7 +216,7 @@ def _numbers_where(segments: "Sequence[Segment]", where: str) -> Numbers:
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         try:
             with connect(Path(folder)) as sql:
-                create_view(sql, "stored", *(segment.file for segment in segments))
+                create_view(sql, "stored", *files)
                 shown = f"select id as _number, {named} from stored where status = 'ok'"
                 sql.execute(f"create view rows as {shown}")
                 query = f"select _number from rows where (\n{where}\n)"

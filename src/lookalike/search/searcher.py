@@ -51,9 +51,10 @@ from lookalike.search.recall import (
 )
 from lookalike.search.rows import Neighbor, Rows, check_recall, draw
 from lookalike.search.signatures import Effort, Signatures
-from lookalike.storage import EmbeddingTable, Segment
+from lookalike.storage import EmbeddingTable, Segment, push
 from lookalike.system.arrays import Mask, Numbers, Vectors
 from lookalike.system.defaults import TARGET_RECALL
+from lookalike.system.store import StoreError
 
 __all__ = ["RECALLS", "RECALL_K", "SAMPLE_QUERIES", "RecallProfile", "Searcher"]
 
@@ -343,9 +344,10 @@ class Searcher:
         """Write a file into the index; in vain where that is read-only or the disk is full."""
         folder = self.table.signature_folder
         if os.access(self.table.path, os.W_OK) and self.table.is_in_place():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StoreError):
                 folder.mkdir(parents=True, exist_ok=True)
                 write()
+                push(self.table.path, Path(write.args[0]))
 
 
 def check_signatures(table: EmbeddingTable) -> Iterator[tuple[Path, str]]:

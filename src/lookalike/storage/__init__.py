@@ -15,13 +15,23 @@ No other package knows the files of an index:
     INDEX/.watch/             the checkpoint of a Spark stream
 
 A table of Delta Lake, https://github.com/delta-io/delta/blob/master/PROTOCOL.md, that any of its
-readers can read; written through https://delta-io.github.io/delta-rs/.
+readers can read; written through https://delta-io.github.io/delta-rs/. In a store it has the same
+names, and `remote` keeps a local copy of what is needed.
 """
 
 from lookalike.storage.data_folders import discard, is_unfinished, new_data_folder
 from lookalike.storage.description import NEWEST_FORMAT, is_index
 from lookalike.storage.locks import is_busy, rebuild_folder, rebuilding, working, writing
 from lookalike.storage.log import Log
+from lookalike.storage.remote import (
+    copy_at,
+    fetch_data,
+    index_path,
+    local_rows,
+    name_of,
+    pull,
+    push,
+)
 from lookalike.storage.segment_caches import forget, forget_all
 from lookalike.storage.segments import (
     SEGMENT,
@@ -42,13 +52,20 @@ __all__ = [
     "Log",
     "Segment",
     "SegmentRecord",
+    "copy_at",
     "discard",
+    "fetch_data",
     "forget",
     "forget_all",
+    "index_path",
     "is_busy",
     "is_index",
     "is_intact",
     "is_unfinished",
+    "local_rows",
+    "name_of",
+    "pull",
+    "push",
     "rebuilding",
     "new_data_folder",
     "rewrite_segment",

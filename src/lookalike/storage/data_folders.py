@@ -22,6 +22,7 @@ from lookalike.storage.description import (
     lock_description,
 )
 from lookalike.storage.errors import RESTORE
+from lookalike.storage.remote.copies import copy_at
 from lookalike.system.files import delete_folder
 from lookalike.system.paths import is_text
 
@@ -108,6 +109,7 @@ def is_unfinished(path: Path) -> bool:
     if has_versions(path):
         return False
     begun = (path / ".writers").is_file() or (path.is_dir() and not any(path.iterdir()))
+    begun = begun or copy_at(path) is not None  # what is in its store was never committed
     # A folder without a mark was committed: the log is lost, and nothing may be deleted.
     return begun and all((one / MARK).exists() for one in (path / "data").glob("*/"))
 

@@ -16,6 +16,8 @@ from typing import Any, Literal
 from lookalike.errors import LookalikeError
 from lookalike.images.inputs.location import INDEX_FILES
 from lookalike.storage.errors import damaged
+from lookalike.storage.remote.copies import pull, push
+from lookalike.storage.remote.publishing import claim
 from lookalike.system.files import new_file, sync_folder
 from lookalike.system.untrusted import read_json
 
@@ -87,16 +89,20 @@ def create_description(path: Path, description: dict[str, Any]) -> None:
     """Write the description of a new index."""
     _write(path / _NAME, {"format": FORMAT, **description})
     _write(path / _OLD_NAME, {"format": FORMAT})
+    claim(path)
+    push(path, path / _OLD_NAME)
 
 
 def change_description(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Let `change` edit the description of the index at `path`; the caller may write into it."""
     with lock_description(path):
+        pull(path, description=True)
         description = read_description(path)
         change(description)
         file = path / _NAME
         # Of format 2 where other writers were there all the time.
         _write(file if file.exists() else path / _OLD_NAME, description)
+        push(path, file)
 
 
 def upgrade(path: Path) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from lookalike.storage.data_folders import MARK
 from lookalike.storage.description import find_folder
 from lookalike.storage.errors import damaged
+from lookalike.storage.remote import copy_at
 from lookalike.storage.transactions import COUNTS, OPERATION
 from lookalike.system.untrusted import check_inner_names
 
@@ -102,13 +103,19 @@ class Log:
 
     def openable(self) -> set[int]:
         """Return the versions whose data files are all there, in the size that was written."""
+        copy = copy_at(self.path)
+        stored = None if copy is None else copy.data_files()
+
+        def size(name: str) -> int | None:
+            if stored is None:
+                return _size(self.path / name)
+            return stored.get(name)
+
         found: set[int] = set()
         lost: set[str] = set()
         for version in self.versions:
             lost.difference_update(version.removed)
-            lost.update(
-                name for name, size in version.added.items() if _size(self.path / name) != size
-            )
+            lost.update(name for name, wanted in version.added.items() if size(name) != wanted)
             if not lost:
                 found.add(version.number)
         return found

@@ -4,7 +4,7 @@ A data file is named by the hash of its content, but anybody may have given it t
 hashed before its cache is used for the first time. A mark in the cache then records path, inode,
 size and times of the file: the next process compares these alone. A copy of the file finds the same
 cache once it has been hashed too. Each path has one mark; the inode may change, as after each mount
-of some file systems.
+of some file systems. Data files in a store are hashed when they are fetched; their identity is one.
 """
 
 import hashlib
@@ -12,18 +12,16 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from lookalike.storage.remote.cache_limit import USED
+from lookalike.storage.remote.copies import is_stored
 from lookalike.system.cache import cache_folder, ignore_cache_errors
-from lookalike.system.files import delete_folder, new_file
+from lookalike.system.files import delete_folder, digest, new_file
 from lookalike.system.untrusted import is_hash
 
 MARK_PREFIX = "of-"
+STORED = "stored".ljust(32, "-")
+"""The identity of all data files in stores: what is under a name there never changes."""
 HASH_LENGTH = 32  # hexadecimal digits
-
-
-def digest(file: Path) -> str:
-    """Return the hash of the content of a file, its name as a data file. Raises `OSError`."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def identity(file: Path) -> str:
@@ -32,6 +30,8 @@ def identity(file: Path) -> str:
     It changes with the file: the time of the last change (`ctime`) is the system's, and no program
     can set it.
     """
+    if is_stored(file):
+        return STORED
     status = file.stat()
     parts = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return _hash(b"\0".join([_path(file), *(b"%d" % part for part in parts)]))
@@ -44,6 +44,8 @@ def cache_of(file: Path) -> tuple[Path, str]:
     name is not the hash of its content has a folder of its own. Raises `OSError`.
     """
     now = identity(file)
+    if now == STORED:
+        return _folder(file.stem if is_hash(file.stem) else _hash(_path(file))), now
     shared, own = _folder(file.stem), _folder(now)
     if is_hash(file.stem) and _marked(_mark(shared, file))[0] == now:
         return shared, now
@@ -65,6 +67,8 @@ def mark(folder: Path, file: Path, now: str) -> None:
     # A lost mark is made again.
     with new_file(_mark(folder, file), lasting=False) as part:
         part.write_bytes(now.encode() + _path(file))
+    if now == STORED:
+        (folder / USED).touch()
 
 
 def forget(file: Path) -> None:

@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError, forbidden, is_forbidden, one_line, says_nothing
+from lookalike.storage.remote.cache_limit import USED
+from lookalike.storage.remote.copies import copy_of, fetch_data, is_stored, open_copy
 from lookalike.storage.schema import KEY, schema_in
-from lookalike.storage.segment_caches import cache_of, digest, identity, mark
+from lookalike.storage.segment_caches import STORED, cache_of, identity, mark
 from lookalike.system.cache import ignore_cache_errors, map_sealed, seal, warn_cache_unusable
-from lookalike.system.files import delete_folder_at_once, new_file, new_folder, sync_folder
+from lookalike.system.files import delete_folder_at_once, digest, new_file, new_folder, sync_folder
 from lookalike.system.untrusted import map_array
 
 # What search needs of a row, beside its vector and its key.
@@ -136,16 +138,25 @@ class Segment:
 
     file: Path
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
         """Travel without what is mapped: wherever a segment arrives, it is mapped again."""
+        if (copy := copy_of(self.file)) is not None:
+            return type(self)._arrived, (copy.store.uri, copy.name(self.file))
         return type(self), (self.file,)
+
+    @classmethod
+    def _arrived(cls, uri: str, name: str) -> Self:
+        """Return a segment of an index in a store, in the cache of this machine."""
+        return cls(open_copy(uri).folder / name)
 
     @cached_property
     def _mapped(self) -> tuple[npt.NDArray[np.float32], pa.Table, bool]:
         """`vectors`, `rows`, and whether the cache has the same, so that more may be kept there."""
         was_there = os.path.lexists(self.cache)  # as it comes whole, what lacks a file is damaged
         try:
-            return *self._map(), True
+            mapped = self._map()
+            self._record_use()
+            return *mapped, True
         except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
             if says_nothing(error):
                 _give_up(self.file, error)
@@ -179,8 +190,16 @@ class Segment:
 
     @cached_property
     def _found(self) -> tuple[Path, str]:
+        if is_stored(self.file):  # it need not be fetched for that
+            return cache_of(self.file)
         with _readable(self.file):
             return cache_of(self.file)
+
+    def _record_use(self) -> None:
+        """Record in the cache of a data file in a store that it was used."""
+        if self._found[1] == STORED:
+            with contextlib.suppress(OSError):
+                (self.cache / USED).touch()
 
     @property
     def cache(self) -> Path:
@@ -297,6 +316,7 @@ def _give_up(file: Path, error: Exception) -> None:
 @contextlib.contextmanager
 def _readable(file: Path) -> Iterator[None]:
     try:
+        fetch_data(file)
         yield
     except FileNotFoundError:
         raise _missing(file) from None

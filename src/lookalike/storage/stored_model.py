@@ -11,6 +11,7 @@ from lookalike.models import Model
 from lookalike.storage.description import FORMAT, NEWEST_FORMAT, change_description
 from lookalike.storage.generations import model_folder, record_generation
 from lookalike.storage.own_vectors import OWN, OwnVectors
+from lookalike.storage.remote import fetched, push
 from lookalike.system.files import delete_folder
 
 TRIED = "tried"
@@ -20,7 +21,7 @@ that skipped what was skipped."""
 
 def load_model(path: Path, generation: int) -> Model:
     """Load the model of a generation of the index at `path`. Raises `LookalikeError`."""
-    folder = model_folder(path, generation)
+    folder = fetched(model_folder(path, generation), path)
     try:
         return Model.load(folder)
     except LookalikeError:
@@ -64,6 +65,7 @@ def begin_generation(path: Path, generation: int, model: Model, full_model: str 
     folder = model_folder(path, generation)
     delete_folder(folder)
     model.save(folder)
+    push(path, folder)
     part = describe_model(model, full_model)
     change_description(path, lambda about: record_generation(about, generation, part))
 

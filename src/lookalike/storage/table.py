@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from lookalike.errors import LookalikeError, forbidden
 from lookalike.images import Source
 from lookalike.models import Model, check_description
-from lookalike.spark import local_uri
 from lookalike.storage.data_folders import check_index, new_data_folder
 from lookalike.storage.description import (
     change_description,
@@ -21,7 +20,7 @@ from lookalike.storage.description import (
     find_folder,
     read_description,
 )
-from lookalike.storage.errors import RESTORE, damaged, needs_upgrade, no_longer_kept
+from lookalike.storage.errors import RESTORE, Conflict, damaged, needs_upgrade, no_longer_kept
 from lookalike.storage.file_entries import (
     check_sizes,
     count_inputs,
@@ -38,8 +37,11 @@ from lookalike.storage.generations import (
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history
 from lookalike.storage.own_vectors import OWN, Described, OwnVectors
+from lookalike.storage.remote import fetched, index_path, local_rows, pull, push
+from lookalike.storage.remote.publishing import publish_checkpoint
 from lookalike.storage.schema import ROW
 from lookalike.storage.segments import Segment, SegmentRecord, read_rows
+from lookalike.storage.spark_frame import spark_frame
 from lookalike.storage.stored_model import (
     begin_generation,
     check_same,
@@ -57,8 +59,9 @@ from lookalike.storage.transactions import (
     write_first_version,
     write_next_version,
 )
-from lookalike.system.paths import Name, local_path
+from lookalike.system.paths import Name
 from lookalike.system.sql import connect, create_view
+from lookalike.system.store import StoreError
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -96,7 +99,7 @@ class EmbeddingTable(Described):
         not be read, and, unless `check_files` is false, where a data file is missing or cut short.
         """
         try:
-            return cls._open(local_path(path), version, check_files)
+            return cls._open(index_path(path), version, check_files)
         except PermissionError as error:
             raise forbidden(error.filename or path) from None
 
@@ -105,6 +108,7 @@ class EmbeddingTable(Described):
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
+        pull(path, description=True)
         check_index(path)
         description = read_description(path)
         try:
@@ -147,6 +151,7 @@ class EmbeddingTable(Described):
         """
         model.save(model_folder(path, 0))
         create_description(path, new_description(source, model, full_model, own))
+        push(path, model_folder(path, 0))
         write_first_version(path, segments, ROW if own is None else own.schema)
         made = cls.open(path)
         if model.function is not None:
@@ -189,6 +194,8 @@ class EmbeddingTable(Described):
         The log alone tells which model a version has. Raises `Conflict` unless this version is
         still the newest. `full_model` is as in `create`.
         """
+        if not self.is_newest():  # else another's model could be replaced
+            raise Conflict
         following = self.generation + 1
         begin_generation(self.path, following, model, full_model)
         rows_moved = dict.fromkeys(("rows_added", "rows_removed"), sum(self.counts()))
@@ -212,6 +219,7 @@ class EmbeddingTable(Described):
         """Tell whether there is no later version, and no other index in its place."""
         from deltalake import DeltaTable
 
+        pull(self.path)
         now = DeltaTable(self.path.absolute())
         return (now.version(), str(now.metadata().id)) == (self.version, self.identity)
 
@@ -220,7 +228,8 @@ class EmbeddingTable(Described):
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
-        with suppress(OSError, DeltaError):
+        with suppress(OSError, DeltaError, StoreError):
+            pull(self.path)
             return str(DeltaTable(self.path.absolute()).metadata().id) == self.identity
         return False
 
@@ -326,7 +335,7 @@ class EmbeddingTable(Described):
         """Let a connection of DuckDB read the rows of this version as the view `name`."""
         files = self.files()
         if files:
-            create_view(connection, name, *files)
+            create_view(connection, name, *local_rows(files))
         else:
             connection.register(name, self.schema.empty_table())
 
@@ -371,27 +380,22 @@ class EmbeddingTable(Described):
     def checkpoint(self) -> None:
         """Write a checkpoint of this version: it then opens without the commits before it."""
         self._table.create_checkpoint()
+        publish_checkpoint(self.path)
 
     def size(self) -> int:
         """Return the size of the data files of this version in bytes."""
         return int(pc.sum(self._actions["size_bytes"]).as_py() or 0)
 
     def dataframe(self, spark: "SparkSession") -> "DataFrame":
-        """Return the table as a Spark DataFrame with the columns of `schema`.
+        """Return the table as a Spark DataFrame with the columns of `schema` (`spark_frame`)."""
+        return spark_frame(self, spark)
 
-        Raises `LookalikeError` where a data file is missing by now.
-        """
-        self.check_files()
-        # Spark has no Delta jar here: the log says which files make up the version. The schema is
-        # ours, not that of a file, which might name types that run code.
-        return spark.read.schema(self.schema_ddl).parquet(*map(local_uri, self.files()))
-
-    @property
+    @cached_property
     def signature_folder(self) -> Path:
         """The folder of the cells, and of the measured recall of each version; it may not exist."""
-        return signature_folder(self.path, self.generation)
+        return fetched(signature_folder(self.path, self.generation), self.path)
 
-    @property
+    @cached_property
     def hash_folder(self) -> Path:
         """The folder of the hash model of this version; it may not exist."""
-        return find_folder(self.path, "lsh") / str(self.version)
+        return fetched(find_folder(self.path, "lsh") / str(self.version), self.path)

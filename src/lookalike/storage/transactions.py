@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from lookalike.errors import LookalikeError
 from lookalike.storage.errors import Conflict, kind_and_text, needs_upgrade
+from lookalike.storage.remote.publishing import just_created, staged_log
 from lookalike.storage.segments import SegmentRecord
 
 if TYPE_CHECKING:
@@ -56,15 +57,18 @@ def write_first_version(path: Path, segments: Sequence[SegmentRecord], schema: "
     rows, embedded = count_rows(segments)
     summary = Summary("index", rows, 0, embedded, rows - embedded, next_id_after(segments))
     try:
-        create_table_with_add_actions(
-            str(path.absolute()),
-            Schema.from_arrow(schema),
-            [_add_action(path, segment) for segment in segments],
-            mode="error",
-            name="lookalike",
-            description="Images and their embeddings, made by lookalike",
-            commit_properties=_properties(summary),
-        )
+        with staged_log(path, 0, _files(segments)) as log:
+            create_table_with_add_actions(
+                str(log),
+                Schema.from_arrow(schema),
+                [_add_action(path, segment) for segment in segments],
+                mode="error",
+                name="lookalike",
+                description="Images and their embeddings, made by lookalike",
+                commit_properties=_properties(summary),
+            )
+    except Conflict:
+        raise just_created(path) from None
     except DeltaError as error:
         detail = " ".join(str(error).split())
         raise LookalikeError(f"no index can be made in {path.name!r}: {detail}") from None
@@ -91,28 +95,40 @@ def write_next_version(
     now = int(time.time() * 1000)
     actions: list[Any] = [_add_action(path, segment) for segment in added]
     actions += [RemoveAction(name, True, now, size, {}) for name, size in removed.items()]
-    table = DeltaTable(path.absolute(), version=version)
-    if str(table.metadata().id) != identity:
-        raise LookalikeError(f"another index has taken the place of {path}: try again")
-    mark = uuid4().hex
-    try:
-        table.create_write_transaction(
-            actions,
-            "append",
-            Schema.from_arrow(schema),
-            commit_properties=_properties(summary, mark),
-        )
-    except DeltaError as error:
-        if _has_mark(path, version + 1, mark):  # it was made, and what follows has failed
-            return
-        if DeltaTable(path.absolute()).version() > version:
-            raise Conflict from None
-        if needs_upgrade(error):
-            raise LookalikeError(
-                f"{path} was changed by a newer program ({kind_and_text(error)}): "
-                "upgrade to write into it; it stays as it was"
-            ) from None
-        raise LookalikeError(f"{path} stays as it was: {kind_and_text(error)}") from None
+    with staged_log(path, version + 1, _files(added)) as log:
+        table = DeltaTable(log, version=version)
+        if str(table.metadata().id) != identity:
+            raise LookalikeError(f"another index has taken the place of {path}: try again")
+        mark = uuid4().hex
+        try:
+            table.create_write_transaction(
+                actions,
+                "append",
+                Schema.from_arrow(schema),
+                commit_properties=_properties(summary, mark),
+            )
+        except DeltaError as error:
+            _explain(error, path, log, version, mark)
+
+
+def _explain(error: Exception, path: Path, log: Path, version: int, mark: str) -> None:
+    """Raise what the error of a commit means, unless the commit with the mark was made."""
+    from deltalake import DeltaTable
+
+    if _has_mark(log, version + 1, mark):  # it was made, and what follows has failed
+        return
+    if DeltaTable(log).version() > version:
+        raise Conflict from None
+    if needs_upgrade(error):
+        raise LookalikeError(
+            f"{path} was changed by a newer program ({kind_and_text(error)}): "
+            "upgrade to write into it; it stays as it was"
+        ) from None
+    raise LookalikeError(f"{path} stays as it was: {kind_and_text(error)}") from None
+
+
+def _files(segments: Iterable[SegmentRecord]) -> list[Path]:
+    return [Path(segment["path"]) for segment in segments]
 
 
 def _has_mark(path: Path, version: int, mark: str) -> bool:

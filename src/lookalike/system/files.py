@@ -5,6 +5,7 @@ import ctypes
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import re
 import shutil
@@ -76,6 +77,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
         sync_folder(folder.parent)
     finally:
         delete_folder(staging)
+
+
+def digest(file: Path) -> str:
+    """Return the hash of the content of a file, as data files are named. Raises `OSError`."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def delete(path: Path) -> None:

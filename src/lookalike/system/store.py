@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -93,13 +94,17 @@ class Store:
         """Return the store of a folder."""
         return Store(self.root, self._key(name).strip("/"))
 
-    def list(self, threads: int = _LISTING_THREADS) -> Iterator[pa.RecordBatch]:
+    def list(
+        self, threads: int = _LISTING_THREADS, offset: str | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Yield all objects below the prefix in batches of `OBJECT`, in any order.
+
+        With `offset` those whose names are greater; then `threads` is 1.
 
         Memory holds some batches, however many objects there are. If the objects lie in folders,
         `threads` folders are listed at once: a store gives one page of a listing after the other.
         """
-        first = self._batches(self.prefix)
+        first = self._batches(self.prefix, offset)
         start = next(first, None)
         if start is None:
             return
@@ -113,9 +118,12 @@ class Store:
         yield from objects
         yield from _together([self._batches(folder) for folder in folders], threads)
 
-    def _batches(self, key: str) -> Generator[pa.RecordBatch]:
+    def _batches(self, key: str, offset: str | None = None) -> Generator[pa.RecordBatch]:
+        options: dict[str, Any] = {} if offset is None else {"offset": self._key(offset)}
         with explained(self.uri):
-            chunks = self._objects.list(key or None, chunk_size=_LISTED_AT_ONCE, return_arrow=True)
+            chunks = self._objects.list(
+                key or None, chunk_size=_LISTED_AT_ONCE, return_arrow=True, **options
+            )
             for chunk in chunks:
                 if batch := self._as_objects(pa.record_batch(chunk)):
                     yield batch
@@ -176,8 +184,20 @@ class Store:
             file = self._objects.open_reader(self._key(name), buffer_size=_BUFFER_BYTES)
         return pa.PythonFile(_Reader(file, self.uri, name), "r")
 
-    def put(self, name: str, content: bytes) -> None:
-        """Write an object, or write it again."""
+    def download(self, name: str, file: Path) -> None:
+        """Write the content of an object into a local file, a part in memory at a time."""
+        with explained(self.uri, name):
+            parts = iter(self._objects.get(self._key(name)).stream())
+        with file.open("wb") as opened:
+            while True:
+                with explained(self.uri, name):
+                    part = next(parts, None)
+                if part is None:
+                    return
+                opened.write(part)
+
+    def put(self, name: str, content: bytes | Path) -> None:
+        """Write an object, or write it again; a large file in several parts."""
         with explained(self.uri, name):
             self._objects.put(self._key(name), content)
 

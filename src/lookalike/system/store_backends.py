@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import lru_cache
@@ -22,6 +23,7 @@ _ANSWER_SECONDS = 60  # for a request, with its body
 _RETRY_SECONDS = 120  # for a request and its repetitions; credentials have to last as long
 _MAX_RETRIES = 6
 _MAX_STORES = 64
+_PART_BYTES = 2**22  # of a file that is read in parts
 _CLIENT_SWITCHES = {"allow_http", "allow_invalid_certificates"}
 _CLIENT_OPTIONS = (
     *_CLIENT_SWITCHES,
@@ -179,7 +181,9 @@ class ArrowStore:
     def __init__(self, files: "fs.FileSystem") -> None:
         self._files = files
 
-    def list(self, key: str | None, *, chunk_size: int, return_arrow: bool) -> Iterator[Any]:
+    def list(
+        self, key: str | None, *, chunk_size: int, return_arrow: bool, offset: str = ""
+    ) -> Iterator[Any]:
         """Yield the files below a key, a folder in memory at a time."""
         from pyarrow import fs
 
@@ -189,7 +193,8 @@ class ArrowStore:
             folder = waiting.pop()
             about = self._files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
             waiting += [one.path for one in about if one.type == fs.FileType.Directory]
-            held += [one for one in about if one.type == fs.FileType.File]
+            files = [one for one in about if one.type == fs.FileType.File]
+            held += [one for one in files if one.path.lstrip("/") > offset]
             while len(held) >= chunk_size:
                 yield _as_listed(held[:chunk_size])
                 del held[:chunk_size]
@@ -237,13 +242,17 @@ class ArrowStore:
         """Open a file for reading at any place."""
         return _Sized(self._files.open_input_file(f"/{key}"))
 
-    def put(self, key: str, content: bytes, *, mode: str = "overwrite") -> None:
+    def put(self, key: str, content: bytes | Path, *, mode: str = "overwrite") -> None:
         """Write a file."""
         if mode == "create":
             raise NotImplementedError("conditional puts are not supported")
         self._files.create_dir(f"/{key}".rpartition("/")[0] or "/")
         with self._files.open_output_stream(f"/{key}") as file:
-            file.write(content)
+            if isinstance(content, bytes):
+                file.write(content)
+                return
+            with content.open("rb") as opened:
+                shutil.copyfileobj(opened, file)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete files."""
@@ -251,6 +260,7 @@ class ArrowStore:
             self._files.delete_file(f"/{key}")
 
 
+_Part = bytes
 _Parts = list[bytes]
 
 
@@ -264,6 +274,12 @@ class _Content:
     def bytes(self) -> bytes:
         with self._files.open_input_file(self._path) as file:
             return bytes(file.read())
+
+    def stream(self) -> "Iterator[_Part]":
+        """Yield the content in parts."""
+        with self._files.open_input_stream(self._path) as file:
+            while part := file.read(_PART_BYTES):
+                yield part
 
 
 class _Sized:

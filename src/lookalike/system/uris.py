@@ -1,10 +1,12 @@
 """URIs of stores: their parts, and schemes that mean the same."""
 
+import os
 import re
 
 from lookalike.errors import LookalikeError
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
+_MERGED_SLASHES = re.compile(r"^([a-z][a-z0-9+.-]+):/(?!/)", re.IGNORECASE)
 _SAME = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az", "abfs": "abfss"}
 STORE_SCHEMES = ("file", "s3", "gs", "abfss", "az", "adl", "hdfs", "memory")
 
@@ -12,6 +14,15 @@ STORE_SCHEMES = ("file", "s3", "gs", "abfss", "az", "adl", "hdfs", "memory")
 def is_uri(name: str) -> bool:
     """Tell whether a name is a URI, such as `s3://bucket/x` or `file:/x`."""
     return _URI.match(name) is not None
+
+
+def with_slashes(name: str | os.PathLike[str]) -> str:
+    """Return a name as text, with both slashes of a URI, of which `Path` keeps one.
+
+    >>> with_slashes(Path("s3://bucket/cars.index")), with_slashes(Path("cars.index"))
+    ('s3://bucket/cars.index', 'cars.index')
+    """
+    return _MERGED_SLASHES.sub(r"\1://", os.fsdecode(name))
 
 
 def split_uri(uri: str) -> tuple[str, str, str]:

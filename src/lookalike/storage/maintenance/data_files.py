@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import one_line
-from lookalike.storage import Segment, SegmentRecord, is_intact
+from lookalike.storage import Segment, SegmentRecord, fetch_data, is_intact
 from lookalike.storage.maintenance.findings import (
     CACHE,
     DAMAGED,
@@ -69,6 +69,7 @@ def check_file(record: SegmentRecord, path: Path, form: Form) -> CheckedFile:
     checked = CheckedFile(record)
     name = str(checked.file.relative_to(path))
     try:
+        fetch_data(checked.file)
         size = checked.file.stat().st_size
         checked.foreign = not re.fullmatch("[0-9a-f]{32}", checked.file.stem)
         intact = checked.foreign or is_intact(checked.file)

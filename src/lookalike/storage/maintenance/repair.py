@@ -19,7 +19,7 @@ from lookalike.storage.maintenance.check import (
     temporary_folder,
 )
 from lookalike.storage.maintenance.data_files import CheckedFile
-from lookalike.storage.maintenance.findings import Checked
+from lookalike.storage.maintenance.findings import MISSING, Checked
 from lookalike.storage.maintenance.rows import Form, as_rows, good
 from lookalike.system.files import delete
 from lookalike.system.sql import connect
@@ -64,7 +64,7 @@ def repair(table: EmbeddingTable, check_signatures: CheckSignatures) -> Repaired
         found = inspect(stored, check_signatures, alone=True)
         if found.checked.ok:
             return Repaired(found.checked, found.checked, 0, 0)
-        if found.files and not any(file.exists() for file in stored.files()):
+        if found.files and not any(MISSING not in file.findings.counts for file in found.files):
             raise LookalikeError(f"{path / 'data'} is missing: restore it; nothing was changed")
         inputs = 0
         if not all(file.usable and file.may_stay for file in found.files):

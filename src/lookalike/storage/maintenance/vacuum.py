@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import LookalikeError
-from lookalike.storage import EmbeddingTable, Log, commits, forget, writing
+from lookalike.storage import EmbeddingTable, Log, commits, copy_at, forget, writing
+from lookalike.storage.description import find_folder
 from lookalike.storage.generations import model_folder
+from lookalike.storage.remote import LocalCopy
+from lookalike.storage.remote.outdated import Outdated
 from lookalike.system.defaults import KEEP_DAYS
 from lookalike.system.files import delete, leftover_folders
 
@@ -47,9 +50,10 @@ def vacuum(
     """Delete data files of versions that were not the newest in the last `keep_days` days.
 
     Nothing else may write meanwhile. The newest version before it stays too, for processes that
-    have it open. First small segments are merged, at last the log gets a checkpoint. With `dry_run`
-    nothing is changed, and merged segments are not counted. Raises `LookalikeError` where something
-    writes.
+    have it open. In a store, where other machines may write, data files that no version has are
+    deleted once they are older than a day and than `keep_days`. First small segments are merged, at
+    last the log gets a checkpoint. With `dry_run` nothing is changed, and merged segments are not
+    counted. Raises `LookalikeError` where something writes.
     """
     if not keep_days >= 0:
         raise LookalikeError(f"`keep_days` is {keep_days}: give 0 or more")
@@ -66,6 +70,8 @@ def vacuum(
             stored = commits.compact(stored, 2)  # any two
             merged = len(had.difference(stored.files()))
             log = stored.log()
+        if (copy := copy_at(path)) is not None:
+            return _vacuum_store(stored, copy, log, first, keep_days, len(gone), merged, dry_run)
         data = log.strangers(first)
         others = [*_others(log, first, path), *_outdated_models(path, first)]
         freed = sum(map(_size, [*data, *others]))
@@ -77,6 +83,29 @@ def vacuum(
             _delete_empty_folders(path / "data")
             stored.checkpoint()
         return Vacuumed(stored.version, len(gone), len(data), freed, merged)
+
+
+def _vacuum_store(
+    stored: EmbeddingTable,
+    copy: LocalCopy,
+    log: Log,
+    first: int,
+    keep_days: float,
+    gone: int,
+    merged: int,
+    dry_run: bool,
+) -> Vacuumed:
+    """Delete from the store of an index what no version from `first` on needs."""
+    copy.fetch_folder(find_folder(copy.folder, "signatures"))
+    generation = EmbeddingTable.open(copy.folder, first, check_files=False).generation
+    outdated = Outdated.find(copy, log, first, generation, keep_days)
+    if not dry_run:
+        for name in outdated.data:
+            forget(copy.folder / name)
+        outdated.delete(copy)
+        stored.checkpoint()
+    freed = sum(outdated.data.values()) + sum(outdated.others.values())
+    return Vacuumed(stored.version, gone, len(outdated.data), freed, merged)
 
 
 def _others(log: Log, first: int, path: Path) -> list[Path]:
