@@ -35,6 +35,7 @@ from lookalike.ingest import Options, Report, build_index, discover_changes, emb
 from lookalike.ingest import embedding as running
 from lookalike.ingest.export import export_csv, write_embeddings
 from lookalike.ingest.options import prepare
+from lookalike.ingest.receipts import DiskReceipts
 from lookalike.ingest.spark_job import sample_of_frame
 from lookalike.models import SAMPLE_IMAGES, Model, quantization
 from lookalike.models.runtimes import processor
@@ -678,7 +679,7 @@ def test_segments_whose_receipts_nobody_sees_are_there(
     drawn: DrawnCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = some_photos(drawn, 5, tmp_path / "photos")
-    monkeypatch.setattr(spark_job, "_new_receipts", lambda *_: [])
+    monkeypatch.setattr(DiskReceipts, "new", lambda *_: [])
     stored, report = build_index(photos, tmp_path / "x.index", Options(spark=True))
     assert (report.images, stored.counts()) == (5, (5, 0))
     assert sorted(vectors_of(stored)) == sorted(os.listdir(photos))
@@ -687,11 +688,12 @@ def test_segments_whose_receipts_nobody_sees_are_there(
 def test_of_two_attempts_the_first_counts(tmp_path: Path) -> None:
     names = [f"{digit * 32}.parquet" for digit in "01"]
     first, second = ({"path": str(tmp_path / name), "rows": 1} for name in names)
+    receipts = DiskReceipts(tmp_path)
     for written in (first, second):
         Path(str(written["path"])).touch()
-        assert spark_job._write_receipt(tmp_path / "0.receipt", written) == first
+        assert receipts.deliver(0, written) == first
     assert sorted(os.listdir(tmp_path)) == ["0.receipt", names[0]]
-    assert spark_job._new_receipts(tmp_path, set()) == [first]
+    assert receipts.new(set()) == [first] == [receipts.find(0)]
 
 
 @pytest.mark.parametrize(
@@ -700,7 +702,7 @@ def test_of_two_attempts_the_first_counts(tmp_path: Path) -> None:
 def test_a_receipt_that_misleads_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "0.receipt").write_text(text)
     with pytest.raises(LookalikeError, match=r"0\.receipt was changed by another prog") as error:
-        spark_job._new_receipts(tmp_path, set())
+        DiskReceipts(tmp_path).new(set())
     assert "\n" not in str(error.value)
 
 

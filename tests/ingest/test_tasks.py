@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +43,12 @@ def task_of(drawn: DrawnCollection, folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         spark_job, "write_on_spark", lambda _, rows, *rest, **options: taken.append(rows)
     )
-    monkeypatch.setattr(SharedModel, "delete", lambda _: None)
+    stack, sharing = ExitStack(), SharedModel.sharing
+
+    def shared_to_the_end(*given: Any) -> Any:
+        return nullcontext(stack.enter_context(sharing(*given)))
+
+    monkeypatch.setattr(SharedModel, "sharing", shared_to_the_end)
     job = prepare(drawn.photos, Options(model="resnet18", precision="f32"))
     frame: Any = SimpleNamespace(sparkSession=SimpleNamespace(conf={"spark.master": "local[1,4]"}))
     spark_job.embed_on_spark(job, job.full, frame, iter, None, folder, print, count=3, wave=3)
@@ -86,21 +92,22 @@ def test_a_worker_needs_no_torch(
 
 def test_a_process_reads_the_model_of_its_tasks_once(tmp_path: Path) -> None:
     model = models.resolve("resnet18")
-    shared = pickle.loads(pickle.dumps(SharedModel.write(model, tmp_path)))
-    found = shared.load()
-    assert (found, found.graph, found.weights_data) == (model, model.graph, model.weights_data)
-    shared.delete()
+    with SharedModel.sharing(model, tmp_path) as written:
+        shared = pickle.loads(pickle.dumps(written))
+        found = shared.load()
+        assert (found, found.graph, found.weights_data) == (model, model.graph, model.weights_data)
+    assert not any(tmp_path.iterdir())
     assert shared.load() is found
 
 
 @pytest.mark.parametrize("damage", ["gone", "changed"])
 def test_a_model_that_is_not_as_written_is_refused(tmp_path: Path, damage: str) -> None:
     model = models.resolve("resnet18")
-    shared = SharedModel.write(model, tmp_path)
-    if damage == "gone":
-        shared.file.unlink()
-    else:
-        shared.file.write_bytes(pickle.dumps(print))
     said = "a disk that all workers share" if damage == "gone" else "changed by another program"
-    with pytest.raises(LookalikeError, match=said):
-        shared.load()
+    with SharedModel.sharing(model, tmp_path) as shared:
+        if damage == "gone":
+            shared.file.file.unlink()
+        else:
+            shared.file.file.write_bytes(pickle.dumps(print))
+        with pytest.raises(LookalikeError, match=said):
+            shared.load()

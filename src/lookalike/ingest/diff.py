@@ -6,8 +6,9 @@ tried once more.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from lookalike.images.inputs.listing import write_listing
 from lookalike.ingest.batches import StoredEmbedding
 from lookalike.storage import EmbeddingTable, Segment
 from lookalike.storage.commits import NO_IDS, Ids, may_pass, passing_reasons, query_ids
+from lookalike.storage.remote.shared_files import SharedFile, sharing
 from lookalike.system.sql import Values, create_view, fetch_row
 
 if TYPE_CHECKING:
@@ -251,8 +253,8 @@ class HashLookup:
     `hashes` and `found` are files that each process maps.
     """
 
-    hashes: Path
-    found: Path
+    hashes: SharedFile
+    found: SharedFile
     segments: tuple[Segment, ...]
     first_ids: tuple[int, ...]
 
@@ -269,13 +271,23 @@ class HashLookup:
 
     @cached_property
     def _hashes(self) -> npt.NDArray[np.bytes_]:
-        mapped: npt.NDArray[np.bytes_] = np.load(self.hashes, mmap_mode="r")
+        mapped: npt.NDArray[np.bytes_] = np.load(self.hashes.local(), mmap_mode="r")
         return mapped
 
     @cached_property
     def _found(self) -> npt.NDArray[np.void]:
-        mapped: npt.NDArray[np.void] = np.load(self.found, mmap_mode="r")
+        mapped: npt.NDArray[np.void] = np.load(self.found.local(), mmap_mode="r")
         return mapped
+
+
+@contextmanager
+def sharing_lookup(lookup: HashLookup | None) -> Iterator[HashLookup | None]:
+    """Yield a lookup for tasks of Spark, if there is one."""
+    if lookup is None:
+        yield None
+        return
+    with sharing(lookup.hashes.file, lookup.found.file) as (hashes, found):
+        yield replace(lookup, hashes=hashes, found=found)
 
 
 def _write_lookup(
@@ -304,8 +316,8 @@ def _write_lookup(
         array.flush()
     ranges = stored.id_ranges()
     return HashLookup(
-        folder / "hashes.npy",
-        folder / "found.npy",
+        SharedFile(folder / "hashes.npy"),
+        SharedFile(folder / "found.npy"),
         tuple(Segment(file.absolute()) for file, *_ in ranges),
         tuple(first for _, first, *_ in ranges),
     )

@@ -21,7 +21,7 @@ from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.inputs.listing import read_listing, sample_paths
 from lookalike.ingest import options
 from lookalike.ingest.batches import embed_batches
-from lookalike.ingest.job_inputs import Inputs
+from lookalike.ingest.job_inputs import Inputs, sharing_paths
 from lookalike.ingest.options import Job
 from lookalike.ingest.report import EmbedResult
 from lookalike.ingest.spark_job import embed_on_spark, sample_of_frame, skipped_note, split_listing
@@ -30,6 +30,7 @@ from lookalike.models import Model
 from lookalike.models.callables import embed_each
 from lookalike.spark import is_spark_available, progress, session
 from lookalike.storage import SegmentRecord, write_segment
+from lookalike.storage.remote.shared_files import sharing
 from lookalike.system.arrays import Pixels
 from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.extras import install, is_installed
@@ -58,10 +59,11 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Embed
             sample = partial(sample_of_frame, job.rooted, inputs.frame, job.full.input)
             model, chosen_in = job.model(sample)
         frame = inputs.frame.withColumn("id", inputs.frame["id"] + inputs.first_id)
-        run = partial(embed_on_spark, job, model, frame, inputs.paths or iter, inputs.lookup)
         wave = max(job.wave, inputs.count // _MAX_SPARK_WAVES)
-        run = partial(run, count=inputs.count, wave=wave)
-        return _run(model, chosen_in, folder, deliver, run)
+        with sharing_paths(inputs.paths) as paths:
+            run = partial(embed_on_spark, job, model, frame, paths or iter, inputs.lookup)
+            run = partial(run, count=inputs.count, wave=wave)
+            return _run(model, chosen_in, folder, deliver, run)
     assert inputs.listing is not None
     if job.precision == "auto" and inputs.count < options.MIN_IMAGES_TO_MEASURE:
         job = replace(job, precision="f32")
@@ -80,11 +82,12 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Embed
         session()
         model, chosen_in = choosing.result()
     _check_cost(job, model, inputs, folder)
-    parts = split_listing(inputs.listing, inputs.count, job.wave)
-    run = partial(embed_on_spark, job, model, *parts, inputs.lookup)
     wave = max(job.wave, inputs.count // _MAX_SPARK_WAVES)
-    run = partial(run, count=inputs.count, wave=wave)
-    return _run(model, chosen_in, folder, deliver, run, inputs.count)
+    with sharing(inputs.listing) as (listing,):
+        parts = split_listing(listing, inputs.count, job.wave)
+        run = partial(embed_on_spark, job, model, *parts, inputs.lookup)
+        run = partial(run, count=inputs.count, wave=wave)
+        return _run(model, chosen_in, folder, deliver, run, inputs.count)
 
 
 def _uses_spark(job: Job, count: int) -> bool:

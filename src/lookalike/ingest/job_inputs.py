@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from lookalike.ingest.diff import HashLookup
 from lookalike.ingest.vectors.inputs import VectorInput
+from lookalike.storage.remote.shared_files import SharedFile, sharing
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -58,7 +60,7 @@ class Inputs:
 class PathSet:
     """A set of paths, stored as a file of sorted 64-bit hashes that each process maps."""
 
-    file: Path
+    file: SharedFile
 
     @classmethod
     def of(cls, listing: Path, file: Path) -> "PathSet":
@@ -67,11 +69,11 @@ class PathSet:
             batches = stored.iter_batches(columns=["path"])
             hashes = [_hashes(batch["path"].to_pylist()) for batch in batches]
         np.save(file, np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64))
-        return cls(file)
+        return cls(SharedFile(file))
 
     @cached_property
     def _sorted(self) -> npt.NDArray[np.uint64]:
-        mapped: npt.NDArray[np.uint64] = np.load(self.file, mmap_mode="r")
+        mapped: npt.NDArray[np.uint64] = np.load(self.file.local(), mmap_mode="r")
         return mapped
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -84,6 +86,16 @@ class PathSet:
             found = self._sorted[np.minimum(at, len(self._sorted) - 1)] == hashes
             if found.any():
                 yield batch.filter(pa.array(found))
+
+
+@contextmanager
+def sharing_paths(paths: PathSet | None) -> Iterator[PathSet | None]:
+    """Yield a set of paths for tasks of Spark, if there is one."""
+    if paths is None:
+        yield None
+        return
+    with sharing(paths.file.file) as (shared,):
+        yield PathSet(shared)
 
 
 def _hashes(paths: Sequence[str]) -> npt.NDArray[np.uint64]:

@@ -1,8 +1,5 @@
 """Embed images on Spark: each task writes one segment, then a receipt beside it."""
 
-import json
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -16,8 +13,9 @@ from lookalike import images, models
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.inputs.listing import read_listing, task_count
 from lookalike.ingest.batches import embed_batches
-from lookalike.ingest.diff import HashLookup
+from lookalike.ingest.diff import HashLookup, sharing_lookup
 from lookalike.ingest.options import Job
+from lookalike.ingest.receipts import receipts_in
 from lookalike.ingest.shared_model import SharedModel
 from lookalike.models import Model, callables
 from lookalike.spark import (
@@ -32,10 +30,10 @@ from lookalike.spark import (
     small_arrow_batches,
 )
 from lookalike.storage import SEGMENT, SEGMENT_DDL, SegmentRecord, write_segment
+from lookalike.storage.remote.shared_files import SharedFile
 from lookalike.system.arrays import Pixels
 from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.progress import progress_line
-from lookalike.system.untrusted import is_hash, read_json
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -47,7 +45,7 @@ Reader: TypeAlias = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch
 """Maps the batches of a task to batches of images."""
 
 
-def split_listing(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Reader]":
+def split_listing(listing: SharedFile, count: int, wave: int) -> "tuple[DataFrame, Reader]":
     """Return a DataFrame with a row for each task, and a reader of its part of the listing.
 
     If Spark read the listing itself, it would sample, shuffle and sort the names first: a tenth of
@@ -62,7 +60,7 @@ def split_listing(listing: Path, count: int, wave: int) -> "tuple[DataFrame, Rea
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for part in batch["id"].to_pylist():
-                yield from read_listing(listing, part, tasks)
+                yield from read_listing(listing.local(), part, tasks)
 
     return spark.range(0, tasks, 1, tasks), read
 
@@ -103,29 +101,27 @@ def embed_on_spark(
     spark = frame.sparkSession
     if model.function is not None:
         callables.pickled(model.function)  # now: Spark would print what is wrong with it
-    shared = SharedModel.write(model, folder)
     source, device = job.rooted, job.device
     threads = int(setting(spark, "spark.task.cpus", "1"))
 
     # An image may crash a worker. The retry of its task decodes in a separate process.
     always_isolated = threads > 1 or not retries_tasks(spark)
 
-    def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return embed_batches(
-            read(batches),
-            source,
-            shared.load(),
-            threads,
-            device,
-            lookup=lookup,
-            isolated=always_isolated or is_retry(),
-            expendable=True,
-        )
+    with SharedModel.sharing(model, folder) as shared, sharing_lookup(lookup) as found:
 
-    try:
+        def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            return embed_batches(
+                read(batches),
+                source,
+                shared.load(),
+                threads,
+                device,
+                lookup=found,
+                isolated=always_isolated or is_retry(),
+                expendable=True,
+            )
+
         write_on_spark(frame, rows, folder, deliver, count=count, wave=wave)
-    finally:
-        shared.delete()
 
 
 def write_on_spark(
@@ -141,7 +137,8 @@ def write_on_spark(
     """Write a segment in each Spark task, and deliver segments while other tasks run.
 
     A task writes a receipt when its segment is complete; the driver polls for receipts. The task
-    returns the same record to Spark, as a shared disk may list files late.
+    returns the same record to Spark, as a shared disk may list files late. The receipts of an index
+    in a store are in the store too.
 
     Parameters
     ----------
@@ -150,7 +147,8 @@ def write_on_spark(
     rows_of
         Maps the batches of a task to rows of an index.
     folder
-        The folder for segments, on a disk that the driver and all workers share.
+        The folder for segments, on a disk that the driver and all workers share, or in the local
+        copy of an index.
     deliver
         Takes new segments.
     count
@@ -163,24 +161,26 @@ def write_on_spark(
     """
     spark = frame.sparkSession
     jobs = Interruptible(spark)
+    receipts = receipts_in(folder)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import TaskContext
 
         context = TaskContext.get()
         assert context is not None
-        receipt = folder / f"{context.partitionId()}.receipt"
-        if receipt.exists():  # an earlier attempt completed, and was lost afterwards
-            yield pa.RecordBatch.from_pylist([_read_receipt(receipt)], SEGMENT)
+        number = context.partitionId()
+        if (earlier := receipts.find(number)) is not None:  # that attempt was lost afterwards
+            yield pa.RecordBatch.from_pylist([earlier], SEGMENT)
             return
-        for batch in write_segment(rows_of(batches), folder):
-            yield pa.RecordBatch.from_pylist(
-                [_write_receipt(receipt, batch.to_pylist()[0])], SEGMENT
-            )
+        with receipts.segment_folder() as place:
+            for batch in write_segment(rows_of(batches), place):
+                delivered = receipts.deliver(number, batch.to_pylist()[0])
+                yield pa.RecordBatch.from_pylist([delivered], SEGMENT)
 
     def run() -> list[SegmentRecord]:
         with jobs.running(), small_arrow_batches(spark):
-            return [row.asDict() for row in frame.mapInArrow(task, SEGMENT_DDL).collect()]
+            rows = frame.mapInArrow(task, SEGMENT_DDL).collect()
+            return [receipts.arrived(row.asDict()) for row in rows]
 
     seen: set[str] = set()
     paths: set[str] = set()  # of the segments found so far
@@ -193,7 +193,7 @@ def write_on_spark(
                 finished = False
                 while not finished:
                     finished = not wait([running], _POLL_SECONDS).not_done
-                    fresh = _new_receipts(folder, seen)
+                    fresh = receipts.new(seen)
                     paths.update(row["path"] for row in fresh)
                     if finished and running.exception() is None:
                         fresh += [row for row in running.result() if row["path"] not in paths]
@@ -215,54 +215,7 @@ def write_on_spark(
                     ) from None
                 raise
     finally:
-        for receipt in folder.glob("*.receipt"):
-            receipt.unlink(missing_ok=True)
-
-
-def _write_receipt(receipt: Path, written: SegmentRecord) -> SegmentRecord:
-    """Write the receipt of a segment, unless another attempt of the task has written one.
-
-    Returns the record of the first receipt. An attempt that Spark considers lost may run on beside
-    the next one: https://spark.apache.org/docs/latest/job-scheduling.html
-    """
-    part = receipt.with_name(f".{uuid.uuid4().hex}.part")
-    part.write_text(json.dumps(written))
-    try:
-        os.link(part, receipt)
-        return written
-    except FileExistsError:
-        first = _read_receipt(receipt)
-        if first["path"] != written["path"]:
-            Path(written["path"]).unlink()
-        return first
-    finally:
-        part.unlink()
-
-
-def _new_receipts(folder: Path, seen: set[str]) -> list[SegmentRecord]:
-    """Return the records of receipts that are not in `seen`, and add them to it."""
-    fresh = sorted({file.name for file in folder.glob("*.receipt")} - seen)
-    seen.update(fresh)
-    return [_read_receipt(folder / name) for name in fresh]
-
-
-def _read_receipt(receipt: Path) -> SegmentRecord:
-    """Return the record of a receipt. Raises `LookalikeError` unless its file is in this folder."""
-    try:
-        record: SegmentRecord = read_json(receipt)
-        file = Path(record["path"])
-    except (ValueError, KeyError, TypeError):
-        raise _bad_receipt(receipt) from None
-    if file.parent != receipt.parent or not is_hash(file.stem):
-        raise _bad_receipt(receipt)
-    return record
-
-
-def _bad_receipt(receipt: Path) -> LookalikeError:
-    return LookalikeError(
-        f"{receipt} was changed by another program and names no data file beside it: "
-        "run the same command again"
-    )
+        receipts.clear()
 
 
 def sample_of_frame(

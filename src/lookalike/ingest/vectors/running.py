@@ -22,6 +22,7 @@ from lookalike.ingest.vectors.write import (
     write_in_process,
 )
 from lookalike.spark import is_spark_available, session
+from lookalike.storage.remote.shared_files import sharing
 
 MAX_ROWS_WITHOUT_SPARK = 2_000_000
 """Rows of a local table up to which this process reads it, where Spark runs too."""
@@ -54,17 +55,18 @@ def write_vectors(
         return
     table.check_unchanged()
     tasks = parts_of_tasks(table, segment_rows(vectors.width))
-    file = None if inputs.wanted is None else inputs.wanted.with_suffix(".npy")
+    files = [] if inputs.wanted is None else [inputs.wanted.with_suffix(".npy")]
     count = inputs.count
+    with sharing(*files) as shared:
 
-    def of_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        chosen = Wanted.load(count, file)
-        for batch in batches:
-            for number in batch["id"].to_pylist():
-                yield from rows_of_task(vectors, chosen, tasks[number])
+        def of_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            chosen = Wanted.load(count, shared[0].local() if shared else None)
+            for batch in batches:
+                for number in batch["id"].to_pylist():
+                    yield from rows_of_task(vectors, chosen, tasks[number])
 
-    frame = session().range(0, len(tasks), 1, len(tasks))
-    write_on_spark(frame, of_parts, folder, deliver, count=count, wave=wave, doing=_DOING)
+        frame = session().range(0, len(tasks), 1, len(tasks))
+        write_on_spark(frame, of_parts, folder, deliver, count=count, wave=wave, doing=_DOING)
 
 
 def _uses_spark(job: Job, count: int) -> bool:

@@ -74,8 +74,8 @@ def _entries() -> Iterator[tuple[int, float, int, Path]]:
     Data files go before the arrays that were made of them, which search maps.
     """
     root = cache_folder()
-    for pattern in ("data/*/*.parquet", "rows/data/*/*.parquet"):
-        for file in root.glob(f"stores/*/*/{pattern}"):
+    for pattern in ("*/data/*/*.parquet", "*/rows/data/*/*.parquet", "_work/*/*"):
+        for file in root.glob(f"stores/*/{pattern}"):
             with suppress(OSError):
                 status = file.stat()
                 if not (file.parent / ".writing").exists():  # it may not be in the store yet

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from lookalike.storage.log import Log
 from lookalike.storage.remote.copies import LocalCopy
+from lookalike.storage.remote.shared_files import WORK
 
 SECONDS_PER_DAY = 24 * 3600
 MIN_UNCOMMITTED_DAYS = 1.0
-"""Data files of no version stay so long: another machine may be about to commit them."""
+"""Data files of no version, and files of tasks, stay so long: another machine may need them."""
 _DELETED_AT_ONCE = 1_000
 _MODEL = re.compile(r"_model(?:-(\d+))?/")
 _HASHES = re.compile(r"_lsh/(\d+)/")
@@ -41,6 +42,8 @@ class Outdated:
                 return int(match[1] or 0) < generation
             if match := _HASHES.match(name):
                 return int(match[1]) not in versions
+            if name.startswith(f"{WORK}/"):
+                return modified < uncommitted_before * 1e9
             return name in measured
 
         found = dict(_matching(copy, is_outdated))

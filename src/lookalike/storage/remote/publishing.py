@@ -17,6 +17,7 @@ from lookalike.system.store import StoreError
 CLAIM_SECONDS = 30.0
 """How long the description of an index without versions may be that of a living process."""
 _POLL_SECONDS = 1.0
+_OF_INDEX = re.compile(r"data/|_delta_log/|_model|_signatures/|_lsh/|_work/|_?lookalike\.json")
 _CHECKPOINT = re.compile(r"\d{20}\.checkpoint.*|_last_checkpoint")
 
 
@@ -130,7 +131,7 @@ def check_free_place(path: Path) -> None:
         return
     for batch in copy.store.list(1):
         for name in batch["name"].to_pylist():
-            if not re.match(r"data/|_delta_log/|_model|_signatures/|_lsh/|_?lookalike\.json", name):
+            if not _OF_INDEX.match(name):
                 raise LookalikeError(
                     f"{copy.store.uri} is not an index, it has {name}: choose another `out`"
                 )
