@@ -117,11 +117,12 @@ def is_unfinished(path: Path) -> bool:
 def check_index(path: Path) -> None:
     """Raise `LookalikeError` unless an index can be opened at `path`."""
     if not is_index(path):
-        if is_unfinished(path) and any(path.iterdir()):
+        stored = copy_at(path) is not None  # then its folder is there, whatever is in the store
+        if is_unfinished(path) and (has_description(path) if stored else any(path.iterdir())):
             raise LookalikeError(f"{path} was never finished: run `lookalike index` again")
         if has_description(path):
             raise LookalikeError(f"{path} is a damaged index: its log is gone; {RESTORE}")
-        what = "is not an index" if path.exists() else "does not exist"
+        what = "is not an index" if path.exists() and not stored else "does not exist"
         raise LookalikeError(f"{path} {what}: make one with `lookalike index`")
     if not is_text(str(path.absolute())):
         raise LookalikeError(

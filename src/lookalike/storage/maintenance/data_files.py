@@ -21,6 +21,7 @@ from lookalike.storage.maintenance.findings import (
     Findings,
 )
 from lookalike.storage.maintenance.rows import Form, as_rows, problems
+from lookalike.storage.remote import DamagedObject
 
 ROWS_IN_MEMORY = 1024
 
@@ -75,6 +76,9 @@ def check_file(record: SegmentRecord, path: Path, form: Form) -> CheckedFile:
         intact = checked.foreign or is_intact(checked.file)
     except FileNotFoundError:
         checked.findings.add(MISSING, name, "is missing")
+        return checked
+    except DamagedObject:
+        checked.findings.add(DAMAGED, name, "is not what was written")
         return checked
     except OSError as error:
         return _unreadable(record, name, error)

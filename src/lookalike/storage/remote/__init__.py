@@ -6,6 +6,7 @@ once its commit was put under a name that did not exist.
 """
 
 from lookalike.storage.remote.copies import (
+    DamagedObject,
     LocalCopy,
     copy_at,
     fetch_data,
@@ -20,6 +21,7 @@ from lookalike.storage.remote.copies import (
 )
 
 __all__ = [
+    "DamagedObject",
     "LocalCopy",
     "copy_at",
     "fetch_data",

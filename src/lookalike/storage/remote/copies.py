@@ -26,7 +26,7 @@ from lookalike.storage.remote.cache_limit import make_room
 from lookalike.system.cache import cache_folder
 from lookalike.system.files import delete_folder_at_once, digest, new_file
 from lookalike.system.paths import Name, local_path
-from lookalike.system.store import Store, open_store
+from lookalike.system.store import Store, StoredObject, open_store
 from lookalike.system.untrusted import is_hash
 from lookalike.system.uris import is_uri, split_uri, with_slashes
 
@@ -37,9 +37,14 @@ DESCRIPTION = INDEX_FILES[0]
 TRANSFERS = 8  # requests at once
 _FETCH_ATTEMPTS = 3
 _ORIGIN = "origin.json"
+_SEEN = "newest"  # the newest commit when it was compared with that of the store
 _COMMIT = re.compile(r"\d{20}\.json")
 _OF_LOG = re.compile(r"\d{20}\.(json|checkpoint[.0-9a-f-]*\.(parquet|json))|_last_checkpoint")
 _ROWS = "rows"  # data files without their vectors
+
+
+class DamagedObject(LookalikeError):
+    """A data file in a store has another content than its name says."""
 
 
 def index_path(name: Name) -> Path:
@@ -120,7 +125,7 @@ def push(path: Path, *files: Path) -> None:
 def fetch_data(file: Path) -> None:
     """Fetch a data file that is not in its local copy; on a disk do nothing.
 
-    Raises `FileNotFoundError` where the store has none.
+    Raises `FileNotFoundError` where the store has none, and `DamagedObject`.
     """
     if (copy := copy_of(file)) is not None:
         copy.fetch(file)
@@ -170,7 +175,7 @@ class LocalCopy:
                 self.folder.mkdir()
                 newest, listed = None, self._listed(None)
             log = self.folder / LOG
-            fresh = [name for name in listed if not _is_as(log / name, *listed[name])]
+            fresh = [name for name in listed if not _is_as(log / name, *listed[name][:2])]
             # A description is there before the first commit, and changes before a later one.
             if description or newest is None or fresh:
                 self._fetch_description()
@@ -180,35 +185,38 @@ class LocalCopy:
             with ThreadPoolExecutor(TRANSFERS) as pool:
                 contents = pool.map(lambda name: self.store.get(f"{LOG}/{name}"), fresh)
                 for name, content in zip(fresh, contents, strict=True):
-                    _write(log / name, content, listed[name][1])
+                    _write(log / name, content, listed[name].modified)
 
     def _commits(self) -> list[str]:
         with suppress(FileNotFoundError):
             return [name for name in os.listdir(self.folder / LOG) if _COMMIT.fullmatch(name)]
         return []
 
-    def _listed(self, newest: str | None) -> dict[str, tuple[int, int]]:
-        """Return size and time of the files of the log, from the commit `newest` on, in order."""
-        log = self.store.below(LOG)
-        offset = newest and newest.removesuffix(".json")
+    def _listed(self, newest: str | None) -> dict[str, StoredObject]:
+        """Return the files of the log, from the commit `newest` on, in order."""
+        listed = self.store.below(LOG).list(1, newest and newest.removesuffix(".json"))
+        rows = (row for batch in listed for row in batch.to_pylist())
         found = {
-            name: (size, modified)
-            for name, size, modified in _objects(log.list(1, offset))
-            if _OF_LOG.fullmatch(name)
+            row["name"]: StoredObject(row["size"], row["modified"], row["etag"])
+            for row in rows
+            if _OF_LOG.fullmatch(row["name"])
         }
         return dict(sorted(found.items()))
 
-    def _is_same(self, newest: str, listed: dict[str, tuple[int, int]]) -> bool:
+    def _is_same(self, newest: str, listed: dict[str, StoredObject]) -> bool:
         """Tell whether the store has the newest commit that was copied."""
-        file = self.folder / LOG / newest
         if newest not in listed:
             return False
-        if _is_as(file, *listed[newest]):
-            return True
-        content = self.store.get(f"{LOG}/{newest}")
-        if content != file.read_bytes():
+        seen, file = self.folder.parent / _SEEN, self.folder / LOG / newest
+        now = f"{newest} {listed[newest].etag}"
+        with suppress(FileNotFoundError):
+            if listed[newest].etag and seen.read_text() == now:
+                return True
+        # Times may be whole seconds: another index may have been made in the same one.
+        if self.store.get(f"{LOG}/{newest}") != file.read_bytes():
             return False
-        _set_time(file, listed[newest][1])  # this process wrote it
+        _set_time(file, listed[newest].modified)  # this process may have written it
+        _write(seen, now.encode(), None)
         return True
 
     def _fetch_description(self) -> None:
@@ -232,7 +240,7 @@ class LocalCopy:
             list(pool.map(fetch, fresh))
 
     def fetch(self, file: Path) -> None:
-        """Fetch a data file that is not there. Raises `FileNotFoundError`, or `LookalikeError`."""
+        """Fetch a data file that is not there. Raises `FileNotFoundError`, or `DamagedObject`."""
         for _ in range(_FETCH_ATTEMPTS):
             if file.exists():
                 with suppress(OSError):
@@ -245,7 +253,7 @@ class LocalCopy:
                 if is_hash(file.stem) and digest(part) != file.stem:
                     raise ValueError
         if not file.exists():
-            raise LookalikeError(
+            raise DamagedObject(
                 f"the data file {file} is not what was written: `lookalike check INDEX --repair`"
             )
 
