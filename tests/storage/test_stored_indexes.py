@@ -119,7 +119,8 @@ def test_of_two_writers_both_come_in(s3: S3, uri: str, machine: Machine) -> None
 def test_a_commit_whose_answer_is_lost_is_made_once(
     s3: S3, uri: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index, lost = make(uri), []
+    index = make(uri)
+    lost: list[str] = []
 
     def fault(method: str, path: str) -> Answer | None:
         if method == "PUT" and path.endswith("1.json") and not lost:

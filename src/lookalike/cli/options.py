@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 import typer
 
 from lookalike.search.engines import Engine, KnnEngine
@@ -34,8 +33,7 @@ ImagesArgument = Annotated[
     ),
 ]
 IndexArgument = Annotated[
-    str,
-    typer.Argument(metavar="INDEX", help="The folder or URI of an index.", click_type=click.Path()),
+    str, typer.Argument(metavar="INDEX", help="The folder or URI of an index.")
 ]
 Labels = Annotated[
     Path | None, typer.Option(help="CSV file of labels, with a header line.", metavar="CSV")

@@ -1,35 +1,33 @@
 """An index as a Spark DataFrame."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from lookalike.spark import local_uri, parallelism
-from lookalike.storage.remote import copy_at
-from lookalike.storage.segments import row_batches, row_columns
+from lookalike.storage.remote import is_stored
+from lookalike.storage.segments import Segment, row_batches, row_columns
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from lookalike.storage.table import EmbeddingTable
-
 _TASKS_PER_CORE = 4
 
 
-def spark_frame(table: "EmbeddingTable", spark: "SparkSession") -> "DataFrame":
-    """Return a table as a Spark DataFrame with the columns of its schema.
+def spark_frame(
+    spark: "SparkSession", segments: Sequence[Segment], schema: pa.Schema, columns: str
+) -> "DataFrame":
+    """Return the rows of segments as a Spark DataFrame with a schema, `columns` for Spark.
 
     Spark reads the files of a disk. Those in a store are read by Python tasks: Spark would need a
-    jar for it. Raises `LookalikeError` where a data file is missing by now.
+    jar for it.
     """
-    table.check_files()
-    if copy_at(table.path) is None:
+    if not segments or not is_stored(segments[0].file):
         # Spark has no Delta jar here: the log says which files make up the version. The schema is
         # ours, not that of a file, which might name types that run code.
-        files = map(local_uri, table.files())
-        return spark.read.schema(table.schema_ddl).parquet(*files)
-    segments, schema = table.segments, table.schema
+        files = (local_uri(segment.file) for segment in segments)
+        return spark.read.schema(columns).parquet(*files)
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -39,7 +37,7 @@ def spark_frame(table: "EmbeddingTable", spark: "SparkSession") -> "DataFrame":
                     yield _as_schema(rows, schema)
 
     tasks = max(min(len(segments), _TASKS_PER_CORE * parallelism(spark)), 1)
-    return spark.range(0, len(segments), 1, tasks).mapInArrow(read, table.schema_ddl)
+    return spark.range(0, len(segments), 1, tasks).mapInArrow(read, columns)
 
 
 def _as_schema(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -37,8 +37,7 @@ from lookalike.storage.generations import (
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history
 from lookalike.storage.own_vectors import OWN, Described, OwnVectors
-from lookalike.storage.remote import fetched, index_path, local_rows, pull, push
-from lookalike.storage.remote.publishing import publish_checkpoint
+from lookalike.storage.remote import fetched, index_path, local_rows, publish_checkpoint, pull, push
 from lookalike.storage.schema import ROW
 from lookalike.storage.segments import Segment, SegmentRecord, read_rows
 from lookalike.storage.spark_frame import spark_frame
@@ -209,10 +208,7 @@ class EmbeddingTable(Described):
         return new_data_folder(self.path)
 
     def newest(self) -> Self:
-        """Return the table at its newest version, which may be this one.
-
-        Where another index has taken its place, that one.
-        """
+        """Return the newest version, maybe this one, or an index that has taken its place."""
         return self if self.is_newest() else self.reopen()
 
     def is_newest(self) -> bool:
@@ -388,14 +384,15 @@ class EmbeddingTable(Described):
 
     def dataframe(self, spark: "SparkSession") -> "DataFrame":
         """Return the table as a Spark DataFrame with the columns of `schema` (`spark_frame`)."""
-        return spark_frame(self, spark)
+        self.check_files()
+        return spark_frame(spark, self.segments, self.schema, self.schema_ddl)
 
-    @cached_property
+    @property
     def signature_folder(self) -> Path:
         """The folder of the cells, and of the measured recall of each version; it may not exist."""
-        return fetched(signature_folder(self.path, self.generation), self.path)
+        return fetched(signature_folder(self.path, self.generation), self.path, self.version)
 
-    @cached_property
+    @property
     def hash_folder(self) -> Path:
         """The folder of the hash model of this version; it may not exist."""
-        return fetched(find_folder(self.path, "lsh") / str(self.version), self.path)
+        return fetched(find_folder(self.path, "lsh") / str(self.version), self.path, self.version)

@@ -19,6 +19,7 @@ from lookalike.storage.remote.copies import (
     pull,
     push,
 )
+from lookalike.storage.remote.publishing import publish_checkpoint
 
 __all__ = [
     "DamagedObject",
@@ -31,6 +32,7 @@ __all__ = [
     "local_rows",
     "name_of",
     "open_copy",
+    "publish_checkpoint",
     "pull",
     "push",
 ]

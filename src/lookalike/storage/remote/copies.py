@@ -338,8 +338,17 @@ def _write(file: Path, content: bytes, modified: int | None) -> None:
             _set_time(part, modified)
 
 
-def fetched(folder: Path, path: Path) -> Path:
-    """Return a folder of the index at `path`, with what its store has of it."""
-    if (copy := copy_at(path)) is not None:
+_fetched_at: dict[Path, int] = {}  # the version for which a folder was fetched last
+
+
+def fetched(folder: Path, path: Path, version: int | None = None) -> Path:
+    """Return a folder of the index at `path`, with what its store has of it.
+
+    For a version it is fetched once in a process.
+    """
+    copy = copy_at(path)
+    if copy is not None and (version is None or _fetched_at.get(folder) != version):
         copy.fetch_folder(folder)
+        if version is not None:
+            _fetched_at[folder] = version
     return folder
