@@ -167,6 +167,8 @@ def test_a_store_is_indexed_kept_current_and_searched(s3: S3, tmp_path: Path) ->
     done = index.sync(spark=False)
     assert (done.new, done.changed, done.removed) == (1, 1, 1)
     assert index.add(f"s3://{BUCKET}/cars", spark=False).new == 0
+    for one in (f"s3://{BUCKET}/cars/2/*", "2/*"):
+        assert index.remove(one, dry_run=True).removed == 4
     assert index.remove([f"s3a://{BUCKET}/cars/2/*"]).removed == 4
     assert len(index) == 8
     with pytest.raises(LookalikeError, match="was made of s3a://photos/cars: give that URI"):

@@ -83,6 +83,18 @@ def test_it_answers_as_one_on_a_disk(s3: S3, uri: str, machine: Machine, tmp_pat
     assert opened.info()["images"] == 40
 
 
+def test_files_with_and_without_vectors_are_read_together(
+    s3: S3, uri: str, machine: Machine
+) -> None:
+    make(uri)
+    machine("second")
+    index = lookalike.open_index(uri)
+    assert index.remove("row 1", dry_run=True).removed == 1  # reads rows without vectors
+    index.add(rows(40, 45), spark=False)  # one with
+    assert index.remove(["row 1", "row 44"]).removed == 2
+    assert names(index) == sorted(f"row {number}" for number in range(44) if number != 1)
+
+
 def test_machines_see_what_the_others_did(s3: S3, uri: str, machine: Machine) -> None:
     first = make(uri)
     machine("second")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lookalike import images
 from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable
-from lookalike.system.uris import same_place
+from lookalike.system.uris import is_uri, same_place, split_uri
 
 _KIND_NAMES = {
     "files": "a folder",
@@ -153,7 +153,18 @@ def stored_name(source: images.Source, name: str) -> str:
         if os.path.isabs(name) or (relative is not None and os.path.lexists(absolute)):
             name = absolute if relative is None else relative
         name = os.path.normpath(name)
+    if source.kind == "uri":
+        name = _below_root(source.root, name)
     return images.encode_path(name)
+
+
+def _below_root(root: str, name: str) -> str:
+    """Return a URI with the scheme and host as a root has them; for a path, one below the root."""
+    if not is_uri(name):
+        return f"{root.rstrip('/')}/{name}"
+    *place, path = split_uri(name)
+    *ours, below = split_uri(root)
+    return root.removesuffix(below) + path if place == ours else name
 
 
 def _relative_paths(root: str, path: str) -> Iterator[str]:

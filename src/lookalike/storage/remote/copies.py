@@ -132,14 +132,18 @@ def fetch_data(file: Path) -> None:
 
 
 def local_rows(files: Iterable[Path]) -> list[Path]:
-    """Return files with the rows of data files, for SQL: of a store without their vectors."""
+    """Return files with the rows of data files, for SQL: of a store without their vectors.
+
+    Files without vectors come first: DuckDB takes the columns of the first file.
+    """
 
     def local(file: Path) -> Path:
         copy = copy_of(file)
         return file if copy is None else copy.fetch_rows(file)
 
     with ThreadPoolExecutor(TRANSFERS) as pool:
-        return list(pool.map(local, files))
+        found = list(pool.map(local, files))
+    return sorted(found, key=lambda file: _ROWS not in file.parts)
 
 
 @dataclass(frozen=True)
