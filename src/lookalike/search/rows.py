@@ -1,6 +1,7 @@
 """The rows of an index, mapped and ready to be compared with queries."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from lookalike.errors import LookalikeError
 from lookalike.search.filters import Filter
 from lookalike.storage import Segment
 from lookalike.storage.own_vectors import Described
+from lookalike.storage.remote.copies import TRANSFERS, is_stored
 from lookalike.system.arrays import Mask, Numbers, Vectors
 
 COPY = 1e-5
@@ -62,6 +64,9 @@ class Rows:
     """The embedded rows of an index, numbered from 0 through all its segments."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
+        if segments and is_stored(segments[0].file):  # fetch several at once
+            with ThreadPoolExecutor(TRANSFERS) as pool:
+                list(pool.map(lambda segment: segment.ids, segments))
         self.segments = [segment for segment in segments if len(segment.ids)]
         self.starts = np.cumsum([0, *(len(segment.ids) for segment in self.segments)])
         self._masks: dict[Filter | None, Mask] = {}

@@ -4,10 +4,12 @@ import logging
 import threading
 
 from lookalike.server.snapshot import Snapshot
-from lookalike.storage import EmbeddingTable
+from lookalike.storage import EmbeddingTable, copy_at
 
 POLL_SECONDS = 1.0
 """Time between two checks for a newer version."""
+STORE_POLL_SECONDS = 5.0
+"""The same for an index in a store, where each check is a request."""
 log = logging.getLogger("uvicorn.error")
 """The log that uvicorn prints."""
 
@@ -39,7 +41,8 @@ class Refresher:
                 previous, self.error = self.error, " ".join(str(error).split())
                 if self.error != previous:
                     log.warning("cannot open the newest version: %s", self.error)
-            if self._stopped.wait(POLL_SECONDS):
+            in_store = copy_at(self.snapshot.table.path) is not None
+            if self._stopped.wait(STORE_POLL_SECONDS if in_store else POLL_SECONDS):
                 return
 
     def _refresh(self) -> None:
