@@ -1,13 +1,16 @@
-"""How fast a store is listed, and how memory grows with the number of objects.
+"""How fast a store is listed or indexed, and how memory grows with the number of objects.
 
     python benchmarks/listing.py --objects 50000 200000
+    python benchmarks/listing.py --objects 50000 200000 --index
 
 A server of this script answers S3's listing of drawn names over HTTP, in a process of its own; each
-number of objects is listed in a fresh process. Prints JSON: seconds, microseconds an object, and
-the peak memory of the listing process in MB, before and after.
+number of objects is listed in a fresh process. With `--index` that process also reads them, the
+same small picture each, embeds them with a function that costs nothing, and writes an index. Prints
+JSON: seconds, microseconds an object, and the peak memory of the process in MB, before and after.
 """
 
 import argparse
+import io
 import json
 import multiprocessing
 import os
@@ -22,27 +25,47 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 PAGE = 1000
 FOLDERS = 20
 
 
 def names(objects: int) -> list[str]:
     """Return the names of drawn objects, in order."""
-    return sorted(f"photos/{at % FOLDERS:02}/{at:09}.jpg" for at in range(objects))
+    return sorted(f"photos/{at % FOLDERS:02}/{at:09}.png" for at in range(objects))
+
+
+def picture() -> bytes:
+    """Return a small picture."""
+    content = io.BytesIO()
+    Image.linear_gradient("L").resize((16, 16)).save(content, "PNG")
+    return content.getvalue()
+
+
+def mean_rows(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return a vector (n, height) of each image (n, height, width, 3)."""
+    rows: npt.NDArray[np.float32] = images.mean((2, 3), dtype=np.float32)
+    return rows
 
 
 def serve(objects: int, ready: Connection) -> None:
-    """Answer `ListObjectsV2` for drawn names."""
-    every = names(objects)
+    """Answer `ListObjectsV2` for drawn names, and `GetObject` with a picture."""
+    every, content_of_each = names(objects), picture()
     row = (
         "<Contents><Key>{}</Key><LastModified>2024-05-06T07:08:09.000Z</LastModified>"
-        '<ETag>"0"</ETag><Size>123456</Size></Contents>'
+        f'<ETag>"0"</ETag><Size>{len(content_of_each)}</Size></Contents>'
     )
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if self.path.endswith(".png"):
+                self.reply(content_of_each)
+                return
             asked = {name: value[0] for name, value in parse_qs(urlsplit(self.path).query).items()}
             prefix = asked.get("prefix", "")
             first, last = bisect_left(every, prefix), bisect_left(every, prefix + "\x7f")
@@ -58,8 +81,13 @@ def serve(objects: int, ready: Connection) -> None:
                 f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}"
                 f"{''.join(map(row.format, content))}{common}</ListBucketResult>"
             ).encode()
+            self.reply(body)
+
+        def reply(self, body: bytes) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Last-Modified", "Mon, 06 May 2024 07:08:09 GMT")
+            self.send_header("ETag", '"0"')
             self.end_headers()
             self.wfile.write(body)
 
@@ -71,8 +99,17 @@ def serve(objects: int, ready: Connection) -> None:
     server.serve_forever()
 
 
-def measure(objects: int, port: int, result: Connection) -> None:
-    """List once; send seconds and memory."""
+def index_once(folder: str) -> int:
+    """Index all objects in this process; return the number of images."""
+    import lookalike
+
+    model = lookalike.CallableModel(mean_rows, name="mean rows", version="1", size=16)
+    index = lookalike.create_index("s3://b/photos", f"{folder}/x.index", model=model, spark=False)
+    return len(index)
+
+
+def measure(objects: int, port: int, index: bool, result: Connection) -> None:
+    """List or index once; send seconds and memory."""
     from lookalike.images.inputs.source import Source
     from lookalike.images.inputs.store_listing import list_store
 
@@ -86,7 +123,8 @@ def measure(objects: int, port: int, result: Connection) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        count = list_store(Source("uri", "s3://b/photos", ()), Path(folder) / "listing.parquet")
+        source, listing = Source("uri", "s3://b/photos", ()), Path(folder) / "listing.parquet"
+        count = index_once(folder) if index else list_store(source, listing)
     seconds = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert count == objects
@@ -105,13 +143,15 @@ def main() -> None:
     """List each number of objects."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, nargs="+", default=[50_000, 200_000])
+    parser.add_argument("--index", action="store_true", help="read and index the objects, too")
+    given = parser.parse_args()
     processes = multiprocessing.get_context("spawn")
     runs = []
-    for objects in parser.parse_args().objects:
+    for objects in given.objects:
         here, there = processes.Pipe()
         server = processes.Process(target=serve, args=(objects, there), daemon=True)
         server.start()
-        listing = processes.Process(target=measure, args=(objects, here.recv(), there))
+        listing = processes.Process(target=measure, args=(objects, here.recv(), given.index, there))
         listing.start()
         listing.join()
         runs.append(here.recv())
