@@ -75,8 +75,10 @@ def test_an_index_in_azure(
     made = lookalike.create_index(f"{container}/photos", uri, precision="f32", spark=False)
     assert (made.report and made.report.images) == 12
     own = pa.table({"key": list(range(9)), "v": list(np.eye(9, dtype=np.float32))})
-    options = {"embedding_column": "v", "id_column": "key"}
-    lookalike.create_index(own, f"{container}/own.index", **options).remove(3)
+    index = lookalike.create_index(
+        own, f"{container}/own.index", embedding_column="v", id_column="key"
+    )
+    index.remove(3)
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "second"))
     opened = lookalike.open_index(f"{container}/own.index")
     assert (len(opened), opened.check().ok, opened.vacuum(0).files) == (8, True, 1)
