@@ -185,7 +185,7 @@ def test_nothing_within_a_distance_is_an_answer(index: Index, photo: Path) -> No
 # URIs, where only a disk will do.
 
 URIS = ["s3a://bucket/x", "hdfs://host/x", "abfss://c@a.net/x", "S3://b/x", "file:///x/y"]
-COMMANDS = [
+INDEX_COMMANDS = [
     "info {}",
     "check {}",
     "vacuum {}",
@@ -195,20 +195,22 @@ COMMANDS = [
     "remove {} x",
     "add {} {photos}",
     "root {} {photos}",
-    "root {index} {}",
     "serve {}",
     "evaluate {}",
     "tune {}",
-    "undo {}",
-    "index {photos} --out {}",
+    "neighbors {index} --queries {} --out {out}",
+    "join {index} {} --out {out}",
     "index {photos} --out {out} --like {}",
+]
+"""Commands that open an index at a URI."""
+FILE_COMMANDS = [
+    "root {index} {}",
+    "undo {}",
     "embed {photos} --out {}",
     "embed {photos} --out {}.csv",
     "hash {index} --out {}",
     "neighbors {index} --out {}",
-    "neighbors {index} --queries {} --out {out}",
     "join {index} --out {}",
-    "join {index} {} --out {out}",
     "duplicates {index} --out {}",
     "duplicates {index} --out {out} --apply list --to {}",
     "clusters {index} --out {}",
@@ -222,9 +224,10 @@ COMMANDS = [
     "train {photos} --labels {} --out {out}.safetensors",
     "train {photos} --labels {labels} --out {}.safetensors",
 ]
+"""Commands for files and folders of a disk."""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", FILE_COMMANDS)
 def test_a_uri_is_refused_where_a_path_is_needed(
     index: Index,
     drawn: DrawnCollection,
@@ -237,6 +240,27 @@ def test_a_uri_is_refused_where_a_path_is_needed(
     for uri in URIS[:1] if "train" in command else URIS:
         said = run(*(one.format(uri, **places) for one in command.split()))
         assert_fails(said, "is a URI", uri.partition("://")[0] + "://")
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", INDEX_COMMANDS)
+def test_a_uri_without_an_index_is_an_error(
+    index: Index,
+    drawn: DrawnCollection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {"index": index.path, "photos": drawn.photos, "out": "out"}
+    for uri, words in (
+        ("memory://box/x.index", ["memory://box/x.index does not exist"]),
+        ("ftp://host/x", ["unknown store ftp://"]),
+        ("s3://bucket", ["s3://bucket is a whole bucket: give a folder in it"]),
+        ("file:///x/y", ["file:///x/y is a URI: give the path, /x/y"]),
+    ):
+        said = run(*(one.format(uri, **places) for one in command.split()))
+        assert_fails(said, *words)
         assert os.listdir(tmp_path) == []
 
 
