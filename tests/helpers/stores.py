@@ -2,9 +2,12 @@
 
 import http.client
 import logging
+import re
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -67,14 +70,27 @@ def s3_server() -> Iterator[S3]:
         server.stop()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Answer:
-    """What a proxy answers instead of the store: a status and a body, or half of the true one."""
+    """What a proxy answers instead of the store.
+
+    After `seconds`: a `status` with a body; the true answer, whose body is `cut` in half, or lacks
+    the `hidden` newest objects of a listing; or none, where the connection is `reset`. With `done`
+    the store has done the request before its answer is lost or replaced.
+    """
 
     status: int = 0
     body: bytes = b""
     cut: bool = False
     seconds: float = 0.0
+    reset: bool = False
+    done: bool = False
+    hidden: int = 0
+
+    @property
+    def is_passed_on(self) -> bool:
+        """Tell whether the store gets the request."""
+        return self.done or not (self.status or self.reset)
 
 
 Fault = Callable[[str, str], Answer | None]
@@ -84,25 +100,32 @@ Fault = Callable[[str, str], Answer | None]
 @contextmanager
 def proxy(port: int, fault: Fault) -> Iterator[str]:
     """Run a proxy before the server on a port of this machine; give its address."""
+    writing = threading.Lock()  # moto decides on conditional puts in two steps
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            answer = fault(self.command, self.path)
-            if answer is not None and answer.seconds:
+            answer = fault(self.command, self.path) or Answer()
+            if answer.seconds:
                 threading.Event().wait(answer.seconds)
-            if answer is not None and answer.status:
-                self.reply(answer.status, {}, answer.body)
+            if not answer.is_passed_on:
+                self.replace(answer)
                 return
             passed = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             headers = {name: value for name, value in self.headers.items() if name != "Connection"}
-            passed.request(self.command, self.path, body or None, headers)
-            got = passed.getresponse()
-            content = got.read()
+            with writing if self.command == "PUT" else nullcontext():
+                passed.request(self.command, self.path, body or None, headers)
+                got = passed.getresponse()
+                content = got.read()
             passed.close()
-            if answer is not None and answer.cut:
+            if answer.status or answer.reset:
+                self.replace(answer)
+                return
+            if answer.hidden:
+                content = _without_newest(content, answer.hidden)
+            if answer.cut and content:
                 self.send_response(got.status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
@@ -116,6 +139,14 @@ def proxy(port: int, fault: Fault) -> Iterator[str]:
             }
             length = got.getheader("Content-Length") if self.command == "HEAD" else None
             self.reply(got.status, kept, content, length)
+
+        def replace(self, answer: Answer) -> None:
+            if answer.status:
+                self.reply(answer.status, {}, answer.body)
+                return
+            # Closed with this option, a connection is reset.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
 
         def reply(
             self, status: int, headers: dict[str, str], body: bytes, length: str | None = None
@@ -148,3 +179,17 @@ def proxy(port: int, fault: Fault) -> Iterator[str]:
         server.shutdown()
         running.join()
         server.server_close()
+
+
+def _without_newest(listing: bytes, count: int) -> bytes:
+    """Return a listing of S3 without its newest objects."""
+    objects = re.findall(rb"<Contents>.*?</Contents>", listing, re.DOTALL)
+
+    def age(one: bytes) -> tuple[bytes, bytes]:
+        (key,) = re.findall(rb"<Key>(.*?)</Key>", one)
+        (time,) = re.findall(rb"<LastModified>(.*?)</LastModified>", one)
+        return time, key
+
+    for one in sorted(objects, key=age, reverse=True)[:count]:
+        listing = listing.replace(one, b"")
+    return listing

@@ -4,7 +4,7 @@ A table of actions has the columns `path` (relative to the index), `size_bytes`,
 `modification_time`, `num_records`, `null_count.embedding`, `min.id` and `max.id`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,14 @@ import pyarrow.compute as pc
 
 from lookalike.storage.errors import no_longer_kept
 from lookalike.storage.remote import copy_at
-from lookalike.storage.segments import SEGMENT, SegmentRecord, is_history, unreadable
+from lookalike.storage.segments import (
+    SEGMENT,
+    DamagedCopy,
+    SegmentRecord,
+    is_history,
+    read_rows,
+    unreadable,
+)
 from lookalike.system.untrusted import check_inner_names
 
 if TYPE_CHECKING:
@@ -73,6 +80,18 @@ def check_sizes(actions: pa.Table, path: Path, version: int) -> None:
             problem = "is missing"
         if problem:
             raise unreadable(file, problem)
+
+
+def find_damage(files: Iterable[Path], columns: list[str]) -> None:
+    """Raise `LookalikeError` where one of some data files is damaged; delete all damaged copies."""
+    found: DamagedCopy | None = None
+    for file in files:
+        try:
+            read_rows(file, columns)
+        except DamagedCopy as error:
+            found = error
+    if found is not None:
+        raise found
 
 
 def id_ranges(actions: pa.Table, path: Path) -> list[tuple[Path, int, int, int]]:

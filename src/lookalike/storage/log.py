@@ -13,10 +13,10 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from lookalike.storage.data_folders import MARK
+from lookalike.storage.data_folders import MARK, check_index
 from lookalike.storage.description import find_folder
 from lookalike.storage.errors import damaged
-from lookalike.storage.remote import copy_at
+from lookalike.storage.remote import copy_at, pull
 from lookalike.storage.transactions import COUNTS, OPERATION
 from lookalike.system.untrusted import check_inner_names
 
@@ -168,6 +168,25 @@ class Log:
         }
         before = sorted(number for number in files if number <= first)
         return [files[number] for number in before[:-1]]
+
+
+def newest_version(path: Path) -> tuple[int, str]:
+    """Return the number of the newest version of the index at `path`, and the id of its table.
+
+    Raises `LookalikeError` where there is no index any more, or a damaged one.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    pull(path)
+    try:
+        table = DeltaTable(path.absolute())
+    except DeltaError as error:
+        if not pull(path, mend=True):
+            check_index(path)
+            raise damaged(path, error) from None
+        table = DeltaTable(path.absolute())
+    return table.version(), str(table.metadata().id)
 
 
 def history(table: "DeltaTable", log: Log) -> list[dict[str, Any]]:

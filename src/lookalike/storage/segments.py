@@ -24,7 +24,7 @@ from lookalike.storage.schema import KEY, schema_in
 from lookalike.storage.segment_caches import STORED, cache_of, identity, mark
 from lookalike.system.cache import ignore_cache_errors, map_sealed, seal, warn_cache_unusable
 from lookalike.system.files import delete_folder_at_once, digest, new_file, new_folder, sync_folder
-from lookalike.system.untrusted import map_array
+from lookalike.system.untrusted import is_hash, map_array
 
 # What search needs of a row, beside its vector and its key.
 _CACHED = ["id", "path", "label", "content_hash"]
@@ -313,6 +313,10 @@ def _give_up(file: Path, error: Exception) -> None:
     warn_cache_unusable(error)
 
 
+class DamagedCopy(LookalikeError):
+    """A data file that the cache has damaged: it is fetched again when it is needed."""
+
+
 @contextlib.contextmanager
 def _readable(file: Path) -> Iterator[None]:
     try:
@@ -323,6 +327,10 @@ def _readable(file: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError) as error:
         if is_forbidden(error):
             raise forbidden(file) from None
+        if is_stored(file) and is_hash(file.stem) and not says_nothing(error):  # it came whole
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+            raise DamagedCopy(f"the cache has damaged {file}: run the same command again") from None
         raise unreadable(file, f"is damaged ({one_line(error)})") from None
 
 

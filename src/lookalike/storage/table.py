@@ -24,6 +24,7 @@ from lookalike.storage.errors import RESTORE, Conflict, damaged, needs_upgrade, 
 from lookalike.storage.file_entries import (
     check_sizes,
     count_inputs,
+    find_damage,
     id_ranges,
     read_actions,
     records,
@@ -35,7 +36,7 @@ from lookalike.storage.generations import (
     signature_folder,
 )
 from lookalike.storage.locks import writing
-from lookalike.storage.log import Log, history
+from lookalike.storage.log import Log, history, newest_version
 from lookalike.storage.own_vectors import OWN, Described, OwnVectors
 from lookalike.storage.remote import fetched, index_path, local_rows, publish_checkpoint, pull, push
 from lookalike.storage.schema import ROW
@@ -60,7 +61,6 @@ from lookalike.storage.transactions import (
 )
 from lookalike.system.paths import Name
 from lookalike.system.sql import connect, create_view
-from lookalike.system.store import StoreError
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -128,6 +128,8 @@ class EmbeddingTable(Described):
         except (*_DAMAGE, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not needs_upgrade(error):
                 raise no_longer_kept(path, version) from None
+            if pull(path, mend=True):
+                return cls._open(path, version, check_files)
             raise damaged(path, error) from None
         if check_files:
             opened.check_files()
@@ -213,20 +215,12 @@ class EmbeddingTable(Described):
 
     def is_newest(self) -> bool:
         """Tell whether there is no later version, and no other index in its place."""
-        from deltalake import DeltaTable
-
-        pull(self.path)
-        now = DeltaTable(self.path.absolute())
-        return (now.version(), str(now.metadata().id)) == (self.version, self.identity)
+        return newest_version(self.path) == (self.version, self.identity)
 
     def is_in_place(self) -> bool:
         """Tell whether the index is still there, and no other in its place."""
-        from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError
-
-        with suppress(OSError, DeltaError, StoreError):
-            pull(self.path)
-            return str(DeltaTable(self.path.absolute()).metadata().id) == self.identity
+        with suppress(OSError, LookalikeError):
+            return newest_version(self.path)[1] == self.identity
         return False
 
     @cached_property
@@ -346,8 +340,7 @@ class EmbeddingTable(Described):
                 self.view(sql, "stored")
                 yield sql
         except LookalikeError:
-            for file in self.files():
-                read_rows(file, [name for name in self.schema.names if name != "embedding"])
+            find_damage(self.files(), [name for name in self.schema.names if name != "embedding"])
             raise
 
     @cached_property

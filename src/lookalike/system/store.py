@@ -213,8 +213,14 @@ class Store:
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; those that do not exist are passed over."""
-        with explained(self.uri), suppress(FileNotFoundError):
-            self._objects.delete([self._key(name) for name in names])
+        keys = [self._key(name) for name in names]
+        with explained(self.uri):
+            try:
+                self._objects.delete(keys)
+            except FileNotFoundError:  # of one: the others may be left
+                for key in keys:
+                    with suppress(FileNotFoundError):
+                        self._objects.delete([key])
 
 
 def open_store(uri: str) -> Store:

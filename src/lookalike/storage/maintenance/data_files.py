@@ -21,7 +21,7 @@ from lookalike.storage.maintenance.findings import (
     Findings,
 )
 from lookalike.storage.maintenance.rows import Form, as_rows, problems
-from lookalike.storage.remote import DamagedObject
+from lookalike.storage.remote.copies import DamagedObject, copy_of
 
 ROWS_IN_MEMORY = 1024
 
@@ -74,6 +74,9 @@ def check_file(record: SegmentRecord, path: Path, form: Form) -> CheckedFile:
         size = checked.file.stat().st_size
         checked.foreign = not re.fullmatch("[0-9a-f]{32}", checked.file.stem)
         intact = checked.foreign or is_intact(checked.file)
+        if not intact and (copy := copy_of(checked.file)) is not None:  # the copy alone may be so
+            copy.fetch_again(checked.file)
+            intact, size = True, checked.file.stat().st_size
     except FileNotFoundError:
         checked.findings.add(MISSING, name, "is missing")
         return checked

@@ -18,7 +18,7 @@ from lookalike.storage import EmbeddingTable, Log, commits, copy_at, forget, wri
 from lookalike.storage.description import find_folder
 from lookalike.storage.generations import model_folder
 from lookalike.storage.remote import LocalCopy
-from lookalike.storage.remote.outdated import Outdated
+from lookalike.storage.remote.outdated import Outdated, ask_time
 from lookalike.system.defaults import KEEP_DAYS
 from lookalike.system.files import delete, leftover_folders
 
@@ -98,7 +98,8 @@ def _vacuum_store(
     """Delete from the store of an index what no version from `first` on needs."""
     copy.fetch_folder(find_folder(copy.folder, "signatures"))
     generation = EmbeddingTable.open(copy.folder, first, check_files=False).generation
-    outdated = Outdated.find(copy, log, first, generation, keep_days)
+    now = time.time() if dry_run else ask_time(copy)
+    outdated = Outdated.find(copy, log, first, generation, keep_days, now)
     if not dry_run:
         for name in outdated.data:
             forget(copy.folder / name)

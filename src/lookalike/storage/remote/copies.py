@@ -5,41 +5,31 @@ followed. Other files are fetched when they are needed. Data files never change,
 the hash of their content, by which a fetched one is checked.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError, show_as
-from lookalike.images.inputs.location import INDEX_FILES
 from lookalike.storage.remote.cache_limit import make_room
+from lookalike.storage.remote.cache_use import using_cache
+from lookalike.storage.remote.copied_log import ORIGIN, TRANSFERS, CopiedLog, is_as, set_time
 from lookalike.system.cache import cache_folder
-from lookalike.system.files import delete_folder_at_once, digest, new_file
+from lookalike.system.files import digest, new_file
 from lookalike.system.paths import Name, local_path
-from lookalike.system.store import Store, StoredObject, open_store
+from lookalike.system.store import StoreError, open_store
 from lookalike.system.untrusted import is_hash
 from lookalike.system.uris import is_uri, split_uri, with_slashes
 
 STORES = "stores"
 """The folder of the cache with local copies."""
-LOG = "_delta_log"
-DESCRIPTION = INDEX_FILES[0]
-TRANSFERS = 8  # requests at once
 _FETCH_ATTEMPTS = 3
-_ORIGIN = "origin.json"
-_SEEN = "newest"  # the newest commit when it was compared with that of the store
-_COMMIT = re.compile(r"\d{20}\.json")
-_OF_LOG = re.compile(r"\d{20}\.(json|checkpoint[.0-9a-f-]*\.(parquet|json))|_last_checkpoint")
 _ROWS = "rows"  # data files without their vectors
 
 
@@ -66,29 +56,36 @@ def open_copy(uri: str) -> "LocalCopy":
     key = hashlib.blake2b(store.uri.encode(), digest_size=16).hexdigest()
     place = cache_folder() / STORES / key
     copy = LocalCopy(store, place / store.prefix.rpartition("/")[2])
-    copy.folder.mkdir(parents=True, exist_ok=True)
-    origin = place / _ORIGIN
-    if not origin.exists():
-        with new_file(origin, lasting=False) as part:
-            part.write_text(json.dumps({"uri": store.uri}))
-    show_as(str(copy.folder), store.uri)
-    return copy
+    copy.prepare()
+    return _remember(copy)
 
 
 def copy_at(path: Path) -> "LocalCopy | None":
-    """Return the local copy that a folder is; None for an index on a disk."""
+    """Return the local copy that a folder is; None for an index on a disk.
+
+    What this process has opened stays one, whatever happens to the cache. Raises `LookalikeError`
+    for a folder among the copies that does not say of what it is one.
+    """
     path = Path(os.path.abspath(path))
+    if path in _copies:
+        return _copies[path]
     if path.parent.parent != cache_folder() / STORES:
         return None
-    with suppress(OSError, ValueError, KeyError):
-        return _opened(json.loads((path.parent / _ORIGIN).read_text())["uri"], path)
-    return None
+    try:
+        store = open_store(json.loads((path.parent / ORIGIN).read_text())["uri"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise LookalikeError(
+            f"{path} is no longer the copy of an index in a store: open that by its URI"
+        ) from None
+    return _remember(LocalCopy(store, path))
 
 
-@lru_cache(64)
-def _opened(uri: str, path: Path) -> "LocalCopy":
-    show_as(str(path), uri)
-    return LocalCopy(open_store(uri), path)
+_copies: dict[Path, "LocalCopy"] = {}
+
+
+def _remember(copy: "LocalCopy") -> "LocalCopy":
+    show_as(str(copy.folder), copy.store.uri)
+    return _copies.setdefault(copy.folder, copy)
 
 
 def copy_of(file: Path) -> "LocalCopy | None":
@@ -107,13 +104,16 @@ def name_of(path: Path) -> str:
     return str(path) if copy is None else copy.store.uri
 
 
-def pull(path: Path, *, description: bool = False) -> None:
+def pull(path: Path, *, description: bool = False, mend: bool = False) -> bool:
     """Bring the log of a local copy up to date, and its description; on a disk do nothing.
 
-    The description is read again with new commits, or if `description` is set.
+    The description is read again with new commits, or if `description` is set. With `mend` all of
+    the log is compared with that of the store; returns whether the copy was another.
     """
-    if (copy := copy_at(path)) is not None:
+    copy = copy_at(path)
+    if copy is not None and not mend:
         copy.pull(description=description)
+    return copy is not None and mend and copy.mend_log()
 
 
 def push(path: Path, *files: Path) -> None:
@@ -146,99 +146,26 @@ def local_rows(files: Iterable[Path]) -> list[Path]:
     return sorted(found, key=lambda file: _ROWS not in file.parts)
 
 
-@dataclass(frozen=True)
-class LocalCopy:
+class LocalCopy(CopiedLog):
     """The local copy of an index: the index in the `store`, and the `folder` that stands for it."""
-
-    store: Store
-    folder: Path
 
     def name(self, file: Path) -> str:
         """Return the name in the store of a file in the folder."""
         return file.absolute().relative_to(self.folder).as_posix()
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Let one process at a time change what was copied of the log."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder.parent / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def pull(self, *, description: bool = False) -> None:
-        """Bring the log and the description up to date, as `pull` does.
-
-        Where another index has taken the place of the copied one, or none is there any more, what
-        was copied goes first. Raises `StoreError` where the store cannot be read.
-        """
-        with self._locked():
-            newest = max(self._commits(), default=None)
-            listed = self._listed(newest)
-            if newest is not None and not self._is_same(newest, listed):
-                delete_folder_at_once(self.folder)
-                self.folder.mkdir()
-                newest, listed = None, self._listed(None)
-            log = self.folder / LOG
-            fresh = [name for name in listed if not _is_as(log / name, *listed[name][:2])]
-            # A description is there before the first commit, and changes before a later one.
-            if description or newest is None or fresh:
-                self._fetch_description()
-            if not fresh:
-                return
-            log.mkdir(exist_ok=True)
-            with ThreadPoolExecutor(TRANSFERS) as pool:
-                contents = pool.map(lambda name: self.store.get(f"{LOG}/{name}"), fresh)
-                for name, content in zip(fresh, contents, strict=True):
-                    _write(log / name, content, listed[name].modified)
-
-    def _commits(self) -> list[str]:
-        with suppress(FileNotFoundError):
-            return [name for name in os.listdir(self.folder / LOG) if _COMMIT.fullmatch(name)]
-        return []
-
-    def _listed(self, newest: str | None) -> dict[str, StoredObject]:
-        """Return the files of the log, from the commit `newest` on, in order."""
-        listed = self.store.below(LOG).list(1, newest and newest.removesuffix(".json"))
-        rows = (row for batch in listed for row in batch.to_pylist())
-        found = {
-            row["name"]: StoredObject(row["size"], row["modified"], row["etag"])
-            for row in rows
-            if _OF_LOG.fullmatch(row["name"])
-        }
-        return dict(sorted(found.items()))
-
-    def _is_same(self, newest: str, listed: dict[str, StoredObject]) -> bool:
-        """Tell whether the store has the newest commit that was copied."""
-        if newest not in listed:
-            return False
-        seen, file = self.folder.parent / _SEEN, self.folder / LOG / newest
-        now = f"{newest} {listed[newest].etag}"
-        with suppress(FileNotFoundError):
-            if listed[newest].etag and seen.read_text() == now:
-                return True
-        # Times may be whole seconds: another index may have been made in the same one.
-        if self.store.get(f"{LOG}/{newest}") != file.read_bytes():
-            return False
-        _set_time(file, listed[newest].modified)  # this process may have written it
-        _write(seen, now.encode(), None)
-        return True
-
-    def _fetch_description(self) -> None:
-        with suppress(FileNotFoundError):
-            _write(self.folder / DESCRIPTION, self.store.get(DESCRIPTION), None)
-
     def fetch_folder(self, folder: Path) -> None:
         """Fetch what is new in a folder beside the data files: a model, signatures."""
         below = self.name(folder)
         listed = [row for row in _objects(self.store.below(below).list(1)) if _is_inner(row[0])]
-        fresh = [row for row in listed if not _is_as(folder / row[0], *row[1:])]
+        fresh = [row for row in listed if not is_as(folder / row[0], *row[1:])]
 
         def fetch(row: tuple[str, int, int]) -> None:
             name, _, modified = row
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with new_file(folder / name, lasting=False) as part:
-                self.store.download(f"{below}/{name}", part)
-                _set_time(part, modified)
+            with using_cache():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with new_file(folder / name, lasting=False) as part:
+                    self.store.download(f"{below}/{name}", part)
+                    set_time(part, modified)
 
         with ThreadPoolExecutor(TRANSFERS) as pool:
             list(pool.map(fetch, fresh))
@@ -251,30 +178,51 @@ class LocalCopy:
                     os.utime(file)  # when it was used
                 return
             make_room()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(ValueError), new_file(file, lasting=False) as part:
-                self.store.download(self.name(file), part)
-                if is_hash(file.stem) and digest(part) != file.stem:
-                    raise ValueError
+            with using_cache(), suppress(ValueError):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with new_file(file, lasting=False) as part:
+                    self.store.download(self.name(file), part)
+                    if is_hash(file.stem) and digest(part) != file.stem:
+                        raise ValueError
         if not file.exists():
             raise DamagedObject(
                 f"the data file {file} is not what was written: `lookalike check INDEX --repair`"
             )
 
+    def fetch_again(self, file: Path) -> None:
+        """Fetch a data file whose copy may be damaged."""
+        file.unlink(missing_ok=True)
+        self.fetch(file)
+
     def fetch_rows(self, file: Path) -> Path:
-        """Return a file with all columns of a data file but the vectors, which are not read."""
+        """Return a file with all columns of a data file but the vectors, which are not read.
+
+        Raises `LookalikeError` where the store has none, or a damaged one.
+        """
         if file.exists():
             return file
+        try:
+            return self._rows(file)
+        except (pa.ArrowException, ValueError):  # damaged, or it did not come whole
+            self.fetch(file)
+            return file
+        except FileNotFoundError:
+            raise LookalikeError(f"the data file {file} is missing: `lookalike check`") from None
+
+    def _rows(self, file: Path) -> Path:
         rows = self.folder / _ROWS / file.relative_to(self.folder)
         if rows.exists():
             with suppress(OSError):
                 os.utime(rows)
             return rows
         make_room()
-        rows.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetFile(
-            self.store.open(self.name(file)), page_checksum_verification=True, pre_buffer=True
-        ) as stored:
+        with (
+            using_cache(),
+            pq.ParquetFile(
+                self.store.open(self.name(file)), page_checksum_verification=True, pre_buffer=True
+            ) as stored,
+        ):
+            rows.parent.mkdir(parents=True, exist_ok=True)
             names = [name for name in stored.schema_arrow.names if name != "embedding"]
             schema = pa.schema([stored.schema_arrow.field(name) for name in names])
             with (
@@ -294,11 +242,25 @@ class LocalCopy:
             if one.is_file()
         ]
         with ThreadPoolExecutor(TRANSFERS // 2) as pool:
-            list(pool.map(lambda file: self.store.put(self.name(file), file), whole))
+            list(pool.map(lambda file: self.put(self.name(file), file), whole))
 
-    def newest(self) -> int:
-        """Return the newest version that was copied, -1 if there is none."""
-        return max((int(name[:20]) for name in self._commits()), default=-1)
+    def put(self, name: str, content: bytes | Path, *, new: bool = False) -> None:
+        """Write an object; a `new` one must not exist. Raises `FileExistsError`, or `StoreError`.
+
+        Raises `LookalikeError` where a file was deleted before it came into the store.
+        """
+        try:
+            if new:
+                assert isinstance(content, bytes)
+                self.store.create(name, content)
+            else:
+                self.store.put(name, content)
+        except PermissionError:
+            raise StoreError(
+                f"{self.store.uri} may not be written to: ask its owner for the right to"
+            ) from None
+        except FileNotFoundError:
+            raise lost_file(self.folder / name) from None
 
     def data_files(self) -> dict[str, int]:
         """Return the sizes of all data files in the store by their names, of no version too."""
@@ -312,6 +274,13 @@ class LocalCopy:
         (self.folder / _ROWS / name).unlink(missing_ok=True)
 
 
+def lost_file(file: Path) -> LookalikeError:
+    """Return the error for a file of a local copy that was deleted before its commit."""
+    return LookalikeError(
+        f"the cache lost {file} before that was committed: run the same command again"
+    )
+
+
 def _objects(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, int, int]]:
     """Yield name, size and time of listed objects."""
     for batch in batches:
@@ -321,25 +290,6 @@ def _objects(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, int, int]
 
 def _is_inner(name: str) -> bool:
     return ".." not in name.split("/") and not name.startswith("/")
-
-
-def _is_as(file: Path, size: int, modified: int) -> bool:
-    """Tell whether a local file has the size and the time of its object."""
-    with suppress(OSError):
-        status = file.stat()
-        return (status.st_size, status.st_mtime_ns) == (size, modified)
-    return False
-
-
-def _set_time(file: Path, modified: int) -> None:
-    os.utime(file, ns=(modified, modified))
-
-
-def _write(file: Path, content: bytes, modified: int | None) -> None:
-    with new_file(file, lasting=False) as part:
-        part.write_bytes(content)
-        if modified is not None:
-            _set_time(part, modified)
 
 
 _fetched_at: dict[Path, int] = {}  # the version for which a folder was fetched last

@@ -1,7 +1,7 @@
 """What a store holds of an index that no kept version needs."""
 
 import re
-import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,13 +26,16 @@ class Outdated:
 
     @classmethod
     def find(
-        cls, copy: LocalCopy, log: Log, first: int, generation: int, keep_days: float
+        cls, copy: LocalCopy, log: Log, first: int, generation: int, keep_days: float, now: float
     ) -> "Outdated":
-        """Find what versions from `first` on, the first of which has a generation, do not need."""
+        """Find what versions from `first` on, the first of which has a generation, do not need.
+
+        `now` is in seconds since 1970, by the clock of the store.
+        """
         kept, ever = log.files(first), log.files()
         versions = {version.number for version in log.versions if version.number >= first}
         measured = {copy.name(file) for file in log.measured_before(first)}
-        uncommitted_before = time.time() - max(keep_days, MIN_UNCOMMITTED_DAYS) * SECONDS_PER_DAY
+        uncommitted_before = now - max(keep_days, MIN_UNCOMMITTED_DAYS) * SECONDS_PER_DAY
 
         def is_outdated(name: str, modified: int) -> bool:
             if name.startswith("data/"):
@@ -57,6 +60,16 @@ class Outdated:
             copy.store.delete(names[start : start + _DELETED_AT_ONCE])
         for name in names:
             copy.forget(name)
+
+
+def ask_time(copy: LocalCopy) -> float:
+    """Return the time of the store: the clock of this machine may be days ahead of it."""
+    name = f"{WORK}/{uuid.uuid4().hex}/now"
+    copy.put(name, b"")
+    try:
+        return copy.store.head(name).modified / 1e9
+    finally:
+        copy.store.delete([name])
 
 
 def _matching(

@@ -2,20 +2,24 @@
 
 import os
 import re
-import tempfile
+import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lookalike.errors import LookalikeError
 from lookalike.storage.errors import Conflict
-from lookalike.storage.remote.copies import DESCRIPTION, LOG, LocalCopy, copy_at
-from lookalike.system.files import new_file
+from lookalike.storage.remote.cache_use import using_cache
+from lookalike.storage.remote.copied_log import DESCRIPTION, LOG, OF_LOG, TRANSFERS
+from lookalike.storage.remote.copies import LocalCopy, copy_at, lost_file
+from lookalike.system.files import new_file, staging_folder
 from lookalike.system.store import StoreError
 
 CLAIM_SECONDS = 30.0
 """How long the description of an index without versions may be that of a living process."""
+_WAITS_OF_COMMIT = 6  # a put and its repetitions take as long at most
 _POLL_SECONDS = 1.0
 _OF_INDEX = re.compile(r"data/|_delta_log/|_model|_signatures/|_lsh/|_work/|_?lookalike\.json")
 _CHECKPOINT = re.compile(r"\d{20}\.checkpoint.*|_last_checkpoint")
@@ -33,17 +37,47 @@ def staged_log(path: Path, version: int, files: Iterable[Path]) -> Iterator[Path
     if copy is None:
         yield path.absolute()
         return
-    with tempfile.TemporaryDirectory(prefix="commit-", dir=copy.folder.parent) as folder:
-        staged = Path(folder)
-        (staged / LOG).mkdir()
-        before = copy.folder / LOG
-        for name in os.listdir(before) if before.is_dir() else []:
-            os.link(before / name, staged / LOG / name)
-        yield staged
-        _check_is_next(copy, version)
-        copy.push(file for file in files if file.exists())  # others are in the store already
-        _commit(copy, staged / LOG / f"{version:020}.json")
-        _publish_checkpoint(copy, staged / LOG, before)
+    with using_cache():
+        copy.prepare()  # whoever cleared the cache
+        with staging_folder(copy.folder.parent / "commit") as staged:
+            (staged / LOG).mkdir()
+            before = copy.folder / LOG
+            for name in os.listdir(before) if before.is_dir() else []:
+                if OF_LOG.fullmatch(name):
+                    _link(before / name, staged / LOG / name)
+            yield staged
+            _check_is_next(copy, version)
+            _push_data(copy, files)
+            if version == 0:
+                _check_claim(copy)
+            _commit(copy, staged / LOG / f"{version:020}.json")
+            with suppress(OSError, StoreError):  # without a checkpoint the log is read as well
+                _publish_checkpoint(copy, staged / LOG, before)
+
+
+def _link(file: Path, link: Path) -> None:
+    try:
+        os.link(file, link)
+    except OSError:  # some disks have no links
+        shutil.copyfile(file, link)
+
+
+def _push_data(copy: LocalCopy, files: Iterable[Path]) -> None:
+    """Put data files into the store; those that tasks have put have to be there."""
+    here: list[Path] = []
+    others: list[Path] = []
+    for file in files:
+        (here if file.exists() else others).append(file)
+    copy.push(here)
+
+    def check(file: Path) -> None:
+        try:
+            copy.store.head(copy.name(file))
+        except FileNotFoundError:
+            raise lost_file(file) from None
+
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        list(pool.map(check, others))
 
 
 def _check_is_next(copy: LocalCopy, version: int) -> None:
@@ -58,13 +92,13 @@ def _check_is_next(copy: LocalCopy, version: int) -> None:
 def _commit(copy: LocalCopy, file: Path) -> None:
     name, content = f"{LOG}/{file.name}", file.read_bytes()
     try:
-        copy.store.create(name, content)
+        copy.put(name, content, new=True)
     except (FileExistsError, StoreError) as error:  # or the answer to it was lost
         try:
             found = copy.store.get(name)
-        except FileNotFoundError:
-            raise error from None
-        except LookalikeError as unknown:
+        except (OSError, LookalikeError) as unknown:
+            if isinstance(error, StoreError) and isinstance(unknown, FileNotFoundError):
+                raise error from None
             raise LookalikeError(
                 f"whether version {int(file.stem)} of {copy.store.uri} was committed is not known "
                 f"({unknown}): run the same command again, it goes on from what is there"
@@ -78,7 +112,7 @@ def _commit(copy: LocalCopy, file: Path) -> None:
 
 
 def _publish_checkpoint(copy: LocalCopy, staged: Path, before: Path) -> None:
-    """Put a checkpoint that the commit has made; without it the log is read as well."""
+    """Put a checkpoint that the commit has made."""
     fresh = [name for name in os.listdir(staged) if _CHECKPOINT.fullmatch(name)]
     for name in sorted(fresh):  # the name of the last one comes last
         content = (staged / name).read_bytes()
@@ -98,25 +132,50 @@ def publish_checkpoint(path: Path) -> None:
 def claim(path: Path) -> None:
     """Put the description of a new index into its store; on a disk do nothing.
 
-    Where there is one and no version, a process was killed before its first commit, or is about to
-    make it: wait for that. Raises `LookalikeError` if a version appears.
+    Where another one is there and no version, a process was killed before its first commit, or is
+    about to make it: wait for that. Then take its place, and wait until it cannot commit any more,
+    as it looks at the description right before. Raises `LookalikeError` if a version appears.
     """
     copy = copy_at(path)
     if copy is None:
         return
     content = (path / DESCRIPTION).read_bytes()
     try:
-        copy.store.create(DESCRIPTION, content)
+        copy.put(DESCRIPTION, content, new=True)
         return
     except FileExistsError:
-        if copy.store.get(DESCRIPTION) == content:
+        before = copy.store.get(DESCRIPTION)
+        if before == content:
             return
-    give_up = time.monotonic() + CLAIM_SECONDS
-    while time.monotonic() < give_up:
-        if any(batch.num_rows for batch in copy.store.below(LOG).list(1)):
-            raise just_created(path)
+    _wait_for_version(copy, CLAIM_SECONDS)
+    copy.put(DESCRIPTION, content)
+    try:
+        _wait_for_version(copy, _WAITS_OF_COMMIT * CLAIM_SECONDS)
+    except LookalikeError:
+        copy.put(DESCRIPTION, before)
+        raise
+
+
+def _wait_for_version(copy: LocalCopy, seconds: float) -> None:
+    """Wait; raise `LookalikeError` once there is a version."""
+    give_up = time.monotonic() + seconds
+    while True:
+        with suppress(FileNotFoundError):
+            copy.store.head(f"{LOG}/{0:020}.json")
+            raise just_created(copy.folder)
+        if time.monotonic() >= give_up:
+            return
         time.sleep(_POLL_SECONDS)
-    copy.store.put(DESCRIPTION, content)
+
+
+def _check_claim(copy: LocalCopy) -> None:
+    """Raise `LookalikeError` where another process has put its description."""
+    with suppress(FileNotFoundError):
+        if copy.store.get(DESCRIPTION) == (copy.folder / DESCRIPTION).read_bytes():
+            return
+    raise LookalikeError(
+        f"another process has begun to make {copy.folder}: run the same command again"
+    )
 
 
 def just_created(path: Path) -> LookalikeError:
