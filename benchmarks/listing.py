@@ -1,10 +1,10 @@
 """How fast a store is listed, and how memory grows with the number of objects.
 
-    python benchmarks/listing.py --objects 50000 200000
+    python benchmarks/listing.py --objects 50000 200000 --folders 20 --latency-ms 0
 
-A server of this script answers S3's listing of drawn names over HTTP, in a process of its own; each
-number of objects is listed in a fresh process. Prints JSON: seconds, microseconds an object, and
-the peak memory of the listing process in MB, before and after.
+A server of this script answers S3's listing of drawn names over HTTP, in a process of its own, each
+page after a latency; each number of objects is listed in a fresh process. Prints JSON: seconds,
+microseconds an object, and the peak memory of the listing process in MB, before and after.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import platform
 import resource
 import tempfile
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,17 +23,16 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 PAGE = 1000
-FOLDERS = 20
 
 
-def names(objects: int) -> list[str]:
+def names(objects: int, folders: int) -> list[str]:
     """Return the names of drawn objects, in order."""
-    return sorted(f"photos/{at % FOLDERS:02}/{at:09}.jpg" for at in range(objects))
+    return sorted(f"photos/{at % folders:02}/{at:09}.jpg" for at in range(objects))
 
 
-def serve(objects: int, ready: Connection) -> None:
+def serve(objects: int, folders: int, latency: float, ready: Connection) -> None:
     """Answer `ListObjectsV2` for drawn names."""
-    every = names(objects)
+    every = names(objects, folders)
     row = (
         "<Contents><Key>{}</Key><LastModified>2024-05-06T07:08:09.000Z</LastModified>"
         '<ETag>"0"</ETag><Size>123456</Size></Contents>'
@@ -43,20 +42,19 @@ def serve(objects: int, ready: Connection) -> None:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            time.sleep(latency)
             asked = {name: value[0] for name, value in parse_qs(urlsplit(self.path).query).items()}
             prefix = asked.get("prefix", "")
             first, last = bisect_left(every, prefix), bisect_left(every, prefix + "\x7f")
+            first = max(first, bisect_right(every, asked.get("start-after", "")))
             start = int(asked.get("continuation-token", first))
-            content, common = every[start : min(start + PAGE, last)], ""
-            if asked.get("delimiter"):
-                one = "<CommonPrefixes><Prefix>photos/{:02}/</Prefix></CommonPrefixes>"
-                content, common = [], "".join(map(one.format, range(FOLDERS)))
-            more = not common and start + PAGE < last
+            content = every[start : min(start + PAGE, last)]
+            more = start + PAGE < last
             token = f"<NextContinuationToken>{start + PAGE}</NextContinuationToken>" if more else ""
             body = (
                 "<?xml version='1.0'?><ListBucketResult><Name>b</Name>"
                 f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}"
-                f"{''.join(map(row.format, content))}{common}</ListBucketResult>"
+                f"{''.join(map(row.format, content))}</ListBucketResult>"
             ).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
@@ -105,11 +103,15 @@ def main() -> None:
     """List each number of objects."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, nargs="+", default=[50_000, 200_000])
+    parser.add_argument("--folders", type=int, default=20)
+    parser.add_argument("--latency-ms", type=float, default=0)
+    arguments = parser.parse_args()
     processes = multiprocessing.get_context("spawn")
     runs = []
-    for objects in parser.parse_args().objects:
+    for objects in arguments.objects:
         here, there = processes.Pipe()
-        server = processes.Process(target=serve, args=(objects, there), daemon=True)
+        served = (objects, arguments.folders, arguments.latency_ms / 1000, there)
+        server = processes.Process(target=serve, args=served, daemon=True)
         server.start()
         listing = processes.Process(target=measure, args=(objects, here.recv(), there))
         listing.start()
