@@ -33,7 +33,7 @@ from lookalike.system.uris import split_uri
 
 _REQUESTS = 32  # at once
 _SORT_THREADS = 2
-_SORT_MEMORY = "256MB"
+_SORT_MEMORY = "128MB"
 _SPECIAL = re.compile(r"[*?{\[]")
 _PARTS = re.compile(r"\*\*/?|\*|\?|\[[^]]+\]|\{[^}]*\}|\\.|.", re.DOTALL)
 # Hidden objects, logs of tables, and the marks of folders that Hadoop leaves.
@@ -295,8 +295,8 @@ def _sort(found: Path, listing: Path) -> int:
         sql.execute(f"set threads = {_SORT_THREADS}; set memory_limit = '{_SORT_MEMORY}'")
         create_view(sql, "found", found)
         query = """
-            select row_number() over (order by path) - 1 as id, path, null::varchar as label,
-                reason, size, modified
-            from found order by path"""
+            select row_number() over () - 1 as id, path, null::varchar as label, reason, size,
+                modified
+            from (from found order by path)"""
         write_listing(sql, query, listing)
     return int(pq.read_metadata(listing).num_rows)
