@@ -1,12 +1,13 @@
 """How fast a store is listed or indexed, and how memory grows with the number of objects.
 
-    python benchmarks/listing.py --objects 50000 200000
+    python benchmarks/listing.py --objects 50000 200000 --folders 20 --latency-ms 0
     python benchmarks/listing.py --objects 50000 200000 --index
 
-A server of this script answers S3's listing of drawn names over HTTP, in a process of its own; each
-number of objects is listed in a fresh process. With `--index` that process also reads them, the
-same small picture each, embeds them with a function that costs nothing, and writes an index. Prints
-JSON: seconds, microseconds an object, and the peak memory of the process in MB, before and after.
+A server of this script answers S3's listing of drawn names over HTTP, in a process of its own, each
+page after a latency; each number of objects is listed in a fresh process. With `--index` that
+process also reads them, the same small picture each, embeds them with a function that costs
+nothing, and writes an index. Prints JSON: seconds, microseconds an object, and the peak memory of
+the process in MB, before and after.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import platform
 import resource
 import tempfile
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,12 +31,11 @@ import numpy.typing as npt
 from PIL import Image
 
 PAGE = 1000
-FOLDERS = 20
 
 
-def names(objects: int) -> list[str]:
+def names(objects: int, folders: int) -> list[str]:
     """Return the names of drawn objects, in order."""
-    return sorted(f"photos/{at % FOLDERS:02}/{at:09}.png" for at in range(objects))
+    return sorted(f"photos/{at % folders:02}/{at:09}.png" for at in range(objects))
 
 
 def picture() -> bytes:
@@ -51,9 +51,9 @@ def mean_rows(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return rows
 
 
-def serve(objects: int, ready: Connection) -> None:
+def serve(objects: int, folders: int, latency: float, ready: Connection) -> None:
     """Answer `ListObjectsV2` for drawn names, and `GetObject` with a picture."""
-    every, content_of_each = names(objects), picture()
+    every, content_of_each = names(objects, folders), picture()
     row = (
         "<Contents><Key>{}</Key><LastModified>2024-05-06T07:08:09.000Z</LastModified>"
         f'<ETag>"0"</ETag><Size>{len(content_of_each)}</Size></Contents>'
@@ -66,20 +66,19 @@ def serve(objects: int, ready: Connection) -> None:
             if self.path.endswith(".png"):
                 self.reply(content_of_each)
                 return
+            time.sleep(latency)
             asked = {name: value[0] for name, value in parse_qs(urlsplit(self.path).query).items()}
             prefix = asked.get("prefix", "")
             first, last = bisect_left(every, prefix), bisect_left(every, prefix + "\x7f")
+            first = max(first, bisect_right(every, asked.get("start-after", "")))
             start = int(asked.get("continuation-token", first))
-            content, common = every[start : min(start + PAGE, last)], ""
-            if asked.get("delimiter"):
-                one = "<CommonPrefixes><Prefix>photos/{:02}/</Prefix></CommonPrefixes>"
-                content, common = [], "".join(map(one.format, range(FOLDERS)))
-            more = not common and start + PAGE < last
+            content = every[start : min(start + PAGE, last)]
+            more = start + PAGE < last
             token = f"<NextContinuationToken>{start + PAGE}</NextContinuationToken>" if more else ""
             body = (
                 "<?xml version='1.0'?><ListBucketResult><Name>b</Name>"
                 f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}"
-                f"{''.join(map(row.format, content))}{common}</ListBucketResult>"
+                f"{''.join(map(row.format, content))}</ListBucketResult>"
             ).encode()
             self.reply(body)
 
@@ -143,15 +142,20 @@ def main() -> None:
     """List each number of objects."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, nargs="+", default=[50_000, 200_000])
+    parser.add_argument("--folders", type=int, default=20)
+    parser.add_argument("--latency-ms", type=float, default=0)
     parser.add_argument("--index", action="store_true", help="read and index the objects, too")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     processes = multiprocessing.get_context("spawn")
     runs = []
-    for objects in given.objects:
+    for objects in arguments.objects:
         here, there = processes.Pipe()
-        server = processes.Process(target=serve, args=(objects, there), daemon=True)
+        served = (objects, arguments.folders, arguments.latency_ms / 1000, there)
+        server = processes.Process(target=serve, args=served, daemon=True)
         server.start()
-        listing = processes.Process(target=measure, args=(objects, here.recv(), given.index, there))
+        listing = processes.Process(
+            target=measure, args=(objects, here.recv(), arguments.index, there)
+        )
         listing.start()
         listing.join()
         runs.append(here.recv())

@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 
+from helpers.refusals import refusal
 from lookalike.spark import (
+    MAX_BATCH_BYTES,
     Interruptible,
+    bound_batches,
     is_connect,
+    is_spark_available,
     is_spark_error,
     parallelism,
+    read_parquet,
     session,
     setting,
     short_error,
@@ -248,3 +253,54 @@ def test_workers_without_a_package_are_named_in_a_line(said: str) -> None:
     assert short_error(Exception(said)).startswith(
         "the Python of Spark's workers has no package 'lookalike': install lookalike[spark] there"
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("67108864b", "67108864b"),
+        ("33554432", "33554432"),
+        ("16m", "16m"),
+        ("1g", str(MAX_BATCH_BYTES)),
+        ("2147483647", str(MAX_BATCH_BYTES)),
+        ("-1", str(MAX_BATCH_BYTES)),
+    ],
+)
+def test_batches_are_bounded_in_any_session(before: str, after: str) -> None:
+    from pyspark.errors import PySparkException
+
+    class Conf(dict[str, str]):
+        def set(self, key: str, value: str) -> None:
+            self[key] = value
+
+    class Strict(Conf):
+        def set(self, key: str, value: str) -> None:
+            raise PySparkException("[CANNOT_MODIFY_CONFIG] not here")
+
+    key = "spark.sql.execution.arrow.maxBytesPerBatch"
+    for conf, wanted in ((Conf({key: before}), after), (Strict({key: before}), before)):
+        bound_batches(type("Session", (), {"conf": conf})())
+        assert conf[key] == wanted
+
+
+def test_the_session_of_the_process_is_used_in_any_thread() -> None:
+    """Else the settings of one's own session would be changed."""
+    spark = session()
+    key = "spark.sql.shuffle.partitions"
+    before, found = spark.conf.get(key), []
+    spark.conf.set(key, "3")
+    thread = Thread(target=lambda: found.append((is_spark_available(), session() is spark)))
+    thread.start()
+    thread.join()
+    assert (found, spark.conf.get(key)) == ([(True, True)], "3")
+    spark.conf.set(key, str(before))
+
+
+@pytest.mark.parametrize("name", ["_common_metadata", "part-0", "p=1/x.parquet"])
+def test_a_saved_table_has_no_other_files(tmp_path: Path, name: str) -> None:
+    """Spark would read them, and import the types that they name."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"PAR1")
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / "._SUCCESS.crc").touch()
+    refusal(lambda: read_parquet(session(), tmp_path), "is no part of a saved table: remove it")

@@ -5,7 +5,9 @@ import json
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import lookalike
 from helpers.stores import BUCKET, S3, s3_server
 from lookalike import Index, LookalikeError, images
 from lookalike.errors import ImageError
+from lookalike.images.inputs import archives
 from lookalike.images.inputs.archive_listing import list_archives
 from lookalike.images.inputs.archives import split_member
 from lookalike.images.inputs.location import locate
@@ -130,6 +133,53 @@ def test_odd_names_are_names(tmp_path: Path, format_: int) -> None:
     for path in ("../odd.tar#a.png", "/etc/passwd#x", "file:///etc/passwd#x", "gone.tar"):
         with pytest.raises(ImageError, match=r"outside the folders|no such"):
             images.read(source, path)
+
+
+def test_an_archive_is_read_once_and_kept_within_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{at}.tar" for at in range(6)]
+    for name in names:
+        tar(tmp_path / name, {f"{at}.png": picture(at) for at in range(30)})
+    source = locate([tmp_path / name for name in names])
+    read: list[str] = []
+    actual = archives.read_directory
+
+    def count(place: str, label_column: str | None = None) -> archives.Directory:
+        read.append(Path(place).name)
+        return actual(place, label_column)
+
+    monkeypatch.setattr(archives, "read_directory", count)
+    monkeypatch.setattr(archives, "_MAX_KEPT_MEMBERS", 130)  # of three archives
+    kept = archives._Directories()
+    monkeypatch.setattr(archives, "_directories", kept)
+    with ThreadPoolExecutor(8) as pool:
+        for name in names:
+            paths = [f"{name}#{at}.png" for at in range(30)]
+            assert list(pool.map(partial(images.read, source), paths)) == [
+                picture(at) for at in range(30)
+            ]
+    assert read == names
+    assert [Path(place).name for place, *_ in kept._kept] == names[-3:]
+    images.read(source, "5.tar#0.png")
+    images.read(source, "0.tar#0.png")
+    assert read == [*names, "0.tar"]
+
+
+def test_an_archive_that_could_not_be_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar(tmp_path / "a.tar", sample(1))
+    source = locate(tmp_path / "a.tar")
+    with monkeypatch.context() as patched:
+        patched.setattr(archives, "open_file", refuse)
+        with pytest.raises(ImageError, match=r"unreadable: .*not now"):
+            images.read(source, "a.tar#00000.png")
+    assert images.read(source, "a.tar#00000.png") == picture(0)
+
+
+def refuse(place: str) -> None:
+    raise PermissionError("not now")
 
 
 def test_links_and_devices_in_a_tar_are_no_images(tmp_path: Path) -> None:

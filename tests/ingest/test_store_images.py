@@ -19,7 +19,7 @@ from lookalike.images.inputs import read_ahead as reading
 from lookalike.images.inputs.listing import IMAGE
 from lookalike.images.inputs.read_ahead import read_ahead
 from lookalike.images.inputs.source import Source
-from lookalike.images.inputs.store_listing import list_store
+from lookalike.images.inputs.store_listing import list_named, list_store
 from lookalike.ingest import Options, build_index
 from lookalike.search.query import query_of_id, random_query
 from lookalike.search.searcher import Searcher
@@ -74,6 +74,7 @@ def tree(s3: S3) -> str:
     s3.put("tree/2012_$folder$", b"")
     s3.put("tree/scan.q1", picture(1))
     s3.put("tree/no image", b"text")
+    s3.put("tree/empty.q2", b"")
     s3.put("treehouse/x.jpg", b"x")
     return f"s3://{BUCKET}/tree"
 
@@ -107,7 +108,7 @@ def test_places_of_a_store(tree: str, tmp_path: Path, below: str, wanted: list[s
 def test_others_are_counted_by_ending(tree: str, tmp_path: Path) -> None:
     ignored = images.IgnoredFiles(f"{tree}/notes.txt")
     listed(tree, tmp_path, ignored)
-    assert ignored.counts() == {".mp4": 1, "without ending": 1}
+    assert ignored.counts() == {".mp4": 1, ".q2": 1, "without ending": 1}
     ignored = images.IgnoredFiles()
     with pytest.raises(LookalikeError, match=r"no images in .*: not looked at: 1 \.mp4"):
         listed(f"{tree}/2012/*.mp4", tmp_path, ignored)
@@ -209,6 +210,30 @@ def test_objects_that_vanish_or_are_shut_have_a_reason(
         answers.clear()
         done = Index(stored).sync(spark=False)  # both reasons may have passed
         assert (done.images, done.skipped, Index(stored).sync(spark=False).same) == (2, 0, 6)
+
+
+def test_named_objects_that_are_shut_are_listed(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a stream names them: their reason comes when they are read."""
+    names = fill(s3, "named", 4)
+    s3.put("named/none.txt", b"x")
+    answers = {"/00": Answer(404, b""), "/01": Answer(403, b"")}
+
+    def fault(method: str, path: str) -> Answer | None:
+        return next((one for name, one in answers.items() if name in path), None)
+
+    root = f"s3a://{BUCKET}/named"
+    with proxy(s3.port, fault) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        paths = [f"s3a://{BUCKET}/{name}" for name in [*names, "named/none.txt"]]
+        ignored = images.IgnoredFiles()
+        list_named(Source("uri", root, ()), paths, tmp_path / "x.parquet", ignored)
+    rows = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    assert [row["path"] for row in rows] == sorted(map(images.encode_path, paths[1:4]))
+    sizes = {row["path"].rpartition("/")[2][:2]: row["size"] for row in rows}
+    assert sizes == {"01": None, "02": len(picture(2)), "03": len(picture(3))}
+    assert ignored.counts() == {".txt": 1}
 
 
 def test_a_token_that_expires_ends_the_run_and_loses_nothing(

@@ -19,7 +19,6 @@ from helpers.refusals import refusal
 from lookalike import CallableModel, ImageEmbedder, Index
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.ml import ImageEmbedding, image_embedding
-from lookalike.ml.image_embedding import MAX_BATCH_BYTES, bound_batches
 from lookalike.spark import session
 from lookalike.system.arrays import Pixels, Vectors
 
@@ -97,6 +96,7 @@ def test_images_of_spark_are_embedded_by_their_pixels(
         ("", high, wide, 4, 24, clear[:, :, [2, 1, 0, 3]].tobytes()),
         ("", high, wide, 3, 16, b"short"),
         ("", high, wide, 3, 21, colours.tobytes()),
+        ("", None, wide, 3, 16, colours.tobytes()),
         ("", -1, -1, -1, -1, b""),  # what Spark makes of a file that it cannot decode
         None,
     ]
@@ -111,6 +111,7 @@ def test_images_of_spark_are_embedded_by_their_pixels(
         *(None, None, None),
         f"5 bytes of pixels, not {high} x {wide} x 3",
         "pixels of the mode 21: give 8 bits in 1, 3 or 4 channels",
+        "pixels without a height, a width or a mode",
         "pixels of the mode -1: give 8 bits in 1, 3 or 4 channels",
         "no image: null",
     ]
@@ -192,6 +193,7 @@ def test_wrong_options_are_refused(spark: SparkSession, tmp_path: Path, index: I
     refusal(transform(weights=str(tmp_path / "none.safetensors")), "none.safetensors")
     refusal(transform(precision="f16"), "unknown precision 'f16': choose auto, f32, bf16 or int8")
     refusal(transform(precision="int8"), "make an index in int8, and set `like` to it")
+    refusal(transform(device="tpu"), "unknown device 'tpu': choose auto, cpu or cuda")
     refusal(transform(like=str(tmp_path)), "index")
     refusal(transform(like=str(index.path), model="resnet18"), "`like` sets the whole model")
     with pytest.raises(TypeError, match="Boolean Param"):
@@ -205,29 +207,11 @@ def test_a_stage_is_saved_with_its_parameters(tmp_path: Path, index: Index) -> N
     stage.save(str(tmp_path / "stage"))
     again = ImageEmbedding.load(str(tmp_path / "stage"))
     assert again.uid == stage.uid and again.extractParamMap() == stage.extractParamMap()
-    assert again._resolved().fingerprint == index.embedder.model.fingerprint
-    refusal(lambda: ImageEmbedding(model=MEANS).save(str(tmp_path / "x")), "'means' cannot be save")
+    assert again._resolved()[0].fingerprint == index.embedder.model.fingerprint
+    own = ImageEmbedding(model=MEANS).write().overwrite()
+    refusal(lambda: own.save(str(tmp_path / "stage")), "'means' cannot be saved")
+    assert (tmp_path / "stage" / "metadata").is_dir(), "what is there is kept"
     refusal(lambda: ImageEmbedding.load(str(tmp_path / "y")), "no ImageEmbedding in .*y: ")
-
-
-def test_batches_are_bounded_in_any_session() -> None:
-    class Conf(dict[str, str]):
-        def set(self, key: str, value: str) -> None:
-            self[key] = value
-
-    class Session:
-        conf = Conf()
-
-    key = "spark.sql.execution.arrow.maxBytesPerBatch"
-    for before, after in {
-        "67108864b": "67108864b",
-        "33554432": "33554432",
-        "2147483647": str(MAX_BATCH_BYTES),
-        "-1": str(MAX_BATCH_BYTES),
-    }.items():
-        Session.conf[key] = before
-        bound_batches(Session())  # type: ignore[arg-type]
-        assert Session.conf[key] == after
 
 
 def test_the_examples_run(spark: SparkSession, photos: list[Path]) -> None:

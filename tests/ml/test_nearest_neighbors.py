@@ -31,9 +31,10 @@ from lookalike.ml import (
     NearestNeighbors,
     NearestNeighborsModel,
     nearest_neighbors,
+    stored_rows,
 )
 from lookalike.ml.neighbor_params import MAX_NEIGHBORS
-from lookalike.ml.stored_rows import temporary_folder
+from lookalike.ml.stored_rows import check_shared, temporary_folder
 from lookalike.spark import session
 from lookalike.system.arrays import Vectors
 from lookalike.system.java import java_home
@@ -225,6 +226,19 @@ def test_a_cluster_needs_a_shared_folder() -> None:
     )
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_folder_that_workers_do_not_see_is_refused(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    monkeypatch.setattr(stored_rows, "setting", lambda *_: "spark://somewhere:7077")
+    if seen:
+        check_shared(spark, tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        return
+    monkeypatch.setattr(Path, "touch", lambda _: None)
+    refusal(lambda: check_shared(spark, tmp_path), "not all workers of Spark see .*: set `path` to")
+
+
 def test_a_pipeline_is_saved_whole(
     spark: SparkSession, drawn: DrawnCollection, tmp_path: Path
 ) -> None:
@@ -252,7 +266,10 @@ def test_a_pipeline_is_saved_whole(
     assert last._items.columns == ["name", "embedding", "error", "__row"]
     first = fitted.stages[-1]
     assert isinstance(first, NearestNeighborsModel)
-    refusal(lambda: first.save(str(tmp_path / "x")), "the data of the model is gone")
+    (tmp_path / "x").mkdir()
+    gone = first.write().overwrite()
+    refusal(lambda: gone.save(str(tmp_path / "x")), "the data of the model is gone")
+    assert (tmp_path / "x").is_dir(), "what is there is kept"
     own = last.write().overwrite()
     refusal(lambda: own.save(str(last._folder)), "the model is in .*: save it elsewhere")
     refusal(lambda: NearestNeighborsModel.load("s3://bucket/model"), "is a URI, but only a local")

@@ -97,9 +97,25 @@ def test_the_crop_of_a_processor_is_its_own(processor: str, size: int, name: str
     assert shape == (1, 3, *of_processor(made.to_dict()).preprocessing.crop)
 
 
-def test_older_descriptions_of_a_crop() -> None:
-    older = of_processor({**PROCESSOR, "size": 224, "crop_pct": 0.875, "resample": 3})
-    assert older.preprocessing.name == "shortest-256-bicubic-crop-224-4"
+@pytest.mark.parametrize(
+    ("processor", "about"),
+    [
+        ("ConvNext", {"crop_pct": 0.875}),
+        ("ViT", {}),
+        ("CLIP", {"do_center_crop": True, "crop_size": 224}),
+        ("DeiT", {"size": 256, "do_center_crop": True, "crop_size": 224}),
+        ("Beit", {"size": 256, "do_center_crop": True, "crop_size": 224}),
+        ("Levit", {"do_center_crop": True, "crop_size": 224}),
+    ],
+)
+def test_older_descriptions_mean_what_they_did(processor: str, about: dict[str, Any]) -> None:
+    """Their size is one number, and their processors had another name."""
+    import transformers
+
+    older = {**PROCESSOR, "size": 224, "resample": 3, **about}
+    made = getattr(transformers, f"{processor}ImageProcessor")(**older)
+    described = of_processor({**older, "feature_extractor_type": f"{processor}FeatureExtractor"})
+    assert described.preprocessing == of_processor(made.to_dict()).preprocessing
 
 
 def test_a_network_whose_processor_divides_twice() -> None:

@@ -51,7 +51,7 @@ def make_container(port: int, name: str) -> None:
 def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URI of a container of the emulator."""
     port = free_port()
-    command = [EMULATOR, "--silent", "--inMemoryPersistence", "--skipApiVersionCheck"]
+    command: list[object] = [EMULATOR, "--silent", "--inMemoryPersistence", "--skipApiVersionCheck"]
     command += ["--blobPort", port]
     with running(command, tmp_path / "azurite.log", port, os.environ):
         make_container(port, "box")

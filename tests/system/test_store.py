@@ -94,12 +94,21 @@ def test_objects_are_written_listed_and_read(store: Store) -> None:
     assert about.modified % 1_000_000 == 0
     with pytest.raises(ObjectTooLarge):
         store.get("a b.jpg", at_most=3)
-    store.delete(["a b.jpg"])
-    assert "a b.jpg" not in listed(store)
+    store.put("empty", b"")
+    assert [store.get_range("empty", 0, 9), store.get_range("a b.jpg", 99, 100)] == [b"", b""]
+    store.delete(["nothing", "a b.jpg", "sub/nothing", "empty"])
+    assert not {"a b.jpg", "empty"} & listed(store).keys()
     for lost in (store.get, store.head, store.open):
         with pytest.raises(FileNotFoundError, match="no such object"):
             lost("a b.jpg")
     assert listed(pickle.loads(pickle.dumps(store))) == listed(store)
+
+
+def test_a_range_after_the_end_is_an_error_like_others(store: Store) -> None:
+    store.put("short", b"123")
+    if store.root != "hdfs://tests":
+        with pytest.raises(StoreError, match="short cannot be read"):
+            store.get_ranges("short", [0, 5], [2, 60])
 
 
 def test_of_two_writers_one_creates_an_object(store: Store) -> None:
@@ -113,11 +122,27 @@ def test_of_two_writers_one_creates_an_object(store: Store) -> None:
     assert store.get("log/1.json") == b"first"
 
 
+def test_marks_of_folders_are_empty_objects(s3: S3) -> None:
+    for key in ("", "-x.jpg", "2012/", "2012/a.jpg", "2012-b.jpg"):
+        s3.put(f"marks/{key}", b"content" if key.endswith("g") else b"")
+    s3.put("only/", b"")
+    assert listed(open_store(f"s3://{BUCKET}/marks")) == {
+        **dict.fromkeys(["-x.jpg", "2012/a.jpg", "2012-b.jpg"], 7),
+        "2012": 0,
+    }
+    assert listed(open_store(f"s3://{BUCKET}/only")) == {}
+
+
 @pytest.mark.parametrize("threads", [1, 4])
-def test_folders_are_listed_at_once(s3: S3, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+@pytest.mark.parametrize("ordered", [True, False])
+def test_folders_are_listed_at_once(
+    s3: S3, monkeypatch: pytest.MonkeyPatch, threads: int, ordered: bool
+) -> None:
     monkeypatch.setattr(module, "_LISTED_AT_ONCE", 10)
+    monkeypatch.setattr(module, "_PAGE_OBJECTS", 10)
+    monkeypatch.setattr(module, "_ORDERED", ("s3",) if ordered else ())
     names = [f"f{folder}/{number:02}.jpg" for folder in range(5) for number in range(13)]
-    store = open_store(f"s3://{BUCKET}/many-{threads}")
+    store = open_store(f"s3://{BUCKET}/many-{threads}-{ordered}")
     for name in names:
         store.put(name, b"x")
     assert list(listed(store, threads)) == sorted(names)
@@ -125,6 +150,8 @@ def test_folders_are_listed_at_once(s3: S3, monkeypatch: pytest.MonkeyPatch, thr
     assert list(listed(store, threads)) == sorted([*names, "zz.jpg"])
     (first, *_) = store.list(threads)
     assert first.num_rows <= 13, "and a listing that is left early ends"
+    monkeypatch.setattr(module, "_MAX_FOLDERS", 4)
+    assert list(listed(store, threads)) == sorted([*names, "zz.jpg"])
 
 
 def xml(code: str) -> bytes:

@@ -53,6 +53,12 @@ class EmbeddingParams(HasInputCol, HasOutputCol):
         "what the network computes in: auto (f32), f32 or bf16; int8 comes with `like`",
         TypeConverters.toString,
     )
+    device: Param[str] = Param(
+        Params._dummy(),
+        "device",
+        "what the network runs on: cpu, cuda, or auto for cuda if the driver has it",
+        TypeConverters.toString,
+    )
     like: Param[str] = Param(
         Params._dummy(),
         "like",
@@ -119,6 +125,14 @@ class EmbeddingParams(HasInputCol, HasOutputCol):
     def getPrecision(self) -> str:  # noqa: N802
         """Return the precision."""
         return self.getOrDefault(self.precision)
+
+    def setDevice(self, value: str) -> Self:  # noqa: N802
+        """Set what the network runs on."""
+        return self._set(device=value)
+
+    def getDevice(self) -> str:  # noqa: N802
+        """Return what the network runs on."""
+        return self.getOrDefault(self.device)
 
     def setLike(self, value: str) -> Self:  # noqa: N802
         """Set the index whose model is used."""

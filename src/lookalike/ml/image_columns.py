@@ -17,8 +17,8 @@ import pyarrow as pa
 from PIL import Image
 
 from lookalike.errors import ImageError, LookalikeError, one_line
-from lookalike.images.decoding.raster import MAX_BYTES, read_file
-from lookalike.images.inputs.file_opening import open_file
+from lookalike.images.decoding.raster import read_file
+from lookalike.images.inputs.file_opening import read_whole
 from lookalike.images.inputs.listing import IMAGE
 from lookalike.search.columns import column_of
 
@@ -30,8 +30,9 @@ Kind: TypeAlias = Literal["path", "bytes", "file", "pixels"]
 """Paths; bytes of files; structs of bytes and path; structs of raw pixels."""
 Chunk: TypeAlias = "pd.Series[Any] | pd.DataFrame"
 
-GROUP_ROWS = 16
+GROUP_ROWS = {"cpu": 16, "cuda": 256}
 """Images of a batch: what a network takes at a time."""
+_READ_ROWS = 16  # images that are read before the next are
 GROUP_BYTES = 64 * 2**20
 """Bytes of files in a batch, after which it is complete."""
 _REMOTE_READS = 8  # files of a store that a task reads at a time
@@ -76,10 +77,12 @@ def input_column(frame: "DataFrame", name: str) -> "tuple[Kind, Column]":
     )
 
 
-def image_batches(chunks: Iterable[Chunk], kind: Kind) -> Iterator[pa.RecordBatch]:
+def image_batches(
+    chunks: Iterable[Chunk], kind: Kind, rows: int = GROUP_ROWS["cpu"]
+) -> Iterator[pa.RecordBatch]:
     """Yield the images of a task, with the columns of `listing.IMAGE`, in their order.
 
-    A batch has `GROUP_ROWS` images at most, and `GROUP_BYTES` before its last one.
+    A batch has this number of images at most, and `GROUP_BYTES` before its last one.
     """
     with ThreadPoolExecutor(_REMOTE_READS) as pool:
         for chunk in chunks:
@@ -88,7 +91,7 @@ def image_batches(chunks: Iterable[Chunk], kind: Kind) -> Iterator[pa.RecordBatc
             for one in _files(chunk, kind, pool):
                 held.append(one)
                 size += len(one)
-                if len(held) == GROUP_ROWS or size >= GROUP_BYTES:
+                if len(held) == rows or size >= GROUP_BYTES:
                     yield _batch(held)
                     held, size = [], 0
             if held:
@@ -113,7 +116,7 @@ def _files(chunk: Chunk, kind: Kind, pool: ThreadPoolExecutor) -> Iterator[bytes
 def _read_all(rows: Iterable[tuple[Any, Any]], pool: ThreadPoolExecutor) -> Iterator[bytes | str]:
     """Yield the content of each row, or that of its path: from a store, several at a time."""
     remaining = iter(rows)
-    while some := list(itertools.islice(remaining, GROUP_ROWS)):
+    while some := list(itertools.islice(remaining, _READ_ROWS)):
         are_remote = any(_is_null(one) and _is_remote(path) for one, path in some)
         yield from (pool.map if are_remote else map)(_content_of, some)
 
@@ -165,14 +168,9 @@ def read_place(place: str) -> bytes:
     if not _URI.match(place):
         return read_file(place)
     try:
-        with open_file(place) as file:
-            if (size := file.size()) > MAX_BYTES:
-                raise ImageError(f"file of {size:,} bytes, over the limit")
-            return bytes(file.read())
+        return read_whole(place)
     except ImageError:
         raise
-    except FileNotFoundError:
-        raise ImageError("no such file") from None
     except Exception as error:  # remote file systems raise anything
         raise ImageError(f"unreadable: {one_line(error)[:200]}") from None
 
@@ -181,10 +179,13 @@ def _file_of_pixels(row: Any) -> bytes:
     """Return pixels as a file, uncompressed, which is decoded as all other files are."""
     if _is_null(row.data):
         raise ImageError(_NULL)
-    if int(row.mode) not in _MODES:
-        raise ImageError(f"pixels of the mode {int(row.mode)}: give 8 bits in 1, 3 or 4 channels")
-    mode, stored, channels = _MODES[int(row.mode)]
-    high, wide, data = int(row.height), int(row.width), bytes(row.data)
+    try:
+        high, wide, number = int(row.height), int(row.width), int(row.mode)
+    except (TypeError, ValueError):  # null, or NaN for null
+        raise ImageError("pixels without a height, a width or a mode") from None
+    if number not in _MODES:
+        raise ImageError(f"pixels of the mode {number}: give 8 bits in 1, 3 or 4 channels")
+    (mode, stored, channels), data = _MODES[number], bytes(row.data)
     if high < 1 or wide < 1 or len(data) != high * wide * channels:
         raise ImageError(f"{len(data):,} bytes of pixels, not {high} x {wide} x {channels}")
     file = io.BytesIO()

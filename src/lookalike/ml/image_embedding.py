@@ -21,21 +21,18 @@ from lookalike import images
 from lookalike.errors import LookalikeError, either
 from lookalike.ingest.batches import embed_batches
 from lookalike.ml.embedding_params import OUTPUT_TYPES, EmbeddingParams
-from lookalike.ml.image_columns import Chunk, Kind, image_batches, input_column
+from lookalike.ml.image_columns import GROUP_ROWS, Chunk, Kind, image_batches, input_column
 from lookalike.ml.saving import StageReader
-from lookalike.models import CallableModel, Model, at_precision, callables, resolve
+from lookalike.models import CallableModel, Model, at_precision, callables, find_device, resolve
 from lookalike.models.weights import AUTO
 from lookalike.search.columns import unused_name
-from lookalike.spark import is_retry, retries_tasks
+from lookalike.spark import bound_batches, is_retry, retries_tasks
 from lookalike.storage import EmbeddingTable
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
-MAX_BATCH_BYTES = 64 * 2**20
-"""Bytes of images that Spark sends to a task at a time, unless the session says fewer."""
-_BATCH_BYTES = "spark.sql.execution.arrow.maxBytesPerBatch"
 _RESULT = "struct<embedding:array<float>,reason:string>"
 
 
@@ -69,6 +66,9 @@ class ImageEmbedding(
     precision : {"auto", "f32", "bf16"}
         What the network computes in; `auto` is f32. int8 depends on images, so that it comes with
         `like`.
+    device : {"cpu", "cuda", "auto"}
+        What the network runs on: processors (the default), or the GPUs of the workers; a worker
+        without one uses its processor. `auto` is "cuda" if the driver has a GPU.
     like : str
         The folder of an index whose model is used, with its precision, instead of `model`.
     normalize : bool
@@ -99,6 +99,7 @@ class ImageEmbedding(
         model: "str | CallableModel | None" = None,
         weights: str | None = None,
         precision: str | None = None,
+        device: str | None = None,
         like: str | None = None,
         normalize: bool | None = None,
         truncated: bool | None = None,
@@ -108,7 +109,7 @@ class ImageEmbedding(
         self._setDefault(
             inputCol="content", outputCol="embedding", errorCol="error", outputType="vector"
         )
-        self._setDefault(model=AUTO, weights=AUTO, precision="auto", like="")
+        self._setDefault(model=AUTO, weights=AUTO, precision="auto", device="cpu", like="")
         self._setDefault(normalize=True, truncated=False)
         self._set(**{name: value for name, value in given.items() if value is not None})
 
@@ -146,7 +147,8 @@ class ImageEmbedding(
 
     def _task(self, kind: Kind, spark: "SparkSession") -> Any:
         """Return what runs in the tasks: it holds the network, without its text side."""
-        model = replace(self._resolved(), text=None)
+        model, device = self._resolved()
+        model = replace(model, text=None)
         if model.function is not None:
             callables.pickled(model.function)  # now: Spark would print what is wrong with it
         source = images.Source("files", "/", truncated=self.getTruncated())
@@ -160,10 +162,11 @@ class ImageEmbedding(
             # An image may crash a worker. The retry of its task decodes in a separate process.
             isolated = threads > 1 or not retries or is_retry()
             for made in embed_batches(
-                image_batches(chunks, kind),
+                image_batches(chunks, kind, GROUP_ROWS[device]),
                 source,
                 model,
                 threads,
+                device,
                 isolated=isolated,
                 expendable=True,
                 scaled=scaled,
@@ -178,7 +181,11 @@ class ImageEmbedding(
         task.__annotations__ = {"chunks": several[given], "return": several[pd.DataFrame]}
         return task
 
-    def _resolved(self) -> Model:
+    def _resolved(self) -> tuple[Model, str]:
+        """Return the model, and the device that tasks use where they have it."""
+        device = self.getDevice()
+        if device != "cuda":  # which the driver need not have
+            device = find_device(device)
         if self.getLike():
             if any(self.isSet(name) for name in ("model", "weights", "precision")):
                 raise LookalikeError(
@@ -186,17 +193,18 @@ class ImageEmbedding(
                 )
             model = EmbeddingTable.open(self.getLike()).model
             model.check_runs()
-            return model
+            return model, "cpu" if model.precision == "int8" else device
         if self.getPrecision() == "int8":
             raise LookalikeError(
                 "int8 is calibrated on images: make an index in int8, and set `like` to it"
             )
-        return at_precision(resolve(self.getModel(), self.getWeights()), self.getPrecision())
+        full = resolve(self.getModel(), self.getWeights(), device)
+        return at_precision(full, self.getPrecision()), device
 
 
 _NAMES = {
     *("inputCol", "outputCol", "errorCol", "outputType", "model", "weights", "precision"),
-    *("like", "normalize", "truncated"),
+    *("device", "like", "normalize", "truncated"),
 }
 
 
@@ -205,17 +213,11 @@ class _Writer(DefaultParamsWriter):
         super().__init__(instance)
         self._model = instance.getModel()
 
-    def saveImpl(self, path: str) -> None:  # noqa: N802 - as in Spark
+    def save(self, path: str) -> None:
+        # Before an earlier stage is overwritten.
         if isinstance(self._model, CallableModel):
             raise LookalikeError(
                 f"the function {self._model.name!r} cannot be saved: set `model` to an ONNX file, "
                 "or make the stage anew in each process"
             )
-        super().saveImpl(path)
-
-
-def bound_batches(spark: "SparkSession") -> None:
-    """Bound the bytes that Spark sends to Python at a time, where its version does not."""
-    found = str(spark.conf.get(_BATCH_BYTES, None) or "").rstrip("bB")
-    if not (found.isdecimal() and 0 < int(found) <= MAX_BATCH_BYTES):
-        spark.conf.set(_BATCH_BYTES, str(MAX_BATCH_BYTES))
+        super().save(path)

@@ -124,6 +124,7 @@ class NearestNeighbors(
         uid = NearestNeighborsModel._randomUID()
         folder = self._new_folder(uid, dataset)
         try:
+            stored_rows.check_shared(dataset.sparkSession, folder)
             items = stored_rows.store(dataset, self, folder / "items")
             index = create_index(
                 folder / "items",

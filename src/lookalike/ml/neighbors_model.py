@@ -16,11 +16,11 @@ from lookalike.index import Index
 from lookalike.ml import stored_rows
 from lookalike.ml.neighbor_params import NeighborParams
 from lookalike.ml.row_search import Place, nearest_rows
-from lookalike.ml.saved_model import copy_data, local_folder
+from lookalike.ml.saved_model import check_data, copy_data, local_folder
 from lookalike.ml.saving import read_metadata, restore
 from lookalike.search.columns import unused_name
 from lookalike.search.knn.export import query_folder
-from lookalike.spark import read_parquet
+from lookalike.spark import bound_batches, read_parquet
 from lookalike.system.files import delete_folder
 
 if TYPE_CHECKING:
@@ -176,6 +176,7 @@ class NearestNeighborsModel(Model, NeighborParams, MLReadable["NearestNeighborsM
         if name in dataset.columns:
             raise LookalikeError(f"the column {name!r} exists already: set `outputCol`")
         k, recall = min(self.getK(), len(self._index)), self.getRecall()
+        bound_batches(dataset.sparkSession)
 
         def task(chunks: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
             from pyspark import TaskContext
@@ -275,6 +276,10 @@ class _Writer(MLWriter):
     def __init__(self, model: NearestNeighborsModel) -> None:
         super().__init__()
         self.model = model
+
+    def save(self, path: str) -> None:
+        check_data(self.model._folder)  # before an earlier model is overwritten
+        super().save(path)
 
     def _handleOverwrite(self, path: str) -> None:  # noqa: N802 - as in Spark
         folder = local_folder(path)

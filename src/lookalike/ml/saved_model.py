@@ -24,13 +24,20 @@ def local_folder(path: str) -> Path:
     return local_path(path).absolute()
 
 
+def check_data(folder: Path) -> None:
+    """Raise `LookalikeError` unless the data of a model is in its folder."""
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise LookalikeError(f"the data of the model is gone from {folder}: fit it again")
+
+
 def copy_data(source: Path, target: Path) -> None:
     """Copy rows and index into the folder of a saved model; on one disk, files are linked.
 
     Raises
     ------
     LookalikeError
-        If Spark has written the rest elsewhere, or the data is gone.
+        If Spark has written the rest elsewhere.
 
     """
     if not (target / "metadata").is_dir():
@@ -38,9 +45,6 @@ def copy_data(source: Path, target: Path) -> None:
             f"Spark saves to another file system than {target}: save to file://{target}, on a disk "
             "that all workers share"
         )
-    for part in PARTS:
-        if not (source / part).is_dir():
-            raise LookalikeError(f"the data of the model is gone from {source}: fit it again")
     with writing_to(target, "save the model elsewhere"):
         for part in PARTS:
             shutil.copytree(source / part, target / part, copy_function=_link)

@@ -6,15 +6,17 @@ embedding all its images. Columns with bytes are left out: images are where they
 
 import atexit
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from lookalike.errors import LookalikeError
 from lookalike.ml.neighbor_params import NeighborParams
 from lookalike.search.columns import column_of, vector_column
-from lookalike.spark import local_uri
+from lookalike.spark import is_connect, local_uri, parallelism, setting
 from lookalike.system.files import delete_folder
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def temporary_folder(spark: "SparkSession") -> Path:
         On a cluster, whose workers may not see a temporary folder of this machine.
 
     """
-    master = str(spark.conf.get("spark.master", "local") or "")
+    master = setting(spark, "spark.master", "local")
     if not master.startswith("local"):
         raise LookalikeError(
             f"the workers of {master} may not see a temporary folder of this machine: set `path` "
@@ -50,6 +52,33 @@ def _folder_of_process() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="lookalike-"))
     atexit.register(delete_folder, folder)
     return folder
+
+
+def check_shared(spark: "SparkSession", folder: Path) -> None:
+    """Raise `LookalikeError` unless the workers of Spark see a folder of this machine.
+
+    They would write rows to disks of their own, where nobody finds them.
+    """
+    from pyspark.sql import functions as F
+
+    if not is_connect(spark) and setting(spark, "spark.master", "local").startswith("local"):
+        return
+    mark = folder / "mark"
+    mark.touch()
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield pa.RecordBatch.from_pydict({"seen": [mark.exists()] * batch.num_rows})
+
+    tasks = parallelism(spark)
+    looked = spark.range(0, tasks, 1, tasks).mapInArrow(look, "seen boolean")
+    (row,) = looked.agg(F.bool_and("seen")).collect()
+    if not row[0]:
+        raise LookalikeError(
+            f"not all workers of Spark see {folder}: set `path` to a folder on a disk that all "
+            "share"
+        )
+    mark.unlink()
 
 
 def check_columns(frame: "DataFrame", stage: NeighborParams, *, named: bool) -> None:

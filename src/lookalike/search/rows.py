@@ -16,7 +16,8 @@ from lookalike.errors import LookalikeError
 from lookalike.search.filters import Filter
 from lookalike.storage import Segment
 from lookalike.storage.own_vectors import Described
-from lookalike.storage.remote.copies import TRANSFERS, is_stored
+from lookalike.storage.remote import is_stored
+from lookalike.storage.remote.copied_log import TRANSFERS
 from lookalike.system.arrays import Mask, Numbers, Vectors
 
 COPY = 1e-5

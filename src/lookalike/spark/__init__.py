@@ -3,7 +3,9 @@
 from lookalike.spark.classic import stop_all_jobs
 from lookalike.spark.errors import is_spark_error, short_error
 from lookalike.spark.jobs import (
+    MAX_BATCH_BYTES,
     Interruptible,
+    bound_batches,
     is_retry,
     parallelism,
     progress,
@@ -15,7 +17,9 @@ from lookalike.spark.sessions import is_connect, is_spark_available, require_cla
 from lookalike.spark.tables import is_frame, local_uri, read_parquet
 
 __all__ = [
+    "MAX_BATCH_BYTES",
     "Interruptible",
+    "bound_batches",
     "is_connect",
     "is_frame",
     "is_retry",

@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from lookalike.spark import classic
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+MAX_BATCH_BYTES = 64 * 2**20
+"""Bytes that Spark sends to a task at a time, unless the session says fewer."""
+_BATCH_BYTES = "spark.sql.execution.arrow.maxBytesPerBatch"
+_BYTES = re.compile(r"(\d+)([kmgt]?)b?")
+_UNITS = {"b": 1, "": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _MAX_PARALLELISM = 65_536
 
 
@@ -103,8 +108,20 @@ def small_arrow_batches(spark: "SparkSession") -> Iterator[None]:
     try:
         yield
     finally:
-        for key, earlier in before.items():
-            spark.conf.unset(key) if earlier is None else spark.conf.set(key, earlier)
+        with suppress(PySparkException):  # of a server that is gone: the block has said why
+            for key, earlier in before.items():
+                spark.conf.unset(key) if earlier is None else spark.conf.set(key, earlier)
+
+
+def bound_batches(spark: "SparkSession") -> None:
+    """Bound the bytes that Spark sends to Python at a time, where a session allows it."""
+    from pyspark.errors import PySparkException
+
+    found = _BYTES.fullmatch(setting(spark, _BATCH_BYTES, "-1").strip().lower())
+    size = int(found[1]) * _UNITS[found[2] or "b"] if found else 0
+    if not 0 < size <= MAX_BATCH_BYTES:
+        with suppress(PySparkException):  # some platforms do not let users choose
+            spark.conf.set(_BATCH_BYTES, str(MAX_BATCH_BYTES))
 
 
 @contextmanager

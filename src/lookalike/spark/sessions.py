@@ -83,7 +83,10 @@ def _active_session() -> "SparkSession | None":
     from pyspark.sql import SparkSession, is_remote
 
     if not is_remote():
-        return SparkSession.getActiveSession()
+        from pyspark import SparkContext
+
+        if SparkContext._active_spark_context is None:  # stopped: its session is still known
+            return None
     try:
         return SparkSession.active()
     except PySparkException:
@@ -112,7 +115,7 @@ def _connect(address: str) -> "SparkSession":
             builder = builder.config(key, value)
         with _java_output_hidden():
             return builder.getOrCreate()
-    shown = address.partition("/;")[0]  # without its token
+    shown = address.partition(";")[0].rstrip("/")  # without its token
     _check_answers(address, shown)
     for key, value in ARROW_SETTINGS.items():
         builder = builder.config(key, value)

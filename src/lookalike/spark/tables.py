@@ -31,12 +31,17 @@ def local_uri(path: str | Path) -> str:
 def read_parquet(spark: "SparkSession", folder: Path) -> "DataFrame":
     """Read the Parquet files of a local folder from an untrusted source.
 
-    Raises `LookalikeError` for user-defined types, which can run code, and for damaged files.
+    Raises `LookalikeError` for user-defined types, which can run code, for damaged files, and for
+    other files: Spark would read these too, or take the types of `_metadata`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for file in sorted(folder.glob("*.parquet")):
+    for file in sorted(folder.iterdir()):
+        if file.name == "_SUCCESS" or file.name.startswith("."):
+            continue
+        if file.suffix != ".parquet" or file.name.startswith("_") or not file.is_file():
+            raise LookalikeError(f"{file} is no part of a saved table: remove it")
         try:
             described = (pq.read_schema(file).metadata or {}).get(SPARK_SCHEMA, b"{}").decode()
             foreign = foreign_types(described)

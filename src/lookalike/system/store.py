@@ -7,12 +7,8 @@ put conditionally and lists one page after the other into Python objects; fsspec
 each store, with options of its own. HDFS alone goes through pyarrow.fs, as obstore lacks it.
 """
 
-import itertools
-import queue
-import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.system.store_backends import backend
-from lookalike.system.store_errors import StoreError, explained
+from lookalike.system.store_errors import StoreError, explained, is_past_the_end
+from lookalike.system.store_ranges import list_ranges, together
 from lookalike.system.uris import canonical_root, split_uri
 
 OBJECT = pa.schema(
@@ -33,9 +30,12 @@ OBJECT = pa.schema(
 Times are rounded down to milliseconds, as Hadoop's file systems do.
 """
 
-_LISTED_AT_ONCE = 5_000  # objects of a batch; a page of S3 has 1,000
+_PAGE_OBJECTS = 1_000  # of a request of a listing
+_LISTED_AT_ONCE = 5 * _PAGE_OBJECTS
 _LISTING_THREADS = 16
-_QUEUED_BATCHES = 2 * _LISTING_THREADS  # of a parallel listing: 10 MB
+_MAX_FOLDERS = 1_000  # that are listed at once
+_ORDERED = ("s3", "gs", "memory")  # the stores that list names in order, from any name on
+_UNORDERED_BUCKET = "--x-s3"  # ends the name of a directory bucket of S3
 _BUFFER_BYTES = 2**20  # of a reader
 _NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _MS_NS = 1_000_000
@@ -99,24 +99,48 @@ class Store:
     ) -> Iterator[pa.RecordBatch]:
         """Yield all objects below the prefix in batches of `OBJECT`, in any order.
 
-        With `offset` those whose names are greater; then `threads` is 1.
-
-        Memory holds some batches, however many objects there are. If the objects lie in folders,
-        `threads` folders are listed at once: a store gives one page of a listing after the other.
+        `threads` requests run at once: a store gives one page of a listing after the other. Memory
+        holds some pages, however many objects there are; of Azure and HDFS also the first level.
+        With `offset` one request after the other lists the objects with greater names.
         """
-        first = self._batches(self.prefix, offset)
+        if offset is not None:
+            yield from self._batches(self.prefix, offset)
+            return
+        if self._is_ordered:
+            yield from list_ranges(self._from, threads)
+            return
+        first = self._batches(self.prefix)
         start = next(first, None)
         if start is None:
             return
+        folders: Sequence[str] = ()
         in_folders = pc.all(pc.match_substring(start["name"], "/")).as_py()
-        if threads <= 1 or start.num_rows < _LISTED_AT_ONCE or not in_folders:
+        if threads > 1 and start.num_rows == _LISTED_AT_ONCE and in_folders:
+            folders, objects = self._level()
+        if not 1 < len(folders) <= _MAX_FOLDERS:  # each costs a request
             yield start
             yield from first
             return
         first.close()
-        folders, objects = self._level()
         yield from objects
-        yield from _together([self._batches(folder) for folder in folders], threads)
+        yield from together([self._batches(folder) for folder in folders], threads)
+
+    @property
+    def _is_ordered(self) -> bool:
+        """Whether names come in their order, from any name on."""
+        scheme, _, host = self.root.partition("://")
+        return scheme in _ORDERED and not host.endswith(_UNORDERED_BUCKET)
+
+    def _from(self, after: str) -> Iterator[pa.RecordBatch]:
+        """Yield the objects after a name, in the order of their names."""
+        offset = self._key(after) if after else None
+        with explained(self.uri):
+            chunks = self._objects.list(
+                self.prefix or None, offset=offset, chunk_size=_PAGE_OBJECTS, return_arrow=True
+            )
+            for chunk in chunks:
+                if batch := self._as_objects(pa.record_batch(chunk)):
+                    yield batch
 
     def _batches(self, key: str, offset: str | None = None) -> Generator[pa.RecordBatch]:
         options: dict[str, Any] = {} if offset is None else {"offset": self._key(offset)}
@@ -146,7 +170,10 @@ class Store:
         unit = _NS[times.type.unit]
         since = pc.multiply(pc.divide(pc.multiply(times.cast(pa.int64()), unit), _MS_NS), _MS_NS)
         columns = [names, listed["size"].cast(pa.int64()), since, listed["e_tag"].cast(pa.string())]
-        return pa.RecordBatch.from_arrays(columns, schema=OBJECT)
+        objects = pa.RecordBatch.from_arrays(columns, schema=OBJECT)
+        if pc.any(pc.equal(names, "")).as_py():  # the mark of the prefix itself
+            objects = objects.filter(pc.not_equal(names, ""))
+        return objects if objects.num_rows else None
 
     def head(self, name: str) -> StoredObject:
         """Return size, time and etag of an object."""
@@ -168,10 +195,18 @@ class Store:
         if end <= start:
             return b""
         with explained(self.uri, name):
-            return bytes(self._objects.get_range(self._key(name), start=start, end=end))
+            try:
+                return bytes(self._objects.get_range(self._key(name), start=start, end=end))
+            except Exception as error:
+                if is_past_the_end(error):
+                    return b""
+                raise
 
     def get_ranges(self, name: str, starts: Sequence[int], ends: Sequence[int]) -> Sequence[bytes]:
-        """Return several ranges of an object; those near each other come in one request."""
+        """Return several ranges of an object; those near each other come in one request.
+
+        Raises `StoreError` if the object ends before one begins.
+        """
         if not starts:
             return []
         with explained(self.uri, name):
@@ -214,13 +249,13 @@ class Store:
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; those that do not exist are passed over."""
         keys = [self._key(name) for name in names]
-        with explained(self.uri):
-            try:
+        with suppress(FileNotFoundError):
+            with explained(self.uri):
                 self._objects.delete(keys)
-            except FileNotFoundError:  # of one: the others may be left
-                for key in keys:
-                    with suppress(FileNotFoundError):
-                        self._objects.delete([key])
+            return
+        for key in keys:  # some stores stop at the first that is missing
+            with suppress(FileNotFoundError), explained(self.uri):
+                self._objects.delete([key])
 
 
 def open_store(uri: str) -> Store:
@@ -299,51 +334,6 @@ class _Reader:
 
     def close(self) -> None:
         self.closed = True
-
-
-def _together(
-    listings: Sequence[Iterator[pa.RecordBatch]], threads: int
-) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of several listings, `threads` of them at once, as they come."""
-    ready: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(_QUEUED_BATCHES)
-    stopped = threading.Event()
-
-    def put(one: pa.RecordBatch | BaseException | None) -> None:
-        while not stopped.is_set():
-            with suppress(queue.Full):
-                ready.put(one, timeout=0.1)
-                return
-
-    def run(listing: Iterator[pa.RecordBatch]) -> None:
-        try:
-            for batch in itertools.takewhile(lambda _: not stopped.is_set(), listing):
-                put(batch)
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    with ThreadPoolExecutor(threads) as pool, _stopping(stopped):
-        for listing in listings:
-            pool.submit(run, listing)
-        left = len(listings)
-        while left:
-            found = ready.get()
-            if isinstance(found, BaseException):
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise found
-            if found is None:
-                left -= 1
-            else:
-                yield found
-
-
-@contextmanager
-def _stopping(stopped: threading.Event) -> Iterator[None]:
-    """Set an event at the end, whatever happens."""
-    try:
-        yield
-    finally:
-        stopped.set()
 
 
 __all__ = [

@@ -157,7 +157,7 @@ def _profile() -> dict[str, Any]:
         "aws_session_token": "session_token",
     }
     options = {ours: found[theirs] for theirs, ours in known.items() if theirs in found}
-    if "region" in found and not os.environ.get("AWS_REGION"):
+    if "region" in found and not any(map(os.environ.get, ("AWS_REGION", "AWS_DEFAULT_REGION"))):
         options["region"] = found["region"]
     return options
 

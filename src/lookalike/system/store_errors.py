@@ -82,6 +82,8 @@ _CREDENTIALS = {
     "hdfs": "HADOOP_USER_NAME",
 }
 _AZURE = "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+_PAST_THE_END = re.compile(r"Invalid ?[Rr]ange|code: 416|416 R|[Rr]ange was invalid")
+_PANIC = "PanicException"  # of Rust: pyo3 does not make it an `Exception`
 _MISSING = ("FileNotFoundError", "NotFoundError")
 _EXISTING = ("FileExistsError", "AlreadyExistsError", "PreconditionError")
 _DENIED = ("PermissionError", "PermissionDeniedError")
@@ -116,6 +118,15 @@ def explained(where: str, name: str | None = None) -> Iterator[None]:
         raise
     except Exception as error:  # each backend has errors of its own
         raise _meaning(error, where, name) from None
+    except BaseException as error:
+        if type(error).__name__ != _PANIC:
+            raise
+        raise _meaning(RuntimeError(str(error)), where, name) from None
+
+
+def is_past_the_end(error: Exception) -> bool:
+    """Tell whether a range was wanted that begins where the object ends, or later."""
+    return _PAST_THE_END.search(str(error)) is not None
 
 
 def _meaning(error: Exception, where: str, name: str | None) -> Exception:

@@ -43,8 +43,8 @@ def list_archives(source: Source, listing: Path, ignored: IgnoredFiles | None = 
     with connect(listing.parent) as sql:
         create_view(sql, "found", found)
         query = """
-            select row_number() over (order by path) - 1 as id, path, label, reason, size, modified
-            from found order by path"""
+            select row_number() over () - 1 as id, path, label, reason, size, modified
+            from (from found order by path)"""
         write_listing(sql, query, listing)
     found.unlink()
     count = int(pq.read_metadata(listing).num_rows)

@@ -12,14 +12,21 @@ import tarfile
 import threading
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.decoding.raster import MAX_BYTES
-from lookalike.images.inputs.file_opening import open_file, read_part, size_and_time
+from lookalike.images.inputs.file_opening import (
+    open_file,
+    read_part,
+    reasons_of_objects,
+    size_and_time,
+)
 from lookalike.images.inputs.file_types import ending, is_image
 from lookalike.images.inputs.source import Source, decode_path, encode_path, full_path
 from lookalike.system.store import StoreError
@@ -28,7 +35,8 @@ _ENDINGS = (".tar", ".zip")
 _COMPANIONS = (".json", ".txt", ".cls")
 _MAX_LABEL_BYTES = 2**20  # of a member with labels
 _MAX_MEMBERS = 1_000_000  # of an archive: their names are held in memory
-_KEPT_DIRECTORIES = 16
+_MAX_KEPT_MEMBERS = 1_000_000  # of the archives in memory: 400 MB
+_ROWS_OF_ARCHIVE = 10  # what an archive takes, in members
 _BLOCK = 512  # of a tar
 _ZIP_HEADER = struct.Struct("<4s5H3I2H")  # before each member
 _MAX_NAME_BYTES = 1024  # of a member, with what follows its name; else it is read twice
@@ -260,12 +268,9 @@ def read_member(source: Source, path: str) -> bytes:
     """Return the content of a member. Raises `ImageError` or `StoreError`."""
     shard, member = split_member(path)
     place = full_path(source, shard)
-    try:
+    with reasons_of_objects():
         size, modified = size_and_time(place)
-    except FileNotFoundError:
-        raise ImageError("no such file") from None
-    with _READING:  # once, however many images of an archive are read at once
-        directory = _kept_directory(place, size, modified)
+    directory = _directories.of(place, size, modified)
     if member not in directory.images:
         raise ImageError(directory.problem or "no such file: the archive has no such member")
     found = directory.images[member]
@@ -279,9 +284,43 @@ def read_member(source: Source, path: str) -> bytes:
     return content
 
 
-_READING = threading.Lock()
+class _Directories:
+    """The directories of the archives that were read last, within a bound of memory.
+
+    Threads that want the same one wait for the first of them to read it.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], Future[Directory]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, place: str, size: int | None, modified: int | None) -> Directory:
+        """Return the directory of an archive of this size and time."""
+        archive = (place, size, modified)
+        with self._lock:
+            is_new = archive not in self._kept
+            reading = self._kept.setdefault(archive, Future())
+            self._kept.move_to_end(archive)
+        if is_new:
+            try:
+                reading.set_result(read_directory(place))
+            except BaseException as error:
+                reading.set_exception(error)
+            self._tidy(archive)
+        return reading.result()
+
+    def _tidy(self, archive: tuple[Any, ...]) -> None:
+        with self._lock:
+            rows = 0
+            for one, reading in list(reversed(self._kept.items())):
+                if not reading.done():
+                    continue
+                found = None if reading.exception() else reading.result()
+                # What cannot be read at all may be in a moment.
+                images = len(found.images) if found else 0
+                rows += images + _ROWS_OF_ARCHIVE
+                if not images or (rows > _MAX_KEPT_MEMBERS and one != archive):
+                    del self._kept[one]
 
 
-@lru_cache(_KEPT_DIRECTORIES)
-def _kept_directory(place: str, size: int | None, modified: int | None) -> Directory:
-    return read_directory(place)
+_directories = _Directories()

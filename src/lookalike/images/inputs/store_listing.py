@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,16 +19,21 @@ from lookalike.images.inputs.file_types import (
     begins_as_image,
     readable,
 )
-from lookalike.images.inputs.listing import LISTING, write_inputs, write_listing
+from lookalike.images.inputs.listing import (
+    LISTING,
+    LISTING_BATCH_ROWS,
+    write_inputs,
+    write_listing,
+)
 from lookalike.images.inputs.scan import ScannedFile, no_images_error, walk
 from lookalike.images.inputs.source import Source, encode_path
 from lookalike.system.sql import connect, create_view
-from lookalike.system.store import OBJECT, Store, StoredObject, open_object, open_store
+from lookalike.system.store import OBJECT, Store, open_object, open_store
 from lookalike.system.uris import split_uri
 
 _REQUESTS = 32  # at once
 _SORT_THREADS = 2
-_SORT_MEMORY = "256MB"
+_SORT_MEMORY = "128MB"
 _SPECIAL = re.compile(r"[*?{\[]")
 _PARTS = re.compile(r"\*\*/?|\*|\?|\[[^]]+\]|\{[^}]*\}|\\.|.", re.DOTALL)
 # Hidden objects, logs of tables, and the marks of folders that Hadoop leaves.
@@ -52,13 +56,31 @@ def list_store(source: Source, listing: Path, ignored: IgnoredFiles | None = Non
     else:
         found = listing.with_name(f"found-{listing.name}")
         with pq.ParquetWriter(found, _FOUND) as writer, ThreadPoolExecutor(_REQUESTS) as pool:
-            for store, objects in _objects(source.root):
-                writer.write_batch(_images(source.root, store, objects, ignored, pool))
+            found_images = (
+                _images(source.root, store, objects, ignored, pool)
+                for store, objects in _objects(source.root)
+            )
+            for table in _tables(found_images):
+                writer.write_table(table)
         count = _sort(found, listing)
         found.unlink()
     if count == 0:
         raise no_images_error(source, ignored)
     return count
+
+
+def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Collect batches: each row group of a file costs memory and time."""
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        held.append(batch)
+        rows += batch.num_rows
+        if rows >= LISTING_BATCH_ROWS:
+            yield pa.Table.from_batches(held)
+            held, rows = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
 
 
 def list_named(source: Source, paths: Sequence[str], listing: Path, ignored: IgnoredFiles) -> None:
@@ -74,15 +96,19 @@ def list_named(source: Source, paths: Sequence[str], listing: Path, ignored: Ign
         return
     store = Store(open_store(source.root).root)
 
-    def about(path: str) -> tuple[str, StoredObject] | None:
+    def about(path: str) -> dict[str, str | int | None] | None:
         name = open_object(path)[1]
-        with suppress(OSError):
-            return name, store.head(name)
-        return None
+        try:
+            found = store.head(name)
+        except FileNotFoundError:
+            return None
+        except OSError:  # reading it will give the reason
+            return {"name": name}
+        return {"name": name, **found._asdict()}
 
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        there = sorted(filter(None, pool.map(about, paths)))
-        rows = [dict(zip(OBJECT.names, (name, *one), strict=True)) for name, one in there]
+        there = filter(None, pool.map(about, paths))
+        rows = sorted(there, key=lambda row: str(row["name"]))
         objects = pa.RecordBatch.from_pylist(rows, OBJECT)
         found = _images(source.root, store, objects, ignored, pool)
     with pq.ParquetWriter(listing, LISTING) as writer:
@@ -212,7 +238,8 @@ def _images(
         objects = objects.filter(pc.not_equal(objects["name"], own))
     ending = pc.struct_field(pc.extract_regex(objects["name"], _ENDING), ["ending"])
     ending = pc.fill_null(pc.utf8_lower(ending), "")
-    mark = pc.and_(pc.equal(ending, ""), pc.equal(objects["size"], 0))  # of a folder
+    is_empty = pc.fill_null(pc.equal(objects["size"], 0), False)
+    mark = pc.and_(pc.equal(ending, ""), is_empty)  # of a folder
     if pc.any(mark).as_py():
         objects, ending = objects.filter(pc.invert(mark)), ending.filter(pc.invert(mark))
     is_image = pc.is_in(ending, pa.array(sorted(readable())))
@@ -244,7 +271,7 @@ def _as_found(before: str, images: pa.RecordBatch) -> pa.RecordBatch:
         names = pc.replace_with_mask(names, odd, pa.array(encoded, pa.string()))
     paths = pc.binary_join_element_wise(pa.scalar(encode_path(before)), names, "")
     reasons = pa.nulls(len(names), pa.string())
-    large = pc.greater(sizes, MAX_BYTES)
+    large = pc.fill_null(pc.greater(sizes, MAX_BYTES), False)
     if pc.any(large).as_py():
         said = [
             f"file of {size:,} bytes, over the limit" for size in sizes.filter(large).to_pylist()
@@ -268,8 +295,8 @@ def _sort(found: Path, listing: Path) -> int:
         sql.execute(f"set threads = {_SORT_THREADS}; set memory_limit = '{_SORT_MEMORY}'")
         create_view(sql, "found", found)
         query = """
-            select row_number() over (order by path) - 1 as id, path, null::varchar as label,
-                reason, size, modified
-            from found order by path"""
+            select row_number() over () - 1 as id, path, null::varchar as label, reason, size,
+                modified
+            from (from found order by path)"""
         write_listing(sql, query, listing)
     return int(pq.read_metadata(listing).num_rows)

@@ -13,6 +13,8 @@ _RESAMPLE: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "b
 """The filters of Pillow by number."""
 _UNKNOWN_STEPS = ("do_flip_channel_order", "rescale_offset")
 """Steps of some image processors of transformers that `Input` has no place for."""
+_SQUASHING = ("DeiT", "Beit", "Flava")
+"""Processors that squash an image to a size that is one number, and crop it afterwards."""
 
 
 def of_timm(about: Mapping[str, Any]) -> Input:
@@ -100,8 +102,9 @@ def _resize(
 ) -> tuple[Resize, tuple[int, int], tuple[int, int] | None]:
     """Return the resize, its size, and the crop that belongs to it, None for none."""
     crops, share = bool(about.get("do_center_crop")), about.get("crop_pct")
+    kind = str(about.get("image_processor_type") or about.get("feature_extractor_type"))
     if isinstance(size, int):  # of older processors: some squash, some keep the shape
-        if not (crops or share):
+        if not (crops or share) or kind.startswith(_SQUASHING):
             return "squash", (size, size), None
         size = {"shortest_edge": size}
     if size.get("height") and size.get("width"):
@@ -115,7 +118,7 @@ def _resize(
         if side >= 384 and not crops:
             return "squash", (side, side), None
         whole = int(side / float(share))
-    elif str(about.get("image_processor_type")).startswith("Levit"):
+    elif kind.startswith("Levit"):
         whole = int(256 / 224 * side)
     return "shortest", (whole, whole), (side, side) if share else None
 
