@@ -1,6 +1,8 @@
 """Indexes in a store: made, searched, changed by several machines, and cleaned up."""
 
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from lookalike.lsh.search import vectors_and_hasher
 from lookalike.server.refresher import Refresher
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, commits, pull
-from lookalike.storage.remote import cache_limit, copy_at, publishing
+from lookalike.storage.maintenance import Vacuumed
+from lookalike.storage.remote import cache_limit, copy_at, outdated, publishing
 from lookalike.system.arrays import Floats
 
 WIDTH = 8
@@ -277,7 +280,8 @@ def test_a_vacuum_deletes_by_age(
     with pytest.raises(LookalikeError, match=r"version 0 of .* is no longer kept"):
         lookalike.open_index(uri, version=0)
     assert [one["kept"] for one in lookalike.open_index(uri).versions()] == [True, False]
-    monkeypatch.setattr("lookalike.storage.remote.outdated.MIN_UNCOMMITTED_DAYS", -1.0)
+    a_day_later = time.time() + 1.5 * outdated.SECONDS_PER_DAY
+    monkeypatch.setattr(sys.modules[Vacuumed.__module__], "ask_time", lambda _: a_day_later)
     assert lookalike.open_index(uri).vacuum(keep_days=0).files == 1
     assert not [one for one in objects(s3) if one.startswith(key) and "another" in one]
     assert len(names(lookalike.open_index(uri))) == 39
