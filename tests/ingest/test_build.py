@@ -1,8 +1,10 @@
 """Building: every input is accounted for, tables read back the same, nothing is left half done."""
 
 import csv
+import hashlib
 import io
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -35,7 +37,7 @@ from lookalike.ingest import Options, Report, build_index, discover_changes, emb
 from lookalike.ingest import embedding as running
 from lookalike.ingest.export import export_csv, write_embeddings
 from lookalike.ingest.options import prepare
-from lookalike.ingest.receipts import DiskReceipts
+from lookalike.ingest.receipts import DiskReceipts, receipts_in
 from lookalike.ingest.spark_job import sample_of_frame
 from lookalike.models import SAMPLE_IMAGES, Model, quantization
 from lookalike.models.runtimes import processor
@@ -43,6 +45,7 @@ from lookalike.search.engines import Engine
 from lookalike.search.query import random_query
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, SegmentRecord
+from lookalike.storage.remote import open_copy
 from lookalike.system.progress import OnProgress
 
 GOOD = 50
@@ -694,6 +697,32 @@ def test_of_two_attempts_the_first_counts(tmp_path: Path) -> None:
         assert receipts.deliver(0, written) == first
     assert sorted(os.listdir(tmp_path)) == ["0.receipt", names[0]]
     assert receipts.new(set()) == [first] == [receipts.find(0)]
+
+
+def test_of_two_attempts_in_a_store_the_first_counts(tmp_path: Path) -> None:
+    copy = open_copy(f"memory://{tmp_path.name}/x.index")
+    folder = copy.folder / "data" / "0"
+    receipts = pickle.loads(pickle.dumps(receipts_in(folder)))
+    contents = [b"first", b"second", b"first"]
+    delivered = []
+    for content in contents:
+        with receipts.segment_folder() as place:
+            file = place / f"{hashlib.md5(content).hexdigest()}.parquet"
+            file.write_bytes(content)
+            delivered.append(receipts.deliver(7, {"path": str(file), "rows": 1}))
+    name = f"data/0/{hashlib.md5(b'first').hexdigest()}.parquet"
+    assert delivered == 3 * [{"path": name, "rows": 1}]
+    arrived = {"path": str(copy.folder / name), "rows": 1}
+    seen: set[str] = set()
+    assert receipts.new(seen) == [arrived] == [receipts.arrived(delivered[0])]
+    assert receipts.new(seen) == []
+    assert (receipts.find(7), receipts.find(8)) == (delivered[0], None)
+    assert copy.store.get(name) == b"first"
+    receipts.clear()
+    assert [one for batch in copy.store.list() for one in batch["name"].to_pylist()] == [name]
+    copy.store.put("data/0/3.receipt", b'{"path": "data/1/x.parquet"}')
+    with pytest.raises(LookalikeError, match=r"3\.receipt was changed by another program"):
+        receipts.find(3)
 
 
 @pytest.mark.parametrize(
