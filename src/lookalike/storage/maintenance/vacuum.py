@@ -70,32 +70,33 @@ def vacuum(
             stored = commits.compact(stored, 2)  # any two
             merged = len(had.difference(stored.files()))
             log = stored.log()
-        if (copy := copy_at(path)) is not None:
-            return _vacuum_store(stored, copy, log, first, keep_days, len(gone), merged, dry_run)
-        data = log.strangers(first)
-        others = [*_others(log, first, path), *_outdated_models(path, first)]
-        freed = sum(map(_size, [*data, *others]))
+        if (copy := copy_at(path)) is None:
+            files, freed = _clean_disk(log, first, dry_run)
+        else:
+            files, freed = _clean_store(copy, log, first, keep_days, dry_run)
         if not dry_run:
-            kept = {Path(name).stem for name in log.files(first)}
-            _delete_data_files(data, kept)
-            for one in others:
-                delete(one)
-            _delete_empty_folders(path / "data")
             stored.checkpoint()
-        return Vacuumed(stored.version, len(gone), len(data), freed, merged)
+        return Vacuumed(stored.version, len(gone), files, freed, merged)
 
 
-def _vacuum_store(
-    stored: EmbeddingTable,
-    copy: LocalCopy,
-    log: Log,
-    first: int,
-    keep_days: float,
-    gone: int,
-    merged: int,
-    dry_run: bool,
-) -> Vacuumed:
-    """Delete from the store of an index what no version from `first` on needs."""
+def _clean_disk(log: Log, first: int, dry_run: bool) -> tuple[int, int]:
+    """Delete what no version from `first` on needs; return data files and bytes in all."""
+    data = log.strangers(first)
+    others = [*_others(log, first, log.path), *_outdated_models(log.path, first)]
+    freed = sum(map(_size, [*data, *others]))
+    if not dry_run:
+        kept = {Path(name).stem for name in log.files(first)}
+        _delete_data_files(data, kept)
+        for one in others:
+            delete(one)
+        _delete_empty_folders(log.path / "data")
+    return len(data), freed
+
+
+def _clean_store(
+    copy: LocalCopy, log: Log, first: int, keep_days: float, dry_run: bool
+) -> tuple[int, int]:
+    """Do the same in the store of an index."""
     copy.fetch_folder(find_folder(copy.folder, "signatures"))
     generation = EmbeddingTable.open(copy.folder, first, check_files=False).generation
     now = time.time() if dry_run else ask_time(copy)
@@ -104,9 +105,8 @@ def _vacuum_store(
         for name in outdated.data:
             forget(copy.folder / name)
         outdated.delete(copy)
-        stored.checkpoint()
     freed = sum(outdated.data.values()) + sum(outdated.others.values())
-    return Vacuumed(stored.version, gone, len(outdated.data), freed, merged)
+    return len(outdated.data), freed
 
 
 def _others(log: Log, first: int, path: Path) -> list[Path]:
