@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lookalike import LookalikeError
+from lookalike.images.inputs import labels as labels_module
 from lookalike.images.inputs.labels import SCHEMA, open_labels, write_labels
+from lookalike.system.store import open_store
 
 STANFORD = ",x1,y1,x2,y2,Class,image\n0,39,116,569,375,14,00001.jpg\n1,36,116,868,587,3,00002.jpg\n"
 
@@ -157,6 +160,17 @@ def test_a_file_of_any_name(tmp_path: Path) -> None:
     with pytest.raises(LookalikeError, match=r"la%FFbels%0A\.csv, line 2: ") as caught:
         open_labels(path)
     assert str(caught.value).isprintable()
+
+
+def test_no_python_object_is_read_ahead(tmp_path: Path) -> None:
+    """Arrow's threads would free it when the interpreter is gone, which aborts the process."""
+    store = open_store("memory://labels")
+    store.put("x.csv", b"image,Class\na.jpg,red\n")
+    (tmp_path / "x.csv").write_bytes(store.get("x.csv"))
+    for path in (str(tmp_path / "x.csv"), "memory://labels/x.csv"):
+        with labels_module._open(path) as file:
+            assert isinstance(file, pa.OSFile)
+            assert file.read() == store.get("x.csv")
 
 
 def test_a_quote_far_up_swallows_nothing(tmp_path: Path) -> None:

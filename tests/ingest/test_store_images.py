@@ -305,6 +305,21 @@ def test_images_are_read_ahead_within_a_bound(s3: S3, monkeypatch: pytest.Monkey
     assert seen == 100
 
 
+def test_tiny_images_are_read_ahead_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_AHEAD_GROUPS", 3)
+    monkeypatch.setattr(reading, "_GROUP_ROWS", 4)
+    started: list[str] = []
+    monkeypatch.setattr(reading, "_read", lambda _, path: started.append(path) or b"x")
+    rows = [{"id": at, "path": f"memory://tests/tiny/{at}.jpg", "size": 1} for at in range(200)]
+    seen = 0
+    for batch in read_ahead(
+        Source("uri", "memory://tests/tiny", ()), [pa.RecordBatch.from_pylist(rows, IMAGE)]
+    ):
+        seen += batch.num_rows
+        assert len(started) <= seen + 4 * 3
+    assert seen == len(started) == 200
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

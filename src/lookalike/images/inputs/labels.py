@@ -5,9 +5,13 @@ import csv as rows_of_text
 import io
 import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -82,10 +86,25 @@ def open_labels(
 
 
 def _open(path: str) -> "pa.NativeFile":
-    """Open a local file or an object, decompressed by its ending."""
-    file = open_file(path) if is_uri(path) else pa.PythonFile(open(path, "rb"), "r")  # noqa: SIM115
+    """Open a local file or an object, decompressed by its ending.
+
+    The bytes belong to Arrow. Its threads read ahead, and those of Python objects could outlive
+    the interpreter, which ends the process with SIGABRT.
+    """
+    with _spooled(path) if is_uri(path) else open(path, "rb") as opened:
+        file = pa.OSFile(f"/dev/fd/{opened.fileno()}")  # its name need not be UTF-8
     codec = _COMPRESSED.get(os.path.splitext(path)[1].lower())
     return pa.CompressedInputStream(file, codec) if codec else file
+
+
+@contextmanager
+def _spooled(path: str) -> Iterator[IO[bytes]]:
+    """Yield a temporary file with the content of an object."""
+    with tempfile.TemporaryFile() as spool:
+        with open_file(path) as file:
+            shutil.copyfileobj(file, spool)
+        spool.flush()
+        yield spool
 
 
 def _read_layout(path: str, image_column: str, label_column: str) -> _Layout:

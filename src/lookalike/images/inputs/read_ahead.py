@@ -22,6 +22,7 @@ _REQUESTS = 32  # at once
 _GROUP_BYTES = 16 * 2**20  # of a batch of images, unless a single image is larger
 _GROUP_ROWS = 64
 _AHEAD_BYTES = 64 * 2**20  # of the images that are being read, or wait to be taken
+_AHEAD_GROUPS = 32  # a request takes memory, however small its image is
 _UNKNOWN_BYTES = 2**20  # of an image whose listing has no size
 
 
@@ -46,7 +47,8 @@ def is_read_ahead(source: Source) -> bool:
 def read_ahead(source: Source, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield batches with the content of their images, or the reason why there is none.
 
-    Memory holds about 64 MB of images, or two larger ones. The order of rows is kept.
+    Memory holds about 64 MB of images, or two larger ones, and some thousand rows. The order of
+    rows is kept.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def read_ahead(source: Source, batches: Iterable[pa.RecordBatch]) -> Iterator[pa
     try:
         for rows in _groups(batches, source):
             group = _start(source, rows, pool)
-            while pending and held + group.size > _AHEAD_BYTES:
+            while pending and (held + group.size > _AHEAD_BYTES or len(pending) == _AHEAD_GROUPS):
                 held -= pending[0].size
                 yield _finish(pending.popleft())
             pending.append(group)
