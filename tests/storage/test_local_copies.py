@@ -1,5 +1,6 @@
 """Local copies of indexes in stores: damaged, deleted, out of room; a store that allows little."""
 
+import json
 import os
 import shutil
 import time
@@ -14,8 +15,9 @@ from helpers.disks import fill, mounted, needs_mount
 from helpers.machine_program import Rows
 from helpers.stores import BUCKET, S3, Answer, proxy, s3_server
 from lookalike import LookalikeError
-from lookalike.storage import copy_at
+from lookalike.storage import EmbeddingTable, copy_at
 from lookalike.storage.remote import publishing
+from lookalike.system import store_backends
 
 ROWS = {f"k{number}": number for number in range(6)}
 MORE = {"m1": 1, "m2": 2}
@@ -251,3 +253,29 @@ def test_who_takes_a_place_gives_it_back_to_the_maker_that_still_commits(
             machine_program.create(other, ROWS)
     got = s3.client.get_object(Bucket=BUCKET, Key=f"{key}/_lookalike.json")["Body"].read()
     assert got == b"of another maker"
+
+
+def test_descriptions_that_two_machines_change_at_once_have_both_changes(
+    s3: S3, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = f"{uri.removeprefix(f's3://{BUCKET}/')}/_lookalike.json"
+    changed: list[str] = []
+
+    def change(method: str, path: str) -> Answer | None:
+        if method != "PUT" or not path.endswith("/_lookalike.json"):
+            return None
+        changed.append(path)
+        if len(changed) > 1:
+            return Answer(reset=True, done=True)  # and the answer to the second try is lost
+        about = json.loads(s3.client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+        about["source"]["also"] = ["/theirs"]
+        s3.put(key, json.dumps(about).encode())
+        return None
+
+    with proxy(s3.port, change) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setattr(store_backends, "_MAX_RETRIES", 1)
+        opened = EmbeddingTable.open(uri).add_folders(["/ours"])
+    assert opened.source.also == ("/ours", "/theirs")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.address)
+    assert EmbeddingTable.open(uri).source.also == ("/ours", "/theirs")

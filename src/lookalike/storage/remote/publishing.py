@@ -122,6 +122,26 @@ def _publish_checkpoint(copy: LocalCopy, staged: Path, before: Path) -> None:
             copy.push([before / name])
 
 
+def replace_description(path: Path, before: bytes) -> None:
+    """Put the description of a local copy in place of the one `before`; on a disk do nothing.
+
+    Raises `Conflict` where another machine has changed it.
+    """
+    if (copy := copy_at(path)) is not None:
+        _replace_description(copy, (path / DESCRIPTION).read_bytes(), before)
+
+
+def _replace_description(copy: LocalCopy, content: bytes, before: bytes) -> None:
+    try:
+        copy.put(DESCRIPTION, content, before=before)
+    except (FileExistsError, StoreError) as error:  # or the answer to it was lost
+        if copy.store.get(DESCRIPTION) == content:
+            return
+        if isinstance(error, StoreError):
+            raise
+        raise Conflict from None
+
+
 def publish_checkpoint(path: Path) -> None:
     """Put the checkpoints in the log of a local copy into its store; on a disk do nothing."""
     if (copy := copy_at(path)) is not None:
@@ -148,7 +168,10 @@ def claim(path: Path) -> None:
         if before == content:
             return
     _wait_for_version(copy, CLAIM_SECONDS)
-    copy.put(DESCRIPTION, content)
+    try:
+        _replace_description(copy, content, before)
+    except Conflict:
+        raise _just_begun(copy) from None
     try:
         _wait_for_version(copy, _WAITS_OF_COMMIT * CLAIM_SECONDS)
     except LookalikeError:
@@ -173,7 +196,11 @@ def _check_claim(copy: LocalCopy) -> None:
     with suppress(FileNotFoundError):
         if copy.store.get(DESCRIPTION) == (copy.folder / DESCRIPTION).read_bytes():
             return
-    raise LookalikeError(
+    raise _just_begun(copy)
+
+
+def _just_begun(copy: LocalCopy) -> LookalikeError:
+    return LookalikeError(
         f"another process has begun to make {copy.folder}: run the same command again"
     )
 
