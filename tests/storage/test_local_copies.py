@@ -86,7 +86,14 @@ def damage_data(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [delete_all, delete_origins, move_on, damage_log, lose_commit, damage_data]
+    "harm",
+    [
+        delete_all,
+        move_on,
+        damage_log,
+        damage_data,
+        *(pytest.param(one, marks=pytest.mark.long) for one in (delete_origins, lose_commit)),
+    ],  # the long ones are of the same kinds
 )
 def test_nothing_that_happens_to_a_copy_reaches_the_store(
     uri: str, cache: Path, harm: Callable[[Path], None]
@@ -127,7 +134,26 @@ def test_new_data_files_that_the_cache_lost_are_not_committed(
     assert look(uri, ROWS | MORE, cache) == []
 
 
-@pytest.mark.parametrize("hidden", [1, 3])
+def test_a_commit_follows_none_of_another_index(
+    s3: S3, uri: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(uri, {"a": 1})
+    key = uri.removeprefix(f"s3://{BUCKET}/")
+
+    def replace(method: str, path: str) -> None:
+        if method == "HEAD" and path.endswith("2.json"):
+            for version in (0, 1):
+                s3.client.delete_object(Bucket=BUCKET, Key=f"{key}/_delta_log/{version:020}.json")
+
+    with proxy(s3.port, replace) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(LookalikeError, match=f"another index has taken the place of {uri}"):
+            add(uri)
+    left = s3.keys()
+    assert not [one for one in left if one.startswith(f"{key}/_delta_log/")]
+
+
+@pytest.mark.parametrize("hidden", [pytest.param(1, marks=pytest.mark.long), 3])  # the same kind
 def test_a_listing_may_lack_the_newest_objects(
     s3: S3, uri: str, cache: Path, monkeypatch: pytest.MonkeyPatch, hidden: int
 ) -> None:
@@ -154,12 +180,13 @@ def test_who_may_only_read_searches_and_is_told_so(
         assert index.search(id="k1", k=2)[0].rank == 1
         assert index.remove(["k1"], dry_run=True).removed == 1
         assert index.vacuum(0, dry_run=True).files == 0
-        for write in (
+        writes: list[Callable[[], object]] = [
             lambda: add(uri),
             lambda: index.remove(["k1"]),
             lambda: index.vacuum(0),
             lambda: machine_program.create(f"{uri}-2", ROWS),
-        ):
+        ]
+        for write in writes:
             with pytest.raises(LookalikeError, match="may not be written to: ask its owner"):
                 write()
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.address)

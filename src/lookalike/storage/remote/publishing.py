@@ -50,6 +50,8 @@ def staged_log(path: Path, version: int, files: Iterable[Path]) -> Iterator[Path
             _push_data(copy, files)
             if version == 0:
                 _check_claim(copy)
+            else:
+                _check_follows(copy, staged / LOG / f"{version - 1:020}.json")
             _commit(copy, staged / LOG / f"{version:020}.json")
             with suppress(OSError, StoreError):  # without a checkpoint the log is read as well
                 _publish_checkpoint(copy, staged / LOG, before)
@@ -87,6 +89,14 @@ def _check_is_next(copy: LocalCopy, version: int) -> None:
     except FileNotFoundError:
         return
     raise Conflict
+
+
+def _check_follows(copy: LocalCopy, before: Path) -> None:
+    """Raise `LookalikeError` unless the store has the commit before, and no other in its place."""
+    with suppress(FileNotFoundError):
+        if copy.store.get(f"{LOG}/{before.name}") == before.read_bytes():
+            return
+    raise LookalikeError(f"another index has taken the place of {copy.folder}: try again")
 
 
 def _commit(copy: LocalCopy, file: Path) -> None:
