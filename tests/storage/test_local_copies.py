@@ -1,5 +1,6 @@
 """Local copies of indexes in stores: damaged, deleted, out of room; a store that allows little."""
 
+import json
 import os
 import shutil
 import time
@@ -14,8 +15,9 @@ from helpers.disks import fill, mounted, needs_mount
 from helpers.machine_program import Rows
 from helpers.stores import BUCKET, S3, Answer, proxy, s3_server
 from lookalike import LookalikeError
-from lookalike.storage import copy_at
+from lookalike.storage import EmbeddingTable, copy_at
 from lookalike.storage.remote import publishing
+from lookalike.system import store_backends
 
 ROWS = {f"k{number}": number for number in range(6)}
 MORE = {"m1": 1, "m2": 2}
@@ -84,7 +86,14 @@ def damage_data(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [delete_all, delete_origins, move_on, damage_log, lose_commit, damage_data]
+    "harm",
+    [
+        delete_all,
+        move_on,
+        damage_log,
+        damage_data,
+        *(pytest.param(one, marks=pytest.mark.long) for one in (delete_origins, lose_commit)),
+    ],  # the long ones are of the same kinds
 )
 def test_nothing_that_happens_to_a_copy_reaches_the_store(
     uri: str, cache: Path, harm: Callable[[Path], None]
@@ -125,7 +134,26 @@ def test_new_data_files_that_the_cache_lost_are_not_committed(
     assert look(uri, ROWS | MORE, cache) == []
 
 
-@pytest.mark.parametrize("hidden", [1, 3])
+def test_a_commit_follows_none_of_another_index(
+    s3: S3, uri: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(uri, {"a": 1})
+    key = uri.removeprefix(f"s3://{BUCKET}/")
+
+    def replace(method: str, path: str) -> None:
+        if method == "HEAD" and path.endswith("2.json"):
+            for version in (0, 1):
+                s3.client.delete_object(Bucket=BUCKET, Key=f"{key}/_delta_log/{version:020}.json")
+
+    with proxy(s3.port, replace) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(LookalikeError, match=f"another index has taken the place of {uri}"):
+            add(uri)
+    left = s3.keys()
+    assert not [one for one in left if one.startswith(f"{key}/_delta_log/")]
+
+
+@pytest.mark.parametrize("hidden", [pytest.param(1, marks=pytest.mark.long), 3])  # the same kind
 def test_a_listing_may_lack_the_newest_objects(
     s3: S3, uri: str, cache: Path, monkeypatch: pytest.MonkeyPatch, hidden: int
 ) -> None:
@@ -152,12 +180,13 @@ def test_who_may_only_read_searches_and_is_told_so(
         assert index.search(id="k1", k=2)[0].rank == 1
         assert index.remove(["k1"], dry_run=True).removed == 1
         assert index.vacuum(0, dry_run=True).files == 0
-        for write in (
+        writes: list[Callable[[], object]] = [
             lambda: add(uri),
             lambda: index.remove(["k1"]),
             lambda: index.vacuum(0),
             lambda: machine_program.create(f"{uri}-2", ROWS),
-        ):
+        ]
+        for write in writes:
             with pytest.raises(LookalikeError, match="may not be written to: ask its owner"):
                 write()
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.address)
@@ -251,3 +280,29 @@ def test_who_takes_a_place_gives_it_back_to_the_maker_that_still_commits(
             machine_program.create(other, ROWS)
     got = s3.client.get_object(Bucket=BUCKET, Key=f"{key}/_lookalike.json")["Body"].read()
     assert got == b"of another maker"
+
+
+def test_descriptions_that_two_machines_change_at_once_have_both_changes(
+    s3: S3, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = f"{uri.removeprefix(f's3://{BUCKET}/')}/_lookalike.json"
+    changed: list[str] = []
+
+    def change(method: str, path: str) -> Answer | None:
+        if method != "PUT" or not path.endswith("/_lookalike.json"):
+            return None
+        changed.append(path)
+        if len(changed) > 1:
+            return Answer(reset=True, done=True)  # and the answer to the second try is lost
+        about = json.loads(s3.client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+        about["source"]["also"] = ["/theirs"]
+        s3.put(key, json.dumps(about).encode())
+        return None
+
+    with proxy(s3.port, change) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setattr(store_backends, "_MAX_RETRIES", 1)
+        opened = EmbeddingTable.open(uri).add_folders(["/ours"])
+    assert opened.source.also == ("/ours", "/theirs")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.address)
+    assert EmbeddingTable.open(uri).source.also == ("/ours", "/theirs")

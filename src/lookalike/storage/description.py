@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from lookalike.errors import LookalikeError
 from lookalike.images.inputs.location import INDEX_FILES
-from lookalike.storage.errors import damaged
+from lookalike.storage.errors import Conflict, damaged
 from lookalike.storage.remote.copies import pull, push
-from lookalike.storage.remote.publishing import claim
+from lookalike.storage.remote.publishing import claim, replace_description
 from lookalike.system.files import new_file, sync_folder
 from lookalike.system.untrusted import read_json
 
@@ -25,6 +25,7 @@ FORMAT = 3
 NEWEST_FORMAT = 4  # of what format 3 has no place for: `stored_model.new_description`
 OLDEST_FORMAT = 2
 
+_MAX_ATTEMPTS = 30  # of a change that other machines make too
 _NAME, _OLD_NAME = INDEX_FILES
 """Since format 3 the old one holds the format alone, for versions of lookalike that look there."""
 
@@ -95,14 +96,18 @@ def create_description(path: Path, description: dict[str, Any]) -> None:
 
 def change_description(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Let `change` edit the description of the index at `path`; the caller may write into it."""
-    with lock_description(path):
-        pull(path, description=True)
-        description = read_description(path)
-        change(description)
-        file = path / _NAME
-        # Of format 2 where other writers were there all the time.
-        _write(file if file.exists() else path / _OLD_NAME, description)
-        push(path, file)
+    for _ in range(_MAX_ATTEMPTS):
+        with lock_description(path), suppress(Conflict):
+            pull(path, description=True)
+            description = read_description(path)
+            # Of format 2 where other writers were there all the time.
+            file = path / (_NAME if (path / _NAME).exists() else _OLD_NAME)
+            before = file.read_bytes()
+            change(description)
+            _write(file, description)
+            replace_description(path, before)
+            return
+    raise LookalikeError(f"others keep changing {path}: try again")
 
 
 def upgrade(path: Path) -> None:

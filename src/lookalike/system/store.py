@@ -7,6 +7,7 @@ put conditionally and lists one page after the other into Python objects; fsspec
 each store, with options of its own. HDFS alone goes through pyarrow.fs, as obstore lacks it.
 """
 
+import errno
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -245,6 +246,19 @@ class Store:
         """
         with explained(self.uri, name):
             self._objects.put(self._key(name), content, mode="create")
+
+    def replace(self, name: str, content: bytes, before: bytes) -> None:
+        """Write an object again if its content is still the one `before`, which the store decides.
+
+        Raises `FileExistsError` if it is another, and `StoreError` as `create`; as there, compare
+        the content then.
+        """
+        with explained(self.uri, name):
+            found = self._objects.get(self._key(name))
+            if bytes(found.bytes()) != before:
+                raise FileExistsError(errno.EEXIST, "the object has changed", self._key(name))
+            version = {key: found.meta[key] for key in ("e_tag", "version") if found.meta[key]}
+            self._objects.put(self._key(name), content, mode=version)
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; those that do not exist are passed over."""

@@ -244,15 +244,19 @@ class LocalCopy(CopiedLog):
         with ThreadPoolExecutor(TRANSFERS // 2) as pool:
             list(pool.map(lambda file: self.put(self.name(file), file), whole))
 
-    def put(self, name: str, content: bytes | Path, *, new: bool = False) -> None:
-        """Write an object; a `new` one must not exist. Raises `FileExistsError`, or `StoreError`.
+    def put(
+        self, name: str, content: bytes | Path, *, new: bool = False, before: bytes | None = None
+    ) -> None:
+        """Write an object; a `new` one must not exist, another have the content `before`, if given.
 
-        Raises `LookalikeError` where a file was deleted before it came into the store.
+        Raises `FileExistsError` where that is not so, `StoreError`, and `LookalikeError` where a
+        file was deleted before it came into the store.
         """
         try:
-            if new:
-                assert isinstance(content, bytes)
+            if isinstance(content, bytes) and new:
                 self.store.create(name, content)
+            elif isinstance(content, bytes) and before is not None:
+                self.store.replace(name, content, before)
             else:
                 self.store.put(name, content)
         except PermissionError:

@@ -67,7 +67,7 @@ def ask_time(copy: LocalCopy) -> float:
     name = f"{WORK}/{uuid.uuid4().hex}/now"
     copy.put(name, b"")
     try:
-        return copy.store.head(name).modified / 1e9
+        return copy.store.head(name).modified / 1e9 + 1  # it may be in whole seconds
     finally:
         copy.store.delete([name])
 

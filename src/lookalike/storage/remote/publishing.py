@@ -50,6 +50,8 @@ def staged_log(path: Path, version: int, files: Iterable[Path]) -> Iterator[Path
             _push_data(copy, files)
             if version == 0:
                 _check_claim(copy)
+            else:
+                _check_follows(copy, staged / LOG / f"{version - 1:020}.json")
             _commit(copy, staged / LOG / f"{version:020}.json")
             with suppress(OSError, StoreError):  # without a checkpoint the log is read as well
                 _publish_checkpoint(copy, staged / LOG, before)
@@ -89,6 +91,14 @@ def _check_is_next(copy: LocalCopy, version: int) -> None:
     raise Conflict
 
 
+def _check_follows(copy: LocalCopy, before: Path) -> None:
+    """Raise `LookalikeError` unless the store has the commit before, and no other in its place."""
+    with suppress(FileNotFoundError):
+        if copy.store.get(f"{LOG}/{before.name}") == before.read_bytes():
+            return
+    raise LookalikeError(f"another index has taken the place of {copy.folder}: try again")
+
+
 def _commit(copy: LocalCopy, file: Path) -> None:
     name, content = f"{LOG}/{file.name}", file.read_bytes()
     try:
@@ -122,6 +132,26 @@ def _publish_checkpoint(copy: LocalCopy, staged: Path, before: Path) -> None:
             copy.push([before / name])
 
 
+def replace_description(path: Path, before: bytes) -> None:
+    """Put the description of a local copy in place of the one `before`; on a disk do nothing.
+
+    Raises `Conflict` where another machine has changed it.
+    """
+    if (copy := copy_at(path)) is not None:
+        _replace_description(copy, (path / DESCRIPTION).read_bytes(), before)
+
+
+def _replace_description(copy: LocalCopy, content: bytes, before: bytes) -> None:
+    try:
+        copy.put(DESCRIPTION, content, before=before)
+    except (FileExistsError, StoreError) as error:  # or the answer to it was lost
+        if copy.store.get(DESCRIPTION) == content:
+            return
+        if isinstance(error, StoreError):
+            raise
+        raise Conflict from None
+
+
 def publish_checkpoint(path: Path) -> None:
     """Put the checkpoints in the log of a local copy into its store; on a disk do nothing."""
     if (copy := copy_at(path)) is not None:
@@ -148,7 +178,10 @@ def claim(path: Path) -> None:
         if before == content:
             return
     _wait_for_version(copy, CLAIM_SECONDS)
-    copy.put(DESCRIPTION, content)
+    try:
+        _replace_description(copy, content, before)
+    except Conflict:
+        raise _just_begun(copy) from None
     try:
         _wait_for_version(copy, _WAITS_OF_COMMIT * CLAIM_SECONDS)
     except LookalikeError:
@@ -173,7 +206,11 @@ def _check_claim(copy: LocalCopy) -> None:
     with suppress(FileNotFoundError):
         if copy.store.get(DESCRIPTION) == (copy.folder / DESCRIPTION).read_bytes():
             return
-    raise LookalikeError(
+    raise _just_begun(copy)
+
+
+def _just_begun(copy: LocalCopy) -> LookalikeError:
+    return LookalikeError(
         f"another process has begun to make {copy.folder}: run the same command again"
     )
 
