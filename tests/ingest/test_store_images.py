@@ -309,7 +309,12 @@ def test_tiny_images_are_read_ahead_within_a_bound(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(reading, "_AHEAD_GROUPS", 3)
     monkeypatch.setattr(reading, "_GROUP_ROWS", 4)
     started: list[str] = []
-    monkeypatch.setattr(reading, "_read", lambda _, path: started.append(path) or b"x")
+
+    def read(_: Source, path: str) -> bytes:
+        started.append(path)
+        return b"x"
+
+    monkeypatch.setattr(reading, "_read", read)
     rows = [{"id": at, "path": f"memory://tests/tiny/{at}.jpg", "size": 1} for at in range(200)]
     seen = 0
     for batch in read_ahead(
