@@ -1,11 +1,11 @@
 """The inputs of a job: a listing of files, or a DataFrame that only Spark can read."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,10 @@ from lookalike.ingest.vectors.inputs import VectorInput
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+
+Reader: TypeAlias = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+"""Maps the batches of a task to batches of images."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class Inputs:
         Finds stored embeddings by content hash.
     paths
         The rows of the frame to embed, None for all.
+    read
+        Maps the batches of the frame to batches of images, where they are none.
+    batches
+        Gives the images, where this process has their contents.
     first_id
         The id of the first row of the frame.
     vectors
@@ -49,6 +57,8 @@ class Inputs:
     frame: "DataFrame | None" = None
     lookup: HashLookup | None = None
     paths: "PathSet | None" = None
+    read: Reader | None = None
+    batches: Callable[[], Iterator[pa.RecordBatch]] | None = None
     first_id: int = 0
     vectors: VectorInput | None = None
     wanted: Path | None = None
@@ -61,11 +71,11 @@ class PathSet:
     file: Path
 
     @classmethod
-    def of(cls, listing: Path, file: Path) -> "PathSet":
-        """Write the hashes of the paths of a listing to `file`."""
+    def of(cls, listing: Path, file: Path, column: str = "path") -> "PathSet":
+        """Write the hashes of the paths of a listing, or of its keys, to `file`."""
         with pq.ParquetFile(listing) as stored:
-            batches = stored.iter_batches(columns=["path"])
-            hashes = [_hashes(batch["path"].to_pylist()) for batch in batches]
+            batches = stored.iter_batches(columns=[column])
+            hashes = [_hashes(batch[column].cast(pa.string()).to_pylist()) for batch in batches]
         np.save(file, np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64))
         return cls(file)
 
@@ -79,11 +89,18 @@ class PathSet:
         for batch in batches:
             if len(self._sorted) == 0:
                 return
-            hashes = _hashes(batch["path"].to_pylist())
-            at = np.searchsorted(self._sorted, hashes)
-            found = self._sorted[np.minimum(at, len(self._sorted) - 1)] == hashes
+            found = self.contains(batch["path"].to_pylist())
             if found.any():
                 yield batch.filter(pa.array(found))
+
+    def contains(self, paths: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Tell which paths are in the set."""
+        hashes = _hashes(paths)
+        if len(self._sorted) == 0:
+            return np.zeros(len(hashes), bool)
+        at = np.searchsorted(self._sorted, hashes)
+        found: npt.NDArray[np.bool_] = self._sorted[np.minimum(at, len(self._sorted) - 1)] == hashes
+        return found
 
 
 def _hashes(paths: Sequence[str]) -> npt.NDArray[np.uint64]:

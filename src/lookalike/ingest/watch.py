@@ -192,8 +192,11 @@ def watch_stream(
     """
     path, photos, options = _absolute(path, photos, options)
     require_classic("a stream", "leave `spark=True` out, then each scan lists the folder")
-    if EmbeddingTable.open(path).own is not None:
+    stored = EmbeddingTable.open(path)
+    if stored.own is not None:
         raise LookalikeError("a stream finds images: for vectors leave `spark=True` out, or `sync`")
+    if stored.columns.are_of_frame:
+        raise LookalikeError(f"{path} was made of a DataFrame: `add` it, instead of watching")
     if checkpoint is not None and "://" not in checkpoint:
         checkpoint = os.path.abspath(checkpoint)
     while True:

@@ -1,10 +1,11 @@
 """`ImageEmbedding`: images to vectors, as a stage of `pyspark.ml`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
+import pyarrow as pa
 from pyspark.ml import Transformer
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.util import (
@@ -19,9 +20,10 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from lookalike import images
 from lookalike.errors import LookalikeError, either
+from lookalike.images.inputs.image_columns import Kind, group, input_column, open_contents
+from lookalike.images.inputs.listing import IMAGE
 from lookalike.ingest.batches import embed_batches
 from lookalike.ml.embedding_params import OUTPUT_TYPES, EmbeddingParams
-from lookalike.ml.image_columns import Chunk, Kind, image_batches, input_column
 from lookalike.ml.saving import StageReader
 from lookalike.models import CallableModel, Model, at_precision, callables, resolve
 from lookalike.models.weights import AUTO
@@ -32,6 +34,8 @@ from lookalike.storage import EmbeddingTable
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+
+Chunk: TypeAlias = "pd.Series[Any] | pd.DataFrame"
 
 MAX_BATCH_BYTES = 64 * 2**20
 """Bytes of images that Spark sends to a task at a time, unless the session says fewer."""
@@ -160,7 +164,7 @@ class ImageEmbedding(
             # An image may crash a worker. The retry of its task decodes in a separate process.
             isolated = threads > 1 or not retries or is_retry()
             for made in embed_batches(
-                image_batches(chunks, kind),
+                _image_batches(chunks, kind),
                 source,
                 model,
                 threads,
@@ -198,6 +202,22 @@ _NAMES = {
     *("inputCol", "outputCol", "errorCol", "outputType", "model", "weights", "precision"),
     *("like", "normalize", "truncated"),
 }
+
+
+def _image_batches(chunks: Iterable[Chunk], kind: Kind) -> Iterator[pa.RecordBatch]:
+    """Yield the images of a task, with the columns of `listing.IMAGE`, in their order."""
+    with open_contents(kind) as contents:
+        for chunk in chunks:
+            rows: Iterator[Any] = (
+                chunk.itertuples(index=False, name=None)
+                if isinstance(chunk, pd.DataFrame)
+                else iter(chunk)
+            )
+            for files in group(contents(rows)):
+                columns: dict[str, Any] = {name: [None] * len(files) for name in IMAGE.names}
+                columns["content"] = [one if isinstance(one, bytes) else b"" for one in files]
+                columns["reason"] = [one if isinstance(one, str) else None for one in files]
+                yield pa.RecordBatch.from_pydict(columns, schema=IMAGE)
 
 
 class _Writer(DefaultParamsWriter):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import LookalikeError
 from lookalike.ml.neighbor_params import NeighborParams
-from lookalike.search.columns import column_of, vector_column
+from lookalike.search.columns import vector_column
 from lookalike.spark import local_uri
+from lookalike.spark.columns import column_of
 from lookalike.system.files import delete_folder
 
 if TYPE_CHECKING:
