@@ -1,6 +1,7 @@
 """The files of a Delta table on a local disk."""
 
 import os
+import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
@@ -9,10 +10,16 @@ import pyarrow as pa
 from lookalike.errors import LookalikeError, one_line
 from lookalike.images.inputs.source import is_uri
 
+_VERSION = re.compile(r"\d{20}\.(json|checkpoint\.)")
+
 
 def is_delta(path: str) -> bool:
-    """Tell whether a local folder is a Delta table."""
-    return os.path.isdir(os.path.join(path, "_delta_log"))
+    """Tell whether a local folder is a Delta table: its log has a version."""
+    try:
+        names = os.listdir(os.path.join(path, "_delta_log"))
+    except OSError:
+        return False
+    return any(map(_VERSION.match, names))
 
 
 def delta_files(path: str) -> Iterator[str]:
