@@ -95,11 +95,13 @@ def discover_rows(
             raise LookalikeError(f"{PLACE} has no rows: nothing was changed")
         source, root = _place(sql, given, stored)
         folders = () if stored is None else _folders(sql, stored, root)
+        is_listed = stored is not None or given.kind == "path"
         query = f"""
             select row_number() over (order by path) - 1 as id, * exclude ({PART}, path),
                 if(starts_with(path, $root), substr(path, length($root) + 1), path) as path
             from rows order by id"""
-        write_listing(sql, query, listing, {"root": root})
+        if is_listed:
+            write_listing(sql, query, listing, {"root": root})
     reader = replace(reader, root=root)
     if stored is None:
         inputs = Inputs(count, listing)

@@ -153,6 +153,10 @@ def open_rows(given: Any, options: RowOptions, stored: OwnColumns | None) -> Ima
         raise LookalikeError("only DataFrames of Spark are read on Spark: leave `spark=True` out")
     if options.spark is False and is_frame(given):
         raise LookalikeError("only Spark can read its DataFrames: leave `spark=False` out")
+    if is_frame(given) and given.isStreaming:
+        raise LookalikeError(
+            f"{PLACE} is a stream, which has no end: `add` each batch, with `foreachBatch` of Spark"
+        )
     given = given if is_frame(given) else reader_of(given)
     kinds = _kinds(given)
     columns = _wanted(options, stored)

@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from lookalike.errors import LookalikeError
 from lookalike.images.inputs.image_columns import input_column
 from lookalike.images.inputs.listing import LISTING_BATCH_ROWS, task_count
 from lookalike.ingest.image_rows import rows as names
-from lookalike.ingest.image_rows.given import ImageRows
+from lookalike.ingest.image_rows.given import PLACE, ImageRows
 from lookalike.ingest.image_rows.rows import RowReader
-from lookalike.spark import local_uri, parallelism, progress, small_arrow_batches
+from lookalike.spark import (
+    is_spark_error,
+    local_uri,
+    parallelism,
+    progress,
+    short_error,
+    small_arrow_batches,
+)
 from lookalike.spark.columns import column_of, ddl
 
 if TYPE_CHECKING:
@@ -63,9 +71,14 @@ def list_frame(given: ImageRows, reader: RowReader, folder: Path, *, with_images
 
     frame = reduced(given, with_images=with_images)
     spark = frame.sparkSession
-    with progress(spark, "listing images"), small_arrow_batches(spark):
-        listed = frame.mapInArrow(task, ddl(reader.listing_schema))
-        listed.write.parquet(local_uri(folder))
+    try:
+        with progress(spark, "listing images"), small_arrow_batches(spark):
+            listed = frame.mapInArrow(task, ddl(reader.listing_schema))
+            listed.write.parquet(local_uri(folder))
+    except Exception as error:
+        if not is_spark_error(error):
+            raise
+        raise LookalikeError(f"Spark cannot read {PLACE}: {short_error(error)}") from None
 
 
 def images_frame(given: ImageRows, count: int, parts: int) -> "DataFrame":
