@@ -88,6 +88,18 @@ def test_files_that_spark_has_read(photos: list[Path], tmp_path: Path) -> None:
     found = made.search(photos[0], k=COUNT, where="country = 'FR'")  # not its own neighbour
     assert {one.path for one in found} == {"001.png", "002.png"}
     assert_as_from_files(made, photos, tmp_path)
+    made.to_spark().createOrReplaceTempView("photos")
+    query = "select country, count(*) from photos where embedding is not null group by 1 order by 1"
+    assert [tuple(row) for row in session().sql(query).collect()] == [("DE", 5), ("FR", 3)]
+    with pytest.raises(LookalikeError, match="was made of a DataFrame: give the DataFrame"):
+        made.sync()
+
+
+@pytest.mark.long  # seconds of Spark for each change
+def test_an_index_follows_the_files_that_spark_has_read(photos: list[Path], tmp_path: Path) -> None:
+    folder = photos[0].parent
+    frame = binary_files(folder)
+    made = create_index(frame, tmp_path / "x.index", model=MODEL, keep_columns=["country"])
     assert made.add(frame).same == COUNT + 1
     picture(folder / "000.png", 50)
     picture(folder / "new.png", 51)
@@ -101,12 +113,15 @@ def test_files_that_spark_has_read(photos: list[Path], tmp_path: Path) -> None:
     done = made.sync(some)
     assert (done.images, done.skipped, done.removed) == (COUNT - 1, 0, 3)
     assert set(rows_of(made, "country").values()) == {("IT",)}
-    made.to_spark().createOrReplaceTempView("photos")
-    query = "select country, count(*) as images from photos where embedding is not null group by 1"
-    assert [tuple(row) for row in session().sql(query).collect()] == [("IT", COUNT - 1)]
-    with pytest.raises(LookalikeError, match="was made of a DataFrame: give the DataFrame"):
-        made.sync()
     assert made.check().ok
+    stream = session().readStream.schema(frame.schema).parquet(str(folder))
+    with pytest.raises(LookalikeError, match="is a stream, which has no end: `add` each batch"):
+        made.add(stream)
+    broken = frame.withColumn("country", F.expr("raise_error('odd')").cast("string"))
+    with pytest.raises(LookalikeError, match=r"Spark cannot read the DataFrame: .*odd") as caught:
+        made.add(broken)
+    assert "\n" not in str(caught.value)
+    assert len(made) == COUNT - 1
 
 
 def spark_paths(photos: list[Path]) -> tuple[DataFrame, dict[str, Any]]:
