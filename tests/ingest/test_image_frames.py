@@ -1,5 +1,6 @@
 """DataFrames of images: Spark's, and tables of Arrow, pandas and Polars."""
 
+import json
 import shutil
 from collections.abc import Callable
 from itertools import product
@@ -20,6 +21,7 @@ from lookalike import CallableModel, Index, LookalikeError, create_index, images
 from lookalike.ingest import Options
 from lookalike.ingest.export import write_embeddings
 from lookalike.spark import session
+from lookalike.storage.description import NEWEST_FORMAT
 from lookalike.system.arrays import Pixels, Vectors
 
 COUNT = 8
@@ -347,3 +349,26 @@ def test_rows_that_do_not_go_with_the_index(photos: list[Path], tmp_path: Path) 
     with pytest.raises(LookalikeError, match="already exists, made of"):
         create_index(photos[0].parent, made.path, model=MODEL)
     assert files.add(pa.table({"file": [str(photos[0])]})).same == 1
+
+
+def test_a_description_of_columns_is_checked(photos: list[Path], tmp_path: Path) -> None:
+    frame = pa.table({"data": [photos[0].read_bytes()], "sku": [1], "price": [2.0]})
+    options: dict[str, Any] = {"id_column": "sku", "keep_columns": ["price"], "model": MODEL}
+    made = create_index(frame, tmp_path / "x.index", **options)
+    file = made.path / "_lookalike.json"
+    about = json.loads(file.read_text())
+    assert about["format"] == NEWEST_FORMAT  # older versions refuse it
+    for wrong in (
+        {"kept": [["a b", "double"]]},
+        {"kept": [["price", "blob"]]},
+        {"image_column": 3},
+        {"id_column": "a\0"},
+        {"key": "float"},
+        {"more": 1},
+    ):
+        file.write_text(json.dumps({**about, "columns": {**about["columns"], **wrong}}))
+        with pytest.raises(LookalikeError, match="damaged") as caught:
+            open_index(made.path)
+        assert "\n" not in str(caught.value)
+    file.write_text(json.dumps(about))
+    assert len(open_index(made.path)) == 1

@@ -376,7 +376,7 @@ def test_a_frame_of_uris(s3: S3, tmp_path: Path) -> None:
     made = lookalike.create_index(frame, tmp_path / "x.index", **options)
     assert made._table.counts() == (2, 1)
     assert dict(made._table.skipped()) == {f"s3://{BUCKET}/rows/none.png": "no such file"}
-    found = made.search(id=made.sample(1, seed=0)[0].id, k=2)
+    found = made.search(made.sample(1, seed=0)[0], k=2)
     assert "file is gone" not in found.html()
     more = uri_of(s3, "elsewhere/c.png", 3)
     added = made.add(pa.table({"uri": [more], "price": [4]}), spark=False)
