@@ -50,9 +50,9 @@ def test_the_public_names() -> None:
     assert issubclass(ImageError, LookalikeError)
     assert [name for name in dir(Index) if not name.startswith("_")] == [
         *("add", "check", "clusters", "duplicates", "embedder", "evaluate", "gallery", "info"),
-        *("kneighbors", "outliers", "pairs", "path", "refresh", "relocate", "remove", "repair"),
-        *("report", "sample", "search", "set_aside", "sync", "to_arrow", "to_pandas", "to_polars"),
-        *("to_spark", "upgrade", "vacuum", "versions"),
+        *("kneighbors", "outliers", "pairs", "path", "refresh", "register_function", "relocate"),
+        *("remove", "repair", "report", "sample", "search", "set_aside", "sync", "to_arrow"),
+        *("to_pandas", "to_polars", "to_spark", "upgrade", "vacuum", "versions"),
     ]
 
 

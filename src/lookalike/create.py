@@ -38,17 +38,19 @@ def create_index(
     keep_columns: Sequence[str] = (),
     metric: "Metric" = "cosine",
 ) -> Index:
-    """Embed all images of a folder, glob, list, URI or table, or index vectors of your own.
+    """Embed all images of a folder, glob, list, URI, table or DataFrame, or index your vectors.
 
     Where `out` is an index of the same images, it is continued: only what is new or changed is
     embedded. Images that cannot be decoded are kept with the reason.
 
     Parameters
     ----------
-    photos : str, Path, or a list of these; or a table of vectors
-        Folders, files or globs; or one URI or table of images; or tar and zip archives. Vectors of
-        another network: Parquet (a file, folder or glob), Delta, CSV or `.npy`; a NumPy array
-        (n, width); a table, reader or dataset of Arrow; a Spark DataFrame.
+    photos : str, Path, or a list of these; or a DataFrame; or a table of vectors
+        Folders, files or globs; or one URI or table of images; or tar and zip archives. A DataFrame
+        of images, of Spark, pandas, Polars or Arrow: rows of `binaryFile`, paths, bytes, Spark's
+        images, or structs of Hugging Face. Vectors of another network: Parquet (a file, folder or
+        glob), Delta, CSV or `.npy`; a NumPy array (n, width); a table, reader or dataset of Arrow;
+        a Spark DataFrame.
     out : str or Path
         The folder of the index.
     overwrite : bool
@@ -58,8 +60,8 @@ def create_index(
     image_name, label_name : str
         Columns of that file: the photo and its label.
     image_column, label_column : str, optional
-        Columns of a table of images, where their types do not show which they are. For archives
-        `label_column` is "cls", "txt" or "json.FIELD".
+        Columns of a table or DataFrame of images, where their types do not show which they are. For
+        archives `label_column` is "cls", "txt" or "json.FIELD".
     model : str or CallableModel
         "efficientnet-lite0" (the default), "resnet18", another network of torchvision or, as
         "timm:NAME", "clip:NAME", "hf:NAME" or "sentence-transformers:NAME", of another library;
@@ -82,10 +84,12 @@ def create_index(
     embedding_column : str, optional
         The column of a table of vectors: lists of numbers, or vectors of Spark ML.
     id_column, path_column : str, optional
-        Its columns of keys, whole numbers or strings, and of paths of pictures.
+        Its columns of keys, whole numbers or strings, and of paths of pictures. Rows of a DataFrame
+        of images are named by these, too.
     keep_columns : list of str, optional
-        More of its columns to keep: numbers, strings, dates and times. `search(where=...)` compares
-        them, `to_arrow`, `to_pandas`, `to_polars` and `to_spark` give them back.
+        More columns of a table or DataFrame to keep: numbers, strings, dates and times.
+        `search(where=...)` compares them, `to_arrow`, `to_pandas`, `to_polars` and `to_spark` give
+        them back.
     metric : {"cosine", "l2"}
         Whether vectors are scaled to length 1, or kept as given.
 

@@ -11,7 +11,7 @@ from lookalike.analysis.info import VersionInfo
 from lookalike.errors import LookalikeError
 from lookalike.lsh import search
 from lookalike.models.embedder import ImageEmbedder
-from lookalike.search import frames
+from lookalike.search import frames, table_function
 from lookalike.search.engines import Engine
 from lookalike.search.filters import Filter
 from lookalike.search.knn import export
@@ -232,8 +232,8 @@ class Index:
 
         Parameters
         ----------
-        photos : str, Path or a list of these
-            A folder, file, glob, URI or table of images.
+        photos : str, Path or a list of these; DataFrame
+            A folder, file, glob, URI or table of images, or a DataFrame as the index was made of.
         dry_run : bool
             Only report what would change.
         on_change : callable, optional
@@ -374,6 +374,7 @@ class Index:
     to_arrow = frames.to_arrow
     to_pandas = frames.to_pandas
     to_polars = frames.to_polars
+    register_function = table_function.register_function
     info = facts.describe
     evaluate = facts.evaluate
     pairs = run.find_pairs

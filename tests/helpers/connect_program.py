@@ -48,6 +48,22 @@ def own_vectors() -> pa.Table:
     return pa.table({"sku": [f"s{row}" for row in range(VECTORS)], "vector": vectors})
 
 
+def image_files(folder: Path) -> Any:
+    """Return a DataFrame of the files of a folder, with their contents."""
+    if SPARK:
+        from pyspark.sql import functions as F
+
+        from lookalike.spark import session
+
+        read = session().read.format("binaryFile").load(str(folder))
+        return read.withColumn("kind", F.substring("path", -8, 4))
+    files = sorted(folder.iterdir())
+    contents = [file.read_bytes() for file in files]
+    paths = list(map(str, files))
+    kinds = [path[-8:-4] for path in paths]
+    return pa.table({"path": paths, "content": contents, "kind": kinds})
+
+
 def run(here: Path, out: Path) -> Found:
     """Index a folder, a table of images and vectors; then add, search and compare."""
     found: Found = {}
@@ -63,6 +79,22 @@ def run(here: Path, out: Path) -> Found:
         here / "shards", out / "shards.index", like=index.path, image_column="image"
     )
     found["table"] = rows_of(shards)
+
+    options: Any = {"like": index.path, "label_column": "kind", "keep_columns": ["kind"]}
+    if not SPARK:
+        options["path_column"] = "path"
+    files = lookalike.create_index(image_files(photos), out / "files.index", **options)
+    found["files"] = rows_of(files)
+    found["kept"] = sorted(files.to_pandas(["kind"])["kind"])
+    found["same"] = files.add(image_files(photos)).same
+    if SPARK:
+        files.register_function("alike")
+        query = f"select path, distance from alike(image => '{new[0]}', k => 3)"
+        found["function"] = [
+            list(row) for row in files.to_spark().sparkSession.sql(query).collect()
+        ]
+    else:
+        found["function"] = [[hit.path, hit.distance] for hit in files.search(new[0], k=3)]
 
     columns: Any = {"embedding_column": "vector", "id_column": "sku"}
     vectors: Any = own_vectors()

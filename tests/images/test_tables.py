@@ -545,7 +545,7 @@ def test_only_files_with_wanted_rows_are_read(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write(tmp_path / f"t/{name}.parquet")
     (tmp_path / "t/d.parquet").write_text("no table")
-    frame, _ = table_frames(session(), locate(tmp_path / "t"), tmp_path)
+    frame = table_frames(session(), locate(tmp_path / "t"), tmp_path).images
     found = (ScannedFile(path) for path in ("b.parquet#3", "d.parquet"))
     write_inputs(found, tmp_path / "wanted.parquet")
     read_only(tmp_path / "wanted.parquet", tmp_path)

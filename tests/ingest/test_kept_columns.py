@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
 from helpers.command import assert_fails, run, told
 from helpers.own import crowds, table_of, write_table
-from lookalike import Index, LookalikeError, create_index, open_index
+from helpers.small import picture
+from lookalike import CallableModel, Index, LookalikeError, create_index, open_index
+from lookalike.system.arrays import Pixels, Vectors
 
 COUNT = 60
 VECTORS = crowds(COUNT)
@@ -20,6 +23,16 @@ KEEP = ["country", "price", "sold", "seen", "stock", "on", "cat"]
 COLUMNS: dict[str, Any] = {"embedding_column": "v", "id_column": "sku", "keep_columns": KEEP}
 DAY = datetime.date(2026, 1, 1)
 TIME = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+def colours(pixels: Pixels) -> Vectors:
+    """A network that costs little, and tells pictures apart."""
+    found: Vectors = pixels.reshape(len(pixels), 4, -1, 3).mean(2).reshape(len(pixels), -1)
+    return found.astype(np.float32)
+
+
+MODEL = CallableModel(colours, name="colours", version="1", size=32)
+OTHER_MODEL = CallableModel(colours, name="colours", version="2", size=64)
 
 
 def goods(count: int = COUNT, **columns: Any) -> pa.Table:
@@ -138,6 +151,80 @@ def test_on_spark(tmp_path: Path) -> None:
     assert [tuple(row) for row in counts] == [("DE", 20), ("FR", 40)]
 
 
+def photos_of(numbers: range, folder: Path, dearer: float = 0, **columns: Any) -> pa.Table:
+    """Return pictures with columns to keep; one is none."""
+    contents = [picture(folder / f"{number}.png", number).read_bytes() for number in numbers]
+    contents[0] = b"no image"
+    usual: dict[str, Any] = {
+        "image": contents,
+        "sku": [f"sku-{number}" for number in numbers],
+        "price": [decimal.Decimal(number) / 4 + decimal.Decimal(dearer) for number in numbers],
+        "sold": [DAY + datetime.timedelta(days=number) for number in numbers],
+        "country": ["FR" if number % 3 else "DE" for number in numbers],
+    }
+    return pa.table({**usual, **columns})
+
+
+def kept_rows(index: Index, *columns: str) -> list[tuple[Any, ...]]:
+    names = ["sku", *columns]
+    rows = index.to_arrow(names).read_all().to_pylist()
+    return sorted(tuple(row[name] for name in names) for row in rows)
+
+
+def test_tables_of_images_keep_them(tmp_path: Path) -> None:
+    place = tmp_path / "delta"
+    write_deltalake(place, photos_of(range(8), tmp_path), partition_by=["country"])
+    keep = ["sku", "price", "sold", "country"]
+    options: dict[str, Any] = {"keep_columns": keep, "model": MODEL}
+    made = create_index(place, tmp_path / "own.index", **options)
+    assert made._table.counts() == (7, 1)
+    assert made.info()["kept"] == keep
+    countries = {number: "FR" if number % 3 else "DE" for number in range(8)}
+    wanted = [
+        (f"sku-{number}", number / 4, DAY + datetime.timedelta(days=number), countries[number])
+        for number in range(8)
+    ]
+    assert kept_rows(made, "price", "sold", "country") == wanted
+    query = made.sample(1, seed=0)[0].vector
+    where = "country = 'DE' and sold > '2026-01-02' and price < 3"
+    assert len(made.search(query, k=9, where=where)) == 2  # 3 and 6
+    assert made.sync().same == 8
+    # The rows of the version before stay on the disk, in files that the log no longer names.
+    write_deltalake(
+        place, photos_of(range(9), tmp_path, 1), partition_by=["country"], mode="overwrite"
+    )
+    changed = made.sync()
+    assert (changed.new, changed.removed, changed.skipped) == (9, 8, 1)
+    assert kept_rows(made, "price") == [(f"sku-{n}", n / 4 + 1) for n in range(9)]
+    with pytest.raises(LookalikeError, match="made with other columns"):
+        create_index(place, made.path, model=MODEL)
+    assert made.check().ok
+
+
+@pytest.mark.long  # seconds of Spark for each
+def test_tables_of_images_that_cannot_keep_them(tmp_path: Path) -> None:
+    place = tmp_path / "photos"
+    write_table(place / "a.parquet", photos_of(range(3), tmp_path))
+    write_table(place / "b.parquet", photos_of(range(3), tmp_path, price=["1", "2", "3"]))
+    for keep, message in {
+        "colour": "has no column 'colour': leave it out of `keep_columns`",
+        "image": "holds binary, which is not kept",
+        "price": "'price' of b.parquet holds string, but the index has a double",
+    }.items():
+        with pytest.raises(LookalikeError, match=message) as caught:
+            create_index(place, tmp_path / "x.index", keep_columns=[keep], model=MODEL)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "x.index").exists()
+    made = create_index(place, tmp_path / "x.index", keep_columns=["sku"], model=MODEL)
+    write_table(place / "a.parquet", photos_of(range(3), tmp_path, sku=["a", "b", None]))
+    assert made.sync().changed == 3
+    rows = made.to_arrow(["sku"]).read_all()["sku"].to_pylist()
+    assert sorted(map(str, rows)) == ["None", "a", "b", "sku-0", "sku-1", "sku-2"]
+    upgraded = made.upgrade(OTHER_MODEL)
+    assert upgraded.embedded == 6
+    assert made.to_arrow(["sku"]).read_all()["sku"].to_pylist() == rows
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "a column of the index": (["path"], "`keep_columns` has 'path', which an index has itself"),
     "in another case": (["country", "COUNTRY"], "`keep_columns` has 'COUNTRY', which .* or twice"),
@@ -175,5 +262,6 @@ def test_values_and_types_that_do_not_fit(tmp_path: Path) -> None:
     write_table(folder / "b.parquet", goods(9, price=["1"] * 9))
     with pytest.raises(LookalikeError, match=r"'price' of .*b\.parquet holds string"):
         create_index(folder, tmp_path / "b.index", **COLUMNS)
-    photos = run("index", tmp_path, "--out", tmp_path / "c.index", "--keep-columns", "price")
-    assert_fails(photos, "--keep-columns is for vectors")
+    photo = picture(tmp_path / "photos" / "x.png", 1)
+    photos = run("index", photo, "--out", tmp_path / "c.index", "--keep-columns", "price")
+    assert_fails(photos, "--keep-columns is for tables, DataFrames and vectors")

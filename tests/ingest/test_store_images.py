@@ -408,3 +408,42 @@ def test_a_table_of_a_store(s3: S3, workers: None, tmp_path: Path) -> None:
     paths = [f"{name}#{row}" for name in names for row in (0, 1)]
     assert [images.read(stored.source, path) for path in paths] == photos
     assert [rows[path]["label"] for path in paths] == ["x", "y", "x", "y"]
+
+
+def uri_of(s3: S3, name: str, seed: int) -> str:
+    """Put a picture into the store; return its URI."""
+    s3.put(name, picture(seed))
+    return f"s3://{BUCKET}/{name}"
+
+
+def test_a_frame_of_uris(s3: S3, tmp_path: Path) -> None:
+    uris = [uri_of(s3, f"rows/{name}", at) for at, name in enumerate(("a.png", "b/100%.png"))]
+    frame = pa.table({"uri": [*uris, f"s3://{BUCKET}/rows/none.png"], "price": [1, 2, 3]})
+    options: Any = {"precision": "f32", "spark": False, "keep_columns": ["price"]}
+    made = lookalike.create_index(frame, tmp_path / "x.index", **options)
+    assert made._table.counts() == (2, 1)
+    assert dict(made._table.skipped()) == {f"s3://{BUCKET}/rows/none.png": "no such file"}
+    found = made.search(made.sample(1, seed=0)[0], k=2)
+    assert "file is gone" not in found.html()
+    more = uri_of(s3, "elsewhere/c.png", 3)
+    added = made.add(pa.table({"uri": [more], "price": [4]}), spark=False)
+    assert (added.images, added.skipped) == (1, 0)
+    assert len(made.search(picture(3), k=3, where="price > 1")) == 2
+    with pytest.raises(LookalikeError, match="make another index for it"):
+        made.add(pa.table({"uri": ["s3://another/c.png"], "price": [5]}))
+
+
+@pytest.mark.long  # seconds of Spark
+@pytest.mark.usefixtures("workers")
+def test_a_frame_of_spark_with_uris(s3: S3, tmp_path: Path) -> None:
+    from lookalike.spark import session
+
+    uris = [uri_of(s3, f"tasks/{at}.png", at) for at in range(6)]
+    frame = session().createDataFrame([(uri, None) for uri in uris], "path string, bytes binary")
+    structs = frame.selectExpr("struct(bytes, path) as image")
+    for number, given in enumerate((frame.select("path"), structs)):
+        made = lookalike.create_index(given, tmp_path / f"{number}.index", precision="f32")
+        assert made._table.counts() == (6, 0)
+        assert made._table.source.root == f"s3://{BUCKET}"
+        assert made.add(given).same == 6
+        assert images.read(made._table.source, uris[0]) == picture(0)

@@ -127,7 +127,7 @@ def test_a_reader_that_fails_takes_one_line(tmp_path: Path, sound: int) -> None:
 
 
 def test_a_column_is_no_table(tmp_path: Path) -> None:
-    with pytest.raises(LookalikeError, match="ChunkedArray is no table of vectors"):
+    with pytest.raises(LookalikeError, match="ChunkedArray is no table "):
         create_index(table_of(VECTORS)["v"], tmp_path / "own.index", **COLUMNS)
 
 

@@ -14,6 +14,7 @@ from lookalike.search.recall import RECALL_K, RECALLS
 from lookalike.search.rows import check_k, check_seed
 from lookalike.search.searcher import Searcher
 from lookalike.spark import is_connect
+from lookalike.storage.schema import kept_of
 from lookalike.system.extras import install, is_installed, require
 from lookalike.system.progress import progress_line
 from lookalike.system.untrusted import read_json
@@ -210,8 +211,10 @@ def describe(self: HasSearcher) -> IndexInfo:
     }
     if table.own is not None:
         found |= {"metric": table.metric, "table": table.own.place, "key": table.own.id_column}
-        if table.own.kept:
-            found["kept"] = [name for name, _ in table.own.kept]
+    if table.columns.are_of_frame:
+        found["key"] = table.columns.id_column
+    if kept := kept_of(table.schema):
+        found["kept"] = kept
     return found
 
 

@@ -140,9 +140,7 @@ IdColumn = Annotated[
 ]
 KeepColumns = Annotated[
     list[str] | None,
-    typer.Option(
-        help="Column of their table to keep, for --where; may be repeated.", metavar="COLUMN"
-    ),
+    typer.Option(help="Column of a table to keep, for --where; may be repeated.", metavar="COLUMN"),
 ]
 PathColumn = Annotated[
     str | None,

@@ -42,6 +42,7 @@ def embed_batches(
     isolated: bool = False,
     expendable: bool = False,
     scaled: bool = True,
+    schema: pa.Schema = ROW,
 ) -> Iterator[pa.RecordBatch]:
     """Embed Arrow batches, in a Spark task (`mapInArrow`) or in this process.
 
@@ -75,10 +76,12 @@ def embed_batches(
         This process may be killed: SIGALRM ends it if a decode hangs. Needs one thread.
     scaled
         Scale vectors to length 1.
+    schema
+        The columns of the index: `ROW`, and columns of the user, which batches may have.
 
     Yields
     ------
-    Batches with the columns of `ROW`. Images that cannot be read have the status `skipped`.
+    Batches with the columns of `schema`. Images that cannot be read have the status `skipped`.
 
     """
     run = models.engine(model, threads, streams=threads, device=device)
@@ -93,9 +96,14 @@ def embed_batches(
         with images.open_decoder(isolated, expendable, source.truncated) as decoder:
             decode = partial(decoder.decode_pixels, preprocessing=model.input)
             embed = partial(_embed_rows, source, model, run, decode, lookup, scaled)
-            yield from map(embed, groups)
+            yield from (_with_columns(embed(rows), rows, schema) for rows in groups)
         return
-    pending: deque[Future[pa.RecordBatch]] = deque()
+    pending: deque[tuple[Future[pa.RecordBatch], pa.RecordBatch]] = deque()
+
+    def taken() -> pa.RecordBatch:
+        made, rows = pending.popleft()
+        return _with_columns(made.result(), rows, schema)
+
     # Silence warnings here: threads that do it concurrently restore each other's state.
     # The decoder closes before the pool, so that no thread of the pool waits for it.
     with (
@@ -108,13 +116,24 @@ def embed_batches(
         embed = partial(_embed_rows, source, model, run, decode, lookup, scaled)
         try:
             for group in groups:
-                pending.append(pool.submit(embed, group))
+                pending.append((pool.submit(embed, group), group))
                 if len(pending) > ahead:
-                    yield pending.popleft().result()
+                    yield taken()
             while pending:
-                yield pending.popleft().result()
+                yield taken()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _with_columns(made: pa.RecordBatch, rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return embedded rows with the columns of a schema: those of the user are taken over."""
+    arrays = list(made.columns)
+    for field in schema:
+        if field.name in rows.schema.names and field.name not in ROW.names:
+            arrays.append(rows[field.name].cast(field.type))
+        elif field.name not in ROW.names:
+            arrays.append(pa.nulls(made.num_rows, field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _embed_rows(

@@ -105,6 +105,7 @@ def _build(
         raise LookalikeError(
             f"{out} already exists, {difference}: choose another `out`, or set `overwrite=True`"
         )
+    job = replace(job, columns=stored.columns)  # with the types of those that are kept
     if job.full.function is not None:
         stored.attach(job.full)
     model = stored.model
@@ -133,8 +134,13 @@ def _difference(stored: EmbeddingTable, job: Job, options: Options, *, rebuild: 
     new = recorded_source(job.source)
     if new.truncated != source.truncated:
         return f"made {'with' if source.truncated else 'without'} `truncated`"
-    if replace(new, names=()) != replace(source, names=(), also=()):
+    is_same = replace(new, names=()) == replace(source, names=(), also=())
+    if job.rows is not None:  # their place is not known yet
+        is_same = stored.columns.are_of_frame
+    if not is_same:
         return f"made of {source.root}"
+    if job.columns.named != stored.columns.named:
+        return "made with other columns"
     if job.chosen:
         same = about["fingerprint"] == job.full.fingerprint
         return None if same else f"made with another model than {options.like}"

@@ -1,6 +1,7 @@
 """The differences between a listing of images and a table of embeddings.
 
-An image is unchanged while its path, size and modification time are. A changed image gets a new row
+An image is known by its path, or by its key where the table has keys. It is unchanged while its
+path, size, modification time and the user's columns are. A changed image gets a new row
 with a new id, which replaces its old row. An image that an older preprocessing could not read is
 tried once more.
 """
@@ -22,6 +23,7 @@ from lookalike.ingest.batches import StoredEmbedding
 from lookalike.storage import EmbeddingTable, Segment
 from lookalike.storage.commits import NO_IDS, Ids, may_pass, passing_reasons, query_ids
 from lookalike.storage.remote.shared_files import SharedFile, sharing
+from lookalike.storage.schema import ROW
 from lookalike.system.sql import Values, create_view, fetch_row
 
 if TYPE_CHECKING:
@@ -100,10 +102,11 @@ def plan(
     stored
         The table.
     listing
-        Parquet files with the columns of `LISTING`.
+        Parquet files with the columns of `LISTING`. They may also have columns of the user, and the
+        `content_hash` of inputs without a time.
     below
-        The encoded paths of the listed files and folders, "" for the root. Only rows below these
-        can be gone.
+        The encoded paths of the listed files and folders, "" for the root, "/" for all places
+        outside it. Only rows below these can be gone.
     folder
         A folder for the files of the plan.
     on_change
@@ -117,14 +120,25 @@ def plan(
     to_read = folder / "wanted.parquet"
     first_id = stored.next_id
     label = "coalesce(listing.label, stored.label)" if keep_labels else "listing.label"
+    name = stored.name_column
     with stored.connect(folder) as sql:
         create_view(sql, "listing", *listing)
+        there = sql.table("listing").columns
+        own = {
+            one: f'{"listing" if one in there else "stored"}."{one}"'
+            for one in stored.schema.names
+            if one not in ROW.names
+        }
+        columns = "".join(f', {of} as "{one}"' for one, of in own.items())
+        compared = [one for one in (*own, "path", "content_hash") if one in there]
+        differs = " or ".join(_differs(one) for one in compared)
         sql.execute(
             f"""create temp table todo as
-            select path, {label} as label, listing.reason, listing.size, listing.modified,
-                stored.id as old
-            from listing left join stored using (path)
-            where stored.path is null
+            select listing.path, {label} as label, listing.reason, listing.size, listing.modified,
+                stored.id as old {columns}
+            from listing left join stored on listing.{name} = stored.{name}
+            where stored.id is null
+                or {differs}
                 or listing.size is distinct from stored.size
                 or listing.modified is distinct from stored.modified
                 or {label} is distinct from stored.label
@@ -138,7 +152,7 @@ def plan(
                 )""",
             {"tried_from": stored.tried_from_id, "passing": passing_reasons()},
         )
-        _find_gone(sql, below)
+        _find_gone(sql, below, name)
         row = _ROWS_OF_FILES.get(stored.source.kind)
         resolved = NO_IDS if row is None else _find_resolved(sql, row)
         (listed,) = fetch_row(sql, "select count() from listing")
@@ -148,9 +162,9 @@ def plan(
                 sql, "todo", "if(old is null, '+', '~'), path, size, modified", is_stable
             )
             _delete_unstable(sql, "gone", "'-', path, null, null", is_stable)
-        query = """
-            select $first_id + row_number() over (order by path) - 1 as id,
-                path, label, reason, size, modified
+        query = f"""
+            select $first_id + row_number() over (order by path, {name}) - 1 as id,
+                path, label, reason, size, modified {"".join(f', "{one}"' for one in own)}
             from todo order by id"""
         write_listing(sql, query, to_read, {"first_id": first_id})
         new, changed = fetch_row(sql, "select count() - count(old), count(old) from todo")
@@ -187,12 +201,19 @@ def report_changes(
             on_change(sign, path)
 
 
-def _find_gone(sql: "DuckDBPyConnection", below: Sequence[str]) -> None:
+def _differs(column: str) -> str:
+    """Return the SQL that tells whether a listed column differs from the stored one."""
+    differs = f'listing."{column}" is distinct from stored."{column}"'
+    # What has a time has no hash in the listing.
+    return f"(listing.{column} is not null and {differs})" if column == "content_hash" else differs
+
+
+def _find_gone(sql: "DuckDBPyConnection", below: Sequence[str], name: str) -> None:
     """Create the table `gone`: stored rows below the listed places whose input is not listed."""
     condition, values = _below_condition(sql, below)
     sql.execute(
         f"""create temp table gone as
-        select id, path from stored anti join listing using (path) where {condition}""",
+        select id, path from stored anti join listing using ({name}) where {condition}""",
         values,
     )
     # Images in a folder that is unreadable now are not gone.

@@ -1,7 +1,7 @@
 """List the inputs of a job and compare them with the index."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,14 @@ from lookalike.images.inputs.spark_tables import read_only
 from lookalike.images.inputs.store_listing import list_store
 from lookalike.ingest import diff
 from lookalike.ingest.diff import IsStable, OnChange, Plan
+from lookalike.ingest.image_rows.discovery import discover_rows
 from lookalike.ingest.job_inputs import Inputs, PathSet
 from lookalike.ingest.options import Job
 from lookalike.ingest.paths import PathRewriter, own_path_rewriter
 from lookalike.ingest.vectors.discovery import discover_vectors
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
+from lookalike.storage.own_columns import OwnColumns
 from lookalike.system.progress import progress_line
 
 if TYPE_CHECKING:
@@ -28,11 +30,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Discovery:
-    """The inputs of a job, its changes to an existing index (`plan`), and counts of labels."""
+    """The inputs of a job, its changes to an existing index (`plan`), and counts of labels.
+
+    `source` and `columns` are known now, where the inputs had to be listed for that. `folders` are
+    places outside the root that the index does not record yet.
+    """
 
     inputs: Inputs
     plan: Plan | None
     labelled: LabelCounts = field(default_factory=LabelCounts)
+    source: images.Source | None = None
+    columns: OwnColumns | None = None
+    folders: tuple[str, ...] = ()
+
+    def settle(self, job: Job) -> Job:
+        """Return the job with what is known of its source and columns now."""
+        source = job.source
+        if self.source is not None:
+            source = replace(self.source, truncated=source.truncated)
+        return replace(job, source=source, columns=self.columns or job.columns)
 
 
 Discover = Callable[[Job, EmbeddingTable, Path, PathRewriter], Discovery]
@@ -55,6 +71,9 @@ def discover_changes(
     """
     if job.vectors is not None:
         return Discovery(*discover_vectors(job.vectors, stored, staging, on_change))
+    if job.rows is not None:
+        rows = discover_rows(job.rows, stored, staging, on_change, keep_labels=keep_labels)
+        return Discovery(rows.inputs, rows.plan, source=rows.source, folders=rows.folders)
     rewriter = rewriter or own_path_rewriter(job.source)
     if job.source.kind == "table":
         return _discover_on_spark(job, stored, staging, on_change, is_stable, keep_labels)
@@ -90,9 +109,11 @@ def _discover_on_spark(
 ) -> Discovery:
     spark = session()
     with progress(spark, "listing images"):
-        frame, names, labelled = image_frame(spark, job.source, staging, job.labels)
+        found = image_frame(spark, job.source, staging, job.labels, job.columns.kept)
+    frame, names, labelled, kept = found
+    columns = replace(job.columns, kept=kept)
     if stored is None:
-        return Discovery(Inputs(frame=frame), None, labelled)
+        return Discovery(Inputs(frame=frame), None, labelled, columns=columns)
     with progress(spark, "comparing with the index"):
         names.write.parquet(local_uri(staging / "listing"))
         files = sorted((staging / "listing").glob("*.parquet"))

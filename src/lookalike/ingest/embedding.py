@@ -3,13 +3,14 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,8 @@ MAX_FILES_WITHOUT_SPARK = 5_000
 """Largest number of local files to embed in this process: starting Spark would take longer."""
 _MAX_SPARK_WAVES = 100  # a commit takes time
 _ROW_BYTES = 150  # in a segment, without the vector
+_DECODED_AT_ONCE = 64  # images of a sample
+_Given = TypeVar("_Given")
 Deliver: TypeAlias = Callable[[list[SegmentRecord], Model], None]
 """Takes new segments, and the model of their vectors."""
 
@@ -53,20 +56,33 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Embed
         check_space(inputs.count, job.full.width, folder)
         write = partial(write_vectors, job, inputs.vectors, inputs)
         return _run(job.full, 0.0, folder, deliver, write, inputs.count, "the table")
+    # The rows of a new table are not counted.
+    is_counted = inputs.frame is None or inputs.count > 0
+    if is_counted and job.precision == "auto" and inputs.count < options.MIN_IMAGES_TO_MEASURE:
+        job = replace(job, precision="f32")
     if inputs.frame is not None:
         spark = inputs.frame.sparkSession
+        shown, read = inputs.frame, inputs.reader(inputs.paths)
+        if inputs.read is None:
+            shown, read = shown.select("content"), iter
         with progress(spark, "choosing a precision"):
-            sample = partial(sample_of_frame, job.rooted, inputs.frame, job.full.input)
+            sample = partial(sample_of_frame, job.rooted, shown, job.full.input, read)
             model, chosen_in = job.model(sample)
         frame = inputs.frame.withColumn("id", inputs.frame["id"] + inputs.first_id)
         wave = max(job.wave, inputs.count // _MAX_SPARK_WAVES)
+        expected = 0 if inputs.read is None else inputs.count  # of a table it is not known
         with sharing_paths(inputs.paths) as paths:
-            run = partial(embed_on_spark, job, model, frame, paths or iter, inputs.lookup)
+            run = partial(embed_on_spark, job, model, frame, inputs.reader(paths), inputs.lookup)
             run = partial(run, count=inputs.count, wave=wave)
-            return _run(model, chosen_in, folder, deliver, run)
+            return _run(model, chosen_in, folder, deliver, run, expected)
+    if inputs.batches is not None:
+        check_space(inputs.count, job.full.width, folder)
+        sample = partial(_sample_of_batches, job.rooted, inputs.batches, job.full.input)
+        with progress_line("choosing a precision"):
+            model, chosen_in = job.model(sample)
+        run = partial(_embed_in_process, job, model, inputs)
+        return _run(model, chosen_in, folder, deliver, run, inputs.count, "the DataFrame")
     assert inputs.listing is not None
-    if job.precision == "auto" and inputs.count < options.MIN_IMAGES_TO_MEASURE:
-        job = replace(job, precision="f32")
     sample = partial(_sample_of_files, job.rooted, inputs.listing, job.full.input)
     choose = partial(job.model, sample)
     if not _uses_spark(job, inputs.count):
@@ -184,12 +200,16 @@ def _embed_in_process(
     folder: Path,
     deliver: Callable[[list[SegmentRecord]], None],
 ) -> None:
-    assert inputs.listing is not None
+    if inputs.batches is not None:
+        batches = inputs.batches()
+    else:
+        assert inputs.listing is not None
+        batches = read_listing(inputs.listing)
     threads = cores() + 1  # one thread may wait for the disk
     run = models.engine(model, threads, threads, job.device)
     batch, ahead, wave_rows = _split_wave(job.wave, threads, run)
     rows = embed_batches(
-        read_listing(inputs.listing),
+        batches,
         job.rooted,
         model,
         threads,
@@ -198,6 +218,7 @@ def _embed_in_process(
         ahead=ahead,
         lookup=inputs.lookup,
         isolated=True,
+        schema=job.schema,
     )
     with progress_line("embedding", "images") as move:
 
@@ -258,17 +279,43 @@ def _sample_of_files(
 def _decode_files(
     source: images.Source, paths: Sequence[str], preprocessing: images.Preprocessing
 ) -> Pixels:
-    def decoded_file(path: str) -> Pixels | None:
+    return _decoded(source, paths, partial(images.read, source), preprocessing)
+
+
+def _decoded(
+    source: images.Source,
+    given: Iterable[_Given],
+    read: Callable[[_Given], bytes],
+    preprocessing: images.Preprocessing,
+) -> Pixels:
+    """Read and decode images; leave out those that cannot be."""
+
+    def decoded_image(one: _Given) -> Pixels | None:
         with suppress(ImageError):
-            return decoder.decode_pixels(images.read(source, path), preprocessing)[0]
+            return decoder.decode_pixels(read(one), preprocessing)[0]
         return None
 
     with (
         ThreadPoolExecutor(cores()) as pool,
         images.open_decoder(True, truncated=source.truncated) as decoder,
     ):
-        decoded = pool.map(decoded_file, paths)
-        return np.array([pixels for pixels in decoded if pixels is not None], np.uint8)
+        remaining = iter(given)
+        decoded: list[Pixels] = []
+        while some := list(islice(remaining, _DECODED_AT_ONCE)):
+            decoded += (one for one in pool.map(decoded_image, some) if one is not None)
+        return np.array(decoded, np.uint8)
+
+
+def _sample_of_batches(
+    source: images.Source,
+    batches: Callable[[], Iterator[pa.RecordBatch]],
+    preprocessing: images.Preprocessing,
+) -> Pixels:
+    """Decode the first images of batches: uint8 (n, height, width, 3)."""
+    contents = (cell.as_py() for batch in batches() for cell in batch["content"])
+    return _decoded(
+        source, islice(contents, models.SAMPLE_IMAGES), lambda one: one or b"", preprocessing
+    )
 
 
 def rows_with_status(

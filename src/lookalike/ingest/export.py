@@ -12,6 +12,7 @@ from lookalike import images
 from lookalike.errors import LookalikeError
 from lookalike.ingest import (
     Options,
+    Photos,
     Report,
     discover_changes,
     embed_all,
@@ -31,7 +32,7 @@ _SKIPPED_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string())])
 
 
 def write_embeddings(
-    photos: Name | Sequence[Name],
+    photos: Photos,
     out: Name,
     options: Options,
     overwrite: bool = False,
@@ -46,7 +47,7 @@ def write_embeddings(
     Parameters
     ----------
     photos
-        Folders, files or globs; or one URI or table of images.
+        Folders, files or globs; or one URI or table of images; or a DataFrame of images.
     out
         A CSV file if its name ends in `.csv`, else a folder.
     options
@@ -85,6 +86,7 @@ def write_embeddings(
             folder = staging / "data"
             folder.mkdir()
             found = discover_changes(job, None, staging)
+            job = found.settle(job)
             written: list[SegmentRecord] = []
             done = embed_all(job, found.inputs, folder, lambda wave, _: written.extend(wave))
             if not written:

@@ -1,12 +1,12 @@
 """The inputs of a job: a listing of files, or a DataFrame that only Spark can read."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,11 @@ from lookalike.storage.remote.shared_files import SharedFile, sharing
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+
+Images: TypeAlias = Iterator[pa.RecordBatch]
+Reader: TypeAlias = Callable[[Iterator[pa.RecordBatch]], Images]
+"""Maps the batches of a task to batches of images."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,10 @@ class Inputs:
         Finds stored embeddings by content hash.
     paths
         The rows of the frame to embed, None for all.
+    read
+        Maps the batches of the frame, and `paths`, to batches of images, where they are none.
+    batches
+        Gives the images, where this process has their contents.
     first_id
         The id of the first row of the frame.
     vectors
@@ -51,9 +60,18 @@ class Inputs:
     frame: "DataFrame | None" = None
     lookup: HashLookup | None = None
     paths: "PathSet | None" = None
+    read: "Callable[[Iterator[pa.RecordBatch], PathSet | None], Images] | None" = None
+    batches: Callable[[], Iterator[pa.RecordBatch]] | None = None
     first_id: int = 0
     vectors: VectorInput | None = None
     wanted: Path | None = None
+
+    def reader(self, paths: "PathSet | None") -> Reader:
+        """Return the reader of the frame for these rows of it."""
+        if self.read is None:
+            return paths or iter
+        read = self.read
+        return lambda batches: read(batches, paths)
 
 
 @dataclass(frozen=True)
@@ -63,11 +81,11 @@ class PathSet:
     file: SharedFile
 
     @classmethod
-    def of(cls, listing: Path, file: Path) -> "PathSet":
-        """Write the hashes of the paths of a listing to `file`."""
+    def of(cls, listing: Path, file: Path, column: str = "path") -> "PathSet":
+        """Write the hashes of the paths of a listing, or of its keys, to `file`."""
         with pq.ParquetFile(listing) as stored:
-            batches = stored.iter_batches(columns=["path"])
-            hashes = [_hashes(batch["path"].to_pylist()) for batch in batches]
+            batches = stored.iter_batches(columns=[column])
+            hashes = [_hashes(batch[column].cast(pa.string()).to_pylist()) for batch in batches]
         np.save(file, np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64))
         return cls(SharedFile(file))
 
@@ -81,11 +99,18 @@ class PathSet:
         for batch in batches:
             if len(self._sorted) == 0:
                 return
-            hashes = _hashes(batch["path"].to_pylist())
-            at = np.searchsorted(self._sorted, hashes)
-            found = self._sorted[np.minimum(at, len(self._sorted) - 1)] == hashes
+            found = self.contains(batch["path"].to_pylist())
             if found.any():
                 yield batch.filter(pa.array(found))
+
+    def contains(self, paths: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Tell which paths are in the set."""
+        hashes = _hashes(paths)
+        if len(self._sorted) == 0:
+            return np.zeros(len(hashes), bool)
+        at = np.searchsorted(self._sorted, hashes)
+        found: npt.NDArray[np.bool_] = self._sorted[np.minimum(at, len(self._sorted) - 1)] == hashes
+        return found
 
 
 @contextmanager

@@ -82,6 +82,11 @@ def upgrade(stored: EmbeddingTable, options: Options) -> tuple[EmbeddingTable, U
             f"{stored.path} holds vectors of your own, which no model here made: index the new "
             "ones into another `out`"
         )
+    if not stored.has_pictures:
+        raise LookalikeError(
+            f"{stored.path} was made of a DataFrame, whose images cannot be read again: index it "
+            "into another `out`"
+        )
     with quantization.preload(options.precision == "int8"):
         job = prepare((), options, located=stored.source)
     beside = stored.path / _FOLDER

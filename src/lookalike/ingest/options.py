@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias, TypedDict, cast
+from typing import TypeAlias, cast
 
 import pyarrow as pa
 
 from lookalike import images, models
 from lookalike.errors import LookalikeError
 from lookalike.images.inputs.labels import open_labels
+from lookalike.ingest.image_rows.given import ImageRows, are_images, open_rows
+from lookalike.ingest.vectors.columns import check_names
 from lookalike.ingest.vectors.given import TableLike, are_vectors, check_columns
 from lookalike.ingest.vectors.inputs import VectorInput, model_of, open_vectors
 from lookalike.models import CallableModel, Model
 from lookalike.models.weights import AUTO
 from lookalike.storage import EmbeddingTable
-from lookalike.storage.own_vectors import Metric
+from lookalike.storage.own_columns import NO_COLUMNS, OwnColumns
+from lookalike.storage.own_vectors import Metric, Own
 from lookalike.storage.stored_model import is_older_preprocessing
 from lookalike.system.arrays import Pixels
 from lookalike.system.defaults import WAVE_IMAGES
@@ -32,7 +35,8 @@ from lookalike.system.uris import is_uri, split_uri
 logger = logging.getLogger(__name__)
 
 Photos: TypeAlias = Name | Sequence[Name] | TableLike
-"""A folder, file, glob, URI or table of images, or several files, folders or globs; or vectors."""
+"""A folder, file, glob, URI or table of images, or several files, folders or globs; a DataFrame of
+images; or vectors."""
 
 MIN_IMAGES_TO_MEASURE = 1_000
 """Smallest number of images for which measuring the precisions saves more time than it takes."""
@@ -49,7 +53,7 @@ class Options:
     image_name, label_name : str
         Its columns for the photo and the label.
     image_column, label_column : str or None
-        The columns of a table of images.
+        The columns of a table or DataFrame of images.
     model : str or CallableModel
         The network.
     weights, precision, device : str
@@ -64,9 +68,10 @@ class Options:
     truncated : bool
         Embed images that were cut short too. An existing index keeps its own setting.
     embedding_column, id_column, path_column : str or None
-        The columns of a table of vectors: the vectors, their keys, the paths of their pictures.
+        The columns of a table of vectors: the vectors, their keys, the paths of their pictures. The
+        last two are of a DataFrame of images, too.
     keep_columns : sequence of str
-        More columns of it to keep, for conditions and answers.
+        More columns of a table or DataFrame to keep, for conditions and answers.
     metric : {"cosine", "l2"}
         Whether vectors are scaled to length 1, or kept as given.
 
@@ -90,58 +95,6 @@ class Options:
     path_column: str | None = None
     keep_columns: Sequence[str] = ()
     metric: Metric = "cosine"
-
-
-class ReadOptions(TypedDict, total=False):
-    """How to read images: the keywords of `create_index` without those of the model.
-
-    Parameters
-    ----------
-    labels : str or Path
-        A CSV file with a label for each photo.
-    image_name, label_name : str
-        Its columns for the photo and the label; "image" and "Class" by default.
-    image_column, label_column : str
-        The columns of a table of images, where their types do not show which they are.
-    device : str
-        Where the network runs: "auto", "cpu" or "cuda".
-    spark : bool or None
-        True reads and embeds on Spark, False in this process; None decides by the number of files.
-    wave : int
-        Number of images between two commits; 1,024 by default.
-
-    """
-
-    labels: Name | None
-    image_name: str
-    label_name: str
-    image_column: str | None
-    label_column: str | None
-    device: str
-    spark: bool | None
-    wave: int
-
-
-class ModelOptions(TypedDict, total=False):
-    """Which weights of a model, and how it runs: keywords of `create_index`.
-
-    Parameters
-    ----------
-    weights, precision, device : str
-        Bundled weights, "imagenet" or a file; "auto", "f32", "bf16" or "int8"; "auto", "cpu" or
-        "cuda".
-    spark : bool or None
-        True reads and embeds on Spark, False in this process; None decides by the number of files.
-    wave : int
-        Number of images between two commits; 1,024 by default.
-
-    """
-
-    weights: str
-    precision: str
-    device: str
-    spark: bool | None
-    wave: int
 
 
 _DEFAULT_MODEL = (Options.model, Options.weights, Options.precision)
@@ -169,6 +122,10 @@ class Job:
         The index exists, so its model is used.
     vectors
         Vectors to index, instead of images.
+    rows
+        Rows with images, whose place is known once they are listed.
+    columns
+        The user's columns that the index of the images keeps.
 
     """
 
@@ -183,6 +140,20 @@ class Job:
     wave: int
     chosen: bool = False
     vectors: VectorInput | None = None
+    rows: ImageRows | None = None
+    columns: OwnColumns = NO_COLUMNS
+
+    @property
+    def own(self) -> Own | None:
+        """What a new index records of the user's vectors or columns."""
+        if self.vectors is not None:
+            return self.vectors.own
+        return None if self.columns == NO_COLUMNS else self.columns
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the index."""
+        return self.columns.schema
 
     @property
     def rooted(self) -> images.Source:
@@ -230,9 +201,17 @@ def prepare(
     models.check_precision(options.precision)
     if options.wave < 1:
         raise LookalikeError(f"`wave` is {options.wave}: give 1 or more")
-    if are_vectors(photos, options) or (stored is not None and stored.own is not None):
+    has_vectors = stored is not None and stored.own is not None
+    if not has_vectors and are_images(photos, options):
+        return _prepare_rows(photos, options, stored)
+    if has_vectors or are_vectors(photos, options):
         return _prepare_vectors(photos, options, stored)
     check_columns(options)
+    if stored is not None and stored.has_keys:
+        raise LookalikeError(
+            f"{stored.path} holds rows with keys: give a DataFrame with the column "
+            f"{stored.columns.id_column!r}"
+        )
     file = None if options.labels is None else _label_file(options.labels)
     ignored = images.IgnoredFiles(file)
     source = located or images.locate(
@@ -242,6 +221,10 @@ def prepare(
         ignored=ignored,
         kind=kind,
     )
+    if options.keep_columns and source.kind != "table":
+        raise LookalikeError(
+            "`keep_columns` is for tables, DataFrames and vectors: index one of these"
+        )
     if source.kind == "table" and options.spark is False:
         raise LookalikeError(f"only Spark can read {source.root}: leave `spark=False` out")
     if is_uri(source.root) and split_uri(source.root)[0] != "file":
@@ -256,6 +239,21 @@ def prepare(
     others = images.IgnoredFiles(file)
     if source.kind == "files" and not located and not images.has_images(source, others):
         raise images.no_images_error(source, others)
+    job = _with_model(source, ignored, labels, options, stored)
+    if stored is None and options.keep_columns:
+        return replace(job, columns=OwnColumns(kept=check_names(options.keep_columns)))
+    return job
+
+
+def _with_model(
+    source: images.Source,
+    ignored: images.IgnoredFiles,
+    labels: Iterator[pa.RecordBatch] | None,
+    options: Options,
+    stored: EmbeddingTable | None,
+) -> Job:
+    """Check the options of the model and return the job."""
+    columns = NO_COLUMNS if stored is None else stored.columns
     if stored is None and options.like is not None:
         if (options.model, options.weights, options.precision) != _DEFAULT_MODEL:
             raise LookalikeError(
@@ -289,7 +287,19 @@ def prepare(
         options.spark,
         options.wave,
         chosen=stored is not None,
+        columns=columns,
     )
+
+
+def _prepare_rows(photos: Photos, options: Options, stored: EmbeddingTable | None) -> Job:
+    """Check options of rows with images and return the job, as `prepare` does for other images."""
+    rows = open_rows(photos, options, None if stored is None else stored.columns)
+    truncated = options.truncated if stored is None else stored.source.truncated
+    # Their place is known once they are listed.
+    source = images.Source("rows", os.getcwd(), (), truncated=truncated)
+    job = _with_model(source, images.IgnoredFiles(), None, options, stored)
+    columns = rows.columns if stored is None else stored.columns
+    return replace(job, rows=rows, columns=columns)
 
 
 def _prepare_vectors(photos: Photos, options: Options, stored: EmbeddingTable | None) -> Job:

@@ -14,6 +14,7 @@ _KIND_NAMES = {
     "table": "a Parquet table",
     "archive": "archives",
     "uri": "a store",
+    "rows": "a DataFrame",
 }
 _MAX_RECORDED_FOLDERS = 100
 
@@ -135,6 +136,8 @@ def recorded_inputs(stored: EmbeddingTable) -> list[str]:
     Raises `LookalikeError` if it was made of single files.
     """
     source = stored.source
+    if stored.columns.are_of_frame:
+        raise LookalikeError(f"{stored.path} was made of a DataFrame: give the DataFrame")
     if stored.own is not None:
         if stored.own.place is None:
             raise LookalikeError(f"{stored.path} was made of rows of a process: give the table")

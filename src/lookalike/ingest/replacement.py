@@ -104,9 +104,9 @@ class Replacement:
             return True
         spark = session()
         with progress(spark, "listing images"):
-            frame, _, _ = image_frame(spark, stored.source, self._staging, None)
+            found = image_frame(spark, stored.source, self._staging)
         wanted = PathSet.of(listing, self._staging / "upgrade.npy")
-        self._embed(Inputs(count, frame=frame, paths=wanted), listing)
+        self._embed(Inputs(count, frame=found.images, paths=wanted), listing)
         if gone := self._list(stored, listing, _GONE):
             self._embed(Inputs(gone, listing), local=True)
         return True
@@ -120,9 +120,11 @@ class Replacement:
         folder = stored.new_folder()
         try:
             with self._both(stored) as sql, progress_line("switching"):
-                columns = _columns("new", id="stored", path="stored", label="stored")
+                own = [name for name in stored.schema.names if name not in ROW.names]
+                kept = dict.fromkeys(("id", "path", "label", *own), "stored")
+                columns = _columns("new", stored.schema, **kept)
                 query = f"select {columns} from stored join new using (id) order by stored.id"
-                written = _write(sql, query, folder)
+                written = _write(sql, query, folder, stored.schema)
             return stored.switch(self._table.model, written, self._job.full_model)
         finally:
             discard(stored.path, folder, stored.version)
@@ -190,16 +192,18 @@ class Replacement:
             return _write(sql, query, folder)
 
 
-def _columns(usual: str, **others: str) -> str:
-    """Return the columns of `ROW` for SQL: those in `others` from these tables."""
-    return ", ".join(f"{others.get(name, usual)}.{name}" for name in ROW.names)
+def _columns(usual: str, schema: pa.Schema = ROW, **others: str) -> str:
+    """Return the columns of a schema for SQL: those in `others` from these tables."""
+    return ", ".join(f'{others.get(name, usual)}."{name}"' for name in schema.names)
 
 
-def _write(sql: "DuckDBPyConnection", query: str, folder: Path) -> list[SegmentRecord]:
+def _write(
+    sql: "DuckDBPyConnection", query: str, folder: Path, schema: pa.Schema = ROW
+) -> list[SegmentRecord]:
     """Write the rows of a query as segments; a batch is in memory at a time."""
     batches = (
         pa.RecordBatch.from_arrays(
-            [batch[name].cast(ROW.field(name).type) for name in ROW.names], schema=ROW
+            [batch[name].cast(schema.field(name).type) for name in schema.names], schema=schema
         )
         for batch in sql.sql(query).to_arrow_reader(_BATCH_ROWS)
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.inputs.listing import read_listing, task_count
 from lookalike.ingest.batches import embed_batches
 from lookalike.ingest.diff import HashLookup, sharing_lookup
+from lookalike.ingest.job_inputs import Reader
 from lookalike.ingest.options import Job
 from lookalike.ingest.receipts import receipts_in
 from lookalike.ingest.shared_model import SharedModel
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 
 
 _POLL_SECONDS = 0.5  # between two searches for new receipts
-
-Reader: TypeAlias = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-"""Maps the batches of a task to batches of images."""
 
 
 def split_listing(listing: SharedFile, count: int, wave: int) -> "tuple[DataFrame, Reader]":
@@ -101,7 +99,7 @@ def embed_on_spark(
     spark = frame.sparkSession
     if model.function is not None:
         callables.pickled(model.function)  # now: Spark would print what is wrong with it
-    source, device = job.rooted, job.device
+    source, device, schema = job.rooted, job.device, job.schema
     threads = int(setting(spark, "spark.task.cpus", "1"))
 
     # An image may crash a worker. The retry of its task decodes in a separate process.
@@ -119,6 +117,7 @@ def embed_on_spark(
                 lookup=found,
                 isolated=always_isolated or is_retry(),
                 expendable=True,
+                schema=schema,
             )
 
         write_on_spark(frame, rows, folder, deliver, count=count, wave=wave)
@@ -219,18 +218,22 @@ def write_on_spark(
 
 
 def sample_of_frame(
-    source: images.Source, frame: "DataFrame", preprocessing: images.Preprocessing
+    source: images.Source,
+    frame: "DataFrame",
+    preprocessing: images.Preprocessing,
+    read: Reader = iter,
 ) -> Pixels:
     """Decode the first images that Spark finds: uint8 (n, height, width, 3).
 
-    A random sample would have to read the whole data lake.
+    `read` maps the batches of a task to batches with the column `content`. A random sample would
+    have to read the whole data lake.
     """
     always_isolated = not retries_tasks(frame.sparkSession)
 
     def decoded_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         isolated, truncated = always_isolated or is_retry(), source.truncated
         with images.open_decoder(isolated, True, truncated) as decoder:
-            for batch in batches:
+            for batch in read(batches):
                 decoded = []
                 for content in batch["content"]:
                     with suppress(ImageError):
@@ -240,7 +243,7 @@ def sample_of_frame(
 
     with small_arrow_batches(frame.sparkSession):
         # Limit last: Spark then reads only as many partitions as it needs.
-        decoded = frame.select("content").mapInArrow(decoded_rows, "pixels binary")
+        decoded = frame.mapInArrow(decoded_rows, "pixels binary")
         rows = decoded.limit(models.SAMPLE_IMAGES).collect()
     pixels = np.frombuffer(b"".join(row["pixels"] for row in rows), np.uint8)
     return pixels.reshape(len(rows), *preprocessing.shape)

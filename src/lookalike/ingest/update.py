@@ -11,6 +11,7 @@ from lookalike.ingest.diff import IsStable, OnChange
 from lookalike.ingest.discovery import Discover, discover_changes
 from lookalike.ingest.options import Options, Photos, prepare
 from lookalike.ingest.paths import (
+    PathRewriter,
     as_recorded,
     path_rewriter,
     recorded_inputs,
@@ -110,15 +111,15 @@ def update(
     kind = "files" if source.kind == "files" and not options.image_column else None
     job = prepare(recorded_inputs(stored) if photos is None else photos, options, stored, kind=kind)
     job = replace(job, source=as_recorded(source, job.source))
-    rewriter = path_rewriter(stored, job.source)
+    rewriter = PathRewriter() if job.rows is not None else path_rewriter(stored, job.source)
     if operation == "add" and job.vectors is not None:
         job.vectors.check_named()
     with working(stored.path, dry_run=dry_run) as staging:
         stored = stored.newest()
-        new = unrecorded_folders(stored, job.source, rewriter)
+        found = discover(job, stored, staging, rewriter)
+        new = found.folders or unrecorded_folders(stored, job.source, rewriter)
         if new and not dry_run:
             stored = stored.add_folders(new)
-        found = discover(job, stored, staging, rewriter)
         plan = found.plan
         assert plan is not None
         gone = plan.gone if operation == "sync" else plan.gone[:0]

@@ -193,8 +193,11 @@ def watch_stream(
     """
     place, photos, options = _absolute(path, photos, options)
     require_classic("a stream", "leave `spark=True` out, then each scan lists the folder")
-    if EmbeddingTable.open(place).own is not None:
+    stored = EmbeddingTable.open(place)
+    if stored.own is not None:
         raise LookalikeError("a stream finds images: for vectors leave `spark=True` out, or `sync`")
+    if stored.columns.are_of_frame:
+        raise LookalikeError(f"{path} was made of a DataFrame: `add` it, instead of watching")
     if checkpoint is not None and "://" not in checkpoint:
         checkpoint = os.path.abspath(checkpoint)
     while True:

@@ -45,7 +45,7 @@ def embed_and_commit(
         Called once a new index has its first commit.
 
     """
-    plan = found.plan
+    job, plan = found.settle(job), found.plan
     if stored is not None and plan is not None and not plan.count:
         return stored, EmbedResult(job.full)
     if stored is not None:
@@ -63,8 +63,7 @@ def embed_and_commit(
         if stored is None:
             held.extend(written)
             if any(row["embedded"] for row in held):
-                own = job.vectors.own if job.vectors else None
-                stored = EmbeddingTable.create(out, source, model, held, job.full_model, own)
+                stored = EmbeddingTable.create(out, source, model, held, job.full_model, job.own)
                 on_created()
         else:
             first_id = plan.first_id if plan else 0

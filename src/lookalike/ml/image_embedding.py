@@ -1,10 +1,11 @@
 """`ImageEmbedding`: images to vectors, as a stage of `pyspark.ml`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
+import pyarrow as pa
 from pyspark.ml import Transformer
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.util import (
@@ -19,9 +20,16 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from lookalike import images
 from lookalike.errors import LookalikeError, either
+from lookalike.images.inputs.image_columns import (
+    GROUP_ROWS,
+    Kind,
+    group,
+    input_column,
+    open_contents,
+)
+from lookalike.images.inputs.listing import IMAGE
 from lookalike.ingest.batches import embed_batches
 from lookalike.ml.embedding_params import OUTPUT_TYPES, EmbeddingParams
-from lookalike.ml.image_columns import GROUP_ROWS, Chunk, Kind, image_batches, input_column
 from lookalike.ml.saving import StageReader
 from lookalike.models import CallableModel, Model, at_precision, callables, find_device, resolve
 from lookalike.models.weights import AUTO
@@ -33,6 +41,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
+Chunk: TypeAlias = "pd.Series[Any] | pd.DataFrame"
+
+_GROUP_ROWS = {"cpu": GROUP_ROWS, "cuda": 256}  # images of a batch
 _RESULT = "struct<embedding:array<float>,reason:string>"
 
 
@@ -162,7 +173,7 @@ class ImageEmbedding(
             # An image may crash a worker. The retry of its task decodes in a separate process.
             isolated = threads > 1 or not retries or is_retry()
             for made in embed_batches(
-                image_batches(chunks, kind, GROUP_ROWS[device]),
+                _image_batches(chunks, kind, _GROUP_ROWS[device]),
                 source,
                 model,
                 threads,
@@ -206,6 +217,22 @@ _NAMES = {
     *("inputCol", "outputCol", "errorCol", "outputType", "model", "weights", "precision"),
     *("device", "like", "normalize", "truncated"),
 }
+
+
+def _image_batches(chunks: Iterable[Chunk], kind: Kind, count: int) -> Iterator[pa.RecordBatch]:
+    """Yield the images of a task, with the columns of `listing.IMAGE`, in their order."""
+    with open_contents(kind) as contents:
+        for chunk in chunks:
+            rows: Iterator[Any] = (
+                chunk.itertuples(index=False, name=None)
+                if isinstance(chunk, pd.DataFrame)
+                else iter(chunk)
+            )
+            for files in group(contents(rows), count):
+                columns: dict[str, Any] = {name: [None] * len(files) for name in IMAGE.names}
+                columns["content"] = [one if isinstance(one, bytes) else b"" for one in files]
+                columns["reason"] = [one if isinstance(one, str) else None for one in files]
+                yield pa.RecordBatch.from_pydict(columns, schema=IMAGE)
 
 
 class _Writer(DefaultParamsWriter):

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from lookalike.errors import LookalikeError
 from lookalike.ml.neighbor_params import NeighborParams
-from lookalike.search.columns import column_of, vector_column
+from lookalike.search.columns import vector_column
 from lookalike.spark import is_connect, local_uri, parallelism, setting
+from lookalike.spark.columns import column_of
 from lookalike.system.files import delete_folder
 
 if TYPE_CHECKING:

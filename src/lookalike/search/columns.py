@@ -3,14 +3,10 @@
 from typing import TYPE_CHECKING
 
 from lookalike.errors import LookalikeError
+from lookalike.spark.columns import column_of
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
-
-
-def column_of(frame: "DataFrame", name: str) -> "Column":
-    """Return a column of a DataFrame, whatever its name."""
-    return frame[f"`{name.replace('`', '``')}`"]
 
 
 def vector_column(frame: "DataFrame", name: str) -> "Column":

@@ -147,7 +147,7 @@ def query_of_id(searcher: Searcher, id_: int | str) -> Query:
 
 def id_of_text(table: EmbeddingTable, text: str) -> int | str:
     """Return an id or a key that was given as a text, by the type of those of a table."""
-    if table.own is not None and table.own.key == "string":
+    if table.key == "string":
         return text
     try:
         return int(text)

@@ -1,13 +1,16 @@
 """What an index of a user's own vectors was made of: its table, columns, keys and metric."""
 
 import os
-from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import pyarrow as pa
 
 from lookalike.images import Source
-from lookalike.storage.schema import KEPT_TYPES, ROW, Kept, KeyType, is_column_name, schema_of
+from lookalike.images.inputs.kept_columns import KEPT_TYPES, Kept
+from lookalike.spark.columns import ddl
+from lookalike.storage.own_columns import COLUMNS, NO_COLUMNS, OwnColumns
+from lookalike.storage.schema import KeyType, is_column_name, schema_of
 
 Metric = Literal["cosine", "l2"]
 """`cosine`: vectors are scaled to length 1; `l2`: they are kept as given."""
@@ -85,28 +88,35 @@ class OwnVectors:
         return made
 
 
-DDL_TYPES: dict[pa.DataType, str] = {
-    pa.int32(): "int",
-    pa.int64(): "bigint",
-    pa.string(): "string",
-    pa.bool_(): "boolean",
-    pa.float64(): "double",
-    pa.date32(): "date",
-    pa.timestamp("us", "UTC"): "timestamp",
-    pa.list_(pa.float32()): "array<float>",
-}
-"""The types of columns as Spark writes schemas."""
+Own: TypeAlias = OwnVectors | OwnColumns
+"""What an index takes from the user: vectors, or columns beside images."""
+
+
+def stored_own(description: dict[str, Any]) -> Own | None:
+    """Return what the description of an index says of the user's vectors or columns, if anything.
+
+    Raises `ValueError` or `TypeError` for anything else.
+    """
+    if COLUMNS in description:
+        return OwnColumns.stored(description[COLUMNS])
+    return OwnVectors.stored(description.get(OWN))
+
+
+def described(own: Own | None) -> dict[str, Any]:
+    """Return what the description of an index says of the user's vectors or columns."""
+    if own is None:
+        return {}
+    return {OWN if isinstance(own, OwnVectors) else COLUMNS: asdict(own)}
 
 
 class Described:
     """What the description of an index says of its rows: their source, model, keys and metric."""
 
-    def __init__(
-        self, source: Source, about_model: dict[str, Any], own: OwnVectors | None = None
-    ) -> None:
+    def __init__(self, source: Source, about_model: dict[str, Any], own: Own | None = None) -> None:
         self.source = source
         self.about_model = about_model  # the model in words, known without loading it
-        self.own = own  # of vectors that the user has made; None for images
+        self.own = own if isinstance(own, OwnVectors) else None  # None for images
+        self.columns = own if isinstance(own, OwnColumns) else NO_COLUMNS  # of images
 
     @property
     def metric(self) -> Metric:
@@ -119,9 +129,14 @@ class Described:
         return "images" if self.own is None else "vectors"
 
     @property
+    def key(self) -> KeyType | None:
+        """The type of the user's keys, None for rows without keys."""
+        return self.columns.key if self.own is None else self.own.key
+
+    @property
     def has_keys(self) -> bool:
         """Whether its rows have keys of the user, in the column `key`."""
-        return self.own is not None and self.own.key is not None
+        return self.key is not None
 
     @property
     def has_network(self) -> bool:
@@ -131,12 +146,12 @@ class Described:
     @property
     def has_pictures(self) -> bool:
         """Whether its rows name pictures."""
-        return self.own is None or self.own.path_column is not None
+        return self.source.has_pictures and (self.own is None or self.own.path_column is not None)
 
     @property
     def schema(self) -> pa.Schema:
         """The columns of its data files."""
-        return ROW if self.own is None else self.own.schema
+        return self.columns.schema if self.own is None else self.own.schema
 
     @property
     def name_column(self) -> str:
@@ -146,4 +161,4 @@ class Described:
     @property
     def schema_ddl(self) -> str:
         """The columns of its data files, as Spark writes schemas."""
-        return ", ".join(f"`{field.name}` {DDL_TYPES[field.type]}" for field in self.schema)
+        return ddl(self.schema)

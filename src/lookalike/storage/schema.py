@@ -4,6 +4,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from lookalike.images.inputs.kept_columns import KEPT_TYPES, Kept
 from lookalike.system.paths import is_text
 
 ROW = pa.schema(
@@ -34,21 +35,7 @@ KEY = "key"
 
 _KEY_TYPES: dict[str, pa.DataType] = {"int64": pa.int64(), "string": pa.string()}
 
-
-Kept = tuple[tuple[str, str], ...]
-"""The columns of a user's table that an index keeps: their names and types of `KEPT_TYPES`."""
-
 _REFUSED = frozenset(" ,;{}()=\"'`\\")
-
-KEPT_TYPES: dict[str, pa.DataType] = {
-    "bool": pa.bool_(),
-    "int64": pa.int64(),
-    "double": pa.float64(),
-    "string": pa.string(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us", "UTC"),
-}
-"""The types of kept columns, by name."""
 
 
 def is_column_name(name: str) -> bool:

@@ -10,7 +10,7 @@ from lookalike.images import PREPROCESSING, Preprocessing, Source
 from lookalike.models import Model
 from lookalike.storage.description import FORMAT, NEWEST_FORMAT, change_description
 from lookalike.storage.generations import model_folder, record_generation
-from lookalike.storage.own_vectors import OWN, OwnVectors
+from lookalike.storage.own_vectors import Own, described
 from lookalike.storage.remote import fetched, push
 from lookalike.system.files import delete_folder
 
@@ -41,19 +41,20 @@ def describe_model(model: Model, full_model: str | None) -> dict[str, Any]:
 
 
 def new_description(
-    source: Source, model: Model, full_model: str | None, own: OwnVectors | None
+    source: Source, model: Model, full_model: str | None, own: Own | None
 ) -> dict[str, Any]:
     """Return the description of a new index.
 
-    Versions of lookalike that know no archives, no vectors of the user, or no preprocessings but
-    their own refuse such an index by its format.
+    Versions of lookalike that know no archives, no vectors or columns of the user, or no
+    preprocessings but their own refuse such an index by its format.
     """
-    is_usual = own is None and source.kind != "archive" and model.preprocessing == PREPROCESSING
+    is_known = source.kind not in ("archive", "rows")
+    is_usual = own is None and is_known and model.preprocessing == PREPROCESSING
     return {
         "format": FORMAT if is_usual else NEWEST_FORMAT,
         "source": asdict(source),
         **describe_model(model, full_model),
-        **({} if own is None else {OWN: asdict(own)}),
+        **described(own),
     }
 
 

@@ -37,7 +37,7 @@ from lookalike.storage.generations import (
 )
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history, newest_version
-from lookalike.storage.own_vectors import OWN, Described, OwnVectors
+from lookalike.storage.own_vectors import Described, Own, stored_own
 from lookalike.storage.remote import fetched, index_path, local_rows, publish_checkpoint, pull, push
 from lookalike.storage.schema import ROW
 from lookalike.storage.segments import Segment, SegmentRecord, read_rows
@@ -81,7 +81,7 @@ class EmbeddingTable(Described):
         source: Source,
         about_model: dict[str, Any],
         tried_from_id: int | None = None,
-        own: OwnVectors | None = None,
+        own: Own | None = None,
         generation: int = 0,
     ) -> None:
         super().__init__(source, about_model, own)
@@ -123,7 +123,7 @@ class EmbeddingTable(Described):
             source = Source.stored(description["source"])
             about_model = check_description(part["model"])
             tried = first_tried_id(part, about_model)
-            own = OwnVectors.stored(description.get(OWN))
+            own = stored_own(description)
             opened = cls(path, table, source, about_model, tried, own, generation)
         except (*_DAMAGE, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not needs_upgrade(error):
@@ -143,12 +143,12 @@ class EmbeddingTable(Described):
         model: Model,
         segments: Sequence[SegmentRecord],
         full_model: str | None = None,
-        own: OwnVectors | None = None,
+        own: Own | None = None,
     ) -> Self:
         """Commit the first version of a table whose data files lie in `path` already.
 
         `full_model` is the fingerprint of the model in full precision, where that is another.
-        `own` describes vectors that the user has made.
+        `own` describes vectors that the user has made, or columns of the user's images.
         """
         model.save(model_folder(path, 0))
         create_description(path, new_description(source, model, full_model, own))

@@ -123,7 +123,7 @@ def label_images(
 def write_listing(
     sql: "DuckDBPyConnection", query: str, listing: Path, values: Values | None = None
 ) -> None:
-    """Write the rows of a query, the columns of `LISTING` in the order of ids, as a listing."""
+    """Write the rows of a query, in the order of ids, as a listing: `LISTING`, and more columns."""
     write_parquet(sql, query, listing, values, row_group_size=LISTING_BATCH_ROWS)
 
 
@@ -134,7 +134,7 @@ def read_listing(listing: Path, part: int = 0, parts: int = 1) -> Iterator[pa.Re
 
     Yields
     ------
-    Batches with the columns of `IMAGE`, `content` null.
+    Batches with the columns of `IMAGE`, `content` null, and those that the listing has beside.
 
     """
     with pq.ParquetFile(listing) as file:
@@ -143,11 +143,14 @@ def read_listing(listing: Path, part: int = 0, parts: int = 1) -> Iterator[pa.Re
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if start < rows and stop > 0:
-                images = file.read_row_group(group).cast(LISTING)
-                images = images.slice(max(start, 0), min(stop, rows) - max(start, 0))
-                content = pa.nulls(len(images), pa.binary())
-                whole = images.append_column("content", content).combine_chunks()
-                yield from whole.to_batches(_IMAGE_BATCH_ROWS)
+                found = file.read_row_group(group)
+                found = found.slice(max(start, 0), min(stop, rows) - max(start, 0))
+                whole = found.select(LISTING.names).cast(LISTING)
+                whole = whole.append_column("content", pa.nulls(len(found), pa.binary()))
+                for name in found.column_names:
+                    if name not in LISTING.names:
+                        whole = whole.append_column(found.field(name), found[name])
+                yield from whole.combine_chunks().to_batches(_IMAGE_BATCH_ROWS)
             start, stop = start - rows, stop - rows  # relative to the next group
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -39,12 +39,15 @@ class Cells(NamedTuple):
         Labels, string.
     rows
         Number of rows.
+    kept
+        The columns to keep, in their order.
     """
 
     content: pa.Array | None
     names: pa.Array | None
     labels: pa.Array
     rows: int
+    kept: tuple[pa.Array, ...] = ()
 
 
 def is_parquet(name: str) -> bool:
@@ -84,6 +87,8 @@ class Shard:
         The column of labels.
     folders
         Partition columns of the file, which may hold the label: `partitions(path)`.
+    kept
+        The names of columns to keep, of the file or of its partitions.
 
     Raises
     ------
@@ -97,6 +102,7 @@ class Shard:
         image: str,
         label: str | None = None,
         folders: dict[str, str | None] | None = None,
+        kept: Sequence[str] = (),
     ) -> None:
         import pyarrow.parquet as pq
 
@@ -115,12 +121,16 @@ class Shard:
         self._fields = [field.name for field in kind] if pa.types.is_struct(kind) else []
         held = kind.field("bytes").type if "bytes" in self._fields else kind
         only_named = "path" in self._fields and "bytes" not in self._fields
-        if not only_named and not _is_binary(_plain(held)):
+        if not only_named and not is_binary(plain_type(held)):
             raise ImageError(
                 f"column {image!r} holds {kind}, no image bytes: choose another `image_column`"
             )
         self._label: tuple[str, ...] | None = None
-        self._given = (folders or {}).get(label or "")
+        self._folders = folders or {}
+        self._given = self._folders.get(label or "")
+        self._kept = [name for name in kept if name in schema.names]
+        self.kept = {name: self._type_of(schema, name) for name in kept}
+        """The types of the columns to keep, None for one that the file lacks."""
         self.lacks: str | None = None
         """Why the file has no labels although a column of labels is given."""
         if label is not None:
@@ -135,6 +145,11 @@ class Shard:
                     raise ImageError(
                         f"column {label!r} holds {kind}, no labels: choose another `label_column`"
                     ) from None
+
+    def _type_of(self, schema: pa.Schema, name: str) -> pa.DataType | None:
+        if name in self._kept:
+            return plain_type(schema.field(name).type)
+        return pa.string() if name in self._folders else None
 
     def _refuse_foreign(self) -> None:
         described = (self._file.metadata.metadata or {}).get(SPARK_SCHEMA)
@@ -163,21 +178,31 @@ class Shard:
         """
         wanted = [self._image] if content else []
         wanted += [self._label] if self._label is not None else []
+        wanted += [(name,) for name in self._kept]
         rows = self._file.metadata.row_group(group).num_rows
         if not wanted:
             for start in range(0, rows, _BATCH_LABELS):
                 some = min(rows - start, _BATCH_LABELS)
-                yield Cells(None, None, self._folder_labels(some), some)
+                kept = tuple(self._of_folder(name, some) for name in self.kept)
+                yield Cells(None, None, self._folder_labels(some), some, kept)
             return
-        columns = [".".join(column) for column in wanted]
+        columns = [".".join(column) for column in dict.fromkeys(wanted)]
         for batch in self._batches(group, columns, one_by_one=content):
             labels = self._folder_labels(batch.num_rows)
             if self._label is not None:
-                labels = _texts(_within(batch, self._label), self._classes)
-            if content:
-                yield Cells(*self._contents(batch), labels, batch.num_rows)
-            else:
-                yield Cells(None, None, labels, batch.num_rows)
+                labels = label_texts(_within(batch, self._label), self._classes)
+            kept = tuple(self._kept_cells(batch, name) for name in self.kept)
+            found, names = self._contents(batch) if content else (None, None)
+            yield Cells(found, names, labels, batch.num_rows, kept)
+
+    def _kept_cells(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        if name in self._kept:
+            return stored_values(batch.column(batch.schema.get_field_index(name)))
+        return self._of_folder(name, batch.num_rows)
+
+    def _of_folder(self, name: str, rows: int) -> pa.Array:
+        """Return the value of a partition for a number of rows."""
+        return pa.array([self._folders.get(name)] * rows, pa.string())
 
     def _batches(
         self, group: int, columns: list[str], *, one_by_one: bool
@@ -231,10 +256,10 @@ class Shard:
             return images.cast(pa.binary()), None
         content, names = pa.nulls(len(images), pa.binary()), None
         if "bytes" in self._fields:
-            content = _stored(pc.struct_field(images, ["bytes"])).cast(pa.binary())
+            content = stored_values(pc.struct_field(images, ["bytes"])).cast(pa.binary())
         if "path" in self._fields:
-            names = _stored(pc.struct_field(images, ["path"]))
-            names = names.cast(pa.string()) if _is_text(names.type) else None
+            names = stored_values(pc.struct_field(images, ["path"]))
+            names = names.cast(pa.string()) if is_text(names.type) else None
         return content, names
 
     @cached_property
@@ -268,7 +293,7 @@ def _find(
     fields: "pa.Schema | pa.StructType", name: str
 ) -> tuple[tuple[str, ...], pa.DataType] | None:
     """Return the path to a column or a field within one, and its type."""
-    kinds = {field.name: _plain(field.type) for field in fields}
+    kinds = {field.name: plain_type(field.type) for field in fields}
     for one in (name, name.strip("`")):  # Spark quotes names with dots
         if one in kinds:
             return (one,), kinds[one]
@@ -280,14 +305,15 @@ def _find(
     return None
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def plain_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of the values without extension types and dictionaries."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _is_binary(kind: pa.DataType) -> bool:
+def is_binary(kind: pa.DataType) -> bool:
+    """Tell whether a type is one of bytes."""
     return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
@@ -296,7 +322,8 @@ def _is_binary(kind: pa.DataType) -> bool:
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Tell whether a type is one of strings."""
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
@@ -309,20 +336,21 @@ def _together(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return whole
 
 
-def _stored(array: pa.Array) -> pa.Array:
+def stored_values(array: pa.Array) -> pa.Array:
+    """Return an array without its extension type and dictionary."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def _within(batch: pa.RecordBatch, names: tuple[str, ...]) -> pa.Array:
-    array = _stored(batch.column(batch.schema.get_field_index(names[0])))
+    array = stored_values(batch.column(batch.schema.get_field_index(names[0])))
     for name in names[1:]:
-        array = _stored(pc.struct_field(array, [name]))
+        array = stored_values(pc.struct_field(array, [name]))
     return array
 
 
-def _texts(labels: pa.Array, classes: list[str] | None) -> pa.Array:
+def label_texts(labels: pa.Array, classes: list[str] | None = None) -> pa.Array:
     """Return labels as text. Integers become names of `classes`, negative ones null."""
     if pa.types.is_integer(labels.type) and classes:
         numbers = labels.cast(pa.int64())
@@ -333,7 +361,7 @@ def _texts(labels: pa.Array, classes: list[str] | None) -> pa.Array:
     if pa.types.is_floating(labels.type):
         labels = labels.cast(pa.float64())
         labels = pc.if_else(pc.is_nan(labels), None, labels)
-    if _is_binary(labels.type):  # older writers store text so
+    if is_binary(labels.type):  # older writers store text so
         cells = labels.to_pylist()
         labels = pa.array(
             [None if cell is None else cell.decode(errors="replace") for cell in cells], pa.string()

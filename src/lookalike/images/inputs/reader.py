@@ -43,7 +43,7 @@ def read(source: Source, path: str) -> bytes:
 
     """
     if not source.has_pictures:
-        raise ImageError("the vectors were indexed without pictures")
+        raise ImageError(f"the {source.kind} were indexed without pictures")
     name, row = path, ""
     if source.kind == "table":
         name, _, row = path.rpartition("#")

@@ -102,6 +102,11 @@ def _walk_folder(
             yield _found(path, _status(path), below(path))
 
 
+def found_file(file: str, root: str) -> ScannedFile:
+    """Return a file below a root as an input."""
+    return _found(file, _status(file), encode_path(os.path.relpath(file, root)))
+
+
 Status: TypeAlias = "os.stat_result | OSError"
 
 

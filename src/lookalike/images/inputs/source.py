@@ -25,7 +25,8 @@ class Source:
     ----------
     kind
         "files" for local files, "uri" for objects of a store, "table" for Parquet,
-        "archive" for tar and zip, "vectors" for vectors made elsewhere.
+        "archive" for tar and zip, "rows" for rows of a process whose images cannot be read again,
+        "vectors" for vectors made elsewhere.
     root
         An absolute folder or a URI; paths of images are relative to it.
     names
@@ -41,7 +42,7 @@ class Source:
 
     """
 
-    kind: Literal["files", "uri", "table", "archive", "vectors"]
+    kind: Literal["files", "uri", "table", "archive", "rows", "vectors"]
     root: str
     names: tuple[str, ...] = ("",)
     image_column: str | None = None
@@ -51,8 +52,8 @@ class Source:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether there are pictures to read: vectors may have none."""
-        return self.kind != "vectors" or self.image_column is not None
+        """Whether there are pictures to read: rows have none, vectors may have none."""
+        return self.kind not in ("rows", "vectors") or self.image_column is not None
 
     @classmethod
     def stored(cls, about: dict[str, Any]) -> Self:
@@ -63,7 +64,7 @@ class Source:
         about = {"also": [], "truncated": False, **about}
         if not isinstance(about["truncated"], bool):
             raise ValueError(f"truncated is {str(about['truncated'])[:40]!r}")
-        if about["kind"] not in ("files", "uri", "table", "archive", "vectors"):
+        if about["kind"] not in ("files", "uri", "table", "archive", "rows", "vectors"):
             raise ValueError(f"no kind of source: {str(about['kind'])[:40]!r}")
         for name in ("names", "also"):
             if not isinstance(about[name], list):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from lookalike.errors import LookalikeError
+from lookalike.images.inputs.kept_columns import Kept
 from lookalike.images.inputs.label_matching import LabelCounts, match_labels
 from lookalike.images.inputs.listing import IMAGE, LISTING
 from lookalike.images.inputs.source import Source, encode_path
@@ -29,12 +30,15 @@ class ImageFrames(NamedTuple):
         Without `content`, which is not read.
     labelled
         Counts of labels that did not match exactly.
+    kept
+        The kept columns with their types, which both frames have, too.
 
     """
 
     images: "DataFrame"
     names: "DataFrame"
     labelled: LabelCounts
+    kept: Kept
 
 
 def image_frame(
@@ -42,6 +46,7 @@ def image_frame(
     source: Source,
     staging: Path,
     labels: Iterator[pa.RecordBatch] | None = None,
+    kept: Kept = (),
 ) -> ImageFrames:
     """Return DataFrames of the images of a table.
 
@@ -55,6 +60,8 @@ def image_frame(
         A folder that all workers see, for names and labels.
     labels
         Batches of `labels.SCHEMA`.
+    kept
+        More columns to keep, with their types as far as they are known.
 
     Returns
     -------
@@ -67,7 +74,7 @@ def image_frame(
 
     """
     try:
-        frame, names = table_frames(spark, source, staging)
+        frame, names, kept = table_frames(spark, source, staging, kept)
     except Exception as error:
         if not is_spark_error(error):
             raise
@@ -76,7 +83,9 @@ def image_frame(
     if labels is not None:
         by_path, labelled = _labels_of(names, labels, staging, source.root)
         frame, names = (one.drop("label").join(by_path, "path", "left") for one in (frame, names))
-    return ImageFrames(frame.select(*IMAGE.names), names.select(*LISTING.names), labelled)
+    own = [f"`{name}`" for name, _ in kept]
+    frame, names = frame.select(*IMAGE.names, *own), names.select(*LISTING.names, *own)
+    return ImageFrames(frame, names, labelled, kept)
 
 
 def _labels_of(

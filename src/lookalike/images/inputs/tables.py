@@ -9,8 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from lookalike.errors import ImageError
+from lookalike.errors import ImageError, LookalikeError
+from lookalike.images.inputs.delta import delta_files, is_delta
 from lookalike.images.inputs.file_opening import open_file, size_and_time
+from lookalike.images.inputs.kept_columns import KEPT_TYPES, UNKNOWN, Kept, converted, type_of
 from lookalike.images.inputs.listing import IMAGE
 from lookalike.images.inputs.location import matches
 from lookalike.images.inputs.parquet_shard import (
@@ -22,7 +24,7 @@ from lookalike.images.inputs.parquet_shard import (
     partitions,
 )
 from lookalike.images.inputs.reader import read_beside
-from lookalike.images.inputs.scan import ScannedFile, walk
+from lookalike.images.inputs.scan import ScannedFile, found_file, walk
 from lookalike.images.inputs.source import Source, encode_path, full_path, is_uri
 from lookalike.images.inputs.store_listing import list_shards
 
@@ -36,12 +38,15 @@ PART = pa.schema(
         "row_group": pa.int32(),
         "first_row": pa.int64(),
         "rows": pa.int64(),
+        "kept": pa.string(),
+        "problem": pa.string(),
     }
 )
 """One row for each row group of a file, or, with a `reason`, for a file without images.
 
 `path` is encoded and relative to the root. `lacks` tells why the file has no labels although a
-column of labels is given.
+column of labels is given. `kept` has the types of the columns to keep, as text with commas between
+them; of one without values "". `problem` tells why a column cannot be kept.
 """
 
 ROWS = pa.schema([field for field in IMAGE if field.name != "id"])
@@ -58,7 +63,7 @@ def files_of(source: Source, accepts: Callable[[str], bool]) -> Iterator[Scanned
 
     Files in `source.names` count, whatever their names; in folders those whose name is accepted.
     Names that Spark hides are left out: those that begin with a dot, or with `_` unless they are
-    partitions.
+    partitions. A local Delta table has the files of its newest version.
     """
     if is_uri(source.root):
         for shard in list_shards(source.root, accepts):
@@ -75,6 +80,11 @@ def files_of(source: Source, accepts: Callable[[str], bool]) -> Iterator[Scanned
             found = sorted(set(matches(pattern, accepts)))
             tops = [os.path.relpath(path, source.root) for path in found]
         for one in tops:
+            place = os.path.join(source.root, one) if one else source.root
+            if source.kind == "table" and is_delta(place):
+                for file in delta_files(os.path.normpath(place)):
+                    yield found_file(file, source.root)
+                continue
             for shard in walk(replace(source, kind="files", names=(one,)), accepts):
                 if not any(map(_is_hidden, shard.path.split("/")[:-1])):
                     yield shard
@@ -89,29 +99,36 @@ def _is_hidden(folder: str) -> bool:
     return folder.startswith("_") and "=" not in folder
 
 
-def inspect_files(source: Source, listed: Iterable[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+def rows_schema(kept: Kept) -> pa.Schema:
+    """Return the columns of rows of tasks: `ROWS`, and kept columns."""
+    return pa.schema([*ROWS, *(pa.field(name, KEPT_TYPES[kind]) for name, kind in kept)])
+
+
+def inspect_files(
+    source: Source, listed: Iterable[dict[str, Any]], kept: Kept = ()
+) -> Iterator[pa.RecordBatch]:
     """Read the footers of files of a table, in a Spark task; yield batches of `PART`.
 
     A file that is damaged or has no images becomes a row with a reason.
     """
     for shard in listed:
         about = {name: shard[name] for name in ("path", "size", "modified", "reason")}
-        about |= {"lacks": None}
+        about |= {"lacks": None, "kept": None, "problem": None}
         parts = [about]
         if shard["reason"] is None:
-            parts = _parts(source, about, full_path(source, shard["path"]))
+            parts = _parts(source, about, full_path(source, shard["path"]), kept)
         if parts:
             yield pa.RecordBatch.from_pylist(parts, PART)
 
 
-def _parts(source: Source, about: dict[str, Any], place: str) -> list[dict[str, Any]]:
+def _parts(source: Source, about: dict[str, Any], place: str, kept: Kept) -> list[dict[str, Any]]:
     try:
         about["size"], about["modified"] = size_and_time(place)
         with open_file(place) as file:
             named = is_parquet(place) or _is_named(source, place)
             if not named and not begins_as_parquet(file):
                 return []
-            shard = _open_shard(source, about["path"], file)
+            shard = _open_shard(source, about["path"], file, kept)
             rows = shard.groups
     except ImageError as error:
         return [about | {"reason": str(error), "rows": 0}]
@@ -119,19 +136,32 @@ def _parts(source: Source, about: dict[str, Any], place: str) -> list[dict[str, 
         return [about | {"reason": _unreadable(error), "rows": 0}]
     starts = itertools.accumulate(rows, initial=0)
     about["lacks"] = shard.lacks
+    try:
+        about["kept"] = ",".join(_kept_type(name, shard.kept[name], place) for name, _ in kept)
+    except LookalikeError as error:
+        about["problem"] = str(error)
     return [
         about | {"row_group": group, "first_row": first, "rows": count}
         for group, (first, count) in enumerate(zip(starts, rows, strict=False))
     ]
 
 
+def _kept_type(name: str, kind: pa.DataType | None, place: str) -> str:
+    if kind is None:
+        raise LookalikeError(
+            f"{place} has no column {name!r}: leave it out of `keep_columns`, or add it to the file"
+        )
+    return UNKNOWN if pa.types.is_null(kind) else type_of(kind, name)
+
+
 def _is_named(source: Source, place: str) -> bool:
     return any(os.path.join(source.root, name) == place for name in source.names)
 
 
-def _open_shard(source: Source, path: str, file: "pa.NativeFile") -> Shard:
+def _open_shard(source: Source, path: str, file: "pa.NativeFile", kept: Kept) -> Shard:
     folders = partitions(full_path(source, path))
-    return Shard(file, source.image_column or "image", source.label_column, folders)
+    names = [name for name, _ in kept]
+    return Shard(file, source.image_column or "image", source.label_column, folders, names)
 
 
 def _unreadable(error: BaseException) -> str:
@@ -139,52 +169,69 @@ def _unreadable(error: BaseException) -> str:
 
 
 def read_parts(
-    source: Source, parts: Sequence[dict[str, Any]], *, content: bool
+    source: Source, parts: Sequence[dict[str, Any]], *, content: bool, kept: Kept = ()
 ) -> Iterator[pa.RecordBatch]:
-    """Read parts of a table, rows of `PART`, in a Spark task; yield batches of `ROWS`.
+    """Read parts of a table, rows of `PART`, in a Spark task; yield batches of `rows_schema`.
 
-    If a row group is damaged, its remaining rows get a reason. Without `content`, only labels are
-    read.
+    If a row group is damaged, its remaining rows get a reason. Without `content`, only labels and
+    kept columns are read.
     """
+    schema = rows_schema(kept)
     for path, several in itertools.groupby(parts, key=lambda part: str(part["path"])):
         of_file = list(several)
         if of_file[0]["reason"] is not None:
             about = {name: of_file[0][name] for name in ("path", "reason", "size", "modified")}
-            yield pa.RecordBatch.from_pylist([about], ROWS)
+            yield pa.RecordBatch.from_pylist([about], schema)
             continue
         try:
             with open_file(full_path(source, path)) as file:
-                shard = _open_shard(source, path, file)
+                shard = _open_shard(source, path, file, kept)
                 for part in of_file:
-                    yield from _read_part(source, shard, part, content)
+                    yield from _read_part(source, shard, part, content, kept)
                     part["read"] = True
+        except LookalikeError as error:
+            if not isinstance(error, ImageError):
+                raise
+            yield from _lost_parts(of_file, str(error), schema)
         except Exception as error:  # it was whole when it was inspected
-            reason = str(error) if isinstance(error, ImageError) else _unreadable(error)
-            for part in of_file:
-                if "read" not in part:
-                    yield _lost(part, part["first_row"], reason)
+            yield from _lost_parts(of_file, _unreadable(error), schema)
+
+
+def _lost_parts(
+    parts: Iterable[dict[str, Any]], reason: str, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    for part in parts:
+        if "read" not in part:
+            yield _lost(part, part["first_row"], reason, schema)
 
 
 def _read_part(
-    source: Source, shard: Shard, part: dict[str, Any], content: bool
+    source: Source, shard: Shard, part: dict[str, Any], content: bool, kept: Kept
 ) -> Iterator[pa.RecordBatch]:
     row = part["first_row"]
     try:
         for cells in shard.cells(part["row_group"], content=content):
-            yield _rows(source, part, row, cells)
+            yield _rows(source, part, row, cells, kept)
             row += cells.rows
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        yield _lost(part, row, _unreadable(error))
+        yield _lost(part, row, _unreadable(error), rows_schema(kept))
 
 
-def _rows(source: Source, part: dict[str, Any], first: int, cells: Cells) -> pa.RecordBatch:
+def _rows(
+    source: Source, part: dict[str, Any], first: int, cells: Cells, kept: Kept
+) -> pa.RecordBatch:
     reasons: pa.Array = pa.nulls(cells.rows, pa.string())
     content = cells.content
     if content is None:
         content = pa.nulls(cells.rows, pa.binary())
     else:
         content, reasons = _whole(source, part["path"], content, cells.names)
-    return _batch(part, first, cells.labels, reasons, content)
+    own = {
+        name: converted(column, name, kind)
+        for (name, kind), column in zip(kept, cells.kept, strict=True)
+    }
+    columns = {"label": cells.labels, "reason": reasons, "content": content, **own}
+    return _batch(part, first, cells.rows, columns, rows_schema(kept))
 
 
 def _whole(
@@ -211,26 +258,23 @@ def _whole(
     return pa.array(cells, pa.binary()), pa.array(reasons, pa.string())
 
 
-def _lost(part: dict[str, Any], first: int, reason: str) -> pa.RecordBatch:
+def _lost(part: dict[str, Any], first: int, reason: str, schema: pa.Schema) -> pa.RecordBatch:
     """Return the rows of a part from `first` on, with a reason why they are unreadable."""
     rows = part["first_row"] + part["rows"] - first
-    nothing = pa.nulls(rows, pa.string())
-    reasons = pa.array([reason] * rows, pa.string())
-    return _batch(part, first, nothing, reasons, pa.nulls(rows, pa.binary()))
+    columns = {field.name: pa.nulls(rows, field.type) for field in schema}
+    columns["reason"] = pa.array([reason] * rows, pa.string())
+    return _batch(part, first, rows, columns, schema)
 
 
 def _batch(
-    part: dict[str, Any], first: int, labels: pa.Array, reasons: pa.Array, content: pa.Array
+    part: dict[str, Any], first: int, rows: int, columns: dict[str, pa.Array], schema: pa.Schema
 ) -> pa.RecordBatch:
     """Return a batch of rows `FILE#ROW`, with size and time of their file."""
-    rows = len(labels)
     columns = {
+        **columns,
         "path": pa.array([f"{part['path']}#{row}" for row in range(first, first + rows)]),
-        "label": labels,
-        "reason": reasons,
         # Size and time of the file show whether a row may have changed.
         "size": pa.array([part["size"]] * rows, pa.int64()),
         "modified": pa.array([part["modified"]] * rows, pa.int64()),
-        "content": content,
     }
-    return pa.RecordBatch.from_arrays([columns[name] for name in ROWS.names], schema=ROWS)
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)

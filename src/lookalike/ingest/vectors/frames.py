@@ -4,9 +4,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from lookalike.errors import LookalikeError
-from lookalike.ingest.vectors import columns
+from lookalike.images.inputs import kept_columns
+from lookalike.images.inputs.kept_columns import Kept
 from lookalike.search.columns import vector_column
-from lookalike.storage.schema import Kept, KeyType
+from lookalike.storage.schema import KeyType
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -50,8 +51,8 @@ def kept_types(frame: "DataFrame", kept: Kept) -> Kept:
         if isinstance(type_, types.NullType):
             found = before or "string"
         if found is None:
-            raise columns.not_kept_error(name, type_.simpleString())
-        columns.check_type(name, type_.simpleString(), found, before, "the DataFrame")
+            raise kept_columns.not_kept_error(name, type_.simpleString())
+        kept_columns.check_type(name, type_.simpleString(), found, before, "the DataFrame")
         typed.append((name, found))
     return tuple(typed)
 

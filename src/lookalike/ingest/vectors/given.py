@@ -57,6 +57,7 @@ class VectorOptions(Protocol):
     def like(self) -> Name | None: ...  # noqa: D102
 
 
+_READER_ROWS = 256
 SAMPLE_ROWS = 1_000
 """Rows whose most frequent width is that of the index."""
 
@@ -90,9 +91,9 @@ def check_columns(options: VectorOptions) -> None:
     """Raise `LookalikeError` for options of vectors where images are given."""
     for name in ("id_column", "path_column"):
         if getattr(options, name) is not None:
-            raise LookalikeError(f"`{name}` is for vectors: give `embedding_column` too")
-    if options.keep_columns:
-        raise LookalikeError("`keep_columns` is for vectors: give `embedding_column` too")
+            raise LookalikeError(
+                f"`{name}` is for vectors and DataFrames: for vectors give `embedding_column` too"
+            )
     if options.metric != "cosine":
         raise LookalikeError("`metric` is for vectors: give `embedding_column` too")
 
@@ -107,7 +108,7 @@ def table_of(
     if isinstance(given, pa.RecordBatch):
         given = pa.Table.from_batches([given])
     elif not isinstance(given, pa.Table | pa.RecordBatchReader) and is_table(given):
-        given = given if _is_dataset(given) else _reader_of(given)
+        given = given if _is_dataset(given) else _stream_of(given)
     if isinstance(given, pa.RecordBatchReader):
         batches = batches_of(given)
         begin = list(_first_rows(batches))
@@ -122,12 +123,29 @@ def table_of(
     return open_files([os.fspath(name) for name in names], column), None, []
 
 
-def _reader_of(given: Any) -> pa.RecordBatchReader:
+def reader_of(given: Any) -> pa.RecordBatchReader:
+    """Return a reader of a table, reader or dataset of Arrow, or of what Arrow can stream.
+
+    Raises `LookalikeError` for what is no table.
+    """
+    if isinstance(given, pa.RecordBatchReader):
+        return given
+    if isinstance(given, pa.RecordBatch):
+        given = pa.Table.from_batches([given])
+    if isinstance(given, pa.Table):
+        return given.to_reader(_READER_ROWS)
+    if _is_dataset(given):
+        scanner = given.scanner(batch_size=_READER_ROWS, batch_readahead=2, fragment_readahead=1)
+        return scanner.to_reader()
+    return _stream_of(given)
+
+
+def _stream_of(given: Any) -> pa.RecordBatchReader:
     try:
         return pa.RecordBatchReader.from_stream(given)
     except pa.ArrowException as error:  # such as a single column
         raise LookalikeError(
-            f"{type(given).__name__} is no table of vectors ({one_line(error)}): give a table"
+            f"{type(given).__name__} is no table ({one_line(error)}): give a table"
         ) from None
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lookalike import images
 from lookalike.errors import LookalikeError, either
+from lookalike.images.inputs import kept_columns
 from lookalike.images.inputs.source import is_uri
 from lookalike.ingest.vectors import columns, frames, values
 from lookalike.ingest.vectors.given import SAMPLE_ROWS, VectorOptions, table_of
@@ -161,7 +162,7 @@ def _open_table(given: Any, own: OwnVectors) -> VectorInput:
     key = None
     for file, schema in _schemas(table):
         key = _check_columns(file, schema, own, key)
-        own = replace(own, kept=columns.with_types(own.kept, schema, file))
+        own = replace(own, kept=kept_columns.with_types(own.kept, schema, file))
     if own.id_column is not None and key is None:  # all columns of keys are null
         key = values.key_type(table.schema.field(own.id_column).type, own.id_column)
     sample = first if reader is not None else _sample(table, own.embedding_column)
@@ -170,7 +171,7 @@ def _open_table(given: Any, own: OwnVectors) -> VectorInput:
         raise LookalikeError(
             f"pictures of {place} cannot be read from a store: leave `path_column` out"
         )
-    own = replace(own, place=table.place, key=key, kept=columns.known_types(own.kept))
+    own = replace(own, place=table.place, key=key, kept=kept_columns.known_types(own.kept))
     if reader is not None:
         return VectorInput(own, width, table.root, reader=reader)
     return VectorInput(own, width, table.root, table)

@@ -13,9 +13,9 @@ from lookalike.ingest.vectors.inputs import VectorInput
 from lookalike.ingest.vectors.plan import nulls_error, repeats_error
 from lookalike.ingest.vectors.rows import listed_columns, rows_of, small_batches
 from lookalike.ingest.vectors.tables import Batch
-from lookalike.search.columns import column_of, vector_column
+from lookalike.search.columns import vector_column
 from lookalike.spark import local_uri, parallelism, progress, small_arrow_batches
-from lookalike.storage.own_vectors import DDL_TYPES
+from lookalike.spark.columns import column_of, ddl
 from lookalike.storage.schema import KEY
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def list_frame(opened: VectorInput, rows: "DataFrame", folder: Path) -> list[Pat
             yield pa.RecordBatch.from_arrays([made[name] for name in names], names=names)
 
     schema = opened.own.schema
-    columns = ", ".join(f"`{name}` {DDL_TYPES[schema.field(name).type]}" for name in names)
+    columns = ddl(pa.schema([schema.field(name) for name in names]))
     spark = rows.sparkSession
     with progress(spark, "listing vectors"), small_arrow_batches(spark):
         rows.mapInArrow(task, columns).write.parquet(local_uri(folder))

@@ -4,14 +4,13 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from lookalike import images
 from lookalike.errors import LookalikeError, one_line
+from lookalike.images.inputs.delta import delta_files, is_delta
 from lookalike.images.inputs.location import fixed_part, matches
 from lookalike.images.inputs.parquet_shard import is_parquet
 from lookalike.images.inputs.source import is_uri
@@ -50,8 +49,8 @@ def open_files(given: Sequence[str], embedding: str | None) -> OwnTable:
             return open_array(_map_array(paths[0]), paths[0])
         if paths[0].lower().endswith(".csv"):
             return CsvTable(paths[0], os.path.dirname(paths[0]), embedding or "")
-    if len(paths) == 1 and os.path.isdir(os.path.join(paths[0], "_delta_log")):
-        return ParquetTable(paths[0], paths[0], tuple(_delta_files(paths[0])))
+    if len(paths) == 1 and is_delta(paths[0]):
+        return ParquetTable(paths[0], paths[0], tuple(delta_files(paths[0])))
     found: set[str] = set()
     for path in paths:
         below = set(_parquet_files(path))
@@ -102,27 +101,6 @@ def _parquet_files(path: str) -> Iterator[str]:
     elif glob.has_magic(path):
         for one in matches(path, is_parquet):
             yield from _parquet_files(one)
-
-
-def _delta_files(path: str) -> Iterator[str]:
-    from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError
-
-    try:
-        table = DeltaTable(path)
-        features = set(table.protocol().reader_features or ())
-        names = pa.table(table.get_add_actions())["path"].to_pylist()  # percent-encoded
-    except (DeltaError, OSError) as error:
-        raise LookalikeError(f"{path} cannot be read ({one_line(error)}): restore it") from None
-    if odd := sorted(features & {"deletionVectors", "columnMapping"}):
-        raise LookalikeError(
-            f"{path} uses {' and '.join(odd)} of Delta: read it with Spark and give the DataFrame"
-        )
-    for name in sorted(map(unquote, names)):
-        file = os.path.normpath(os.path.join(path, name))
-        if is_uri(name) or not file.startswith(f"{path}/"):
-            raise LookalikeError(f"{path} names a file outside it ({name}): copy the table")
-        yield file
 
 
 def _map_array(file: str) -> npt.NDArray[Any]:

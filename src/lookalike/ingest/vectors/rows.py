@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike import images
+from lookalike.images.inputs.kept_columns import converted
 from lookalike.ingest.vectors import values
-from lookalike.ingest.vectors.columns import converted
 from lookalike.ingest.vectors.inputs import VectorInput
 from lookalike.ingest.vectors.tables import Batch
 from lookalike.storage.own_vectors import OwnVectors

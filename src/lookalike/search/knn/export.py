@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lookalike.errors import LookalikeError
-from lookalike.search.columns import column_of, vector_column
+from lookalike.search.columns import vector_column
 from lookalike.search.engines import KNN_ENGINES, KnnEngine, check_engine
 from lookalike.search.keys import with_keys
 from lookalike.search.knn import knn_join, write_queries
 from lookalike.search.rows import check_k, check_recall
 from lookalike.spark import is_frame, local_uri, progress, session
+from lookalike.spark.columns import column_of
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.protocol import HasTable
 from lookalike.system.defaults import TARGET_RECALL

@@ -1,0 +1,1 @@
+"""Images in rows: DataFrames of Spark, and tables of Arrow, pandas and Polars."""
