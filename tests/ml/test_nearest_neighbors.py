@@ -198,8 +198,9 @@ def test_bad_input_is_refused(
         odd = items.withColumn("id", F.lit(None).cast(kind))
         refusal(fit(odd), f"column 'id' holds {kind}, no ids: set `idCol` to a column of whole")
     few = frame_of(spark, vectors[:3]).coalesce(1)
-    refusal(fit(few.withColumn("id", F.lit(7))), "7")
-    refusal(fit(few.withColumn("id", F.lit(None).cast("string"))), "id")
+    refusal(fit(few.withColumn("id", F.lit(7))), "3 rows of .* have the 'id' '?7'?: keys may not")
+    nameless = few.withColumn("id", F.lit(None).cast("string"))
+    refusal(fit(nameless), "3 rows of .* have no 'id': fill it")
     nulls = few.withColumn("features", F.lit(None).cast("array<float>"))
     refusal(fit(nulls), "no vector in the column 'features'")
 
