@@ -239,29 +239,29 @@ def test_named_objects_that_are_shut_are_listed(
 def test_a_token_that_expires_ends_the_run_and_loses_nothing(
     s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(s3, "expires", 60)
+    fill(s3, "expires", 24)
     answered: list[str] = []
 
     def fault(method: str, path: str) -> Answer | None:
         if "list-type" in path:
             return None
         answered.append(path)
-        return Answer(400, xml("ExpiredToken")) if len(answered) > 40 else None
+        return Answer(400, xml("ExpiredToken")) if len(answered) > 14 else None
 
     monkeypatch.setattr(reading, "_REQUESTS", 2)
     monkeypatch.setattr(reading, "_GROUP_ROWS", 4)
     monkeypatch.setattr(reading, "_AHEAD_BYTES", 2_000)
-    options = replace(PLAIN, wave=8)
+    options = replace(PLAIN, wave=4)
     place = f"s3://{BUCKET}/expires"
     with proxy(s3.port, fault) as address, monkeypatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL", address)
         with pytest.raises(LookalikeError, match="have expired: renew them, and run the same"):
             build_index(place, tmp_path / "x.index", options)
     kept = lookalike.open_index(tmp_path / "x.index")
-    assert 0 < len(kept) < 60
+    assert 0 < len(kept) < 24
     assert list(kept._table.skipped()) == []
     stored, report = build_index(place, tmp_path / "x.index", options)
-    assert (report.same, stored.counts()) == (len(kept), (60, 0))
+    assert (report.same, stored.counts()) == (len(kept), (24, 0))
 
 
 def test_images_are_read_ahead_within_a_bound(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,9 +197,10 @@ def test_bad_input_is_refused(
     for kind in ("double", "date", "boolean"):
         odd = items.withColumn("id", F.lit(None).cast(kind))
         refusal(fit(odd), f"column 'id' holds {kind}, no ids: set `idCol` to a column of whole")
-    few = items.limit(3)
-    refusal(fit(few.withColumn("id", F.lit(7))), "7")
-    refusal(fit(few.withColumn("id", F.lit(None).cast("string"))), "id")
+    few = frame_of(spark, vectors[:3]).coalesce(1)
+    refusal(fit(few.withColumn("id", F.lit(7))), "3 rows of .* have the 'id' '?7'?: keys may not")
+    nameless = few.withColumn("id", F.lit(None).cast("string"))
+    refusal(fit(nameless), "3 rows of .* have no 'id': fill it")
     nulls = few.withColumn("features", F.lit(None).cast("array<float>"))
     refusal(fit(nulls), "no vector in the column 'features'")
 
@@ -247,7 +248,7 @@ def test_a_pipeline_is_saved_whole(
     rows = [(name, Path(name).read_bytes()) for name in photos] + [("broken", b"x")]
     frame = spark.createDataFrame(rows, "name string, content binary").coalesce(2)
     finder = NearestNeighbors(k=3, inputCol="embedding", idCol="name", path=str(tmp_path / "fit"))
-    fitted = Pipeline(stages=[ImageEmbedding(model="resnet18"), finder]).fit(frame)
+    fitted = Pipeline(stages=[ImageEmbedding(), finder]).fit(frame)
     saved, moved = tmp_path / "saved", tmp_path / "moved"
     fitted.save(str(saved))
     (tmp_path / "fit").rename(tmp_path / "gone")
@@ -255,7 +256,7 @@ def test_a_pipeline_is_saved_whole(
     again = PipelineModel.load(str(moved))
     found = {row["name"]: row for row in again.transform(frame).collect()}
     assert found["broken"]["neighbors"] is None and found["broken"]["error"]
-    made = ImageEmbedder("resnet18")(photos)
+    made = ImageEmbedder()(photos)
     wanted, far = brute_force(made, made, 3)
     for photo, ids, distances in zip(photos, wanted, far, strict=True):
         own = found[photo]["neighbors"]
