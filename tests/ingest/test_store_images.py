@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 from PIL import Image
 
 import lookalike
@@ -20,6 +21,7 @@ from lookalike.images.inputs.listing import IMAGE
 from lookalike.images.inputs.read_ahead import read_ahead
 from lookalike.images.inputs.source import Source
 from lookalike.images.inputs.store_listing import list_named, list_store
+from lookalike.images.inputs.tables import shards
 from lookalike.ingest import Options, build_index
 from lookalike.search.query import query_of_id, random_query
 from lookalike.search.searcher import Searcher
@@ -391,8 +393,35 @@ def test_vectors_of_a_store(s3: S3, tmp_path: Path) -> None:
         with pytest.raises(LookalikeError, match=words):
             lookalike.create_index(given, tmp_path / "y.index", embedding_column="v", id_column="k")
     s3.put("items/_delta_log/00000000000000000000.json", b"{}")
-    with pytest.raises(LookalikeError, match="is a Delta table: read it with Spark"):
+    with pytest.raises(LookalikeError, match=f"{place} cannot be read"):
         lookalike.create_index(place, tmp_path / "y.index", embedding_column="v", id_column="k")
+
+
+def put_delta(s3: S3, key: str, folder: Path, versions: list[pa.Table]) -> None:
+    """Put a Delta table into the store, of which each version replaces the one before."""
+    for version in versions:
+        write_deltalake(folder, version, mode="overwrite", partition_by=["kind"])
+    for file in folder.rglob("*"):
+        if file.is_file():
+            s3.put(f"{key}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+
+
+def test_a_delta_table_of_a_store_has_its_newest_version(s3: S3, tmp_path: Path) -> None:
+    vectors = np.eye(8, dtype=np.float32)
+
+    def rows(first: int, last: int) -> pa.Table:
+        keys, kinds = [f"k{row}" for row in range(first, last)], ["a b"] * (last - first)
+        return pa.table({"k": keys, "kind": kinds, "v": list(vectors[first:last])})
+
+    put_delta(s3, "lake", tmp_path / "lake", [rows(0, 8), rows(2, 6)])
+    place = f"s3://{BUCKET}/lake"
+    for number, given in enumerate((place, f"file://{tmp_path}/lake", tmp_path / "lake")):
+        index = lookalike.create_index(
+            given, tmp_path / f"{number}.index", embedding_column="v", id_column="k", spark=False
+        )
+        assert sorted(index.to_pandas()["id"]) == ["k2", "k3", "k4", "k5"]
+    for root in (place, f"file:{tmp_path}/lake"):
+        assert len(list(shards(Source("table", root, ())))) == 1
 
 
 def test_a_table_of_a_store(s3: S3, workers: None, tmp_path: Path) -> None:

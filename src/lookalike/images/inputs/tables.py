@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from lookalike.errors import ImageError, LookalikeError
-from lookalike.images.inputs.delta import delta_files, is_delta
+from lookalike.images.inputs.delta import delta_files, delta_names, is_delta
 from lookalike.images.inputs.file_opening import open_file, size_and_time
 from lookalike.images.inputs.kept_columns import KEPT_TYPES, UNKNOWN, Kept, converted, type_of
 from lookalike.images.inputs.listing import IMAGE
@@ -25,7 +25,7 @@ from lookalike.images.inputs.parquet_shard import (
 )
 from lookalike.images.inputs.reader import read_beside
 from lookalike.images.inputs.scan import ScannedFile, found_file, walk
-from lookalike.images.inputs.source import Source, encode_path, full_path, is_uri
+from lookalike.images.inputs.source import Source, decode_path, encode_path, full_path, is_uri
 from lookalike.images.inputs.store_listing import list_shards
 
 PART = pa.schema(
@@ -63,11 +63,14 @@ def files_of(source: Source, accepts: Callable[[str], bool]) -> Iterator[Scanned
 
     Files in `source.names` count, whatever their names; in folders those whose name is accepted.
     Names that Spark hides are left out: those that begin with a dot, or with `_` unless they are
-    partitions. A local Delta table has the files of its newest version.
+    partitions. A Delta table has the files of its newest version.
     """
     if is_uri(source.root):
+        named = delta_names(source.root) if source.kind == "table" else None
         for shard in list_shards(source.root, accepts):
             inner = shard.path.removeprefix(encode_path(source.root).rstrip("/"))
+            if named is not None and decode_path(inner).strip("/") not in named:
+                continue
             if not any(map(_is_hidden, inner.split("/")[:-1])):
                 yield shard
         return

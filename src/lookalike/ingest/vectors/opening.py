@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lookalike import images
 from lookalike.errors import LookalikeError, one_line
-from lookalike.images.inputs.delta import delta_files, is_delta
+from lookalike.images.inputs.delta import delta_files, delta_names, is_delta
 from lookalike.images.inputs.location import fixed_part, matches
 from lookalike.images.inputs.parquet_shard import is_parquet
 from lookalike.images.inputs.source import is_uri
@@ -19,7 +19,6 @@ from lookalike.ingest.vectors.csv_table import CsvTable
 from lookalike.ingest.vectors.in_memory import open_array
 from lookalike.ingest.vectors.tables import OwnTable, ParquetTable
 from lookalike.system.paths import local_path
-from lookalike.system.store import open_store
 from lookalike.system.uris import split_uri
 
 
@@ -69,20 +68,17 @@ def open_files(given: Sequence[str], embedding: str | None) -> OwnTable:
 
 def _open_uri(uri: str) -> ParquetTable:
     """Open Parquet files of a store: a folder, a file or a glob."""
-    place = uri.rstrip("/")
+    scheme, _, path = split_uri(uri)
+    place = (f"file:{path}" if scheme == "file" else uri).rstrip("/")  # as it is listed
     files = [images.decode_path(shard.path) for shard in list_shards(uri, is_parquet)]
     if not files:
         raise LookalikeError(f"{uri} has no Parquet files: name a table of vectors in Parquet")
     is_folder = files[0].startswith(f"{place}/")
-    if is_folder and split_uri(uri)[0] != "file" and _has_log(place):
-        raise LookalikeError(f"{uri} is a Delta table: read it with Spark and give the DataFrame")
+    if is_folder and (named := delta_names(place)) is not None:
+        files = [file for file in files if file.removeprefix(f"{place}/") in named]
     # The text before the first difference: `commonpath` would merge the slashes of a URI.
     root = place if is_folder else os.path.commonprefix(files).rpartition("/")[0]  # noqa: RUF071
     return ParquetTable(uri, root, tuple(files))
-
-
-def _has_log(place: str) -> bool:
-    return next(open_store(f"{place}/_delta_log").list(1), None) is not None
 
 
 def _parquet_files(path: str) -> Iterator[str]:
