@@ -307,3 +307,11 @@ def test_descriptions_that_two_machines_change_at_once_have_both_changes(
     assert opened.source.also == ("/ours", "/theirs")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.address)
     assert EmbeddingTable.open(uri).source.also == ("/ours", "/theirs")
+
+
+@pytest.mark.parametrize("name", ["a%20b [1].index", "lock", f"{'ü' * 200}.index"])
+def test_names_that_no_folder_has(s3: S3, cache: Path, name: str) -> None:
+    uri = f"s3://{BUCKET}/odd/{name}"
+    assert machine_program.create(uri, ROWS) == len(ROWS)
+    assert add(uri) == 2
+    assert look(uri, ROWS | MORE, cache) == []

@@ -21,6 +21,9 @@ DESCRIPTION = INDEX_FILES[0]
 TRANSFERS = 8  # requests at once
 ORIGIN = "origin.json"
 _SEEN = "newest"  # the newest commit when it was compared with that of the store
+_LOCK = "lock"
+BESIDE = (ORIGIN, _SEEN, _LOCK)
+"""Names of files beside the folder."""
 _COMMIT = re.compile(r"\d{20}\.json")
 OF_LOG = re.compile(r"\d{20}\.(json|checkpoint[.0-9a-f-]*\.(parquet|json))|_last_checkpoint")
 
@@ -45,7 +48,7 @@ class CopiedLog:
     def _locked(self) -> Iterator[None]:
         """Let one process at a time change what was copied of the log."""
         self.prepare()
-        with (self.folder.parent / "lock").open("a") as lock:
+        with (self.folder.parent / _LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -8,6 +8,7 @@ the hash of their content, by which a fetched one is checked.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,7 +20,14 @@ import pyarrow.parquet as pq
 from lookalike.errors import LookalikeError, show_as
 from lookalike.storage.remote.cache_limit import make_room
 from lookalike.storage.remote.cache_use import using_cache
-from lookalike.storage.remote.copied_log import ORIGIN, TRANSFERS, CopiedLog, is_as, set_time
+from lookalike.storage.remote.copied_log import (
+    BESIDE,
+    ORIGIN,
+    TRANSFERS,
+    CopiedLog,
+    is_as,
+    set_time,
+)
 from lookalike.system.cache import cache_folder
 from lookalike.system.files import digest, new_file
 from lookalike.system.paths import Name, local_path
@@ -30,6 +38,7 @@ from lookalike.system.uris import is_uri, split_uri, with_slashes
 STORES = "stores"
 """The folder of the cache with local copies."""
 _FETCH_ATTEMPTS = 3
+_MAX_NAME_LETTERS = 60  # of up to four bytes, where a disk allows 255
 _ROWS = "rows"  # data files without their vectors
 
 
@@ -55,9 +64,15 @@ def open_copy(uri: str) -> "LocalCopy":
         raise LookalikeError(f"{uri} is a whole bucket: give a folder in it, {uri}/NAME.index")
     key = hashlib.blake2b(store.uri.encode(), digest_size=16).hexdigest()
     place = cache_folder() / STORES / key
-    copy = LocalCopy(store, place / store.prefix.rpartition("/")[2])
+    copy = LocalCopy(store, place / _folder_name(store.prefix))
     copy.prepare()
     return _remember(copy)
+
+
+def _folder_name(prefix: str) -> str:
+    """Return a name for the folder of a copy; Delta cannot open some that a store has."""
+    name = re.sub(r"[^\w. -]", "_", prefix.rpartition("/")[2])[-_MAX_NAME_LETTERS:]
+    return f"_{name}" if name in BESIDE or name.startswith(".") else name
 
 
 def copy_at(path: Path) -> "LocalCopy | None":
