@@ -61,13 +61,18 @@ class Neighbor:
     number: int = -1
 
 
+def fetch(segments: Sequence[Segment]) -> Sequence[Segment]:
+    """Return segments; fetch those of an index in a store, several at once."""
+    if segments and is_stored(segments[0].file):
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            list(pool.map(lambda segment: segment.ids, segments))
+    return segments
+
+
 class Rows:
     """The embedded rows of an index, numbered from 0 through all its segments."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
-        if segments and is_stored(segments[0].file):  # fetch several at once
-            with ThreadPoolExecutor(TRANSFERS) as pool:
-                list(pool.map(lambda segment: segment.ids, segments))
         self.segments = [segment for segment in segments if len(segment.ids)]
         self.starts = np.cumsum([0, *(len(segment.ids) for segment in self.segments)])
         self._masks: dict[Filter | None, Mask] = {}

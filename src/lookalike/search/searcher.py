@@ -49,7 +49,7 @@ from lookalike.search.recall import (
     merge_ranges,
     sample_queries,
 )
-from lookalike.search.rows import Neighbor, Rows, check_recall, draw
+from lookalike.search.rows import Neighbor, Rows, check_recall, draw, fetch
 from lookalike.search.signatures import Effort, Signatures
 from lookalike.storage import EmbeddingTable, Segment, push
 from lookalike.system.arrays import Mask, Numbers, Vectors
@@ -90,7 +90,7 @@ class Searcher:
 
     def __init__(self, table: EmbeddingTable) -> None:
         self.table = table
-        self.rows = Rows(table.segments)
+        self.rows = Rows(fetch(table.segments))
 
     def nearest(
         self,
