@@ -25,6 +25,7 @@ class Piece:
 
     vectors: Floats
     ids: npt.NDArray[np.int64]
+    file: Path = Path("data/0/none.parquet")  # of no store
 
     @cached_property
     def rows(self) -> pa.Table:

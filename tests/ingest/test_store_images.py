@@ -420,7 +420,7 @@ def test_a_delta_table_of_a_store_has_its_newest_version(s3: S3, tmp_path: Path)
             given, tmp_path / f"{number}.index", embedding_column="v", id_column="k", spark=False
         )
         assert sorted(index.to_pandas()["id"]) == ["k2", "k3", "k4", "k5"]
-    for root in (place, f"file:{tmp_path}/lake"):
+    for root in (place, f"file://{tmp_path}/lake"):
         assert len(list(shards(Source("table", root, ())))) == 1
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import lookalike
-from helpers.stores import BUCKET, S3, Answer, proxy, s3_server
+from helpers.stores import BUCKET, S3, SETTINGS, Answer, proxy, s3_server
 from lookalike import Index, LookalikeError
 from lookalike.lsh.search import vectors_and_hasher
 from lookalike.server.refresher import Refresher
@@ -40,6 +40,13 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     go("first")
     return go
+
+
+@pytest.fixture
+def workers(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Python workers of Spark know the server: they have the environment of Spark's start."""
+    for name, value in {**SETTINGS, "AWS_ENDPOINT_URL": s3.address}.items():
+        monkeypatch.setitem(session().sparkContext.environment, name, value)
 
 
 @pytest.fixture
@@ -347,7 +354,7 @@ def test_errors_name_the_uri(s3: S3, uri: str, machine: Machine) -> None:
 
 
 def test_signatures_and_hashes_are_shared(
-    s3: S3, uri: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    s3: S3, workers: None, uri: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lookalike.search.searcher._MIN_APPROXIMATE_ROWS", 100)
     index = make(uri, 400)

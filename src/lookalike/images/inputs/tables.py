@@ -27,6 +27,7 @@ from lookalike.images.inputs.reader import read_beside
 from lookalike.images.inputs.scan import ScannedFile, found_file, walk
 from lookalike.images.inputs.source import Source, decode_path, encode_path, full_path, is_uri
 from lookalike.images.inputs.store_listing import list_shards
+from lookalike.system.uris import split_uri
 
 PART = pa.schema(
     {
@@ -67,8 +68,10 @@ def files_of(source: Source, accepts: Callable[[str], bool]) -> Iterator[Scanned
     """
     if is_uri(source.root):
         named = delta_names(source.root) if source.kind == "table" else None
+        scheme, _, path = split_uri(source.root)
+        root = f"file:{path}" if scheme == "file" else source.root  # as it is listed
         for shard in list_shards(source.root, accepts):
-            inner = shard.path.removeprefix(encode_path(source.root).rstrip("/"))
+            inner = shard.path.removeprefix(encode_path(root).rstrip("/"))
             if named is not None and decode_path(inner).strip("/") not in named:
                 continue
             if not any(map(_is_hidden, inner.split("/")[:-1])):

@@ -38,6 +38,7 @@ def open_files(given: Sequence[str], embedding: str | None) -> OwnTable:
         If there is no such table, or it cannot be read.
 
     """
+    given = [_without_scheme(name) for name in given]
     if any(map(is_uri, given)):
         if len(given) > 1:
             raise LookalikeError("one URI at a time: use a glob that covers them")
@@ -66,10 +67,17 @@ def open_files(given: Sequence[str], embedding: str | None) -> OwnTable:
     )
 
 
+def _without_scheme(name: str) -> str:
+    """Return the path in a URI of the local disk; other names as they are."""
+    if not is_uri(name):
+        return name
+    scheme, host, path = split_uri(name)
+    return path if scheme == "file" and not host else name
+
+
 def _open_uri(uri: str) -> ParquetTable:
     """Open Parquet files of a store: a folder, a file or a glob."""
-    scheme, _, path = split_uri(uri)
-    place = (f"file:{path}" if scheme == "file" else uri).rstrip("/")  # as it is listed
+    place = uri.rstrip("/")
     files = [images.decode_path(shard.path) for shard in list_shards(uri, is_parquet)]
     if not files:
         raise LookalikeError(f"{uri} has no Parquet files: name a table of vectors in Parquet")

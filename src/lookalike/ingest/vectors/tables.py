@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from lookalike.errors import LookalikeError, one_line
 from lookalike.images.inputs.file_opening import open_file, size_and_time
 from lookalike.images.inputs.parquet_shard import partitions
-from lookalike.images.inputs.source import is_uri
+from lookalike.system.uris import is_uri
 
 BATCH_ROWS = 1024
 _BUFFER_BYTES = 2**20  # of a column chunk, read at a time
