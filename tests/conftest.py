@@ -13,6 +13,7 @@ import pytest
 # spend half of their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from helpers.stores import S3, SETTINGS, s3_server
 from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection, draw_collection
 from lookalike.ingest import Options, build_index
@@ -61,6 +62,22 @@ def index(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> I
     out = tmp_path_factory.mktemp("index") / "cars.index"
     options = Options(labels=drawn.labels, spark=False)  # one segment, whatever ran before
     return Index(build_index(drawn.photos, out, options)[0])
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    """A real S3 server on loopback with an empty bucket; the environment names it."""
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def workers(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Python workers of Spark know the server: they have the environment of Spark's start."""
+    from lookalike.spark import session
+
+    for name, value in {**SETTINGS, "AWS_ENDPOINT_URL": s3.address}.items():
+        monkeypatch.setitem(session().sparkContext.environment, name, value)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ import pytest
 from PIL import Image
 
 import lookalike
-from helpers.stores import BUCKET, S3, s3_server
+from helpers.stores import BUCKET, S3
 from lookalike import Index, LookalikeError, images
 from lookalike.errors import ImageError
 from lookalike.images.inputs import archives
@@ -28,12 +27,6 @@ from lookalike.images.inputs.source import Source
 from lookalike.ingest import Options, build_index
 
 PLAIN = Options(precision="f32", spark=False)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with s3_server() as server:
-        yield server
 
 
 def picture(seed: int) -> bytes:

@@ -1,7 +1,6 @@
 """Images of a store: indexed without Spark, kept current, searched; and what vanishes meanwhile."""
 
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from deltalake import write_deltalake
 from PIL import Image
 
 import lookalike
-from helpers.stores import BUCKET, S3, SETTINGS, Answer, proxy, s3_server
+from helpers.stores import BUCKET, S3, Answer, proxy
 from lookalike import Index, LookalikeError, images
 from lookalike.images.inputs import read_ahead as reading
 from lookalike.images.inputs.listing import IMAGE
@@ -26,22 +25,6 @@ from lookalike.ingest import Options, build_index
 from lookalike.search.query import query_of_id, random_query
 from lookalike.search.searcher import Searcher
 from lookalike.system.store import open_store
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def workers(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Python workers of Spark know the server: they have the environment of Spark's start."""
-    from lookalike.spark import session
-
-    for name, value in {**SETTINGS, "AWS_ENDPOINT_URL": s3.address}.items():
-        monkeypatch.setitem(session().sparkContext.environment, name, value)
-
 
 PLAIN = Options(precision="f32", spark=False)
 

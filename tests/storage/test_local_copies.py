@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import lookalike
 from helpers import machine_program
 from helpers.disks import fill, mounted, needs_mount
 from helpers.machine_program import Rows
-from helpers.stores import BUCKET, S3, Answer, proxy, s3_server
+from helpers.stores import BUCKET, S3, Answer, proxy
 from lookalike import LookalikeError
 from lookalike.storage import EmbeddingTable, copy_at
 from lookalike.storage.remote import publishing
@@ -22,12 +22,6 @@ from lookalike.system import store_backends
 ROWS = {f"k{number}": number for number in range(6)}
 MORE = {"m1": 1, "m2": 2}
 DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with s3_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from helpers import machine_program
 from helpers.machine_program import ANSWER_SECONDS, MAX_RETRIES, Rows
 from helpers.machines import Machine
-from helpers.stores import BUCKET, S3, Answer, proxy, s3_server
+from helpers.stores import BUCKET, S3, Answer, proxy
 from lookalike import LookalikeError
 from lookalike.system import store_backends
 
@@ -238,12 +238,6 @@ class Site:
     def close(self) -> None:
         for machine in (*self.machines, self.third):
             machine.close()
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with s3_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

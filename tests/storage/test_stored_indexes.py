@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import lookalike
-from helpers.stores import BUCKET, S3, SETTINGS, Answer, proxy, s3_server
+from helpers.stores import BUCKET, S3, Answer, proxy
 from lookalike import Index, LookalikeError
 from lookalike.lsh.search import vectors_and_hasher
 from lookalike.server.refresher import Refresher
@@ -25,12 +25,6 @@ WIDTH = 8
 Machine = Callable[[str], None]
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with s3_server() as server:
-        yield server
-
-
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Go to another machine: one with a cache of its own."""
@@ -40,13 +34,6 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     go("first")
     return go
-
-
-@pytest.fixture
-def workers(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Python workers of Spark know the server: they have the environment of Spark's start."""
-    for name, value in {**SETTINGS, "AWS_ENDPOINT_URL": s3.address}.items():
-        monkeypatch.setitem(session().sparkContext.environment, name, value)
 
 
 @pytest.fixture

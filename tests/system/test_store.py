@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from helpers.stores import BUCKET, S3, Answer, proxy, s3_server
+from helpers.stores import BUCKET, S3, Answer, proxy
 from lookalike import LookalikeError
 from lookalike.system import store as module
 from lookalike.system import store_backends
@@ -26,12 +26,6 @@ NAMES = [
     "x%20y.jpg",
     "ü.jpg",
 ]
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with s3_server() as server:
-        yield server
 
 
 @pytest.fixture
