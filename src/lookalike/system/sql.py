@@ -51,6 +51,8 @@ def connect(folder: Path) -> Iterator["DuckDBPyConnection"]:
             raise
         if len(_idle) < _MAX_IDLE and _is_clean(database):
             _idle.append(database)
+            if len(_idle) > _MAX_IDLE:  # another thread was as quick
+                _close_one()
         else:
             database.close()
     except duckdb.Error as error:
@@ -94,9 +96,14 @@ def _is_clean(database: "DuckDBPyConnection") -> bool:
     return True
 
 
+def _close_one() -> None:
+    with suppress(IndexError):
+        _idle.pop().close()
+
+
 def _close_idle() -> None:
     while _idle:
-        _idle.pop().close()
+        _close_one()
 
 
 os.register_at_fork(before=_close_idle)  # a fork would have them without their threads
