@@ -16,7 +16,7 @@ import pyarrow as pa
 from lookalike.storage.data_folders import MARK, check_index
 from lookalike.storage.description import find_folder
 from lookalike.storage.errors import damaged
-from lookalike.storage.remote import copy_at, pull
+from lookalike.storage.remote import copy_at, mend_log, pull
 from lookalike.storage.transactions import COUNTS, OPERATION
 from lookalike.system.untrusted import check_inner_names
 
@@ -182,7 +182,7 @@ def newest_version(path: Path) -> tuple[int, str]:
     try:
         table = DeltaTable(path.absolute())
     except DeltaError as error:
-        if not pull(path, mend=True):
+        if not mend_log(path):
             check_index(path)
             raise damaged(path, error) from None
         table = DeltaTable(path.absolute())

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from lookalike.images.inputs.kept_columns import KEPT_TYPES, Kept
-from lookalike.storage.schema import KeyType, is_column_name, schema_of
+from lookalike.images.inputs.kept_columns import Kept
+from lookalike.storage.schema import KeyType, schema_of, stored_kept
 
 COLUMNS = "columns"
 """The key in the description for what is known of the user's columns."""
@@ -58,10 +58,7 @@ class OwnColumns:
         Raises `ValueError` or `TypeError` for anything else.
         """
         fields = dict(about)
-        kept = tuple((str(name), str(kind)) for name, kind in fields.pop("kept", ()))
-        made = cls(**fields, kept=kept)
-        if not all(is_column_name(name) and kind in KEPT_TYPES for name, kind in kept):
-            raise ValueError(f"no columns: {str(kept)[:80]!r}")
+        made = cls(**{**fields, "kept": stored_kept(fields.get("kept", ()))})
         texts = (made.image_column, made.path_column, made.id_column, made.label_column)
         for text in texts:
             if text is not None and (not isinstance(text, str) or b"\0" in os.fsencode(text)):

@@ -7,10 +7,10 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import pyarrow as pa
 
 from lookalike.images import Source
-from lookalike.images.inputs.kept_columns import KEPT_TYPES, Kept
+from lookalike.images.inputs.kept_columns import Kept
 from lookalike.spark.columns import ddl
 from lookalike.storage.own_columns import COLUMNS, NO_COLUMNS, OwnColumns
-from lookalike.storage.schema import KeyType, is_column_name, schema_of
+from lookalike.storage.schema import KeyType, schema_of, stored_kept
 
 Metric = Literal["cosine", "l2"]
 """`cosine`: vectors are scaled to length 1; `l2`: they are kept as given."""
@@ -75,10 +75,7 @@ class OwnVectors:
         if about is None:
             return None
         fields = dict(about)
-        kept = tuple((str(name), str(kind)) for name, kind in fields.pop("kept", ()))
-        made = cls(**fields, kept=kept)
-        if not all(is_column_name(name) and kind in KEPT_TYPES for name, kind in kept):
-            raise ValueError(f"no columns: {str(kept)[:80]!r}")
+        made = cls(**{**fields, "kept": stored_kept(fields.get("kept", ()))})
         texts = (made.place, made.id_column, made.path_column, made.label_column)
         for text in (made.embedding_column, *filter(None, texts)):
             if not isinstance(text, str) or b"\0" in os.fsencode(text):

@@ -1,6 +1,6 @@
 """The columns of an index."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -36,6 +36,14 @@ KEY = "key"
 _KEY_TYPES: dict[str, pa.DataType] = {"int64": pa.int64(), "string": pa.string()}
 
 _REFUSED = frozenset(" ,;{}()=\"'`\\")
+
+
+def stored_kept(about: Any) -> Kept:
+    """Restore kept columns from JSON. Raises `ValueError` or `TypeError` for anything else."""
+    kept = tuple((str(name), str(kind)) for name, kind in about)
+    if not all(is_column_name(name) and kind in KEPT_TYPES for name, kind in kept):
+        raise ValueError(f"no columns: {str(kept)[:80]!r}")
+    return kept
 
 
 def is_column_name(name: str) -> bool:

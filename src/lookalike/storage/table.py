@@ -38,7 +38,15 @@ from lookalike.storage.generations import (
 from lookalike.storage.locks import writing
 from lookalike.storage.log import Log, history, newest_version
 from lookalike.storage.own_vectors import Described, Own, stored_own
-from lookalike.storage.remote import fetched, index_path, local_rows, publish_checkpoint, pull, push
+from lookalike.storage.remote import (
+    fetched,
+    index_path,
+    local_rows,
+    mend_log,
+    publish_checkpoint,
+    pull,
+    push,
+)
 from lookalike.storage.schema import ROW
 from lookalike.storage.segments import Segment, SegmentRecord, read_rows
 from lookalike.storage.spark_frame import spark_frame
@@ -128,7 +136,7 @@ class EmbeddingTable(Described):
         except (*_DAMAGE, DeltaError) as error:
             if version is not None and isinstance(error, DeltaError) and not needs_upgrade(error):
                 raise no_longer_kept(path, version) from None
-            if pull(path, mend=True):
+            if mend_log(path):
                 return cls._open(path, version, check_files)
             raise damaged(path, error) from None
         if check_files:

@@ -119,16 +119,19 @@ def name_of(path: Path) -> str:
     return str(path) if copy is None else copy.store.uri
 
 
-def pull(path: Path, *, description: bool = False, mend: bool = False) -> bool:
+def pull(path: Path, *, description: bool = False) -> None:
     """Bring the log of a local copy up to date, and its description; on a disk do nothing.
 
-    The description is read again with new commits, or if `description` is set. With `mend` all of
-    the log is compared with that of the store; returns whether the copy was another.
+    The description is read again with new commits, or if `description` is set.
     """
-    copy = copy_at(path)
-    if copy is not None and not mend:
+    if (copy := copy_at(path)) is not None:
         copy.pull(description=description)
-    return copy is not None and mend and copy.mend_log()
+
+
+def mend_log(path: Path) -> bool:
+    """Make the log of a local copy as it is in its store; return whether it was not."""
+    copy = copy_at(path)
+    return copy is not None and copy.mend_log()
 
 
 def push(path: Path, *files: Path) -> None:
@@ -151,14 +154,13 @@ def local_rows(files: Iterable[Path]) -> list[Path]:
 
     Files without vectors come first: DuckDB takes the columns of the first file.
     """
-
-    def local(file: Path) -> Path:
-        copy = copy_of(file)
-        return file if copy is None else copy.fetch_rows(file)
-
+    named = list(files)
+    copy = copy_of(named[0]) if named else None
+    if copy is None:
+        return named
+    whole = set(named)
     with ThreadPoolExecutor(TRANSFERS) as pool:
-        found = list(pool.map(local, files))
-    return sorted(found, key=lambda file: _ROWS not in file.parts)
+        return sorted(pool.map(copy.fetch_rows, named), key=whole.__contains__)
 
 
 class LocalCopy(CopiedLog):
