@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lookalike.search import exact
-from lookalike.search.cells import as_bytes
+from lookalike.search.cells import Cells, as_bytes
 from lookalike.search.rows import Rows, draw
 from lookalike.search.signatures import Effort, Signatures
 from lookalike.system.arrays import Numbers, Vectors
@@ -216,6 +216,24 @@ def max_candidates(rows: int) -> int:
     return max(round(MAX_CANDIDATE_SHARE * rows), 10 * RECALL_K)
 
 
+class Estimates(Protocol):
+    """What the measurement needs of signatures: rows are numbers, whatever they stand for."""
+
+    @property
+    def cells(self) -> Cells:
+        """The cells."""
+
+    @property
+    def assignments(self) -> Any:
+        """The cells of rows: an array, or what takes an array of rows as one does."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def nearest(self, queries: Vectors, count: int, cells: int) -> tuple[Vectors, Numbers]:
+        """Do as `Signatures.nearest`; it may return fewer columns."""
+
+
 class QuerySample(NamedTuple):
     """Drawn rows as queries: rows (q,), vectors (q, width), true neighbours' rows (q, 10).
 
@@ -264,13 +282,14 @@ def sample_queries(rows: Rows, count: int, within: Numbers | None = None) -> Que
 
 
 def measure_profile(
-    signatures: Signatures, sample: QuerySample, rows: int, stop: int
+    signatures: Estimates, sample: QuerySample, rows: int, stop: int
 ) -> RecallProfile:
     """Decide the effort for each of `RECALLS` on half of a sample; measure it on the other half.
 
     Parameters
     ----------
-    signatures : Signatures
+    signatures : Estimates
+        Signatures, or what estimates distances as they do.
     sample : QuerySample
     rows : int
         Number of rows in the log, skipped ones too.
@@ -310,7 +329,7 @@ def measure_recall(signatures: Signatures, sample: QuerySample, effort: Effort) 
     return float(np.mean(ranks <= effort.candidates))
 
 
-def cell_ranks(signatures: Signatures, sample: QuerySample) -> Numbers:
+def cell_ranks(signatures: Estimates, sample: QuerySample) -> Numbers:
     """Return the rank of the cell of each true neighbour, from 1: int64 (q, 10)."""
     cells = signatures.cells
     order = cells.nearest(cells.rotation(sample.vectors), len(cells))
@@ -319,7 +338,7 @@ def cell_ranks(signatures: Signatures, sample: QuerySample) -> Numbers:
     return np.take_along_axis(ranks, signatures.assignments[sample.true].astype(np.int64), axis=1)
 
 
-def candidate_ranks(signatures: Signatures, sample: QuerySample, cells: int) -> Ranks:
+def candidate_ranks(signatures: Estimates, sample: QuerySample, cells: int) -> Ranks:
     """Return the rank of each true neighbour among the candidates in the nearest `cells` cells.
 
     float64 (q, 10), from 1; infinite beyond `max_candidates`.

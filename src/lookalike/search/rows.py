@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +50,8 @@ class Neighbor:
         The hash tables in which it shares a bucket with the query, with `explain=True`.
     number : int
         The number of its row in the index.
+    content_hash : str
+        The hash of its file, where the search had it at hand; not compared.
     """
 
     rank: int
@@ -59,6 +61,7 @@ class Neighbor:
     distance: float
     tables: tuple[int, ...] | None = None
     number: int = -1
+    content_hash: str = field(default="", compare=False, repr=False)
 
 
 def fetch(segments: Sequence[Segment]) -> Sequence[Segment]:
