@@ -24,8 +24,10 @@ from lookalike.search.query import (
     SearchOptions,
     make_embedder,
 )
+from lookalike.search.regions import BuiltRegions, build_regions
+from lookalike.search.regions.maintenance import check_derived
 from lookalike.search.results import ImageSample, SearchResult, draw_sample
-from lookalike.search.searcher import Searcher, check_signatures
+from lookalike.search.searcher import Searcher
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, maintenance, name_of
 from lookalike.system.defaults import TARGET_RECALL
@@ -341,14 +343,14 @@ class Index:
 
     def check(self) -> maintenance.Checked:
         """Check the index; `open_index(..., check_files=False)` opens a damaged one."""
-        return maintenance.check(self._table, check_signatures)
+        return maintenance.check(self._table, check_derived)
 
     def repair(self) -> maintenance.Repaired:
         """Repair the index, and move on to the version that is whole.
 
         Images that are lost with damaged files are embedded again by `sync`, from their photos.
         """
-        repaired = maintenance.repair(self._table, check_signatures)
+        repaired = maintenance.repair(self._table, check_derived)
         if not repaired.found.ok:
             self._move_to(self._table.reopen())
         return repaired
@@ -361,6 +363,30 @@ class Index:
         vacuumed = maintenance.vacuum(self._table, keep_days, dry_run=dry_run)
         self.refresh()
         return vacuumed
+
+    def build_regions(self, *, anew: bool = False, spark: bool | None = None) -> BuiltRegions:
+        """Make the regions of the index, or add the rows that came since.
+
+        Search then reads what it needs by ranges, in bounded memory, and maps no row. Only queries
+        with a filter, within a distance, or with `engine="exact"` do.
+
+        Parameters
+        ----------
+        anew : bool
+            Write all rows again.
+        spark : bool, optional
+            By default for more than 50,000 rows, or where Spark runs already.
+
+        Returns
+        -------
+        lookalike.search.regions.BuiltRegions
+            Counts of rows, cells, files and bytes, and the recall for each target recall.
+
+        """
+        built = build_regions(self._table, anew=anew, spark=spark)
+        self.refresh()
+        self.__dict__.pop("_searcher", None)
+        return built
 
     def relocate(self, root: Name) -> None:
         """Write down where the photos are now, after their folder was moved.

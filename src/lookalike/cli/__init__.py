@@ -52,6 +52,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Hash on Spark": {"hash": lsh.hash_, "tune": lsh.tune},
     "Maintain an index": {
         "info": search.info,
+        "regions": maintenance.regions,
         "check": maintenance.check,
         "vacuum": maintenance.vacuum,
         "root": maintenance.root,

@@ -75,6 +75,33 @@ def vacuum(
     notes.print(_summary(done, dry_run), markup=False)
 
 
+def regions(
+    index: IndexArgument,
+    anew: Annotated[bool, typer.Option("--anew", help="Write all rows again.")] = False,
+    spark: UseSpark = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare an index larger than this machine for search, or add the rows that came since.
+
+    Rows are written once more, near ones together: a search then reads what it needs by ranges.
+
+    Example: `lookalike regions cars.index`
+    """
+    from lookalike.create import open_index
+
+    done = open_index(index).build_regions(anew=anew, spark=spark)
+    if as_json:
+        show_json(done.to_dict())
+        return
+    if not done.added:
+        notes.print(f"the regions have all {done.rows:,} rows of version {done.version}")
+        return
+    size = f"{done.files:,} files, {done.bytes / 1e6:,.1f} MB"
+    notes.print(
+        f"wrote {done.added:,} rows into {size}: {done.rows:,} rows in {done.cells:,} cells"
+    )
+
+
 def root(
     index: IndexArgument,
     folder: Annotated[

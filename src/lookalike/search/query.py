@@ -22,9 +22,12 @@ from lookalike.search.engines import Engine, KnnEngine, check_engine
 from lookalike.search.filters import Filter
 from lookalike.search.results import Query, SearchResult, read_content
 from lookalike.search.rows import as_given, check_k, check_recall
-from lookalike.search.searcher import Searcher
-from lookalike.storage import EmbeddingTable, Segment
+from lookalike.search.searcher import EXACT_UP_TO, Searcher
+from lookalike.search.stored_rows import StoredRow, draw_row, number_of_name, read_row
+from lookalike.storage import EmbeddingTable
 from lookalike.storage.own_vectors import Metric
+from lookalike.storage.region_folders import region_folders
+from lookalike.storage.schema import KEY
 from lookalike.system.arrays import Vectors
 from lookalike.system.progress import progress_line
 
@@ -111,14 +114,12 @@ def make_query(table: EmbeddingTable, image: QueryLike) -> Query:
     path = os.path.abspath(given)
     data = read_file(given)
     row = _row_of_path(table, path)
-    segment, at, values = row if row else (None, 0, {})
-    if segment is not None and values["content_hash"] == content_hash(data):
-        vector: Vectors = np.array(segment.vectors[at])
-    else:
-        vector = make_embedder(table)(data)
-    number = values.get("id")
-    id_ = values.get("key", number)
-    return Query(vector, images.encode_path(path), values.get("label"), id_, number=number)
+    is_same = row is not None and row.content_hash == content_hash(data)
+    vector = row.vector if row is not None and is_same else make_embedder(table)(data)
+    name = images.encode_path(path)
+    if row is None:
+        return Query(vector, name)
+    return Query(vector, name, row.label, row.id, number=row.number)
 
 
 def queries_of_texts(table: EmbeddingTable, texts: Sequence[str]) -> list[Query]:
@@ -132,17 +133,50 @@ def query_of_id(searcher: Searcher, id_: int | str) -> Query:
 
     Raises `LookalikeError` if there is no such row.
     """
-    rows, table = searcher.rows, searcher.table
+    table = searcher.table
+    if has_regions(table):
+        stored = _stored_row(table, id_)
+        if stored is None:
+            raise _no_row_error(table, id_)
+        return _query_of_row(table, stored)
+    rows = searcher.rows
     row = rows.row_of(id_)
     if row is None:
-        what = "key" if table.has_keys else "id"
-        raise LookalikeError(f"{table.path} has no embedded row with the {what} {id_!r}")
+        raise _no_row_error(table, id_)
     vector: Vectors = rows.vectors(np.array([row]))[0]
     source, path = table.source, rows.paths[row].as_py()
     full_path = images.encode_path(images.full_path(source, path))
     content = None if source.kind == "files" else read_content(source, path)
     label, number = rows.labels[row].as_py(), int(rows.ids[row])
     return Query(vector, full_path, label, rows.id_of(row), content, number)
+
+
+def has_regions(table: EmbeddingTable) -> bool:
+    """Tell whether rows of an index should be read one by one, as its search need not map them."""
+    return table.counts()[0] > EXACT_UP_TO and bool(region_folders(table.path))
+
+
+def _no_row_error(table: EmbeddingTable, id_: int | str) -> LookalikeError:
+    what = "key" if table.has_keys else "id"
+    return LookalikeError(f"{table.path} has no embedded row with the {what} {id_!r}")
+
+
+def _stored_row(table: EmbeddingTable, id_: int | str) -> StoredRow | None:
+    """Return the row with a key, or with an id where rows have no keys; None without one."""
+    wanted: int | str | None = id_
+    if table.has_keys:
+        if isinstance(id_, str) != (table.key == "string"):
+            return None
+        wanted = number_of_name(table, KEY, id_)
+    is_number = isinstance(wanted, int | np.integer) and 0 <= wanted < 2**63
+    return read_row(table, int(wanted)) if is_number and wanted is not None else None
+
+
+def _query_of_row(table: EmbeddingTable, row: StoredRow) -> Query:
+    source = table.source
+    full_path = images.encode_path(images.full_path(source, row.path))
+    content = None if source.kind == "files" else read_content(source, row.path)
+    return Query(row.vector, full_path, row.label, row.id, content, row.number)
 
 
 def id_of_text(table: EmbeddingTable, text: str) -> int | str:
@@ -159,12 +193,17 @@ def number_of(searcher: Searcher, query: Query) -> int | None:
     """Return the number of the row that a query is; None if it is none of the index."""
     if query.number is not None or query.id is None:
         return query.number
+    if has_regions(searcher.table):
+        stored = _stored_row(searcher.table, query.id)
+        return None if stored is None else stored.number
     row = searcher.rows.row_of(query.id)
     return None if row is None else int(searcher.rows.ids[row])
 
 
 def random_query(table: EmbeddingTable, seed: int | None = None) -> Query:
     """Steps 9 and 10: draw an indexed image at random and embed its file again."""
+    if has_regions(table) and (drawn := draw_row(table, seed)) is not None:
+        return _embedded_again(table, drawn)
     segments = table.segments
     total = sum(len(segment.ids) for segment in segments)
     if total == 0:
@@ -175,19 +214,30 @@ def random_query(table: EmbeddingTable, seed: int | None = None) -> Query:
             break
         at -= len(segment.ids)
     row = segment.rows.slice(at, 1).to_pylist()[0]
-    source = table.source
-    full_path = images.full_path(source, row["path"])
-    name, number = images.encode_path(full_path), row["id"]
-    id_ = row.get("key", number)
+    number = row["id"]
+    named = (row["path"], row["label"], row["content_hash"])
+    vector: Vectors = np.array(segment.vectors[at])
+    return _embedded_again(table, StoredRow(number, row.get("key", number), *named, vector))
+
+
+def _embedded_again(table: EmbeddingTable, row: StoredRow) -> Query:
+    """Return a row as a query, with the vector of its file as that is now."""
     if not table.has_network:  # its stored vector is the only one
-        shown = read_content(source, row["path"])
-        return Query(np.array(segment.vectors[at]), name, row["label"], id_, shown, number)
+        source = table.source
+        name = images.encode_path(images.full_path(source, row.path))
+        return Query(
+            row.vector, name, row.label, row.id, read_content(source, row.path), row.number
+        )
+    source = table.source
+    full_path = images.full_path(source, row.path)
     try:
-        data = images.read(source, row["path"])
+        data = images.read(source, row.path)
     except ImageError as error:
         raise LookalikeError(f"{full_path} can no longer be read: {error}") from None
     content = None if source.kind == "files" else data
-    return Query(make_embedder(table)(data), name, row["label"], id_, content, number)
+    vector = make_embedder(table)(data)
+    name = images.encode_path(full_path)
+    return Query(vector, name, row.label, row.id, content, row.number)
 
 
 def check_search(
@@ -226,8 +276,13 @@ def search_vectors(
     chosen: Filter = _ALL,
 ) -> SearchResult:
     """Find the neighbours of a query without Spark, as described in `Index.search`."""
-    table, rows = searcher.table, searcher.rows
+    table = searcher.table
     check_width(table, query.vector)
+    if within is None and not chosen:
+        answer = _search_regions(searcher, query, k or DEFAULT_K, engine, recall)
+        if answer is not None:
+            return answer
+    rows = searcher.rows
     allowed = rows.chosen(chosen)
     if allowed is not None and len(allowed) and not allowed.any():
         raise chosen.no_match_error()
@@ -252,6 +307,25 @@ def search_vectors(
     took_ms = (time.perf_counter() - started) * 1000
     candidates = compared if used == "approximate" else None
     return SearchResult(query, tuple(found), used, took_ms, table.source, candidates)
+
+
+def _search_regions(
+    searcher: Searcher, query: Query, k: int, engine: KnnEngine, recall: float
+) -> SearchResult | None:
+    """Find the neighbours of a query in the regions of an index; None without any that can tell."""
+    regions = searcher.usable_regions(engine, recall)
+    if regions is None:
+        return None
+    own = number_of(searcher, query)
+    started = time.perf_counter()
+    answer = regions.nearest(query.vector, k, recall, own)
+    if answer is None:
+        return None
+    took_ms = (time.perf_counter() - started) * 1000
+    found, compared = answer
+    return SearchResult(
+        query, tuple(found), "approximate", took_ms, searcher.table.source, compared
+    )
 
 
 def as_array(image: Any) -> Any:
@@ -308,15 +382,26 @@ def _usable_vector(table: EmbeddingTable, vector: npt.NDArray[Any]) -> Vectors:
     return cast("Vectors", unit[0])
 
 
-def _row_of_path(table: EmbeddingTable, path: str) -> tuple[Segment, int, dict[str, Any]] | None:
+def _row_of_path(table: EmbeddingTable, path: str) -> StoredRow | None:
     source = table.source
     if source.kind not in ("files", "vectors") or not source.has_pictures:
         return None
     real = os.path.relpath(os.path.realpath(path), os.path.realpath(source.root))
     # By its path, or by its path with links resolved. Images outside the root have absolute paths.
+    by_range = has_regions(table)
     for below in dict.fromkeys((os.path.relpath(path, source.root), real, path)):
+        name = images.encode_path(below)
+        if by_range:
+            number = number_of_name(table, "path", name)
+            if number is not None:
+                return read_row(table, number)
+            continue
         for segment in table.segments:
-            at = pc.index(segment.rows["path"], images.encode_path(below)).as_py()
+            at = pc.index(segment.rows["path"], name).as_py()
             if at >= 0:
-                return segment, at, segment.rows.slice(at, 1).to_pylist()[0]
+                row = segment.rows.slice(at, 1).to_pylist()[0]
+                number = row["id"]
+                named = (row["path"], row["label"], row["content_hash"])
+                vector: Vectors = np.array(segment.vectors[at])
+                return StoredRow(number, row.get("key", number), *named, vector)
     return None

@@ -49,6 +49,7 @@ from lookalike.search.recall import (
     merge_ranges,
     sample_queries,
 )
+from lookalike.search.regions import Regions, open_regions
 from lookalike.search.rows import Neighbor, Rows, check_recall, draw, fetch
 from lookalike.search.signatures import Effort, Signatures
 from lookalike.storage import EmbeddingTable, Segment, push
@@ -90,7 +91,24 @@ class Searcher:
 
     def __init__(self, table: EmbeddingTable) -> None:
         self.table = table
-        self.rows = Rows(fetch(table.segments))
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows, mapped on first use; of an index in a store all data files are fetched."""
+        return Rows(fetch(self.table.segments))
+
+    @cached_property
+    def regions(self) -> Regions | None:
+        """The regions that search reads by ranges; None without any. `LookalikeError` if damaged.
+
+        Only an index with many rows has any use for them.
+        """
+        return open_regions(self.table)
+
+    def usable_regions(self, engine: str, recall: float) -> Regions | None:
+        """Return the regions where a search among all rows may be approximate and they exist."""
+        rows = self.table.counts()[0]
+        return self.regions if self.may_approximate(engine, recall, rows) else None
 
     def nearest(
         self,

@@ -16,9 +16,9 @@ from lookalike import images
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.search.filters import Filter
 from lookalike.search.query import search_vectors
-from lookalike.search.recall import RECALL_K, RECALLS
+from lookalike.search.recall import RECALL_K, RECALLS, RecallProfile
 from lookalike.search.results import Query, SearchResult
-from lookalike.search.rows import Neighbor
+from lookalike.search.rows import Neighbor, Rows
 from lookalike.search.searcher import EXACT_UP_TO, Searcher
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Mask, Numbers, Vectors
@@ -44,12 +44,20 @@ class Snapshot:
     def __init__(self, table: EmbeddingTable) -> None:
         self.table = table
         self.searcher = Searcher(table)
-        self.rows = self.searcher.rows
+        self.count = table.counts()[0]
         self.version = table.version
         identity = table.identity.encode(errors="backslashreplace")
         digest = hashlib.blake2b(identity, digest_size=6).hexdigest()
         self.version_key = VersionKey(digest, self.version)
-        self.is_ready = len(self.rows) <= EXACT_UP_TO
+        self.regions = self.searcher.usable_regions("auto", TARGET_RECALL)
+        self.is_ready = self.count <= EXACT_UP_TO or self.regions is not None
+        if self.regions is None:
+            _ = self.rows  # mapped before the first request
+
+    @property
+    def rows(self) -> Rows:
+        """The rows; where there are regions they are mapped for browsing and filters alone."""
+        return self.searcher.rows
 
     def get_ready(self) -> None:
         """Make or read the signatures; until then searches compare all rows."""
@@ -59,15 +67,26 @@ class Snapshot:
 
     def image(self, row: int) -> dict[str, Any]:
         """Return a row as `schemas.Image`."""
-        number, path = int(self.rows.ids[row]), self._display_path(self.rows.paths[row].as_py())
+        return self._shown(
+            int(self.rows.ids[row]),
+            self.rows.id_of(row),
+            self.rows.paths[row].as_py(),
+            self.rows.labels[row].as_py(),
+            self.content_hash(row),
+        )
+
+    def _shown(
+        self, number: int, id_: int | str, path: str, label: str | None, content_hash: str
+    ) -> dict[str, Any]:
+        path = self._display_path(path)
         address = f"api/images/{number}/picture"
-        prefix = self.content_hash(row)[:HASH_DIGITS]
+        prefix = content_hash[:HASH_DIGITS]
         return {
             "id": number,
-            "key": None if self.rows.keys is None else self.rows.id_of(row),
+            "key": id_ if self.table.has_keys else None,
             "path": path,
             "name": os.path.basename(path) if self.table.has_pictures else path,
-            "label": self.rows.labels[row].as_py(),
+            "label": label,
             **{name: f"{address}?size={side}&v={prefix}" for name, side in PICTURE_SIDES.items()},
         }
 
@@ -120,7 +139,7 @@ class Snapshot:
 
         Raises `HTTPException` as `mask` does.
         """
-        mask = self.mask(chosen)
+        mask = self.mask(chosen) if chosen else None
         if mask is not None and not mask.any():
             hits = SearchResult(query, (), "exact", 0.0, self.table.source)
         else:
@@ -135,11 +154,11 @@ class Snapshot:
             )
         compared = hits.candidates
         if compared is None:
-            compared = len(self.rows) if mask is None else int(np.count_nonzero(mask))
+            compared = self.count if mask is None else int(np.count_nonzero(mask))
         return {
             "engine": hits.engine,
             "compared": compared,
-            "images": len(self.rows),
+            "images": self.count,
             "took_ms": round(hits.took_ms, 3),
             "recall": 1.0 if hits.engine == "exact" else self.recall["measured"],
             **self.version_key._asdict(),
@@ -147,6 +166,15 @@ class Snapshot:
         }
 
     def _neighbors(self, found: Sequence[Neighbor]) -> list[dict[str, Any]]:
+        if self.regions is not None:
+            return [
+                {
+                    "rank": one.rank,
+                    "distance": one.distance,
+                    **self._shown(one.number, one.id, one.path, one.label, _hash_of(one)),
+                }
+                for one in found
+            ]
         rows = self.rows.find(np.array([one.number for one in found], np.int64)).tolist()
         return [
             {"rank": one.rank, "distance": one.distance, **self.image(row)}
@@ -202,9 +230,12 @@ class Snapshot:
     def recall(self) -> dict[str, Any]:
         """The measured recall as `schemas.Recall`."""
         about = {"asked": TARGET_RECALL, "k": RECALL_K}
-        if len(self.rows) <= EXACT_UP_TO:
+        if self.count <= EXACT_UP_TO:
             return {**about, "engine": "exact", "measured": 1.0, "queries": 0}
-        known = self.searcher.profile if self.is_ready else None
+        if self.regions is not None:
+            known: RecallProfile | None = self.regions.profile
+        else:
+            known = self.searcher.profile if self.is_ready else None
         return {
             **about,
             "engine": "approximate",
@@ -222,3 +253,7 @@ class Snapshot:
                 raise
             # Messages of remote file systems contain their addresses.
             raise ImageError("its table or file system cannot be read") from None
+
+
+def _hash_of(found: Neighbor) -> str:
+    return found.content_hash if is_hash(found.content_hash) else ""

@@ -43,7 +43,7 @@ class Service:
         self._mapping = ThreadPoolExecutor(1, "map")
         self._thumbnail_slots = asyncio.Semaphore(cores())
         gauge = self.metrics.gauge
-        gauge("images", "Images in the index.").set_function(lambda: len(self.snapshot.rows))
+        gauge("images", "Images in the index.").set_function(lambda: self.snapshot.count)
         gauge("version", "Version of the index.").set_function(lambda: self.snapshot.version)
         gauge("uploads", "Uploads in progress.").set_function(lambda: self.uploads.in_progress)
         gauge("thumbnails_made", "Thumbnails made.").set_function(lambda: self.thumbnails.made)

@@ -10,6 +10,7 @@ No other package knows the files of an index:
     INDEX/data/UUID/*.parquet the segments: immutable data files
     INDEX/_lsh/VERSION/       hash models, made again when needed
     INDEX/_signatures/        cells and measured recall, made again when needed
+    INDEX/_regions/           rows in the order of their cells, for search by ranges
     INDEX/_upgrade/           the vectors of another model, until they are complete
     INDEX/.writers            locked by each writer
     INDEX/.watch/             the checkpoint of a Spark stream

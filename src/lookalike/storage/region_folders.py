@@ -1,4 +1,4 @@
-"""The folders of regions: rows in the order of their cells, which `search/regions` writes and reads.
+"""The folders of regions: rows in the order of their cells, written and read by `search/regions`.
 
 A folder is `_regions/VERSION-NAME`. Its header comes last: a folder without one is unfinished, and
 nobody reads it. Nothing in a folder ever changes. A header names the folders that it needs, as

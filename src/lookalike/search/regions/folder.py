@@ -144,6 +144,8 @@ def save_folder(
     """Write the describing files of a folder; return them, the header last."""
     place.mkdir(parents=True, exist_ok=True)
     files = [place / name for name in (CELLS, LAYOUT, PROFILE, HEADER)]
-    for one, file in zip((cells, layout, profile, header), files, strict=True):
-        one.save(file)
+    cells.save(files[0])
+    layout.save(files[1])
+    profile.save(files[2])
+    header.save(files[3])
     return files

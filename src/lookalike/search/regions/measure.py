@@ -61,7 +61,8 @@ def true_neighbors(
     squared[ids == queries.ids[:, None]] = np.inf
     order = np.lexsort((ids, squared), axis=1)[:, :RECALL_K]
     true = np.take_along_axis(ids, order, axis=1)
-    farthest = np.take_along_axis(squared, order, axis=1)[:, -1].clip(min=0) ** 0.5
+    last: Vectors = np.take_along_axis(squared, order, axis=1)[:, -1]
+    farthest: Vectors = np.sqrt(last.clip(min=0))
     homes = Homes(
         dict(zip(ids.ravel().tolist(), columns["near_cells"].ravel().tolist(), strict=True))
     )

@@ -51,8 +51,15 @@ class Estimated:
 
     def take(self, some: Numbers) -> "Estimated":
         """Return some of the rows."""
-        names = ("estimates", "ids", "entries", "places", "ranks", "checks")
-        return Estimated(*(getattr(self, name)[some] for name in names), self.rows)
+        return Estimated(
+            self.estimates[some],
+            self.ids[some],
+            self.entries[some],
+            self.places[some],
+            self.ranks[some],
+            self.checks[some],
+            self.rows,
+        )
 
 
 @dataclass(frozen=True)
@@ -111,17 +118,19 @@ class Reader:
             lists = near.shape[1]
             quantizer = faiss.IndexFlatL2(rotated.shape[1])
             quantizer.add(self.cells.centres[near[0]])
-            index = faiss.IndexIVFRaBitQ(quantizer, rotated.shape[1], lists)
+            index: Any = faiss.IndexIVFRaBitQ(quantizer, rotated.shape[1], lists)
             index.is_trained = True
             inverted = faiss.ArrayInvertedLists(lists, self.shape.code_bytes)
             rows = np.arange(len(codes))
             for number in np.flatnonzero(np.diff(bounds)).tolist():
                 start, stop = int(bounds[number]), int(bounds[number + 1])
-                parts = map(faiss.swig_ptr, (rows[start:stop], codes[start:stop]))
-                inverted.add_entries(number, stop - start, *parts)
+                some = faiss.swig_ptr(rows[start:stop])
+                part = faiss.swig_ptr(codes[start:stop])
+                inverted.add_entries(number, stop - start, some, part)
             index.replace_invlists(inverted, False)
             index.ntotal = len(codes)
             keys = np.arange(lists)[None]
+            options: dict[str, Any] = {"nprobe": lists, "qb": 4}
             arrays: tuple[Any, ...] = (keys, squared, estimates, found)
             index.search_preassigned_c(
                 1,
@@ -129,7 +138,7 @@ class Reader:
                 wanted,
                 *map(faiss.swig_ptr, arrays),
                 False,
-                faiss.IVFRaBitQSearchParameters(nprobe=lists, qb=4),
+                faiss.IVFRaBitQSearchParameters(**options),
             )
         there = found[0] >= 0
         return estimates[0][there], found[0][there]

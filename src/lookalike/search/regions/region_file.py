@@ -50,11 +50,12 @@ class Target:
     def file(self) -> Iterator["_Written"]:
         """Yield a file to write; it gets its name, the hash of its content, when the block ends."""
         if self.uri:
-            written = _Written(io.BytesIO())
+            memory = io.BytesIO()
+            written = _Written(memory)
             yield written
-            content = written.file.getbuffer()  # type: ignore[attr-defined]
+            content = memory.getvalue()
             object_ = f"{REGIONS}/{self.name}/{written.name}"
-            open_copy(self.uri).put(object_, content)  # type: ignore[arg-type]
+            open_copy(self.uri).put(object_, content)
             return
         folder = Path(self.path, REGIONS, self.name)
         part = folder / f".{uuid.uuid4().hex}.part"
@@ -117,13 +118,13 @@ def write_region(home: Home, cells: Cells, shape: Shape, target: Target) -> dict
     signature_checks, rows_checks, places, sizes = [], [], [], []
     with target.file() as file:
         for start, stop in bounds:
-            parts = (codes[start:stop], ids[start:stop], checks[start:stop])
+            parts: list[npt.NDArray[Any]] = [codes[start:stop], ids[start:stop], checks[start:stop]]
             signatures = b"".join(one.tobytes() for one in parts)
             signature_checks.append(zlib.crc32(signatures))
             file.write(signatures)
         file.write(bytes(shape.vectors_at(len(ids)) - file.bytes))
         for block in blocks(len(ids), shape.width):
-            file.write(memoryview(np.ascontiguousarray(home.vectors[order[block]])).cast("B"))
+            file.write(np.ascontiguousarray(home.vectors[order[block]]).data.cast("B"))
         rows = home.rows.take(pa.array(order)).combine_chunks().to_batches()
         for start, stop in bounds:
             message = rows[0].slice(start, stop - start).serialize()
@@ -132,7 +133,7 @@ def write_region(home: Home, cells: Cells, shape: Shape, target: Target) -> dict
             rows_checks.append(zlib.crc32(message))
             file.write(memoryview(message))
         name, size = file.name, file.bytes
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "cell": cell.astype(np.int32),
         "count": np.array([stop - start for start, stop in bounds], np.int32),
         "place": np.array(places, np.int64),

@@ -107,6 +107,9 @@ class Regions:
         changes = self.changes
         own = self._named(found)
         added = exact.exact(changes.added, query, k, without, changes.allowed)
+        places = changes.added.find(np.array([one.number for one in added], np.int64))
+        hashes = changes.added.hashes.take(places).to_pylist() if added else []
+        added = [replace(one, content_hash=h or "") for one, h in zip(added, hashes, strict=True)]
         best = sorted([*own, *added], key=lambda one: (one.distance, one.number))[:k]
         neighbors = [replace(one, rank=rank) for rank, one in enumerate(best, 1)]
         return neighbors, found.compared + changes.count

@@ -4,11 +4,9 @@ Rows travel once, packed by the thousand: a record is the rows of a batch that b
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -16,16 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from lookalike.errors import LookalikeError, one_line
 from lookalike.search.cells import Cells, Rotation
 from lookalike.search.regions.assignment import NearestCells
 from lookalike.search.regions.layout import Shape, rows_schema
 from lookalike.search.regions.region_file import Home, Target, as_stored, blocks, write_region
 from lookalike.search.rows import centre_of, nearest_by_products
+from lookalike.search.stored_rows import opened
 from lookalike.storage import Segment
-from lookalike.storage.remote.copies import copy_of
 from lookalike.storage.schema import KeyType
 from lookalike.system.arrays import Numbers, Vectors
 
@@ -85,24 +81,9 @@ class Plan:
 
     def regions_of(self, cells: npt.NDArray[np.int32], ids: Numbers) -> npt.NDArray[np.int32]:
         """Return the region of each row (n,)."""
-        found: npt.NDArray[np.int32] = (self.first[cells] + ids % self.parts[cells]).astype(
-            np.int32
-        )
+        parts = ids % self.parts[cells]
+        found: npt.NDArray[np.int32] = (self.first[cells] + parts).astype(np.int32)
         return found
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[pq.ParquetFile]:
-    """Open a data file where it lies: of a store nothing is written to the disk."""
-    copy = copy_of(file)
-    try:
-        place = file if copy is None or file.exists() else copy.store.open(copy.name(file))
-        with pq.ParquetFile(place, page_checksum_verification=True, pre_buffer=True) as stored:
-            yield stored
-    except (pa.ArrowException, FileNotFoundError, ValueError) as error:
-        raise LookalikeError(
-            f"the data file {file} cannot be read ({one_line(error)}): `lookalike check INDEX`"
-        ) from None
 
 
 def _vectors(batch: pa.RecordBatch) -> Vectors:
@@ -123,7 +104,7 @@ def sample_task(
     def task(batches: Batches) -> Batches:
         for number in _column(batches, "id"):
             rng = np.random.default_rng([number, rotation is not None])
-            with _opened(segments[number].file) as stored:
+            with opened(segments[number].file) as stored:
                 groups = np.arange(stored.num_row_groups)
                 read = min(len(groups), int(np.ceil(len(groups) * share * _GROUPS_OF_SAMPLE)))
                 inner = min(share * len(groups) / max(read, 1), 1)
@@ -165,7 +146,7 @@ def route_task(
         nearest = NearestCells(cells)
         most = max(BATCH_BYTES // (4 * shape.width), 1)
         for number in _column(batches, "id"):
-            with _opened(segments[number].file) as stored:
+            with opened(segments[number].file) as stored:
                 there = set(stored.schema_arrow.names)
                 names = [name for name in schema.names if name in there]
                 for batch in stored.iter_batches(most, columns=["id", *names, "embedding"]):

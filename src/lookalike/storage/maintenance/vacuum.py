@@ -17,6 +17,7 @@ from lookalike.errors import LookalikeError
 from lookalike.storage import EmbeddingTable, Log, commits, copy_at, forget, writing
 from lookalike.storage.description import find_folder
 from lookalike.storage.generations import model_folder
+from lookalike.storage.region_folders import needed_folders, outdated_region_folders, region_folders
 from lookalike.storage.remote import LocalCopy
 from lookalike.storage.remote.outdated import Outdated, ask_time
 from lookalike.system.defaults import KEEP_DAYS
@@ -100,7 +101,8 @@ def _clean_store(
     copy.fetch_folder(find_folder(copy.folder, "signatures"))
     generation = EmbeddingTable.open(copy.folder, first, check_files=False).generation
     now = time.time() if dry_run else ask_time(copy)
-    outdated = Outdated.find(copy, log, first, generation, keep_days, now)
+    regions = needed_folders(copy.folder, region_folders(copy.folder), first)
+    outdated = Outdated.find(copy, log, first, generation, keep_days, now, regions)
     if not dry_run:
         for name in outdated.data:
             forget(copy.folder / name)
@@ -117,6 +119,7 @@ def _others(log: Log, first: int, path: Path) -> list[Path]:
         *log.measured_before(first),
         *log.leftovers(),
         *leftover_folders(path / "work"),
+        *outdated_region_folders(path, first),
     ]
 
 

@@ -74,7 +74,7 @@ def _entries() -> Iterator[tuple[int, float, int, Path]]:
     Data files go before the arrays that were made of them, which search maps.
     """
     root = cache_folder()
-    for pattern in ("*/data/*/*.parquet", "*/rows/data/*/*.parquet", "_work/*/*"):
+    for pattern in ("*/data/*/*.parquet", "*/rows/data/*/*.parquet", "_work/*/*", "pages/*/*"):
         for file in root.glob(f"stores/*/{pattern}"):
             with suppress(OSError):
                 status = file.stat()

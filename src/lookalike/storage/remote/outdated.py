@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 from lookalike.storage.log import Log
@@ -15,6 +15,7 @@ MIN_UNCOMMITTED_DAYS = 1.0
 _DELETED_AT_ONCE = 1_000
 _MODEL = re.compile(r"_model(?:-(\d+))?/")
 _HASHES = re.compile(r"_lsh/(\d+)/")
+_REGIONS = re.compile(r"_regions/([^/]*)/")
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,19 @@ class Outdated:
 
     @classmethod
     def find(
-        cls, copy: LocalCopy, log: Log, first: int, generation: int, keep_days: float, now: float
+        cls,
+        copy: LocalCopy,
+        log: Log,
+        first: int,
+        generation: int,
+        keep_days: float,
+        now: float,
+        regions: Set[str] = frozenset(),
     ) -> "Outdated":
         """Find what versions from `first` on, the first of which has a generation, do not need.
 
-        `now` is in seconds since 1970, by the clock of the store.
+        `now` is in seconds since 1970, by the clock of the store. `regions` are the folders of
+        regions that they need.
         """
         kept, ever = log.files(first), log.files()
         versions = {version.number for version in log.versions if version.number >= first}
@@ -47,6 +56,8 @@ class Outdated:
                 return int(match[1]) not in versions
             if name.startswith(f"{WORK}/"):
                 return modified < uncommitted_before * 1e9
+            if match := _REGIONS.match(name):  # an unfinished one may be in the making
+                return match[1] not in regions and modified < uncommitted_before * 1e9
             return name in measured
 
         found = dict(_matching(copy, is_outdated))

@@ -21,7 +21,9 @@ CLAIM_SECONDS = 30.0
 """How long the description of an index without versions may be that of a living process."""
 _WAITS_OF_COMMIT = 6  # a put and its repetitions take as long at most
 _POLL_SECONDS = 1.0
-_OF_INDEX = re.compile(r"data/|_delta_log/|_model|_signatures/|_lsh/|_work/|_?lookalike\.json")
+_OF_INDEX = re.compile(
+    r"data/|_delta_log/|_model|_signatures/|_lsh/|_regions/|_work/|_?lookalike\.json"
+)
 _CHECKPOINT = re.compile(r"\d{20}\.checkpoint.*|_last_checkpoint")
 
 
