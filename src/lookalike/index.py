@@ -24,7 +24,7 @@ from lookalike.search.query import (
     SearchOptions,
     make_embedder,
 )
-from lookalike.search.regions import BuiltRegions, build_regions
+from lookalike.search.regions import of_index as regions
 from lookalike.search.regions.maintenance import check_derived
 from lookalike.search.results import ImageSample, SearchResult, draw_sample
 from lookalike.search.searcher import Searcher
@@ -191,6 +191,7 @@ class Index:
         return search.find(self._searcher, image, id, text, k, options)
 
     kneighbors = export.kneighbors
+    build_regions = regions.build_regions_of
 
     def sample(
         self, n: int = 10, seed: int | None = None, label: str | Sequence[str] | None = None
@@ -363,30 +364,6 @@ class Index:
         vacuumed = maintenance.vacuum(self._table, keep_days, dry_run=dry_run)
         self.refresh()
         return vacuumed
-
-    def build_regions(self, *, anew: bool = False, spark: bool | None = None) -> BuiltRegions:
-        """Make the regions of the index, or add the rows that came since.
-
-        Search then reads what it needs by ranges, in bounded memory, and maps no row. Only queries
-        with a filter, within a distance, or with `engine="exact"` do.
-
-        Parameters
-        ----------
-        anew : bool
-            Write all rows again.
-        spark : bool, optional
-            By default for more than 50,000 rows, or where Spark runs already.
-
-        Returns
-        -------
-        lookalike.search.regions.BuiltRegions
-            Counts of rows, cells, files and bytes, and the recall for each target recall.
-
-        """
-        built = build_regions(self._table, anew=anew, spark=spark)
-        self.refresh()
-        self.__dict__.pop("_searcher", None)
-        return built
 
     def relocate(self, root: Name) -> None:
         """Write down where the photos are now, after their folder was moved.

@@ -26,12 +26,12 @@ from lookalike.search.query import (
     as_array,
     check_search,
     make_query,
-    number_of,
     queries_of_texts,
     query_of_id,
     search_vectors,
 )
 from lookalike.search.results import Query, SearchResult, SearchResults
+from lookalike.search.row_lookup import number_of
 from lookalike.search.rows import Neighbor, check_seed
 from lookalike.search.searcher import Searcher
 from lookalike.spark import local_uri, progress, session

@@ -9,7 +9,6 @@ from typing import Any, Required, TypeAlias, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 from PIL import Image
 
 from lookalike import images
@@ -21,13 +20,12 @@ from lookalike.search import exact
 from lookalike.search.engines import Engine, KnnEngine, check_engine
 from lookalike.search.filters import Filter
 from lookalike.search.results import Query, SearchResult, read_content
+from lookalike.search.row_lookup import has_regions, number_of, row_of_path, stored_row
 from lookalike.search.rows import as_given, check_k, check_recall
-from lookalike.search.searcher import EXACT_UP_TO, Searcher
-from lookalike.search.stored_rows import StoredRow, draw_row, number_of_name, read_row
+from lookalike.search.searcher import Searcher
+from lookalike.search.stored_rows import StoredRow, draw_row
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.own_vectors import Metric
-from lookalike.storage.region_folders import region_folders
-from lookalike.storage.schema import KEY
 from lookalike.system.arrays import Vectors
 from lookalike.system.progress import progress_line
 
@@ -113,7 +111,7 @@ def make_query(table: EmbeddingTable, image: QueryLike) -> Query:
         return Query(make_embedder(table)(given), content=content)
     path = os.path.abspath(given)
     data = read_file(given)
-    row = _row_of_path(table, path)
+    row = row_of_path(table, path)
     is_same = row is not None and row.content_hash == content_hash(data)
     vector = row.vector if row is not None and is_same else make_embedder(table)(data)
     name = images.encode_path(path)
@@ -135,7 +133,7 @@ def query_of_id(searcher: Searcher, id_: int | str) -> Query:
     """
     table = searcher.table
     if has_regions(table):
-        stored = _stored_row(table, id_)
+        stored = stored_row(table, id_)
         if stored is None:
             raise _no_row_error(table, id_)
         return _query_of_row(table, stored)
@@ -151,25 +149,9 @@ def query_of_id(searcher: Searcher, id_: int | str) -> Query:
     return Query(vector, full_path, label, rows.id_of(row), content, number)
 
 
-def has_regions(table: EmbeddingTable) -> bool:
-    """Tell whether rows of an index should be read one by one, as its search need not map them."""
-    return table.counts()[0] > EXACT_UP_TO and bool(region_folders(table.path))
-
-
 def _no_row_error(table: EmbeddingTable, id_: int | str) -> LookalikeError:
     what = "key" if table.has_keys else "id"
     return LookalikeError(f"{table.path} has no embedded row with the {what} {id_!r}")
-
-
-def _stored_row(table: EmbeddingTable, id_: int | str) -> StoredRow | None:
-    """Return the row with a key, or with an id where rows have no keys; None without one."""
-    wanted: int | str | None = id_
-    if table.has_keys:
-        if isinstance(id_, str) != (table.key == "string"):
-            return None
-        wanted = number_of_name(table, KEY, id_)
-    is_number = isinstance(wanted, int | np.integer) and 0 <= wanted < 2**63
-    return read_row(table, int(wanted)) if is_number and wanted is not None else None
 
 
 def _query_of_row(table: EmbeddingTable, row: StoredRow) -> Query:
@@ -187,17 +169,6 @@ def id_of_text(table: EmbeddingTable, text: str) -> int | str:
         return int(text)
     except ValueError:
         raise LookalikeError(f"{text!r} is no whole number, as the ids of {table.path}") from None
-
-
-def number_of(searcher: Searcher, query: Query) -> int | None:
-    """Return the number of the row that a query is; None if it is none of the index."""
-    if query.number is not None or query.id is None:
-        return query.number
-    if has_regions(searcher.table):
-        stored = _stored_row(searcher.table, query.id)
-        return None if stored is None else stored.number
-    row = searcher.rows.row_of(query.id)
-    return None if row is None else int(searcher.rows.ids[row])
 
 
 def random_query(table: EmbeddingTable, seed: int | None = None) -> Query:
@@ -380,28 +351,3 @@ def _usable_vector(table: EmbeddingTable, vector: npt.NDArray[Any]) -> Vectors:
             "a vector of zeros, or near zero, has no direction: embed the query again"
         )
     return cast("Vectors", unit[0])
-
-
-def _row_of_path(table: EmbeddingTable, path: str) -> StoredRow | None:
-    source = table.source
-    if source.kind not in ("files", "vectors") or not source.has_pictures:
-        return None
-    real = os.path.relpath(os.path.realpath(path), os.path.realpath(source.root))
-    # By its path, or by its path with links resolved. Images outside the root have absolute paths.
-    by_range = has_regions(table)
-    for below in dict.fromkeys((os.path.relpath(path, source.root), real, path)):
-        name = images.encode_path(below)
-        if by_range:
-            number = number_of_name(table, "path", name)
-            if number is not None:
-                return read_row(table, number)
-            continue
-        for segment in table.segments:
-            at = pc.index(segment.rows["path"], name).as_py()
-            if at >= 0:
-                row = segment.rows.slice(at, 1).to_pylist()[0]
-                number = row["id"]
-                named = (row["path"], row["label"], row["content_hash"])
-                vector: Vectors = np.array(segment.vectors[at])
-                return StoredRow(number, row.get("key", number), *named, vector)
-    return None
