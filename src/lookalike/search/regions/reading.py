@@ -95,6 +95,10 @@ class Reader:
             alive = np.flatnonzero(np.all([one.are_alive(ids) for one in self.gone], axis=0))
             codes, ids, checks = codes[alive], ids[alive], checks[alive]
             places, entry, rank = places[alive], entry[alive], rank[alive]
+        if (np.diff(which) == 0).any():  # a cell is in several files
+            order = np.lexsort((ids, rank))
+            codes, ids, checks = codes[order], ids[order], checks[order]
+            places, entry, rank = places[order], entry[order], rank[order]
         bounds = np.searchsorted(rank, np.arange(1, near.shape[1] + 2))
         estimates, found = self._scan(rotated, squared, near, codes, bounds, count)
         by_id = np.lexsort((ids[found], estimates))
