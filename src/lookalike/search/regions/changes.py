@@ -6,6 +6,7 @@ an id never stands for another row.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class Changes:
         gone = ids_of(table, lost_ranges(table, data, stop))
         return cls(gone, added, None if allowed.all() else allowed)
 
-    @property
+    @cached_property
     def count(self) -> int:
         """How many rows came."""
         return len(self.added) if self.allowed is None else int(np.count_nonzero(self.allowed))

@@ -29,7 +29,8 @@ MEMORY_BYTES = 2**28
 PAGE_BYTES = 2**17
 """A page of a store: the vectors of a usual cell."""
 _GAP_BYTES = 2**14  # between ranges of a disk that are read as one
-_MOST_BYTES = 2**22  # of ranges that are read as one
+_MAX_FILE_BYTES = 2**42  # so that places in different files are far from each other
+_MOST_PAGES = 32  # in one request
 _OPEN_FILES = 256
 _REQUESTS = 32  # to a store at a time
 
@@ -59,27 +60,21 @@ def open_files(path: Path, layout: Layout) -> RegionFiles:
 
 
 def merged(
-    files: Numbers, starts: Numbers, sizes: Numbers, gap: int, most: int
+    files: Numbers, starts: Numbers, sizes: Numbers, gap: int
 ) -> tuple[list[Range], Numbers]:
-    """Merge ranges with small gaps; return them, and the merged one that each is in."""
+    """Merge ranges (n,) with small gaps; return them, and the merged one that each is in."""
     order = np.lexsort((starts, files))
-    found: list[Range] = []
+    file, start = files[order], starts[order]
+    stop = np.maximum.accumulate(start + sizes[order] + file * _MAX_FILE_BYTES)
+    begins = np.ones(len(order), bool)
+    begins[1:] = start[1:] + file[1:] * _MAX_FILE_BYTES - stop[:-1] > gap
+    first = np.flatnonzero(begins)
+    last = np.append(first[1:], len(order)) - 1
     where = np.empty(len(order), np.int64)
-    stops = starts + sizes
-    for at in order.tolist():
-        file, start, stop = int(files[at]), int(starts[at]), int(stops[at])
-        last = found[-1] if found else None
-        if (
-            last is not None
-            and last.file == file
-            and start - last.stop <= gap
-            and stop - last.start <= most
-        ):
-            found[-1] = Range(file, last.start, max(last.stop, stop))
-        else:
-            found.append(Range(file, start, stop))
-        where[at] = len(found) - 1
-    return found, where
+    where[order] = np.cumsum(begins) - 1
+    ends = stop[last] - file[last] * _MAX_FILE_BYTES
+    each = zip(file[first].tolist(), start[first].tolist(), ends.tolist(), strict=True)
+    return [Range(*one) for one in each], where
 
 
 class DiskFiles:
@@ -97,7 +92,7 @@ class DiskFiles:
 
     def read(self, files: Numbers, starts: Numbers, sizes: Numbers) -> list[memoryview]:
         """Return some ranges of bytes. The system reads all at once."""
-        ranges, where = merged(files, starts, sizes, _GAP_BYTES, _MOST_BYTES)
+        ranges, where = merged(files, starts, sizes, _GAP_BYTES)
         opened = {file: self._file(file) for file in dict.fromkeys(one.file for one in ranges)}
         try:
             if len(ranges) > 1 and hasattr(os, "posix_fadvise"):
@@ -176,7 +171,7 @@ class StoredFiles:
         for key in missing:
             last = runs[-1][-1] if runs else (-1, -1)
             near = key[0] == last[0] and key[1] == last[1] + 1
-            if near and len(runs[-1]) * PAGE_BYTES < _MOST_BYTES:
+            if near and len(runs[-1]) < _MOST_PAGES:
                 runs[-1].append(key)
             else:
                 runs.append([key])

@@ -15,6 +15,7 @@ from lookalike.search.recall import (
     RecallProfile,
     measure_profile,
 )
+from lookalike.search.regions.assignment import NearestCells
 from lookalike.search.regions.files import open_files
 from lookalike.search.regions.layout import Layout, Shape, rows_schema
 from lookalike.search.regions.reading import Reader
@@ -115,5 +116,5 @@ def measure(
 ) -> RecallProfile:
     """Decide the effort for each recall on half of a sample; measure it on the other half."""
     files = open_files(table.path, layout)
-    reader = Reader(files, layout, shape, cells, rows_schema(table.key), ())
+    reader = Reader(files, layout, shape, NearestCells(cells), rows_schema(table.key), ())
     return measure_profile(_Estimates(reader, sample[1]), sample[0], layout.rows, table.next_id)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lookalike.search.cells import Cells
+from lookalike.search.regions.assignment import NearestCells
 from lookalike.search.regions.files import RegionFiles
 from lookalike.search.regions.layout import (
     CHECK_BYTES,
@@ -69,9 +70,14 @@ class Reader:
     files: RegionFiles
     layout: Layout
     shape: Shape
-    cells: Cells
+    near: NearestCells
     schema: pa.Schema
     gone: Sequence[Ids]
+
+    @property
+    def cells(self) -> Cells:
+        """The cells."""
+        return self.near.cells
 
     def estimate(self, query: Vectors, cells: int, count: int) -> Estimated:
         """Return the `count` rows with the least estimates, of the nearest cells to a query.
@@ -86,7 +92,7 @@ class Reader:
         count : int
         """
         rotated = np.ascontiguousarray(self.cells.rotation(query[None]))
-        squared, near = self.cells.nearest_with_distances(rotated, cells)
+        squared, near = self.near.search(rotated, cells)
         entries, which = self.layout.entries(near[0])
         codes, ids, checks, counts = self._signatures(entries)
         places = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)

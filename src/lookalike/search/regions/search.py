@@ -7,6 +7,7 @@ import numpy as np
 
 from lookalike.search import exact
 from lookalike.search.recall import RECALL_K, RecallProfile
+from lookalike.search.regions.assignment import NearestCells
 from lookalike.search.regions.changes import Changes
 from lookalike.search.regions.files import open_files
 from lookalike.search.regions.folder import Folder, newest_folder
@@ -53,7 +54,7 @@ class Regions:
             open_files(table.path, layout),
             layout,
             folder.header.shape,
-            folder.cells,
+            NearestCells(folder.cells),
             rows_schema(table.key),
             gone,
         )
@@ -104,15 +105,20 @@ class Regions:
             found = self._look(query, k, effort, without) or before
         if found is None:
             return None
-        changes = self.changes
         own = self._named(found)
-        added = exact.exact(changes.added, query, k, without, changes.allowed)
-        places = changes.added.find(np.array([one.number for one in added], np.int64))
-        hashes = changes.added.hashes.take(places).to_pylist() if added else []
-        added = [replace(one, content_hash=h or "") for one, h in zip(added, hashes, strict=True)]
-        best = sorted([*own, *added], key=lambda one: (one.distance, one.number))[:k]
+        if not self.changes.count:
+            return own, found.compared
+        best = sorted([*own, *self._added(query, k, without)], key=_order)[:k]
         neighbors = [replace(one, rank=rank) for rank, one in enumerate(best, 1)]
-        return neighbors, found.compared + changes.count
+        return neighbors, found.compared + self.changes.count
+
+    def _added(self, query: Vectors, k: int, without: int | None) -> list[Neighbor]:
+        """Compare a query with all rows that came later."""
+        rows, allowed = self.changes.added, self.changes.allowed
+        found = exact.exact(rows, query, k, without, allowed)
+        places = rows.find(np.array([one.number for one in found], np.int64))
+        hashes = rows.hashes.take(places).to_pylist()
+        return [replace(one, content_hash=h or "") for one, h in zip(found, hashes, strict=True)]
 
     def _is_far(self, found: Found) -> bool:
         """Tell whether the neighbours are farther than those of nearly all rows."""
@@ -181,6 +187,10 @@ class Regions:
             )
             for rank, (number, squared, row) in enumerate(each, 1)
         ]
+
+
+def _order(found: Neighbor) -> tuple[float, int]:
+    return found.distance, found.number
 
 
 def _are_equal(found: Found, other: Found | None) -> bool:
