@@ -49,8 +49,18 @@ def test_the_public_names() -> None:
     assert all(getattr(lookalike, name).__doc__ for name in lookalike.__all__)
     assert issubclass(ImageError, LookalikeError)
     assert [name for name in dir(Index) if not name.startswith("_")] == [
-        *("add", "check", "clusters", "duplicates", "embedder", "evaluate", "gallery", "info"),
-        *("kneighbors", "outliers", "pairs", "path", "refresh", "register_function", "relocate"),
+        *("add", "build_regions", "check", "clusters", "duplicates", "embedder", "evaluate"),
+        *(
+            "gallery",
+            "info",
+            "kneighbors",
+            "outliers",
+            "pairs",
+            "path",
+            "refresh",
+            "register_function",
+            "relocate",
+        ),
         *("remove", "repair", "report", "sample", "search", "set_aside", "sync", "to_arrow"),
         *("to_pandas", "to_polars", "to_spark", "upgrade", "vacuum", "versions"),
     ]
