@@ -277,7 +277,7 @@ def test_damage_is_said_in_one_line_and_repaired(
             content = np.frombuffer(file.read_bytes(), np.uint8).copy()
             content[len(content) // 3 : len(content) // 2] ^= 0x55
             file.write_bytes(content.tobytes())
-    with pytest.raises(LookalikeError, match="`lookalike regions INDEX`") as raised:
+    with pytest.raises(LookalikeError, match="`lookalike regions INDEX --anew`") as raised:
         for query in vectors[ROWS:]:
             found_by(opened(table), query)
     assert "\n" not in str(raised.value)
@@ -299,11 +299,11 @@ def test_vacuum_deletes_what_no_version_needs(table: EmbeddingTable, vectors: Fl
     later = grown(table, vectors[ROWS:])
     build_regions(later, spark=False)
     second, _ = region_folders(later.path)
-    (later.path / REGIONS / "7-0123abcd").mkdir()  # of a killed build
-    (later.path / REGIONS / "7-0123abcd" / "x.region").write_bytes(b"x")
+    (later.path / REGIONS / "7-0123456789abcdef").mkdir()  # of a killed build
+    (later.path / REGIONS / "7-0123456789abcdef" / "x.region").write_bytes(b"x")
     Index(later).vacuum(0)
     assert region_folders(later.path) == [second, first], "the second needs files of the first"
-    assert not (later.path / REGIONS / "7-0123abcd").exists()
+    assert not (later.path / REGIONS / "7-0123456789abcdef").exists()
     now = EmbeddingTable.open(later.path)
     assert recall(now, vectors[ROWS : ROWS + 10]) > 0.9
     build_regions(now, spark=False, anew=True)

@@ -170,7 +170,7 @@ def test_an_index_in_a_store(
             s3.client.delete_object(Bucket=BUCKET, Key=name)
     machine("sixth")
     index = lookalike.open_index(uri)
-    with pytest.raises(LookalikeError, match=r"is missing.*`lookalike regions INDEX`"):
+    with pytest.raises(LookalikeError, match=r"is missing.*`lookalike regions INDEX --anew`"):
         index.search(vectors[0], 3)
     assert index.check().counts == {"signatures": 2}
 

@@ -1,6 +1,7 @@
 """Find single rows of an index: mapped, or by ranges where search need not map them."""
 
 import os
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow.compute as pc
@@ -14,10 +15,16 @@ from lookalike.storage.region_folders import region_folders
 from lookalike.storage.schema import KEY
 from lookalike.system.arrays import Vectors
 
+_known: WeakKeyDictionary[EmbeddingTable, bool] = WeakKeyDictionary()
+
 
 def has_regions(table: EmbeddingTable) -> bool:
     """Tell whether rows of an index should be read one by one, as its search need not map them."""
-    return table.counts()[0] > EXACT_UP_TO and bool(region_folders(table.path))
+    if table.counts()[0] <= EXACT_UP_TO:
+        return False
+    if table not in _known:  # a store would be asked each time
+        _known[table] = bool(region_folders(table.path))
+    return _known[table]
 
 
 def stored_row(table: EmbeddingTable, id_: int | str) -> StoredRow | None:

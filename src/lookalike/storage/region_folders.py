@@ -1,12 +1,13 @@
 """The folders of regions: rows in the order of their cells, written and read by `search/regions`.
 
-A folder is `_regions/VERSION-NAME`. Its header comes last: a folder without one is unfinished, and
+A folder is `_regions/VERSION-TIME`. Its header comes last: a folder without one is unfinished, and
 nobody reads it. Nothing in a folder ever changes. A header names the folders that it needs, as
 regions of added rows leave those of the others where they are.
 """
 
 import re
-import uuid
+import secrets
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -22,12 +23,12 @@ HEADER = "header.json"
 """The file that makes a folder complete."""
 DESCRIBING = (HEADER, "cells.npz", "layout.npz", "profile.json")
 """The files of a folder beside those with rows."""
-_NAME = re.compile(r"(\d{1,18})-[0-9a-f]{8}")
+_NAME = re.compile(r"(\d{1,18})-[0-9a-f]{16}")
 
 
 def new_region_folder(version: int) -> str:
-    """Return a name for the folder of the regions of a version; no other has it."""
-    return f"{version}-{uuid.uuid4().hex[:8]}"
+    """Return a name for the folder of the regions of a version; a later one is greater."""
+    return f"{version}-{time.time_ns() // 1000:014x}{secrets.token_hex(1)}"
 
 
 def is_region_folder(name: str) -> bool:
@@ -74,9 +75,9 @@ def needed_folders(path: Path, names: Iterable[str], first: int) -> set[str]:
     `names` are those of all complete ones. Besides the later ones that is the newest of those
     before, and what their headers name.
     """
-    newest_first = sorted(names, key=lambda one: (version_of(one), one))[::-1]
-    before = [name for name in newest_first if version_of(name) <= first][:1]
-    kept = {name for name in newest_first if version_of(name) > first} | set(before)
+    newest = {version_of(name): name for name in sorted(names)}  # of each version
+    before = max((version for version in newest if version <= first), default=first)
+    kept = {name for version, name in newest.items() if version >= before}
     for name in tuple(kept):
         with suppress(OSError, ValueError, TypeError, KeyError):
             kept.update(read_json(local_region_folder(path, name) / HEADER)["folders"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from lookalike.errors import LookalikeError, Unreadable
 from lookalike.search.cells import (
@@ -41,7 +42,7 @@ from lookalike.system.files import delete_folder
 
 MAX_REGION_ROWS = 262_144
 """Rows of a region of 512 numbers: a quarter of a gigabyte in half precision."""
-MAX_SAMPLE_ROWS = 2**20
+MAX_SAMPLE_ROWS = 2**19
 """Rows in the memory of the driver, of 128 numbers each, to fit cells to."""
 MIN_ROWS = 22
 """Fewer rows have no recall to measure."""
@@ -50,6 +51,7 @@ _MIN_REGIONS_PER_CORE = 2
 _MAX_GROWTH = 2  # of an index, before its cells are fitted again
 _MAX_FOLDERS = 8  # of added rows: each is one more place to read of each cell
 _MAX_GONE_SHARE = 1 / 4
+_COUNTED_ROWS = 2**16  # of the sample, to balance regions
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,10 @@ class _Build:
         if len(ids) < MIN_ROWS:
             raise LookalikeError(f"{self.table.path} has too few rows: {len(ids)}")
         cells, rotated = self._cells(segments, vectors, rows)
-        counts = np.bincount(cells.nearest(rotated, 1)[:, 0], minlength=len(cells))
+        some = rotated[:: -(-len(rotated) // _COUNTED_ROWS)]
+        counts = np.bincount(cells.nearest(some, 1)[:, 0], minlength=len(cells))
         queries = measure.choose_queries(ids, vectors)
-        records = self._write(segments, cells, counts * (rows / len(rotated)), 0, queries.vectors)
+        records = self._write(segments, cells, counts * (rows / len(some)), 0, queries.vectors)
         layout = layout_of(records, self.name, names_of(self.table), NO_IDS)
         header = self._header(cells, layout.rows, layout.rows, ())
         sample = measure.true_neighbors(queries, records)
@@ -217,8 +220,8 @@ class _Build:
         dtype = "float32" if rotation is None else self.dtype
         task = sample_task(segments, share, rotation, self.dtype)
         found = self.runner.sample(task, len(segments))
-        ids = np.frombuffer(b"".join(found["ids"].to_pylist()), np.int64)
-        drawn = np.frombuffer(b"".join(found["vectors"].to_pylist()), dtype)
+        ids = _joined(found["ids"], np.dtype(np.int64))
+        drawn = _joined(found["vectors"], np.dtype(dtype))
         return ids, np.ascontiguousarray(drawn.reshape(-1, width), np.float32)
 
     def _cells(
@@ -294,6 +297,12 @@ class _Build:
         push(self.table.path, *described)
         push(self.table.path, last)
         return _told(header, layout, profile, added, files)
+
+
+def _joined(column: pa.ChunkedArray, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return the numbers of a column of bytes as one array."""
+    parts = [np.frombuffer(one.as_buffer(), kind) for one in column]
+    return np.concatenate([np.empty(0, kind), *parts])
 
 
 def _union(ranges: Numbers) -> Numbers:

@@ -29,7 +29,7 @@ from lookalike.system.untrusted import read_arrays
 ID_BYTES, CHECK_BYTES = 8, 4
 VECTORS_ALIGNMENT = 4096
 """Bytes: vectors begin at a page of a disk."""
-REBUILD = "make them again with `lookalike regions INDEX`"
+REBUILD = "make them again with `lookalike regions INDEX --anew`"
 _DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
     "float32": np.dtype(np.float32),

@@ -37,5 +37,5 @@ def build_regions_of(
 
     """
     built = build_regions(self._table, anew=anew, spark=spark)
-    self._move_to(self._table.newest())
+    self._move_to(self._table.reopen())
     return built

@@ -206,7 +206,7 @@ def open_regions(table: EmbeddingTable) -> Regions | None:
     if folder is None:
         return None
     if not folder.fits:
-        logger.info("another FAISS made the regions: `lookalike regions INDEX` makes them again")
+        logger.info("another FAISS made the regions: `lookalike regions INDEX --anew`")
         return None
     regions = Regions(table, folder)
     if not regions.covers:

@@ -215,8 +215,10 @@ def _home(records: Iterable[dict[str, Any]], shape: Shape) -> Home:
             start = chunk.offset * shape.width
             vectors.append(numbers[start : start + len(chunk) * shape.width])
         tables.append(table.drop_columns(["vector"]))
-    rows = pa.concat_tables(tables)
+    rows = pa.concat_tables(tables).combine_chunks()  # a copy: what they came in is let go
+    tables.clear()
     whole = np.concatenate(vectors).reshape(len(rows), shape.width)
+    vectors.clear()
     ids, cell = rows["id"].to_numpy(), rows["cell"].to_numpy()
     return Home(cell, ids, whole, rows.drop_columns(["id", "cell"]))
 
