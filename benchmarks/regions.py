@@ -57,6 +57,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--index", type=Path, help="an index of these rows that is there already")
     parser.add_argument("--s3", action="store_true")
+    parser.add_argument(
+        "--no-spark", action="store_true", help="all rows in memory: up to a million"
+    )
     parser.add_argument("--recall", type=float, default=0.98)
     parser.add_argument("--ask", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="the only form there is")
@@ -85,7 +88,8 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         told["index_seconds"] = lookalike_command(command, environment)[0]
         (work / "rows.npy").unlink()
     if not (out / REGIONS).exists():
-        seconds, built = lookalike_command(["regions", str(out), "--json"], environment)
+        command = ["regions", str(out), "--json", *(["--no-spark"] if given.no_spark else [])]
+        seconds, built = lookalike_command(command, environment)
         told |= {"regions_seconds": seconds, "regions": json.loads(built)}
     told["regions_bytes"] = sum(f.stat().st_size for f in (out / REGIONS).rglob("*.*"))
     true = true_neighbors(whole[:rows], np.load(work / "queries.npy"), work / f"true-{rows}.npy")
