@@ -244,14 +244,15 @@ def server() -> Iterator[str]:
 
 
 def upload(folder: Path, address: str) -> None:
-    """Put an index into the server as it is."""
+    """Put an index into the server, without its data files: none is read."""
     from lookalike.system.store import open_store
 
     os.environ.update({**SETTINGS, "AWS_ENDPOINT_URL": address})
     store = open_store(f"s3://{BUCKET}/own.index")
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != ".writers":
-            store.put(file.relative_to(folder).as_posix(), file)
+        name = file.relative_to(folder).as_posix()
+        if file.is_file() and file.name != ".writers" and not name.startswith("data/"):
+            store.put(name, file)
 
 
 if __name__ == "__main__":
