@@ -40,6 +40,7 @@ class Stage:
     """One stage of Spark. Times are seconds since 1970, bytes are those of all its tasks."""
 
     number: int
+    execution: int = -1  # the query of Spark SQL that it belongs to
     name: str = ""
     started: float = 0.0
     ended: float = 0.0
@@ -70,8 +71,12 @@ class Stage:
 def stages_in(folder: Path, seen: "Processes") -> list[Stage]:
     """Return the stages that Spark has logged in a folder, and the CPU time seen in each."""
     found: dict[int, Stage] = {}
+    executions: dict[int, int] = {}
     for event in _events(folder / "events"):
-        if event["Event"] == "SparkListenerTaskEnd" and event.get("Task Metrics"):
+        if event["Event"] == "SparkListenerJobStart":
+            execution = int(event["Properties"].get("spark.sql.execution.id", -1))
+            executions.update(dict.fromkeys(event["Stage IDs"], execution))
+        elif event["Event"] == "SparkListenerTaskEnd" and event.get("Task Metrics"):
             stage = found.setdefault(event["Stage ID"], Stage(event["Stage ID"]))
             _add_task(stage, event["Task Info"], event["Task Metrics"])
         elif event["Event"] == "SparkListenerStageCompleted":
@@ -83,6 +88,7 @@ def stages_in(folder: Path, seen: "Processes") -> list[Stage]:
     stages = sorted((one for one in found.values() if one.ended), key=lambda one: one.started)
     for stage in stages:
         stage.cpu = seen.cpu_between(stage.started, stage.ended)
+        stage.execution = executions.get(stage.number, -1)
     return stages
 
 
@@ -106,20 +112,18 @@ def _add_task(stage: Stage, about: dict[str, Any], metrics: dict[str, Any]) -> N
 def parts_of(stages: list[Stage]) -> dict[str, list[Stage]]:
     """Divide the stages of a search: survey, route, search and merge.
 
-    The one that writes most to a shuffle routes rows; the next that reads it searches; what comes
-    after merges, what came before surveys.
+    The last query that shuffles finds the neighbours: what only writes to a shuffle routes rows,
+    what reads one and writes to the next searches, and what only reads merges.
     """
     parts: dict[str, list[Stage]] = {"survey": [], "route": [], "search": [], "merge": []}
-    route = max(stages, key=lambda one: one.written, default=None)
+    last = max((one.execution for one in stages if one.written), default=-1)
     for stage in stages:
-        if route is None or stage.started < route.started:
+        if stage.execution < last:
             parts["survey"].append(stage)
-        elif stage is route:
+        elif not stage.read:
             parts["route"].append(stage)
-        elif not parts["search"] and stage.read:
-            parts["search"].append(stage)
         else:
-            parts["merge"].append(stage)
+            parts["search" if stage.written else "merge"].append(stage)
     return parts
 
 
