@@ -18,7 +18,7 @@ effort are part of what is measured. The figures of a size go to stderr as soon 
 
 The model is a power of the number of rows for each part, fitted to the sizes from a million on,
 where there are two. Beyond the largest size it tells both what a row costs if it grows like that,
-and cells beyond their number grow, too; and what it costs if it grows no more.
+and what it costs if it grows no more.
 """
 
 import argparse
@@ -39,7 +39,6 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from lookalike import open_index
-from lookalike.search.cells import cell_count
 from measure import bytes_in, machine
 from stages import Processes, Stage, event_log_settings, parts_of, stages_in
 from stored import Passing
@@ -250,8 +249,6 @@ def model(sizes: dict[int, dict[str, Any]]) -> dict[str, Any]:
     beyond = {}
     for rows in BEYOND:
         grown = {name: last[name] * (rows / largest) ** slopes[name] for name in PARTS}
-        # Where there are no more cells, each is larger, and a visit compares more rows.
-        grown["search"] *= max(rows_of_cell(rows) / rows_of_cell(largest), 1)
         flat = {name: last[name] * (rows / largest) ** min(slopes[name], 0) for name in PARTS}
         beyond[str(rows)] = {
             "us_a_row": {name: round(one, 1) for name, one in grown.items()},
@@ -267,11 +264,6 @@ def model(sizes: dict[int, dict[str, Any]]) -> dict[str, Any]:
         "cpu_a_row_growth": {f"{smallest}_to_{largest}": round(growth, 3)},
         "beyond": beyond,
     }
-
-
-def rows_of_cell(rows: int) -> float:
-    """Return how many rows a cell has."""
-    return rows / cell_count(rows)
 
 
 def slope(costs: list[float], rows: list[int]) -> float:
