@@ -42,7 +42,7 @@ from lookalike import open_index
 from measure import bytes_in, machine
 from stages import Processes, Stage, event_log_settings, parts_of, stages_in
 from stored import Passing
-from vectors import KINDS, draw_index, spread_of
+from vectors import KINDS, Anchors, draw_index, spread_of
 
 K = 10
 BEYOND = (100_000_000, 1_000_000_000)
@@ -89,8 +89,9 @@ def main() -> None:
     if given.around is None:
         parser.error("give --around")
     sizes: dict[int, dict[str, Any]] = {}
+    anchors = Anchors.of(np.load(given.around, mmap_mode="r"))
     for rows in sorted(given.rows):
-        sizes[rows] = measure(rows, given)
+        sizes[rows] = measure(rows, anchors, given)
         print(json.dumps({rows: sizes[rows]}), file=sys.stderr, flush=True)  # noqa: T201
     done = {rows: one for rows, one in sizes.items() if "parts" in one}
     told = {"machine": machine(), "k": K, "kind": given.kind, "rows": sizes}
@@ -107,20 +108,19 @@ def find(index: Path, out: Path, recall: float | None) -> None:
     (out.parent / "planned.json").write_text(json.dumps(told))
 
 
-def measure(rows: int, given: argparse.Namespace) -> dict[str, Any]:
+def measure(rows: int, anchors: Anchors, given: argparse.Namespace) -> dict[str, Any]:
     """Make an index, find all neighbours, say what that took; leave nothing behind."""
     with tempfile.TemporaryDirectory(dir=given.work, prefix=f"scale-{rows}-") as folder:
         work = Path(folder)
-        real = np.load(given.around, mmap_mode="r")
         started = time.perf_counter()
-        made, true = draw_index(real, rows, work / "index", given.kind)
+        made, true = draw_index(anchors, rows, work / "index", given.kind)
         about = {
             "index_mb": round(made.size() / 2**20),
             "making_s": round(time.perf_counter() - started, 1),
             "spread": spread_of(rows, true.squared, true.queries, true.queries),
             "reading_us_a_row": reading(made.files()[0]),
         }
-        return {**about, **search(rows, real.shape[1], work, true, about, given)}
+        return {**about, **search(rows, anchors.real.shape[1], work, true, about, given)}
 
 
 def search(

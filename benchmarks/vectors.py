@@ -66,11 +66,12 @@ def main() -> None:
     given = parser.parse_args()
     if given.around:
         real = np.load(given.around, mmap_mode="r")
+        anchors = Anchors.of(real, given.seed)
         if given.out.suffix == ".index":
-            _, seen = draw_index(real, given.count, given.out, given.kind, given.seed)
+            _, seen = draw_index(anchors, given.count, given.out, given.kind, given.seed)
             drawn = spread_of(given.count, seen.squared, seen.queries, seen.queries)
         else:
-            draw(real, given.count, given.out, given.kind, given.seed)
+            draw(anchors, given.count, given.out, given.kind, given.seed)
             drawn = spread(np.load(given.out, mmap_mode="r"))
         told = {"real": spread(real), given.kind: drawn}
     elif given.index:
@@ -139,17 +140,32 @@ class Kind:
 KINDS = {"around": Kind(noise=0.5, flatness=0.0), "harder": Kind(noise=1.0, flatness=0.5)}
 
 
+@dataclass(frozen=True)
+class Anchors:
+    """Real vectors (n, width): the rows that others are drawn around, and their neighbours."""
+
+    real: Vectors
+    rows: npt.NDArray[np.int64]
+    near: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, real: Vectors, seed: int = 0) -> "Anchors":
+        """Choose rows and find their neighbours, which takes some two CPU minutes."""
+        rng = np.random.default_rng(seed)
+        rows = np.sort(rng.choice(len(real), min(len(real), ANCHORS), replace=False))
+        return cls(real, rows, nearest(real, real[rows], NEIGHBORS + 1)[1][:, 1:])
+
+
 class Crowd:
     """Any number of vectors drawn around real ones, a block at a time, in any order.
 
     A block is the same whenever it is drawn, and may be drawn in any thread.
     """
 
-    def __init__(self, real: Vectors, count: int, kind: str = "around", seed: int = 0) -> None:
-        self.real, self.count, self.seed = real, count, seed
-        rng = np.random.default_rng(seed)
-        self._anchors = np.sort(rng.choice(len(real), min(len(real), ANCHORS), replace=False))
-        self._near = nearest(real, real[self._anchors], NEIGHBORS + 1)[1][:, 1:]
+    def __init__(self, anchors: Anchors, count: int, kind: str = "around", seed: int = 0) -> None:
+        self.real, self.count, self.seed = anchors.real, count, seed
+        self._anchors, self._near = anchors.rows, anchors.near
+        real, rng = anchors.real, np.random.default_rng(seed)
         some = rng.integers(len(self._anchors), size=BLOCK)
         other = self._near[some, rng.integers(NEIGHBORS, size=BLOCK)]
         variances, directions = np.linalg.eigh(np.cov((real[other] - real[self._anchors[some]]).T))
@@ -181,23 +197,24 @@ class Crowd:
         return mixed
 
 
-def draw(real: Vectors, count: int, out: Path, kind: str = "around", seed: int = 0) -> None:
-    """Write `count` vectors drawn around real ones (n, width) to a file for `numpy.load`."""
-    crowd = Crowd(real, count, kind, seed)
-    written = np.lib.format.open_memmap(out, "w+", np.float32, (count, real.shape[1]))
+def draw(anchors: Anchors, count: int, out: Path, kind: str = "around", seed: int = 0) -> None:
+    """Write `count` vectors drawn around real ones to a file for `numpy.load`."""
+    crowd = Crowd(anchors, count, kind, seed)
+    shape = (count, anchors.real.shape[1])
+    written = np.lib.format.open_memmap(out, "w+", np.float32, shape)
     for number in range(crowd.blocks):
         written[number * BLOCK : (number + 1) * BLOCK] = crowd.block(number)
     written.flush()
 
 
 def draw_index(
-    real: Vectors, count: int, out: Path, kind: str = "around", seed: int = 0
+    anchors: Anchors, count: int, out: Path, kind: str = "around", seed: int = 0
 ) -> tuple[EmbeddingTable, Passing]:
     """Write an index of `count` drawn vectors, ids from 0; return also who is truly nearest.
 
     The true neighbours are those of `QUERIES` rows of a few blocks, found while blocks are written.
     """
-    crowd = Crowd(real, count, kind, seed)
+    crowd = Crowd(anchors, count, kind, seed)
     rng = np.random.default_rng([seed, 1])
     few = rng.choice(crowd.blocks, min(QUERY_BLOCKS, crowd.blocks), replace=False)
     ids, queries = [], []
@@ -213,7 +230,7 @@ def draw_index(
         passing.look(number * BLOCK, block)
         return number * BLOCK, block
 
-    made = collection_of_blocks(block_of, crowd.blocks, real.shape[1], out)
+    made = collection_of_blocks(block_of, crowd.blocks, anchors.real.shape[1], out)
     return made, passing
 
 
