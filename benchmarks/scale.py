@@ -84,7 +84,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the only form there is")
     given = parser.parse_args()
     if given.find:
-        find(*given.find, given.recall)
+        index, out = given.find
+        find(index, out, given.recall)
         return
     if given.around is None:
         parser.error("give --around")
