@@ -137,7 +137,7 @@ class Kind:
     flatness: float  # 0 is noise along the directions of the steps, 1 the same in all directions
 
 
-KINDS = {"around": Kind(noise=0.5, flatness=0.0), "harder": Kind(noise=1.0, flatness=0.5)}
+KINDS = {"around": Kind(noise=0.5, flatness=0.0), "harder": Kind(noise=1.2, flatness=0.5)}
 
 
 @dataclass(frozen=True)
