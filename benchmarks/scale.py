@@ -246,6 +246,8 @@ def model(sizes: dict[int, dict[str, Any]]) -> dict[str, Any]:
     slopes = {
         name: slope([sizes[rows]["parts"][name] for rows in fitted], fitted) for name in PARTS
     }
+    if len(fitted) == 1:
+        slopes["driver"] = SLOPES[0]  # starting Spark is most of it
     last = sizes[largest]["parts"]
     beyond = {}
     for rows in BEYOND:
