@@ -3,6 +3,7 @@
 Memory and live CPU time come from /proc, so they are 0 on systems other than Linux.
 """
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -111,7 +112,18 @@ def tree(pid: int) -> Iterator[int]:
 
 def memory_of_tree(pid: int) -> int:
     """Proportional set size of a process and its descendants, in bytes."""
-    return sum(_bytes_in(f"/proc/{each}/smaps_rollup", "Pss:") for each in tree(pid))
+    return sum(memory_of(each)["Pss"] for each in tree(pid))
+
+
+def memory_of(pid: int) -> dict[str, int]:
+    """Bytes that a process holds: `Rss` all, `Pss` its share, `Pss_Anon` without mapped files."""
+    held = dict.fromkeys(("Rss", "Pss", "Pss_Anon"), 0)
+    with contextlib.suppress(OSError):  # ended meanwhile
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name in held:
+                held[name] = int(rest.split()[0]) * 1024
+    return held
 
 
 def peak_of_tree(pid: int) -> int:
@@ -137,13 +149,22 @@ def cpu_of_tree(pid: int) -> float:
     return sum(_cpu_of(tree(pid)).values())
 
 
+def spent_by_tree(pid: int) -> float:
+    """CPU seconds so far of a process and all it started, also of those that have ended.
+
+    What ended counts once its parent has waited for it, as the JVM of Spark is waited for by
+    nobody until the end, but Python waits for its commands and Spark's daemon for its workers.
+    """
+    return sum(_cpu_of(tree(pid), with_ended=True).values())
+
+
 def cpu_by_process(pid: int) -> dict[Process, float]:
     """CPU seconds so far of a process and each of its living descendants."""
     return _cpu_of(tree(pid))
 
 
-def _cpu_of(pids: Iterable[int]) -> dict[Process, float]:
-    """CPU seconds so far of each of these processes that is alive."""
+def _cpu_of(pids: Iterable[int], with_ended: bool = False) -> dict[Process, float]:
+    """CPU seconds so far of each of these processes that is alive, or with their ended children."""
     ticks_per_second = os.sysconf("SC_CLK_TCK")
     seconds = {}
     for pid in pids:
@@ -152,13 +173,13 @@ def _cpu_of(pids: Iterable[int]) -> dict[Process, float]:
         except OSError:
             continue  # ended meanwhile
         # The name, in parentheses, may hold spaces and parentheses itself. In proc(5) the fields
-        # after it begin with number 3, the state; wanted are 14 and 15, utime and stime, and 22,
-        # starttime.
+        # after it begin with number 3, the state; wanted are 14 and 15, utime and stime, 16 and 17,
+        # the same of ended children, and 22, starttime.
         fields = line.rpartition(")")[2].split()
         if fields[0] == "Z":  # ended too; in some containers it is never cleared away
             continue
-        user, system, started = int(fields[11]), int(fields[12]), int(fields[19])
-        seconds[pid, started] = (user + system) / ticks_per_second
+        ticks = sum(map(int, fields[11:15] if with_ended else fields[11:13]))
+        seconds[pid, int(fields[19])] = ticks / ticks_per_second
     return seconds
 
 
@@ -175,9 +196,13 @@ class Contestant:
     It calls `answer` once when it is ready and once for every line that it reads.
     """
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
         )
         self.ready = self._answer()
 
@@ -208,6 +233,16 @@ class Contestant:
 def answer(what: Any) -> None:
     """Answer whoever started this contestant."""
     print("answer", what, flush=True)  # noqa: T201
+
+
+def bytes_in(folder: Path) -> int:
+    """Add up the files of a folder, in bytes, while others may write and delete there."""
+    held = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                held += os.lstat(f"{parent}/{name}").st_size
+    return held
 
 
 def machine() -> dict[str, Any]:

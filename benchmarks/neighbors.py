@@ -3,12 +3,15 @@
     python benchmarks/vectors.py --images cars_train more --crops 101000 --out crops.npy
     python benchmarks/neighbors.py --vectors crops.npy --rows 100000 --json
     python benchmarks/neighbors.py --vectors drawn.npy --rows 250000 --only approximate --json
+    python benchmarks/neighbors.py --vectors crops.npy --only approximate --baseline older --json
 
 Every contestant lives in a process of its own and takes turns with the others. Spark is warm: a
-small collection goes first. What making cells costs is told beside, for it is done once a
-collection.
+small collection goes first. What is done once a collection (cells, measuring, caches of vectors) is
+done before, and told beside; with `--cold` it is part of each turn, and each turn has a new copy.
+CPU seconds are those of all processes: Python, the JVM, and Spark's workers.
 
     approximate  lookalike through Spark, at its default recall
+    baseline     the same, by the lookalike of another checkout (`--baseline DIR`)
     exact        lookalike through Spark, every row compared with every row
     flat         FAISS IndexFlatL2, all rows asked at once, on all cores
     stock        Spark ML's approxNearestNeighbors, 20 queries, and what all of them would take
@@ -18,6 +21,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -32,20 +36,26 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from lookalike import Index
-from lookalike.lsh import fit, with_vectors
-from lookalike.lsh.search import hashed
 from lookalike.search.searcher import Searcher
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Vectors
 from lookalike.system.resources import cores
-from measure import Contestant, answer, machine, peak_of_tree
+from measure import (
+    Contestant,
+    answer,
+    bytes_in,
+    machine,
+    memory_of_tree,
+    peak_of_tree,
+    spent_by_tree,
+)
 from stored import collection_of, exact_ids
 
 K = 10
 SAMPLED = 1000  # rows whose neighbours are checked
 ASKED = 20  # of stock Spark
-CONTESTANTS = ("approximate", "exact", "flat", "stock")
+CONTESTANTS = ("approximate", "baseline", "exact", "flat", "stock")
 Answer = Callable[[], dict[str, Any]]
 
 
@@ -56,17 +66,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", help="how many of them, each for itself")
     parser.add_argument("--repeat", type=int, default=3, help="turns")
     parser.add_argument("--only", nargs="*", default=CONTESTANTS, choices=CONTESTANTS)
+    parser.add_argument("--baseline", type=Path, help="a checkout of lookalike to compare with")
+    parser.add_argument("--cold", action="store_true", help="nothing is prepared before a turn")
     parser.add_argument("--work", type=Path, help="where the index is written")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="the only form there is")
     given = parser.parse_args()
     if given.contestant:
+        ready = 0.0 if given.cold else prepare(given.work)
         act = MAKERS[given.contestant](given.work)
-        answer("ready")
+        answer(ready)
         for _ in sys.stdin:
             answer(json.dumps(act()))
         return
-    told = {"machine": machine(), "repeat": given.repeat, "k": K}
+    told = {"machine": machine(), "repeat": given.repeat, "k": K, "cold": given.cold}
     sizes = given.rows or [len(np.load(given.vectors, mmap_mode="r"))]
     figures = {str(size): measure(given.vectors, size, given) for size in sizes}
     print(json.dumps({**told, "rows": figures, "growth": growth(figures)}))  # noqa: T201
@@ -74,61 +87,79 @@ def main() -> None:
 
 def measure(file: Path, size: int, given: argparse.Namespace) -> dict[str, Any]:
     """Let all contestants take turns on the first `size` vectors of a file."""
+    names = [name for name in given.only if name != "baseline"]
+    names += ["baseline"] if given.baseline else []
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
         work = Path(folder)
-        os.environ["LOOKALIKE_CACHE"] = str(work / "cache")
-        os.environ["SPARK_LOCAL_DIRS"] = str(work / "spark")
         vectors = np.load(file, mmap_mode="r")[:size]
         made = collection_of(vectors, work / "index")
         collection_of(vectors[:4000], work / "small")
         np.save(work / "true.npy", true_neighbors(vectors))
-        _ = [segment.vectors for segment in made.segments]
-        started = time.perf_counter()
-        Searcher(made).get_ready()
-        ready = round(time.perf_counter() - started, 1)
-        command = [sys.executable, __file__, "--vectors", str(file), "--work", folder]
         turns: dict[str, list[dict[str, Any]]] = {}
         # Spark keeps what it has shuffled until its process ends, so that each turn gets a new one.
-        for _ in range(given.repeat):
-            for name in given.only:
-                turns.setdefault(name, []).append(one_turn([*command, "--contestant", name], work))
+        for _, name in itertools.product(range(given.repeat), names):
+            source = given.baseline if name == "baseline" else None
+            turns.setdefault(name, []).append(one_turn(name, work, file, source, given.cold))
         figures = {name: medians(some) for name, some in turns.items()}
-        told = {"index_bytes": made.size(), "cells_and_measuring_s": ready, **figures}
+        for one in figures.values():
+            one["cpu_us_a_row"] = round(one["cpu_seconds"] / size * 1e6, 1)
+        told = {"index_bytes": made.size(), **figures}
     return {**told, "ratios": ratios(figures, size)}
 
 
-def one_turn(command: list[str], work: Path) -> dict[str, Any]:
-    """Run a contestant once; add its memory and the disk it took."""
-    contestant = Contestant(command)
-    with Disk(work / "spark") as disk:
+def one_turn(name: str, work: Path, file: Path, source: Path | None, cold: bool) -> dict[str, Any]:
+    """Run a contestant once, on its own copy of the index; add its memory and the disk it took."""
+    own = work / ("baseline" if source else "own")
+    if cold and own.exists():
+        shutil.rmtree(own)
+    if not own.exists():
+        for each in ("index", "small"):
+            shutil.copytree(work / each, own / each, copy_function=os.link)
+        os.link(work / "true.npy", own / "true.npy")
+    environment = {
+        "LOOKALIKE_CACHE": str(own / "cache"),
+        "SPARK_LOCAL_DIRS": str(own / "spark"),
+        **({"PYTHONPATH": str((source / "src").absolute())} if source else {}),
+    }
+    command = [sys.executable, __file__, "--vectors", str(file), "--work", str(own)]
+    command += ["--contestant", name, *(["--cold"] if cold else [])]
+    contestant = Contestant(command, environment)
+    with Watch(own, contestant.pid) as watch:
         told: dict[str, Any] = json.loads(contestant.tell("go"))
+    told["ready_s"] = round(float(contestant.ready), 1)
+    told["memory_mb"] = round(watch.memory / 2**20)
     told["peak_mb"] = round(peak_of_tree(contestant.pid) / 2**20)
-    told["disk_mb"] = round(disk.peak / 2**20)
+    told["disk_mb"] = round(watch.disk / 2**20)
     contestant.dismiss()
     return told
 
 
-class Disk(threading.Thread):
-    """Watches how much a folder holds at most."""
+def prepare(work: Path) -> float:
+    """Do what is done once a collection; return how many seconds it takes."""
+    started = time.perf_counter()
+    searcher = Searcher(EmbeddingTable.open(work / "index"))
+    _ = [segment.vectors for segment in searcher.rows.segments]
+    searcher.get_ready()
+    return time.perf_counter() - started
 
-    def __init__(self, folder: Path) -> None:
+
+class Watch(threading.Thread):
+    """Watches how much more a folder holds at most, and how much memory processes hold."""
+
+    def __init__(self, folder: Path, pid: int) -> None:
         super().__init__(daemon=True)
-        self.folder = folder
-        self.peak = 0
+        self.folder, self.pid = folder, pid
+        self.disk = self.memory = 0
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Look twice a second."""
-        while not self._ended.wait(0.5):
-            held = 0
-            for file in self.folder.rglob("*"):
-                try:
-                    held += file.stat().st_size
-                except OSError:
-                    continue  # gone meanwhile
-            self.peak = max(self.peak, held)
+        """Look once a second."""
+        before = bytes_in(self.folder)
+        while not self._ended.wait(1):
+            self.disk = max(self.disk, bytes_in(self.folder) - before)
+            self.memory = max(self.memory, memory_of_tree(self.pid))
 
-    def __enter__(self) -> "Disk":
+    def __enter__(self) -> "Watch":
         self.start()
         return self
 
@@ -152,19 +183,23 @@ def ratios(figures: dict[str, Any], size: int) -> dict[str, float]:
     pairs = [(name, "approximate") for name in seconds if name != "approximate"] + [
         ("exact", "flat")
     ]
-    return {
+    told = {
         f"{one}_vs_{other}": round(seconds[one] / seconds[other], 2)
         for one, other in pairs
         if {one, other} <= seconds.keys()
     }
+    if {"approximate", "baseline"} <= figures.keys():
+        new, old = figures["approximate"]["cpu_seconds"], figures["baseline"]["cpu_seconds"]
+        told["cpu_approximate_vs_baseline"] = round(new / old, 3)
+    return told
 
 
 def growth(figures: dict[str, Any]) -> dict[str, float]:
-    """Say how many times as long each contestant takes from one size to the next."""
+    """Say how many times as long a row takes each contestant from one size to the next, in CPU."""
     sizes = list(figures)
     return {
         f"{name}_{small}_to_{large}": round(
-            figures[large][name]["seconds"] / figures[small][name]["seconds"], 2
+            figures[large][name]["cpu_us_a_row"] / figures[small][name]["cpu_us_a_row"], 2
         )
         for small, large in itertools.pairwise(sizes)
         for name in CONTESTANTS
@@ -191,6 +226,23 @@ def recall(true: Any, found: Any) -> float:
     return round(float(np.mean(shares)), 4)
 
 
+class Cost:
+    """Measures a block: seconds, and CPU seconds of this process and all it started."""
+
+    def __enter__(self) -> "Cost":
+        self._cpu = spent_by_tree(os.getpid())
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._started
+        self.cpu_seconds = spent_by_tree(os.getpid()) - self._cpu
+
+    def told(self) -> dict[str, float]:
+        """Return both."""
+        return {"seconds": round(self.seconds, 2), "cpu_seconds": round(self.cpu_seconds, 2)}
+
+
 def lookalike(engine: Any) -> Callable[[Path], Answer]:
     """Return the maker of one of lookalike's ways."""
 
@@ -201,16 +253,15 @@ def lookalike(engine: Any) -> Callable[[Path], Answer]:
 
         def act() -> dict[str, Any]:
             index = Index(EmbeddingTable.open(work / "index"))
-            started = time.perf_counter()
-            index.kneighbors(k=K, engine=engine).write(work / "out", overwrite=True)
-            seconds = time.perf_counter() - started
+            with Cost() as cost:
+                index.kneighbors(k=K, engine=engine).write(work / "out", overwrite=True)
             table = pq.read_table(work / "out", columns=["query_id", "neighbor_id"])
             # All that asked got K answers, and the rows of one query follow each other.
             order = np.argsort(table["query_id"].to_numpy(), kind="stable")
             found = table["neighbor_id"].to_numpy()[order].reshape(-1, K)
             drawn = found[sampled(len(found))].tolist()
             share = recall(np.load(work / "true.npy"), drawn)
-            return {"seconds": round(seconds, 2), "recall_10": share}
+            return {**cost.told(), "recall_10": share}
 
         return act
 
@@ -224,19 +275,21 @@ def flat(work: Path) -> Answer:
     faiss.omp_set_num_threads(cores())
 
     def act() -> dict[str, Any]:
-        started = time.perf_counter()
-        index = faiss.IndexFlatL2(vectors.shape[1])
-        index.add(vectors)
-        found = index.search(vectors, K + 1)[1]
-        seconds = time.perf_counter() - started
+        with Cost() as cost:
+            index = faiss.IndexFlatL2(vectors.shape[1])
+            index.add(vectors)
+            found = index.search(vectors, K + 1)[1]
         share = recall(np.load(work / "true.npy"), found[sampled(len(found))].tolist())
-        return {"seconds": round(seconds, 2), "recall_10": share}
+        return {**cost.told(), "recall_10": share}
 
     return act
 
 
 def stock(work: Path) -> Answer:
     """Return Spark ML's own LSH, with the parameters that lookalike chooses."""
+    from lookalike.lsh import fit, with_vectors
+    from lookalike.lsh.search import hashed
+
     collection = EmbeddingTable.open(work / "index")
     table = with_vectors(collection.dataframe(session())).persist()
     hasher = fit(table)
@@ -246,20 +299,20 @@ def stock(work: Path) -> Answer:
         drawn = sampled(len(rows))[:ASKED]
         queries = rows.vectors(drawn)
         hashed(table, hasher, queries[0], K)
-        started = time.perf_counter()
-        found = [
-            [one.id for one in hashed(table, hasher, query, K, int(own))]
-            for own, query in zip(drawn, queries, strict=True)
-        ]
-        seconds = time.perf_counter() - started
+        with Cost() as cost:
+            found = [
+                [one.id for one in hashed(table, hasher, query, K, int(own))]
+                for own, query in zip(drawn, queries, strict=True)
+            ]
         share = recall(np.load(work / "true.npy")[:ASKED], found)
-        return {"seconds": round(seconds, 2), "recall_10": share}
+        return {**cost.told(), "recall_10": share}
 
     return act
 
 
 MAKERS: dict[str, Callable[[Path], Answer]] = {
     "approximate": lookalike("approximate"),
+    "baseline": lookalike("approximate"),
     "exact": lookalike("exact"),
     "flat": flat,
     "stock": stock,

@@ -3,6 +3,7 @@
     python benchmarks/vectors.py --images cars_train more_cars --crops 100000 --out crops.npy
     python benchmarks/vectors.py --index cars.index --out photos.npy
     python benchmarks/vectors.py --around crops.npy --count 1000000 --out drawn.npy
+    python benchmarks/vectors.py --around crops.npy --count 10000000 --kind harder --out drawn.index
 
 The vectors of an index are taken as they are, in no order.
 
@@ -13,9 +14,11 @@ minutes. All are float32 arrays (n, 512) of length 1 and the same for the same s
 Drawn vectors: take a real vector and one of its 16 nearest neighbours among the real ones, go a
 random share of the way from one to the other, and add noise that has the covariance of such steps.
 So they fill the space between real neighbours along the directions in which real ones differ,
-and the crowd grows denser as it does when a collection grows. How alike both are is printed:
-intrinsic dimension (the estimator of Levina and Bickel, 2004, from 20 neighbours), and
-contrast, the mean distance of any two vectors over that to the tenth neighbour.
+and the crowd grows denser as it does when a collection grows. Those of `--kind harder` have more
+noise, and in more directions. Each is one of a kind. A name that ends in `.index` makes an index of
+them, a block in memory at a time, however many there are. How alike all are is printed: intrinsic
+dimension (the estimator of Levina and Bickel, 2004, from 20 neighbours), and contrast, the mean
+distance of any two vectors over that to the tenth neighbour.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +41,15 @@ from lookalike.search.rows import Rows
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Pixels, Vectors
 from lookalike.system.resources import cores
+from stored import SEGMENT_ROWS, Passing, collection_of_blocks
 
 NEIGHBORS = 16  # of a real vector, towards one of which a drawn one moves
-NOISE = 0.5  # of the covariance of the steps between neighbours
 ANCHORS = 65_536  # real vectors, each with its neighbours, that others are drawn around
-BLOCK = 16_384  # rows drawn at a time
+BLOCK = SEGMENT_ROWS  # rows drawn at a time
+NOISES = 32_768  # rows of noise, of which any two make that of a row
+QUERIES = 400  # rows whose true neighbours are found while an index is written
+QUERY_BLOCKS = 20  # that these rows lie in
+SPREAD_NEIGHBORS = 20  # for the intrinsic dimension
 
 
 def main() -> None:
@@ -52,13 +60,20 @@ def main() -> None:
     parser.add_argument("--index", type=Path, help="an index of photos to take the vectors of")
     parser.add_argument("--around", type=Path, help="real vectors to draw others around")
     parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--kind", choices=KINDS, default="around")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     if given.around:
         real = np.load(given.around, mmap_mode="r")
-        draw(real, given.count, given.out, given.seed)
-        told = {"real": spread(real), "drawn": spread(np.load(given.out, mmap_mode="r"))}
+        anchors = Anchors.of(real, given.seed)
+        if given.out.suffix == ".index":
+            _, seen = draw_index(anchors, given.count, given.out, given.kind, given.seed)
+            drawn = spread_of(given.count, seen.squared, seen.queries, seen.queries)
+        else:
+            draw(anchors, given.count, given.out, given.kind, given.seed)
+            drawn = spread(np.load(given.out, mmap_mode="r"))
+        told = {"real": spread(real), given.kind: drawn}
     elif given.index:
         rows = Rows(EmbeddingTable.open(given.index).segments)
         order = np.random.default_rng(given.seed).permutation(len(rows))
@@ -114,24 +129,109 @@ def _crops_of(photo: Path, count: int, seed: int) -> Iterator[Pixels]:
         yield np.asarray(ImageEnhance.Brightness(part).enhance(rng.uniform(0.8, 1.2)))
 
 
-def draw(real: Vectors, count: int, out: Path, seed: int = 0) -> None:
-    """Write `count` vectors drawn around real ones (n, width) to a file for `numpy.load`."""
-    rng = np.random.default_rng(seed)
-    anchors = np.sort(rng.choice(len(real), min(len(real), ANCHORS), replace=False))
-    near = nearest(real, real[anchors], NEIGHBORS + 1)[1][:, 1:]
-    some = rng.integers(len(anchors), size=BLOCK)
-    steps = real[near[some, rng.integers(NEIGHBORS, size=BLOCK)]] - real[anchors[some]]
-    scatter = np.linalg.cholesky(np.cov(steps.T) + 1e-9 * np.eye(real.shape[1])) * NOISE**0.5
-    written = np.lib.format.open_memmap(out, "w+", np.float32, (count, real.shape[1]))
-    for start in range(0, count, BLOCK):
-        rows = min(BLOCK, count - start)
-        at = rng.integers(len(anchors), size=rows)
-        other = near[at, rng.integers(NEIGHBORS, size=rows)]
-        way = rng.random((rows, 1), np.float32)
-        noise = rng.standard_normal((rows, real.shape[1]), np.float32) @ scatter.T.astype("f4")
-        mixed = real[anchors[at]] * (1 - way) + real[other] * way + noise
-        written[start : start + rows] = normalize(mixed)
+@dataclass(frozen=True)
+class Kind:
+    """How noise is added to drawn vectors."""
+
+    noise: float  # of the covariance of the steps between neighbours
+    flatness: float  # 0 is noise along the directions of the steps, 1 the same in all directions
+
+
+KINDS = {"around": Kind(noise=0.5, flatness=0.0), "harder": Kind(noise=1.2, flatness=0.5)}
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Real vectors (n, width): the rows that others are drawn around, and their neighbours."""
+
+    real: Vectors
+    rows: npt.NDArray[np.int64]
+    near: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, real: Vectors, seed: int = 0) -> "Anchors":
+        """Choose rows and find their neighbours, which takes some two CPU minutes."""
+        rng = np.random.default_rng(seed)
+        rows = np.sort(rng.choice(len(real), min(len(real), ANCHORS), replace=False))
+        return cls(real, rows, nearest(real, real[rows], NEIGHBORS + 1)[1][:, 1:])
+
+
+class Crowd:
+    """Any number of vectors drawn around real ones, a block at a time, in any order.
+
+    A block is the same whenever it is drawn, and may be drawn in any thread.
+    """
+
+    def __init__(self, anchors: Anchors, count: int, kind: str = "around", seed: int = 0) -> None:
+        self.real, self.count, self.seed = anchors.real, count, seed
+        self._anchors, self._near = anchors.rows, anchors.near
+        real, rng = anchors.real, np.random.default_rng(seed)
+        some = rng.integers(len(self._anchors), size=BLOCK)
+        other = self._near[some, rng.integers(NEIGHBORS, size=BLOCK)]
+        variances, directions = np.linalg.eigh(np.cov((real[other] - real[self._anchors[some]]).T))
+        flat = np.maximum(variances, 0) ** (1 - KINDS[kind].flatness)
+        flat *= KINDS[kind].noise * variances.sum() / flat.sum()
+        # Noise is the sum of two of these: drawing so many numbers for each row takes longer.
+        scatter = (directions * np.sqrt(flat / 2)).T.astype(np.float32)
+        self._noise = rng.standard_normal((NOISES, len(scatter)), np.float32) @ scatter
+
+    @property
+    def blocks(self) -> int:
+        """Return how many blocks there are."""
+        return -(-self.count // BLOCK)
+
+    def block(self, number: int) -> Vectors:
+        """Draw a block: float32 (`BLOCK`, width) of length 1, fewer rows in the last one."""
+        rng = np.random.default_rng([self.seed, number])
+        rows = min(BLOCK, self.count - number * BLOCK)
+        at = rng.integers(len(self._anchors), size=rows)
+        other = self._near[at, rng.integers(NEIGHBORS, size=rows)]
+        mixed = np.take(self.real, self._anchors[at], axis=0)
+        step = np.take(self.real, other, axis=0)
+        step -= mixed
+        step *= rng.random((rows, 1), np.float32)
+        mixed += step
+        for noises in rng.integers(NOISES, size=(2, rows)):
+            mixed += np.take(self._noise, noises, axis=0, out=step)
+        mixed /= np.sqrt(np.einsum("ij,ij->i", mixed, mixed))[:, None]
+        return mixed
+
+
+def draw(anchors: Anchors, count: int, out: Path, kind: str = "around", seed: int = 0) -> None:
+    """Write `count` vectors drawn around real ones to a file for `numpy.load`."""
+    crowd = Crowd(anchors, count, kind, seed)
+    shape = (count, anchors.real.shape[1])
+    written = np.lib.format.open_memmap(out, "w+", np.float32, shape)
+    for number in range(crowd.blocks):
+        written[number * BLOCK : (number + 1) * BLOCK] = crowd.block(number)
     written.flush()
+
+
+def draw_index(
+    anchors: Anchors, count: int, out: Path, kind: str = "around", seed: int = 0
+) -> tuple[EmbeddingTable, Passing]:
+    """Write an index of `count` drawn vectors, ids from 0; return also who is truly nearest.
+
+    The true neighbours are those of `QUERIES` rows of a few blocks, found while blocks are written.
+    """
+    crowd = Crowd(anchors, count, kind, seed)
+    rng = np.random.default_rng([seed, 1])
+    few = rng.choice(crowd.blocks, min(QUERY_BLOCKS, crowd.blocks), replace=False)
+    ids, queries = [], []
+    for number in np.sort(few).tolist():
+        block = crowd.block(number)
+        rows = np.sort(rng.choice(len(block), min(QUERIES // len(few), len(block)), replace=False))
+        ids.append(number * BLOCK + rows)
+        queries.append(block[rows])
+    passing = Passing(np.concatenate(ids), np.concatenate(queries), SPREAD_NEIGHBORS)
+
+    def block_of(number: int) -> tuple[int, Vectors]:
+        block = crowd.block(number)
+        passing.look(number * BLOCK, block)
+        return number * BLOCK, block
+
+    made = collection_of_blocks(block_of, crowd.blocks, anchors.real.shape[1], out)
+    return made, passing
 
 
 def nearest(
@@ -142,18 +242,26 @@ def nearest(
     return found[0], found[1]
 
 
-def spread(vectors: Vectors, queries: int = 200, k: int = 20) -> dict[str, float]:
+def spread(vectors: Vectors, queries: int = 200) -> dict[str, float]:
     """Say how vectors lie: intrinsic dimension, distance to the tenth neighbour, contrast."""
     rng = np.random.default_rng(0)
     drawn = vectors[np.sort(rng.choice(len(vectors), queries, replace=False))]
-    squared, _ = nearest(vectors, drawn, k + 1)
-    radii = np.sqrt(np.maximum(squared[:, 1:], 1e-12))
+    squared, _ = nearest(vectors, drawn, SPREAD_NEIGHBORS + 1)
+    strangers = vectors[np.sort(rng.choice(len(vectors), queries, replace=False))]
+    return spread_of(len(vectors), squared[:, 1:], drawn, strangers)
+
+
+def spread_of(
+    count: int, squared: npt.NDArray[np.float32], queries: Vectors, strangers: Vectors
+) -> dict[str, float]:
+    """Say how vectors lie from the distances of some to their neighbours, (queries, k)."""
+    radii = np.sqrt(np.maximum(squared, 1e-12))
     logs = np.log(radii[:, -1:] / radii[:, :-1])
     dimension = 1 / np.mean(logs.mean(axis=1))
-    strangers = vectors[np.sort(rng.choice(len(vectors), queries, replace=False))]
-    anyone = np.linalg.norm(drawn - rng.permutation(strangers), axis=1).mean()
+    order = np.random.default_rng(0).permutation(len(strangers))
+    anyone = np.linalg.norm(queries - strangers[order], axis=1).mean()
     return {
-        "vectors": len(vectors),
+        "vectors": count,
         "intrinsic_dimension": round(float(dimension), 1),
         "tenth_neighbor": round(float(radii[:, 9].mean()), 3),
         "contrast": round(float(anyone / radii[:, 9].mean()), 3),
