@@ -79,8 +79,8 @@ def create_index(
     spark : bool, optional
         True embeds on Spark, False in this process. Without it the number of files decides.
     wave : int
-        Number of images between two commits: a killed run loses no more. Vectors are committed by
-        65,536, unless this is set.
+        Number of images between two commits: a killed run loses no more. Unless it is set, vectors
+        are committed by 65,536, and very many inputs by a hundredth of them.
     embedding_column : str, optional
         The column of a table of vectors: lists of numbers, or vectors of Spark ML.
     id_column, path_column : str, optional

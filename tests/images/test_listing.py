@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike import LookalikeError, images
+from lookalike.images.inputs import folder_entries
 from lookalike.images.inputs.label_matching import LabelCounts
 from lookalike.images.inputs.labels import open_labels
 from lookalike.images.inputs.listing import (
@@ -434,3 +435,14 @@ def test_a_sample_of_real_files(photos: Path, tmp_path: Path) -> None:
     list_images(images.locate(photos), tmp_path / "list")
     sample = sample_paths(tmp_path / "list", 100)
     assert sorted(sample) == sorted(images.encode_path(name) for name in FILES)
+
+
+def test_a_folder_of_any_size_is_listed_in_order(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that memory does not hold are sorted on disk: odd ones, links and folders too."""
+    wanted = list(images.walk(images.locate(photos)))
+    assert len(wanted) == len(FILES) + 1
+    for most in (1, 2, 3, 5):
+        monkeypatch.setattr(folder_entries, "MAX_SORTED_ENTRIES", most)
+        assert list(images.walk(images.locate(photos))) == wanted

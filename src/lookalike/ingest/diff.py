@@ -327,11 +327,12 @@ def _write_lookup(
     hashes = new_array(folder / "hashes.npy", np.dtype("S32"), count)
     found = new_array(folder / "found.npy", kind, count)
     start = 0
-    result = sql.execute("from known order by content_hash, id")
-    while batch := result.fetchmany(FETCHED_ROWS):
-        stop = start + len(batch)
-        hashes[start:stop] = [row[0].encode() for row in batch]
-        found[start:stop] = [row[1:] for row in batch]
+    ordered = sql.sql("from known order by content_hash, id")
+    for batch in ordered.to_arrow_reader(FETCHED_ROWS):
+        stop = start + batch.num_rows
+        hashes[start:stop] = batch["content_hash"].to_numpy(zero_copy_only=False).astype("S32")
+        for name in kind.names or ():
+            found[name][start:stop] = batch[name].to_numpy()
         start = stop
     for array in (hashes, found):
         array.flush()

@@ -27,6 +27,7 @@ from lookalike.ingest.options import Job
 from lookalike.ingest.report import EmbedResult
 from lookalike.ingest.spark_job import embed_on_spark, sample_of_frame, skipped_note, split_listing
 from lookalike.ingest.vectors.running import write_vectors
+from lookalike.ingest.wave_sizes import MAX_WAVES, image_wave
 from lookalike.models import Model
 from lookalike.models.callables import embed_each
 from lookalike.spark import is_spark_available, progress, session
@@ -42,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 MAX_FILES_WITHOUT_SPARK = 5_000
 """Largest number of local files to embed in this process: starting Spark would take longer."""
-_MAX_SPARK_WAVES = 100  # a commit takes time
 _ROW_BYTES = 150  # in a segment, without the vector
 _DECODED_AT_ONCE = 64  # images of a sample
 _Given = TypeVar("_Given")
@@ -69,7 +69,7 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Embed
             sample = partial(sample_of_frame, job.rooted, shown, job.full.input, read)
             model, chosen_in = job.model(sample)
         frame = inputs.frame.withColumn("id", inputs.frame["id"] + inputs.first_id)
-        wave = max(job.wave, inputs.count // _MAX_SPARK_WAVES)
+        wave = max(job.wave, inputs.count // MAX_WAVES)
         expected = 0 if inputs.read is None else inputs.count  # of a table it is not known
         with sharing_paths(inputs.paths) as paths:
             run = partial(embed_on_spark, job, model, frame, inputs.reader(paths), inputs.lookup)
@@ -98,7 +98,7 @@ def embed_all(job: Job, inputs: Inputs, folder: Path, deliver: Deliver) -> Embed
         session()
         model, chosen_in = choosing.result()
     _check_cost(job, model, inputs, folder)
-    wave = max(job.wave, inputs.count // _MAX_SPARK_WAVES)
+    wave = max(job.wave, inputs.count // MAX_WAVES)
     with sharing(inputs.listing) as (listing,):
         parts = split_listing(listing, inputs.count, job.wave)
         run = partial(embed_on_spark, job, model, *parts, inputs.lookup)
@@ -207,7 +207,7 @@ def _embed_in_process(
         batches = read_listing(inputs.listing)
     threads = cores() + 1  # one thread may wait for the disk
     run = models.engine(model, threads, threads, job.device)
-    batch, ahead, wave_rows = _split_wave(job.wave, threads, run)
+    batch, ahead, wave_rows = _split_wave(image_wave(job.wave, inputs.count), threads, run)
     rows = embed_batches(
         batches,
         job.rooted,

@@ -17,6 +17,7 @@ from lookalike.images.inputs.file_types import (
     is_archive,
     is_image,
 )
+from lookalike.images.inputs.folder_entries import scan_folder
 from lookalike.images.inputs.source import Source, encode_path, is_uri
 from lookalike.system.paths import Name
 
@@ -91,21 +92,24 @@ def _is_table(name: str) -> bool:
     tables: list[str] = []
     unknown: list[str] = []  # files that may be images
     entries = 0
-    for folder, folders, files in os.walk(name):
-        if folder != name and "_delta_log" in folders and not {*INDEX_FILES}.isdisjoint(files):
-            folders.clear()  # an index
+    folders = [name]
+    while folders and not ((tables or images) and entries > _MAX_SCANNED_NAMES):
+        folder = folders.pop()
+        if folder != name and _is_index(folder):
             continue
-        folders[:] = [below for below in folders if not below.startswith((".", "_"))]
-        files = [file for file in files if not file.startswith(".")]
-        images = images or any(map(is_image, files))
-        if len(unknown) < _MAX_SCANNED_NAMES:
-            unknown += (
-                os.path.join(folder, file) for file in files if ending(file) not in OTHER_ENDINGS
-            )
-        tables += (os.path.join(folder, file) for file in files if parquet_shard.is_parquet(file))
-        entries += len(files) + len(folders)
-        if (tables or images) and entries > _MAX_SCANNED_NAMES:
-            break
+        for found, is_folder in scan_folder(folder):
+            path = os.path.join(folder, found)
+            if is_folder:
+                if not found.startswith("_"):
+                    entries += 1
+                    folders += [] if os.path.islink(path) else [path]
+                continue
+            entries += 1
+            images = images or is_image(found)
+            if parquet_shard.is_parquet(found):
+                tables.append(path)
+            if len(unknown) < _MAX_SCANNED_NAMES and ending(found) not in OTHER_ENDINGS:
+                unknown.append(path)
     if not tables or not (images or any(map(IgnoredFiles().accepts, unknown))):
         return bool(tables)
     holds = any(
@@ -117,6 +121,11 @@ def _is_table(name: str) -> bool:
             '): set `image_column="image"` for the table, or a glob for the images'
         )
     return holds
+
+
+def _is_index(folder: str) -> bool:
+    files = (os.path.join(folder, name) for name in INDEX_FILES)
+    return os.path.isdir(os.path.join(folder, "_delta_log")) and any(map(os.path.isfile, files))
 
 
 def _without_tables(given: list[str], tables: list[bool], ignored: IgnoredFiles) -> list[str]:

@@ -8,9 +8,12 @@ from typing import TypeAlias
 
 from lookalike.errors import LookalikeError
 from lookalike.images.inputs.file_types import IgnoredFiles, describe_ignored, is_image, readable
+from lookalike.images.inputs.folder_entries import Entry, scan_folder, sort_entries
 from lookalike.images.inputs.location import INDEX_FILES
 from lookalike.images.inputs.source import Source, encode_path
 
+_LOG = Entry("_delta_log", True)
+_INDEX = {_LOG, *(Entry(name, False) for name in INDEX_FILES)}
 _MAX_TIME_NS = 2**63 - 1  # the year 2262, the last time that int64 holds
 
 
@@ -70,36 +73,40 @@ def walk(source: Source, accepts: Callable[[str], bool] | None = None) -> Iterat
 def _walk_folder(
     folder: str, root: str, above: tuple[tuple[int, int], ...], accepts: Callable[[str], bool]
 ) -> Iterator[ScannedFile]:
-    def below(path: str) -> str:
-        return encode_path(os.path.relpath(path, root))
+    own = os.path.relpath(folder, root)
+    before = "" if own == os.curdir else f"{encode_path(own)}/"
+    marks: set[Entry] = set()  # of an index
+
+    def entries(scan: "Iterator[os.DirEntry[str]]") -> Iterator[Entry]:
+        for found in scan:
+            if not found.name.startswith("."):
+                entry = Entry(found.name, _is_folder(found))
+                if entry in _INDEX:
+                    marks.add(entry)
+                yield entry
 
     try:
         status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)
         if identity in above:
-            yield ScannedFile(below(folder), "link back to a folder above it")
+            yield ScannedFile(encode_path(own), "link back to a folder above it")
             return
         with os.scandir(folder) as scan:
-            entries = [
-                (entry.name, _is_folder(entry)) for entry in scan if not entry.name.startswith(".")
-            ]
+            found = sort_entries(entries(scan))
     except OSError as error:
         if not above:  # a folder of `source.names`
             raise LookalikeError(f"cannot read {encode_path(folder)}: {error.strerror}") from None
-        yield ScannedFile(below(folder), f"unreadable folder: {error.strerror}")
+        yield ScannedFile(encode_path(own), f"unreadable folder: {error.strerror}")
         return
-    is_table = above and ("_delta_log", True) in entries
-    if is_table and any((name, False) in entries for name in INDEX_FILES):
+    if above and _LOG in marks and len(marks) > 1:
         return
-    # With a slash, a folder sorts where the paths of its files do.
-    entries.sort(key=lambda entry: encode_path(entry[0]) + "/" * bool(entry[1]))
-    for name, is_folder in entries:
+    for name, is_folder in found:
         path = os.path.join(folder, name)
         if is_folder:
             yield from _walk_folder(path, root, (*above, identity), accepts)
         # An unreadable entry may be a folder of a disconnected disk: its images are not deleted.
         elif is_folder is None or accepts(path):
-            yield _found(path, _status(path), below(path))
+            yield _found(path, _status(path), before + encode_path(name))
 
 
 def found_file(file: str, root: str) -> ScannedFile:
@@ -145,10 +152,15 @@ def has_images(source: Source, ignored: IgnoredFiles | None = None) -> bool:
         top = os.path.join(source.root, name)
         if name and not os.path.isdir(top):
             return True
-        for _, folders, files in os.walk(top):
-            if any(is_image(file) and not file.startswith(".") for file in files):
-                return True
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        folders = [top]
+        while folders:
+            folder = folders.pop()
+            for found, is_folder in scan_folder(folder):
+                path = os.path.join(folder, found)
+                if is_folder:
+                    folders += [] if os.path.islink(path) else [path]
+                elif is_image(found):
+                    return True
     # No name ends as an image's does: look at first bytes, links and unreadable files.
     return next(walk(source, (ignored or IgnoredFiles()).accepts), None) is not None
 

@@ -18,9 +18,9 @@ from lookalike.ingest.vectors.write import (
     parts_of_tasks,
     rows_of_task,
     segment_rows,
-    wave_rows,
     write_in_process,
 )
+from lookalike.ingest.wave_sizes import vector_wave
 from lookalike.spark import is_spark_available, session
 from lookalike.storage.remote.shared_files import sharing
 
@@ -33,7 +33,7 @@ def write_vectors(
     job: Job, vectors: VectorInput, inputs: Inputs, folder: Path, deliver: Deliver
 ) -> None:
     """Write the rows of a table of vectors into segments; call `deliver` for each wave of them."""
-    wave = wave_rows(job.wave)
+    wave = vector_wave(job.wave, inputs.count)
     if inputs.frame is not None:
         frame = with_ids(vectors, inputs.frame, inputs.wanted, inputs.first_id)
         checked = for_tasks(vectors)

@@ -13,13 +13,11 @@ from lookalike.ingest.vectors.inputs import VectorInput
 from lookalike.ingest.vectors.plan import load_wanted
 from lookalike.ingest.vectors.rows import rows_of, small_batches
 from lookalike.ingest.vectors.tables import Batch, ParquetTable, Part
+from lookalike.ingest.wave_sizes import vector_wave
 from lookalike.storage import SegmentRecord, write_segment
 from lookalike.storage.commits import FULL_SEGMENT_ROWS
-from lookalike.system.defaults import WAVE_IMAGES
 from lookalike.system.progress import progress_line
 
-WAVE_ROWS = 4 * FULL_SEGMENT_ROWS
-"""Rows between two commits, unless the caller wants fewer."""
 MAX_SEGMENT_BYTES = 2**27
 """Bytes of vectors in a segment: fewer rows where vectors are wide."""
 Deliver = Callable[[list[SegmentRecord]], None]
@@ -50,17 +48,12 @@ def segment_rows(width: int) -> int:
     return min(FULL_SEGMENT_ROWS, max(MAX_SEGMENT_BYTES // (4 * width), 256))
 
 
-def wave_rows(wave: int) -> int:
-    """Return the number of rows between two commits; the default for images is too small."""
-    return WAVE_ROWS if wave == WAVE_IMAGES else wave
-
-
 def write_in_process(
     opened: VectorInput, wanted: Wanted, wave: int, folder: Path, deliver: Deliver
 ) -> None:
     """Write the wanted rows into segments in `folder`; call `deliver` for each wave of them."""
     assert opened.table is not None
-    rows_a_wave = wave_rows(wave)
+    rows_a_wave = vector_wave(wave, wanted.count)
     rows_a_segment = min(segment_rows(opened.width), rows_a_wave)
     held: list[SegmentRecord] = []
     waiting = done = 0
