@@ -21,7 +21,7 @@ import numpy as np
 from lookalike import Index
 from lookalike.storage import EmbeddingTable
 from measure import answer, machine
-from neighbors import one_turn
+from neighbors import run_watched
 from stored import collection_of
 
 CONTESTANTS = ("ready", "duplicates", "clusters")
@@ -49,7 +49,7 @@ def main() -> None:
         vectors = np.load(given.vectors, mmap_mode="r")[: given.rows]
         collection_of(vectors, work / "index")
         command = [sys.executable, *sys.argv, "--work", folder, "--contestant"]
-        told = {name: one_turn([*command, name], work) for name in CONTESTANTS}
+        told = {name: run_watched([*command, name], work / "spark") for name in CONTESTANTS}
         print(json.dumps({"machine": machine(), "rows": len(vectors), **told}))  # noqa: T201
 
 

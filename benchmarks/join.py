@@ -33,7 +33,7 @@ from lookalike.spark import session
 from lookalike.storage import EmbeddingTable
 from lookalike.system.sql import connect, create_view, fetch_row
 from measure import answer, machine
-from neighbors import medians, one_turn
+from neighbors import medians, run_watched
 from stored import collection_of
 
 CONTESTANTS = ("approximate", "exact", "equal", "stock")
@@ -78,7 +78,8 @@ def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     turns: dict[str, list[dict[str, Any]]] = {}
     for _ in range(given.repeat):
         for name in given.only:
-            turns.setdefault(name, []).append(one_turn([*command, "--contestant", name], work))
+            turn = run_watched([*command, "--contestant", name], work / "spark")
+            turns.setdefault(name, []).append(turn)
     told = {name: medians(some) for name, some in turns.items()}
     if {"approximate", "exact"} <= told.keys():
         told["approximate"]["recall"] = shared(work) / told["exact"]["pairs"]

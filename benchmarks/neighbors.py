@@ -123,8 +123,15 @@ def one_turn(name: str, work: Path, file: Path, source: Path | None, cold: bool)
     }
     command = [sys.executable, __file__, "--vectors", str(file), "--work", str(own)]
     command += ["--contestant", name, *(["--cold"] if cold else [])]
+    return run_watched(command, own, environment)
+
+
+def run_watched(
+    command: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Run a contestant once; add its memory, and the disk that it took in a folder."""
     contestant = Contestant(command, environment)
-    with Watch(own, contestant.pid) as watch:
+    with Watch(folder, contestant.pid) as watch:
         told: dict[str, Any] = json.loads(contestant.tell("go"))
     told["ready_s"] = round(float(contestant.ready), 1)
     told["memory_mb"] = round(watch.memory / 2**20)

@@ -43,6 +43,7 @@ def test_the_public_names() -> None:
         "Neighbor",
         "SearchResult",
         "create_index",
+        "nearest",
         "open_index",
         "show_progress",
     ]

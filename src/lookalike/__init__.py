@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lookalike.index import Index
     from lookalike.models.callables import CallableModel
     from lookalike.models.embedder import ImageEmbedder
+    from lookalike.search.knn.nearest import nearest
     from lookalike.search.results import SearchResult
     from lookalike.search.rows import Neighbor
     from lookalike.system.progress import show_progress
@@ -34,6 +35,7 @@ __all__ = [
     "Neighbor",
     "SearchResult",
     "create_index",
+    "nearest",
     "open_index",
     "show_progress",
 ]
@@ -47,6 +49,7 @@ _MODULES = {
     "Neighbor": "lookalike.search.rows",
     "SearchResult": "lookalike.search.results",
     "create_index": "lookalike.create",
+    "nearest": "lookalike.search.knn.nearest",
     "open_index": "lookalike.create",
     "show_progress": "lookalike.system.progress",
 }

@@ -5,24 +5,29 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from helpers.clusters import addition, clustered
+from helpers.partitions import found_ids, partition_of
 from helpers.segments import Floats, collection_of, grown, in_pieces, unit
 from lookalike import Index, LookalikeError
-from lookalike.search import knn as module
-from lookalike.search import searcher
+from lookalike.search import cells as cells_module
 from lookalike.search.cells import Cells, Rotation
 from lookalike.search.exact import exact
-from lookalike.search.knn import group_segments, tasks
-from lookalike.search.knn.partitions import Partition, Region, RegionPartition, plan_regions
-from lookalike.search.knn.queries import Queries
-from lookalike.search.knn.tasks import choose_cells
-from lookalike.search.recall import RecallProfile
+from lookalike.search.knn import effort as effort_module
+from lookalike.search.knn import join as module
+from lookalike.search.knn import partitions, regions, routing, tasks
+from lookalike.search.knn.effort import JoinEffort
+from lookalike.search.knn.packing import hash_rows, pack_keys, packed_type, take, unpack_keys
+from lookalike.search.knn.partitions import Partition, group_segments
+from lookalike.search.knn.region_tasks import RegionSearch, region_task
+from lookalike.search.knn.regions import plan_regions
+from lookalike.search.knn.routing import CellSearch, Probing, Routing
+from lookalike.search.knn.sources import VectorBatch
 from lookalike.search.rows import Rows
 from lookalike.search.searcher import Searcher
-from lookalike.search.signatures import Effort
 from lookalike.spark import session
 from lookalike.storage import EmbeddingTable
 
@@ -71,7 +76,7 @@ def test_all_neighbours_exactly(index: Index, vectors: Floats, tmp_path: Path) -
 def test_all_neighbours_by_signatures(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searcher, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(module, "EXACT_UP_TO", 100)
     by_signatures = told(index.kneighbors(k=10, recall=0.95).write(tmp_path / "lsh"))
     exactly = told(index.kneighbors(k=10, recall=1).write(tmp_path / "exact"))
     shares = []
@@ -127,7 +132,7 @@ def test_all_neighbours_of_what_is_added(
     kind: str, vectors: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too few to have cells of their own, and nothing that their directions tell apart."""
-    monkeypatch.setattr(searcher, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(module, "EXACT_UP_TO", 100)
     wide = clustered(ROWS, 0, 384)
     stored = collection_of(wide, tmp_path / "wide.index", [ROWS])
     Searcher(stored).get_ready()
@@ -159,7 +164,8 @@ def test_a_collection_of_copies_does_not_blow_up(
     copies = np.repeat(unit((1, 32), 0), 2000, axis=0)
     index = Index(collection_of(copies, tmp_path / "copies.index", [800, 1200]))
     if engine == "approximate":
-        monkeypatch.setattr(RecallProfile, "effort", lambda *_: Effort(2, 20))
+        effort = JoinEffort(Probing(0.0, 2), 20, 1.0, None)
+        monkeypatch.setattr(module, "choose_effort", lambda *_: effort)
     found = told(index.kneighbors(k=5, engine=engine).write(tmp_path / "out"))
     assert len(found) == 2000
     for number, own in found.items():
@@ -229,7 +235,7 @@ def test_it_can_be_written_again(tmp_path: Path) -> None:
 def test_groups(
     sizes: list[int], tasks: int, wanted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_GROUP_ROWS", 100)
+    monkeypatch.setattr(partitions, "MAX_GROUP_ROWS", 100)
     groups = group_segments(in_pieces(unit((sum(sizes), 4), 0), sizes), tasks)
     assert [sum(len(segment.ids) for segment in one) for one in groups] == wanted
 
@@ -255,18 +261,21 @@ def test_open_collection_is_unchanged(index: Index) -> None:
     assert again.counts() == (ROWS, 0)
 
 
-@pytest.mark.parametrize(
-    ("counts", "wanted"),
-    [
-        ([40, 40, 40], [(0, 2, 0, 1), (2, 3, 0, 1)]),
-        ([0, 100, 0, 0, 1], [(0, 4, 0, 1), (4, 5, 0, 1)]),
-        ([30, 250, 30], [(0, 1, 0, 1), (1, 2, 0, 3), (1, 2, 1, 3), (1, 2, 2, 3), (2, 3, 0, 1)]),
-        ([250], [(0, 1, 0, 3), (0, 1, 1, 3), (0, 1, 2, 3)]),
-        ([0, 0], []),
-    ],
-)
-def test_regions(counts: list[int], wanted: list[tuple[int, ...]]) -> None:
-    assert [tuple(region) for region in plan_regions(np.array(counts), 100)] == wanted
+def test_regions_are_balanced_groups_of_near_cells(cells: Cells, vectors: Floats) -> None:
+    counts = np.bincount(cells.assign(vectors[:ROWS]), minlength=len(cells))
+    plan = plan_regions(cells.centres, counts, 900)
+    held = np.bincount(plan.first, counts)
+    assert len(held) == 4 and held.max() < 1.4 * ROWS / 4 and (plan.parts == 1).all()
+    around = np.linalg.norm(cells.centres[:, None] - cells.centres[None], axis=2)
+    together = plan.first[:, None] == plan.first[None]
+    assert around[together].mean() < around[~together].mean()
+
+
+def test_a_crowded_cell_is_cut() -> None:
+    plan = plan_regions(unit((3, 4), 0), np.array([30, 250, 30]), 100)
+    assert plan.parts.tolist() == [1, 3, 1]
+    assert plan.first.tolist() == [0, 1, 0]
+    assert plan_regions(unit((2, 4), 0), np.array([0, 0]), 100).first.tolist() == [0, 0]
 
 
 @pytest.fixture
@@ -275,31 +284,14 @@ def cells(vectors: Floats) -> Cells:
     return Cells.fit(rotation, rotation(vectors[:1000]), ROWS)
 
 
-def test_a_region_holds_the_rows_of_its_cells(
-    vectors: Floats, cells: Cells, tmp_path: Path
-) -> None:
-    collection = collection_of(vectors[:ROWS], tmp_path / "cars.index", [1000, 2000])
-    homes = cells.assign(vectors[:ROWS])
-    partition = RegionPartition(collection.segments, cells, Region(3, 7, 0, 1), 10)
-    assert sorted(partition.ids) == np.flatnonzero((homes >= 3) & (homes < 7)).tolist()
-    assert np.array_equal(partition.vectors, vectors[partition.ids])
-    for cell in range(3, 7):
-        inside = partition.ids[partition.starts[cell - 3] : partition.starts[cell - 2]]
-        assert sorted(inside) == np.flatnonzero(homes == cell).tolist()
-    parts = [RegionPartition(collection.segments, cells, Region(3, 4, p, 3), 10) for p in range(3)]
-    assert (
-        sorted(np.concatenate([part.ids for part in parts])) == np.flatnonzero(homes == 3).tolist()
-    )
-
-
-def test_a_query_is_compared_with_the_cells_it_looks_into(
-    vectors: Floats, cells: Cells, tmp_path: Path
-) -> None:
-    collection = collection_of(vectors[:ROWS], tmp_path / "cars.index", [ROWS])
-    partition = RegionPartition(collection.segments, cells, Region(0, len(cells), 0, 1), 10)
+def test_a_query_is_compared_with_the_cells_it_looks_into(vectors: Floats, cells: Cells) -> None:
+    partition = partition_of(vectors[:ROWS], cells, 7)
     homes = cells.assign(vectors[:ROWS])
     looks = np.array([0, 0, 1, 2]), np.array([5, 2, 2, 0])
-    found, distances = partition.nearest_in_cells(vectors[ROWS : ROWS + 4], 6, None, looks, ROWS)
+    asking = vectors[ROWS : ROWS + 4]
+    found, distances = found_ids(
+        partition, partition.nearest_in_cells(asking, 6, None, looks, ROWS)
+    )
     for query, into in enumerate(([2, 5], [2], [0], [])):
         inside = np.flatnonzero(np.isin(homes, into))
         own = np.linalg.norm(vectors[inside] - vectors[ROWS + query], axis=1)
@@ -309,111 +301,169 @@ def test_a_query_is_compared_with_the_cells_it_looks_into(
         assert np.isinf(distances[query][len(order) :]).all()
 
 
-def test_copies_in_a_long_cell_do_not_crowd_it(
-    cells: Cells, vectors: Floats, tmp_path: Path
-) -> None:
+def test_copies_in_a_long_cell_do_not_crowd_it(cells: Cells, vectors: Floats) -> None:
     many = np.concatenate([np.repeat(vectors[:2], 1500, axis=0), vectors[2:50]])
-    collection = collection_of(many, tmp_path / "copies.index", [1000, 2048])
-    everything = Region(0, len(cells), 0, 1)
-    partition = RegionPartition(collection.segments, cells, everything, 6)
+    partition = partition_of(many, cells, 6)
     assert sorted(partition.ids) == [*range(6), *range(1500, 1506), *range(3000, 3048)]
     looks = np.zeros(len(cells), np.int64), np.arange(len(cells))
-    assert partition.nearest_in_cells(vectors[:1], 5, None, looks, 100)[0].tolist() == [
-        [0, 1, 2, 3, 4]
-    ]
+    found = partition.nearest_in_cells(vectors[:1], 5, None, looks, 100)
+    assert found_ids(partition, found)[0].tolist() == [[0, 1, 2, 3, 4]]
 
 
-def test_a_long_cell_of_different_rows_is_taken_in_steps(
-    cells: Cells, vectors: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_cell_of_different_rows_is_taken_in_steps(cells: Cells, vectors: Floats) -> None:
     # Fives so far from each other that no rounding of a matrix product, which depends on its shape
     # and on the processor, brings one of them among the nearest of another.
     centres = vectors[:1] + 0.05 * unit((500, vectors.shape[1]), 3)
     crowd = np.repeat(centres, 5, axis=0) + 1e-3 * unit((2500, vectors.shape[1]), 4)
     home = int(cells.assign(vectors[:1])[0])
     assert (cells.assign(crowd) == home).all()
-    collection = collection_of(crowd, tmp_path / "crowd.index", [2500])
-    partition = RegionPartition(collection.segments, cells, Region(0, len(cells), 0, 1), 6)
+    partition = partition_of(crowd, cells, 6)
     assert len(partition.ids) == 2500
     looks = np.arange(2500), np.full(2500, home)
     five = np.repeat(np.arange(2500).reshape(500, 5), 5, axis=0)
     wanted = np.sort(np.linalg.norm(crowd[:, None] - crowd[five], axis=2), axis=1)
     for product in (2**24, 10_000):  # all queries at once, and four at a time
-        monkeypatch.setattr("lookalike.search.knn.partitions._MAX_PRODUCT", product)
-        found, distances = partition.nearest_in_cells(crowd, 5, None, looks, 60)
+        found, distances = found_ids(
+            partition,
+            partition.nearest_in_cells(crowd, 5, None, looks, 60, max_product=product),
+        )
         assert np.array_equal(np.sort(found, axis=1), five)
         assert np.array_equal(found[:, 0], np.arange(2500))
         np.testing.assert_allclose(distances, wanted, rtol=1e-4, atol=1e-7)
 
 
-def test_a_query_that_finds_its_neighbours_late_is_compared_with_more(
-    cells: Cells, tmp_path: Path
-) -> None:
+def test_a_query_that_finds_its_neighbours_late_is_compared_with_more(cells: Cells) -> None:
     """Rows that are one point along the directions of the cells, and differ in others."""
     width = cells.rotation.directions.shape[1]
     others = np.linalg.svd(cells.rotation.directions)[2][len(cells.centres[0]) :]
     crowd = unit((900, len(others)), 3) @ others
-    collection = collection_of(crowd.astype(np.float32), tmp_path / "crowd.index", [900])
-    partition = RegionPartition(collection.segments, cells, Region(0, len(cells), 0, 1), 6)
+    partition = partition_of(crowd.astype(np.float32), cells, 6)
     asking = crowd[:40].astype(np.float32)
     assert asking.shape == (40, width)
     looks = np.repeat(np.arange(40), len(cells)), np.tile(np.arange(len(cells)), 40)
     own = np.arange(40)
+
+    def search(*options: float, **late: float) -> Any:
+        found = partition.nearest_in_cells(asking, 5, own, looks, 20, *options, **late)  # type: ignore[arg-type]
+        return found_ids(partition, found)
+
     wanted = partition.nearest(asking, 5, own)
-    once = partition.nearest_in_cells(asking, 5, own, looks, 20)
-    found = partition.nearest_in_cells(asking, 5, own, looks, 20, late=0.05)
+    once, found = search(), search(late=0.05)
     assert np.array_equal(found[0], wanted[0]) and not np.array_equal(once[0], wanted[0])
     near = float(np.median(wanted[1]))  # where all within a distance are asked for, as well
-    some = partition.nearest_in_cells(asking, 5, own, looks, 20, near, late=0.05)
+    some = search(near, late=0.05)
     there = wanted[1] <= near
     assert np.array_equal(some[0][there], wanted[0][there])
+
+
+def routing_of(cells: Cells, counts: Any, probing: Probing, min_rows: int = 0) -> Routing:
+    plan = plan_regions(cells.centres, counts, -(-int(counts.sum()) // 4))
+    return Routing(cells, counts, *plan, probing, min_rows)
 
 
 def test_queries_look_until_there_are_enough_rows(cells: Cells, vectors: Floats) -> None:
     counts = np.zeros(len(cells), np.int64)
     counts[[2, 5]] = 4
-    queries, into = choose_cells(cells, counts, vectors[:20], 2, 7)
+    rotated = cells.rotation(vectors[:20])
+    visits = routing_of(cells, counts, Probing(0.0, 1), 7).visits(rotated)
     for query in range(20):
-        assert {2, 5} <= set(into[queries == query].tolist())
+        assert {2, 5} <= set(visits.cells[visits.rows == query].tolist())
     counts[:] = 100
-    queries, into = choose_cells(cells, counts, vectors[:20], 2, 7)
-    assert np.array_equal(into.reshape(20, 2), cells.nearest(cells.rotation(vectors[:20]), 2))
+    visits = routing_of(cells, counts, Probing(0.0, 1), 7).visits(rotated)
+    assert np.array_equal(visits.cells[np.argsort(visits.rows)], visits.nearest)
+    assert np.array_equal(visits.nearest, cells.assign(vectors[:20]))
+
+
+def test_queries_probe_cells_that_are_hardly_farther_than_the_nearest(
+    cells: Cells, vectors: Floats
+) -> None:
+    rotated = cells.rotation(vectors[:50])
+    squared = ((rotated[:, None] - cells.centres) ** 2).sum(axis=2)
+    gap = 0.1
+    wanted = squared <= squared.min(axis=1, keepdims=True) + gap
+    nearest, rows, near = CellSearch(cells).within(rotated, gap, len(cells))
+    found = np.zeros_like(wanted)
+    found[rows, near] = True
+    assert np.array_equal(found, wanted) and np.array_equal(nearest, squared.argmin(axis=1))
+    _, rows, _ = CellSearch(cells).within(rotated, gap, 2)
+    assert np.bincount(rows).max() == 2
+
+
+def test_many_cells_are_searched_in_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = clustered(6000)
+    rotation = Rotation.fit(rows, 32)
+    many = Cells(rotation, rotation(rows[:2000]), 6000)
+    monkeypatch.setattr(routing, "FLAT_CELLS", 100)
+    rotated = rotation(rows[2000:2300])
+    squared, found = CellSearch(many).nearest(rotated, 5)
+    wanted = many.nearest(rotated, 5)
+    assert np.mean([len(set(a) & set(b)) / 5 for a, b in zip(found, wanted, strict=True)]) > 0.99
+    near = ((rotated[:, None] - many.centres[found]) ** 2).sum(axis=2)
+    np.testing.assert_allclose(squared, near, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "names"])
+def test_keys_travel_as_bytes(kind: str) -> None:
+    keys = pa.array([3, 1, 2]) if kind == "numbers" else pa.array(["c", "ä", "b"])
+    assert unpack_keys(pack_keys(keys)).equals(keys)
+    assert take(keys, np.array([2, 0])).to_pylist() == [keys[2].as_py(), keys[0].as_py()]
+    rows = unit((3, 8), 0)
+    hashes = hash_rows(keys, rows)
+    assert len(set(hashes.tolist())) == 3
+    assert np.array_equal(hashes[::-1], hash_rows(keys[::-1], rows[::-1].copy()))
 
 
 @pytest.mark.parametrize("most", [1, 50, 10**6])
-def test_portions_are_all_that_is_asked(most: int) -> None:
-    rng = np.random.default_rng(0)
-    pairs = [np.unique(rng.integers(300, size=(900, 2)), axis=0) for _ in range(3)]
-    rows = [
-        {
-            "block": block,
-            "queries": some[:, 0].astype(np.int32).tobytes(),
-            "cells": some[:, 1].astype(np.int32).tobytes(),
-        }
-        for block, some in enumerate(pairs)
-    ]
-    wanted = {(block, *pair) for block, some in enumerate(pairs) for pair in some.tolist()}
-    seen = set()
-    for portion in tasks._batch(tasks._unpack(rows, most), most):
-        assert sum(len(one.places) for one in portion) <= most
-        for one in portion:
-            each = zip(one.places[one.numbers].tolist(), one.cells.tolist(), strict=True)
-            seen |= {(one.block, *pair) for pair in each}
-    assert seen == wanted
+@pytest.mark.parametrize("max_cells", [4, 65_536])
+def test_regions_find_what_one_region_finds(
+    most: int, max_cells: int, vectors: Floats, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any number of batches; with large cells, that a region divides further, as well."""
+    if max_cells == 4:
+        cells = Cells.fit(cells.rotation, cells.rotation(vectors[:400]), 4 * 128)
+    rows = vectors[:1200]
+    counts = np.bincount(cells.assign(rows), minlength=len(cells))
+    everything = Probing(float("inf"), len(cells))
+    route = tasks.route_task(
+        routing_of(cells, counts, everything), 1, tasks.Role(True, True), None, np.float32, 500, 1
+    )
+    batches = [(pa.array(range(at, at + 300)), rows[at : at + 300]) for at in range(0, 1200, 300)]
+    routed = pa.Table.from_batches(list(route(VectorBatch(*batch) for batch in batches))).sort_by(
+        [("region", "ascending"), ("visits", "ascending")]
+    )
+    effort = JoinEffort(everything, 1200, 1.0, None)
+    monkeypatch.setattr(RegionSearch, "max_queries", most)
+    search = RegionSearch(5, rows.shape[1], np.float32, True, np.inf, 3, 1, cells.rotation, effort)
+    found = pa.Table.from_batches(list(region_task(search)(iter(routed.to_batches()))))
+    merge = tasks.merge_task(5)(iter(found.sort_by("bucket").to_batches()))
+    wanted = Partition(np.arange(1200), rows).nearest(rows, 5, np.arange(1200))
+    merged = pa.Table.from_batches(list(merge)).sort_by(
+        [("query_id", "ascending"), ("rank", "ascending")]
+    )
+    neighbors = merged["neighbor_id"].to_numpy().reshape(1200, 5)
+    if max_cells == 4:  # a query looks into the near groups of these cells alone
+        shares = [len({*a} & {*b}) / 5 for a, b in zip(neighbors, wanted[0], strict=True)]
+        assert np.mean(shares) > 0.97
+        return
+    assert np.array_equal(neighbors, wanted[0])
+    np.testing.assert_allclose(merged["distance"].to_numpy().reshape(1200, 5), wanted[1], rtol=1e-5)
 
 
 def test_tasks_travel_light(index: Index, cells: Cells) -> None:
-    _ = cells.assign(np.zeros((1, cells.rotation.directions.shape[1]), np.float32))
-    asked = Queries.split(index._table.segments)
-    plan = [Region(0, len(cells), 0, 1)]
-    route = tasks.route_task(cells, np.ones(len(cells), np.int64), plan, asked, 3, 5, 1)
-    effort = Effort(3, 20)
-    look = tasks.region_task(index._table.segments, cells, plan, asked, 5, True, np.inf, effort, 1)
-    for task in (route, look):
-        assert (
-            len(cloudpickle.dumps(task))
-            < 2 * cells.centres.nbytes + 2 * cells.rotation.directions.nbytes + 50_000
-        )
+    counts = np.ones(len(cells), np.int64)
+    chosen = routing_of(cells, counts, Probing(0.1, 8))
+    _ = chosen.visits(np.zeros((1, cells.centres.shape[1]), np.float32))
+    role = tasks.Role(items=True, queries=True)
+    route = tasks.route_task(chosen, 1, role, None, np.float16, 500, 1)
+    assert (
+        len(cloudpickle.dumps(route))
+        < 2 * cells.centres.nbytes + 2 * cells.rotation.directions.nbytes + 50_000
+    )
+
+
+def test_vectors_of_any_length_travel_whole() -> None:
+    assert packed_type("cosine", 10**6) is np.float16
+    assert packed_type("cosine", 10**5) is packed_type("l2", 10**6) is np.float32
 
 
 @pytest.mark.long
@@ -421,5 +471,22 @@ def test_cells_in_several_regions(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = told(index.kneighbors(k=5, engine="approximate").write(tmp_path / "one"))
-    monkeypatch.setattr(module, "MAX_REGION_ROWS", 60)
+    monkeypatch.setattr(regions, "MAX_REGION_ROWS", 60)
     assert told(index.kneighbors(k=5, engine="approximate").write(tmp_path / "two")) == whole
+
+
+def test_cells_are_divided_without_a_bound(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(cells_module, "MAX_CELLS", 4)
+    monkeypatch.setattr(effort_module, "_MAX_PROBED_SHARE", 1)
+    by_cells = index.kneighbors(k=10, recall=0.95)
+    found = told(by_cells.write(tmp_path / "cells"))
+    assert by_cells.plan.routing is not None and len(by_cells.plan.routing.cells) == 4
+    exactly = told(index.kneighbors(k=10, recall=1).write(tmp_path / "exact"))
+    shares = [
+        len({other for other, _ in own} & {other for other, _ in exactly[number]}) / 10
+        for number, own in found.items()
+    ]
+    assert np.mean(shares) > 0.94

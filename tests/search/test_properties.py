@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.clusters import KINDS, addition, clustered
+from helpers.partitions import partition_of
 from helpers.segments import Floats, Piece, in_pieces, reference
 from lookalike.search.approximate import approximate
 from lookalike.search.cells import Cells, Rotation
 from lookalike.search.exact import exact, exact_many
-from lookalike.search.knn.partitions import Partition, Region, RegionPartition
+from lookalike.search.knn.partitions import Partition
 from lookalike.search.recall import RecallProfile, measure_profile, sample_queries
 from lookalike.search.rows import Neighbor, Rows
 from lookalike.search.signatures import Effort, Signatures
@@ -200,9 +201,8 @@ def test_rows_that_a_task_holds(made: tuple[Floats, list[int]], k: int, own: boo
         assert np.allclose(far[kept], [one for _, one in wanted], atol=2e-3 * scale)
     rotation = Rotation.fit(vectors)
     cells = Cells.fit(rotation, rotation(vectors), 1500)
-    for segment in segments:
-        segment.derived = lambda _kind, _of, make, segment=segment: make(segment)  # type: ignore
-    everything = RegionPartition(segments, cells, Region(0, len(cells), 0, 1), k + own)
+    rows = np.concatenate([segment.vectors for segment in segments])
+    everything = partition_of(rows, cells, k + own, ids)
     number = np.repeat(np.arange(5), len(cells))
     looks = number, np.tile(np.arange(len(cells)), 5)
     by_cells = everything.nearest_in_cells(vectors[:5], k, without, looks, len(vectors))

@@ -9,8 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from lookalike.analysis.clusters import view_neighbors, wrong_version
+from lookalike.search.knn.graph import IN_PROCESS
+from lookalike.search.knn.sources import IndexRows, VectorBatch
+from lookalike.search.knn.survey import inspect
 from lookalike.search.rows import Rows, centre_of, check_k, draw
+from lookalike.spark import is_spark_available, local_uri, progress, session
+from lookalike.spark.columns import ddl
 from lookalike.storage import EmbeddingTable
+from lookalike.system.arrays import Vectors
+from lookalike.system.files import delete_folder
 from lookalike.system.sql import create_view, fetch_row, write_parquet
 
 if TYPE_CHECKING:
@@ -64,11 +71,13 @@ def outliers(table: EmbeddingTable, graph: Path, folder: Path, k: int) -> dict[s
     out = folder / TABLE
     with table.connect(folder) as sql:
         _make_near(sql, graph, k)
-        sql.register(
-            "batches",
-            pa.RecordBatchReader.from_batches(_FAR, far_distances(Rows(table.segments))),
-        )
-        sql.execute("create temp table measured as from batches")
+        if is_spark_available() and table.counts()[0] > IN_PROCESS:
+            write_far_distances(table, folder / "far")
+            create_view(sql, "measured", folder / "far")
+        else:
+            batches = far_distances(Rows(table.segments))
+            sql.register("batches", pa.RecordBatchReader.from_batches(_FAR, batches))
+            sql.execute("create temp table measured as from batches")
         query = """
             with own as (
                 select query_id as id, avg(distance) as mean, max(distance) as last,
@@ -98,6 +107,7 @@ def outliers(table: EmbeddingTable, graph: Path, folder: Path, k: int) -> dict[s
         write_parquet(sql, query, out, {"nearness": NEAREST_WEIGHT})
         create_view(sql, "found", out)
         images, fewer = fetch_row(sql, "select count(*), count(*) - count(distance) from found")
+    delete_folder(folder / "far")
     return {"images": images, "k": k, "fewer_neighbors": fewer}
 
 
@@ -105,18 +115,44 @@ def far_distances(rows: Rows) -> Iterator[pa.RecordBatch]:
     """Yield the distance within which the nearest fifth of a sample lies, for every image."""
     if not len(rows):
         return
-    sample = rows.vectors(draw(len(rows), SAMPLE_IMAGES))
-    if (centre := centre_of(sample)) is not None:
-        sample = sample - centre
-    place = min(int(NEAREST_SHARE * len(sample)), len(sample) - 1)
+    measure = _FarDistance(rows.vectors(draw(len(rows), SAMPLE_IMAGES)))
     for segment in rows.segments:
         for start in range(0, len(segment.ids), _BLOCK_ROWS):
-            block = np.ascontiguousarray(segment.vectors[start : start + _BLOCK_ROWS])
-            if centre is not None:
-                block = block - centre
-            squared = faiss.pairwise_distances(block, sample)
-            far = np.partition(squared, place, axis=1)[:, place].clip(0) ** 0.5
-            yield pa.record_batch([segment.ids[start : start + _BLOCK_ROWS], far], schema=_FAR)
+            here = slice(start, start + _BLOCK_ROWS)
+            yield pa.record_batch(
+                [segment.ids[here], measure(np.ascontiguousarray(segment.vectors[here]))],
+                schema=_FAR,
+            )
+
+
+def write_far_distances(table: EmbeddingTable, folder: Path) -> None:
+    """Write what `far_distances` yields to a folder of Parquet, by tasks of Spark."""
+    spark = session()
+    rows = IndexRows(spark, table)
+    measure = _FarDistance(inspect(rows, SAMPLE_IMAGES).drawn)
+
+    def task(batches: Iterator[VectorBatch]) -> Iterator[pa.RecordBatch]:
+        for ids, vectors in batches:
+            yield pa.record_batch([ids, measure(vectors)], schema=_FAR)
+
+    with progress(spark, "measuring distances"):
+        rows.read(task, ddl(_FAR)).write.parquet(local_uri(folder))
+
+
+class _FarDistance:
+    """Measures the distance within which the nearest fifth of a sample (s, width) lies."""
+
+    def __init__(self, sample: Vectors) -> None:
+        self._centre = centre_of(sample)
+        self._sample = sample if self._centre is None else sample - self._centre
+        self._place = min(int(NEAREST_SHARE * len(sample)), len(sample) - 1)
+
+    def __call__(self, vectors: Vectors) -> Vectors:
+        """Return the distance for each vector (n, width): float32 (n,)."""
+        vectors = vectors if self._centre is None else vectors - self._centre
+        squared = faiss.pairwise_distances(vectors, self._sample)
+        far: Vectors = np.sqrt(np.partition(squared, self._place, axis=1)[:, self._place].clip(0))
+        return far
 
 
 def suspects(table: EmbeddingTable, graph: Path, folder: Path, k: int) -> dict[str, Any]:

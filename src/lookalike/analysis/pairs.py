@@ -17,9 +17,12 @@ from lookalike.search import exact
 from lookalike.search.engines import Engine
 from lookalike.search.knn.export import check_same_model
 from lookalike.search.knn.graph import write_graph
+from lookalike.search.knn.sources import IndexRows
+from lookalike.search.knn.survey import inspect, nearest_of_few
 from lookalike.search.rows import Rows, check_k, check_within, draw
 from lookalike.spark import local_uri, progress, session
 from lookalike.storage import EmbeddingTable
+from lookalike.system.arrays import Numbers, Vectors
 from lookalike.system.defaults import MAX_PAIRS_PER_IMAGE, TARGET_RECALL
 from lookalike.system.files import delete_folder
 from lookalike.system.sql import connect, create_view, fetch_row, write_parquet
@@ -100,7 +103,7 @@ def join(
     queries = other or table
     if engine == "spark-lsh":
         _by_spark_ml(table, queries, pairs, within, other)
-        return {**_figures(table, pairs, within, None, 0, other), "spark": True}
+        return {**_figures(table, pairs, within, None, 0, other, True), "spark": True}
     by_spark = write_graph(
         table,
         graph,
@@ -130,7 +133,8 @@ def join(
             named = named.format(graph="graph", a="stored", b="other", cap=cap)
             write_parquet(sql, named, pairs / "part-0.parquet")
     delete_folder(graph)
-    return {**_figures(table, pairs, within, cap, cut, other), "spark": by_spark}
+    figures = _figures(table, pairs, within, cap, cut, other, by_spark)
+    return {**figures, "spark": by_spark}
 
 
 def _by_spark_ml(
@@ -168,11 +172,12 @@ def _figures(
     cap: int | None,
     cut: int,
     other: EmbeddingTable | None,
+    spark: bool,
 ) -> dict[str, Any]:
     with connect(pairs.parent) as sql:
         create_view(sql, "pairs", pairs)
         (count,) = fetch_row(sql, "select count(*) from pairs")
-    found, true = _count_true(table, pairs, within, cap or MAX_PAIRS_PER_IMAGE, other)
+    found, true = _count_true(table, pairs, within, cap or MAX_PAIRS_PER_IMAGE, other, spark)
     return {
         "images": (other or table).counts()[0],
         "pairs": count,
@@ -185,19 +190,22 @@ def _figures(
 
 
 def _count_true(
-    table: EmbeddingTable, pairs: Path, within: float, cap: int, other: EmbeddingTable | None
+    table: EmbeddingTable,
+    pairs: Path,
+    within: float,
+    cap: int,
+    other: EmbeddingTable | None,
+    spark: bool,
 ) -> tuple[int, int]:
     """Count the true pairs of drawn images: the found ones, and all."""
-    rows = Rows(table.segments)
-    query_rows = Rows(other.segments) if other else rows
-    if not len(rows) or not len(query_rows):
+    asked = other or table
+    if not table.counts()[0] or not asked.counts()[0]:
         return 0, 0
-    drawn = draw(len(query_rows), RECALL_SAMPLE_IMAGES, _SEED)
-    self_join = other is None
-    squared, found = exact.exact_many(rows, query_rows.vectors(drawn), cap + self_join)
-    who, place = np.nonzero((found >= 0) & (squared <= within**2))
-    one, two = rows.ids[found[who, place]], query_rows.ids[drawn[who]]
-    if self_join:
+    nearest = _nearest_on_spark if spark else _nearest_here
+    own, one, squared = nearest(table, asked, cap + (other is None))
+    who, place = np.nonzero(np.isfinite(squared) & (squared <= within**2))
+    one, two = one[who, place], own[who]
+    if other is None:
         one, two = np.minimum(one, two), np.maximum(one, two)
         one, two = one[one != two], two[one != two]
     truth = pa.table({"a_id": one, "b_id": two})
@@ -209,3 +217,25 @@ def _count_true(
                 (select count(*) from (select distinct * from truth))"""
         there, total = fetch_row(sql, query)
     return there, total
+
+
+def _nearest_here(
+    table: EmbeddingTable, asked: EmbeddingTable, k: int
+) -> tuple[Numbers, Numbers, Vectors]:
+    """Return the ids of drawn rows, of the k nearest to each, and their squared distances."""
+    rows, query_rows = Rows(table.segments), Rows(asked.segments)
+    drawn = draw(len(query_rows), RECALL_SAMPLE_IMAGES, _SEED)
+    squared, found = exact.exact_many(rows, query_rows.vectors(drawn), k)
+    return query_rows.ids[drawn], rows.ids[found], np.where(found < 0, np.inf, squared)
+
+
+def _nearest_on_spark(
+    table: EmbeddingTable, asked: EmbeddingTable, k: int
+) -> tuple[Numbers, Numbers, Vectors]:
+    """Do as `_nearest_here` in tasks of Spark."""
+    spark = session()
+    with progress(spark, "measuring recall"):
+        drawn = inspect(IndexRows(spark, asked), RECALL_SAMPLE_IMAGES)
+        squared, keys = nearest_of_few(IndexRows(spark, table), drawn.drawn, k)
+    ids = keys.fill_null(-1).to_numpy(zero_copy_only=False)
+    return drawn.keys.to_numpy(zero_copy_only=False), ids.reshape(squared.shape), squared

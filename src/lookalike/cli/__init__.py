@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import analysis, demo, ingest, lsh, maintenance, search, serve, train
+from lookalike.cli import analysis, demo, ingest, lsh, maintenance, plan, search, serve, train
 from lookalike.cli.command import Quiet, Verbose, as_command
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "search": search.search,
         "serve": serve.serve,
         "neighbors": search.neighbors,
+        "plan": plan.plan,
         "evaluate": search.evaluate,
     },
     "Analyse": {

@@ -19,7 +19,6 @@ from lookalike.ml.row_search import Place, nearest_rows
 from lookalike.ml.saved_model import check_data, copy_data, local_folder
 from lookalike.ml.saving import read_metadata, restore
 from lookalike.search.columns import unused_name
-from lookalike.search.knn.export import query_folder
 from lookalike.spark import bound_batches, read_parquet
 from lookalike.system.files import delete_folder
 
@@ -215,7 +214,7 @@ class NearestNeighborsModel(Model, NeighborParams, MLReadable["NearestNeighborsM
         """
         self._check()
         stored_rows.check_columns(query_df, self, named=True)
-        folder = query_folder(self._index._table)
+        folder = stored_rows.query_folder(self._index._table)
         queries = stored_rows.store(query_df, self, folder / "rows")
         if stored_rows.count_nulls(folder / "rows", self._id_name):
             raise LookalikeError(f"queries have no id in {self._id_name!r}: give each one")

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from lookalike.errors import LookalikeError
 from lookalike.ingest.vectors.values import parse
-from lookalike.search.knn import group_segments
-from lookalike.search.knn.partitions import Partition
+from lookalike.search.knn.partitions import Partition, group_segments
 from lookalike.search.searcher import Searcher
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Numbers, Vectors

@@ -5,6 +5,7 @@ embedding all its images. Columns with bytes are left out: images are where they
 """
 
 import atexit
+import contextlib
 import tempfile
 from collections.abc import Collection, Iterator
 from functools import cache
@@ -18,7 +19,8 @@ from lookalike.ml.neighbor_params import NeighborParams
 from lookalike.search.columns import vector_column
 from lookalike.spark import is_connect, local_uri, parallelism, setting
 from lookalike.spark.columns import column_of
-from lookalike.system.files import delete_folder
+from lookalike.storage import EmbeddingTable
+from lookalike.system.files import delete_folder, staging_folder
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -192,3 +194,28 @@ def has_bytes(kind: Any) -> bool:
     if isinstance(kind, MapType):
         return has_bytes(kind.keyType) or has_bytes(kind.valueType)
     return isinstance(kind, BinaryType)
+
+
+def query_folder(table: EmbeddingTable) -> Path:
+    """Return a new folder for queries beside an index, which is deleted when this process ends.
+
+    Raises `LookalikeError` where nothing can be written there.
+    """
+    try:
+        folder = _kept_to_the_end().enter_context(staging_folder(table.path)) / "queries"
+        folder.mkdir()
+        folder.chmod(0o1777)  # Spark's workers may be another user's
+    except OSError as error:
+        raise LookalikeError(
+            f"the queries cannot be kept beside {table.path} ({error.strerror}): copy the "
+            "index to where you may write"
+        ) from None
+    return folder
+
+
+@cache
+def _kept_to_the_end() -> contextlib.ExitStack:
+    """Return what goes with the process."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack

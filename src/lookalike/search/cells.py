@@ -101,12 +101,12 @@ class Cells:
         sample = _without_outliers(sample)
         sample = sample[np.sort(np.unique(as_bytes(sample), return_index=True)[1])]
         count = cell_count(round(rows * len(sample) / whole))
-        parts = _kmeans(sample, round(count**0.5))
+        parts = fit_centres(sample, round(count**0.5))
         part_of = faiss.knn(sample, parts, 1)[1][:, 0]
         centres = []
         for part in range(len(parts)):
             inside = sample[part_of == part]
-            centres.append(_kmeans(inside, round(count * len(inside) / len(sample))))
+            centres.append(fit_centres(inside, round(count * len(inside) / len(sample))))
         return cls(rotation, np.concatenate(centres), rows, stop)
 
     def __len__(self) -> int:
@@ -233,7 +233,7 @@ def _without_outliers(sample: Vectors) -> Vectors:
     return kept
 
 
-def _kmeans(points: Vectors, count: int) -> Vectors:
+def fit_centres(points: Vectors, count: int) -> Vectors:
     """Return k-means centres of points (n, bits): float32 (count or fewer, bits)."""
     count = min(count, len(points))
     if count < 1:

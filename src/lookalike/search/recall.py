@@ -33,11 +33,11 @@ PART_QUERIES = 64
 MAX_PARTS = 16
 MAX_RECALL_LOSS = 0.02  # more below the target means that the cells do not fit the rows
 MAX_CANDIDATE_SHARE = 0.02  # of all rows; a recall that needs more uses exact search
-_MISS_RESERVE_SHARE = 1 / 3  # of the allowed misses, kept back when the effort is decided
-_CELL_MISS_SHARE = 1 / 2  # of the misses are in cells that are not scanned
+MISS_RESERVE_SHARE = 1 / 3  # of the allowed misses, kept back when the effort is decided
+CELL_MISS_SHARE = 1 / 2  # of the misses are in cells that are not scanned
 _REACH_QUANTILE = 0.99
-_MIN_CELLS = 4
-_MIN_CANDIDATES_PER_NEIGHBOR = 2.5  # among fewer, neighbours always rank late
+MIN_CELLS = 4
+MIN_CANDIDATES_PER_NEIGHBOR = 2.5  # among fewer, neighbours always rank late
 _LATENESS_QUANTILE = 0.95
 _MIN_UNCHANGED_SHARE = 0.9  # of the measured rows, for the measurement to hold
 _TIE_MARGIN_ROWS = 22  # matrix products do not tell near ties apart
@@ -307,15 +307,15 @@ def measure_profile(
     efforts: list[Effort | None] = []
     reached: list[float | None] = []
     for recall in RECALLS:
-        missed = (1 - recall) * (1 - _MISS_RESERVE_SHARE)
-        scanned = max(int(quantile(places[half], 1 - missed * _CELL_MISS_SHARE)), _MIN_CELLS)
+        missed = (1 - recall) * (1 - MISS_RESERVE_SHARE)
+        scanned = max(int(quantile(places[half], 1 - missed * CELL_MISS_SHARE)), MIN_CELLS)
         ranks = candidate_ranks(signatures, sample, scanned)
-        count = max(quantile(ranks[half], 1 - missed), _MIN_CANDIDATES_PER_NEIGHBOR * RECALL_K)
+        count = max(quantile(ranks[half], 1 - missed), MIN_CANDIDATES_PER_NEIGHBOR * RECALL_K)
         if not np.isfinite(count):
             efforts.append(None)
             reached.append(None)
             continue
-        late = _late_share(places, scanned), _late_share(ranks, count)
+        late = late_share(places, scanned), late_share(ranks, count)
         efforts.append(Effort(scanned, int(count), *late))
         reached.append(round(float(np.mean(ranks[check] <= count)), 4))
     return RecallProfile(
@@ -353,7 +353,7 @@ def candidate_ranks(signatures: Estimates, sample: QuerySample, cells: int) -> R
     return ranks
 
 
-def _late_share(ranks: npt.NDArray[Any], scanned: float) -> float:
+def late_share(ranks: npt.NDArray[Any], scanned: float) -> float:
     """Return the mean rank of found neighbours that few queries exceed, as a share of `scanned`.
 
     `ranks` (q, 10) are those of true neighbours, from 1.

@@ -14,6 +14,7 @@ DDL_TYPES: dict[pa.DataType, str] = {
     pa.string(): "string",
     pa.bool_(): "boolean",
     pa.float64(): "double",
+    pa.float32(): "float",
     pa.date32(): "date",
     pa.timestamp("us", "UTC"): "timestamp",
     pa.binary(): "binary",

@@ -29,7 +29,8 @@ from lookalike.system.untrusted import is_hash, map_array
 # What search needs of a row, beside its vector and its key.
 _CACHED = ["id", "path", "label", "content_hash"]
 _BATCHES_A_GROUP = 64  # of a Parquet file: some 1,000 rows, 2 MB
-_ROWS_A_GROUP = 1024
+BATCH_ROWS = 1024
+"""Rows of a group of a data file, and of a batch that is read from one."""
 
 SEGMENT = pa.schema(
     {
@@ -123,7 +124,7 @@ def rewrite_segment(
 
 
 def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    size = -(-_ROWS_A_GROUP // _BATCHES_A_GROUP)
+    size = -(-BATCH_ROWS // _BATCHES_A_GROUP)
     return (batch.slice(start, size) for start in range(0, batch.num_rows, size))
 
 
@@ -375,7 +376,7 @@ def read_rows(file: Path, columns: list[str], **options: Any) -> pa.Table:
 def row_batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Yield columns of a data file in batches; `LookalikeError` if it is gone or damaged."""
     with _readable(file), pq.ParquetFile(file, page_checksum_verification=True) as stored:
-        yield from stored.iter_batches(_ROWS_A_GROUP, columns=columns)
+        yield from stored.iter_batches(BATCH_ROWS, columns=columns)
 
 
 def row_columns(file: Path) -> list[str]:

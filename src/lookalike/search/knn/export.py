@@ -1,30 +1,28 @@
 """The k nearest neighbours of many queries, as a Spark DataFrame or a folder of Parquet."""
 
-import atexit
-import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from lookalike.errors import LookalikeError
-from lookalike.search.columns import vector_column
 from lookalike.search.engines import KNN_ENGINES, KnnEngine, check_engine
-from lookalike.search.keys import with_keys
-from lookalike.search.knn import knn_join, write_queries
+from lookalike.search.knn.join import JoinPlan, plan_join
+from lookalike.search.knn.sources import FrameRows, IndexRows
 from lookalike.search.rows import check_k, check_recall
 from lookalike.spark import is_frame, local_uri, progress, session
-from lookalike.spark.columns import column_of
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.protocol import HasTable
+from lookalike.storage.schema import KEY
 from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.files import check_free, put_in_place, staging_folder
 from lookalike.system.paths import Name, local_path
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
+
+    from lookalike.search.knn.cost import Cost
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,47 @@ class NeighborTable:
 
     """
 
-    table: EmbeddingTable = field(repr=False)
+    table: EmbeddingTable | None = field(repr=False)
     queries: EmbeddingTable | None = field(repr=False)
     """Whose images are the queries; None where these are rows of a DataFrame."""
-    find: "Callable[[], DataFrame]" = field(repr=False)
+    make_plan: Callable[[], JoinPlan] = field(repr=False)
     k: int
+    target: float = field(default=TARGET_RECALL, repr=False)
+    """The recall that was asked for."""
+
+    def explain(self) -> "Cost":
+        """Say what finding the neighbours will cost, from some seconds of sampling.
+
+        Returns
+        -------
+        Cost
+            Rows, regions, visits, bytes that travel, memory of a task, core-hours.
+
+        Raises
+        ------
+        LookalikeError
+            For other queries than the rows of the index.
+
+        """
+        from lookalike.search.knn.cost import estimate
+
+        if self.table is None or self.queries is not self.table:
+            raise LookalikeError("only the neighbours of the rows of an index are explained")
+        return estimate(session(), self.table, self.k, self.target)
+
+    @cached_property
+    def plan(self) -> JoinPlan:
+        """How the neighbours will be found. Spark measures it on first use."""
+        return self.make_plan()
+
+    @property
+    def recall(self) -> float | None:
+        """The share of the true neighbours that is found, as drawn queries say: 1 if all are."""
+        return self.plan.recall
 
     def to_spark(self) -> "DataFrame":
         """Return the neighbours as a Spark DataFrame, which is computed when it is used."""
-        return self._with_keys(self.find())
-
-    def _with_keys(self, found: "DataFrame") -> "DataFrame":
-        return with_keys(found, {"query_id": self.queries, "neighbor_id": self.table})
+        return self.plan.run()
 
     def write(self, out: Name, *, paths: bool = False, overwrite: bool = False) -> "DataFrame":
         """Write the neighbours to a folder of Parquet, whole or not at all.
@@ -82,13 +109,11 @@ class NeighborTable:
         check_free(out, overwrite)
         if out.exists() and not (out / "_SUCCESS").exists():  # which Spark leaves in what it wrote
             raise LookalikeError(f"{out} is a folder of something else: choose another `out`")
-        spark = session()
+        spark = self.plan.spark if "plan" in self.__dict__ else session()
         with progress(spark, "finding neighbours"), staging_folder(out) as staging:
-            found = self.find()
+            found = self.to_spark()
             if paths:
-                asked = None if self.queries is None else self.queries.dataframe(spark)
-                found = _with_paths(found, asked, self.table.dataframe(spark))
-            found = self._with_keys(found)
+                found = _with_paths(spark, found, self.queries, self.table)
             found.write.parquet(local_uri(staging / "out"))
             put_in_place(staging / "out", out, overwrite=overwrite)
         return spark.read.schema(found.schema).parquet(local_uri(out))
@@ -142,10 +167,27 @@ def kneighbors(
     if opened is None or isinstance(opened, EmbeddingTable):
         if opened is not None:
             check_same_model(table, opened)
-        find = partial(_of_table, table, opened, k, engine, recall)
-        return NeighborTable(table, opened or table, find, k)
-    found = _of_frame(table, opened, k, id_column, column, engine, recall)
-    return NeighborTable(table, None, lambda: found, k)
+
+        def plan() -> JoinPlan:
+            spark = session()
+            asked = None if opened is None else rows_of_index(spark, opened)
+            return plan_join(spark, rows_of_index(spark, table), k, asked, engine, recall)
+
+        return NeighborTable(table, opened or table, plan, k, recall)
+    spark = opened.sparkSession
+    items = rows_of_index(spark, table)
+    asked = FrameRows.of(opened, id_column, column, items.width, table.metric)
+    planned = plan_join(spark, items, k, asked, engine, recall)
+    return NeighborTable(table, None, lambda: planned, k)
+
+
+def rows_of_index(spark: "SparkSession", table: EmbeddingTable) -> IndexRows:
+    """Return the rows of an index with the keys that a user's table gave them, or their ids."""
+    return IndexRows(spark, table, _key(table))
+
+
+def _key(table: EmbeddingTable) -> str:
+    return KEY if table.has_keys else "id"
 
 
 def check_same_model(table: EmbeddingTable, other: EmbeddingTable) -> None:
@@ -157,90 +199,18 @@ def check_same_model(table: EmbeddingTable, other: EmbeddingTable) -> None:
         )
 
 
-def _of_table(
-    table: EmbeddingTable,
+def _with_paths(
+    spark: "SparkSession",
+    found: "DataFrame",
     queries: EmbeddingTable | None,
-    k: int,
-    engine: KnnEngine,
-    recall: float,
+    rows: EmbeddingTable | None,
 ) -> "DataFrame":
-    segments = None if queries is None else queries.segments
-    return knn_join(session(), table, k, segments, engine, recall)
-
-
-def _with_paths(found: "DataFrame", queries: "DataFrame | None", rows: "DataFrame") -> "DataFrame":
-    columns = ["query_id", "rank", "neighbor_id", "neighbor_path", "distance"]
-    sides = {"neighbor": rows}
-    if queries is not None:
-        columns.insert(1, "query_path")
-        sides["query"] = queries
-    for side, table in sides.items():
-        names = table.selectExpr(f"id AS {side}_id", f"path AS {side}_path")
-        found = found.join(names, f"{side}_id")
-    return found.select(*columns)
-
-
-def _of_frame(
-    table: EmbeddingTable,
-    queries: "DataFrame",
-    k: int,
-    id_column: str,
-    column: str,
-    engine: KnnEngine,
-    recall: float,
-) -> "DataFrame":
-    """Write the queries where all workers see them, and find their neighbours."""
-    from pyspark.sql import functions as F
-    from pyspark.sql.types import IntegralType
-
-    for name in (column, id_column):
-        if name not in queries.columns:
-            raise LookalikeError(
-                f"the queries have no column {name!r}, but {', '.join(queries.columns)}: choose one"
+    columns = ["query_id", "rank", "neighbor_id", "distance"]
+    for side, table in (("neighbor", rows), ("query", queries)):
+        if table is not None:
+            columns.insert(columns.index(f"{side}_id") + 1, f"{side}_path")
+            names = table.dataframe(spark).selectExpr(
+                f"{_key(table)} AS {side}_id", f"path AS {side}_path"
             )
-    vector, number = vector_column(queries, column), column_of(queries, id_column)
-    folder = query_folder(table)
-    names = None
-    if isinstance(queries.schema[id_column].dataType, IntegralType):
-        rows = queries.select(number.cast("bigint").alias("id"), vector.alias("embedding"))
-    else:
-        # Written down: Spark numbers rows anew each time that it looks at them.
-        numbers = F.monotonically_increasing_id()
-        counted = queries.select(numbers.alias("id"), number.alias("name"), vector.alias("vector"))
-        counted.write.parquet(local_uri(folder / "counted"))
-        names = queries.sparkSession.read.parquet(local_uri(folder / "counted"))
-        rows = names.select(
-            F.when(F.col("name").isNotNull(), F.col("id")).alias("id"),
-            F.col("vector").alias("embedding"),
-        )
-    stored = write_queries(rows, folder, int(table.about_model["width"]), table.metric)
-    found = knn_join(queries.sparkSession, table, k, stored, engine, recall)
-    if names is None:
-        return found
-    named = found.join(names.withColumnRenamed("id", "query_id"), "query_id")
-    return named.select(F.col("name").alias("query_id"), *found.columns[1:])
-
-
-def query_folder(table: EmbeddingTable) -> Path:
-    """Return a new folder for queries beside an index, which is deleted when this process ends.
-
-    Raises `LookalikeError` where nothing can be written there.
-    """
-    try:
-        folder = _kept_to_the_end().enter_context(staging_folder(table.path)) / "queries"
-        folder.mkdir()
-        folder.chmod(0o1777)  # Spark's workers may be another user's
-    except OSError as error:
-        raise LookalikeError(
-            f"the queries cannot be kept beside {table.path} ({error.strerror}): copy the "
-            "index to where you may write"
-        ) from None
-    return folder
-
-
-@cache
-def _kept_to_the_end() -> contextlib.ExitStack:
-    """Return what goes with the process."""
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
-    return stack
+            found = found.join(names, f"{side}_id")
+    return found.select(*columns)

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 
 from lookalike.errors import LookalikeError
 from lookalike.search.engines import KnnEngine
-from lookalike.search.knn import NEIGHBORS_SCHEMA, Partition, Queries, knn_join
 from lookalike.search.knn.export import check_same_model
+from lookalike.search.knn.join import plan_join
+from lookalike.search.knn.partitions import Partition
+from lookalike.search.knn.sources import IndexRows
 from lookalike.search.rows import Rows, check_k
 from lookalike.spark import is_spark_available, local_uri, progress, session
 from lookalike.storage import EmbeddingTable
@@ -22,8 +24,19 @@ from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.extras import install, is_installed
 from lookalike.system.progress import progress_line
 
+_BLOCK_QUERIES = 8_192  # 16 MB of vectors
+
 logger = logging.getLogger(__name__)
 
+NEIGHBORS = pa.schema(
+    {
+        "query_id": pa.int64(),
+        "rank": pa.int32(),
+        "neighbor_id": pa.int64(),
+        "distance": pa.float32(),
+    }
+)
+"""The columns of a graph."""
 IN_PROCESS = 20_000
 """Rows up to which this process compares all pairs, in some seconds."""
 
@@ -86,10 +99,11 @@ def write_graph(
     spark = spark and min(counts) > 0
     if spark:
         running = session()
-        asking = None if queries is None else queries.segments
+        items = IndexRows(running, table)
+        asked = None if queries is None else IndexRows(running, queries)
         with progress(running, "finding neighbours"):
-            found = knn_join(running, table, k, asking, engine, recall, within)
-            found.write.parquet(local_uri(folder))
+            plan = plan_join(running, items, k, asked, engine, recall, within)
+            plan.run().write.parquet(local_uri(folder))
     else:
         _compare(table, folder, k, within, queries)
     return spark
@@ -99,31 +113,33 @@ def _compare(
     table: EmbeddingTable, folder: Path, k: int, within: float, queries: EmbeddingTable | None
 ) -> None:
     rows = Rows(table.segments)  # without segments of skipped images alone
-    blocks = Queries.split(Rows((queries or table).segments).segments)
+    asked = Rows((queries or table).segments)
     folder.mkdir()
     with (
         progress_line("comparing images") as move,
-        pq.ParquetWriter(folder / "part-0.parquet", NEIGHBORS_SCHEMA) as writer,
+        pq.ParquetWriter(folder / "part-0.parquet", NEIGHBORS) as writer,
     ):
         if not len(rows):
             return
         partition = Partition.load(rows.segments)
-        for block in range(len(blocks.blocks)):
-            move(block, len(blocks.blocks))
-            ids = blocks.ids(block)
-            found, distances = partition.nearest(
-                blocks.vectors(block), k, ids if queries is None else None
-            )
-            near = distances <= within
-            near &= np.isfinite(distances)
-            who, rank = np.nonzero(near)
-            columns = [ids[who], rank + 1, found[near], distances[near]]
-            writer.write_table(
-                pa.table(
-                    [
-                        pa.array(one, kind.type)
-                        for one, kind in zip(columns, NEIGHBORS_SCHEMA, strict=True)
-                    ],
-                    schema=NEIGHBORS_SCHEMA,
+        done = 0
+        for segment in asked.segments:
+            for start in range(0, len(segment.ids), _BLOCK_QUERIES):
+                move(done, len(asked))
+                ids = segment.ids[start : start + _BLOCK_QUERIES]
+                vectors = segment.vectors[start : start + _BLOCK_QUERIES]
+                found, distances = partition.nearest(vectors, k, ids if queries is None else None)
+                near = distances <= within
+                near &= np.isfinite(distances)
+                who, rank = np.nonzero(near)
+                columns = [ids[who], rank + 1, found[near], distances[near]]
+                writer.write_table(
+                    pa.table(
+                        [
+                            pa.array(one, kind.type)
+                            for one, kind in zip(columns, NEIGHBORS, strict=True)
+                        ],
+                        schema=NEIGHBORS,
+                    )
                 )
-            )
+                done += len(ids)

@@ -2,57 +2,26 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.search.cells import MEAN_CELL_ROWS, Cells, as_bytes
+from lookalike.search.cells import MEAN_CELL_ROWS, Rotation, as_bytes
+from lookalike.search.knn.groups import MAX_PRODUCT, GroupedRows
+from lookalike.search.knn.regions import rows_in_memory
 from lookalike.search.rows import centre_of, nearest_by_products
-from lookalike.search.searcher import assign_cells
 from lookalike.storage import Segment
 from lookalike.system.arrays import Numbers, Vectors
 
-MAX_REGION_ROWS = 65_536
-"""Rows of a region: an eighth of a gigabyte of vectors."""
-_USUAL_WIDTH = 512
+MAX_GROUP_ROWS = 131_072
+"""Rows in memory of a task of exact search: a quarter of a gigabyte of vectors."""
 _CROWDED_CELL_ROWS = 4 * MEAN_CELL_ROWS  # above it copies are thinned out
-_MAX_PRODUCT = 2**24  # distances in memory: 64 MB
 _DISTANCE_TOLERANCE = 1e-3  # along the directions of the cells, of the longest vector
 _CANDIDATE_FACTOR = 4  # for each wider search
 _TIE_MARGIN_ROWS = 4  # matrix products do not tell near ties apart
-
-
-def rows_in_memory(rows: int, width: int) -> int:
-    """Return how many rows of a width take the memory of `rows` rows of 512 numbers, or fewer."""
-    return max(rows * _USUAL_WIDTH // max(width, _USUAL_WIDTH), 1)
-
-
-class Region(NamedTuple):
-    """The cells from `first` up to `stop`; of one crowded cell, one of several parts."""
-
-    first: int
-    stop: int
-    part: int
-    parts: int
-
-
-def plan_regions(counts: Numbers, max_rows: int) -> Iterator[Region]:
-    """Divide cells with `counts` rows each, int64 (cells,), into regions of `max_rows` rows."""
-    first = rows = 0
-    for cell, count in enumerate(counts.tolist()):
-        if rows and rows + count > max_rows:
-            yield Region(first, cell, 0, 1)
-            first, rows = cell, 0
-        if count > max_rows:
-            parts = -(-count // max_rows)
-            yield from (Region(first, cell + 1, part, parts) for part in range(parts))
-            first, rows = cell + 1, 0
-        rows += count if count <= max_rows else 0
-    if rows:
-        yield Region(first, len(counts), 0, 1)
 
 
 class Partition:
@@ -88,6 +57,13 @@ class Partition:
         distances : float32 (q, k)
             Infinite there.
         """
+        rows, distances = self.nearest_rows(queries, k, without)
+        return np.where(rows >= 0, self.ids[rows], -1), distances
+
+    def nearest_rows(
+        self, queries: Vectors, k: int, without: Numbers | None
+    ) -> tuple[Numbers, Vectors]:
+        """Do as `nearest`; return the positions of the rows in place of their ids."""
         wanted = min(k + (without is not None) + _TIE_MARGIN_ROWS, len(self.ids))
         near = nearest_by_products(queries, self.vectors, wanted, centre_of(queries))[1]
         return self._best(queries, k, without, near)[:2]
@@ -95,7 +71,7 @@ class Partition:
     def _best(
         self, queries: Vectors, k: int, without: Numbers | None, rows: Numbers
     ) -> tuple[Numbers, Vectors, Numbers]:
-        """Return ids and distances of the k nearest of `rows` (q, n), and their positions there."""
+        """Return the k nearest of `rows` (q, n), their distances, and their positions there."""
         rows = np.ascontiguousarray(rows)
         squared = np.empty(rows.shape, np.float32)
         arrays: tuple[Any, ...] = (squared, queries, self.vectors, rows)
@@ -103,62 +79,47 @@ class Partition:
             *map(faiss.swig_ptr, arrays), queries.shape[1], *rows.shape
         )
         squared[rows < 0] = np.inf
-        found = self.ids[rows]
+        ids = self.ids[rows]
         if without is not None:
-            squared[found == without[:, None]] = np.inf
-        order = np.lexsort((found, squared), axis=1)[:, :k]
+            squared[ids == without[:, None]] = np.inf
+        order = np.lexsort((ids, squared), axis=1)[:, :k]
         squared = np.take_along_axis(squared, order, axis=1)
-        found = np.take_along_axis(found, order, axis=1)
+        found = np.take_along_axis(rows, order, axis=1)
         missing = ((0, 0), (0, k - found.shape[1]))
         found = np.pad(found, missing, constant_values=-1)
         distances = np.sqrt(np.pad(squared, missing, constant_values=np.inf))
+        found[np.isinf(distances)] = -1
         return found, distances, np.pad(order, missing)
 
 
 class RegionPartition(Partition):
     """The rows of a region, sorted by cell.
 
-    Rows `starts[c - first]` to `starts[c - first + 1]` belong to the cell c.
+    Parameters
+    ----------
+    ids : int64 (n,)
+    vectors : float32 (n, width)
+    starts : int64 (cells + 1,)
+        The rows `starts[c]` to `starts[c + 1]` belong to the cell c of the region.
+    rotation : Rotation
+    rotated : float32 (n, directions)
+        The vectors along the directions of the cells.
     """
 
     def __init__(
-        self, segments: Sequence[Segment], cells: Cells, region: Region, max_copies: int
+        self,
+        ids: Numbers,
+        vectors: Vectors,
+        starts: Numbers,
+        rotation: Rotation,
+        rotated: Vectors,
     ) -> None:
-        """Load a region; of copies in a crowded cell only the first `max_copies` by id.
-
-        No query has more of them among its neighbours.
-        """
-        parts, ids, vectors = [], [], []
-        for one in segments:
-            segment = copy.copy(one)  # so that no cache stays in memory
-            cell = assign_cells(segment, cells)
-            rows = np.flatnonzero((cell >= region.first) & (cell < region.stop))
-            rows = rows[rows % region.parts == region.part]
-            parts.append(cell[rows])
-            ids.append(segment.ids[rows])
-            vectors.append(segment.vectors[rows])
-        cell = np.concatenate(parts)
-        order = np.argsort(cell, kind="stable")
-        super().__init__(np.concatenate(ids)[order], np.concatenate(vectors)[order])
-        self.first = region.first
-        self.starts = np.searchsorted(cell[order], np.arange(region.first, region.stop + 1))
-        self._thin_copies(max_copies)
-        self.rotation = cells.rotation
-        longest = np.sqrt(np.einsum("ij,ij->i", self.vectors, self.vectors).max(initial=0))
+        super().__init__(ids, vectors)
+        self.starts = starts
+        self.rotation = rotation
+        longest = np.sqrt(np.einsum("ij,ij->i", vectors, vectors).max(initial=0))
         self.tolerance = _DISTANCE_TOLERANCE * max(float(longest), 1)
-        rotated = self.rotation(self.vectors)
-        # A last column of half the squared norm: one product then orders the rows for a query.
-        self.rotated = np.hstack([rotated, (rotated**2).sum(1, keepdims=True) / 2])
-
-    def _thin_copies(self, max_copies: int) -> None:
-        kept = np.ones(len(self.ids), bool)
-        for start, stop in itertools.pairwise(self.starts):
-            if stop - start > _CROWDED_CELL_ROWS:
-                here = slice(start, stop)
-                kept[here] = _without_copies(self.ids[here], self.vectors[here], max_copies)
-        if not kept.all():
-            self.ids, self.vectors = self.ids[kept], self.vectors[kept]
-            self.starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        self._grouped = GroupedRows(rotated, starts)
 
     def nearest_in_cells(
         self,
@@ -169,8 +130,10 @@ class RegionPartition(Partition):
         candidates: int,
         within: float = np.inf,
         late: float = 1.0,
+        first: Numbers | None = None,
+        max_product: int = MAX_PRODUCT,
     ) -> tuple[Numbers, Vectors]:
-        """Return the k nearest rows in the probed cells to each query, as `nearest` does.
+        """Return positions and distances of the k nearest rows in the probed cells to each query.
 
         Where neighbours rank late among the candidates, or are fewer than k, the search widens
         until nothing changes.
@@ -189,15 +152,26 @@ class RegionPartition(Partition):
             Skip rows farther than this along those directions.
         late : float
             Mean rank of the neighbours, as a share of the candidates, above which a search widens.
+        first : int64 (q,), optional
+            The cell of each query.
+        max_product : int
+            Distances in memory.
+
+        Returns
+        -------
+        rows : int64 (q, k)
+            -1 where there are fewer than k rows.
+        distances : float32 (q, k)
+            Infinite there.
         """
         found, distances, is_late = self._search_cells(
-            queries, k, without, probes, candidates, within, late
+            queries, k, without, probes, candidates, within, late, first, max_product
         )
         again = np.flatnonzero(is_late)
         while len(again):
             candidates = min(_CANDIDATE_FACTOR * candidates, len(self.ids))
             unsettled = []
-            step = max(_MAX_PRODUCT // candidates, 1)
+            step = max(max_product // candidates, 1)
             for some in np.array_split(again, range(step, len(again), step)):
                 number = np.full(len(queries), -1)
                 number[some] = np.arange(len(some))
@@ -211,6 +185,8 @@ class RegionPartition(Partition):
                     candidates,
                     within,
                     0.0,
+                    None if first is None else first[some],
+                    max_product,
                 )
                 unsettled.append(some[is_late & (found[some] != before).any(axis=1)])
             again = np.concatenate(unsettled)
@@ -225,39 +201,50 @@ class RegionPartition(Partition):
         candidates: int,
         within: float,
         late: float,
+        first: Numbers | None,
+        max_product: int,
     ) -> tuple[Numbers, Vectors, npt.NDArray[np.bool_]]:
         """Search once; return also a mask (q,) of the queries for which to widen the search."""
         wanted = min(max(candidates, k) + (without is not None) + _TIE_MARGIN_ROWS, len(self.ids))
         turned = self.rotation(queries)
-        rotated = np.pad(-turned, ((0, 0), (0, 1)), constant_values=1)
         # The directions are orthogonal: along some of them no distance exceeds that along all.
-        farthest = ((within + self.tolerance) ** 2 - (turned**2).sum(1)) / 2
-        best = faiss.ResultHeap(len(queries), wanted)
-        query, cells = probes
-        order = np.argsort(cells, kind="stable")
-        query, cells = query[order], cells[order]
-        begin = 0
-        for end in (np.flatnonzero(np.diff(cells, append=-1)) + 1).tolist():
-            start, stop = self.starts[cells[begin] - self.first :][:2].tolist()
-            rows = np.arange(start, stop)
-            step = max(_MAX_PRODUCT // max(len(rows), 1), 1)
-            for at in range(begin, end, step):
-                some = np.ascontiguousarray(query[at : min(at + step, end)])
-                distances = rotated[some] @ self.rotated[start:stop].T
-                if within < np.inf:
-                    distances[distances > farthest[some, None]] = np.inf
-                arrays: tuple[Any, ...] = (some, distances, rows)
-                who, values, which = map(faiss.swig_ptr, arrays)
-                best.heaps.addn_query_subset_with_ids(len(some), who, len(rows), values, which, 0)
-            begin = end
-        best.finalize()
-        found, distances, places = self._best(queries, k, without, best.I)
+        farthest = None
+        if within < np.inf:
+            farthest = np.full(len(queries), (within + self.tolerance) ** 2, np.float32)
+        near = self._grouped.nearest(turned, probes, wanted, farthest, first, max_product)[1]
+        found, distances, places = self._best(queries, k, without, near)
         there = distances <= within if within < np.inf else np.isfinite(distances)
         count = there.sum(axis=1)
         mean = (places * there).sum(axis=1) / np.maximum(count, 1)
         is_late = (mean > late * wanted) | (count < k)
-        more = (best.I[:, -1] >= 0) & (wanted < len(self.ids)) & (late < 1)
+        more = (near[:, -1] >= 0) & (wanted < len(self.ids)) & (late < 1)
         return found, distances, is_late & more
+
+
+def thin_copies(ids: Numbers, vectors: Vectors, starts: Numbers, most: int) -> Numbers:
+    """Return the rows to compare with queries: of equal ones in a crowded cell the first by id.
+
+    No query has more than `most` of them among its neighbours.
+
+    Parameters
+    ----------
+    ids : int64 (n,)
+    vectors : (n, width)
+        Sorted by cell.
+    starts : int64 (cells + 1,)
+    most : int
+
+    Returns
+    -------
+    int64 (m,)
+        Positions, rising.
+    """
+    kept = np.ones(len(ids), bool)
+    for start, stop in itertools.pairwise(starts.tolist()):
+        if stop - start > _CROWDED_CELL_ROWS:
+            here = slice(start, stop)
+            kept[here] = _without_copies(ids[here], vectors[here], most)
+    return np.flatnonzero(kept)
 
 
 def _without_copies(ids: Numbers, vectors: Vectors, max_copies: int) -> npt.NDArray[np.bool_]:
@@ -268,3 +255,24 @@ def _without_copies(ids: Numbers, vectors: Vectors, max_copies: int) -> npt.NDAr
     kept = np.empty(len(order), bool)
     kept[order] = place < max_copies
     return kept
+
+
+def group_segments(
+    segments: Sequence[Segment], tasks: int, width: int = 512
+) -> list[list[Segment]]:
+    """Group neighbouring segments: at least `tasks` groups of at most `MAX_GROUP_ROWS` rows.
+
+    Segments stay whole, so there may be fewer groups, and a larger group of one segment.
+    """
+    sizes = [len(segment.ids) for segment in segments]
+    max_rows = min(rows_in_memory(MAX_GROUP_ROWS, width), max(-(-sum(sizes) // max(tasks, 1)), 1))
+    groups: list[list[Segment]] = []
+    rows = 0
+    for segment, size in zip(segments, sizes, strict=True):
+        if groups and rows + size <= max_rows:
+            groups[-1].append(segment)
+            rows += size
+        else:
+            groups.append([segment])
+            rows = size
+    return groups

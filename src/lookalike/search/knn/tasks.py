@@ -1,287 +1,246 @@
-"""The tasks of a search on Spark: functions from Arrow batches to Arrow batches.
+"""The tasks of a search on Spark, functions from Arrow batches to Arrow batches.
 
-Arrays travel as bytes, thousands of numbers per row, because Spark takes a microsecond and more for
-each row.
+`route_task` sends each row to the region that holds it, and each query to the regions that it
+visits. `region_task` holds the rows of one region and compares the queries that visit
+it. `merge_task` merges what the regions found to the k nearest of each query.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, groupby
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from lookalike.search.cells import Cells
-from lookalike.search.knn.partitions import Partition, Region, RegionPartition
-from lookalike.search.knn.queries import Queries
-from lookalike.search.signatures import Effort
-from lookalike.storage import Segment
+from lookalike.search.knn.packing import (
+    hash_rows,
+    order_of,
+    pack_keys,
+    record,
+    rows_of,
+    take,
+    unpack_keys,
+)
+from lookalike.search.knn.routing import Routing, Visits
+from lookalike.search.knn.sources import Batches, RowTask, VectorBatch
+from lookalike.search.knn.survey import blocks_of
 from lookalike.system.arrays import Numbers, Vectors
 
-_MAX_BATCH_BYTES = 2**28  # queries and their candidates in memory
+Task = Callable[[Batches], Batches]
 
-PROBES_SCHEMA = pa.schema(
-    {"region": pa.int32(), "block": pa.int32(), "queries": pa.binary(), "cells": pa.binary()}
-)
-"""Pairs of a query (int32, by position in the block) and a cell that it probes (int32)."""
-CANDIDATES_SCHEMA = pa.schema(
+ROUTED = pa.schema(
     {
-        "block": pa.int32(),
+        "region": pa.int32(),
+        "visits": pa.bool_(),
+        "keys": pa.binary(),
+        "hashes": pa.binary(),
+        "vectors": pa.binary(),
+        "cells": pa.binary(),
+        "probes": pa.binary(),
+        "probed": pa.binary(),
+    }
+)
+"""Rows at home in a region, or queries that visit it.
+
+`keys` are packed keys, `hashes` int64, `vectors` of the packed type; `cells` (int32) those of rows
+at home. `probes` (uint16) says how many cells of the region each query probes, `probed` (int32)
+which; both are empty for rows that are no queries.
+"""
+CANDIDATES = pa.schema(
+    {
+        "bucket": pa.int32(),
         "queries": pa.binary(),
+        "hashes": pa.binary(),
+        "counts": pa.binary(),
         "neighbors": pa.binary(),
         "distances": pa.binary(),
     }
 )
-"""The best pairs of one task: queries (int32, by position), ids (int64), distances (float32)."""
-NEIGHBORS_SCHEMA = pa.schema(
-    {
-        "query_id": pa.int64(),
-        "rank": pa.int32(),
-        "neighbor_id": pa.int64(),
-        "distance": pa.float32(),
-    }
-)
-Batches = Iterator[pa.RecordBatch]
-Task = Callable[[Batches], Batches]
+"""What one region found for some queries: their packed keys and hashes (int64), how many rows were
+found for each (int32), and those: packed keys, and distances (float32)."""
 
 
-def compare_task(
-    groups: Sequence[Sequence[Segment]],
-    queries: Queries,
-    k: int,
-    exclude_self: bool,
-    within: float,
-    threads: int,
-) -> Task:
-    """Make the task of exact search: from group numbers to `CANDIDATES_SCHEMA`, a row per block."""
+class Role(NamedTuple):
+    """What rows are: those that are searched, those that ask, or both."""
 
-    def task(batches: Batches) -> Batches:
-        faiss.omp_set_num_threads(threads)
-        for number in _column(batches, "id"):
-            partition = Partition.load(groups[number])
-            for block in range(len(queries.blocks)):
-                ids, vectors = queries.ids(block), queries.vectors(block)
-                found = partition.nearest(vectors, k, ids if exclude_self else None)
-                yield _pack(block, np.arange(len(ids)), *found, within)
-
-    return task
+    items: bool
+    queries: bool
 
 
 def route_task(
-    cells: Cells,
-    counts: Numbers,
-    regions: Sequence[Region],
-    queries: Queries,
-    probed: int,
-    min_rows: int,
+    routing: Routing | None,
+    groups: int,
+    role: Role,
+    centre: Vectors | None,
+    packed: type[Any],
+    block_rows: int,
     threads: int,
-) -> Task:
-    """Make the task that routes queries to regions: from block numbers to `PROBES_SCHEMA`.
+) -> RowTask:
+    """Make the task that sends rows and queries to regions: from rows to `ROUTED`.
 
-    A query probes `probed` cells, and more until those hold `min_rows` rows.
+    Without a routing there are `groups` of rows, any of which a row belongs to, and each query
+    visits all of them. `centre` is taken from the vectors.
     """
-    parts = np.zeros(len(cells), np.int64)  # regions of a cell; 0 for an empty one
-    first = np.zeros(len(cells), np.int64)  # the first region of a cell
-    for number, region in reversed(list(enumerate(regions))):
-        parts[region.first : region.stop] = region.parts
-        first[region.first : region.stop] = number
 
-    def task(batches: Batches) -> Batches:
+    def task(batches: Iterator[VectorBatch]) -> Batches:
         faiss.omp_set_num_threads(threads)
-        for block in _column(batches, "id"):
-            places, near = choose_cells(cells, counts, queries.vectors(block), probed, min_rows)
-            repeats = parts[near]  # a cell in several regions is probed in each of them
-            step = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-            region = np.repeat(first[near], repeats) + step
-            order = np.argsort(region, kind="stable")
-            places = np.repeat(places, repeats)[order]
-            near = np.repeat(near, repeats)[order].astype(np.int32)
-            numbers, starts = np.unique(region[order], return_index=True)
-            each = zip(
-                numbers.tolist(),
-                np.split(places, starts[1:]),
-                np.split(near, starts[1:]),
-                strict=False,
-            )
-            rows = [
-                {"region": number, "block": block, "queries": a.tobytes(), "cells": b.tobytes()}
-                for number, a, b in each
-            ]
-            yield pa.RecordBatch.from_pylist(rows, schema=PROBES_SCHEMA)
+        for keys, vectors in blocks_of(batches, block_rows):
+            hashes = hash_rows(keys, vectors)
+            if routing is None:
+                visits = _visit_all(len(keys), groups)
+                home = (hashes.view(np.uint64) % np.uint64(groups)).astype(np.int64)
+            else:
+                rotated = routing.cells.rotation(vectors)
+                visits = routing.visits(rotated) if role.queries else routing.homes_only(rotated)
+                home = routing.homes(visits.nearest, hashes)
+            if not role.items:
+                home = np.full(len(keys), -1)
+            if not role.queries:
+                visits = Visits(visits.nearest, *_NOTHING)
+            if centre is not None:
+                vectors = vectors - centre
+            yield from _split(_Block(keys, hashes, vectors.astype(packed)), home, visits)
 
     return task
 
 
-def choose_cells(
-    cells: Cells, counts: Numbers, vectors: Vectors, probed: int, min_rows: int
-) -> tuple[npt.NDArray[np.int32], Numbers]:
-    """Return pairs of a query, by position (n,), and a cell that it probes (n,)."""
-    rotated = cells.rotation(vectors)
-    near = cells.nearest(rotated, probed)
-    queries = [np.repeat(np.arange(len(near)), near.shape[1])]
-    chosen = [near.ravel()]
-    short = np.flatnonzero(counts[near].sum(axis=1) < min_rows)
-    before = width = near.shape[1]
-    while len(short) and width < len(cells):
-        width = min(4 * width, len(cells))
-        near = cells.nearest(rotated[short], width)
-        queries.append(np.repeat(short, width - before))
-        chosen.append(near[:, before:].ravel())
-        short = short[counts[near].sum(axis=1) < min_rows]
-        before = width
-    return np.concatenate(queries).astype(np.int32), np.concatenate(chosen)
+_NOTHING = (np.zeros(0, np.int64),) * 3
 
 
-def region_task(
-    segments: Sequence[Segment],
-    cells: Cells,
-    regions: Sequence[Region],
-    queries: Queries,
-    k: int,
-    exclude_self: bool,
-    within: float,
-    effort: Effort,
-    threads: int,
-) -> Task:
-    """Make the task that searches regions: from probes sorted by region to candidates."""
-
-    def task(batches: Batches) -> Batches:
-        faiss.omp_set_num_threads(threads)
-        for number, rows in groupby(_rows(batches), itemgetter("region")):
-            partition = RegionPartition(segments, cells, regions[number], k + exclude_self)
-            wanted = max(effort.candidates, k)
-            query_bytes = 16 * partition.vectors.shape[1] + 40 * wanted
-            max_queries = max(_MAX_BATCH_BYTES // query_bytes, 1)
-            for some in _batch(_unpack(rows, max_queries), max_queries):
-                yield from _search(partition, queries, some, k, exclude_self, within, effort)
-
-    return task
+def _visit_all(rows: int, groups: int) -> Visits:
+    """Return visits of all rows to all groups, as if each had one cell."""
+    zeros = np.zeros(rows, np.int64)
+    row = np.tile(np.arange(rows), groups)
+    return Visits(zeros, row, np.tile(zeros, groups), np.repeat(np.arange(groups), rows))
 
 
-class Probes(NamedTuple):
-    """Queries of a block, by position (q,); and pairs of a query's number and its cell, (n,)."""
-
-    block: int
-    places: npt.NDArray[np.int32]
-    numbers: Numbers
-    cells: npt.NDArray[np.int32]
+class _Block(NamedTuple):
+    keys: pa.Array
+    hashes: Numbers
+    vectors: Any
 
 
-def _unpack(rows: Iterable[dict[str, Any]], max_queries: int) -> Iterator[Probes]:
-    """Unpack rows of `PROBES_SCHEMA`, at most `max_queries` queries at a time."""
-    for row in rows:
-        places, numbers = np.unique(np.frombuffer(row["queries"], np.int32), return_inverse=True)
-        cells = np.frombuffer(row["cells"], np.int32)
-        for start in range(0, len(places), max_queries):
-            here = (numbers >= start) & (numbers < start + max_queries)
-            some = places[start : start + max_queries]
-            yield Probes(row["block"], some, numbers[here] - start, cells[here])
+def _split(block: _Block, home: Numbers, visited: Visits) -> Batches:
+    """Yield the rows at home in each region, and the other queries that visit it."""
+    nearest, asked, probed, region = visited
+    at_home = np.argsort(home, kind="stable")
+    at_home = at_home[np.searchsorted(home[at_home], 0) :]
+    regions = np.unique(np.concatenate([home[at_home], region]))
+    homes = np.searchsorted(home[at_home], [*regions, np.inf])
+    visits = np.searchsorted(region, [*regions, np.inf])
+    for number, one in enumerate(regions.tolist()):
+        rows = np.sort(at_home[homes[number] : homes[number + 1]])
+        here = slice(visits[number], visits[number + 1])
+        row, cell = asked[here], probed[here]
+        own = home[row] == one
+        if len(rows):
+            yield _routed(one, block, rows, row[own], cell[own], nearest[rows])
+        if not own.all():
+            guests = np.unique(row[~own])
+            yield _routed(one, block, guests, row[~own], cell[~own])
 
 
-def _batch(probes: Iterable[Probes], max_queries: int) -> Iterator[list[Probes]]:
-    """Batch at most `max_queries` queries, since products of small matrices are slow."""
-    batch: list[Probes] = []
-    count = 0
-    for one in probes:
-        if batch and count + len(one.places) > max_queries:
-            yield batch
-            batch, count = [], 0
-        batch.append(one)
-        count += len(one.places)
-    if batch:
-        yield batch
-
-
-def _search(
-    partition: RegionPartition,
-    queries: Queries,
-    batch: Sequence[Probes],
-    k: int,
-    exclude_self: bool,
-    within: float,
-    effort: Effort,
-) -> Batches:
-    starts = np.cumsum([0, *(len(one.places) for one in batch)])
-    vectors = np.concatenate([queries.vectors(one.block)[one.places] for one in batch])
-    ids = np.concatenate([queries.ids(one.block)[one.places] for one in batch])
-    numbers = [one.numbers + start for one, start in zip(batch, starts, strict=False)]
-    cells = np.concatenate([one.cells for one in batch]).astype(np.int64)
-    found, distances = partition.nearest_in_cells(
-        vectors,
-        k,
-        ids if exclude_self else None,
-        (np.concatenate(numbers), cells),
-        effort.candidates,
-        within,
-        effort.late_rank,
-    )
-    for one, start in zip(batch, starts, strict=False):
-        here = slice(start, start + len(one.places))
-        yield _pack(one.block, one.places, found[here], distances[here], within)
-
-
-def merge_task(queries: Queries, k: int) -> Task:
-    """Make the task that merges candidates, sorted by block, to the k nearest of each query."""
-
-    def task(batches: Batches) -> Batches:
-        for block, rows in groupby(_rows(batches), itemgetter("block")):
-            parts = [
-                (
-                    np.frombuffer(row["queries"], np.int32),
-                    np.frombuffer(row["neighbors"], np.int64),
-                    np.frombuffer(row["distances"], np.float32),
-                )
-                for row in rows
-            ]
-            query, neighbor, distance = map(np.concatenate, zip(*parts, strict=True))
-            order = np.lexsort((neighbor, distance, query))
-            query = query[order]
-            rank = np.arange(1, len(query) + 1) - np.searchsorted(query, query)
-            best = rank <= k
-            order = order[best]
-            columns = [
-                queries.ids(block)[query[best]],
-                rank[best],
-                neighbor[order],
-                distance[order],
-            ]
-            yield pa.RecordBatch.from_arrays(
-                [
-                    pa.array(one, kind.type)
-                    for one, kind in zip(columns, NEIGHBORS_SCHEMA, strict=True)
-                ],
-                schema=NEIGHBORS_SCHEMA,
-            )
-
-    return task
-
-
-def _pack(
-    block: int, places: npt.NDArray[Any], neighbors: Numbers, distances: Vectors, within: float
+def _routed(
+    region: int,
+    block: _Block,
+    rows: Numbers,
+    asked: Numbers,
+    probed: Numbers,
+    cells: Numbers | None = None,
 ) -> pa.RecordBatch:
-    """Pack ids and distances (q, k) of the queries at `places` (q,)."""
-    there = np.isfinite(distances) & (distances <= within)
-    row = {
-        "block": block,
-        "queries": places.astype(np.int32)[np.nonzero(there)[0]].tobytes(),
-        "neighbors": neighbors[there].tobytes(),
-        "distances": distances[there].astype(np.float32).tobytes(),
-    }
-    return pa.RecordBatch.from_pylist([row], schema=CANDIDATES_SCHEMA)
+    """Pack rows of a block and the cells that they probe; rows at home have `cells`."""
+    counts = np.bincount(np.searchsorted(rows, asked), minlength=len(rows)).astype(np.uint16)
+    return record(
+        ROUTED,
+        region,
+        cells is None,
+        pack_keys(take(block.keys, rows)),
+        block.hashes[rows],
+        block.vectors[rows],
+        np.empty(0) if cells is None else cells.astype(np.int32),
+        counts if len(asked) else np.empty(0),
+        probed.astype(np.int32),
+    )
 
 
-def _rows(batches: Batches) -> Iterator[dict[str, Any]]:
-    return chain.from_iterable(batch.to_pylist() for batch in batches)
+@dataclass(frozen=True)
+class Arrivals:
+    """Rows or queries that arrived in a region; `probes` and `probed` as in `ROUTED`."""
+
+    keys: pa.Array
+    hashes: Numbers
+    vectors: Any
+    cells: Numbers
+    probes: Numbers
+    probed: Numbers
+
+    @classmethod
+    def of(cls, row: dict[str, Any], packed: type[Any], width: int) -> "Arrivals":
+        """Unpack a row of `ROUTED`."""
+        return cls(
+            unpack_keys(row["keys"]),
+            np.frombuffer(row["hashes"], np.int64),
+            np.frombuffer(row["vectors"], packed).reshape(-1, width),
+            np.frombuffer(row["cells"], np.int32),
+            np.frombuffer(row["probes"], np.uint16).astype(np.int64),
+            np.frombuffer(row["probed"], np.int32).astype(np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.hashes)
 
 
-def _column(batches: Batches, name: str) -> Iterator[Any]:
-    return chain.from_iterable(batch[name].to_pylist() for batch in batches)
+def merge_task(k: int) -> Task:
+    """Make the task that merges candidates, sorted by bucket, to the k nearest of each query."""
+
+    def task(batches: Batches) -> Batches:
+        for _, rows in groupby(rows_of(batches), itemgetter("bucket")):
+            yield from _merge(list(rows), k)
+
+    return task
 
 
-def spark_schema(schema: pa.Schema) -> str:
-    """Return a schema in Spark's DDL."""
-    names = {"int32": "int", "int64": "bigint", "float": "float"}
-    return ", ".join(f"{field.name} {names.get(str(field.type), field.type)}" for field in schema)
+def _merge(rows: list[dict[str, Any]], k: int) -> Batches:
+    queries = pa.concat_arrays([unpack_keys(row["queries"]) for row in rows])
+    hashes = np.concatenate([np.frombuffer(row["hashes"], np.int64) for row in rows])
+    counts = np.concatenate([np.frombuffer(row["counts"], np.int32) for row in rows])
+    keys = pa.concat_arrays([unpack_keys(row["neighbors"]) for row in rows])
+    distances = np.concatenate([np.frombuffer(row["distances"], np.float32) for row in rows])
+    # What several regions found for a query comes together, padded to one width.
+    order = np.argsort(hashes, kind="stable")
+    first = np.flatnonzero(np.diff(hashes[order], prepend=hashes[order[0]] - 1))
+    ends = np.cumsum(counts)
+    entry = _ranges(ends[order] - counts[order], counts[order])
+    totals = np.add.reduceat(counts[order].astype(np.int64), first)
+    query = np.repeat(np.arange(len(first)), totals)
+    place = np.arange(len(entry)) - np.repeat(np.cumsum(totals) - totals, totals)
+    shape = len(first), int(totals.max(initial=0))
+    far = np.full(shape, np.inf, np.float32)
+    number = np.zeros(shape, np.int64)
+    which = np.zeros(shape, np.int64)
+    far[query, place] = distances[entry]
+    number[query, place] = order_of(keys)[entry]
+    which[query, place] = entry
+    best = np.lexsort((number, far), axis=1)[:, :k]
+    found = np.take_along_axis(which, best, axis=1)
+    query, rank = np.nonzero(np.arange(best.shape[1]) < totals[:, None])
+    entry = found[query, rank]
+    yield pa.RecordBatch.from_arrays(
+        [
+            take(queries, order[first][query]),
+            pa.array((rank + 1).astype(np.int32)),
+            take(keys, entry),
+            pa.array(distances[entry]),
+        ],
+        ["query_id", "rank", "neighbor_id", "distance"],
+    )
+
+
+def _ranges(starts: Numbers, counts: Numbers) -> Numbers:
+    """Return the numbers from each start on, as many as the counts say, one after the other."""
+    steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    numbers: Numbers = np.repeat(starts, counts) + steps
+    return numbers
