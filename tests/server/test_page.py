@@ -108,7 +108,7 @@ def neighbors(page: Page, of: str = "", number: int = 24) -> Locator:
 
 def map_of(page: Page) -> Locator:
     """The canvas, once the map is on it."""
-    expect(page.locator("#map-state")).to_contain_text("in view", timeout=30_000)
+    expect(page.locator("#map-state")).to_contain_text("in view", timeout=120_000)
     return page.locator("#map-canvas")
 
 

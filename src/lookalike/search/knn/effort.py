@@ -70,10 +70,10 @@ def choose_effort(
         None where exact search is quicker.
     """
     wanted = _wanted(truth, within)
-    if not wanted.any():
-        return None
     order = np.random.default_rng(1).permutation(len(wanted))
     half, check = order[: len(order) // 2], order[len(order) // 2 :]
+    if not wanted[half].any():  # nothing but copies
+        return None
     missed = (1 - recall) * (1 - MISS_RESERVE_SHARE)
     probing = _choose_probing(truth, search, half, wanted, missed * _CELL_MISS_SHARE)
     ranks = np.where(_are_probed(truth, search, probing), truth.ranks, np.inf)
