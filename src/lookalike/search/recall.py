@@ -34,9 +34,9 @@ MAX_PARTS = 16
 MAX_RECALL_LOSS = 0.02  # more below the target means that the cells do not fit the rows
 MAX_CANDIDATE_SHARE = 0.02  # of all rows; a recall that needs more uses exact search
 MISS_RESERVE_SHARE = 1 / 3  # of the allowed misses, kept back when the effort is decided
-CELL_MISS_SHARE = 1 / 2  # of the misses are in cells that are not scanned
+_CELL_MISS_SHARE = 1 / 2  # of the misses are in cells that are not scanned
 _REACH_QUANTILE = 0.99
-MIN_CELLS = 4
+_MIN_CELLS = 4
 MIN_CANDIDATES_PER_NEIGHBOR = 2.5  # among fewer, neighbours always rank late
 _LATENESS_QUANTILE = 0.95
 _MIN_UNCHANGED_SHARE = 0.9  # of the measured rows, for the measurement to hold
@@ -308,7 +308,7 @@ def measure_profile(
     reached: list[float | None] = []
     for recall in RECALLS:
         missed = (1 - recall) * (1 - MISS_RESERVE_SHARE)
-        scanned = max(int(quantile(places[half], 1 - missed * CELL_MISS_SHARE)), MIN_CELLS)
+        scanned = max(int(quantile(places[half], 1 - missed * _CELL_MISS_SHARE)), _MIN_CELLS)
         ranks = candidate_ranks(signatures, sample, scanned)
         count = max(quantile(ranks[half], 1 - missed), MIN_CANDIDATES_PER_NEIGHBOR * RECALL_K)
         if not np.isfinite(count):

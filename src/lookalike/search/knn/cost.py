@@ -22,7 +22,7 @@ from lookalike.search.cells import (
 from lookalike.search.knn.effort import JoinEffort, choose_effort
 from lookalike.search.knn.partitions import MAX_GROUP_ROWS
 from lookalike.search.knn.regions import plan_regions, region_rows, rows_in_memory
-from lookalike.search.knn.routing import CellSearch, Probing, Routing
+from lookalike.search.knn.routing import HELD_ROWS_PER_NEIGHBOR, CellSearch, Probing, Routing
 from lookalike.search.knn.sample import SampledRows, sample_rows
 from lookalike.search.knn.sources import IndexRows
 from lookalike.search.knn.survey import MAX_SAMPLE_ROWS, Truth, draw_queries, find_true
@@ -54,7 +54,6 @@ _COPIES = 4.0  # times that Spark packs, sorts, writes and reads what travels
 _PAIR_SECONDS = 0.5e-6  # of a pair in the result, written by Spark
 _TASK_SECONDS = 0.15  # of CPU, to start a task of Python
 _TASKS_PER_CORE = 4
-_HELD_ROWS_PER_NEIGHBOR = 4  # in the cells that a query probes, as in `join`
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ def _plan(
     counts = np.bincount(search.within(rotated, 0.0, 1)[0], minlength=len(cells))
     counts = np.ceil(counts * (rows / len(rotated))).astype(np.int64)
     first, parts = plan_regions(cells.centres, counts, region_rows(rows, sample.width, cores))
-    least = _HELD_ROWS_PER_NEIGHBOR * (k + 1)
+    least = HELD_ROWS_PER_NEIGHBOR * (k + 1)
     routing = Routing(cells, counts, first, parts, effort.probing, least)
     seconds += time.process_time() - started
     trial = _trial(sample, rows, queries, k, rotation, centre, routing, effort)

@@ -17,7 +17,7 @@ from lookalike.search.knn.packing import packed_type
 from lookalike.search.knn.partitions import MAX_GROUP_ROWS
 from lookalike.search.knn.region_tasks import RegionSearch, region_task
 from lookalike.search.knn.regions import plan_regions, region_rows, rows_in_memory
-from lookalike.search.knn.routing import CellSearch, Routing
+from lookalike.search.knn.routing import HELD_ROWS_PER_NEIGHBOR, CellSearch, Routing
 from lookalike.search.knn.sources import RowSource
 from lookalike.search.knn.survey import (
     MAX_SAMPLE_ROWS,
@@ -44,7 +44,6 @@ _MAX_BUCKET_QUERIES = 65_536
 _MIN_BLOCK_ROWS, _MAX_BLOCK_ROWS = 8_192, 65_536
 _BLOCK_ROWS_PER_REGION = 512
 _MAX_MEASURED_K = 100
-_HELD_ROWS_PER_NEIGHBOR = 4  # in the cells that a query probes, as far as a sample says
 _TASKS_PER_CORE = 4
 
 
@@ -250,7 +249,7 @@ def _plan_regions(
     counts = np.bincount(search.within(truth.sample, 0.0, 1)[0], minlength=len(cells))
     counts = np.ceil(counts * (rows / len(truth.sample))).astype(np.int64)
     first, parts = plan_regions(cells.centres, counts, region_rows(rows, items.width, cores))
-    least = _HELD_ROWS_PER_NEIGHBOR * (k + 1) if within == np.inf else 0
+    least = HELD_ROWS_PER_NEIGHBOR * (k + 1) if within == np.inf else 0
     routing = Routing(cells, counts, first, parts, effort.probing, least)
     visited = routing.visits(rotation(drawn))
     pairs = np.unique(visited.rows * routing.regions + visited.regions)

@@ -13,6 +13,8 @@ from lookalike.system.arrays import Numbers, Vectors
 
 FLAT_CELLS = 2_048
 """Cells up to which all are compared with a row; more are compared in two steps."""
+HELD_ROWS_PER_NEIGHBOR = 4
+"""Rows for each neighbour in the cells that a query probes, as far as a sample says."""
 _NEAR_PARTS = 12  # parts of the cells that are looked through
 _FIRST_CELLS = 16
 _BLOCK_ROWS = 2_048

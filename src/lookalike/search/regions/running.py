@@ -94,7 +94,7 @@ class OnSpark:
     def write(self, route: Task, write: Task, files: int, regions: int) -> pa.Table:
         """Route rows, then write each region in a task."""
         routed = self._files(files).mapInArrow(route, spark_schema(ROUTED_SCHEMA))
-        by_number = "repartitionById" if hasattr(routed, "repartitionById") else "repartition"
+        by_number = "repartitionById" if hasattr(type(routed), "repartitionById") else "repartition"
         parted = getattr(routed, by_number)(regions, "region").sortWithinPartitions("region")
         with progress(self._spark, _TITLE):
             return parted.mapInArrow(write, spark_schema(WRITTEN_SCHEMA)).toArrow()
