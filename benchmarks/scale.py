@@ -4,8 +4,9 @@
     python benchmarks/scale.py --around crops.npy --rows 4000000 --kind harder --work DIR --json
 
 For each size an index of drawn vectors is written (`benchmarks/vectors.py`), a process of its own
-finds the ten neighbours of every row, and all is deleted. Nothing is prepared: cells, counts and
-effort are part of what is measured. The figures of a size go to stderr as soon as they are there.
+finds the ten neighbours of every row, and all is deleted; `--keep` keeps the indexes. Nothing is
+prepared: cells, counts and effort are part of what is measured. Another process asks
+`lookalike plan` what it will cost. The figures of a size go to stderr as soon as they are there.
 
     stages        Spark's stages: CPU seconds of the driver, the JVM and the workers, and bytes
     parts         CPU microseconds a row: read, survey, route, shuffle, search, merge, driver
@@ -14,6 +15,7 @@ effort are part of what is measured. The figures of a size go to stderr as soon 
                   (a proportional set; without mapped files), looked at several times a second
     disk_mb       the most that the run took beside the index; of that, what it wrote in the end
     planned       the recall, regions and visits a row that lookalike expected
+    said          what `lookalike plan` said of all that, and how many CPU seconds it took to say it
     recall_10     of 400 drawn rows, against exact search
 
 The model is a power of the number of rows for each part, fitted to the sizes from a million on,
@@ -39,7 +41,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from lookalike import open_index
+from lookalike.spark import session
 from measure import bytes_in, machine
+from neighbors import Cost
 from stages import Processes, Stage, event_log_settings, parts_of, stages_in
 from stored import Passing
 from vectors import KINDS, Anchors, draw_index, spread_of
@@ -80,12 +84,17 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, default="around")
     parser.add_argument("--recall", type=float, help="by default that of lookalike")
     parser.add_argument("--work", type=Path, help="a disk with room for the largest index twice")
+    parser.add_argument("--keep", action="store_true", help="keep each index: WORK/ROWS.index")
     parser.add_argument("--find", type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--foresee", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="the only form there is")
     given = parser.parse_args()
     if given.find:
         index, out = given.find
         find(index, out, given.recall)
+        return
+    if given.foresee:
+        foresee(given.foresee, given.recall)
         return
     if given.around is None:
         parser.error("give --around")
@@ -109,37 +118,58 @@ def find(index: Path, out: Path, recall: float | None) -> None:
     (out.parent / "planned.json").write_text(json.dumps(told))
 
 
+def foresee(index: Path, recall: float | None) -> None:
+    """Print what `lookalike plan` says, and the CPU seconds that it takes once Spark is there."""
+    options: dict[str, Any] = {} if recall is None else {"recall": recall}
+    session()
+    with Cost() as cost:
+        said = open_index(index).kneighbors(k=K, **options).explain().to_dict()
+    names = ("engine", "regions", "visits", "cells", "shuffled_bytes", "task_bytes", "stages")
+    told = {name: said[name] for name in names}
+    told["cpu_seconds"] = round(said["core_hours"] * 3600, 1)
+    print(json.dumps({**told, "saying": cost.told()}))  # noqa: T201
+
+
 def measure(rows: int, anchors: Anchors, given: argparse.Namespace) -> dict[str, Any]:
     """Make an index, find all neighbours, say what that took; leave nothing behind."""
     with tempfile.TemporaryDirectory(dir=given.work, prefix=f"scale-{rows}-") as folder:
         work = Path(folder)
         started = time.perf_counter()
-        made, true = draw_index(anchors, rows, work / "index", given.kind)
+        index = given.work / f"{rows}.index" if given.keep else work / "index"
+        made, true = draw_index(anchors, rows, index, given.kind)
         about = {
             "index_mb": round(made.size() / 2**20),
             "making_s": round(time.perf_counter() - started, 1),
             "spread": spread_of(rows, true.squared, true.queries, true.queries),
             "reading_us_a_row": reading(made.files()[0]),
         }
-        return {**about, **search(rows, anchors.real.shape[1], work, true, about, given)}
+        done = search(rows, anchors.real.shape[1], index, work / "run", true, about, given)
+        command = [sys.executable, __file__, "--foresee", str(index), *recall_of(given)]
+        said = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        return {**about, **done, "said": json.loads(said.splitlines()[-1])}
+
+
+def recall_of(given: argparse.Namespace) -> list[str]:
+    """Return the option that hands the recall on."""
+    return [] if given.recall is None else ["--recall", str(given.recall)]
 
 
 def search(
     rows: int,
     width: int,
-    work: Path,
+    index: Path,
+    run: Path,
     true: Passing,
     about: dict[str, Any],
     given: argparse.Namespace,
 ) -> dict[str, Any]:
     """Find all neighbours in a process of its own, and measure it."""
-    run = work / "run"
     environment = event_log_settings(run / "log") | {
         "LOOKALIKE_CACHE": str(run / "cache"),
         "SPARK_LOCAL_DIRS": str(run / "spark"),
     }
-    command = [sys.executable, __file__, "--find", str(work / "index"), str(run / "out")]
-    command += [] if given.recall is None else ["--recall", str(given.recall)]
+    command = [sys.executable, __file__, "--find", str(index), str(run / "out")]
+    command += recall_of(given)
     with tempfile.TemporaryFile() as said:
         started = time.perf_counter()
         process = subprocess.Popen(

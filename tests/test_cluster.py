@@ -1,4 +1,4 @@
-"""A standalone cluster: a master and two workers whose caches differ; executors that are killed."""
+"""A cluster: a master, two workers with disks of their own; executors that are killed."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,10 @@ def here(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """The folder of what a driver made on a cluster of two workers."""
     here = tmp_path_factory.mktemp("cluster")
     shutil.copytree(drawn.photos, here / "photos")
-    workers = [{"LOOKALIKE_CACHE": str(here / name)} for name in CACHES]
+    workers = [
+        {"LOOKALIKE_CACHE": str(here / name), "SPARK_LOCAL_DIRS": str(here / f"{name}.disk")}
+        for name in CACHES
+    ]
     with cluster(here, workers) as address:
         driver = {"SPARK_MASTER": address, "LOOKALIKE_CACHE": str(here / "driver")}
         run_python([PROGRAM, here], here, **driver)
@@ -40,8 +43,14 @@ def rows_of(index: Path) -> dict[str, Any]:
     return found
 
 
-def test_each_worker_has_a_cache_of_its_own(here: Path) -> None:
-    assert all(any((here / name).rglob("vectors.npy")) for name in CACHES)
+def test_no_worker_keeps_a_vector(here: Path) -> None:
+    for name in CACHES:
+        assert (here / name).is_dir()  # its own network, not its own rows
+        assert not list((here / name).rglob("*.npy"))
+        assert not [path for path in (here / f"{name}.disk").rglob("*") if path.is_file()]
+
+
+def test_all_photos_are_indexed_on_two_workers(here: Path) -> None:
     photos = {photo.name for photo in (here / "photos").iterdir()}
     assert rows_of(here / "nothing.index").keys() == photos
 

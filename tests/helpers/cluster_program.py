@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,23 @@ import pyarrow as pa
 
 import lookalike
 from lookalike.ingest import spark_job
-from lookalike.search import knn, searcher
+from lookalike.search import searcher
+from lookalike.search.knn import IndexRows, join
 from lookalike.spark import session
 
 ROWS, WIDTH, CENTRES = 6_000, 32, 60
-PLACES = {
+PLACES: dict[str, tuple[Any, str]] = {
     "index": (spark_job, "embed_batches"),
-    "route": (knn, "route_task"),
-    "region": (knn, "region_task"),
-    "merge": (knn, "merge_task"),
+    "inspect": (IndexRows, "read"),
+    "survey": (IndexRows, "read"),
+    "route": (join, "route_task"),
+    "region": (join, "region_task"),
+    "merge": (join, "merge_task"),
 }
 """Where an executor may be killed: within tasks that these make."""
-Batches = Iterator[pa.RecordBatch]
+READS = {"inspect": 0, "survey": 1}
+"""Which time that the rows are read a place means."""
+Batches = Iterator[Any]
 
 
 def vectors() -> pa.Table:
@@ -65,6 +71,13 @@ def killing(place: str, mark: Path) -> Iterator[None]:
     module, name = PLACES[place]
     original: Any = getattr(module, name)
     watched = kill_once(mark)
+    times = count()
+
+    def read(source: IndexRows, task: Any, schema: str) -> Any:
+        def killed(batches: Batches) -> Batches:
+            return watched(task(batches))
+
+        return original(source, killed if next(times) == READS[place] else task, schema)
 
     def made(*arguments: Any, **options: Any) -> Any:
         found = original(*arguments, **options)
@@ -76,7 +89,7 @@ def killing(place: str, mark: Path) -> Iterator[None]:
 
         return task
 
-    setattr(module, name, made)
+    setattr(module, name, read if place in READS else made)
     try:
         yield
     finally:
@@ -88,6 +101,13 @@ def index_photos(here: Path, out: Path) -> None:
     lookalike.create_index(here / "photos", out, model="resnet18", precision="f32", spark=True)
 
 
+def neighbors(index: lookalike.Index, out: Path) -> None:
+    """Find neighbours with a plan of their own."""
+    found = index.kneighbors(k=5, recall=0.9)
+    assert found.plan.routing is not None, "they were compared exactly"
+    found.write(out)
+
+
 def run(here: Path) -> None:
     """Index and find neighbours, undisturbed and with kills, into folders of their own."""
     searcher.EXACT_UP_TO = 1_000  # else so few rows are compared exactly
@@ -95,14 +115,13 @@ def run(here: Path) -> None:
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "16")
     index_photos(here, here / "nothing.index")
     own = lookalike.create_index(vectors(), here / "own.index", embedding_column="v")
-    near = own.kneighbors(k=5, recall=0.9)
-    near.write(here / "nothing.near")
+    neighbors(own, here / "nothing.near")
     for place in PLACES:
         with killing(place, here / f"{place}.killed"):
             if place == "index":
                 index_photos(here, here / "index.index")
             else:
-                near.write(here / f"{place}.near")
+                neighbors(own, here / f"{place}.near")
 
 
 if __name__ == "__main__":

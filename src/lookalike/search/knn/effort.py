@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
-from lookalike.search.knn.routing import CellSearch, Probing
+from lookalike.search.knn.routing import MIN_PARTS, CellSearch, Probing
 from lookalike.search.knn.survey import MAX_RANK, Truth
 from lookalike.search.recall import (
     MIN_CANDIDATES_PER_NEIGHBOR,
@@ -22,6 +22,7 @@ _MAX_PROBED_SHARE = 1 / 4  # of all cells; beyond it matrix products over all ro
 _MIN_PAIRS = 100  # to measure with
 _MIN_CELLS = 4
 _CELL_MISS_SHARE = 3 / 4  # of the misses are in cells that are not probed: candidates cost little
+_PART_MISS_SHARE = 1 / 4  # of these are in parts that are not looked through
 _TRIED_RANKS = 16
 
 
@@ -76,6 +77,7 @@ def choose_effort(
         return None
     missed = (1 - recall) * (1 - MISS_RESERVE_SHARE)
     probing = _choose_probing(truth, search, half, wanted, missed * _CELL_MISS_SHARE)
+    search = search.through(probing.parts)
     ranks = np.where(_are_probed(truth, search, probing), truth.ranks, np.inf)
     each = truth.squared.shape[1]
     least = MIN_CANDIDATES_PER_NEIGHBOR * each
@@ -102,12 +104,16 @@ def _choose_probing(
 ) -> Probing:
     """Choose the bounds of rank and gap with the fewest cells for a share of missed neighbours."""
     queries = truth.queries[half]
+    homes, wanted = _homes(truth, search)[half], wanted[half]
+    part_ranks = search.part_ranks(search.cells.rotation(queries))
+    own_parts = np.take_along_axis(part_ranks, homes, axis=1)[wanted]
+    parts = max(int(quantile(own_parts, 1 - missed * _PART_MISS_SHARE)) + 1, MIN_PARTS)
     squared = _to_centres(queries, search)
     gaps = squared - squared.min(axis=1, keepdims=True)
+    gaps[part_ranks >= parts] = np.inf
     order = np.argsort(gaps, axis=1)
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(gaps.shape[1])[None], axis=1)
-    homes, wanted = _homes(truth, search)[half], wanted[half]
     own_rank = np.take_along_axis(ranks, homes, axis=1)[wanted]
     own_gap = np.take_along_axis(gaps, homes, axis=1)[wanted]
     gaps = np.sort(gaps, axis=1)
@@ -118,7 +124,7 @@ def _choose_probing(
         if np.isfinite(gap):
             cells = float((gaps[:, :most] <= gap).sum(axis=1).mean())
             if best is None or cells < best[0]:
-                best = cells, Probing(gap, most)
+                best = cells, Probing(gap, most, parts)
     assert best is not None  # the last rank misses nothing
     return best[1]
 
@@ -131,7 +137,7 @@ def _probed_cells(queries: Vectors, search: CellSearch, probing: Probing) -> flo
 
 def widest_effort(search: CellSearch, rows: int) -> JoinEffort:
     """Return the effort where a measured one would be more than exact search takes."""
-    probing = Probing(float("inf"), len(search.cells))
+    probing = Probing(float("inf"), len(search.cells), len(search.cells))
     return JoinEffort(probing, max_candidates(rows), 1.0, None)
 
 

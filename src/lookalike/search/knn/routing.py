@@ -1,5 +1,7 @@
 """Which region holds a row, and which regions a query visits."""
 
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -15,9 +17,12 @@ FLAT_CELLS = 2_048
 """Cells up to which all are compared with a row; more are compared in two steps."""
 HELD_ROWS_PER_NEIGHBOR = 4
 """Rows for each neighbour in the cells that a query probes, as far as a sample says."""
-_NEAR_PARTS = 12  # parts of the cells that are looked through
+MIN_PARTS = 12
+"""Parts of many cells that are looked through, at least."""
 _FIRST_CELLS = 16
-_BLOCK_ROWS = 2_048
+_PARTS_PER_ROOT = 4  # of the number of cells: finer parts hold fewer cells that are not near
+_BLOCK_ROWS = 8_192
+_MAX_COMPARED = 2**25  # pairs of a row and a cell at a time
 
 Regions = npt.NDArray[np.int32]
 
@@ -27,11 +32,13 @@ class Probing(NamedTuple):
 
     `gap` is the largest difference of the squared distances of a cell and of the nearest cell.
     Where neighbours are spread a query then probes many cells, elsewhere few: a third fewer visits
-    than with as many cells for all. `max_cells` bounds them.
+    than with as many cells for all. `max_cells` bounds them. Of many cells, those of the `parts`
+    nearest parts are looked through.
     """
 
     gap: float
     max_cells: int
+    parts: int = MIN_PARTS
 
 
 class Visits(NamedTuple):
@@ -79,7 +86,7 @@ class Routing:
     @cached_property
     def search(self) -> "CellSearch":
         """The search for near cells."""
-        return CellSearch(self.cells)
+        return CellSearch(self.cells).through(self.probing.parts)
 
     @property
     def regions(self) -> int:
@@ -135,7 +142,7 @@ class CellSearch:
 
     In the first the nearest parts of the centres are found, in the second the near centres of
     these: it takes the time of hundreds of cells, not of all. Few of the nearest are missed; the
-    search effort is measured with these misses.
+    search effort is measured with these misses, and so is in how many parts to look.
     """
 
     def __init__(self, cells: Cells) -> None:
@@ -145,36 +152,56 @@ class CellSearch:
         self._parts: Vectors | None = None
         centres = cells.centres
         if len(cells) > FLAT_CELLS:
-            self._parts = fit_centres(centres, round(len(cells) ** 0.5))
+            self._parts = fit_centres(centres, round(_PARTS_PER_ROOT * len(cells) ** 0.5))
             part = _nearest_centres(centres, self._parts, 1)[:, 0]
             self._order = np.argsort(part, kind="stable")
             self._starts = np.searchsorted(part[self._order], np.arange(len(self._parts) + 1))
             centres = centres[self._order]
         self._centres = centres
         self._halves = np.einsum("ij,ij->i", centres, centres) / 2
-        self._longest = int(np.diff(self._starts).max())
+        self._part_of = np.empty(len(cells), np.int64)
+        self._part_of[self._order] = np.repeat(
+            np.arange(len(self._starts) - 1), np.diff(self._starts)
+        )
+        self._near_parts = MIN_PARTS
+
+    def through(self, parts: int) -> "CellSearch":
+        """Return the search that looks through this many parts."""
+        other = copy(self)
+        other._near_parts = min(parts, len(self._starts) - 1)
+        return other
+
+    def part_ranks(self, rotated: Vectors) -> Numbers:
+        """Return how many parts are nearer to each row than that of each cell, (n, cells)."""
+        if self._parts is None:
+            return np.zeros((len(rotated), len(self.cells)), np.int64)
+        order = _nearest_centres(rotated, self._parts, len(self._parts))
+        ranks = np.empty_like(order)
+        np.put_along_axis(ranks, order, np.arange(order.shape[1])[None], axis=1)
+        found: Numbers = ranks[:, self._part_of]
+        return found
 
     def nearest(self, rotated: Vectors, count: int) -> tuple[Vectors, Numbers]:
         """Return squared distances to the `count` nearest cells, and these: both (n, count)."""
         count = min(count, len(self.cells))
         rotated = np.ascontiguousarray(rotated)
-        if self._parts is None or count * _NEAR_PARTS > len(self.cells):
+        if self._parts is None or count * self._near_parts > len(self.cells):
             return self.cells.nearest_with_distances(rotated, count)
-        squared = np.empty((len(rotated), count), np.float32)
-        found = np.empty((len(rotated), count), np.int64)
-        for start in range(0, len(rotated), _BLOCK_ROWS):
-            here = slice(start, start + _BLOCK_ROWS)
-            some = rotated[here]
-            halves, places = self._compare(some)
-            best = np.argpartition(halves, count - 1, axis=1)[:, :count]
-            order = np.argsort(np.take_along_axis(halves, best, axis=1), axis=1)
-            best = np.take_along_axis(best, order, axis=1)
-            found[here] = self._order[
-                np.take_along_axis(places, best // self._longest, axis=1) + best % self._longest
-            ]
-            norms = np.einsum("ij,ij->i", some, some)[:, None]
-            squared[here] = 2 * np.take_along_axis(halves, best, axis=1) + norms
-        return squared, found
+        found = [
+            self._near(rotated[start : start + self._block_rows], np.inf, count)
+            for start in range(0, len(rotated), self._block_rows)
+        ]
+        row = np.concatenate([one.rows + at * self._block_rows for at, one in enumerate(found)])
+        cell, halves = (
+            np.concatenate(each) for each in zip(*[one[1:3] for one in found], strict=True)
+        )
+        order = np.lexsort((halves, row))
+        starts = np.searchsorted(row, np.arange(len(rotated) + 1))
+        if np.diff(starts).min(initial=count) < count:  # the near parts hold too few
+            return self.cells.nearest_with_distances(rotated, count)
+        best = order[starts[:-1, None] + np.arange(count)]
+        norms = np.einsum("ij,ij->i", rotated, rotated)[:, None]
+        return 2 * halves[best] + norms, cell[best]
 
     def within(self, rotated: Vectors, gap: float, most: int) -> tuple[Numbers, Numbers, Numbers]:
         """Return the cells that are not much farther from each row than the nearest.
@@ -192,54 +219,94 @@ class CellSearch:
         nearest : int64 (n,)
             The nearest cell of each row.
         rows, cells : int64 (p,)
-            Pairs of a row, by position, and a near cell.
+            Pairs of a row, by position, and a near cell, in the order of the rows.
         """
-        nearest = np.empty(len(rotated), np.int64)
+        nearest = [np.empty(0, np.int64)]
         rows, cells = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for start in range(0, len(rotated), _BLOCK_ROWS):
-            halves, places = self._compare(
-                np.ascontiguousarray(rotated[start : start + _BLOCK_ROWS])
-            )
-            best = halves.argmin(axis=1)
-            first = np.take_along_axis(halves, best[:, None], axis=1)
-            inside = halves <= first + np.float32(gap / 2)
-            many = np.flatnonzero(inside.sum(axis=1) > most)
-            if len(many):
-                bound = np.partition(halves[many], most - 1, axis=1)[:, most - 1 : most]
-                inside[many] &= halves[many] <= bound
-            row, at = np.nonzero(inside)
-            rows.append(row + start)
-            cells.append(self._order[places[row, at // self._longest] + at % self._longest])
-            own = np.arange(len(best))
-            nearest[start : start + len(best)] = self._order[
-                places[own, best // self._longest] + best % self._longest
-            ]
-        return nearest, np.concatenate(rows), np.concatenate(cells)
+        for start in range(0, len(rotated), self._block_rows):
+            some = np.ascontiguousarray(rotated[start : start + self._block_rows])
+            found = self._near(some, gap, most)
+            nearest.append(found.nearest)
+            rows.append(found.rows + start)
+            cells.append(found.cells)
+        return np.concatenate(nearest), np.concatenate(rows), np.concatenate(cells)
 
-    def _compare(self, rotated: Vectors) -> tuple[Vectors, Numbers]:
+    @property
+    def _block_rows(self) -> int:
+        compared = len(self.cells)
+        if self._parts is not None:
+            compared = 2 * self._near_parts * compared // len(self._parts)
+        return min(max(_MAX_COMPARED // max(compared, 1), 1), _BLOCK_ROWS)
+
+    def _near(self, rotated: Vectors, gap: float, most: int) -> "_Near":
+        """Find the nearest cells of a block of rows, `most` of them and no farther than a gap."""
+        products = list(self._products(rotated))
+        first = np.full(len(rotated), np.inf, np.float32)
+        for rows, _, halves in products:
+            first[rows] = np.minimum(first[rows], halves.min(axis=1))
+        limit = first + np.float32(gap / 2)
+        found = []
+        for rows, start, halves in products:
+            row, place = np.nonzero(halves <= limit[rows, None])
+            found.append((rows[row], start + place, halves[row, place]))
+        row, place, half = (np.concatenate(one) for one in zip(*found, strict=True))
+        best = np.flatnonzero(half == first[row])
+        nearest = np.empty(len(rotated), np.int64)
+        nearest[row[best]] = place[best]
+        kept = _best_of_each(row, half - first[row], most)
+        order = kept[np.argsort(row[kept], kind="stable")]
+        return _Near(row[order], self._order[place[order]], half[order], self._order[nearest])
+
+    def _products(self, rotated: Vectors) -> Iterator[tuple[Numbers, int, Vectors]]:
         """Compare rows with the centres of the parts near them.
 
-        Returns
-        -------
-        halves : float32 (n, parts * longest)
-            Half the squared distances, less half the squared norms of the rows; infinite where a
-            part has fewer centres than the longest.
-        places : int64 (n, parts)
-            Where the centres of each part start.
+        Yields
+        ------
+        rows : int64 (m,)
+        start : int
+            The first of the centres.
+        halves : float32 (m, centres)
+            Half the squared distances, less half the squared norms of the rows.
         """
         if self._parts is None:
-            halves = self._halves - rotated @ self._centres.T
-            return halves, np.zeros((len(rotated), 1), np.int64)
-        near = _nearest_centres(rotated, self._parts, min(_NEAR_PARTS, len(self._parts)))
-        halves = np.full((*near.shape, self._longest), np.inf, np.float32)
+            yield np.arange(len(rotated)), 0, self._halves - rotated @ self._centres.T
+            return
+        near = _nearest_centres(rotated, self._parts, self._near_parts)
         order = np.argsort(near, axis=None, kind="stable")
-        parts, starts = np.unique(near.ravel()[order], return_index=True)
-        for part, some in zip(parts.tolist(), np.split(order, starts[1:]), strict=True):
-            here = slice(*self._starts[part : part + 2].tolist())
-            row, place = np.divmod(some, near.shape[1])
-            product = self._halves[here] - rotated[row] @ self._centres[here].T
-            halves[row, place, : product.shape[1]] = product
-        return halves.reshape(len(rotated), -1), self._starts[near]
+        parts, firsts = np.unique(near.ravel()[order], return_index=True)
+        for part, some in zip(parts.tolist(), np.split(order, firsts[1:]), strict=True):
+            start, stop = self._starts[part : part + 2].tolist()
+            if start < stop:
+                rows = some // near.shape[1]
+                centres = self._centres[start:stop]
+                yield rows, start, self._halves[start:stop] - rotated[rows] @ centres.T
+
+
+class _Near(NamedTuple):
+    """Pairs of a row and a near cell, in the order of the rows; and the nearest of each row.
+
+    `halves` are half the squared distances, less half the squared norms of the rows.
+    """
+
+    rows: Numbers
+    cells: Numbers
+    halves: Vectors
+    nearest: Numbers
+
+
+def _best_of_each(row: Numbers, values: Vectors, most: int) -> Numbers:
+    """Return which pairs have the `most` lowest values, none of them negative, of each row."""
+    counts = np.bincount(row)
+    many = np.flatnonzero(counts[row] > most)
+    if not len(many):
+        return np.arange(len(row))
+    bits = np.ascontiguousarray(values[many], np.float32).view(np.uint32)  # in the same order
+    keys = row[many].astype(np.uint64) << np.uint64(32) | bits
+    ordered = np.sort(keys)
+    starts = np.cumsum(np.append(0, np.where(counts > most, counts, 0)))[:-1]
+    kept = np.ones(len(row), bool)
+    kept[many] = keys <= ordered[np.minimum(starts + most, len(ordered)) - 1][row[many]]
+    return np.flatnonzero(kept)
 
 
 def _nearest_centres(rows: Vectors, centres: Vectors, count: int) -> Numbers:
