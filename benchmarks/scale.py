@@ -16,7 +16,7 @@ prepared: cells, counts and effort are part of what is measured. Another process
     disk_mb       the most that the run took beside the index; of that, what it wrote in the end
     planned       the recall, regions and visits a row that lookalike expected
     said          what `lookalike plan` said of all that, and how many CPU seconds it took to say it
-    recall_10     of 400 drawn rows, against exact search
+    recall_10     of 400 drawn rows, against exact search; of skewed ones, of rows in no crowd
 
 The model is a power of the number of rows for each part, fitted to the sizes from a million on,
 where there are two. Beyond the largest size it tells both what a row costs if it grows like that,

@@ -13,12 +13,13 @@ minutes. All are float32 arrays (n, 512) of length 1 and the same for the same s
 
 Drawn vectors: take a real vector and one of its 16 nearest neighbours among the real ones, go a
 random share of the way from one to the other, and add noise that has the covariance of such steps.
-So they fill the space between real neighbours along the directions in which real ones differ,
-and the crowd grows denser as it does when a collection grows. Those of `--kind harder` have more
-noise, and in more directions. Each is one of a kind. A name that ends in `.index` makes an index of
-them, a block in memory at a time, however many there are. How alike all are is printed: intrinsic
-dimension (the estimator of Levina and Bickel, 2004, from 20 neighbours), and contrast, the mean
-distance of any two vectors over that to the tenth neighbour.
+So they fill the space between real neighbours along the directions in which real ones differ, and
+the crowd grows denser as it does when a collection grows. Those of `--kind harder` have more noise,
+and in more directions. Each is one of a kind. Of those of `--kind skewed` three tenths are equal,
+and three tenths lie in a ball whose radius is a hundredth of their length. A name that ends in
+`.index` makes an index of them, a block in memory at a time, however many there are. How alike all
+are is printed: intrinsic dimension (the estimator of Levina and Bickel, 2004, from 20 neighbours),
+and contrast, the mean distance of any two vectors over that to the tenth neighbour.
 """
 
 import argparse
@@ -135,9 +136,15 @@ class Kind:
 
     noise: float  # of the covariance of the steps between neighbours
     flatness: float  # 0 is noise along the directions of the steps, 1 the same in all directions
+    crowd: float = 0.0  # share of the rows that are equal, and as many lie in a ball
 
 
-KINDS = {"around": Kind(noise=0.5, flatness=0.0), "harder": Kind(noise=1.2, flatness=0.5)}
+KINDS = {
+    "around": Kind(noise=0.5, flatness=0.0),
+    "harder": Kind(noise=1.2, flatness=0.5),
+    "skewed": Kind(noise=0.5, flatness=0.0, crowd=0.3),
+}
+RADIUS = 0.01  # of the ball
 
 
 @dataclass(frozen=True)
@@ -173,12 +180,18 @@ class Crowd:
         flat *= KINDS[kind].noise * variances.sum() / flat.sum()
         # Noise is the sum of two of these: drawing so many numbers for each row takes longer.
         scatter = (directions * np.sqrt(flat / 2)).T.astype(np.float32)
+        self._crowd = KINDS[kind].crowd
         self._noise = rng.standard_normal((NOISES, len(scatter)), np.float32) @ scatter
 
     @property
     def blocks(self) -> int:
         """Return how many blocks there are."""
         return -(-self.count // BLOCK)
+
+    def usual(self, number: int) -> npt.NDArray[np.int64]:
+        """Return which rows of a block are like no others: not equal, not in the ball."""
+        rows = min(BLOCK, self.count - number * BLOCK)
+        return np.arange(2 * int(self._crowd * rows), rows)
 
     def block(self, number: int) -> Vectors:
         """Draw a block: float32 (`BLOCK`, width) of length 1, fewer rows in the last one."""
@@ -193,6 +206,11 @@ class Crowd:
         mixed += step
         for noises in rng.integers(NOISES, size=(2, rows)):
             mixed += np.take(self._noise, noises, axis=0, out=step)
+        equal = int(self._crowd * rows)
+        mixed[:equal] = self.real[self._anchors[0]]
+        ball = rng.standard_normal((equal, mixed.shape[1]), np.float32)
+        ball *= RADIUS / mixed.shape[1] ** 0.5
+        mixed[equal : 2 * equal] = self.real[self._anchors[-1]] + ball
         mixed /= np.sqrt(np.einsum("ij,ij->i", mixed, mixed))[:, None]
         return mixed
 
@@ -220,7 +238,8 @@ def draw_index(
     ids, queries = [], []
     for number in np.sort(few).tolist():
         block = crowd.block(number)
-        rows = np.sort(rng.choice(len(block), min(QUERIES // len(few), len(block)), replace=False))
+        usual = crowd.usual(number)
+        rows = np.sort(rng.choice(usual, min(QUERIES // len(few), len(usual)), replace=False))
         ids.append(number * BLOCK + rows)
         queries.append(block[rows])
     passing = Passing(np.concatenate(ids), np.concatenate(queries), SPREAD_NEIGHBORS)
