@@ -1,14 +1,17 @@
 """Search over regions: in little memory, warm and cold, from a disk and from an S3 server.
 
     python benchmarks/regions.py --vectors drawn.npy --rows 1000000 --work /tmp/regions --json
+    python benchmarks/regions.py --index 4000000.index --around crops.npy --work /tmp/regions --json
 
-The last `--queries` rows are in no index; their true neighbours are found by comparing all. Each
+The last `--queries` rows are in no index; their true neighbours are found by comparing all. Those
+of an index that `scale.py --keep` has made are drawn as its rows were. Each
 row of the answer is a process of its own, which may take `--memory` gigabytes (RLIMIT_DATA: memory
 of its own, touched or not; `peak_mb` is what was resident, files that it maps included) and keep
 4 GB of a store on the disk. Cold
 means that before each query the system forgets the files of the regions (posix_fadvise), or that
 the process begins with an empty cache. Without `--vectors` they are drawn in heaps. What is in
-`--work` already is used again. `--s3` copies the index into a server in this process, in memory.
+`--work` already is used again. `--s3` copies the index into a server in this process, in memory;
+`--endpoint URL` into a server that is there, with a bucket `regions` and keys from the environment.
 """
 
 import argparse
@@ -20,17 +23,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 import lookalike
+from lookalike.storage import EmbeddingTable
 from lookalike.storage.region_folders import REGIONS
 from measure import machine
+from vectors import BLOCK as DRAWN
+from vectors import Anchors, Crowd
 
 K = 10
 BLOCK = 65_536
@@ -42,6 +49,7 @@ SETTINGS = {
     "AWS_REGION": "us-east-1",
     "AWS_ALLOW_HTTP": "true",
 }
+ENDPOINT_SETTINGS = {name: SETTINGS[name] for name in ("AWS_REGION", "AWS_ALLOW_HTTP")}
 Vectors = npt.NDArray[np.float32]
 
 
@@ -55,8 +63,10 @@ def main() -> None:
         "--memory", type=float, default=2.0, help="gigabytes that a process may take"
     )
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--index", type=Path, help="an index of these rows that is there already")
+    parser.add_argument("--index", type=Path, help="an index of drawn rows that is there already")
+    parser.add_argument("--around", type=Path, help="what the rows of `--index` were drawn around")
     parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--endpoint", help="address of an S3 server")
     parser.add_argument(
         "--no-spark", action="store_true", help="all rows in memory: up to a million"
     )
@@ -75,30 +85,39 @@ def main() -> None:
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """Measure all."""
     work: Path = given.work
-    vectors = given.vectors or drawn(work / "drawn.npy", given.rows + given.queries)
-    whole = np.load(vectors, mmap_mode="r")
-    rows = min(given.rows, len(whole) - given.queries)
-    np.save(work / "queries.npy", whole[rows : rows + given.queries])
-    told: dict[str, Any] = {"machine": machine(), "rows": rows, "memory_gb": given.memory}
-    out = given.index or work / "own.index"
     environment = {"LOOKALIKE_CACHE": str(work / "cache"), "LOOKALIKE_CACHE_SIZE": CACHE}
-    if not out.exists():
-        np.save(work / "rows.npy", whole[:rows])
-        command = ["index", str(work / "rows.npy"), "-o", str(out)]
-        told["index_seconds"] = lookalike_command(command, environment)[0]
-        (work / "rows.npy").unlink()
+    told: dict[str, Any] = {"machine": machine(), "memory_gb": given.memory}
+    out = given.index or work / "own.index"
+    if given.index:
+        rows = len(lookalike.open_index(out))
+        queries = strangers(given.around, rows, given.queries)
+    else:
+        vectors = given.vectors or drawn(work / "drawn.npy", given.rows + given.queries)
+        whole = np.load(vectors, mmap_mode="r")
+        rows = min(given.rows, len(whole) - given.queries)
+        queries = whole[rows : rows + given.queries]
+        if not out.exists():
+            np.save(work / "rows.npy", whole[:rows])
+            command = ["index", str(work / "rows.npy"), "-o", str(out)]
+            told["index_seconds"] = lookalike_command(command, environment)[0]
+            (work / "rows.npy").unlink()
+    np.save(work / "queries.npy", queries)
+    told["rows"] = rows
     if not (out / REGIONS).exists():
         command = ["regions", str(out), "--json", *(["--no-spark"] if given.no_spark else [])]
         seconds, built = lookalike_command(command, environment)
         told |= {"regions_seconds": seconds, "regions": json.loads(built)}
     told["regions_bytes"] = sum(f.stat().st_size for f in (out / REGIONS).rglob("*.*"))
-    true = true_neighbors(whole[:rows], np.load(work / "queries.npy"), work / f"true-{rows}.npy")
+    true = true_neighbors(out, np.load(work / "queries.npy"), work / f"true-{rows}.npy")
     asked = (work, given.memory, given.recall, true)
     told["disk"] = {how: answers(str(out), how, *asked, environment) for how in ("warm", "cold")}
-    if given.s3:
-        with server() as address, tempfile.TemporaryDirectory(dir=work) as cache:
-            upload(out, address)
-            environment |= {**SETTINGS, "AWS_ENDPOINT_URL": address, "LOOKALIKE_CACHE": cache}
+    if given.s3 or given.endpoint:
+        running = nullcontext(given.endpoint) if given.endpoint else server()
+        keys = ENDPOINT_SETTINGS if given.endpoint else SETTINGS
+        with running as address, tempfile.TemporaryDirectory(dir=work) as cache:
+            environment |= {**keys, "AWS_ENDPOINT_URL": address, "LOOKALIKE_CACHE": cache}
+            os.environ.update({**keys, "AWS_ENDPOINT_URL": address})
+            upload(out)
             uri = f"s3://{BUCKET}/own.index"
             ways = ("first", "warm")  # what the first left on the disk is there for the second
             told["s3"] = {how: answers(uri, how, *asked, environment) for how in ways}
@@ -126,14 +145,21 @@ def drawn(file: Path, count: int, width: int = 512) -> Path:
     return file
 
 
-def true_neighbors(rows: Vectors, queries: Vectors, file: Path) -> npt.NDArray[np.int64]:
-    """Compare all rows with all queries, a block at a time."""
+def strangers(around: Path, rows: int, count: int) -> Vectors:
+    """Draw vectors as the rows of an index were drawn, none of them one of its rows."""
+    crowd = Crowd(Anchors.of(np.load(around, mmap_mode="r")), (rows // DRAWN + 1) * DRAWN + count)
+    return crowd.block(crowd.blocks - 1)
+
+
+def true_neighbors(index: Path, queries: Vectors, file: Path) -> npt.NDArray[np.int64]:
+    """Compare all rows of an index with all queries, a batch at a time."""
     if not file.exists():
         heap = faiss.ResultHeap(len(queries), K)
-        for start in range(0, len(rows), BLOCK):
-            block = np.ascontiguousarray(rows[start : start + BLOCK])
-            squared, near = faiss.knn(queries, block, K)
-            heap.add_result(squared, near + start)
+        for part in EmbeddingTable.open(index).files():
+            for batch in pq.ParquetFile(part).iter_batches(BLOCK, columns=["id", "embedding"]):
+                block = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
+                squared, near = faiss.knn(queries, block, min(K, len(block)))
+                heap.add_result(squared, batch["id"].to_numpy()[near])
         heap.finalize()
         np.save(file, heap.I)
     found: npt.NDArray[np.int64] = np.load(file)
@@ -243,11 +269,10 @@ def server() -> Iterator[str]:
         running.stop()
 
 
-def upload(folder: Path, address: str) -> None:
+def upload(folder: Path) -> None:
     """Put an index into the server, without its data files: none is read."""
     from lookalike.system.store import open_store
 
-    os.environ.update({**SETTINGS, "AWS_ENDPOINT_URL": address})
     store = open_store(f"s3://{BUCKET}/own.index")
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()

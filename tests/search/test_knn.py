@@ -14,17 +14,18 @@ from helpers.partitions import found_ids, partition_of
 from helpers.segments import Floats, collection_of, grown, in_pieces, unit
 from lookalike import Index, LookalikeError
 from lookalike.search import cells as cells_module
+from lookalike.search.cell_search import CellSearch
 from lookalike.search.cells import Cells, Rotation
 from lookalike.search.exact import exact
 from lookalike.search.knn import effort as effort_module
 from lookalike.search.knn import join as module
-from lookalike.search.knn import partitions, regions, routing, tasks
+from lookalike.search.knn import partitions, regions, tasks
 from lookalike.search.knn.effort import JoinEffort
 from lookalike.search.knn.packing import hash_rows, pack_keys, packed_type, take, unpack_keys
 from lookalike.search.knn.partitions import Partition, group_segments
 from lookalike.search.knn.region_tasks import RegionSearch, region_task
 from lookalike.search.knn.regions import plan_regions
-from lookalike.search.knn.routing import CellSearch, Probing, Routing
+from lookalike.search.knn.routing import Probing, Routing
 from lookalike.search.knn.sources import VectorBatch
 from lookalike.search.rows import Rows
 from lookalike.search.searcher import Searcher
@@ -387,19 +388,6 @@ def test_queries_probe_cells_that_are_hardly_farther_than_the_nearest(
     assert np.array_equal(found, wanted) and np.array_equal(nearest, squared.argmin(axis=1))
     _, rows, _ = CellSearch(cells).within(rotated, gap, 2)
     assert np.bincount(rows).max() == 2
-
-
-def test_many_cells_are_searched_in_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = clustered(6000)
-    rotation = Rotation.fit(rows, 32)
-    many = Cells(rotation, rotation(rows[:2000]), 6000)
-    monkeypatch.setattr(routing, "FLAT_CELLS", 100)
-    rotated = rotation(rows[2000:2300])
-    squared, found = CellSearch(many).nearest(rotated, 5)
-    wanted = many.nearest(rotated, 5)
-    assert np.mean([len(set(a) & set(b)) / 5 for a, b in zip(found, wanted, strict=True)]) > 0.99
-    near = ((rotated[:, None] - many.centres[found]) ** 2).sum(axis=2)
-    np.testing.assert_allclose(squared, near, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["numbers", "names"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookalike.search.cell_search import CellSearch
 from lookalike.search.cells import (
     MEAN_CELL_ROWS,
     ROTATION_SAMPLE_ROWS,
@@ -22,7 +23,7 @@ from lookalike.search.cells import (
 from lookalike.search.knn.effort import JoinEffort, choose_effort
 from lookalike.search.knn.partitions import MAX_GROUP_ROWS
 from lookalike.search.knn.regions import plan_regions, region_rows, rows_in_memory
-from lookalike.search.knn.routing import HELD_ROWS_PER_NEIGHBOR, CellSearch, Probing, Routing
+from lookalike.search.knn.routing import HELD_ROWS_PER_NEIGHBOR, Probing, Routing
 from lookalike.search.knn.sample import SampledRows, sample_rows
 from lookalike.search.knn.sources import IndexRows
 from lookalike.search.knn.survey import MAX_SAMPLE_ROWS, Truth, draw_queries, find_true

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
-from lookalike.search.knn.routing import MIN_PARTS, CellSearch, Probing
+from lookalike.search.cell_search import MIN_PARTS, CellSearch
+from lookalike.search.knn.routing import Probing
 from lookalike.search.knn.survey import MAX_RANK, Truth
 from lookalike.search.recall import (
     MIN_CANDIDATES_PER_NEIGHBOR,
@@ -104,7 +105,8 @@ def _choose_probing(
 ) -> Probing:
     """Choose the bounds of rank and gap with the fewest cells for a share of missed neighbours."""
     queries = truth.queries[half]
-    homes, wanted = _homes(truth, search)[half], wanted[half]
+    # Rows travel by the parts that are chosen here, which hardly ever miss the nearest cell.
+    homes, wanted = _homes(truth, search.through(len(search.cells)))[half], wanted[half]
     part_ranks = search.part_ranks(search.cells.rotation(queries))
     own_parts = np.take_along_axis(part_ranks, homes, axis=1)[wanted]
     parts = max(int(quantile(own_parts, 1 - missed * _PART_MISS_SHARE)) + 1, MIN_PARTS)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lookalike.search.cell_search import CellSearch
 from lookalike.search.cells import (
     SAMPLE_ROWS_PER_CELL,
     Cells,
@@ -17,7 +18,7 @@ from lookalike.search.knn.packing import packed_type
 from lookalike.search.knn.partitions import MAX_GROUP_ROWS
 from lookalike.search.knn.region_tasks import RegionSearch, region_task
 from lookalike.search.knn.regions import plan_regions, region_rows, rows_in_memory
-from lookalike.search.knn.routing import HELD_ROWS_PER_NEIGHBOR, CellSearch, Routing
+from lookalike.search.knn.routing import HELD_ROWS_PER_NEIGHBOR, Routing
 from lookalike.search.knn.sources import RowSource
 from lookalike.search.knn.survey import (
     MAX_SAMPLE_ROWS,
