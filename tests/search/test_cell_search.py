@@ -59,7 +59,7 @@ def test_the_recall_says_through_how_many_parts_to_look() -> None:
     rows = rng.normal(size=(20_000, 10)).astype(np.float32)
     many = cells_of(rows, rows[:2000])
     queries, centre = rows[-256:], np.zeros(10, np.float32)
-    truth = find_true(SampledRows(rows, "euclidean"), many.rotation, queries, 10, 0, True, centre)
+    truth = find_true(SampledRows(rows, "l2"), many.rotation, queries, 10, 0, True, centre)
     search = CellSearch(many)
     effort = choose_effort(truth, search, len(rows), 10, 0.98)
     assert effort is not None and effort.recall is not None

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,11 +11,8 @@ from helpers.clusters import clustered
 from helpers.segments import Floats, collection_of
 from lookalike import Index, LookalikeError
 from lookalike.cli import app
-from lookalike.search.cells import Rotation
 from lookalike.search.knn import cost
 from lookalike.search.knn.packing import packed_type
-from lookalike.search.knn.sample import SampledRows
-from lookalike.search.knn.survey import draw_queries
 from lookalike.search.knn.tasks import ROUTED, Role, route_task
 from lookalike.spark import session
 from lookalike.spark.columns import ddl
@@ -47,16 +43,16 @@ def travelled(index: Index) -> tuple[Any, int]:
     return plan, plan.items.read(task, ddl(ROUTED)).toArrow().nbytes
 
 
-@pytest.mark.parametrize("sampled", [ROWS, 12_000])
+@pytest.mark.parametrize("scanned", [ROWS, 16_000])
 def test_what_is_said_is_what_happens(
     index: Index,
     travelled: tuple[Any, int],
-    sampled: int,
+    scanned: int,
     monkeypatch: pytest.MonkeyPatch,
     vectors: Floats,
 ) -> None:
     monkeypatch.setattr(cost, "TRIAL_ROWS", 4_096)
-    monkeypatch.setattr(cost, "MAX_SAMPLED_NUMBERS", sampled * vectors.shape[1])
+    monkeypatch.setattr(cost, "MAX_SCANNED_ROWS", scanned)
     plan, bytes_ = travelled
     said = index.kneighbors(k=K).explain()
     assert (said.rows, said.width, said.k, said.engine) == (
@@ -65,7 +61,7 @@ def test_what_is_said_is_what_happens(
         K,
         "approximate",
     )
-    assert (said.regions, said.sampled) == (plan.regions, sampled)
+    assert (said.regions, said.sampled) == (plan.regions, scanned)
     assert said.visits == pytest.approx(plan.visits, rel=0.3)
     assert said.candidates == pytest.approx(plan.effort.candidates, rel=0.5)
     # What the regions find travels too.
@@ -74,19 +70,6 @@ def test_what_is_said_is_what_happens(
     assert all(seconds >= 0 for seconds in said.stages.values())
     assert said.core_hours == pytest.approx(sum(said.stages.values()) / 3600)
     assert said.hours * said.cores == pytest.approx(said.core_hours)
-
-
-def test_neighbours_of_a_larger_collection_are_nearer(vectors: Floats) -> None:
-    """Neighbours among a sample, drawn nearer, are as far as those among all rows."""
-    every = SampledRows(vectors, "cosine")
-    some = SampledRows(vectors[: ROWS // 2], "cosine")
-    rotation = Rotation.fit(vectors[:4_096])
-    queries, centre = draw_queries(vectors[:2_000]), vectors.mean(axis=0)
-    wanted = cost._among_all(every, queries, rotation, centre, K, ROWS)
-    found = cost._among_all(some, queries, rotation, centre, K, ROWS)
-    known = cost._among_all(some, queries, rotation, centre, K, ROWS // 2)
-    middle = [float(np.median(one.squared)) for one in (wanted, found, known)]
-    assert abs(middle[1] - middle[0]) < abs(middle[2] - middle[0])
 
 
 def test_few_rows_are_compared_with_all(vectors: Floats, tmp_path: Path) -> None:

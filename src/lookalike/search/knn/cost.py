@@ -1,8 +1,8 @@
 """What a search for the neighbours of all rows will cost, from some seconds of sampling.
 
-A sample of the rows says how near their neighbours are, and so how many cells and regions a query
-will visit among all. Tasks of Spark, one a core, run the functions of the search on some of these
-rows and time them. The rest is counting.
+Tasks of Spark find the neighbours of drawn rows among up to a million rows, as the search itself
+does among all: that says how many cells and regions a query visits. Others, one a core, run the
+functions of the search on some rows and time them. The rest is counting.
 """
 
 import time
@@ -26,7 +26,7 @@ from lookalike.search.knn.regions import plan_regions, region_rows, rows_in_memo
 from lookalike.search.knn.routing import HELD_ROWS_PER_NEIGHBOR, Probing, Routing
 from lookalike.search.knn.sample import SampledRows, sample_rows
 from lookalike.search.knn.sources import IndexRows
-from lookalike.search.knn.survey import MAX_SAMPLE_ROWS, Truth, draw_queries, find_true
+from lookalike.search.knn.survey import MAX_SAMPLE_ROWS, draw_queries, find_true
 from lookalike.search.knn.timing import Trial, time_pairs, time_search
 from lookalike.search.recall import RECALL_K
 from lookalike.search.rows import check_k, check_recall
@@ -40,19 +40,20 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-MAX_SAMPLED_NUMBERS = 2**26
-"""Numbers of all vectors in the sample: 256 MB, 131,072 rows of 512."""
+MAX_SCANNED_ROWS = 2**20
+"""Rows that drawn ones are compared with; of larger collections some data files are read."""
 TRIAL_ROWS = 8_192
 """Rows on which the tasks of Spark try the search: of more than 512 numbers fewer."""
 _MIN_TRIAL_ROWS = 2_048
 _USUAL_WIDTH = 512
-_HELD_ROWS = 8_192  # not among those that cells are fitted to: the cells of all rows hold few
+_MAX_FITTED_ROWS = 2**17  # that cells are fitted to
 _VISITING_ROWS = 2_048
 _BATCH_BYTES = 2**28  # of queries and candidates in a task, as `region_tasks` bounds them
 _ROW_EXTRA_BYTES = 700  # of a row in a region beside its vector: its leading directions, its keys
 _PAIR_BYTES = 13  # of a neighbour on its way, beside its key's header
 _COPIES = 4.0  # times that Spark packs, sorts, writes and reads what travels
-_PAIR_SECONDS = 0.5e-6  # of a pair in the result, written by Spark
+_PAIR_SECONDS = 2.8e-6  # of a pair in the result, sorted and written by Spark
+_START_SECONDS = 55.0  # of CPU, in which Python and the JVM start and compile what they run
 _TASK_SECONDS = 0.15  # of CPU, to start a task of Python
 _TASKS_PER_CORE = 4
 
@@ -87,7 +88,8 @@ class Cost:
     stages : dict of str to float
         CPU seconds of each stage.
     sampled : int
-        Rows that this was found with.
+        Rows that this was found with: of approximate search those that drawn ones were compared
+        with.
     """
 
     rows: int
@@ -145,20 +147,25 @@ def estimate(
     """
     check_k(k)
     check_recall(recall)
-    rows, width = table.counts()[0], int(table.about_model["width"])
+    source = IndexRows(spark, table)
+    rows, width = table.counts()[0], source.width
     cores = parallelism(spark)
-    sample = sample_rows(table, min(rows, max(MAX_SAMPLED_NUMBERS // width, TRIAL_ROWS)))
+    files = max(len(source.segments), 1)
+    scanned = source.some(max(MAX_SCANNED_ROWS * files // max(rows, 1), 1))
+    known = round(rows * len(scanned.segments) / files)
+    sample = sample_rows(scanned, min(rows, max(ROTATION_SAMPLE_ROWS, TRIAL_ROWS)))
     found = None
     if rows > EXACT_UP_TO and recall < 1:
-        found = _plan(sample, rows, k, recall, cores)
+        found = _plan(sample, scanned, known, rows, k, recall, cores)
     if found is None:
         return _exact(sample, rows, k, recall, cores)
     routing, trial, planning = found
-    timed = time_search(spark, IndexRows(spark, table), trial, cores)
+    timed = time_search(source, trial, cores)
     visited = routing.visits(trial.rotation(sample.vectors[:_VISITING_ROWS]))
     asked = min(len(sample.vectors), _VISITING_ROWS)
     visits = len(np.unique(visited.rows * routing.regions + visited.regions)) / asked
-    held = routing.counts[visited.cells] / routing.parts[visited.cells]
+    # As many cells as among the scanned rows, of which those of all rows hold no more.
+    held = routing.counts[visited.cells] / routing.parts[visited.cells] * (known / rows)
     cells = float(held.sum()) / asked / MEAN_CELL_ROWS
     tasks = _TASKS_PER_CORE * cores
     routed, pairs = rows * timed.routed_bytes, rows * visits * k
@@ -170,6 +177,7 @@ def estimate(
         "shuffle": (routed + pairs * _PAIR_BYTES) * timed.copy * _COPIES,
         "write": rows * k * _PAIR_SECONDS,
         "tasks": (4 * tasks + routing.regions) * _TASK_SECONDS,
+        "start": _START_SECONDS,
     }
     held_rows = -(-rows // routing.regions)
     seconds = sum(stages.values())
@@ -189,72 +197,44 @@ def estimate(
         seconds / 3600,
         seconds / 3600 / cores,
         stages,
-        len(sample.vectors),
+        known,
     )
 
 
 def _plan(
-    sample: SampledRows, rows: int, k: int, recall: float, cores: int
+    sample: SampledRows,
+    scanned: IndexRows,
+    known: int,
+    rows: int,
+    k: int,
+    recall: float,
+    cores: int,
 ) -> tuple[Routing, Trial, float] | None:
-    """Plan the search among all rows from a sample; None where exact search is quicker.
+    """Plan the search among all rows from `known` ones; None where exact search is quicker.
 
     Returns what the tasks try, too, and the CPU seconds that the same takes for all rows.
     """
-    started = time.process_time()
-    vectors = sample.vectors
-    drawn = vectors[:ROTATION_SAMPLE_ROWS]
+    drawn = sample.vectors[:ROTATION_SAMPLE_ROWS]
     rotation, centre = Rotation.fit(drawn), drawn.mean(axis=0)
     queries = draw_queries(drawn)
-    held = _HELD_ROWS if len(vectors) > 2 * _HELD_ROWS else 0
-    rotated = rotation(vectors[held:])
-    seconds = time.process_time() - started
-    wanted = min(SAMPLE_ROWS_PER_CELL * cell_count(rows), MAX_SAMPLE_ROWS)
+    share = _MAX_FITTED_ROWS / max(known, 1)
+    truth = find_true(scanned, rotation, queries, max(k, RECALL_K), share, True, centre)
     started = time.process_time()
-    cells = Cells.fit(rotation, rotated[:wanted], rows)
-    fitting = time.process_time() - started
-    seconds += fitting * wanted / max(min(wanted, len(rotated)), 1)
-    truth = _among_all(sample, queries, rotation, centre, max(k, RECALL_K), rows)
-    started = time.process_time()
+    cells = Cells.fit(rotation, truth.sample, known)
     search = CellSearch(cells)
     effort = choose_effort(truth, search, rows, k, recall)
     if effort is None:
         return None
-    counts = np.bincount(search.within(rotated, 0.0, 1)[0], minlength=len(cells))
-    counts = np.ceil(counts * (rows / len(rotated))).astype(np.int64)
+    search = search.through(effort.probing.parts)
+    counts = np.bincount(search.within(truth.sample, 0.0, 1)[0], minlength=len(cells))
+    counts = np.ceil(counts * (rows / len(truth.sample))).astype(np.int64)
+    wanted = min(SAMPLE_ROWS_PER_CELL * cell_count(rows), MAX_SAMPLE_ROWS)
+    seconds = (time.process_time() - started) * max(wanted / len(truth.sample), 1)
     first, parts = plan_regions(cells.centres, counts, region_rows(rows, sample.width, cores))
     least = HELD_ROWS_PER_NEIGHBOR * (k + 1)
     routing = Routing(cells, counts, first, parts, effort.probing, least)
-    seconds += time.process_time() - started
     trial = _trial(sample, rows, queries, k, rotation, centre, routing, effort)
     return routing, trial, seconds
-
-
-def _among_all(
-    sample: SampledRows,
-    queries: Vectors,
-    rotation: Rotation,
-    centre: Vectors,
-    k: int,
-    rows: int,
-) -> Truth:
-    """Return the neighbours that queries would have among all rows.
-
-    Those in the sample are drawn nearer: by how much, neighbours among a quarter of it say.
-    """
-    truth = find_true(sample, rotation, queries, k, 0.0, True, centre)
-    few = len(sample.vectors) // 4
-    if rows <= len(sample.vectors) or few <= 10 * len(queries):
-        return truth
-    quarter = replace(sample, vectors=sample.vectors[:few])
-    fewer = find_true(quarter, rotation, queries, k, 0.0, True, centre)
-    both = np.isfinite(fewer.squared) & (truth.squared > 0)
-    if not both.any():
-        return truth
-    step = float(np.median(truth.squared[both] / fewer.squared[both]))
-    factor = step ** (np.log(rows / len(sample.vectors)) / np.log(4))
-    turned = rotation(queries)[:, None]
-    near = turned + (truth.near - turned) * np.float32(factor**0.5)
-    return replace(truth, squared=truth.squared * np.float32(factor), near=near)
 
 
 def _trial(
@@ -284,6 +264,7 @@ def _exact(sample: SampledRows, rows: int, k: int, recall: float, cores: int) ->
     pairs = rows * groups * k
     routed = rows * groups * (4 * width + 16)
     stages = {
+        "start": _START_SECONDS,
         "search": float(rows) * rows * time_pairs(sample, k),
         "write": rows * k * _PAIR_SECONDS,
         "tasks": (3 * _TASKS_PER_CORE * cores + groups) * _TASK_SECONDS,

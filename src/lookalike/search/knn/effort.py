@@ -1,6 +1,6 @@
 """The search effort for a target recall: which cells a query probes, how many rows it compares."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import faiss
 import numpy as np
@@ -25,6 +25,8 @@ _MIN_CELLS = 4
 _CELL_MISS_SHARE = 3 / 4  # of the misses are in cells that are not probed: candidates cost little
 _PART_MISS_SHARE = 1 / 4  # of these are in parts that are not looked through
 _TRIED_RANKS = 16
+_MAX_EXACT_ROWS = 2**18  # of more, exact search takes more than ten times as long
+_MIN_TOLD_APART_SHARE = 1 / 2  # of the queries; fewer mean rows that no directions describe
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,31 @@ def choose_effort(
     Returns
     -------
     JoinEffort or None
-        None where exact search is quicker.
+        None where exact search is quicker. Of many rows, drawn queries in a tight crowd do not
+        decide: the directions do not tell their neighbours apart. The recall counts them.
     """
     wanted = _wanted(truth, within)
+    found = _choose(truth, search, rows, k, recall, within, wanted, wanted)
+    if found is not None or rows <= _MAX_EXACT_ROWS:
+        return found
+    told_apart = np.where(wanted, truth.ranks, 0).max(axis=1, initial=0) <= _most(rows, truth)
+    if told_apart.mean() < _MIN_TOLD_APART_SHARE:
+        return None
+    found = _choose(truth, search, rows, k, recall, within, wanted & told_apart[:, None], wanted)
+    return found and replace(found, late_rank=1.0)  # in a crowd a search would widen to all of it
+
+
+def _choose(
+    truth: Truth,
+    search: CellSearch,
+    rows: int,
+    k: int,
+    recall: float,
+    within: float,
+    wanted: Mask,
+    asked: Mask,
+) -> JoinEffort | None:
+    """Choose the effort that finds the wanted neighbours; measure how many of those asked for."""
     order = np.random.default_rng(1).permutation(len(wanted))
     half, check = order[: len(order) // 2], order[len(order) // 2 :]
     if not wanted[half].any():  # nothing but copies
@@ -84,20 +108,26 @@ def choose_effort(
     least = MIN_CANDIDATES_PER_NEIGHBOR * each
     # Rows unlike the others may rank late: few queries have a neighbour beyond the candidates.
     worst = np.where(wanted, truth.ranks, 0).max(axis=1)
-    most = max(min(max_candidates(rows), MAX_RANK), least)
+    most = _most(rows, truth)
     worst_rank = min(quantile(worst, recall), most)
     count = max(quantile(ranks[half][wanted[half]], 1 - missed), worst_rank, least)
     if count > most:
         return None
     if _probed_cells(truth.queries, search, probing) > _MAX_PROBED_SHARE * len(search.cells):
         return None
-    reached = float(np.mean(ranks[check][wanted[check]] <= count)) if wanted[check].any() else None
+    reached = float(np.mean(ranks[check][asked[check]] <= count)) if asked[check].any() else None
     late = late_share(np.where(wanted, ranks, np.inf), count)
     if within < np.inf:
         count = 2 * k + RECALL_K  # above k only where more rows are near along few directions
     else:
         count *= max(k / each, 1)
     return JoinEffort(probing, int(count), late, reached)
+
+
+def _most(rows: int, truth: Truth) -> float:
+    """Return the largest number of candidates."""
+    least = MIN_CANDIDATES_PER_NEIGHBOR * truth.squared.shape[1]
+    return float(max(min(max_candidates(rows), MAX_RANK), least))
 
 
 def _choose_probing(

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lookalike.search.knn.sources import RowTask, VectorBatch
-from lookalike.storage import EmbeddingTable, Segment
+from lookalike.search.knn.sources import IndexRows, RowTask, VectorBatch
+from lookalike.storage import Segment
 from lookalike.storage.own_vectors import Metric
 from lookalike.storage.segments import BATCH_ROWS
 from lookalike.storage.streamed_rows import stream_rows
@@ -69,9 +69,9 @@ class _Done:
         return pa.Table.from_batches(self.batches)
 
 
-def sample_rows(table: EmbeddingTable, most: int) -> SampledRows:
-    """Read about `most` rows of an index, from the beginnings of files spread over it."""
-    files = table.segments
+def sample_rows(source: IndexRows, most: int) -> SampledRows:
+    """Read about `most` rows, from the beginnings of files spread over them."""
+    files = source.segments
     count = min(len(files), _MAX_FILES)
     drawn = [files[at * len(files) // count] for at in range(count)]
     few = -(-most // (BATCH_ROWS * max(count, 1)))
@@ -87,6 +87,5 @@ def sample_rows(table: EmbeddingTable, most: int) -> SampledRows:
 
     with ThreadPoolExecutor(min(cores(), 8)) as pool:
         parts = [part for some in pool.map(read, drawn) for part in some]
-    width = int(table.about_model["width"])
-    vectors = np.concatenate([np.empty((0, width), np.float32), *parts])
-    return SampledRows(np.random.default_rng(0).permutation(vectors)[:most], table.metric)
+    vectors = np.concatenate([np.empty((0, source.width), np.float32), *parts])
+    return SampledRows(np.random.default_rng(0).permutation(vectors)[:most], source.metric)

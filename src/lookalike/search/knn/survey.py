@@ -38,8 +38,8 @@ DRAWN_QUERIES = 256
 MAX_RANK = 2_048
 """Ranks along the leading directions that are measured; beyond them nothing is approximate."""
 _NEAREST = pa.schema({"squared": pa.binary(), "keys": pa.binary()})
-MAX_SAMPLE_ROWS = 2**20
-"""Rows that cells are fitted to: 256 MB on their way to the driver."""
+MAX_SAMPLE_ROWS = 2**19
+"""Rows that cells are fitted to: 128 MB on their way to the driver."""
 _TASK_SAMPLE_ROWS = 2_048
 _DRAWN_FILES = 64
 _TIE_MARGIN_ROWS = 22  # matrix products do not tell near ties apart

@@ -22,8 +22,6 @@ from lookalike.search.knn.tasks import Role, merge_task, route_task
 from lookalike.system.arrays import Vectors
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from lookalike.search.knn.sources import RowSource
 
 
@@ -104,7 +102,7 @@ _FEW, _MANY = 4, 36  # cells that a query probes, to tell the time of one more
 _READ_ROWS = 16_384
 
 
-def time_search(spark: "SparkSession", source: "RowSource", trial: Trial, tasks: int) -> Timed:
+def time_search(source: "RowSource", trial: Trial, tasks: int) -> Timed:
     """Return what a search takes, the mean of what some tasks, all at once, have found."""
     width = source.width
 
@@ -145,9 +143,11 @@ def _try(trial: Trial, width: int, read: float) -> Timed:
         arrived = route(routing, Role(items=True, queries=True))
         return _timed(lambda: list(region_task(search)(iter(arrived))))
 
-    inspected, _ = _timed(
-        lambda: find_true(sample, rotation, trial.queries, k, 0.0, True, trial.centre)
-    )
+    def inspect(count: int) -> float:
+        some = replace(sample, vectors=sample.vectors[:count])
+        return _timed(lambda: find_true(some, rotation, trial.queries, k, 0, True, trial.centre))[0]
+
+    inspected = max(inspect(rows) - inspect(rows // 2), 0.0) * 2  # without what a task does once
     start, _ = _timed(lambda: trial.routing.search)
     routed, records = _timed(lambda: route(trial.routing, Role(items=True, queries=True)))
     at_home = route(trial.small, Role(items=True, queries=False))
