@@ -3,7 +3,7 @@
     python benchmarks/leaks.py --images cars_train --others misc --json
 
 One collection is the photos. The other is photos of other things, among which lie copies of some
-of the first, each changed in one way of `lookalike.analysis.perturbations.CHANGES`. They are joined
+of the first, each changed in one way of `lookalike.images.perturbations.CHANGES`. They are joined
 at the distance that lookalike suggests, and pixels compared. `shown` counts pairs with
 their pictures in the gallery.
 """
@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 import lookalike
-from lookalike.analysis.perturbations import CHANGES, variant
+from lookalike.images.perturbations import CHANGES, variant
 from lookalike.system.defaults import MIN_AGREEMENT
 from measure import machine
 

@@ -1,7 +1,7 @@
 """A collection with planted duplicates, and how well pairs found in it agree with the truth.
 
 Photos are bases. Of a share of them there are one to three duplicates, each changed in one way of
-`lookalike.analysis.perturbations.CHANGES` or copied byte by byte. All lie in one flat folder under
+`lookalike.images.perturbations.CHANGES` or copied byte by byte. All lie in one flat folder under
 names that do not tell. Bases are split into two halves: thresholds are chosen in the first, what
 counts is the second. A half is a collection of its own, pairs across are not looked at.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps
 
-from lookalike.analysis.perturbations import CHANGES, variant
+from lookalike.images.perturbations import CHANGES, variant
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -110,7 +110,7 @@ def find(index: Path, out: Path) -> dict[str, float]:
 
 def pairs_equal(one: Path, other: Path) -> float:
     """Return the share of the pairs of one answer that another has, too."""
-    found = duckdb.sql(
+    found = duckdb.execute(
         f"""
         SELECT count(b.query_id) / count(*)
         FROM '{one}/*.parquet' a

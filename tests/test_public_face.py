@@ -20,11 +20,12 @@ from lookalike.images.synthetic import DrawnCollection
 from lookalike.lsh import parameters
 from lookalike.models import embedder
 from lookalike.search import evaluation, results
+from lookalike.search.bands import copies, kept, limits, pixels
 from lookalike.search.knn import export
 
 DOCUMENTED = [
     *(embedder, create, index_module, results, run, unchanged_files, export),
-    *(evaluation, representatives, parameters),
+    *(evaluation, representatives, parameters, limits, copies, pixels, kept),
 ]
 
 
@@ -50,7 +51,8 @@ def test_the_public_names() -> None:
     assert all(getattr(lookalike, name).__doc__ for name in lookalike.__all__)
     assert issubclass(ImageError, LookalikeError)
     assert [name for name in dir(Index) if not name.startswith("_")] == [
-        *("add", "build_regions", "check", "clusters", "duplicates", "embedder", "evaluate"),
+        *("add", "bands", "build_regions", "check", "clusters", "duplicates", "embedder"),
+        "evaluate",
         *(
             "gallery",
             "info",

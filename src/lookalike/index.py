@@ -12,6 +12,8 @@ from lookalike.errors import LookalikeError
 from lookalike.lsh import search
 from lookalike.models.embedder import ImageEmbedder
 from lookalike.search import frames, table_function
+from lookalike.search.bands.kept import bands_of
+from lookalike.search.bands.limits import Band, Bands
 from lookalike.search.engines import Engine
 from lookalike.search.filters import Filter
 from lookalike.search.knn import export
@@ -28,14 +30,11 @@ from lookalike.search.regions import of_index as regions
 from lookalike.search.regions.maintenance import check_derived
 from lookalike.search.results import ImageSample, SearchResult, draw_sample
 from lookalike.search.searcher import Searcher
-from lookalike.spark import session
 from lookalike.storage import EmbeddingTable, maintenance, name_of
 from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.paths import Name
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
     from lookalike.ingest import Changed, ModelOptions, Photos, ReadOptions, Report, Upgraded
     from lookalike.ingest.diff import OnChange
     from lookalike.models import CallableModel
@@ -79,6 +78,11 @@ class Index:
         """The embedder that made the vectors of this index."""
         return make_embedder(self._table)
 
+    @property
+    def bands(self) -> Bands:
+        """What a distance means: the limits of "same photo", "close", "similar" in this index."""
+        return bands_of(self._searcher)
+
     @cached_property
     def _searcher(self) -> Searcher:
         return Searcher(self._table)
@@ -87,27 +91,22 @@ class Index:
     def search(  # type: ignore[overload-overlap]  # a str is a path, not a list
         self, image: QueryLike, k: int | None = None, **options: Unpack[SearchOptions]
     ) -> SearchResult: ...
-
     @overload
     def search(  # type: ignore[overload-overlap]
         self, image: None = None, k: int | None = None, **options: Unpack[SearchByIdOptions]
     ) -> SearchResult: ...
-
     @overload
     def search(
         self, image: None = None, k: int | None = None, **options: Unpack[SearchByIdsOptions]
     ) -> list[SearchResult]: ...
-
     @overload
     def search(  # type: ignore[overload-overlap]
         self, image: None = None, k: int | None = None, **options: Unpack[SearchByTextOptions]
     ) -> SearchResult: ...
-
     @overload
     def search(
         self, image: None = None, k: int | None = None, **options: Unpack[SearchByTextsOptions]
     ) -> list[SearchResult]: ...
-
     @overload
     def search(
         self, image: "Sequence[QueryLike]", k: int | None = None, **options: Unpack[SearchOptions]
@@ -127,6 +126,8 @@ class Index:
         path: str | Sequence[str] | None = None,
         where: str | None = None,
         explain: bool = False,
+        min_band: Band | None = None,
+        all_copies: bool = True,
     ) -> SearchResult | list[SearchResult]:
         """Find the nearest neighbours of an image, or of each image of a list.
 
@@ -159,6 +160,11 @@ class Index:
             'Audi%'"`, on `id, path, label, width, height, size, modified, content_hash`.
         explain : bool
             With `spark-lsh`, list the hash tables that each neighbour shares with the query.
+        min_band : {"same photo", "close", "similar", "weak"}, optional
+            Leave out neighbours of a weaker band than this (`bands`).
+        all_copies : bool
+            False collapses the copies of one photo, by the limit of "same photo", into one result
+            with their number (`Neighbor.copies`); `k` counts these results.
 
         Returns
         -------
@@ -187,6 +193,8 @@ class Index:
             "path": path,
             "where": where,
             "explain": explain,
+            "min_band": min_band,
+            "all_copies": all_copies,
         }
         return search.find(self._searcher, image, id, text, k, options)
 
@@ -377,6 +385,7 @@ class Index:
     to_arrow = frames.to_arrow
     to_pandas = frames.to_pandas
     to_polars = frames.to_polars
+    to_spark = frames.to_spark
     register_function = table_function.register_function
     info = facts.describe
     evaluate = facts.evaluate
@@ -386,11 +395,3 @@ class Index:
     outliers = run.find_outliers
     gallery = run.make_gallery
     set_aside = run.set_aside
-
-    def to_spark(self, spark: "SparkSession | None" = None) -> "DataFrame":
-        """Return the index as a Spark DataFrame: `id, path, label, ..., embedding`.
-
-        Where your vectors have keys, `id` has these.
-        """
-        frame = self._table.dataframe(spark or session())
-        return frame.withColumn("id", frame["key"]).drop("key") if self._table.has_keys else frame

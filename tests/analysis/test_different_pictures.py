@@ -17,10 +17,10 @@ from helpers.photos import UNSEEN, needs_photos
 from lookalike import Index
 from lookalike.analysis.closeness import agree_closely
 from lookalike.analysis.comparison import ImageReader, compare_pairs
-from lookalike.analysis.perturbations import CHANGES, variant
 from lookalike.images import Source, decode_pixels
 from lookalike.images.decoding import identity
 from lookalike.images.decoding.sandbox import IsolatedDecoder, open_decoder
+from lookalike.images.perturbations import CHANGES, variant
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.system.defaults import MIN_AGREEMENT
 

@@ -24,12 +24,12 @@ from lookalike import Index, LookalikeError, images
 from lookalike.analysis import pairs
 from lookalike.analysis.alignment import align, thumbnail
 from lookalike.analysis.overview import SECTIONS, draw_by_kind
-from lookalike.analysis.perturbations import CHANGES, variant
 from lookalike.analysis.representatives import find_stars
 from lookalike.analysis.result import AnalysisResult
 from lookalike.cli import app
 from lookalike.errors import ImageError
 from lookalike.images import decode_pixels
+from lookalike.images.perturbations import CHANGES, variant
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.models.embedder import normalize
 from lookalike.search.rows import Rows, draw

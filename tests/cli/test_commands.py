@@ -68,20 +68,38 @@ def odd(drawn: DrawnCollection, tmp_path_factory: pytest.TempPathFactory) -> Odd
 
 
 def test_search_tells_what_was_agreed(index: Index, photo: Path) -> None:
+    limits = index.bands.limits
+    assert limits is not None
     answer = told("search", index.path, photo, "-k", "4")
-    assert list(answer) == ["query", "engine", "took_ms", "neighbors"]
+    assert list(answer["bands"]["limits"].values()) == list(limits)
+    assert list(answer) == ["query", "engine", "took_ms", "neighbors", "looked", "bands"]
     hits = index.search(photo, k=4)
     number = hits.query.id
     assert answer["query"] == {"path": str(photo), "label": hits.query.label, "id": number}
     assert answer["engine"] == "exact"
     assert answer["took_ms"] > 0
-    fields = ["rank", "id", "path", "label", "distance"]
+    fields = ["rank", "id", "path", "label", "distance", "band", "copies"]
     assert [list(hit) for hit in answer["neighbors"]] == [fields] * 4
     for found, hit in zip(answer["neighbors"], hits, strict=True):
         assert (found["rank"], found["id"]) == (hit.rank, hit.id)
         assert found["path"] == str(photo.parent / hit.path)
         assert found["label"] == hit.label
         assert found["distance"] == pytest.approx(hit.distance, abs=1e-6)
+
+
+def test_bands_and_copies_on_the_command_line(index: Index, photo: Path) -> None:
+    every = told("search", index.path, photo, "-k", "20", "--all-copies")
+    assert "looked" not in every and "copies" not in every["neighbors"][0]
+    assert told("search", index.path, photo, "-k", "20", "--all")["neighbors"] == every["neighbors"]
+    near = told("search", index.path, photo, "-k", "20", "--all-copies", "--min-band", "similar")
+    kept = [hit for hit in every["neighbors"] if hit["band"] != "weak"]
+    assert near["neighbors"] == kept
+    done = run("search", index.path, photo, "--min-band", "near")
+    assert done.code == 2 and "min-band" in done.err
+    shown = run("info", index.path).out
+    assert re.search(
+        r"bands  same photo up to [\d.]+, close [\d.]+, similar [\d.]+; measured", shown
+    )
 
 
 def test_five_neighbors_of_a_new_photo(index: Index, drawn: DrawnCollection) -> None:
@@ -150,7 +168,7 @@ def test_random_queries_repeat_with_their_seed(index: Index) -> None:
 @pytest.mark.parametrize("name", ["line\nbreak.jpg", "not-utf8-\udcff\udcfe.jpg", "100%41 pe"])
 def test_paths_in_json_can_be_opened(odd: Odd, name: str) -> None:
     (path,) = (path for path in odd.paths if path.name.startswith(name))
-    answer = told("search", odd.index, path, "-k", "100")
+    answer = told("search", odd.index, path, "-k", "100", "--all")
     assert answer["query"]["path"] == str(path)
     others = sorted(str(other) for other in odd.paths if other != path)
     assert sorted(hit["path"] for hit in answer["neighbors"]) == others
@@ -220,7 +238,7 @@ def test_odd_names_can_be_printed_anywhere(
     page = tmp_path / "sïte" / "page.html"
     skipped = ("info", odd.index, "--skipped")
     done, listed, told = run_in_turn(
-        ("search", odd.index, query, "-k", "100", "--html", page),
+        ("search", odd.index, query, "-k", "100", "--all", "--html", page),
         skipped,
         (*skipped, "--json"),
         **environment,
@@ -467,7 +485,7 @@ def test_searching_in_int8(rough: Path, index: Index, photo: Path, tmp_path: Pat
 
 
 def test_random_queries_in_int8(rough: Path) -> None:
-    answer = told("search", rough, "--random", "--seed", "3", "-k", "95")
+    answer = told("search", rough, "--random", "--seed", "3", "-k", "95", "--all")
     distances = [hit["distance"] for hit in answer["neighbors"]]
     assert distances == sorted(distances)
     assert 0 < distances[0] < distances[-1] < 2

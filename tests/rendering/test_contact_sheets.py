@@ -1,6 +1,7 @@
 """The pictures of a search: what a sheet shows, and that its page is whole and safe."""
 
 import base64
+import dataclasses
 import io
 import itertools
 import re
@@ -231,3 +232,12 @@ def test_templates_are_read_from_a_zip_file_too(tmp_path: Path) -> None:
     )
     assert done.stdout.startswith(str(archive))
     assert "Look-alikes of &lt;1&gt;.jpg" in done.stdout and "no neighbours" in done.stdout
+
+
+def test_a_band_and_copies_stand_with_the_distance() -> None:
+    one = dataclasses.replace(tile(distance=0.12345), band="same photo", copies=3)
+    source = html_page(QUERY_TILE, [one])
+    assert 'same photo <small class="far">0.123</small>' in source and "+ 3 copies" in source
+    plain, banded = contact_sheet(QUERY_TILE, [tile()]), contact_sheet(QUERY_TILE, [one])
+    assert plain.width == banded.width and plain.tobytes() != banded.tobytes()
+    assert "copies" not in html_page(QUERY_TILE, [tile()])

@@ -904,3 +904,24 @@ def test_the_description_is_kept(index: Index, mode: GenerationMode) -> None:
 
                 is_kept()
         assert httpx2.get(f"{address}healthz").json()["status"] == "ok"
+
+
+def test_bands_and_copies_over_http(client: TestClient, index: Index) -> None:
+    asked: dict[str, Any] = {"image": 3, "k": 20}
+    limits = index.bands.limits
+    assert limits is not None
+    deadline = time.monotonic() + 60
+    while not (answer := client.get("/api/search", params=asked).json())["bands"]["measured"]:
+        assert time.monotonic() < deadline, "bands are measured in the background"
+        time.sleep(0.1)
+    assert list(answer["bands"]["limits"].values()) == list(limits)
+    names = index.bands.names(one["distance"] for one in answer["neighbors"])
+    assert [one["band"] for one in answer["neighbors"]] == names
+    assert answer["looked"] is None and answer["neighbors"][0]["copies"] is None
+    near = client.get("/api/search", params={**asked, "min_band": "similar"}).json()
+    assert near["neighbors"] == [one for one in answer["neighbors"] if one["band"] != "weak"]
+    single = client.get("/api/search", params={**asked, "all_copies": False}).json()
+    assert single["looked"] >= 20 and len(single["neighbors"]) == 20
+    hits = index.search(id=3, k=20, all_copies=False)
+    assert [one["copies"] for one in single["neighbors"]] == [one.copies for one in hits]
+    error_of(client.get("/api/search", params={**asked, "min_band": "near"}), 422)

@@ -9,6 +9,7 @@ from lookalike.errors import LookalikeError
 from lookalike.lsh import search
 from lookalike.lsh.evaluation import by_hashing
 from lookalike.search import evaluation, fidelity
+from lookalike.search.bands.kept import saved_bands
 from lookalike.search.query import make_embedder
 from lookalike.search.recall import RECALL_K, RECALLS
 from lookalike.search.rows import check_k, check_seed
@@ -65,6 +66,9 @@ class IndexInfo(TypedDict):
         The measured recall of each engine, None before it is measured.
     approximate
         The recall of approximate search by target recall.
+    bands
+        The limits of the bands of distance, and what they were measured on; None before the first
+        search that shows them.
     metric, table, key
         Of vectors made elsewhere alone: "cosine" or "l2", their table, the column of keys.
 
@@ -79,6 +83,7 @@ class IndexInfo(TypedDict):
     model: ModelInfo
     recall: dict[str, float | None]
     approximate: ApproximateInfo | None
+    bands: dict[str, Any] | None
     metric: NotRequired[str]
     table: NotRequired[str | None]
     key: NotRequired[str | None]
@@ -188,6 +193,7 @@ def describe(self: HasSearcher) -> IndexInfo:
         parameters = table.hash_folder / "parameters.json"
         spark_recall = float(read_json(parameters)["measured_recall"])
     known = searcher.saved_profile()
+    bands = saved_bands(table)
     found: IndexInfo = {
         "images": embedded,
         "skipped": skipped,
@@ -208,6 +214,7 @@ def describe(self: HasSearcher) -> IndexInfo:
             "queries": known.queries,
             "recall": dict(zip(map(str, RECALLS), known.recall, strict=True)),
         },
+        "bands": None if bands is None else bands.to_dict(),
     }
     if table.own is not None:
         found |= {"metric": table.metric, "table": table.own.place, "key": table.own.id_column}

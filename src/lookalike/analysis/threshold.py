@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike import images
-from lookalike.analysis.perturbations import CHANGES, variant
 from lookalike.errors import ImageError, LookalikeError
+from lookalike.images.perturbations import CHANGES, variant
 from lookalike.models.embedder import ImageEmbedder
 from lookalike.search import exact
 from lookalike.search.rows import Rows, copy_limits, draw

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from lookalike.search.bands.limits import Band
 from lookalike.search.engines import Engine, KnnEngine
 from lookalike.system.defaults import WAVE_IMAGES
 
@@ -115,6 +116,14 @@ Version = Annotated[
 ]
 Recall = Annotated[float, typer.Option(help="Target share of the true neighbours, above 0.")]
 K = Annotated[int, typer.Option("-k", help="Number of neighbours of each image.")]
+MinBand = Annotated[
+    Band | None,
+    typer.Option(help="Leave out weaker results than this band. [default: weak]"),
+]
+AllCopies = Annotated[
+    bool,
+    typer.Option("--all-copies", "--all", help="Show each copy of a photo as a result of its own."),
+]
 SearchK = Annotated[
     int | None,
     typer.Option(

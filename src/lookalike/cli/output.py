@@ -45,6 +45,7 @@ def stopped_well(path: str, before: str) -> Iterator[None]:
         raise KeyboardInterrupt(f"stopped; {kept}: run the same command to continue") from None
 
 
+_BAND_WIDTH = len("same photo")
 option_names: dict[str, tuple[str, str]] = {}
 """Options of the command line by the names of their Python parameters: to set, to unset."""
 _PARAMETER = re.compile(r"`(\w+)(?:=([^`]*))?`")
@@ -150,14 +151,20 @@ def show_neighbors(found: "SearchResult", images: int) -> None:
     answers.print(f"look-alikes of {query}{label}", markup=False)
     labels = [printable(neighbor["label"] or "-") for neighbor in shown["neighbors"]]
     width = max(map(len, labels), default=0)
+    copies_width = max((len(_copies(one.copies)) for one in found), default=0)
     for neighbor, name in zip(shown["neighbors"], labels, strict=True):
         path = printable(neighbor["path"])
         tables = ", ".join(map(str, neighbor.get("tables", ())))
-        line = f"{neighbor['rank']:>3}  {neighbor['distance']:.4f}  {name:{width}}  {path}"
+        band = f"{neighbor['band']:{_BAND_WIDTH}}  " if neighbor["band"] else ""
+        more = f"{_copies(neighbor.get('copies')):{copies_width}}  " if copies_width else ""
+        start = f"{neighbor['rank']:>3}  {neighbor['distance']:.4f}  {band}{more}"
+        line = f"{start}{name:{width}}  {path}"
         answers.print(f"{line}  tables {tables}" if tables else line, markup=False)
     if not found:
         answers.print("no neighbours" if images else "no neighbours: the index holds no image")
     answers.print(f"[dim]{note_of(found, images)}[/]")
+    for note in _notes_on_bands(found):
+        answers.print(f"[dim]{escape(note)}[/]")
     if found.candidates is not None:
         share = found.candidates / max(images, 1)
         how = {
@@ -165,6 +172,24 @@ def show_neighbors(found: "SearchResult", images: int) -> None:
             "approximate": "had a signature near that of the query",
         }[found.engine]
         answers.print(f"[dim]{found.candidates:,} rows, {share:.2%}, {how}[/]")
+
+
+def _copies(count: int | None) -> str:
+    return f"+ {count:,} {'copy' if count == 1 else 'copies'}" if count else ""
+
+
+def _notes_on_bands(found: "SearchResult") -> list[str]:
+    """Say how many copies were left out, and why distances have no bands."""
+    lines = []
+    copies = sum(one.copies or 0 for one in found)
+    if copies and found.looked is not None:
+        are = "copy is" if copies == 1 else "copies are"
+        lines.append(
+            f"{copies:,} {are} not shown, among the {found.looked:,} nearest: --all-copies"
+        )
+    if found and not found.bands:
+        lines.append(f"no bands: {found.bands.reason}")
+    return lines
 
 
 def show_history(versions: Sequence[Mapping[str, Any]]) -> None:

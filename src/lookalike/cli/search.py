@@ -7,11 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from lookalike.cli.options import (
+    AllCopies,
     AsJson,
     EngineOption,
     IndexArgument,
     K,
     KnnEngineOption,
+    MinBand,
     OptionalSeed,
     Out,
     Overwrite,
@@ -50,6 +52,8 @@ def info(
     Example: `lookalike info cars.index`
     """
     from lookalike.index import Index
+    from lookalike.search.bands.kept import saved_bands
+    from lookalike.search.bands.limits import NOT_MEASURED
     from lookalike.storage import EmbeddingTable
 
     if skipped and history:
@@ -87,6 +91,8 @@ def info(
         for engine, value in recall.items()
     )
     facts["approximate"] = note_of_signatures(facts.pop("approximate"))
+    facts.pop("bands")
+    facts["bands"] = str(saved_bands(table) or NOT_MEASURED)
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
         answers.print(f"{name:>11}  {shown}", markup=False)
@@ -128,6 +134,8 @@ def search(
             help='Only images for which a condition holds: --where "width > 640".', metavar="SQL"
         ),
     ] = None,
+    min_band: MinBand = None,
+    all_copies: AllCopies = False,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Show which hash tables collided, with `spark-lsh`."),
@@ -140,6 +148,8 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find the images that look most like a given one: five, or all within a distance.
+
+    Copies of one photo are one result, with their number.
 
     Example: `lookalike search cars.index photo.jpg --picture found.png`
     """
@@ -180,6 +190,8 @@ def search(
         path=path,
         where=where,
         explain=explain,
+        min_band=min_band,
+        all_copies=all_copies or engine == "spark-lsh",
     )
     if picture is not None:
         _write(picture, lambda path: found.picture().save(path, format="PNG"))

@@ -12,6 +12,7 @@ from lookalike.ingest.options import Job
 from lookalike.ingest.paths import recorded_source
 from lookalike.ingest.report import EmbedResult
 from lookalike.models import Model
+from lookalike.search.bands.kept import measure_if_cheap
 from lookalike.search.searcher import EXACT_UP_TO, Searcher
 from lookalike.storage import EmbeddingTable, SegmentRecord, commits, discard, new_data_folder
 from lookalike.storage.errors import upgraded_meanwhile
@@ -90,7 +91,7 @@ def embed_and_commit(
 
 
 def compact_and_measure(stored: EmbeddingTable) -> EmbeddingTable:
-    """Merge small segments and measure recall after a change.
+    """Merge small segments, measure recall and the bands of distance after a change.
 
     Failures are ignored: the next change merges, and the next search measures.
     """
@@ -99,4 +100,6 @@ def compact_and_measure(stored: EmbeddingTable) -> EmbeddingTable:
     if stored.counts()[0] > EXACT_UP_TO:
         with progress_line("measuring recall"), suppress(Exception):
             Searcher(stored).get_ready()
+    with suppress(Exception):
+        measure_if_cheap(stored)
     return stored

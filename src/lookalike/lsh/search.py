@@ -16,6 +16,8 @@ import numpy as np
 from lookalike import lsh
 from lookalike.errors import LookalikeError
 from lookalike.lsh.parameters import check_target_recall
+from lookalike.search.bands.kept import bands_of
+from lookalike.search.bands.search import cut, limit_of, search_in_bands
 from lookalike.search.filters import Filter
 from lookalike.search.keys import with_keys
 from lookalike.search.query import (
@@ -28,7 +30,6 @@ from lookalike.search.query import (
     make_query,
     queries_of_texts,
     query_of_id,
-    search_vectors,
 )
 from lookalike.search.results import Query, SearchResult, SearchResults
 from lookalike.search.row_lookup import number_of
@@ -85,15 +86,19 @@ def find(
     table, engine, explain = searcher.table, options["engine"], options["explain"]
     recall, within = options["recall"], options["within"]
     chosen = Filter.of(options["label"], options["path"], options["where"])
-    check_search(k, engine, recall, within, chosen, explain, table.metric)
+    min_band, all_copies = options["min_band"], options["all_copies"]
+    check_search(k, engine, recall, within, chosen, explain, table.metric, min_band, all_copies)
     if [image is None, ids is None, texts is None].count(False) != 1:
         raise LookalikeError("give an image, a vector, an `id` or a `text`, and one alone")
     hashing = cache(partial(vectors_and_hasher, table))  # read once for a list
 
     def answer(query: Query) -> SearchResult:
-        if engine == "spark-lsh":
-            return nearest(searcher, *hashing(), query, k or DEFAULT_K, explain)
-        return search_vectors(searcher, query, k, engine, recall, within, chosen)
+        if engine != "spark-lsh":
+            how = (k, engine, recall, within, chosen)
+            return search_in_bands(searcher, query, *how, min_band, all_copies)
+        found = nearest(searcher, *hashing(), query, k or DEFAULT_K, explain)
+        found = replace(found, find_bands=partial(bands_of, searcher))
+        return found if min_band is None else cut(found, limit_of(found.bands, query, min_band))
 
     if texts is not None:
         given = [texts] if isinstance(texts, str) else list(texts)

@@ -11,6 +11,7 @@ from lookalike.rendering.tile import (
     Tile,
     alike,
     alike_note,
+    copies_of,
     distance_of,
     heading_of,
     printable,
@@ -25,7 +26,7 @@ Color = tuple[int, int, int]
 MARGIN, GAP, ROW_GAP, GUTTER, PAD = 40, 24, 36, 64, 14
 QUERY: Size = (400, 400)
 NEIGHBOR: Size = (228, 171)
-BIG, MEDIUM, SMALL, CHECK = 28, 24, 22, 26
+BIG, MEDIUM, SMALL, TINY, CHECK = 28, 24, 22, 18, 26
 HEADING_LINE, RANK_LINE, LABEL_LINE, NAME_LINE, SHARED_LINE = 52, 40, 36, 30, 42
 PAPER: Color = (255, 255, 255)
 WELL: Color = (242, 242, 239)
@@ -151,9 +152,19 @@ def _neighbor_card(rank: int, tile: Tile, alike: bool) -> Image.Image:
     if alike:
         _draw_check(card, (round(font(BIG).getlength(str(rank))) + 12, y + 5))
     distance = distance_of(tile)
-    right = width - round(font(MEDIUM).getlength(distance))
-    write(draw, (right, y + BIG - MEDIUM), distance, MEDIUM, INK)
-    return card.crop((0, 0, width, _write_caption(draw, y + RANK_LINE, tile, width)))
+    if tile.band is None:
+        right = width - round(font(MEDIUM).getlength(distance))
+        write(draw, (right, y + BIG - MEDIUM), distance, MEDIUM, INK)
+    else:
+        right = width - round(font(TINY).getlength(distance))
+        write(draw, (right, y + BIG - TINY), distance, TINY, GREY)
+        right -= round(font(SMALL).getlength(tile.band)) + 8
+        write(draw, (right, y + BIG - SMALL), tile.band, SMALL, INK)
+    end = _write_caption(draw, y + RANK_LINE, tile, width)
+    if tile.copies:
+        write(draw, (0, end), copies_of(tile), SMALL, GREY)
+        end += NAME_LINE
+    return card.crop((0, 0, width, end))
 
 
 def _blank(photo: Image.Image, width: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:

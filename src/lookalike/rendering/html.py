@@ -17,6 +17,7 @@ from lookalike.rendering.tile import (
     Tile,
     alike,
     alike_note,
+    copies_of,
     distance_of,
     heading_of,
     printable,
@@ -140,6 +141,7 @@ def _environment() -> "Environment":
         "SAME_LABEL": SAME_LABEL,
         "alike": alike,
         "alike_note": alike_note,
+        "copies_of": copies_of,
         "distance_of": distance_of,
         "heading_of": heading_of,
     }

@@ -23,6 +23,10 @@ class Tile:
     """The name of the file."""
     distance: float | None = None
     """Distance from the query; None for the query itself."""
+    band: str | None = None
+    """What the distance means, None if that is not known."""
+    copies: int = 0
+    """Number of copies of the picture that are not shown."""
 
 
 def alike(query: Tile, tile: Tile) -> bool:
@@ -44,6 +48,11 @@ def heading_of(neighbors: Sequence[Tile]) -> str:
 def distance_of(tile: Tile) -> str:
     """Return the distance of a tile as text, or an empty text if it has none."""
     return "" if tile.distance is None else f"{tile.distance:.3f}"
+
+
+def copies_of(tile: Tile) -> str:
+    """Return how many copies of a tile are not shown, or an empty text if there are none."""
+    return f"+ {tile.copies:,} {'copy' if tile.copies == 1 else 'copies'}" if tile.copies else ""
 
 
 def printable(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from lookalike.errors import LookalikeError
+from lookalike.spark import session
 from lookalike.storage.protocol import HasTable
 from lookalike.storage.schema import KEY
 from lookalike.storage.segments import row_batches
@@ -14,6 +15,7 @@ from lookalike.system.extras import require
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
+    from pyspark.sql import DataFrame, SparkSession
 
 
 def to_arrow(self: HasTable, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
@@ -91,3 +93,13 @@ def to_polars(self: HasTable, columns: Sequence[str] | None = None) -> "pl.DataF
     import polars as pl
 
     return pl.DataFrame(to_arrow(self, columns))
+
+
+def to_spark(self: HasTable, spark: "SparkSession | None" = None) -> "DataFrame":
+    """Return the index as a Spark DataFrame: `id, path, label, ..., embedding`.
+
+    Where your vectors have keys, `id` has these.
+    """
+    table = self._table
+    frame = table.dataframe(spark or session())
+    return frame.withColumn("id", frame["key"]).drop("key") if table.has_keys else frame

@@ -17,6 +17,7 @@ from lookalike.images.decoding.raster import read_file
 from lookalike.images.inputs.reader import content_hash
 from lookalike.models.embedder import ImageEmbedder, ImageLike, have_direction, to_pixels, unit_rows
 from lookalike.search import exact
+from lookalike.search.bands.limits import Band, check_band
 from lookalike.search.engines import Engine, KnnEngine, check_engine
 from lookalike.search.filters import Filter
 from lookalike.search.results import Query, SearchResult, read_content
@@ -48,6 +49,8 @@ class SearchOptions(TypedDict, total=False):
     path: str | Sequence[str] | None
     where: str | None
     explain: bool
+    min_band: Band | None
+    all_copies: bool
 
 
 class SearchByIdOptions(SearchOptions, total=False):
@@ -219,16 +222,23 @@ def check_search(
     chosen: Filter,
     explain: bool,
     metric: Metric = "cosine",
+    min_band: str | None = None,
+    all_copies: bool = True,
 ) -> None:
     """Raise `LookalikeError` for wrong options of `Index.search`, or wrong combinations."""
     if k is not None:
         check_k(k)
+    check_band(min_band)
     check_engine(engine)
     check_recall(recall)
     if engine == "spark-lsh":
         if within is not None or chosen:
             raise LookalikeError(
                 '`engine="spark-lsh"` supports neither filters nor `within`: leave them out'
+            )
+        if not all_copies:
+            raise LookalikeError(
+                '`engine="spark-lsh"` gives each copy as a result: set `all_copies=True`'
             )
     elif explain:
         raise LookalikeError('`explain` lists hash tables: set `engine="spark-lsh"`')

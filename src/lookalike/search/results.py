@@ -1,16 +1,19 @@
 """Results of searches, and samples of images, with their pictures."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pyarrow as pa
 
 from lookalike import images, rendering
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.decoding.raster import read_file
 from lookalike.images.inputs.source import is_inside
+from lookalike.search.bands.limits import Band, Bands
 from lookalike.search.engines import Engine
 from lookalike.search.filters import Filter
 from lookalike.search.rows import Neighbor, Rows, check_seed
@@ -19,6 +22,7 @@ from lookalike.system.extras import require
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
     from PIL import Image
 
 
@@ -92,6 +96,11 @@ class SearchResult(Sequence[Neighbor]):
         Milliseconds of the search, without embedding the query.
     candidates : int or None
         Number of images whose vectors were compared, None for all.
+    looked : int or None
+        Number of the nearest rows among which copies were collapsed (`all_copies=False`); None
+        where each copy is a result. Copies beyond them are not counted.
+    bands : Bands
+        The bands of the index; false without limits, and for words.
 
     Examples
     --------
@@ -99,7 +108,9 @@ class SearchResult(Sequence[Neighbor]):
     >>> result[0].rank, result[0].distance <= result[1].distance
     (1, True)
     >>> list(result.to_pandas().columns)
-    ['rank', 'id', 'path', 'label', 'distance']
+    ['rank', 'id', 'path', 'label', 'distance', 'band']
+    >>> len(result.band_names)
+    2
 
     """
 
@@ -109,6 +120,19 @@ class SearchResult(Sequence[Neighbor]):
     took_ms: float
     source: images.Source
     candidates: int | None = None
+    looked: int | None = None
+    find_bands: Callable[[], Bands] = field(default=Bands, repr=False)
+
+    @cached_property
+    def bands(self) -> Bands:  # noqa: D102 - among the attributes
+        if self.query.text is not None:  # words lie far from all images
+            return Bands(reason="the query is of words, the bands are of images")
+        return self.find_bands()
+
+    @property
+    def band_names(self) -> "list[Band | None]":
+        """The band of each neighbour, in order; None where the index has no bands."""
+        return self.bands.names(one.distance for one in self.neighbors)
 
     def __len__(self) -> int:
         return len(self.neighbors)
@@ -145,20 +169,54 @@ class SearchResult(Sequence[Neighbor]):
                     "path": images.full_path(self.source, n.path),
                     "label": n.label,
                     "distance": n.distance,
+                    "band": band,
                 }
+                | ({} if n.copies is None else {"copies": n.copies})
                 | ({} if n.tables is None else {"tables": list(n.tables)})
-                for n in self.neighbors
+                for n, band in zip(self.neighbors, self.band_names, strict=True)
             ],
             **counted,
+            **({} if self.looked is None else {"looked": self.looked}),
+            "bands": self.bands.to_dict(),
         }
 
+    def to_arrow(self) -> pa.Table:
+        """Return the neighbours as a table of Arrow.
+
+        Returns
+        -------
+        pyarrow.Table
+            `rank int32, id, path string, label string, distance double, band string`, and `copies
+            int32` where copies were collapsed.
+
+        Examples
+        --------
+        >>> index.search(photos[0], k=3).to_arrow().num_rows
+        3
+
+        """
+        id_type = pa.string() if any(isinstance(one.id, str) for one in self) else pa.int64()
+        fields = [("rank", pa.int32()), ("id", id_type), ("path", pa.string())]
+        fields += [("label", pa.string()), ("distance", pa.float64()), ("band", pa.string())]
+        if self.looked is not None:
+            fields.append(("copies", pa.int32()))
+        return pa.Table.from_pylist(self.to_dict()["neighbors"], pa.schema(fields))
+
     def to_pandas(self) -> "pd.DataFrame":
-        """Return the neighbours as a pandas DataFrame `rank, id, path, label, distance`."""
+        """Return the neighbours as a pandas DataFrame with the columns of `to_arrow`."""
         require("to_pandas", "pandas")
         import pandas as pd
 
-        columns = ["rank", "id", "path", "label", "distance"]
+        columns = ["rank", "id", "path", "label", "distance", "band"]
+        columns += [] if self.looked is None else ["copies"]
         return pd.DataFrame(self.to_dict()["neighbors"], columns=columns)
+
+    def to_polars(self) -> "pl.DataFrame":
+        """Return the neighbours as a Polars DataFrame with the columns of `to_arrow`."""
+        require("to_polars", "polars")
+        import polars as pl
+
+        return pl.DataFrame(self.to_arrow())
 
     def picture(self) -> "Image.Image":
         """Step 12: return a contact sheet with the query and its neighbours in order."""
@@ -176,9 +234,14 @@ class SearchResult(Sequence[Neighbor]):
         first = rendering.Tile(self.query.picture(), self.query.label, name)
         rest = [
             rendering.Tile(
-                _picture(self.source, n.path), n.label, _name(self.source, n.path), n.distance
+                _picture(self.source, n.path),
+                n.label,
+                _name(self.source, n.path),
+                n.distance,
+                band,
+                n.copies or 0,
             )
-            for n in self.neighbors
+            for n, band in zip(self.neighbors, self.band_names, strict=True)
         ]
         return first, rest
 

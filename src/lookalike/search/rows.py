@@ -52,6 +52,11 @@ class Neighbor:
         The number of its row in the index.
     content_hash : str
         The hash of its file, where the search had it at hand; not compared.
+    copies : int or None
+        How many images of the result were left out as copies of this one; None where copies are
+        results of their own. Not compared.
+    vector : float32 (width,), or None
+        Its vector, where the search had it at hand; not compared.
     """
 
     rank: int
@@ -62,6 +67,8 @@ class Neighbor:
     tables: tuple[int, ...] | None = None
     number: int = -1
     content_hash: str = field(default="", compare=False, repr=False)
+    copies: int | None = field(default=None, compare=False, repr=False)
+    vector: Vectors | None = field(default=None, compare=False, repr=False)
 
 
 def fetch(segments: Sequence[Segment]) -> Sequence[Segment]:

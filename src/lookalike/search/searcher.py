@@ -386,7 +386,7 @@ def check_signatures(table: EmbeddingTable) -> Iterator[tuple[Path, str]]:
             raise
         except (LookalikeError, *PROFILE_ERRORS) as error:
             yield file, str(error)
-    for file in sorted(folder.glob("*.json")):
+    for file in sorted(folder.glob("[0-9]*.json")):
         try:
             RecallProfile.load(file)
         except OutdatedProfile:

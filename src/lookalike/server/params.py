@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import Depends, HTTPException, Path, Query
 
 from lookalike.errors import LookalikeError
+from lookalike.search.bands.limits import Band
 from lookalike.search.filters import MAX_CONDITION_CHARS, Filter
 from lookalike.server import schemas
 
@@ -60,6 +61,16 @@ def _filter_of(
         raise HTTPException(422, str(error)) from None
 
 
+MinBand = Annotated[
+    Band | None, Query(description="Leave out neighbours of a weaker band than this.")
+]
+AllCopies = Annotated[
+    bool,
+    Query(
+        description="Whether each copy of a photo is a neighbour of its own. Else the copies of "
+        "one photo are one neighbour, with their number."
+    ),
+]
 ImageFilter = Annotated[Filter, Depends(_filter_of)]
 
 

@@ -49,7 +49,8 @@ class Refresher:
         newest = self.snapshot.table.newest()
         if newest is self.snapshot.table:
             self.snapshot.get_ready()
-            return
-        snapshot = Snapshot(newest)
-        snapshot.get_ready()
-        self.snapshot = snapshot
+        else:
+            snapshot = Snapshot(newest)
+            snapshot.get_ready()
+            self.snapshot = snapshot
+        self.snapshot.measure_bands()

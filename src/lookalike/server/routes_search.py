@@ -13,10 +13,12 @@ from lookalike.search.results import Query
 from lookalike.server import schemas
 from lookalike.server.params import (
     MAX_TEXT_CHARS,
+    AllCopies,
     ImageFilter,
     ImageId,
     K,
     Key,
+    MinBand,
     UploadKey,
     Words,
     error_responses,
@@ -63,6 +65,8 @@ def add_searches(app: FastAPI, service: Service) -> None:
         text: Words = None,
         k: K = 24,
         within: float | None = largest,
+        min_band: MinBand = None,
+        all_copies: AllCopies = True,
     ) -> Any:
         """Find the neighbours of an image of the index, an earlier upload, or words."""
         if [image, key, upload, text].count(None) != 3:
@@ -75,7 +79,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
             shown, query = snapshot.image(row), snapshot.query(row)
         else:
             shown, query = _earlier_upload(service, snapshot, str(upload))
-        return await respond(snapshot, query, shown, k, chosen, within)
+        return await respond(snapshot, query, shown, k, chosen, within, min_band, all_copies)
 
     @app.get(
         "/api/words/picture",
@@ -98,6 +102,8 @@ def add_searches(app: FastAPI, service: Service) -> None:
         chosen: ImageFilter,
         k: K = 24,
         within: float | None = largest,
+        min_band: MinBand = None,
+        all_copies: AllCopies = True,
     ) -> Any:
         """Find the neighbours of an uploaded image (the body, or the file of a form), or of words.
 
@@ -116,7 +122,7 @@ def add_searches(app: FastAPI, service: Service) -> None:
                 fingerprint = snapshot.table.about_model["fingerprint"]
                 key = service.uploads.remember(data, vector, fingerprint)
                 shown, query = _upload(key), Query(vector)
-        return await respond(snapshot, query, shown, k, chosen, within)
+        return await respond(snapshot, query, shown, k, chosen, within, min_band, all_copies)
 
 
 def _text_of_json(body: bytes) -> str:

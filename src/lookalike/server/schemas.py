@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from lookalike.search.bands.limits import Band
+
 
 class VersionedResponse(BaseModel):
     """A response with the version of the index that it is from."""
@@ -61,9 +63,23 @@ class Neighbor(Image):
     """A neighbour of the query."""
 
     rank: int
+    band: Band | None = Field(description="What the distance means; null where it is not known.")
+    copies: int | None = Field(
+        description="Copies of this photo that are not listed; null with `all_copies`."
+    )
     distance: float = Field(
         description="Euclidean: 0 to 2 between vectors of length 1, from 0 on with the metric l2."
     )
+
+
+class Bands(BaseModel):
+    """The limits of the bands of distance in this index."""
+
+    measured: bool = Field(description="Whether they have been measured.")
+    limits: dict[str, float] | None = Field(
+        description="The largest distance of each band but the last; null without any."
+    )
+    reason: str = Field(description="Why there are none.")
 
 
 class SearchResponse(VersionedResponse):
@@ -78,6 +94,10 @@ class SearchResponse(VersionedResponse):
     took_ms: float = Field(description="Milliseconds of the search itself.")
     recall: float | None = Field(
         description="Measured share of the true neighbours that this engine finds."
+    )
+    bands: Bands
+    looked: int | None = Field(
+        description="Nearest rows among which copies were collapsed; null with `all_copies`."
     )
     neighbors: list[Neighbor]
 

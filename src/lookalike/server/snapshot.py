@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,8 +13,11 @@ from fastapi import HTTPException
 
 from lookalike import images
 from lookalike.errors import ImageError, LookalikeError
+from lookalike.search.bands.kept import bands_of, saved_bands
+from lookalike.search.bands.limits import NOT_MEASURED, Bands
+from lookalike.search.bands.search import search_in_bands
+from lookalike.search.engines import KnnEngine
 from lookalike.search.filters import Filter
-from lookalike.search.query import search_vectors
 from lookalike.search.recall import RECALL_K, RECALLS, RecallProfile
 from lookalike.search.results import Query, SearchResult
 from lookalike.search.rows import Neighbor, Rows
@@ -50,6 +52,8 @@ class Snapshot:
         digest = hashlib.blake2b(identity, digest_size=6).hexdigest()
         self.version_key = VersionKey(digest, self.version)
         self.regions = self.searcher.usable_regions("auto", TARGET_RECALL)
+        self.bands = saved_bands(table)
+        """What a distance means; None until it is measured."""
         self.is_ready = self.count <= EXACT_UP_TO or self.regions is not None
         if self.regions is None:
             _ = self.rows  # mapped before the first request
@@ -64,6 +68,11 @@ class Snapshot:
         if not self.is_ready:
             self.searcher.get_ready()
             self.is_ready = True
+
+    def measure_bands(self) -> None:
+        """Measure the bands where none are saved; until then searches do without."""
+        if self.bands is None:
+            self.bands = bands_of(self.searcher)
 
     def image(self, row: int) -> dict[str, Any]:
         """Return a row as `schemas.Image`."""
@@ -134,24 +143,18 @@ class Snapshot:
         k: int,
         chosen: Filter,
         within: float | None = None,
+        min_band: str | None = None,
+        all_copies: bool = True,
     ) -> dict[str, Any]:
         """Return the fields of `schemas.SearchResponse` without the query.
 
-        Raises `HTTPException` as `mask` does.
+        Raises `HTTPException` as `mask` does, and for `min_band` where there are no bands.
         """
         mask = self.mask(chosen) if chosen else None
         if mask is not None and not mask.any():
             hits = SearchResult(query, (), "exact", 0.0, self.table.source)
         else:
-            hits = search_vectors(
-                self.searcher,
-                query,
-                k,
-                "auto" if self.is_ready else "exact",
-                TARGET_RECALL,
-                within,
-                chosen,
-            )
+            hits = self._search(query, k, chosen, within, min_band, all_copies)
         compared = hits.candidates
         if compared is None:
             compared = self.count if mask is None else int(np.count_nonzero(mask))
@@ -162,23 +165,62 @@ class Snapshot:
             "took_ms": round(hits.took_ms, 3),
             "recall": 1.0 if hits.engine == "exact" else self.recall["measured"],
             **self.version_key._asdict(),
-            "neighbors": self._neighbors(hits.neighbors),
+            "bands": self._about_bands(hits.bands),
+            "looked": hits.looked,
+            "neighbors": self._neighbors(hits),
         }
 
-    def _neighbors(self, found: Sequence[Neighbor]) -> list[dict[str, Any]]:
+    def _search(
+        self,
+        query: Query,
+        k: int,
+        chosen: Filter,
+        within: float | None,
+        min_band: str | None,
+        all_copies: bool,
+    ) -> SearchResult:
+        engine: KnnEngine = "auto" if self.is_ready else "exact"
+        bands = self.bands or Bands(reason=NOT_MEASURED)
+        try:
+            return search_in_bands(
+                self.searcher,
+                query,
+                k,
+                engine,
+                TARGET_RECALL,
+                within,
+                chosen,
+                min_band,
+                all_copies,
+                bands,
+            )
+        except LookalikeError as error:
+            if min_band is None:
+                raise
+            raise HTTPException(422, str(error)) from None
+
+    def _about_bands(self, bands: Bands) -> dict[str, Any]:
+        about = {"limits": None, "reason": "", **bands.to_dict()}
+        return {"measured": self.bands is not None, **about}
+
+    def _neighbors(self, hits: SearchResult) -> list[dict[str, Any]]:
+        found = hits.neighbors
         if self.regions is not None:
-            return [
-                {
-                    "rank": one.rank,
-                    "distance": one.distance,
-                    **self._shown(one.number, one.id, one.path, one.label, _hash_of(one)),
-                }
-                for one in found
+            images = [
+                self._shown(one.number, one.id, one.path, one.label, _hash_of(one)) for one in found
             ]
-        rows = self.rows.find(np.array([one.number for one in found], np.int64)).tolist()
+        else:
+            rows = self.rows.find(np.array([one.number for one in found], np.int64))
+            images = [self.image(row) for row in rows.tolist()]
         return [
-            {"rank": one.rank, "distance": one.distance, **self.image(row)}
-            for one, row in zip(found, rows, strict=True)
+            {
+                "rank": one.rank,
+                "distance": one.distance,
+                "band": band,
+                "copies": one.copies,
+                **image,
+            }
+            for one, band, image in zip(found, hits.band_names, images, strict=True)
         ]
 
     def mask(self, chosen: Filter) -> Mask | None:

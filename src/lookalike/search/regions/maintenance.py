@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lookalike.errors import LookalikeError, Unreadable, one_line, says_nothing
+from lookalike.search.bands.kept import check_bands
 from lookalike.search.regions.folder import Folder
 from lookalike.search.searcher import check_signatures
 from lookalike.storage import EmbeddingTable, copy_at
@@ -17,6 +18,7 @@ def check_derived(table: EmbeddingTable) -> Iterator[tuple[Path, str]]:
     Raises `Unreadable` for a file that cannot be read and so may be intact.
     """
     yield from check_signatures(table)
+    yield from check_bands(table)
     yield from check_regions(table)
 
 

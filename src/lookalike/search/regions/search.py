@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lookalike.search import exact
+from lookalike.search.bands.copies import vectors_of
 from lookalike.search.recall import RECALL_K, RecallProfile
 from lookalike.search.regions.assignment import NearestCells
 from lookalike.search.regions.changes import Changes
@@ -38,6 +39,7 @@ class Found:
     rows: Estimated
     squared: Vectors
     compared: int
+    vectors: Vectors
 
 
 class Regions:
@@ -118,7 +120,9 @@ class Regions:
         found = exact.exact(rows, query, k, without, allowed)
         places = rows.find(np.array([one.number for one in found], np.int64))
         hashes = rows.hashes.take(places).to_pylist()
-        return [replace(one, content_hash=h or "") for one, h in zip(found, hashes, strict=True)]
+        vectors = vectors_of(found, rows)
+        each = zip(found, hashes, vectors, strict=True)
+        return [replace(one, content_hash=h or "", vector=vector) for one, h, vector in each]
 
     def _is_far(self, found: Found) -> bool:
         """Tell whether the neighbours are farther than those of nearly all rows."""
@@ -143,7 +147,7 @@ class Regions:
                 continue
             found, late, far = self._compare(query, max(k, _CHECKED), near, effort, cells, without)
             kept = replace(found, rows=found.rows.take(np.arange(len(found.rows.ids))[:k]))
-            kept = replace(kept, squared=found.squared[:k])
+            kept = replace(kept, squared=found.squared[:k], vectors=found.vectors[:k])
             more_rows = late and near.rows > len(near.ids) and count < self._most
             more_cells = far and cells < most_cells
             if not (more_rows or more_cells) or _are_equal(kept, last):
@@ -162,19 +166,21 @@ class Regions:
         without: int | None,
     ) -> tuple[Found, bool, bool]:
         """Compare candidates; say whether the nearest rank late among them, and among the cells."""
-        squared = squared_distances(self.reader.vectors(near), query)
+        vectors = self.reader.vectors(near)
+        squared = squared_distances(vectors, query)
         if without is not None:
             squared[near.ids == without] = np.inf
         best = np.lexsort((near.ids, squared))[:k]
         best = best[np.isfinite(squared[best])]
         late = best.sum() > effort.late_rank * len(near.ids) * len(best)
         far = near.ranks[best].sum() > effort.late_cell * cells * len(best)
-        return Found(near.take(best), squared[best], len(near.ids)), bool(late), bool(far)
+        found = Found(near.take(best), squared[best], len(near.ids), vectors[best])
+        return found, bool(late), bool(far)
 
     def _named(self, found: Found) -> list[Neighbor]:
         rows = found.rows
         named = self.reader.rows(rows.entries, rows.places)
-        each = zip(rows.ids.tolist(), found.squared.tolist(), named, strict=True)
+        each = zip(rows.ids.tolist(), found.squared.tolist(), named, found.vectors, strict=True)
         return [
             Neighbor(
                 rank,
@@ -184,8 +190,9 @@ class Regions:
                 squared**0.5,
                 number=number,
                 content_hash=row["content_hash"] or "",
+                vector=vector,
             )
-            for rank, (number, squared, row) in enumerate(each, 1)
+            for rank, (number, squared, row, vector) in enumerate(each, 1)
         ]
 
 

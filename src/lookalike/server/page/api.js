@@ -1,6 +1,6 @@
 // What the server is asked. Recent answers are kept, so that "back" takes no time.
 
-import { asked, filters } from "./state.js";
+import { asked, filters, shownAs } from "./state.js";
 
 const KEPT = 60;
 const answers = new Map();
@@ -52,7 +52,8 @@ function keep(url, body) {
     if (newest !== null && !isSame(body, newest)) answers.clear(); // the collection has changed
     newest = body;
   }
-  if (body.recall === null) return body; // not measured yet, which does not last
+  // Not measured yet, which does not last.
+  if (body.recall === null || body.bands?.measured === false) return body;
   answers.set(url, body);
   if (answers.size > KEPT) answers.delete(answers.keys().next().value);
   return body;
@@ -79,6 +80,7 @@ export function random(state, count, seed, signal) {
 export async function upload(blob, state, signal) {
   const query = filters(state);
   query.set("k", state.k);
+  for (const [name, value] of shownAs(state)) query.append(name, value);
   const type = blob.type.startsWith("image/") ? blob.type : "application/octet-stream";
   const { body } = await ask(`api/search?${query}`, {
     method: "POST",

@@ -8,7 +8,7 @@ import * as filter from "./filter.js";
 import * as keys from "./keys.js";
 import * as places from "./places.js";
 import * as results from "./results.js";
-import { hasQuery, href, read, USUAL_K } from "./state.js";
+import { BANDS, hasQuery, href, read, USUAL_K } from "./state.js";
 import { remember } from "./trail.js";
 
 const WALL = 48; // random pictures to begin with
@@ -126,6 +126,9 @@ function frame(state) {
   const steps = [...new Set([...STEPS, state.k])].filter((k) => k <= (info?.limits.k ?? 96));
   const step = (k) => h("option", { selected: k === state.k }, String(k));
   $("#k").replaceChildren(...steps.sort((a, b) => a - b).map(step));
+  const weakest = [...BANDS, "weak"].map((name) => h("option", { value: name, selected: name === (state.minBand ?? "weak") }, name));
+  $("#min-band").replaceChildren(...weakest);
+  $("#all-copies").checked = state.allCopies;
   $("#to-pictures").href = href({ ...state, view: "pictures" });
   $("#to-map").href = href({ ...state, view: "map" });
   $(view === "map" ? "#to-map" : "#to-pictures").setAttribute("aria-current", "page");
@@ -294,6 +297,8 @@ addEventListener("popstate", () => {
 });
 
 $("#k").addEventListener("change", (event) => change({ k: Number(event.target.value) || USUAL_K }));
+$("#min-band").addEventListener("change", ({ target }) => change({ minBand: target.value === "weak" ? null : target.value }));
+$("#all-copies").addEventListener("change", ({ target }) => change({ allCopies: target.checked }));
 $("#words").addEventListener("submit", searchInWords);
 filter.listen(change);
 ask.listen(searchWith, complain);

@@ -27,7 +27,7 @@ function step(to) {
   at = Math.max(0, Math.min(to, answer.neighbors.length - 1));
   const image = answer.neighbors[at];
   $("#compare-title").textContent =
-    `Number ${image.rank} of ${answer.neighbors.length}, distance ${distance(image.distance)}`;
+    `Number ${image.rank} of ${answer.neighbors.length}, ${image.band ? `${image.band}, ` : ""}distance ${distance(image.distance)}`;
   put(dialog.querySelectorAll("figure")[1], image, `Number ${image.rank}`, answer.query.label);
   const [back, on] = dialog.querySelectorAll("[data-step]");
   // Not disabled in earnest, or the keys would be lost with the focus.

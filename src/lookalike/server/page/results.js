@@ -8,6 +8,8 @@ export const imageOf = (link) => known.get(link);
 
 export const nameOf = (query) => query.name ?? "your photo";
 
+const copiesOf = (number) => `${count(number)} ${number === 1 ? "copy" : "copies"}`;
+
 function card(image, state, query) {
   const well = h("span", { class: "well" }, picture(image));
   const next = { ...state, image: image.id, upload: null, text: null, view: "pictures", seed: null };
@@ -16,7 +18,16 @@ function card(image, state, query) {
   if (image.rank !== undefined) {
     const far = h("span", { class: "far" }, unseen("distance "), distance(image.distance));
     const rank = h("span", { class: "rank" }, unseen("number "), `#${image.rank}`);
-    link.append(h("span", { class: "line" }, rank, far));
+    const line = h("span", { class: "line" }, rank);
+    if (image.band) {
+      far.classList.add("small");
+      line.append(h("span", { class: image.band === "same photo" ? "band same" : "band" }, image.band));
+    }
+    line.append(far);
+    link.append(line);
+    if (image.copies) {
+      link.append(h("span", { class: "copies" }, `+ ${copiesOf(image.copies)}`));
+    }
   }
   if (image.label !== null) {
     const same = query?.label != null && query.label === image.label;
@@ -102,14 +113,28 @@ export function showAnswer(answer, state, info) {
   $("#summary").textContent = query.label !== null && neighbors.length ? summary : "";
   const none = $("#none");
   none.hidden = neighbors.length > 0;
-  none.textContent = "Nothing is left to show: remove a filter.";
-  $("#how").textContent = how(answer, state, info);
+  none.textContent = state.minBand
+    ? "Nothing is as near as this: choose a weaker band."
+    : "Nothing is left to show: remove a filter.";
+  const copies = neighbors.reduce((sum, image) => sum + (image.copies ?? 0), 0);
+  const hidden = copies ? ` ${copiesOf(copies)} not shown, among the ${count(answer.looked)} nearest.` : "";
+  $("#how").textContent = how(answer, state, info) + hidden;
   $("#about-model").textContent = about(info);
+  $("#about-bands").textContent = aboutBands(answer.bands);
+  for (const choice of document.querySelectorAll(".bands")) choice.hidden = !answer.bands?.limits;
+}
+
+// Where the bands of this collection end.
+function aboutBands(bands) {
+  if (!bands?.limits) return bands?.reason ? `This search has no bands: ${bands.reason}.` : "";
+  const ends = Object.entries(bands.limits).map(([name, far]) => `“${name}” up to ${distance(far)}`);
+  return `In this collection: ${ends.join(", ")}, “weak” beyond.`;
 }
 
 export function summed({ query, neighbors }) {
   if (!neighbors.length) return `No look-alikes of ${nameOf(query)}`;
-  const nearest = distance(neighbors[0].distance);
+  const { band, distance: far } = neighbors[0];
+  const nearest = band ? `${band}, ${distance(far)}` : distance(far);
   return `${counted(neighbors.length, "look-alike")} of ${nameOf(query)}, nearest ${nearest}`;
 }
 

@@ -1,6 +1,7 @@
 // What is shown, as the address says it: a link or a reload shows the same again.
 
 export const USUAL_K = 24;
+export const BANDS = ["same photo", "close", "similar"]; // the weakest cuts nothing off
 
 export function read(search) {
   const given = new URLSearchParams(search);
@@ -13,6 +14,8 @@ export function read(search) {
     labels: [...new Set(given.getAll("label"))],
     paths: given.getAll("path"),
     within: given.get("within"),
+    minBand: BANDS.includes(given.get("min_band")) ? given.get("min_band") : null,
+    allCopies: given.get("all_copies") === "true",
     view: given.get("view") === "map" ? "map" : "pictures",
     seed: number("seed"),
   };
@@ -28,6 +31,13 @@ export function filters(state) {
   return query;
 }
 
+// How results are shown: which bands, and whether copies of one photo are one result.
+export function shownAs(state) {
+  const query = new URLSearchParams({ all_copies: state.allCopies });
+  if (state.minBand) query.set("min_band", state.minBand);
+  return query;
+}
+
 export function asked(state) {
   const query = new URLSearchParams();
   if (state.image !== null) query.set("image", state.image);
@@ -35,12 +45,14 @@ export function asked(state) {
   else if (state.text) query.set("text", state.text);
   query.set("k", state.k);
   for (const [name, value] of filters(state)) query.append(name, value);
+  for (const [name, value] of shownAs(state)) query.append(name, value);
   return query;
 }
 
 export function href(state) {
   const query = asked(state);
   if (state.k === USUAL_K) query.delete("k");
+  if (!state.allCopies) query.delete("all_copies");
   if (state.view === "map") query.set("view", "map");
   if (state.seed !== null && !hasQuery(state)) query.set("seed", state.seed);
   const text = query.toString();
