@@ -46,6 +46,7 @@ TRIAL_ROWS = 8_192
 """Rows on which the tasks of Spark try the search: of more than 512 numbers fewer."""
 _MIN_TRIAL_ROWS = 2_048
 _USUAL_WIDTH = 512
+_MAX_HELD_ROWS = 8 * MEAN_CELL_ROWS  # of a cell: equal rows are thinned out
 _MAX_FITTED_ROWS = 2**17  # that cells are fitted to
 _VISITING_ROWS = 2_048
 _BATCH_BYTES = 2**28  # of queries and candidates in a task, as `region_tasks` bounds them
@@ -166,6 +167,7 @@ def estimate(
     visits = len(np.unique(visited.rows * routing.regions + visited.regions)) / asked
     # As many cells as among the scanned rows, of which those of all rows hold no more.
     held = routing.counts[visited.cells] / routing.parts[visited.cells] * (known / rows)
+    held = np.minimum(held, _MAX_HELD_ROWS)
     cells = float(held.sum()) / asked / MEAN_CELL_ROWS
     tasks = _TASKS_PER_CORE * cores
     routed, pairs = rows * timed.routed_bytes, rows * visits * k
