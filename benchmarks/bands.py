@@ -30,7 +30,7 @@ import pandas as pd
 import lookalike
 from lookalike import Index
 from lookalike.images.synthetic import draw_collection
-from lookalike.search.bands.limits import BANDS
+from lookalike.search.bands.names import BANDS
 from lookalike.system.arrays import Vectors
 from measure import machine
 from planted import BOTH, KINDS, plant

@@ -178,7 +178,7 @@ def test_a_list_gets_a_list(index: Index, photos: list[Path], new: Path) -> None
 def test_hits_are_a_sequence_and_a_table(index: Index, photos: list[Path]) -> None:
     hits = index.search(photos[3])
     frame = hits.to_pandas()
-    assert list(frame.columns) == ["rank", "id", "path", "label", "distance"]
+    assert list(frame.columns) == ["rank", "id", "path", "label", "distance", "band"]
     assert frame["rank"].tolist() == [1, 2, 3, 4, 5]
     assert frame["id"].tolist() == [hit.id for hit in hits]
     assert frame["distance"].tolist() == [hit.distance for hit in hits]

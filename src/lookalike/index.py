@@ -13,7 +13,8 @@ from lookalike.lsh import search
 from lookalike.models.embedder import ImageEmbedder
 from lookalike.search import frames, table_function
 from lookalike.search.bands.kept import bands_of
-from lookalike.search.bands.limits import Band, Bands
+from lookalike.search.bands.limits import Bands
+from lookalike.search.bands.names import Band
 from lookalike.search.engines import Engine
 from lookalike.search.filters import Filter
 from lookalike.search.knn import export

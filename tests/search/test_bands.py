@@ -15,7 +15,8 @@ from lookalike.images.synthetic import DrawnCollection
 from lookalike.search.bands import calibration, kept, search
 from lookalike.search.bands.copies import collapse
 from lookalike.search.bands.kept import FILE, bands_of, saved_bands
-from lookalike.search.bands.limits import BANDS, Bands
+from lookalike.search.bands.limits import Bands
+from lookalike.search.bands.names import BANDS
 from lookalike.search.regions.maintenance import check_derived
 from lookalike.search.rows import Neighbor
 from lookalike.search.searcher import Searcher

@@ -75,7 +75,7 @@ def test_a_search_has_keys_and_distances(made: Index) -> None:
         found = made.search(id=KEYS[row], k=9)
         assert_same([(one.id, one.distance) for one in found], nearest(true, row, 9))
         frame = found.to_pandas()
-        assert list(frame.columns) == ["rank", "id", "path", "label", "distance"]
+        assert list(frame.columns) == ["rank", "id", "path", "label", "distance", "band"]
         assert frame["id"].tolist() == frame["path"].tolist()
     limit = float(np.quantile(true[5], 0.1))
     within = made.search(id=KEYS[5], within=limit)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lookalike.search.bands.limits import Band
+from lookalike.search.bands.names import Band
 from lookalike.search.engines import Engine, KnnEngine
 from lookalike.system.defaults import WAVE_IMAGES
 

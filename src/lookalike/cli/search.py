@@ -53,7 +53,7 @@ def info(
     """
     from lookalike.index import Index
     from lookalike.search.bands.kept import saved_bands
-    from lookalike.search.bands.limits import NOT_MEASURED
+    from lookalike.search.bands.names import NOT_MEASURED
     from lookalike.storage import EmbeddingTable
 
     if skipped and history:

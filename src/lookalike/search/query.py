@@ -17,7 +17,7 @@ from lookalike.images.decoding.raster import read_file
 from lookalike.images.inputs.reader import content_hash
 from lookalike.models.embedder import ImageEmbedder, ImageLike, have_direction, to_pixels, unit_rows
 from lookalike.search import exact
-from lookalike.search.bands.limits import Band, check_band
+from lookalike.search.bands.names import Band, check_band
 from lookalike.search.engines import Engine, KnnEngine, check_engine
 from lookalike.search.filters import Filter
 from lookalike.search.results import Query, SearchResult, read_content

@@ -13,7 +13,8 @@ from lookalike import images, rendering
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.images.decoding.raster import read_file
 from lookalike.images.inputs.source import is_inside
-from lookalike.search.bands.limits import Band, Bands
+from lookalike.search.bands.limits import Bands
+from lookalike.search.bands.names import Band
 from lookalike.search.engines import Engine
 from lookalike.search.filters import Filter
 from lookalike.search.rows import Neighbor, Rows, check_seed

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import Depends, HTTPException, Path, Query
 
 from lookalike.errors import LookalikeError
-from lookalike.search.bands.limits import Band
+from lookalike.search.bands.names import Band
 from lookalike.search.filters import MAX_CONDITION_CHARS, Filter
 from lookalike.server import schemas
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from lookalike.search.bands.limits import Band
+from lookalike.search.bands.names import Band
 
 
 class VersionedResponse(BaseModel):

@@ -14,7 +14,8 @@ from fastapi import HTTPException
 from lookalike import images
 from lookalike.errors import ImageError, LookalikeError
 from lookalike.search.bands.kept import bands_of, saved_bands
-from lookalike.search.bands.limits import NOT_MEASURED, Bands
+from lookalike.search.bands.limits import Bands
+from lookalike.search.bands.names import NOT_MEASURED
 from lookalike.search.bands.search import search_in_bands
 from lookalike.search.engines import KnnEngine
 from lookalike.search.filters import Filter

@@ -6,19 +6,15 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
-from lookalike.errors import LookalikeError, either
+from lookalike.errors import LookalikeError
+from lookalike.search.bands.names import BANDS, Band, check_band
 from lookalike.system.files import new_file
 from lookalike.system.untrusted import read_json
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
-
-Band = Literal["same photo", "close", "similar", "weak"]
-"""The names of the bands, nearest first."""
-BANDS: tuple[Band, ...] = get_args(Band)
-NOT_MEASURED = "not measured yet: the next search shows them"
 
 
 @dataclass(frozen=True)
@@ -135,9 +131,3 @@ class Bands:
         if min(counts) < 0:
             raise ValueError(f"no counts: {counts}")
         return cls(limits, "", str(about["fingerprint"]), *counts)
-
-
-def check_band(band: str | None) -> None:
-    """Raise `LookalikeError` for an unknown band."""
-    if band is not None and band not in BANDS:
-        raise LookalikeError(f"unknown band {band!r}: choose {either(BANDS)}")

@@ -7,7 +7,8 @@ from functools import partial
 from lookalike.errors import LookalikeError
 from lookalike.search.bands.copies import collapse, vectors_of
 from lookalike.search.bands.kept import bands_of
-from lookalike.search.bands.limits import Bands, check_band
+from lookalike.search.bands.limits import Bands
+from lookalike.search.bands.names import check_band
 from lookalike.search.engines import KnnEngine
 from lookalike.search.filters import Filter
 from lookalike.search.query import DEFAULT_K, search_vectors
