@@ -244,7 +244,8 @@ def test_odd_names_can_be_printed_anywhere(
         **environment,
     )
     assert done.code == 0, done.err
-    assert len(done.out.splitlines()) == len(odd.paths) + 1
+    assert len(done.out.splitlines()) == len(odd.paths) + 2
+    assert done.out.endswith("no bands: 16 images are too few, 32 are enough\n")
     assert "[/red]" in done.out and "[bold]" in done.out
     assert page.read_text(encoding="utf-8").count("<img") == len(odd.paths)
     assert (listed.code, listed.err) == (0, "")
