@@ -610,7 +610,7 @@ def test_hashing_and_searching_by_it(
 
     asked = ("search", index.path, photo, "--engine", "spark-lsh", "--explain")
     answer = json.loads(run(*asked, "--json").out)
-    assert list(answer) == ["query", "engine", "took_ms", "neighbors", "candidates"]
+    assert list(answer) == ["query", "engine", "took_ms", "neighbors", "candidates", "bands"]
     assert answer["engine"] == "spark-lsh"
     assert all(hit["tables"] for hit in answer["neighbors"])
     done = run(*asked)
