@@ -10,6 +10,8 @@ POLL_SECONDS = 1.0
 """Time between two checks for a newer version."""
 STORE_POLL_SECONDS = 5.0
 """The same for an index in a store, where each check is a request."""
+STOP_SECONDS = 4.0
+"""Time that the end of a server waits for the thread."""
 log = logging.getLogger("uvicorn.error")
 """The log that uvicorn prints."""
 
@@ -22,15 +24,18 @@ class Refresher:
         self.error = ""
         """Why the newest version cannot be opened, empty if it can."""
         self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="refresher", daemon=True)
 
     def start(self) -> None:
         """Prepare the first version, then follow newer ones in a thread until `stop`."""
         # A daemon: preparing the signatures of a large index takes half a minute.
-        threading.Thread(target=self._follow, name="refresher", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
-        """Stop following."""
+        """Stop following; wait a little for what measures, which an exit might crash."""
         self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
 
     def _follow(self) -> None:
         while True:
