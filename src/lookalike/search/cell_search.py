@@ -143,7 +143,7 @@ class CellSearch:
             found.append((rows[row], start + place, halves[row, place]))
         row, place, half = (np.concatenate(one) for one in zip(*found, strict=True))
         best = np.flatnonzero(half == first[row])
-        nearest = np.empty(len(rotated), np.int64)
+        nearest = np.zeros(len(rotated), np.int64)
         nearest[row[best]] = place[best]
         kept = _best_of_each(row, half - first[row], most)
         order = kept[np.argsort(row[kept], kind="stable")]
