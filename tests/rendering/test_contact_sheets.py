@@ -16,7 +16,15 @@ from PIL import Image
 import lookalike
 from helpers.pages import Page, extent, pixels
 from lookalike.rendering import Tile, contact_sheet, html_page, html_row
-from lookalike.rendering.contact_sheet import GREEN, NEIGHBOR, QUERY, WELL
+from lookalike.rendering.contact_sheet import (
+    GREEN,
+    NEIGHBOR,
+    NEIGHBOR_HEIGHTS,
+    PAPER,
+    QUERY,
+    WELL,
+    _name_lines,
+)
 
 BLANK = Image.new("RGB", NEIGHBOR, WELL)
 PURPLE, ORANGE = (120, 40, 200), (250, 140, 20)
@@ -45,11 +53,55 @@ def test_query_is_at_left_and_larger_than_its_neighbors() -> None:
     assert found[3] - found[1] == NEIGHBOR[1], "five neighbors are one row"
 
 
-def test_a_picture_keeps_its_aspect() -> None:
-    sheet = contact_sheet(QUERY_TILE, [tile(size=(100, 400))])
+@pytest.mark.parametrize(
+    ("size", "height"),
+    [((100, 400), 304), ((300, 400), 304), ((100, 100), 228), ((320, 240), 171), ((912, 40), 10)],
+)
+def test_a_picture_keeps_its_aspect(size: tuple[int, int], height: int) -> None:
+    sheet = contact_sheet(QUERY_TILE, [tile(size=size)] * 3)
     found = extent(sheet, ORANGE)
-    assert found[3] - found[1] == NEIGHBOR[1]
-    assert found[2] - found[0] == round(NEIGHBOR[1] / 4)
+    assert found[3] - found[1] == height
+    width = min(NEIGHBOR[0], round(height * size[0] / size[1]))
+    assert pixels(sheet, ORANGE) == 3 * height * width
+
+
+def test_most_pictures_decide_the_frame() -> None:
+    """One portrait among landscapes is framed, and the other way round."""
+    wide, tall = tile(size=(400, 300)), tile(PURPLE, size=(300, 400))
+    few, many = (contact_sheet(tile((9, 9, 9)), some) for some in ([wide] * 4 + [tall], [tall] * 5))
+    assert extent(few, PURPLE)[3] - extent(few, PURPLE)[1] == NEIGHBOR[1]
+    assert extent(many, PURPLE)[3] - extent(many, PURPLE)[1] == NEIGHBOR_HEIGHTS[1]
+
+
+@pytest.mark.parametrize("size", [(300, 400), (100, 400), (400, 400), (400, 300), (400, 100)])
+@pytest.mark.parametrize("other", [(300, 400), (400, 300)])
+def test_a_tall_query_leaves_no_sheet_half_empty(
+    size: tuple[int, int], other: tuple[int, int]
+) -> None:
+    """Below its neighbours less than a third of a sheet is empty."""
+    sheet = contact_sheet(tile(PURPLE, size=size, label=None), [tile(size=other, label=None)] * 5)
+    left = extent(sheet, ORANGE)[0]
+    rows = [sheet.crop((left, y, sheet.width, y + 1)) for y in range(sheet.height)]
+    used = max(y for y, row in enumerate(rows) if row.getcolors() != [(row.width, PAPER)])
+    assert used > sheet.height * 2 / 3
+
+
+def test_a_long_name_takes_two_lines_and_keeps_its_end() -> None:
+    def height(name: str) -> int:
+        return contact_sheet(tile(size=(400, 20)), [tile(name=name)] * 5).height
+
+    one, two, more = (
+        height("photo.jpg"),
+        height("a_rather_long_name_of_a_photo.jpg"),
+        height("w" * 99),
+    )
+    assert one < two == more
+    assert _name_lines("photo.jpg", 228) == ["photo.jpg"]
+    assert _name_lines("holiday_in_the_alps_0042.jpg", 228) == ["holiday_in_the_alps_", "0042.jpg"]
+    first, last = _name_lines(f"{'holiday_' * 20}0042.jpg", 228)
+    assert first.startswith("holiday_holiday_")
+    assert last.endswith("0042.jpg")
+    assert "…" in first + last
 
 
 def test_twelve_neighbors_wrap_into_rows() -> None:

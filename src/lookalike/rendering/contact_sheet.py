@@ -1,6 +1,8 @@
 """Contact sheets: search results, or a sample of images, as one picture."""
 
+import statistics
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -25,7 +27,9 @@ Color = tuple[int, int, int]
 # All in pixels. Five columns make a sheet 1780 wide; the smallest text is legible at half of that.
 MARGIN, GAP, ROW_GAP, GUTTER, PAD = 40, 24, 36, 64, 14
 QUERY: Size = (400, 400)
+QUERY_COLUMN, QUERY_HEIGHT = 260, 300  # at least
 NEIGHBOR: Size = (228, 171)
+NEIGHBOR_HEIGHTS = (128, 304)  # of wide pictures and of tall ones
 BIG, MEDIUM, SMALL, TINY, CHECK = 28, 24, 22, 18, 26
 HEADING_LINE, RANK_LINE, LABEL_LINE, NAME_LINE, SHARED_LINE = 52, 40, 36, 30, 42
 PAPER: Color = (255, 255, 255)
@@ -51,7 +55,7 @@ def contact_sheet(query: Tile, neighbors: Sequence[Tile], columns: int = 5) -> I
     Returns
     -------
     Image.Image
-        The sheet, in RGB; 1780 pixels wide with five columns.
+        The sheet, in RGB; at most 1780 pixels wide with five columns.
 
     Raises
     ------
@@ -67,12 +71,14 @@ def contact_sheet(query: Tile, neighbors: Sequence[Tile], columns: int = 5) -> I
     """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
-    large = _query_card(query, alike_note(query, neighbors))
+    frame = frame_of(neighbors)
     cards = [
-        _neighbor_card(rank, tile, alike(query, tile)) for rank, tile in enumerate(neighbors, 1)
+        _neighbor_card(rank, tile, alike(query, tile), frame)
+        for rank, tile in enumerate(neighbors, 1)
     ]
     grid = _grid(cards, columns)
-    left, top = MARGIN + QUERY[0] + GUTTER, MARGIN + HEADING_LINE
+    large = _query_card(query, alike_note(query, neighbors), grid.height)
+    left, top = MARGIN + large.width + GUTTER, MARGIN + HEADING_LINE
     width = left + grid.width + MARGIN
     height = top + max(large.height, grid.height) + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
@@ -109,7 +115,8 @@ def tile_sheet(tiles: Sequence[Tile], columns: int = 5) -> Image.Image:
     """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
-    grid = _grid([_card(tile) for tile in tiles], columns)
+    frame = frame_of(tiles)
+    grid = _grid([_card(tile, frame) for tile in tiles], columns)
     sheet = Image.new("RGB", (grid.width + 2 * MARGIN, grid.height + 2 * MARGIN), PAPER)
     sheet.paste(grid, (MARGIN, MARGIN))
     return sheet
@@ -127,15 +134,29 @@ def _grid(cards: Sequence[Image.Image], columns: int) -> Image.Image:
     return grid
 
 
-def _card(tile: Tile) -> Image.Image:
-    card, draw = _blank(well(NEIGHBOR, tile.picture), NEIGHBOR[0])
-    return card.crop((0, 0, card.width, _write_caption(draw, NEIGHBOR[1] + PAD, tile, card.width)))
+def frame_of(tiles: Sequence[Tile]) -> Size:
+    """Return the frame that pictures of a sheet share: as tall as most of them need."""
+    shapes = [tile.picture.height / tile.picture.width for tile in tiles if tile.picture]
+    if not shapes:
+        return NEIGHBOR
+    least, most = NEIGHBOR_HEIGHTS
+    return NEIGHBOR[0], min(max(round(NEIGHBOR[0] * statistics.median(shapes)), least), most)
 
 
-def _query_card(query: Tile, shared: str) -> Image.Image:
-    # The query stands alone: it needs no frame to line up with others.
-    width = QUERY[0]
-    photo = _fitted(query.picture, QUERY) if query.picture else well((width, width * 3 // 4), None)
+def _card(tile: Tile, frame: Size) -> Image.Image:
+    card, draw = _blank(well(frame, tile.picture), frame[0])
+    return card.crop((0, 0, card.width, _write_caption(draw, frame[1] + PAD, tile, card.width)))
+
+
+def _query_card(query: Tile, shared: str, height: int) -> Image.Image:
+    """Draw the query as tall as `height`, that of its neighbours, if it is large enough then.
+
+    It stands alone: it needs no frame to line up with others.
+    """
+    caption = PAD + LABEL_LINE * bool(query.label) + NAME_LINE + SHARED_LINE * bool(shared)
+    room = QUERY[0], min(max(QUERY_HEIGHT, height - caption), QUERY[1])
+    photo = _fitted(query.picture, room) if query.picture else well((QUERY[0], QUERY_HEIGHT), None)
+    width = max(photo.width, QUERY_COLUMN)
     card, draw = _blank(photo, width)
     end = _write_caption(draw, photo.height + PAD, query, width)
     if shared:
@@ -145,9 +166,9 @@ def _query_card(query: Tile, shared: str) -> Image.Image:
     return card.crop((0, 0, width, end))
 
 
-def _neighbor_card(rank: int, tile: Tile, alike: bool) -> Image.Image:
-    width, y = NEIGHBOR[0], NEIGHBOR[1] + PAD
-    card, draw = _blank(well(NEIGHBOR, tile.picture), width)
+def _neighbor_card(rank: int, tile: Tile, alike: bool, frame: Size) -> Image.Image:
+    width, y = frame[0], frame[1] + PAD
+    card, draw = _blank(well(frame, tile.picture), width)
     write(draw, (0, y), str(rank), BIG, INK, bold=True)
     if alike:
         _draw_check(card, (round(font(BIG).getlength(str(rank))) + 12, y + 5))
@@ -169,7 +190,7 @@ def _neighbor_card(rank: int, tile: Tile, alike: bool) -> Image.Image:
 
 def _blank(photo: Image.Image, width: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """Start a card with the photo on top and more room below than a caption needs."""
-    card = Image.new("RGB", (width, photo.height + 250), PAPER)
+    card = Image.new("RGB", (width, photo.height + 280), PAPER)
     card.paste(photo)
     return card, ImageDraw.Draw(card)
 
@@ -199,8 +220,25 @@ def _write_caption(draw: ImageDraw.ImageDraw, y: int, tile: Tile, width: int) ->
     for line in _label_lines(tile, width):
         write(draw, (0, y), line, BIG, INK, bold=True)
         y += LABEL_LINE
-    write(draw, (0, y), shortened(drawable(tile.name), fits(SMALL, width)), SMALL, GREY)
-    return y + NAME_LINE
+    for line in _name_lines(tile.name, width):
+        write(draw, (0, y), line, SMALL, GREY)
+        y += NAME_LINE
+    return y
+
+
+def _name_lines(name: str, width: int) -> list[str]:
+    """Break a name into at most two lines, after a mark if possible; shorten a longer one."""
+    short = fits(SMALL, width)
+
+    def lines(text: str) -> list[str]:
+        if short(text):
+            return [text]
+        end = bisect_left(range(len(text)), True, key=lambda at: not short(text[: at + 1]))
+        mark = max(text.rfind(one, 0, end) for one in " _-.") + 1
+        end = mark if mark > end // 2 and short(text[mark:]) else end
+        return [text[:end], text[end:]]
+
+    return lines(shortened(drawable(name), lambda text: short(lines(text)[-1])))
 
 
 def _label_lines(tile: Tile, width: int) -> list[str]:

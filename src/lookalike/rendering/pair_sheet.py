@@ -15,9 +15,11 @@ from lookalike.rendering.contact_sheet import (
     PAPER,
     RULE,
     SMALL,
+    Size,
     drawable,
     fits,
     font,
+    frame_of,
     well,
     write,
 )
@@ -63,7 +65,8 @@ def pair_sheet(rows: Sequence[Pairs], columns: int = 3) -> Image.Image:
     """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
-    drawn = [[_pair(row, at) for at in range(len(row.pairs))] for row in rows]
+    frame = frame_of([tile for row in rows for pair in row.pairs for tile in pair])
+    drawn = [[_pair(row, at, frame) for at in range(len(row.pairs))] for row in rows]
     wide = max(1, min(columns, max(map(len, drawn), default=1)))
     step = 2 * NEIGHBOR[0] + _SEAM + _PAIR_GAP
     width = 2 * MARGIN + wide * step - _PAIR_GAP
@@ -98,12 +101,12 @@ def _write_heading(draw: ImageDraw.ImageDraw, top: int, row: Pairs, width: int) 
     draw.line((MARGIN, top + 42, width - MARGIN, top + 42), fill=RULE, width=2)
 
 
-def _pair(row: Pairs, at: int) -> Image.Image:
+def _pair(row: Pairs, at: int, frame: Size) -> Image.Image:
     """Draw one pair: two pictures, their caption, and the label and name of each."""
     tiles = row.pairs[at]
     distance = tiles[1].distance
     caption = row.captions[at] if row.captions else "" if distance is None else f"{distance:.3f}"
-    each, tall = NEIGHBOR
+    each, tall = frame
     height = tall + _PAD + _CAPTION_LINE + 2 * _TEXT_LINE
     card = Image.new("RGB", (2 * each + _SEAM, height), PAPER)
     draw = ImageDraw.Draw(card)
@@ -112,7 +115,7 @@ def _pair(row: Pairs, at: int) -> Image.Image:
     write(draw, (0, y), text, MEDIUM, INK, bold=True)
     labelled = any(tile.label for tile in tiles)
     for tile, left in zip(tiles, (0, each + _SEAM), strict=True):
-        card.paste(well(NEIGHBOR, tile.picture), (left, 0))
+        card.paste(well(frame, tile.picture), (left, 0))
         below = y + _CAPTION_LINE
         for line, ink in ((tile.label or "", INK), (tile.name, GREY))[not labelled :]:
             write(draw, (left, below), _short(line, each - 8), SMALL, ink)
