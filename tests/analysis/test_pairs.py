@@ -645,7 +645,16 @@ def test_what_a_gallery_shows_is_so(index: Index, tmp_path: Path) -> None:
     np.fill_diagonal(apart, np.inf)
     nearest = {int(rows.ids[row]): set(rows.ids[np.argsort(apart[row])[:5]]) for row in range(96)}
     typical = table[table.section == "typical"]
-    named = [sum(one in others for others in nearest.values()) for one in typical.id]
+    place = {id_: row for row, id_ in enumerate(rows.ids.tolist())}
+    named = [
+        sum(
+            one in others
+            and len(others & nearest[one]) >= 2
+            and apart[place[one], place[other]] > index.bands.limits[0]
+            for other, others in nearest.items()
+        )
+        for one in typical.id
+    ]
     assert typical.figure.tolist() == named == sorted(named, reverse=True)
     assert not any(one in nearest[other] for one in typical.id for other in typical.id)
     lines = table[table.section == "neighbors"]

@@ -16,7 +16,9 @@ from lookalike.analysis.clusters import view_neighbors
 from lookalike.analysis.outliers import SUSPECTS
 from lookalike.analysis.outliers import TABLE as OUTLIERS
 from lookalike.errors import LookalikeError
+from lookalike.search.bands.kept import bands_of
 from lookalike.search.rows import Rows, draw
+from lookalike.search.searcher import Searcher
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Numbers, Vectors
 from lookalike.system.sql import create_view, write_parquet
@@ -30,6 +32,8 @@ SECTIONS = ("typical", "neighbors", "isolated", "pairs", "suspects")
 LISTED_NEIGHBORS = 8
 """Neighbours in the line of a drawn image."""
 _TRIED_PER_LINE = 50  # images or pairs, to choose from
+_MIN_TRIED = 5_000  # popular images: the first may all be hubs
+_SHARED = 1 / 3  # of the neighbours, by two images of one kind
 _SAMPLE_IMAGES = 10_000  # clustered into regions, where there are no labels
 _CHOSEN = pa.schema(
     {
@@ -50,8 +54,11 @@ def overview(
 
     The sections are
 
-    - `typical`: the images that are among the k nearest of the most others (`figure`), without any
-      that is a neighbour of one before it: one of each kind;
+    - `typical`: the images that are among the k nearest of the most others (`figure`) that share a
+      third of their neighbours with them, without any that is a neighbour of one before it: one of
+      each kind. Hubs, which are near many images that have nothing in common (Radovanović and
+      others, 2010, https://jmlr.org/papers/v11/radovanovic10a.html), share few. Copies of the same
+      photo do not count;
     - `neighbors`: a line per drawn image, itself first, then its 8 nearest with their distances.
       Every label comes once before any comes twice; without labels every region of the vectors;
     - `isolated`: the first of `outliers.parquet`, with their scores;
@@ -85,11 +92,13 @@ def overview(
     check_count(count)
     rows = Rows(table.segments)
     labels = _labels(rows)
+    bands = bands_of(Searcher(table))
+    same = bands.limits[0] if bands.limits else 0.0
     with table.connect(folder) as sql:
         view_neighbors(sql, graph, k)
         drawn = draw_by_kind(rows, labels, count, seed)
         chosen = [
-            *_typical(sql, count),
+            *_typical(sql, count, k, same),
             *_neighbors(sql, drawn),
             *_first(sql, "isolated", folder / OUTLIERS, count),
             *_pairs(sql, count),
@@ -127,20 +136,36 @@ def check_count(count: int) -> None:
         raise LookalikeError(f"`shown` is {count}: give at least 1 image per section")
 
 
-def _typical(sql: "DuckDBPyConnection", count: int) -> Iterator[Line]:
+def _typical(sql: "DuckDBPyConnection", count: int, k: int, same: float) -> Iterator[Line]:
     query = """
         with popular as (
             select neighbor_id as id, count(*) as times from near
             group by all order by times desc, id limit $tried
-        )
-        select id, times, list(near.neighbor_id) from popular join near on query_id = id
-        group by all order by times desc, id"""
-    found = sql.execute(query, {"tried": _TRIED_PER_LINE * count}).fetchall()
+        ),
+        votes as (
+            select id, query_id from popular join near on neighbor_id = id where distance > $same
+        ),
+        shared as (
+            select votes.id, votes.query_id from votes
+            join near as own on own.query_id = votes.id
+            join near as theirs
+                on theirs.query_id = votes.query_id and theirs.neighbor_id = own.neighbor_id
+            group by all having count(*) >= $shared
+        ),
+        counted as (select id, count(*) as figure from shared group by all)
+        select popular.id, coalesce(figure, 0) as figure, list(near.neighbor_id) as nearest
+        from popular left join counted using (id) join near on near.query_id = popular.id
+        group by popular.id, figure, times order by figure desc, times desc, popular.id"""
+    values = {
+        "tried": max(_TRIED_PER_LINE * count, _MIN_TRIED),
+        "same": same,
+        "shared": max(round(_SHARED * k), 1),
+    }
     chosen: set[int] = set()
     like_them: set[int] = set()
-    for one, times, nearest in found:
+    for one, figure, nearest in sql.execute(query, values).fetchall():
         if one not in like_them and chosen.isdisjoint(nearest):
-            yield "typical", len(chosen), 0, one, times
+            yield "typical", len(chosen), 0, one, figure
             chosen.add(one)
             like_them.update(nearest)
         if len(chosen) == count:

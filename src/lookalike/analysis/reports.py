@@ -26,6 +26,9 @@ from lookalike.rendering import (
     write_gallery,
     write_parts,
 )
+from lookalike.search.bands.kept import bands_of
+from lookalike.search.bands.limits import Bands
+from lookalike.search.searcher import Searcher
 from lookalike.storage import EmbeddingTable
 from lookalike.system.defaults import MIN_AGREEMENT
 from lookalike.system.sql import connect, create_view
@@ -47,8 +50,9 @@ def pairs(
             select a_path, b_path, distance from pairs
             where {condition} order by distance, a_id, b_id limit $shown"""
         nearest = sql.execute(query, values).fetchall()
+    bands = bands_of(Searcher(a))
     groups = (
-        Group(f"{distance:.3f}", "", (Card(one), Card(other, source=b.source)))
+        Group(_meaning(distance, bands), "", (Card(one), Card(other, source=b.source)))
         for one, other, distance in nearest
     )
     count, what = figures.get("agreeing", figures["pairs"]), " that agree" if verified else ""
@@ -56,13 +60,31 @@ def pairs(
     write_gallery(folder, "Pairs", note, groups, a.source)
 
 
+def _meaning(distance: float, bands: Bands) -> str:
+    """Return a distance with its band before it, if the index has bands."""
+    band = bands.name(distance)
+    return f"{distance:.3f}" if band is None else f"{band} {distance:.3f}"
+
+
+def _file_size(width: int, height: int, size: int) -> str:
+    unit, name = (1e6, "MB") if size >= 1e6 else (1e3, "KB")
+    return f"{width:,} x {height:,}, {size / unit:.{int(size / unit < 10)}f} {name}"
+
+
 def duplicates(folder: Path, table: EmbeddingTable, figures: dict[str, Any], shown: int) -> None:
     """Write the gallery of the largest groups, with the images to keep and to drop."""
+    bands = bands_of(Searcher(table))
 
     def group(number: int, rows: list[tuple[Any, ...]]) -> Group:
         cards = [
-            Card(path, "" if action == "keep" else f"{distance:.3f}", action, label)
-            for _, path, label, action, distance, _ in rows
+            Card(
+                path,
+                "" if action == "keep" else _meaning(distance, bands),
+                action,
+                label,
+                detail=_file_size(*size) if all(size) else "",
+            )
+            for _, path, label, action, distance, *size, _ in rows
         ]
         return Group(f"group {number + 1}", "", cards, rows[0][-1] - len(rows))
 
@@ -75,7 +97,7 @@ def duplicates(folder: Path, table: EmbeddingTable, figures: dict[str, Any], sho
         folder,
         DUPLICATES,
         "group",
-        "path, label, action, distance",
+        "path, label, action, distance, width, height, size",
         "action desc, distance, id",
         shown,
     )
@@ -171,14 +193,14 @@ def gallery(folder: Path, table: EmbeddingTable, figures: dict[str, Any]) -> Non
             ]
         )
 
-    labelled = figures["labels"] > 1
+    labelled, bands = figures["labels"] > 1, bands_of(Searcher(table))
     drawn = f"each {'label' if labelled else 'region'} once before any twice"
     parts = [
         Part(
             "typical",
             "Most typical",
-            f"Images that are among the {figures['k']} nearest neighbours of the most others; no "
-            "two of them are near each other.",
+            f"Images that are among the {figures['k']} nearest neighbours of the most others that "
+            "have neighbours in common with them; no two of them are near each other.",
             heap("typical", lambda figure, _: f"near {figure:,.0f}"),
             "heap",
         ),
@@ -187,7 +209,7 @@ def gallery(folder: Path, table: EmbeddingTable, figures: dict[str, Any]) -> Non
             "Neighbours of some images",
             f"Images drawn at random, {drawn}, and the nearest of each with their "
             "distances, from 0 (the same) to 2.",
-            [_neighbour_line(line) for line in lines["neighbors"]],
+            [_neighbour_line(line, bands) for line in lines["neighbors"]],
             "lines",
         ),
         Part(
@@ -202,7 +224,7 @@ def gallery(folder: Path, table: EmbeddingTable, figures: dict[str, Any]) -> Non
             "Nearest pairs",
             "The most similar pair first, with distances; each image in one pair at most. "
             "lookalike duplicates finds all duplicates.",
-            [_pair(*line) for line in lines["pairs"]],
+            [_pair(*line, bands) for line in lines["pairs"]],
         ),
         Part(
             "labels",
@@ -220,19 +242,19 @@ def gallery(folder: Path, table: EmbeddingTable, figures: dict[str, Any]) -> Non
     _write_parts(folder, name, ", ".join(counts), parts, table)
 
 
-def _neighbour_line(line: list[Any]) -> Group:
+def _neighbour_line(line: list[Any], bands: Bands) -> Group:
     """Return an image and its nearest neighbours as a group, with the labels that differ."""
     (path, label, *_), *others = line
     same = [label is not None and its == label for _, its, *_ in others]
     cards = [
-        Card(other, f"{distance:.3f}", SAME_LABEL if alike else "", None if alike else its)
+        Card(other, _meaning(distance, bands), SAME_LABEL if alike else "", None if alike else its)
         for (other, its, distance, *_), alike in zip(others, same, strict=True)
     ]
     note = f"{sum(same)} of {len(others)} nearest with this label · {path}"
     return Group(label or path, note if label else "", [Card(path), *cards])
 
 
-def _pair(one: list[Any], other: list[Any]) -> Group:
+def _pair(one: list[Any], other: list[Any], bands: Bands) -> Group:
     same_bytes, labels = other[-1], {one[1], other[1]}
     note = ", ".join(
         text
@@ -243,7 +265,7 @@ def _pair(one: list[Any], other: list[Any]) -> Group:
         if is_so
     )
     cards = [Card(path, "", "", label) for path, label, *_ in (one, other)]
-    return Group(f"{other[2]:.3f}", note, cards)
+    return Group(_meaning(other[2], bands), note, cards)
 
 
 def threshold_sheet(

@@ -30,6 +30,8 @@ class Card:
     label: str | None = None
     source: images.Source | None = None
     """Where the image lies, if not in the source of the gallery."""
+    detail: str = ""
+    """What the file is: its size in pixels and bytes."""
 
 
 @dataclass(frozen=True)
