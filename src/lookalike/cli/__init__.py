@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import analysis, demo, ingest, lsh, maintenance, plan, search, serve, train
-from lookalike.cli.command import Quiet, Verbose, as_command
+from lookalike.cli.command import Progress, Quiet, Verbose, as_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,9 +83,10 @@ def _options(
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    progress: Progress = None,
 ) -> None:
     """Take the options that stand before the command."""
-    ctx.obj = {"quiet": quiet, "verbose": verbose}
+    ctx.obj = {"quiet": quiet, "verbose": verbose, "progress": progress}
 
 
 def main() -> None:

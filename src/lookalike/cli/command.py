@@ -1,4 +1,4 @@
-"""What all commands share: `-q` and `-v`, one-line errors, exit codes."""
+"""What all commands share: `-q`, `-v` and `--progress`, one-line errors, exit codes."""
 
 import inspect
 import logging
@@ -12,12 +12,22 @@ from rich.markup import escape
 from lookalike.cli.options import with_signature
 from lookalike.cli.output import as_options, errors, last_words, notes, option_names, printable
 from lookalike.errors import LookalikeError
-from lookalike.system.progress import show_progress, terminal_line
+from lookalike.system.progress import Display, show_progress, terminal_line
 
 FAILED, INTERRUPTED = 1, 130
 """Exit codes."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results and errors only.")]
+Progress = Annotated[
+    str | None,
+    typer.Option(
+        "--progress",
+        envvar="LOOKALIKE_PROGRESS",
+        metavar="HOW",
+        help="`line` on a terminal; `json`: events on stderr, one a line; FILE.prom: a file of "
+        "figures for Prometheus. [default: line]",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show debugging messages.")]
 
 
@@ -40,15 +50,19 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function: it ends with an exit code and, if it fails, with one line."""
 
     def command(
-        ctx: typer.Context, quiet: Quiet = False, verbose: Verbose = False, **own: Any
+        ctx: typer.Context,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+        progress: Progress = None,
+        **own: Any,
     ) -> None:
         of_program = ctx.obj or {}
         option_names.clear()
         option_names.update(_options_of(ctx))
-        _set_up_output(
-            quiet or of_program.get("quiet", False), verbose or of_program.get("verbose", False)
-        )
+        quiet = quiet or of_program.get("quiet", False)
+        _set_up_output(quiet, verbose or of_program.get("verbose", False))
         try:
+            show_progress(_display(progress or of_program.get("progress"), quiet))
             function(**own)
         except KeyboardInterrupt as stopped:
             errors.print(printable(str(stopped)) or "stopped", markup=False)
@@ -87,10 +101,24 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _set_up_output(quiet: bool, verbose: bool) -> None:
-    """Show notes, progress and the log of the library as far as they are wanted."""
+    """Show notes and the log of the library as far as they are wanted."""
     notes.quiet = quiet
-    show_progress(None if quiet else terminal_line)
     library = logging.getLogger("lookalike")
     library.addHandler(_HANDLER)  # once: one that is there is not added again
     usual = logging.INFO if notes.is_terminal else logging.WARNING
     library.setLevel(logging.DEBUG if verbose else usual)
+
+
+def _display(how: str | None, quiet: bool) -> Display | None:
+    """Return how progress is shown. Raises `LookalikeError` for an unknown way."""
+    if how in (None, "line"):
+        return None if quiet else terminal_line
+    from lookalike.system.progress_events import json_lines, prometheus_file
+
+    if how == "json":
+        return json_lines()
+    if how is not None and how.endswith(".prom"):
+        return prometheus_file(how)
+    raise LookalikeError(
+        f"`progress` is {how!r}: give `line`, `json`, or a file that ends in .prom"
+    )

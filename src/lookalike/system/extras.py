@@ -25,6 +25,7 @@ _EXTRAS = {
     "pandas": ("pandas", "notebook"),
     "pillow_heif": ("pillow-heif", "heic"),
     "polars": ("Polars", "polars"),
+    "prometheus_client": ("prometheus-client", "serve"),
     "pyspark": ("PySpark", "spark"),
     "sentence_transformers": ("sentence-transformers", "huggingface"),
     "timm": ("timm", "timm"),
