@@ -83,8 +83,8 @@ def test_duplicates_have_their_resolution_and_size(copied: Index, tmp_path: Path
     found = copied.duplicates(tmp_path / "out", within=0.01, spark=False).to_pandas()
     page = (tmp_path / "out" / "index.html").read_text()
     assert len(found) >= 4
-    for row in found.itertuples():
-        assert f"<small>{_file_size(row.width, row.height, row.size)}</small>" in page
+    for width, height, size in found[["width", "height", "size"]].to_numpy().tolist():
+        assert f"<small>{_file_size(width, height, size)}</small>" in page
     assert "same photo 0.000" in page
 
 

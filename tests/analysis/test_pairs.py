@@ -650,7 +650,7 @@ def test_what_a_gallery_shows_is_so(index: Index, tmp_path: Path) -> None:
         sum(
             one in others
             and len(others & nearest[one]) >= 2
-            and apart[place[one], place[other]] > index.bands.limits[0]
+            and apart[place[one], place[other]] > index.bands.limit("same photo")
             for other, others in nearest.items()
         )
         for one in typical.id

@@ -99,7 +99,7 @@ def test_the_notebook_of_words(
 def test_notebooks_are_kept_without_output() -> None:
     for file in EXAMPLES.glob("*.ipynb"):
         notebook = nbformat.reads(file.read_text(), as_version=4)  # type: ignore[no-untyped-call]
-        nbformat.validate(notebook)  # type: ignore[no-untyped-call]
+        nbformat.validate(notebook)
         cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
         assert all(not cell.outputs and cell.execution_count is None for cell in cells)
         assert file.name in (EXAMPLES.parent / "README.md").read_text() + "".join(

@@ -224,7 +224,7 @@ def gallery(folder: Path, table: EmbeddingTable, figures: dict[str, Any]) -> Non
             "Nearest pairs",
             "The most similar pair first, with distances; each image in one pair at most. "
             "lookalike duplicates finds all duplicates.",
-            [_pair(*line, bands) for line in lines["pairs"]],
+            [_pair(one, other, bands) for one, other in lines["pairs"]],
         ),
         Part(
             "labels",
