@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.clusters import clustered, ids
+from helpers.command import run
 from helpers.segments import Floats, collection_of, grown
 from lookalike import Index, LookalikeError, Neighbor
 from lookalike.search import row_lookup, searcher
@@ -286,6 +287,16 @@ def test_damage_is_said_in_one_line_and_repaired(
     assert Index(table).repair().ok
     assert not region_folders(table.path)
     assert open_regions(table) is None
+
+
+def test_info_tells_of_them(table: EmbeddingTable) -> None:
+    about = Index(table).info()["regions"]
+    assert about is not None and about.pop("recall") >= 0.95
+    assert about == {"version": table.version, "rows": ROWS}
+    assert "3,000 rows of version" in run("info", table.path).out
+    for file in files_of(table, "profile.json"):
+        file.write_text("{}")
+    assert "reason" in (Index(table).info()["regions"] or {})
 
 
 def test_damaged_regions_are_made_anew(table: EmbeddingTable, vectors: Floats) -> None:

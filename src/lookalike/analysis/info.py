@@ -12,6 +12,7 @@ from lookalike.search import evaluation, fidelity
 from lookalike.search.bands.kept import saved_bands
 from lookalike.search.query import make_embedder
 from lookalike.search.recall import RECALL_K, RECALLS
+from lookalike.search.regions.folder import describe_regions
 from lookalike.search.rows import check_k, check_seed
 from lookalike.search.searcher import Searcher
 from lookalike.spark import is_connect
@@ -69,6 +70,9 @@ class IndexInfo(TypedDict):
     bands
         The limits of the bands of distance, and what they were measured on; None before the first
         search that shows them.
+    regions
+        The regions that search reads by ranges: `version`, `rows` and `recall`, or `reason`, why
+        they cannot be read; None without any.
     metric, table, key
         Of vectors made elsewhere alone: "cosine" or "l2", their table, the column of keys.
 
@@ -84,6 +88,7 @@ class IndexInfo(TypedDict):
     recall: dict[str, float | None]
     approximate: ApproximateInfo | None
     bands: dict[str, Any] | None
+    regions: dict[str, Any] | None
     metric: NotRequired[str]
     table: NotRequired[str | None]
     key: NotRequired[str | None]
@@ -215,6 +220,7 @@ def describe(self: HasSearcher) -> IndexInfo:
             "recall": dict(zip(map(str, RECALLS), known.recall, strict=True)),
         },
         "bands": None if bands is None else bands.to_dict(),
+        "regions": describe_regions(table),
     }
     if table.own is not None:
         found |= {"metric": table.metric, "table": table.own.place, "key": table.own.id_column}

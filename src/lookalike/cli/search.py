@@ -93,9 +93,19 @@ def info(
     facts["approximate"] = note_of_signatures(facts.pop("approximate"))
     facts.pop("bands")
     facts["bands"] = str(saved_bands(table) or NOT_MEASURED)
+    facts["regions"] = _note_of_regions(facts.pop("regions"))
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
         answers.print(f"{name:>11}  {shown}", markup=False)
+
+
+def _note_of_regions(about: dict[str, Any] | None) -> str:
+    if about is None:
+        return "none: `lookalike regions INDEX` makes them"
+    if "reason" in about:
+        return str(about["reason"])
+    recall = "not measured" if about["recall"] is None else f"{about['recall']:.3f}"
+    return f"{about['rows']:,} rows of version {about['version']:,}, recall {recall}"
 
 
 def search(

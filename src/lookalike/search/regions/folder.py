@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from lookalike.errors import LookalikeError, Unreadable, says_nothing
+from lookalike.errors import LookalikeError, Unreadable, one_line, says_nothing
 from lookalike.search.cells import Cells
-from lookalike.search.recall import PROFILE_ERRORS, RecallProfile
+from lookalike.search.recall import PROFILE_ERRORS, RECALLS, RecallProfile
 from lookalike.search.regions.layout import REBUILD, Layout, Shape, damaged_regions
 from lookalike.storage import EmbeddingTable
 from lookalike.storage.region_folders import (
@@ -18,6 +18,7 @@ from lookalike.storage.region_folders import (
     region_folders,
     version_of,
 )
+from lookalike.system.defaults import TARGET_RECALL
 from lookalike.system.files import new_file
 from lookalike.system.untrusted import read_json
 
@@ -135,6 +136,29 @@ def newest_folder(table: EmbeddingTable) -> Folder | None:
             place = local_region_folder(table.path, name)
             if Header.load(place / HEADER).is_of(table):
                 return Folder.load(table, name)
+    return None
+
+
+def describe_regions(table: EmbeddingTable) -> dict[str, Any] | None:
+    """Return what the regions of a version hold, without opening them; None where it has none.
+
+    Returns
+    -------
+    dict or None
+        `version` whose rows these are, `rows`, and `recall`, the measured recall@10 of search at
+        `TARGET_RECALL`; or `reason`, why they cannot be read.
+    """
+    try:
+        for name in region_folders(table.path):
+            if version_of(name) > table.version:
+                continue
+            place = local_region_folder(table.path, name)
+            header = Header.load(place / HEADER)
+            if header.is_of(table):
+                recall = RecallProfile.load(place / PROFILE).recall[RECALLS.index(TARGET_RECALL)]
+                return {"version": header.version, "rows": header.rows, "recall": recall}
+    except (LookalikeError, *PROFILE_ERRORS) as error:
+        return {"reason": one_line(error)}
     return None
 
 
