@@ -11,7 +11,7 @@ WORKERS ?= 3
 TESTS ?=
 PYTEST := $(BIN)/python -m pytest -q --numprocesses=$(WORKERS) --dist=worksteal $(TESTS)
 
-.PHONY: demo test test-all test-avx2 lint tests coverage bench weights clean
+.PHONY: demo test test-all test-avx2 lint tests coverage docs dist bench weights clean
 
 # Everything below waits for this once; afterwards it costs nothing.
 $(READY): pyproject.toml constraints.txt
@@ -34,6 +34,14 @@ tests: $(READY)  ## the quick ones
 test: $(READY)  ## what has to pass before every commit: lint and tests, side by side
 	$(MAKE) --no-print-directory --jobs=2 lint tests
 
+docs: $(READY)  ## the site of the documentation, in site/; without network
+	$(BIN)/python docs/make_reference.py --check
+	$(BIN)/zensical build --strict
+
+dist: $(READY)  ## wheel and source archive, checked, in dist/
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
 coverage: $(READY)  ## the lines of src that the quick tests run
 	$(PYTEST) --cov=lookalike --cov-report=term
 
@@ -53,4 +61,4 @@ weights: $(READY)  ## the bundled weights once more: PHOTOS, LABELS; OTHERS, JUD
 		$(if $(JUDGE),--judge $(JUDGE) --judge-labels $(JUDGE_LABELS)) $(RECIPE)
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo build dist site .mypy_cache .ruff_cache .pytest_cache

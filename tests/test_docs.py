@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "lookalike"
 PAGES = [
     *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "recipes").glob("*.md")),
     *sorted((ROOT / "benchmarks").rglob("*.md")),
     *sorted((PACKAGE / "models" / "weights").glob("*.md")),
@@ -79,7 +79,7 @@ def headings(page: Path) -> set[str]:
 
 def test_the_pages_are_those_that_readers_know() -> None:
     names = {str(page.relative_to(ROOT)) for page in PAGES}
-    assert {"README.md", "CONTRIBUTING.md", "docs/architecture.md"} <= names
+    assert {"README.md", "CONTRIBUTING.md", "docs/explanation/architecture.md"} <= names
     linked = set(_LINK.findall((ROOT / "README.md").read_text()))
     assert "CONTRIBUTING.md" in linked
     assert {name for name in names if name.startswith("docs/")} <= linked
@@ -219,7 +219,9 @@ def options_of_commands() -> dict[str, set[str]]:
 
 @by_page
 def test_options_belong_to_a_command_or_a_script(page: Path) -> None:
-    known = set().union(*options_of_commands().values(), {"--version", "--install-completion"})
+    known = set().union(
+        *options_of_commands().values(), {"--version", "--install-completion", "--show-completion"}
+    )
     for folder in ("benchmarks", "recipes"):
         for script in (ROOT / folder).rglob("*.py"):
             known.update(re.findall(r'"(--[a-z0-9-]+)"', script.read_text()))
@@ -234,7 +236,9 @@ def test_targets_of_make_are_there(page: Path) -> None:
 
 
 def test_the_table_of_rooms_names_each_folder_and_only_files_that_are_there() -> None:
-    rows = re.findall(r"^\| `([\w/.]+)`(.*)$", (ROOT / "docs/architecture.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `([\w/.]+)`(.*)$", (ROOT / "docs/explanation/architecture.md").read_text(), re.M
+    )
     folders = {file.parent.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py")}
     assert folders - {".", "models/weights"} <= {room.rstrip("/") for room, _ in rows}
     assert {f"{room}.py" for room in ROOMS if not (PACKAGE / room).is_dir()} <= {

@@ -7,7 +7,7 @@ from pathlib import Path
 import lookalike
 
 SOURCES = Path(lookalike.__file__).parent
-ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
+ARCHITECTURE = Path(__file__).parents[1] / "docs" / "explanation" / "architecture.md"
 ORDER = (
     "errors · system · spark · images · rendering · models · storage · search · lsh · ingest · "
     "analysis · index · create · ml · server · cli"
