@@ -1,6 +1,7 @@
 """The site of the documentation: it builds, its links lead somewhere, and it names all there is."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -63,8 +64,8 @@ def test_pages_made_from_the_code_are_up_to_date() -> None:
 
 def test_every_page_is_in_the_site_and_links_lead_somewhere(site: Path) -> None:
     pages = {file: Page(file) for file in site.rglob("*.html")}
-    for page in DOCS.rglob("*.md"):
-        assert (site / page.relative_to(DOCS)).with_suffix(".html") in pages
+    for source in DOCS.rglob("*.md"):
+        assert (site / source.relative_to(DOCS)).with_suffix(".html") in pages
     broken = []
     for file, page in pages.items():
         for link in page.links:
@@ -116,10 +117,12 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.long  # half a minute: two archives are made
 def test_wheel_and_source_archive_are_in_order(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path]
-    done = subprocess.run([*build, ROOT], capture_output=True, text=True)
+    build = f"{sys.executable} -m build --no-isolation --outdir {tmp_path} {ROOT}"
+    done = subprocess.run(shlex.split(build), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     made = sorted(tmp_path.iterdir())
     assert [file.suffix for file in made] == [".whl", ".gz"] or len(made) == 2
-    done = subprocess.run([BIN / "twine", "check", "--strict", *made], capture_output=True)
-    assert done.returncode == 0, done.stdout.decode()
+    done = subprocess.run(
+        [str(BIN / "twine"), "check", "--strict", *map(str, made)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
