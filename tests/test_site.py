@@ -57,7 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pages_made_from_the_code_are_up_to_date() -> None:
-    command = [sys.executable, DOCS / "make_reference.py", "--check"]
+    command = [sys.executable, str(DOCS / "make_reference.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
