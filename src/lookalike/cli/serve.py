@@ -35,6 +35,14 @@ def serve(
     cache_mb: Annotated[
         float, typer.Option(help="Disk space for thumbnails, in megabytes.")
     ] = 2000,
+    originals: Annotated[
+        bool | None,
+        typer.Option(
+            "--originals/--no-originals",
+            help="Give out the files of images, with their metadata. "
+            "[default: if only this machine can connect]",
+        ),
+    ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log every request.")] = False,
 ) -> None:
     """Serve an index as a web page and an HTTP API, until Ctrl-C.
@@ -69,6 +77,7 @@ def serve(
         token=token,
         limits=limits,
         cap=round(cache_mb * 1e6),
+        originals=originals,
         access_log=access_log,
         on_start=on_start,
     )

@@ -20,12 +20,13 @@ from lookalike.errors import LookalikeError
 from lookalike.index import Index
 from lookalike.server import schemas
 from lookalike.server.metrics import RequestCounter
+from lookalike.server.originals import add_originals
 from lookalike.server.params import MAX_RESULTS, error_responses
 from lookalike.server.refresher import log
 from lookalike.server.routes_browse import add_images, add_map, add_pictures
 from lookalike.server.routes_search import add_searches
 from lookalike.server.security import LOOPBACK, Guard
-from lookalike.server.state import Service
+from lookalike.server.state import Access, Service
 from lookalike.server.thumbnails import MAX_CACHE_BYTES
 from lookalike.server.uploads import Limits
 from lookalike.storage import EmbeddingTable
@@ -41,6 +42,7 @@ def create_app(
     hosts: frozenset[str] = LOOPBACK,
     limits: Limits = Limits(),  # noqa: B008 - immutable
     cap: int = MAX_CACHE_BYTES,
+    access: Access = Access(),  # noqa: B008 - immutable
 ) -> ASGIApp:
     """Create the ASGI application that serves an index at its newest version.
 
@@ -56,11 +58,13 @@ def create_app(
         Limits of an upload.
     cap
         Largest size in bytes of the thumbnail cache on disk.
+    access
+        What the server does beyond searching; by default nothing.
 
     """
     # The table of this version: an `Index` may move to a newer one.
     table = index._table if isinstance(index, Index) else EmbeddingTable.open(index)
-    service = Service(table, limits, cap)
+    service = Service(table, limits, cap, access)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -81,6 +85,7 @@ def create_app(
     add_searches(app, service)
     add_images(app, service)
     add_pictures(app, service)
+    add_originals(app, service)
     add_map(app, service)
     _add_status(app, service)
     packed = GZipMiddleware(app, minimum_size=_MIN_GZIP_BYTES, compresslevel=4)
@@ -134,6 +139,8 @@ def _add_status(app: FastAPI, service: Service) -> None:
             "labels": len(await service.run(lambda: snapshot.labels)),
             "model": snapshot.table.about_model,
             "has_words": await service.run(snapshot.has_words),
+            "has_network": snapshot.table.has_network and snapshot.table.has_pictures,
+            "has_originals": service.access.originals and snapshot.table.has_pictures,
             "limits": {
                 "k": MAX_RESULTS,
                 "upload_bytes": limits.bytes,

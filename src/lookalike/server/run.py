@@ -15,6 +15,7 @@ from lookalike.errors import LookalikeError, one_line
 from lookalike.index import Index
 from lookalike.server.app import create_app
 from lookalike.server.security import LOOPBACK, is_loopback
+from lookalike.server.state import Access
 from lookalike.server.thumbnails import MAX_CACHE_BYTES
 from lookalike.server.uploads import Limits
 
@@ -121,6 +122,7 @@ def serve(
     token: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - immutable
     cap: int = MAX_CACHE_BYTES,
+    originals: bool | None = None,
     access_log: bool = False,
     on_start: Callable[[list[str]], object] = lambda addresses: None,
 ) -> None:
@@ -139,6 +141,9 @@ def serve(
         Limits of an upload.
     cap
         Largest size in bytes of the thumbnail cache on disk.
+    originals
+        Whether the files of images are given out as they are, with their metadata. By default where
+        only this machine can reach the server.
     access_log
         Log requests.
     on_start
@@ -156,7 +161,8 @@ def serve(
     try:
         token = token or (None if is_loopback(host) else secrets.token_urlsafe(16))
         hosts = LOOPBACK | {f"[{host}]" if ":" in host else host.lower()}
-        app = create_app(index, token=token, hosts=hosts, limits=limits, cap=cap)
+        access = Access(originals=is_loopback(host) if originals is None else originals)
+        app = create_app(index, token=token, hosts=hosts, limits=limits, cap=cap, access=access)
         config = uvicorn.Config(
             app,
             http=TimeoutProtocol,

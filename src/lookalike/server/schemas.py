@@ -29,14 +29,25 @@ class Image(BaseModel):
     )
     name: str
     label: str | None
+    width: int | None = Field(description="Of the upright image in pixels; null where not known.")
+    height: int | None
     thumbnail: str = Field(description="Address of a JPEG of at most 320 pixels a side.")
     picture: str = Field(description="Address of a JPEG of at most 1,280 pixels a side.")
+
+
+class QueryImage(Image):
+    """An image of the index as a query."""
+
+    box: list[float] | None = Field(
+        None, description="The part that was searched for: left, top, right, bottom, 0 to 1."
+    )
 
 
 class Upload(BaseModel):
     """An uploaded image, which the server keeps for a while under a key."""
 
     upload: str
+    box: list[float] | None = Field(None, description="As of an image of the index.")
     name: None = None
     label: None = None
     thumbnail: str
@@ -85,7 +96,7 @@ class Bands(BaseModel):
 class SearchResponse(VersionedResponse):
     """The neighbours of a query, nearest first, without the query itself."""
 
-    query: Image | Upload | Text
+    query: QueryImage | Upload | Text
     engine: str = Field(
         description="exact compares all vectors, approximate those with near signatures."
     )
@@ -157,6 +168,8 @@ class Info(VersionedResponse):
     labels: int
     model: dict[str, str | int | float | None]
     has_words: bool = Field(description="Whether the model embeds words.")
+    has_network: bool = Field(description="Whether uploads and parts of pictures are embedded.")
+    has_originals: bool = Field(description="Whether the files themselves are given out.")
     limits: Limits
     recall: Recall
 

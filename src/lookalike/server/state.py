@@ -5,6 +5,7 @@ import io
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request
@@ -15,6 +16,7 @@ from lookalike.images import IsolatedDecoder
 from lookalike.search.query import make_embedder
 from lookalike.server.maps import MapCache
 from lookalike.server.metrics import Metrics
+from lookalike.server.parts import PartVectors
 from lookalike.server.refresher import Refresher
 from lookalike.server.snapshot import Snapshot
 from lookalike.server.thumbnails import Thumbnails
@@ -28,16 +30,26 @@ _DECODE_TIMEOUT_SECONDS = 15.0  # part of it, for decoding
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Access:
+    """What a server does beyond searching."""
+
+    originals: bool = False
+    """Give out the files of images as they are, with their metadata."""
+
+
 class Service:
     """A served index with its caches, pools and metrics."""
 
-    def __init__(self, table: EmbeddingTable, limits: Limits, cap: int) -> None:
+    def __init__(self, table: EmbeddingTable, limits: Limits, cap: int, access: Access) -> None:
+        self.access = access
         self.refresher = Refresher(table)
         self.metrics = Metrics()
         self.uploads = Uploads(limits, cores(), self.metrics.batches)
-        self._decoder = IsolatedDecoder(_DECODE_TIMEOUT_SECONDS, truncated=True)
-        self.thumbnails = Thumbnails(self._decoder, cap)
+        self.decoder = IsolatedDecoder(_DECODE_TIMEOUT_SECONDS, truncated=True)
+        self.thumbnails = Thumbnails(self.decoder, cap)
         self.maps = MapCache()
+        self.parts = PartVectors()
         self._searching = ThreadPoolExecutor(cores(), "search")
         self._drawing = ThreadPoolExecutor(cores(), "thumbnails")
         self._mapping = ThreadPoolExecutor(1, "map")
@@ -102,7 +114,7 @@ class Service:
             warm.cancel()
             self.uploads.close()
             self.maps.close()
-            self._decoder.close()
+            self.decoder.close()
             for pool in (self._searching, self._drawing, self._mapping):
                 pool.shutdown(wait=False, cancel_futures=True)
 

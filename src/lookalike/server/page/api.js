@@ -88,7 +88,7 @@ export async function upload(blob, state, signal) {
     headers: { "Content-Type": type },
     signal,
   });
-  return keep(searchUrl({ ...state, image: null, upload: body.query.upload }), body);
+  return keep(searchUrl({ ...state, image: null, box: null, upload: body.query.upload }), body);
 }
 
 // null while it is being made; `wait` is told how far that is.

@@ -6,9 +6,13 @@ import * as compare from "./compare.js";
 import { $, count, counted, h } from "./dom.js";
 import * as filter from "./filter.js";
 import * as keys from "./keys.js";
+import * as menu from "./menu.js";
+import * as part from "./part.js";
 import * as places from "./places.js";
 import * as results from "./results.js";
+import * as select from "./select.js";
 import { BANDS, hasQuery, href, read, USUAL_K } from "./state.js";
+import { imageOf } from "./tile.js";
 import { remember } from "./trail.js";
 
 const WALL = 48; // random pictures to begin with
@@ -24,7 +28,7 @@ const photos = new Map(); // keys of uploads to the photos as they lie in this b
 const PHOTOS = 30; // that are kept so
 
 function getMap() {
-  const pick = (id) => go({ ...now(), image: id, upload: null, text: null, view: "pictures", seed: null });
+  const pick = (id) => go({ ...now(), image: id, upload: null, text: null, box: null, view: "pictures", seed: null });
   coming ??= import("./map.js").then(
     (found) => {
       found.listen(pick, change);
@@ -101,7 +105,7 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
   say(next);
 }
 
-const sameQuery = (a, b) => ["image", "upload", "text", "seed"].every((name) => a[name] === b[name]);
+const sameQuery = (a, b) => ["image", "upload", "text", "box", "seed"].every((name) => a[name] === b[name]);
 
 function draw() {
   const { state } = shown;
@@ -137,6 +141,7 @@ function frame(state) {
   $("#words").hidden = !info?.has_words;
   if (document.activeElement !== $("#words-input")) $("#words-input").value = state.text ?? "";
   if (view !== "map") map?.leave();
+  select.show(info);
 }
 
 const busy = (on) => $("#main").setAttribute("aria-busy", String(on));
@@ -199,7 +204,7 @@ const change = (some) => go({ ...now(), ...some });
 
 function searchWith(file) {
   const preview = { name: file.name || null, label: null, thumbnail: URL.createObjectURL(file) };
-  const state = { ...now(), image: null, upload: null, text: null, view: "pictures", seed: null };
+  const state = { ...now(), image: null, upload: null, text: null, box: null, view: "pictures", seed: null };
   compare.close();
   go(state, {
     preview,
@@ -232,7 +237,7 @@ function searchInWords(event) {
   const text = $("#words-input").value.trim();
   if (!text) return;
   compare.close();
-  go({ ...now(), image: null, upload: null, text, view: "pictures", seed: null });
+  go({ ...now(), image: null, upload: null, text, box: null, view: "pictures", seed: null });
 }
 
 function forget(key, url) {
@@ -241,7 +246,7 @@ function forget(key, url) {
 }
 
 function surprise() {
-  const state = { ...now(), image: -1, upload: null, text: null, view: "pictures", seed: null };
+  const state = { ...now(), image: -1, upload: null, text: null, box: null, view: "pictures", seed: null };
   go(state, {
     task: async (signal) => {
       const { images } = await api.random({ ...state, paths: [], within: null }, 1, newSeed(), signal);
@@ -261,6 +266,24 @@ const deeds = {
   quiet,
 };
 
+const toolsOf = () => ({
+  state: now(),
+  info,
+  compare: compareAt,
+  part: info?.has_network ? searchForPart : null,
+});
+
+// A box on a picture, which the address then has.
+function searchForPart(image) {
+  const query = shown?.answer?.query;
+  const ofQuery = query && image.id === query.id && image.upload === query.upload;
+  const upload = image.upload ?? null;
+  part.open(image, ofQuery ? now().box : null, (box) => {
+    const next = { ...now(), image: upload ? null : image.id, upload, text: null, box, view: "pictures", seed: null };
+    go(next, { preview: { ...image, box: box && part.parse(box) } });
+  });
+}
+
 function compareAt(at, opener) {
   if (!shown?.answer || viewOf(shown.state) !== "results") return;
   compare.open(shown.answer, shown.state, at, opener);
@@ -275,12 +298,17 @@ addEventListener("click", (event) => {
   if (deed) return deeds[deed.dataset.do]?.();
   const beside = event.target.closest("[data-compare]");
   if (beside) return compareAt(Number(beside.dataset.compare), beside);
+  const more = event.target.closest("[data-menu]");
+  if (more) {
+    const image = imageOf(more.closest("li")) ?? shown?.answer?.query;
+    return image && menu.open(more, image, toolsOf());
+  }
   const link = event.target.closest("a[data-go]");
   const { ctrlKey, metaKey, shiftKey, altKey } = event;
   if (!link || ctrlKey || metaKey || shiftKey || altKey) return; // a new tab is a new tab
   event.preventDefault();
   compare.close();
-  go(read(new URL(link.href).search), { preview: results.imageOf(link) });
+  go(read(new URL(link.href).search), { preview: imageOf(link) });
 });
 
 // A picture whose file is gone says so in its place.
@@ -293,6 +321,8 @@ for (const what of ["error", "load"]) {
 
 addEventListener("popstate", () => {
   compare.close();
+  part.close();
+  menu.close();
   go(read(location.search), { push: false, scroll: places.here() });
 });
 
@@ -307,7 +337,9 @@ keys.listen({
   r: surprise,
   c: (target) => compareAt([...$("#neighbors").children].indexOf(target.closest(".grid > li")), target),
   m: () => change({ view: now().view === "map" ? "pictures" : "map" }),
+  x: (target) => select.toggle(target.closest?.(".grid > li")),
   "?": keys.showHelp,
 });
+select.listen(() => {});
 
 go(read(location.search), { push: false, focus: false, scroll: places.here() });

@@ -6,8 +6,10 @@ export const BANDS = ["same photo", "close", "similar"]; // the weakest cuts not
 export function read(search) {
   const given = new URLSearchParams(search);
   const number = (name) => (/^\d{1,15}$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
+  const box = given.get("box") ?? "";
   return {
     image: number("image"),
+    box: /^[01](\.\d{1,6})?(,[01](\.\d{1,6})?){3}$/.test(box) ? box : null, // a part of the picture
     upload: number("image") === null ? given.get("upload") : null,
     text: number("image") === null && !given.get("upload") ? given.get("text") || null : null,
     k: number("k") || USUAL_K,
@@ -43,6 +45,7 @@ export function asked(state) {
   if (state.image !== null) query.set("image", state.image);
   else if (state.upload) query.set("upload", state.upload);
   else if (state.text) query.set("text", state.text);
+  if (state.box && (state.image !== null || state.upload)) query.set("box", state.box);
   query.set("k", state.k);
   for (const [name, value] of filters(state)) query.append(name, value);
   for (const [name, value] of shownAs(state)) query.append(name, value);
