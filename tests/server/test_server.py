@@ -890,7 +890,7 @@ def test_the_description_is_kept(index: Index, mode: GenerationMode) -> None:
     with served(index.path) as (_, address):
         described = schemathesis.openapi.from_url(f"{address}api/openapi.json")
         operations: list[Any] = [found.ok() for found in described.get_all_operations()]  # type: ignore[union-attr]
-        assert len(operations) == 14
+        assert len(operations) == 20
         for operation in operations:
             with suppress(Unsatisfiable):  # nothing is wrong for what takes anything
 

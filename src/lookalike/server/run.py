@@ -5,15 +5,14 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lookalike.errors import LookalikeError, one_line
-from lookalike.index import Index
-from lookalike.server.app import create_app
+from lookalike.server.app import Indexed, create_app
 from lookalike.server.security import LOOPBACK, is_loopback
 from lookalike.server.state import Access
 from lookalike.server.thumbnails import MAX_CACHE_BYTES
@@ -115,7 +114,7 @@ class TimeoutProtocol(HttpToolsProtocol):
 
 
 def serve(
-    index: Index | str | Path,
+    index: Indexed | Sequence[Indexed],
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
@@ -123,15 +122,17 @@ def serve(
     limits: Limits = Limits(),  # noqa: B008 - immutable
     cap: int = MAX_CACHE_BYTES,
     originals: bool | None = None,
+    allow_changes: bool = False,
+    aside: Path | None = None,
     access_log: bool = False,
     on_start: Callable[[list[str]], object] = lambda addresses: None,
 ) -> None:
-    """Serve an index until Ctrl-C or SIGTERM.
+    """Serve an index, or several, until Ctrl-C or SIGTERM.
 
     Parameters
     ----------
     index
-        The index, or its folder.
+        The index, or its folder; or several.
     host, port
         The address to listen on. Port 0 takes a free port.
     token
@@ -144,6 +145,10 @@ def serve(
     originals
         Whether the files of images are given out as they are, with their metadata. By default where
         only this machine can reach the server.
+    allow_changes
+        Let the page set images aside, and put them back.
+    aside
+        The folder for them; by default beside the index, `NAME.aside`.
     access_log
         Log requests.
     on_start
@@ -161,7 +166,8 @@ def serve(
     try:
         token = token or (None if is_loopback(host) else secrets.token_urlsafe(16))
         hosts = LOOPBACK | {f"[{host}]" if ":" in host else host.lower()}
-        access = Access(originals=is_loopback(host) if originals is None else originals)
+        gives_originals = is_loopback(host) if originals is None else originals
+        access = Access(gives_originals, allow_changes, aside)
         app = create_app(index, token=token, hosts=hosts, limits=limits, cap=cap, access=access)
         config = uvicorn.Config(
             app,

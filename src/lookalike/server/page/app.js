@@ -11,7 +11,7 @@ import * as part from "./part.js";
 import * as places from "./places.js";
 import * as results from "./results.js";
 import * as select from "./select.js";
-import { BANDS, hasQuery, href, read, USUAL_K } from "./state.js";
+import { BANDS, hasQuery, href, read, USUAL_K, VIEWS } from "./state.js";
 import { imageOf } from "./tile.js";
 import { remember } from "./trail.js";
 
@@ -24,6 +24,7 @@ let flight = new AbortController();
 let info = null;
 let map = null; // comes when it is first looked at
 let coming = null;
+let groups = null; // comes so too
 const photos = new Map(); // keys of uploads to the photos as they lie in this browser
 const PHOTOS = 30; // that are kept so
 
@@ -42,14 +43,16 @@ function getMap() {
   return coming;
 }
 
-const viewOf = (state) => (state.view === "map" ? "map" : hasQuery(state) ? "results" : "start");
+const isGroups = (state) => ["duplicates", "clusters", "outliers"].includes(state.view);
+const viewOf = (state) =>
+  state.view === "map" ? "map" : isGroups(state) ? "groups" : hasQuery(state) ? "results" : "start";
 
 // Loads what a state shows and returns how to draw it. Nothing is drawn before all is there, so
 // that what was there stays where something goes wrong.
 async function load(state, signal) {
   const view = viewOf(state);
   const [answer, found] = await Promise.all([
-    hasQuery(state) ? api.search(state, signal) : null,
+    hasQuery(state) && view !== "groups" ? api.search(state, signal) : null,
     api.info(view !== "results").catch(() => info), // results say themselves what they are of
   ]);
   info = found;
@@ -59,6 +62,12 @@ async function load(state, signal) {
   if (answer) answer.query.local = photos.get(answer.query.upload);
   if (view === "map") await getMap();
   if (view === "map") return { state, answer, draw: () => map.show(state, answer, info) };
+  if (view === "groups") {
+    groups ??= await import("./groups.js").catch(() => {
+      throw api.gone();
+    });
+    return { state, answer, draw: () => groups.show(state.view, state, info) };
+  }
   if (view === "results") {
     return { state, answer, draw: () => results.showAnswer(answer, state, info) };
   }
@@ -113,8 +122,21 @@ function draw() {
   busy(false);
   shown.draw();
   const what = shown.answer ? results.nameOf(shown.answer.query) : info?.name;
-  document.title = [state.view === "map" && "Map", what, "lookalike"].filter(Boolean).join(" – ");
+  document.title = [VIEWS.includes(state.view) && titled(state.view), what, "lookalike"].filter(Boolean).join(" – ");
 }
+
+// The other indexes of the same server.
+function showIndexes({ indexes }) {
+  const select = $("#indexes");
+  select.hidden = !indexes?.length;
+  if (select.hidden || select.children.length === indexes.length) return;
+  const here = (address) => new URL(address, location.href).pathname === new URL("./", location.href).pathname;
+  const option = ({ name, address }) => h("option", { value: address, selected: here(address) }, name);
+  select.replaceChildren(...indexes.map(option));
+  select.addEventListener("change", () => location.assign(select.value));
+}
+
+const titled = (view) => view.charAt(0).toUpperCase() + view.slice(1);
 
 // What stands around every view.
 function frame(state) {
@@ -124,7 +146,7 @@ function frame(state) {
     section.hidden = section.id !== view;
   }
   const slot = $(`#${view} .slot`);
-  if ($("#toolbar").parentElement !== slot) slot.append($("#toolbar"));
+  if (slot && $("#toolbar").parentElement !== slot) slot.append($("#toolbar"));
   filter.show(state);
   $("#filter").hidden = info?.labels === 0 && state.labels.length === 0;
   const steps = [...new Set([...STEPS, state.k])].filter((k) => k <= (info?.limits.k ?? 96));
@@ -134,14 +156,20 @@ function frame(state) {
   $("#min-band").replaceChildren(...weakest);
   $("#all-copies").checked = state.allCopies;
   $("#to-pictures").href = href({ ...state, view: "pictures" });
-  $("#to-map").href = href({ ...state, view: "map" });
-  $(view === "map" ? "#to-map" : "#to-pictures").setAttribute("aria-current", "page");
-  $(view === "map" ? "#to-pictures" : "#to-map").removeAttribute("aria-current");
+  for (const link of document.querySelectorAll(".switch a")) {
+    const of = link.id.replace("to-", "");
+    if (of !== "pictures") link.href = href({ ...state, view: of });
+    if (of === (VIEWS.includes(state.view) ? state.view : "pictures")) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (info) showIndexes(info);
   if (info) $("#collection").textContent = `${info.name} · ${counted(info.images, "image")}`;
   $("#words").hidden = !info?.has_words;
   if (document.activeElement !== $("#words-input")) $("#words-input").value = state.text ?? "";
   if (view !== "map") map?.leave();
+  if (view !== "groups") groups?.leave();
   select.show(info);
+  for (const change of document.querySelectorAll(".changes")) change.hidden = !info?.allows_changes;
 }
 
 const busy = (on) => $("#main").setAttribute("aria-busy", String(on));
@@ -193,7 +221,7 @@ function complain(message, again) {
 const quiet = () => $("#alert").replaceChildren();
 
 function say({ state, answer }) {
-  if (state.view === "map") return;
+  if (VIEWS.includes(state.view)) return;
   $("#said").textContent = answer
     ? results.summed(answer)
     : `${counted($("#wall").children.length, "random picture")}`;
@@ -340,6 +368,9 @@ keys.listen({
   x: (target) => select.toggle(target.closest?.(".grid > li")),
   "?": keys.showHelp,
 });
-select.listen(() => {});
+select.listen(async (images) => {
+  const { setAside } = await import("./cleanup.js");
+  await setAside(images.map(({ id }) => ({ id, keep: null }))).then(select.clear, (error) => complain(error.message));
+});
 
 go(read(location.search), { push: false, focus: false, scroll: places.here() });

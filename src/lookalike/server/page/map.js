@@ -2,16 +2,18 @@
 
 import * as api from "./api.js";
 import { camera, lookAt, MIDDLE, onCanvas, onMap, perUnit, put, zoomBy } from "./camera.js";
-import { FEW, forget, isClose, showPictures, side, small } from "./closeup.js";
+import { FEW, forget, isClose, showPictures, side, small, some } from "./closeup.js";
 import { $, count, counted, h } from "./dom.js";
 import { gestures, ZOOM } from "./gestures.js";
-import { frequent, kinds, palette, showLegend, SIZES } from "./legend.js";
+import { DIM, frequent, kinds, palette, showLegend, SIZES } from "./legend.js";
 import { grid } from "./nearby.js";
+import { picks } from "./picks.js";
 import { href } from "./state.js";
 import { plot } from "./plot.js";
 
 const REACH = 14; // pixels from the pointer to a point that it means
 const NEAR_CROSS = 100; // pixels from the cross to a point that the keys mean
+const EDGE = 60; // pixels from the edge of the view to a picture that is brought back
 const PAUSE = 60; // seconds at most, from one try to get the points to the next
 const SOON = 8; // the same, while an older map is there
 const WHOLE = { x: 0, y: 0, zoom: 1 };
@@ -145,6 +147,7 @@ function colour() {
   waiting(null);
   const near = new Set(answer?.neighbors.map(({ id }) => id));
   data.kinds = kinds(data, data.top, state.labels, near);
+  data.picks = picks(data.x, data.y, (i) => data.kinds[i] === DIM);
   surface.put(data.x, data.y, data.kinds);
   colours = palette();
   marked = data.rows.get(answer?.query.id) ?? -1;
@@ -179,7 +182,19 @@ function zoom(factor, place, byKey = false) {
   moved(byKey);
 }
 
+// A view without a picture says nothing: the nearest one is brought to its edge.
+function notEmpty() {
+  if (!data?.ids.length || inView(0) === null) return;
+  const i = data.near.nearest(camera.x, camera.y, 4);
+  if (i < 0) return;
+  const [x, y] = onCanvas(data.x[i], data.y[i]);
+  const out = (at, size) => Math.min(0, at - EDGE) + Math.max(0, at - size + EDGE);
+  const [dx, dy] = [out(x, camera.width), out(y, camera.height)];
+  lookAt({ x: camera.x + dx / perUnit(), y: camera.y - dy / perUnit() });
+}
+
 function moved(byKey) {
+  notEmpty();
   if (hovered) point(-1);
   soon();
   settle(byKey);
@@ -198,12 +213,14 @@ function inView(most) {
 function draw() {
   due = 0;
   if (!data || !surface) return;
-  const few = inView(FEW) ?? [];
-  if (few.length) surface.clear();
-  else surface.draw({ ...camera, perUnit: perUnit() * fine }, colours, SIZES, fine * dot());
-  showPictures(few, data, marked);
-  frame.classList.toggle("few", few.length > 0);
-  marker.style.width = marker.style.height = few.length ? `${side() + 12}px` : "";
+  const few = inView(FEW);
+  // Points stay under the pictures: these take their time to come.
+  surface.draw({ ...camera, perUnit: perUnit() * fine }, colours, SIZES, fine * dot());
+  const corners = [onMap([0, 0]), onMap([camera.width, camera.height])];
+  const { points, size } = few ? { points: few, size: side() } : some(data, ...corners, perUnit());
+  showPictures(points, data, marked, size, few !== null);
+  frame.classList.toggle("few", isClose());
+  marker.style.width = marker.style.height = isClose() ? `${side() + 12}px` : "";
   if (marked >= 0) put(marker, onCanvas(data.x[marked], data.y[marked]), MIDDLE);
   if (target >= 0) placeTip();
 }

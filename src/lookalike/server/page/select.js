@@ -80,7 +80,7 @@ export function toggle(item) {
 }
 
 function all() {
-  for (const item of document.querySelectorAll("main > section:not([hidden]) .grid > li")) {
+  for (const item of document.querySelectorAll("main > section:not([hidden]) .grid > li:not(.group)")) {
     const image = imageOf(item);
     if (image) put(image, true);
   }

@@ -1,5 +1,6 @@
 // What is shown, as the address says it: a link or a reload shows the same again.
 
+export const VIEWS = ["map", "duplicates", "clusters", "outliers"]; // beside the pictures
 export const USUAL_K = 24;
 export const BANDS = ["same photo", "close", "similar"]; // the weakest cuts nothing off
 
@@ -18,7 +19,7 @@ export function read(search) {
     within: given.get("within"),
     minBand: BANDS.includes(given.get("min_band")) ? given.get("min_band") : null,
     allCopies: given.get("all_copies") === "true",
-    view: given.get("view") === "map" ? "map" : "pictures",
+    view: VIEWS.includes(given.get("view")) ? given.get("view") : "pictures",
     seed: number("seed"),
   };
 }
@@ -56,7 +57,7 @@ export function href(state) {
   const query = asked(state);
   if (state.k === USUAL_K) query.delete("k");
   if (!state.allCopies) query.delete("all_copies");
-  if (state.view === "map") query.set("view", "map");
+  if (VIEWS.includes(state.view)) query.set("view", state.view);
   if (state.seed !== null && !hasQuery(state)) query.set("seed", state.seed);
   const text = query.toString();
   return text ? `?${text}` : "./";
