@@ -1,68 +1,52 @@
-"""What tests do on the page, and what they read there."""
+"""What a test reads of pictures and of HTML."""
 
-import base64
-import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from html.parser import HTMLParser
 
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Locator, Page, expect
+import numpy as np
+from PIL import Image
 
-from lookalike.images.synthetic import DrawnCollection
-
-DESK = {"width": 1280, "height": 800}
-PHONE = {"width": 360, "height": 740}
-Visit = Callable[..., Page]
+VOID = {"meta", "img"}
 
 
-def new_photo(drawn: DrawnCollection) -> Path:
-    return sorted(drawn.new.iterdir())[0]
+def extent(sheet: Image.Image, color: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Return the box around all pixels of one color."""
+    rows, columns = np.nonzero((np.asarray(sheet) == color).all(axis=2))
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
-def wall(page: Page) -> Locator:
-    cards = page.locator("#wall a.card")
-    expect(cards.first).to_be_visible()
-    return cards
+def pixels(sheet: Image.Image, color: tuple[int, int, int]) -> int:
+    """Count the pixels of one color."""
+    return int((np.asarray(sheet) == color).all(axis=2).sum())
 
 
-def neighbors(page: Page, of: str = "", number: int = 24) -> Locator:
-    """The cards of the neighbours, once they are those of this query."""
-    expect(page.locator("#results-title")).to_have_text(re.compile(f"Look-alikes of .*{of}"))
-    expect(page.locator("#main")).to_have_attribute("aria-busy", "false")
-    cards = page.locator("#neighbors a.card")
-    expect(cards).to_have_count(number)
-    return cards
+class Page(HTMLParser):
+    """Reads HTML and insists that all that is opened is closed in turn."""
 
+    def __init__(self, source: str) -> None:
+        """Read the whole source."""
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
 
-def map_of(page: Page) -> Locator:
-    """The canvas, once the map is on it."""
-    expect(page.locator("#map-state")).to_contain_text("in view", timeout=120_000)
-    return page.locator("#map-canvas")
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag and its attributes."""
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
 
+    def handle_endtag(self, tag: str) -> None:
+        """Check that the innermost open tag is the one closed."""
+        assert self.open.pop() == tag
 
-def give(page: Page, how: str, data: bytes, name: str, kind: str) -> None:
-    """Drop or paste a file as a browser would say that a person did."""
-    page.evaluate(
-        """([how, data, name, type]) => {
-            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], name, {type}));
-            const options = {bubbles: true, cancelable: true};
-            const event = how === "paste"
-              ? new ClipboardEvent("paste", {...options, clipboardData: transfer})
-              : new DragEvent(how, {...options, dataTransfer: transfer});
-            document.body.dispatchEvent(event);
-        }""",
-        [how, base64.b64encode(data).decode(), name, kind],
-    )
+    def handle_data(self, data: str) -> None:
+        """Note a text, leaving out the style sheets."""
+        if self.open[-1:] != ["style"] and data.strip():
+            self.texts.append(data)
 
-
-def query_of(page: Page) -> str:
-    return page.url.partition("?")[2]
-
-
-def violations(page: Page, rules: dict[str, Any]) -> list[str]:
-    """What axe finds, whatever its impact."""
-    found = Axe().run(page, options={"resultTypes": ["violations"], **rules})
-    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found.response["violations"]]
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        """Return the attributes of all tags of that name."""
+        return [attributes for name, attributes in self.found if name == tag]

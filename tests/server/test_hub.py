@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import expect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from helpers.pages import Visit, map_of, neighbors, violations, wall
 from helpers.servers import CHROMIUM, serving
+from helpers.web_page import Visit, map_of, neighbors, violations, wall
 from lookalike import Index
 from lookalike.server import Access, create_app
 

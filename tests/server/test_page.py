@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from helpers.pages import (
+from helpers.servers import CHROMIUM, serving
+from helpers.web_page import (
     PHONE,
     Visit,
     give,
@@ -22,7 +23,6 @@ from helpers.pages import (
     violations,
     wall,
 )
-from helpers.servers import CHROMIUM, serving
 from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.server import Limits, create_app

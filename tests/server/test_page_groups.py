@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from helpers.pages import PHONE, Visit, neighbors, violations, wall
 from helpers.servers import CHROMIUM, serving
 from helpers.twice import with_copies
+from helpers.web_page import PHONE, Visit, neighbors, violations, wall
 from lookalike import Index
 from lookalike.analysis.groups import make_groups
 from lookalike.images.synthetic import DrawnCollection

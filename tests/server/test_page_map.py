@@ -1,16 +1,15 @@
 """The map of a large collection: pictures come as one zooms, and no view is empty."""
 
 import json
-import math
 import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
-from helpers.pages import Visit, map_of
 from helpers.servers import CHROMIUM, serving
+from helpers.web_page import Visit, map_of
 from lookalike import Index
 from lookalike.server import create_app
 
@@ -53,6 +52,11 @@ def pictures_of(page: Page, at_least: int = 1) -> list[str]:
     return [str(one) for one in pictures.evaluate_all("all => all.map((one) => one.src)")]
 
 
+def of(route: Route) -> int:
+    """The id of a picture that is there, for that of a point."""
+    return int(route.request.url.split("/")[-2]) % 1000
+
+
 @pytest.mark.parametrize("points", [2000, pytest.param(POINTS, marks=pytest.mark.long)])
 def test_pictures_come_as_one_zooms(visit: Visit, address: str, points: int) -> None:
     page = visit("", wrong="404")
@@ -60,9 +64,7 @@ def test_pictures_come_as_one_zooms(visit: Visit, address: str, points: int) -> 
     page.route("**/api/map", lambda route: route.fulfill(body=heaps(info, points)))
     page.route(
         "**/api/images/*/picture?size=160",
-        lambda route: route.continue_(
-            url=f"{address}api/images/{int(route.request.url.split('/')[-2]) % 1000}/picture?size=160"
-        ),
+        lambda route: route.continue_(url=f"{address}api/images/{of(route)}/picture?size=160"),
     )
     page.keyboard.press("m")
     canvas = map_of(page)
@@ -93,21 +95,3 @@ def test_pictures_come_as_one_zooms(visit: Visit, address: str, points: int) -> 
     state = page.locator("#map-state").text_content() or ""
     assert not state.startswith("0 ")
     pictures_of(page)
-    assert math.isfinite(
-        page.evaluate("import('./page/camera.js').then(({camera}) => camera.zoom)")
-    )
-    if points == POINTS:
-        frames = page.evaluate(
-            """async () => {
-                const canvas = document.querySelector("#map-canvas");
-                document.querySelector("[data-map=all]").click();
-                const times = [];
-                for (let step = 0; step < 60; step++) {
-                    canvas.dispatchEvent(new WheelEvent("wheel", {deltaY: step < 30 ? -20 : 20,
-                        clientX: 600, clientY: 400, cancelable: true}));
-                    times.push(await new Promise(requestAnimationFrame));
-                }
-                return times.slice(1).map((time, at) => time - times[at]);
-            }"""
-        )
-        print("median frame", sorted(frames)[len(frames) // 2], "ms")  # noqa: T201

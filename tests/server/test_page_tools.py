@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from helpers.pages import PHONE, Visit, neighbors, violations, wall
 from helpers.servers import CHROMIUM, serving
+from helpers.web_page import PHONE, Visit, neighbors, violations, wall
 from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.server import Access, create_app

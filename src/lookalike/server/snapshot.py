@@ -92,8 +92,9 @@ class Snapshot:
             self.rows.labels[row].as_py(),
             self.content_hash(row),
         )
-        if self.sizes is not None and self.sizes[row].all():
-            shown["width"], shown["height"] = self.sizes[row].tolist()
+        if self.sizes is not None:
+            width, height = self.sizes[row].tolist()
+            shown["width"], shown["height"] = width or None, height or None
         return shown
 
     def _shown(

@@ -15,6 +15,8 @@ const REACH = 14; // pixels from the pointer to a point that it means
 const NEAR_CROSS = 100; // pixels from the cross to a point that the keys mean
 const EDGE = 60; // pixels from the edge of the view to a picture that is brought back
 const PAUSE = 60; // seconds at most, from one try to get the points to the next
+const SLOW = 34; // ms between two frames that are too much
+const MOST_LEFT_OUT = 16; // of so many points at least one is drawn
 const SOON = 8; // the same, while an older map is there
 const WHOLE = { x: 0, y: 0, zoom: 1 };
 const NO_WEBGL =
@@ -36,6 +38,7 @@ let hovered = false; // by a pointer, which points elsewhere once the map moves
 let fine = 1; // device pixels to one of CSS
 let pick, change; // what to tell of a picture taken, of labels chosen
 let [flight, due, idle] = [null, 0, 0];
+let [moving, drawn, quick, pace] = [false, 0, 0, 1]; // since when, and of how many points one is drawn
 
 export function listen(picked, changed) {
   [pick, change] = [picked, changed];
@@ -195,6 +198,7 @@ function notEmpty() {
 
 function moved(byKey) {
   notEmpty();
+  moving = true;
   if (hovered) point(-1);
   soon();
   settle(byKey);
@@ -210,12 +214,24 @@ function inView(most) {
   return data.near.inside(left, bottom, right, top, most);
 }
 
-function draw() {
+// While the map moves, as many points are drawn as this machine can in a frame; then all.
+function stepOf(now) {
+  const gap = now - drawn;
+  drawn = now;
+  if (!moving) return 1;
+  if (gap < 20) quick += 1;
+  else quick = 0;
+  if (gap > SLOW && gap < 1000) pace = Math.min(pace * 2, MOST_LEFT_OUT);
+  else if (quick > 20) [pace, quick] = [Math.max(1, pace / 2), 0];
+  return pace;
+}
+
+function draw(now) {
   due = 0;
   if (!data || !surface) return;
   const few = inView(FEW);
   // Points stay under the pictures: these take their time to come.
-  surface.draw({ ...camera, perUnit: perUnit() * fine }, colours, SIZES, fine * dot());
+  surface.draw({ ...camera, perUnit: perUnit() * fine }, colours, SIZES, fine * dot(), stepOf(now));
   const corners = [onMap([0, 0]), onMap([camera.width, camera.height])];
   const { points, size } = few ? { points: few, size: side() } : some(data, ...corners, perUnit());
   showPictures(points, data, marked, size, few !== null);
@@ -287,6 +303,10 @@ function settle(byKey = false) {
   clearTimeout(idle);
   idle = setTimeout(async () => {
     if (!data || frame.closest("section").hidden) return;
+    if (moving) {
+      moving = false;
+      if (pace > 1) soon();
+    }
     const all = data.ids.length;
     const before = isCurrent() ? "" : ", as it was before the last change";
     const drawn = data.images > all ? `, drawn at random from ${count(data.images)}` : "";

@@ -4,19 +4,25 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from helpers.pages import DESK, Visit
-from helpers.servers import CHROMIUM
+if TYPE_CHECKING:  # not every run of tests needs a browser
+    from playwright.sync_api import Browser, Page
 
-expect.set_options(timeout=30_000)  # of a machine with much else to do
+    from helpers.web_page import Visit
+
+DESK = {"width": 1280, "height": 800}
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator["Browser"]:
+    from playwright.sync_api import expect, sync_playwright
+
+    from helpers.servers import CHROMIUM
+
+    expect.set_options(timeout=30_000)  # of a machine with much else to do
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
@@ -26,7 +32,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Visit]:
+def visit(browser: "Browser", address: str) -> Iterator["Visit"]:
     """Open the page; afterwards nothing may have gone wrong in it, and nothing left its origin.
 
     `wrong` is a pattern of what is to go wrong. Options are those of a browser context.
@@ -34,7 +40,7 @@ def visit(browser: Browser, address: str) -> Iterator[Visit]:
     contexts = []
     problems: list[str] = []
 
-    def open_page(asked: str = "", *, wrong: str = "^$", **options: Any) -> Page:
+    def open_page(asked: str = "", *, wrong: str = "^$", **options: Any) -> "Page":
         context = browser.new_context(**{"viewport": DESK, **options})
         contexts.append(context)
         page = context.new_page()
