@@ -13,6 +13,7 @@ import pytest
 # spend half of their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from helpers.browser import browser, screenshots, visit  # noqa: F401 - fixtures
 from helpers.stores import S3, SETTINGS, s3_server
 from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection, draw_collection

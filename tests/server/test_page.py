@@ -1,31 +1,35 @@
 """The page of `lookalike serve`, in a real browser."""
 
-import base64
 import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect
 
 from helpers.servers import CHROMIUM, serving
+from helpers.web_page import (
+    PHONE,
+    Visit,
+    give,
+    map_of,
+    neighbors,
+    new_photo,
+    query_of,
+    violations,
+    wall,
+)
 from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.server import Limits, create_app
 
-DESK = {"width": 1280, "height": 800}
-PHONE = {"width": 360, "height": 740}
 LIMITS = Limits(bytes=2_000_000)
-Visit = Callable[..., Page]
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here to look at the page with")
-expect.set_options(timeout=30_000)  # of a machine with much else to do
 
 
 @pytest.fixture(scope="module")
@@ -33,104 +37,6 @@ def address(index: Index) -> Iterator[str]:
     """Where the server listens."""
     with serving(create_app(index, limits=LIMITS)) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Visit]:
-    """Open the page; afterwards nothing may have gone wrong in it, and nothing left its origin.
-
-    `wrong` is a pattern of what is to go wrong. Options are those of a browser context.
-    """
-    contexts = []
-    problems: list[str] = []
-
-    def open_page(asked: str = "", *, wrong: str = "^$", **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": DESK, **options})
-        contexts.append(context)
-        page = context.new_page()
-
-        def note(what: str) -> None:
-            if not re.search(wrong, what):
-                problems.append(what)
-
-        page.on("pageerror", lambda error: note(str(error)))
-        page.on("console", lambda said: note(said.text) if said.type == "error" else None)
-        context.on(
-            "request",
-            lambda sent: (
-                None if sent.url.startswith((address, "blob:")) else note(f"left: {sent.url}")
-            ),
-        )
-        page.goto(address + asked)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not problems
-
-
-@pytest.fixture(scope="session")
-def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Path(os.environ.get("LOOKALIKE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def new_photo(drawn: DrawnCollection) -> Path:
-    return sorted(drawn.new.iterdir())[0]
-
-
-def wall(page: Page) -> Locator:
-    cards = page.locator("#wall a.card")
-    expect(cards.first).to_be_visible()
-    return cards
-
-
-def neighbors(page: Page, of: str = "", number: int = 24) -> Locator:
-    """The cards of the neighbours, once they are those of this query."""
-    expect(page.locator("#results-title")).to_have_text(re.compile(f"Look-alikes of .*{of}"))
-    expect(page.locator("#main")).to_have_attribute("aria-busy", "false")
-    cards = page.locator("#neighbors a.card")
-    expect(cards).to_have_count(number)
-    return cards
-
-
-def map_of(page: Page) -> Locator:
-    """The canvas, once the map is on it."""
-    expect(page.locator("#map-state")).to_contain_text("in view", timeout=120_000)
-    return page.locator("#map-canvas")
-
-
-def give(page: Page, how: str, data: bytes, name: str, kind: str) -> None:
-    """Drop or paste a file as a browser would say that a person did."""
-    page.evaluate(
-        """([how, data, name, type]) => {
-            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], name, {type}));
-            const options = {bubbles: true, cancelable: true};
-            const event = how === "paste"
-              ? new ClipboardEvent("paste", {...options, clipboardData: transfer})
-              : new DragEvent(how, {...options, dataTransfer: transfer});
-            document.body.dispatchEvent(event);
-        }""",
-        [how, base64.b64encode(data).decode(), name, kind],
-    )
-
-
-def query_of(page: Page) -> str:
-    return page.url.partition("?")[2]
 
 
 def test_a_wall_of_the_collection_invites(visit: Visit, screenshots: Path) -> None:
@@ -569,7 +475,8 @@ def test_light_dark_and_narrow(visit: Visit, screenshots: Path) -> None:
     assert page.evaluate(wide) == 360
     page.screenshot(path=screenshots / "phone.png")
     expect(page.get_by_role("button", name="Take a photo").first).to_be_visible()
-    page.get_by_role("button", name="Compare with number 1", exact=True).tap()
+    page.locator("#neighbors .more").first.tap()
+    page.get_by_role("menuitem", name="Compare with the query").tap()
     expect(page.get_by_role("dialog")).to_be_visible()
     page.screenshot(path=screenshots / "phone-compare.png")
     assert page.evaluate(wide) == 360
@@ -605,9 +512,3 @@ def test_nobody_is_kept_out(visit: Visit, scheme: str) -> None:
     page.keyboard.press("m")
     map_of(page)
     assert violations(page, rules) == []
-
-
-def violations(page: Page, rules: dict[str, Any]) -> list[str]:
-    """What axe finds, whatever its impact."""
-    found = Axe().run(page, options={"resultTypes": ["violations"], **rules})
-    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found.response["violations"]]

@@ -40,7 +40,7 @@ from lookalike.analysis.map import Layout
 from lookalike.cli import main
 from lookalike.images.synthetic import DrawnCollection
 from lookalike.models.embedder import ImageEmbedder
-from lookalike.server import Limits, create_app
+from lookalike.server import Access, Limits, create_app
 from lookalike.server.maps import MapCache
 from lookalike.server.snapshot import Snapshot
 from lookalike.server.thumbnails import Thumbnails
@@ -890,7 +890,7 @@ def test_the_description_is_kept(index: Index, mode: GenerationMode) -> None:
     with served(index.path) as (_, address):
         described = schemathesis.openapi.from_url(f"{address}api/openapi.json")
         operations: list[Any] = [found.ok() for found in described.get_all_operations()]  # type: ignore[union-attr]
-        assert len(operations) == 13
+        assert len(operations) == 20
         for operation in operations:
             with suppress(Unsatisfiable):  # nothing is wrong for what takes anything
 
@@ -925,3 +925,63 @@ def test_bands_and_copies_over_http(client: TestClient, index: Index) -> None:
     hits = index.search(id=3, k=20, all_copies=False)
     assert [one["copies"] for one in single["neighbors"]] == [one.copies for one in hits]
     error_of(client.get("/api/search", params={**asked, "min_band": "near"}), 422)
+
+
+# Files as they are.
+
+
+def test_originals_are_given_out_where_that_is_allowed(
+    copy: Index, client: TestClient, tmp_path: Path
+) -> None:
+    assert not client.get("/api/info").json()["has_originals"]
+    assert "--originals" in error_of(client.get("/api/images/5/original"), 403)
+    with client_of(copy, access=Access(originals=True)) as allowed:
+        path = allowed.get("/api/images/5").json()["path"]
+        file = tmp_path / "photos" / path
+        answer = allowed.get("/api/images/5/original")
+        assert answer.content == file.read_bytes()
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''{path}"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        error_of(allowed.get("/api/images/1000000/original"), 404)
+        file.write_text("<script>alert(1)</script>")
+        assert "changed" in error_of(allowed.get("/api/images/5/original"), 404)
+        file.unlink()
+        for _ in range(6):  # each frees its place
+            assert "no longer" in error_of(allowed.get("/api/images/5/original"), 404)
+
+
+def test_images_have_their_sizes(client: TestClient, drawn: DrawnCollection) -> None:
+    until(lambda: client.get("/api/images/5").json()["width"] is not None)
+    image = client.get("/api/images/5").json()
+    with Image.open(drawn.photos / image["path"]) as photo:
+        assert (image["width"], image["height"]) == photo.size
+
+
+# Parts of pictures.
+
+
+def test_a_part_finds_what_that_part_alone_finds(
+    client: TestClient, index: Index, drawn: DrawnCollection
+) -> None:
+    path = client.get("/api/images/7").json()["path"]
+    with Image.open(drawn.photos / path) as photo:
+        width, height = photo.size
+        part = photo.crop((0, 0, width // 2, height))
+    wanted = [hit.id for hit in index.search(part, 12) if hit.id != 7]
+    answer = client.get("/api/search", params={"image": 7, "box": "0,0,0.5,1", "k": 5}).json()
+    found = [one["id"] for one in answer["neighbors"]]
+    assert len(set(found) & set(wanted[:7])) >= 4 and 7 not in found
+    assert answer["query"]["box"] == [0, 0, 0.5, 1] and answer["query"]["id"] == 7
+    plain = client.get("/api/search", params={"image": 7, "k": 5}).json()
+    assert plain["query"]["box"] is None and plain["neighbors"] != answer["neighbors"]
+    data = (drawn.photos / path).read_bytes()
+    key = client.post("/api/search?k=1", content=data).json()["query"]["upload"]
+    again = client.get("/api/search", params={"upload": key, "box": "0,0,0.5,1", "k": 6}).json()
+    assert again["query"]["box"] == [0, 0, 0.5, 1]
+    assert set(found) & {one["id"] for one in again["neighbors"]}
+
+
+@pytest.mark.parametrize("box", ["", "0,0,1", "0,0,2,1", "0.5,0,0.5,1", "0.9,0,0.1,1", "nan,0,1,1"])
+def test_boxes_that_are_none(client: TestClient, box: str) -> None:
+    assert "box: " in error_of(client.get("/api/search", params={"image": 7, "box": box}), 422)

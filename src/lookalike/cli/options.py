@@ -36,6 +36,9 @@ ImagesArgument = Annotated[
 IndexArgument = Annotated[
     str, typer.Argument(metavar="INDEX", help="The folder or URI of an index.")
 ]
+IndexesArgument = Annotated[
+    list[str], typer.Argument(metavar="INDEX...", help="The folders or URIs of indexes.")
+]
 Labels = Annotated[
     Path | None, typer.Option(help="CSV file of labels, with a header line.", metavar="CSV")
 ]

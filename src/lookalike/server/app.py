@@ -1,53 +1,55 @@
 """The ASGI application: routes, middleware and error responses."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Response
 from fastapi.middleware.gzip import GZipMiddleware
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lookalike import __version__
-from lookalike.errors import LookalikeError
 from lookalike.index import Index
 from lookalike.server import schemas
-from lookalike.server.metrics import RequestCounter
+from lookalike.server.errors import add_error_handlers
+from lookalike.server.hub import create_hub, running, unique_names
+from lookalike.server.metrics import Metrics, RequestCounter
+from lookalike.server.originals import add_originals
 from lookalike.server.params import MAX_RESULTS, error_responses
-from lookalike.server.refresher import log
+from lookalike.server.routes_aside import add_aside
 from lookalike.server.routes_browse import add_images, add_map, add_pictures
+from lookalike.server.routes_groups import add_groups
 from lookalike.server.routes_search import add_searches
 from lookalike.server.security import LOOPBACK, Guard
-from lookalike.server.state import Service
+from lookalike.server.state import Access, Service
 from lookalike.server.thumbnails import MAX_CACHE_BYTES
 from lookalike.server.uploads import Limits
 from lookalike.storage import EmbeddingTable
 
+Indexed = Index | str | Path
 PAGE = Path(__file__).parent / "page"
 _MIN_GZIP_BYTES = 16 * 2**10  # compresses maps, not search results
 
 
 def create_app(
-    index: Index | str | Path,
+    index: Indexed | Sequence[Indexed],
     *,
     token: str | None = None,
     hosts: frozenset[str] = LOOPBACK,
     limits: Limits = Limits(),  # noqa: B008 - immutable
     cap: int = MAX_CACHE_BYTES,
+    access: Access = Access(),  # noqa: B008 - immutable
 ) -> ASGIApp:
-    """Create the ASGI application that serves an index at its newest version.
+    """Create the ASGI application that serves an index, or several, at their newest versions.
 
     Parameters
     ----------
     index
-        The index, or its folder.
+        The index, or its folder; or several, each of which then has its addresses below its name.
     token
         Requests have to send this token; None for no token.
     hosts
@@ -56,35 +58,30 @@ def create_app(
         Limits of an upload.
     cap
         Largest size in bytes of the thumbnail cache on disk.
+    access
+        What the server does beyond searching; by default nothing.
 
     """
+    given = [index] if isinstance(index, Index | str | Path) else list(index)
     # The table of this version: an `Index` may move to a newer one.
-    table = index._table if isinstance(index, Index) else EmbeddingTable.open(index)
-    service = Service(table, limits, cap)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with service.running():
-            yield
-
-    app = FastAPI(
-        title="lookalike",
-        summary=f"Look-alikes in {table.path.resolve().name}",
-        version=__version__,
-        openapi_url="/api/openapi.json",
-        docs_url=None,  # it would load scripts from other sites
-        redoc_url=None,
-        lifespan=lifespan,
-        redirect_slashes=False,
-    )
-    _add_error_handlers(app)
-    add_searches(app, service)
-    add_images(app, service)
-    add_pictures(app, service)
-    add_map(app, service)
-    _add_status(app, service)
+    tables = [one._table if isinstance(one, Index) else EmbeddingTable.open(one) for one in given]
+    if len(tables) == 1:
+        service = Service(tables[0], limits, cap, access)
+        app, metrics = _app_of(service, [service]), service.metrics
+    else:
+        names = unique_names(tables)
+        services = [
+            Service(table, limits, cap, access.below(name))
+            for name, table in zip(names, tables, strict=True)
+        ]
+        metrics = Metrics()
+        apps = {
+            name: RequestCounter(_app_of(service, [], names), service.metrics)
+            for name, service in zip(names, services, strict=True)
+        }
+        app = create_hub(apps, services, metrics, PAGE)
     packed = GZipMiddleware(app, minimum_size=_MIN_GZIP_BYTES, compresslevel=4)
-    counted = RequestCounter(Guard(packed, token, hosts), service.metrics)
+    counted = RequestCounter(Guard(packed, token, hosts), metrics)
 
     async def serve_head(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
@@ -94,32 +91,33 @@ def create_app(
     return serve_head
 
 
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+def _app_of(service: Service, run: Sequence[Service], names: Sequence[str] = ()) -> FastAPI:
+    """Create the application of one index, which runs services; `names` are of all indexes."""
+    app = FastAPI(
+        title="lookalike",
+        summary=f"Look-alikes in {service.snapshot.table.path.resolve().name}",
+        version=__version__,
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # it would load scripts from other sites
+        redoc_url=None,
+        lifespan=running(run),
+        redirect_slashes=False,
+    )
+    add_error_handlers(app)
+    add_searches(app, service)
+    add_images(app, service)
+    add_pictures(app, service)
+    add_originals(app, service)
+    add_map(app, service)
+    add_groups(app, service)
+    add_aside(app, service)
+    _add_status(app, service, names)
+    return app
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][1:]) or "the request"
-        return JSONResponse({"error": f"{name}: {first['msg']}"}, 422)
 
-    @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, error: ClientDisconnect) -> Response:
-        return JSONResponse({"error": "the client has disconnected"}, 400)
+def _add_status(app: FastAPI, service: Service, names: Sequence[str]) -> None:
+    indexes = [{"name": name, "address": f"../{quote(name)}/"} for name in names]
 
-    @app.exception_handler(LookalikeError)
-    async def wrong(_: Request, error: LookalikeError) -> Response:
-        log.error("%s", error)  # it names files: not for the response
-        return JSONResponse({"error": "not available now: see the log of the server"}, 503)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": "internal error: see the log of the server"}, 500)
-
-
-def _add_status(app: FastAPI, service: Service) -> None:
     @app.get("/api/info", response_model=schemas.Info, responses=error_responses())
     async def info() -> Any:
         """Return the counts, the model and the measured recall of the index."""
@@ -134,12 +132,16 @@ def _add_status(app: FastAPI, service: Service) -> None:
             "labels": len(await service.run(lambda: snapshot.labels)),
             "model": snapshot.table.about_model,
             "has_words": await service.run(snapshot.has_words),
+            "allows_changes": service.aside.is_allowed and snapshot.table.source.kind == "files",
+            "has_network": snapshot.table.has_network and snapshot.table.has_pictures,
+            "has_originals": service.access.originals and snapshot.table.has_pictures,
             "limits": {
                 "k": MAX_RESULTS,
                 "upload_bytes": limits.bytes,
                 "upload_pixels": limits.pixels,
             },
             "recall": snapshot.recall,
+            "indexes": indexes,
         }
 
     @app.get("/healthz", response_model=schemas.Health)

@@ -8,6 +8,7 @@ from lookalike.errors import LookalikeError
 from lookalike.search.bands.names import Band
 from lookalike.search.filters import MAX_CONDITION_CHARS, Filter
 from lookalike.server import schemas
+from lookalike.server.parts import PATTERN
 
 MAX_RESULTS = 200
 """Largest number of neighbours or images in a response."""
@@ -30,6 +31,15 @@ Words = Annotated[
 Seed = Annotated[int | None, Query(description="Random seed.", **_ID)]
 ImageId = Annotated[int | None, Query(description="The id of an image of the index.", **_ID)]
 UploadKey = Annotated[str | None, Query(max_length=64, description="The key of an upload.")]
+BoxText = Annotated[
+    str | None,
+    Query(
+        max_length=64,
+        pattern=PATTERN,
+        description="Search for a part of the picture: left,top,right,bottom as shares of its "
+        "sides, from 0 to 1.",
+    ),
+]
 After = Annotated[int | None, Query(description="The last id of the previous page.", **_ID)]
 Size = Annotated[int, Query(description=f"Longer side in pixels: one of {ALLOWED_SIDES}.")]
 

@@ -58,4 +58,5 @@ class Refresher:
             snapshot = Snapshot(newest)
             snapshot.get_ready()
             self.snapshot = snapshot
+        self.snapshot.read_sizes()
         self.snapshot.measure_bands()

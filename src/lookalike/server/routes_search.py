@@ -1,12 +1,14 @@
 """Routes to search: with an image of the index, an upload, or an earlier upload."""
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImageError, LookalikeError
 from lookalike.rendering import name_jpeg
 from lookalike.search.query import make_embedder, queries_of_texts
 from lookalike.search.results import Query
@@ -14,6 +16,7 @@ from lookalike.server import schemas
 from lookalike.server.params import (
     MAX_TEXT_CHARS,
     AllCopies,
+    BoxText,
     ImageFilter,
     ImageId,
     K,
@@ -24,8 +27,10 @@ from lookalike.server.params import (
     error_responses,
     within_of,
 )
+from lookalike.server.parts import Box, cut_out
 from lookalike.server.snapshot import PICTURE_SIDES, Snapshot
 from lookalike.server.state import Service
+from lookalike.system.arrays import Vectors
 
 _BODY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"schema": {"type": "object", "properties": {"image": _BODY["schema"]}}}
@@ -55,30 +60,40 @@ def add_searches(app: FastAPI, service: Service) -> None:
         return {"query": shown, **found}
 
     @app.get(
-        "/api/search", response_model=schemas.SearchResponse, responses=error_responses(400, 404)
+        "/api/search",
+        response_model=schemas.SearchResponse,
+        responses=error_responses(400, 404, 415, 503),
     )
     async def search(
+        request: Request,
         chosen: ImageFilter,
         image: ImageId = None,
         key: Key = None,
         upload: UploadKey = None,
         text: Words = None,
+        box: BoxText = None,
         k: K = 24,
         within: float | None = largest,
         min_band: MinBand = None,
         all_copies: AllCopies = True,
     ) -> Any:
-        """Find the neighbours of an image of the index, an earlier upload, or words."""
+        """Find the neighbours of an image of the index, an earlier upload, a part, or words."""
         if [image, key, upload, text].count(None) != 3:
             raise HTTPException(400, "give one of image=ID, key=KEY, upload=KEY and text=WORDS")
         snapshot = service.snapshot
         if text is not None:
+            if box is not None:
+                raise HTTPException(400, "a box is a part of a picture: give image=ID with it")
             shown, query = _text(text), await service.run(_query_of_text, snapshot, text)
         elif upload is None:
             row = service.row(snapshot, image) if key is None else _row_of_key(snapshot, key)
             shown, query = snapshot.image(row), snapshot.query(row)
         else:
             shown, query = _earlier_upload(service, snapshot, str(upload))
+        if box is not None:
+            part = Box.of(box)
+            vector = await _vector_of_part(request, service, snapshot, shown, part)
+            shown, query = {**shown, "box": list(part)}, replace(query, vector=vector)
         return await respond(snapshot, query, shown, k, chosen, within, min_band, all_copies)
 
     @app.get(
@@ -123,6 +138,30 @@ def add_searches(app: FastAPI, service: Service) -> None:
                 key = service.uploads.remember(data, vector, fingerprint)
                 shown, query = _upload(key), Query(vector)
         return await respond(snapshot, query, shown, k, chosen, within, min_band, all_copies)
+
+
+async def _vector_of_part(
+    request: Request, service: Service, snapshot: Snapshot, shown: dict[str, Any], box: Box
+) -> Vectors:
+    """Return the vector of a part of an image of the index, or of an earlier upload."""
+    if not (snapshot.table.has_network and snapshot.table.has_pictures):
+        raise HTTPException(400, "this index has no pictures or no network: search without `box`")
+    row = None if "upload" in shown else service.row(snapshot, shown["id"])
+    of = str(shown["upload"]) if row is None else snapshot.content_hash(row)
+
+    def cut(small: bytes | None) -> bytes:
+        data = snapshot.read(row) if row is not None else small
+        return cut_out(service.decoder, data or b"", box)
+
+    async def make() -> Vectors:
+        try:
+            small = await asyncio.shield(service.uploads.get(of).picture) if row is None else None
+            data = await service.make_thumbnail(request, cut, small)
+        except ImageError as error:
+            raise HTTPException(404, f"this photo can no longer be read: {error}") from None
+        return await service.uploads.embed(data, make_embedder(snapshot.table))
+
+    return await service.parts.get(of, snapshot.table.about_model["fingerprint"], box, make)
 
 
 def _text_of_json(body: bytes) -> str:

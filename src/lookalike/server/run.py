@@ -5,16 +5,16 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lookalike.errors import LookalikeError, one_line
-from lookalike.index import Index
-from lookalike.server.app import create_app
+from lookalike.server.app import Indexed, create_app
 from lookalike.server.security import LOOPBACK, is_loopback
+from lookalike.server.state import Access
 from lookalike.server.thumbnails import MAX_CACHE_BYTES
 from lookalike.server.uploads import Limits
 
@@ -114,22 +114,25 @@ class TimeoutProtocol(HttpToolsProtocol):
 
 
 def serve(
-    index: Index | str | Path,
+    index: Indexed | Sequence[Indexed],
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
     token: str | None = None,
     limits: Limits = Limits(),  # noqa: B008 - immutable
     cap: int = MAX_CACHE_BYTES,
+    originals: bool | None = None,
+    allow_changes: bool = False,
+    aside: Path | None = None,
     access_log: bool = False,
     on_start: Callable[[list[str]], object] = lambda addresses: None,
 ) -> None:
-    """Serve an index until Ctrl-C or SIGTERM.
+    """Serve an index, or several, until Ctrl-C or SIGTERM.
 
     Parameters
     ----------
     index
-        The index, or its folder.
+        The index, or its folder; or several.
     host, port
         The address to listen on. Port 0 takes a free port.
     token
@@ -139,6 +142,13 @@ def serve(
         Limits of an upload.
     cap
         Largest size in bytes of the thumbnail cache on disk.
+    originals
+        Whether the files of images are given out as they are, with their metadata. By default where
+        only this machine can reach the server.
+    allow_changes
+        Let the page set images aside, and put them back.
+    aside
+        The folder for them; by default beside the index, `NAME.aside`.
     access_log
         Log requests.
     on_start
@@ -156,7 +166,9 @@ def serve(
     try:
         token = token or (None if is_loopback(host) else secrets.token_urlsafe(16))
         hosts = LOOPBACK | {f"[{host}]" if ":" in host else host.lower()}
-        app = create_app(index, token=token, hosts=hosts, limits=limits, cap=cap)
+        gives_originals = is_loopback(host) if originals is None else originals
+        access = Access(gives_originals, allow_changes, aside)
+        app = create_app(index, token=token, hosts=hosts, limits=limits, cap=cap, access=access)
         config = uvicorn.Config(
             app,
             http=TimeoutProtocol,

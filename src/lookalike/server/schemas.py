@@ -29,14 +29,25 @@ class Image(BaseModel):
     )
     name: str
     label: str | None
+    width: int | None = Field(description="Of the upright image in pixels; null where not known.")
+    height: int | None
     thumbnail: str = Field(description="Address of a JPEG of at most 320 pixels a side.")
     picture: str = Field(description="Address of a JPEG of at most 1,280 pixels a side.")
+
+
+class QueryImage(Image):
+    """An image of the index as a query."""
+
+    box: list[float] | None = Field(
+        None, description="The part that was searched for: left, top, right, bottom, 0 to 1."
+    )
 
 
 class Upload(BaseModel):
     """An uploaded image, which the server keeps for a while under a key."""
 
     upload: str
+    box: list[float] | None = Field(None, description="As of an image of the index.")
     name: None = None
     label: None = None
     thumbnail: str
@@ -85,7 +96,7 @@ class Bands(BaseModel):
 class SearchResponse(VersionedResponse):
     """The neighbours of a query, nearest first, without the query itself."""
 
-    query: Image | Upload | Text
+    query: QueryImage | Upload | Text
     engine: str = Field(
         description="exact compares all vectors, approximate those with near signatures."
     )
@@ -148,6 +159,13 @@ class Recall(BaseModel):
     queries: int = Field(description="Number of queries of the measurement.")
 
 
+class ServedIndex(BaseModel):
+    """An index of a server of several."""
+
+    name: str
+    address: str = Field(description="Of its page, relative to that of this response.")
+
+
 class Info(VersionedResponse):
     """Counts, model and recall of the index."""
 
@@ -157,8 +175,14 @@ class Info(VersionedResponse):
     labels: int
     model: dict[str, str | int | float | None]
     has_words: bool = Field(description="Whether the model embeds words.")
+    allows_changes: bool = Field(description="Whether images can be set aside.")
+    has_network: bool = Field(description="Whether uploads and parts of pictures are embedded.")
+    has_originals: bool = Field(description="Whether the files themselves are given out.")
     limits: Limits
     recall: Recall
+    indexes: list[ServedIndex] = Field(
+        description="All indexes of this server; none if it is the only one."
+    )
 
 
 class Map(VersionedResponse):
@@ -179,11 +203,158 @@ class MapProgress(BaseModel):
     doing: str
 
 
+class FileImage(Image):
+    """An image of the index, with its file."""
+
+    size: int | None = Field(description="Of the file in bytes; null where not known.")
+    modified: str | None = Field(description="When the file was changed last, in UTC.")
+
+
+class Duplicate(FileImage):
+    """An image of a group of duplicates."""
+
+    keep: bool = Field(description="Whether it is the one to keep.")
+    keep_id: int = Field(description="The id of the one to keep.")
+    distance: float = Field(description="To the one to keep.")
+    agreement: float | None = Field(description="Of the pixels with those of it, 0 to 1.")
+    same_bytes: bool = Field(description="Whether the files are equal.")
+    aside: bool = Field(description="Whether it has been set aside.")
+
+
+class DuplicateGroup(BaseModel):
+    """A group of duplicates, the one to keep first."""
+
+    group: int
+    images: list[Duplicate]
+
+
+class Duplicates(VersionedResponse):
+    """A page of groups of duplicates; `next` is the `after` of the next page, if any."""
+
+    keep: str = Field(description="The rule by which the images to keep are chosen.")
+    drop: int = Field(description="Images that need not be kept, in all groups.")
+    bytes: int = Field(description="The size of their files.")
+    within: float = Field(description="The largest distance of a duplicate.")
+    groups: list[DuplicateGroup]
+    next: int | None
+    total: int
+
+
+class ClusterImage(FileImage):
+    """An image of a cluster."""
+
+    representative: bool
+
+
+class Cluster(BaseModel):
+    """A cluster: the number of its images, and the first of them, the most typical one first."""
+
+    group: int
+    count: int
+    images: list[ClusterImage]
+
+
+class Clusters(VersionedResponse):
+    """A page of clusters, as of duplicates."""
+
+    alone: int = Field(description="Images in no cluster.")
+    groups: list[Cluster]
+    next: int | None
+    total: int
+
+
+class Outlier(FileImage):
+    """An image and how isolated it is."""
+
+    distance: float | None = Field(description="To its k-th neighbour.")
+    score: float
+    suggested: str | None = Field(
+        description="The label of its neighbours, where its own may be wrong."
+    )
+
+
+class Outliers(VersionedResponse):
+    """A page of images, the most isolated first; `next` is the `after` of the next page."""
+
+    images: list[Outlier]
+    next: int | None
+    total: int
+
+
+class ChosenImage(BaseModel):
+    """An image to set aside."""
+
+    id: int = Field(ge=0, lt=2**63)
+    keep: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="The image that is kept for it: without its file nothing is set aside.",
+    )
+
+
+class ChosenImages(BaseModel):
+    """The body of a request to set images aside."""
+
+    images: list[ChosenImage] = Field(min_length=1, max_length=10_000)
+
+
+class AsideCounts(BaseModel):
+    """How many images were set aside, under a name, and how many were not, by reason."""
+
+    name: str | None
+    done: int
+    already: int
+    gone: int
+    alone: int
+    same: int
+    outside: int
+    changed: int
+
+
+class AsideEntry(BaseModel):
+    """What was set aside at one time."""
+
+    name: str
+    images: int
+
+
+class AsideList(BaseModel):
+    """What was set aside, the newest first, and whether this server may change it."""
+
+    allows_changes: bool
+    aside: list[AsideEntry]
+
+
+class Restored(BaseModel):
+    """The number of images that were put back."""
+
+    restored: int
+
+
 class Health(BaseModel):
     """The state of the server."""
 
     status: str
     version: int
+
+
+class CountedIndex(ServedIndex):
+    """An index with the number of its images."""
+
+    images: int
+
+
+class Indexes(BaseModel):
+    """The indexes of this server."""
+
+    indexes: list[CountedIndex]
+
+
+class HubHealth(BaseModel):
+    """The state of a server of several indexes."""
+
+    status: str
 
 
 class ErrorResponse(BaseModel):

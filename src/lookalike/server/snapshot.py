@@ -23,6 +23,7 @@ from lookalike.search.recall import RECALL_K, RECALLS, RecallProfile
 from lookalike.search.results import Query, SearchResult
 from lookalike.search.rows import Neighbor, Rows
 from lookalike.search.searcher import EXACT_UP_TO, Searcher
+from lookalike.server.sizes import Sizes, read_sizes
 from lookalike.storage import EmbeddingTable
 from lookalike.system.arrays import Mask, Numbers, Vectors
 from lookalike.system.defaults import TARGET_RECALL
@@ -55,6 +56,8 @@ class Snapshot:
         self.regions = self.searcher.usable_regions("auto", TARGET_RECALL)
         self.bands = saved_bands(table)
         """What a distance means; None until it is measured."""
+        self.sizes: Sizes | None = None
+        """Width and height of each row; None until they are read, or where they are not."""
         self.is_ready = self.count <= EXACT_UP_TO or self.regions is not None
         if self.regions is None:
             _ = self.rows  # mapped before the first request
@@ -70,6 +73,11 @@ class Snapshot:
             self.searcher.get_ready()
             self.is_ready = True
 
+    def read_sizes(self) -> None:
+        """Read the sizes of the images; until then they are null in answers."""
+        if self.sizes is None and self.regions is None:
+            self.sizes = read_sizes(self.table, self.rows)
+
     def measure_bands(self) -> None:
         """Measure the bands where none are saved; until then searches do without."""
         if self.bands is None:
@@ -77,13 +85,17 @@ class Snapshot:
 
     def image(self, row: int) -> dict[str, Any]:
         """Return a row as `schemas.Image`."""
-        return self._shown(
+        shown = self._shown(
             int(self.rows.ids[row]),
             self.rows.id_of(row),
             self.rows.paths[row].as_py(),
             self.rows.labels[row].as_py(),
             self.content_hash(row),
         )
+        if self.sizes is not None:
+            width, height = self.sizes[row].tolist()
+            shown["width"], shown["height"] = width or None, height or None
+        return shown
 
     def _shown(
         self, number: int, id_: int | str, path: str, label: str | None, content_hash: str
@@ -97,6 +109,8 @@ class Snapshot:
             "path": path,
             "name": os.path.basename(path) if self.table.has_pictures else path,
             "label": label,
+            "width": None,
+            "height": None,
             **{name: f"{address}?size={side}&v={prefix}" for name, side in PICTURE_SIDES.items()},
         }
 

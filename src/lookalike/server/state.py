@@ -5,16 +5,22 @@ import io
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request
 from PIL import Image
 from starlette.requests import ClientDisconnect
 
+from lookalike.analysis.groups import Groups, Kind
 from lookalike.images import IsolatedDecoder
 from lookalike.search.query import make_embedder
+from lookalike.server.aside import AsideFolder
+from lookalike.server.groups import GroupsCache
 from lookalike.server.maps import MapCache
 from lookalike.server.metrics import Metrics
+from lookalike.server.parts import PartVectors
 from lookalike.server.refresher import Refresher
 from lookalike.server.snapshot import Snapshot
 from lookalike.server.thumbnails import Thumbnails
@@ -28,16 +34,36 @@ _DECODE_TIMEOUT_SECONDS = 15.0  # part of it, for decoding
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Access:
+    """What a server does beyond searching."""
+
+    originals: bool = False
+    """Give out the files of images as they are, with their metadata."""
+    changes: bool = False
+    """Set images aside, and put them back."""
+    aside: Path | None = None
+    """The folder for them; by default beside the index, `NAME.aside`."""
+
+    def below(self, name: str) -> "Access":
+        """Return this for one of several indexes: what it sets aside goes below its name."""
+        return replace(self, aside=self.aside and self.aside / name)
+
+
 class Service:
     """A served index with its caches, pools and metrics."""
 
-    def __init__(self, table: EmbeddingTable, limits: Limits, cap: int) -> None:
+    def __init__(self, table: EmbeddingTable, limits: Limits, cap: int, access: Access) -> None:
+        self.access = access
         self.refresher = Refresher(table)
         self.metrics = Metrics()
         self.uploads = Uploads(limits, cores(), self.metrics.batches)
-        self._decoder = IsolatedDecoder(_DECODE_TIMEOUT_SECONDS, truncated=True)
-        self.thumbnails = Thumbnails(self._decoder, cap)
+        self.decoder = IsolatedDecoder(_DECODE_TIMEOUT_SECONDS, truncated=True)
+        self.thumbnails = Thumbnails(self.decoder, cap)
         self.maps = MapCache()
+        self.parts = PartVectors()
+        self.groups = GroupsCache()
+        self.aside = AsideFolder(access.aside or _beside(table.path), access.changes)
         self._searching = ThreadPoolExecutor(cores(), "search")
         self._drawing = ThreadPoolExecutor(cores(), "thumbnails")
         self._mapping = ThreadPoolExecutor(1, "map")
@@ -90,6 +116,11 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._mapping, self.maps.get, self.snapshot)
 
+    async def groups_of(self, snapshot: Snapshot, kind: Kind) -> Groups | tuple[float, str]:
+        """Return groups or their progress (`GroupsCache.get`), in the thread of the map."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._mapping, self.groups.get, snapshot, kind)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the background tasks while the block runs."""
@@ -102,7 +133,8 @@ class Service:
             warm.cancel()
             self.uploads.close()
             self.maps.close()
-            self._decoder.close()
+            self.groups.close()
+            self.decoder.close()
             for pool in (self._searching, self._drawing, self._mapping):
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -112,3 +144,9 @@ class Service:
         Image.new("RGB", (64, 64)).save(blank, "PNG")
         with suppress(Exception):  # the first upload reports the error
             await self.uploads.embed(blank.getvalue(), make_embedder(self.snapshot.table))
+
+
+def _beside(index: Path) -> Path:
+    """Return the folder beside an index for images that are set aside."""
+    place = index.resolve()
+    return place.with_name(f"{place.name}.aside")

@@ -70,7 +70,7 @@ class Aside:
 
 
 def set_aside(
-    how: AsideAction, source: Source, drops: Iterable[tuple[str, str]], folder: Path
+    how: AsideAction, source: Source, drops: Iterable[tuple[str, str | None]], folder: Path
 ) -> Aside:
     """Set images aside.
 
@@ -81,8 +81,9 @@ def set_aside(
         absolute path or URI per line, and is the only way for images in tables or at URIs. Of
         vectors without pictures it lists the keys.
     source : Source
-    drops : iterable of (str, str)
-        Encoded paths of an image to drop and of the image to keep for it.
+    drops : iterable of (str, str or None)
+        Encoded paths of an image to drop and of the image to keep for it; None where a person has
+        chosen the image by itself.
     folder : Path
         A new or empty folder, or that of an earlier run to continue. Images keep their paths below
         the root.
@@ -149,24 +150,27 @@ def _make_folder(folder: Path) -> None:
         raise LookalikeError(f"{folder} is not empty: choose a new folder")
 
 
-def _reason_not_to(source: Source, drop: str, kept: str) -> str | None:
+def _reason_not_to(source: Source, drop: str, kept: str | None) -> str | None:
     """Return the reason not to drop an image, a field of `Aside`; None to drop it."""
     if source.kind == "table":  # without the row number
-        drop, kept = drop.rpartition("#")[0], kept.rpartition("#")[0]
-    if not (is_inside(source, drop) and is_inside(source, kept)):
+        drop, kept = drop.rpartition("#")[0], kept and kept.rpartition("#")[0]
+    if not all(is_inside(source, path) for path in (drop, kept) if path is not None):
         return "outside"
     if source.kind != "files":
         return None
-    origin, other = full_path(source, drop), full_path(source, kept)
+    origin = full_path(source, drop)
     if not os.path.isfile(origin) or is_empty(origin):
         return "gone"
+    if kept is None:
+        return None
+    other = full_path(source, kept)
     if not os.path.isfile(other):
         return "alone"
     return "same" if os.path.samefile(origin, other) else None
 
 
 def _list(
-    source: Source, drops: Iterable[tuple[str, str]], folder: Path, counts: Counter[str]
+    source: Source, drops: Iterable[tuple[str, str | None]], folder: Path, counts: Counter[str]
 ) -> None:
     with open(folder / PART, "w", encoding="utf-8") as file:
         for drop, kept in drops:
@@ -183,7 +187,7 @@ def _set_aside_one(
     how: str,
     source: Source,
     drop: str,
-    kept: str,
+    kept: str | None,
     folder: Path,
     write: Callable[[Entry], None],
 ) -> str:

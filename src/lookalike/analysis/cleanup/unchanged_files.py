@@ -1,8 +1,13 @@
 """Set aside the images of an analysis that are unchanged since indexing."""
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from lookalike import images
 from lookalike.analysis.cleanup.aside import Aside, AsideAction, check
@@ -15,7 +20,16 @@ from lookalike.storage.protocol import HasTable
 from lookalike.system.paths import Name, local_path
 from lookalike.system.sql import create_view, fetch_row
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
 _FETCH_ROWS = 1024
+_CHOSEN_QUERY = """
+select one.path, one.size, one.modified, one.content_hash,
+    kept.path, kept.size, kept.modified, kept.content_hash
+from chosen join stored as one on one.id = drop_id left join stored as kept on kept.id = keep_id
+where one.status = 'ok' and (keep_id is null or kept.id is not null)
+order by one.path"""
 _DROPS_QUERY = """
 select one.path, one.size, one.modified, one.content_hash,
     kept.path, kept.size, kept.modified, kept.content_hash
@@ -59,21 +73,64 @@ def set_aside(index: HasTable, found: AnalysisResult, how: AsideAction, to: Name
     table = index._table
     to = local_path(to).absolute()
     check(how, table.source, to)
-    yielded = 0
-
-    def drops() -> Iterator[tuple[str, str]]:
-        nonlocal yielded
-        for rows in iter(lambda: query.fetchmany(_FETCH_ROWS), []):
-            for row in rows:
-                if _is_unchanged(table, *row[:4]) and _is_unchanged(table, *row[4:]):
-                    yielded += 1
-                    yield row[0], row[4]
-
     with table.connect(found.folder) as sql:
         create_view(sql, "found", found.folder / TABLE)
         (total,) = fetch_row(sql, "select count(*) from found where action = 'drop'")
-        query = sql.execute(_DROPS_QUERY)
-        aside = set_aside_images(how, table.source, drops(), to)
+        return _set_aside_rows(table, sql.execute(_DROPS_QUERY), total, how, to)
+
+
+def set_chosen_aside(
+    table: EmbeddingTable, chosen: Sequence[tuple[int, int | None]], how: AsideAction, to: Path
+) -> Aside:
+    """Set chosen images aside, as `set_aside` does those of an analysis.
+
+    Parameters
+    ----------
+    table : EmbeddingTable
+    chosen : sequence of (int, int or None)
+        The id of each image and that of the image that is kept for it; None for an image that is
+        no duplicate. One that is to be kept for another is not set aside.
+    how : {"move", "copy", "link", "list"}
+    to : Path
+
+    Returns
+    -------
+    Aside
+    """
+    to = to.absolute()
+    check(how, table.source, to)
+    kept = {keep for _, keep in chosen if keep is not None}
+    pairs = {drop: keep for drop, keep in chosen if drop not in kept and drop != keep}
+    rows = pa.table(
+        {
+            "drop_id": pa.array(pairs.keys(), pa.int64()),
+            "keep_id": pa.array(pairs.values(), pa.int64()),
+        }
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="lookalike-") as folder,
+        table.connect(Path(folder)) as sql,
+    ):
+        sql.register("chosen", rows)
+        return _set_aside_rows(table, sql.execute(_CHOSEN_QUERY), len(chosen), how, to)
+
+
+def _set_aside_rows(
+    table: EmbeddingTable, query: "DuckDBPyConnection", total: int, how: AsideAction, to: Path
+) -> Aside:
+    """Set aside what a query names and is unchanged; the rest of `total` counts as changed."""
+    yielded = 0
+
+    def drops() -> Iterator[tuple[str, str | None]]:
+        nonlocal yielded
+        for rows in iter(lambda: query.fetchmany(_FETCH_ROWS), []):
+            for row in rows:
+                is_same = row[4] is None or _is_unchanged(table, *row[4:])
+                if is_same and _is_unchanged(table, *row[:4]):
+                    yielded += 1
+                    yield row[0], row[4]
+
+    aside = set_aside_images(how, table.source, drops(), to)
     return replace(aside, changed=total - yielded)
 
 

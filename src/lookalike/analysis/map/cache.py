@@ -85,12 +85,16 @@ def _folder() -> Path:
 
 def _file(table: EmbeddingTable) -> Path:
     """Return the file of a version, named by the method and by its segments."""
-    segments = _digest(*(segment.file.stem for segment in table.segments))
-    return _folder() / f"{_prefix(table)}-{METHOD_VERSION}-{segments}.npz"
+    return _folder() / f"{_prefix(table)}-{METHOD_VERSION}-{names_of(table)[1]}.npz"
 
 
 def _prefix(table: EmbeddingTable) -> str:
-    return _digest(table.identity)
+    return names_of(table)[0]
+
+
+def names_of(table: EmbeddingTable) -> tuple[str, str]:
+    """Return names for files in the cache: one of the index, one of the rows of this version."""
+    return _digest(table.identity), _digest(*(segment.file.stem for segment in table.segments))
 
 
 def _digest(*names: str) -> str:

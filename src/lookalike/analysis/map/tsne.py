@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.analysis.background import Move
 from lookalike.search.cells import ROTATION_SAMPLE_ROWS, Rotation
 from lookalike.search.rows import Rows, draw
 from lookalike.system.arrays import Numbers, Vectors
@@ -22,10 +23,7 @@ from lookalike.system.extras import require
 from lookalike.system.resources import cores
 
 Points: TypeAlias = npt.NDArray[np.float32]
-Move: TypeAlias = Callable[[float, str], None]
-"""Gets the progress, from 0 to 1, and the current step."""
-
-MAX_IMAGES = 50_000
+MAX_IMAGES = 100_000
 """Of a larger index this many images are drawn."""
 DIRECTIONS = 128
 """Leading directions for the search for neighbours. This takes a third of the time of all 512, and
@@ -42,6 +40,7 @@ makes tighter clusters and keeps 64 % of the 10 nearest."""
 _BOX_SIDE = 2
 """Side of the interpolation boxes of the repulsion. With 1, the default of openTSNE, the last
 iterations take five times as long and 66 % are kept; 3 is no quicker."""
+_PLACING_COST = 100_000  # comparing as many images takes as long as placing them
 _MIN_BOX_IMAGES = 3000  # for fewer the tree of Barnes and Hut is quicker than boxes
 _BLOCK_ROWS = 2048
 _INNER_SHARE = 0.95  # of the way to the border, for all images but the outermost
@@ -174,7 +173,7 @@ def _tsne(turned: Vectors, start: npt.NDArray[np.float64], move: Move) -> npt.ND
     from openTSNE.nearest_neighbors import PrecomputedNeighbors
 
     count = len(turned)
-    comparing = count / (count + 2 * MAX_IMAGES)  # share of the time
+    comparing = count / (count + _PLACING_COST)  # share of the time
     near, distances = _find_neighbors(
         turned, lambda done: move(comparing * done, "comparing images")
     )

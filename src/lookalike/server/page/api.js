@@ -88,7 +88,7 @@ export async function upload(blob, state, signal) {
     headers: { "Content-Type": type },
     signal,
   });
-  return keep(searchUrl({ ...state, image: null, upload: body.query.upload }), body);
+  return keep(searchUrl({ ...state, image: null, box: null, upload: body.query.upload }), body);
 }
 
 // null while it is being made; `wait` is told how far that is.
@@ -98,3 +98,16 @@ export async function map(wait, signal) {
   wait(body);
   return null;
 }
+
+// With its status: 202 while they are being found.
+export const groups = (kind, after, signal) =>
+  ask(`api/${kind}${after === null ? "" : `?after=${after}`}`, { signal });
+
+export const aside = async () => (await ask("api/aside")).body;
+
+const post = async (url, content) => {
+  const options = { method: "POST", body: JSON.stringify(content), headers: { "Content-Type": "application/json" } };
+  return (await ask(url, options)).body;
+};
+export const setAside = (images) => post("api/aside", { images });
+export const putBack = (name) => post(`api/aside/${encodeURIComponent(name)}/undo`, {});

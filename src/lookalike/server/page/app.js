@@ -6,9 +6,13 @@ import * as compare from "./compare.js";
 import { $, count, counted, h } from "./dom.js";
 import * as filter from "./filter.js";
 import * as keys from "./keys.js";
+import * as menu from "./menu.js";
+import * as part from "./part.js";
 import * as places from "./places.js";
 import * as results from "./results.js";
-import { BANDS, hasQuery, href, read, USUAL_K } from "./state.js";
+import * as select from "./select.js";
+import { BANDS, hasQuery, href, read, USUAL_K, VIEWS } from "./state.js";
+import { imageOf } from "./tile.js";
 import { remember } from "./trail.js";
 
 const WALL = 48; // random pictures to begin with
@@ -20,11 +24,12 @@ let flight = new AbortController();
 let info = null;
 let map = null; // comes when it is first looked at
 let coming = null;
+let groups = null; // comes so too
 const photos = new Map(); // keys of uploads to the photos as they lie in this browser
 const PHOTOS = 30; // that are kept so
 
 function getMap() {
-  const pick = (id) => go({ ...now(), image: id, upload: null, text: null, view: "pictures", seed: null });
+  const pick = (id) => go({ ...now(), image: id, upload: null, text: null, box: null, view: "pictures", seed: null });
   coming ??= import("./map.js").then(
     (found) => {
       found.listen(pick, change);
@@ -38,14 +43,16 @@ function getMap() {
   return coming;
 }
 
-const viewOf = (state) => (state.view === "map" ? "map" : hasQuery(state) ? "results" : "start");
+const isGroups = (state) => ["duplicates", "clusters", "outliers"].includes(state.view);
+const viewOf = (state) =>
+  state.view === "map" ? "map" : isGroups(state) ? "groups" : hasQuery(state) ? "results" : "start";
 
 // Loads what a state shows and returns how to draw it. Nothing is drawn before all is there, so
 // that what was there stays where something goes wrong.
 async function load(state, signal) {
   const view = viewOf(state);
   const [answer, found] = await Promise.all([
-    hasQuery(state) ? api.search(state, signal) : null,
+    hasQuery(state) && view !== "groups" ? api.search(state, signal) : null,
     api.info(view !== "results").catch(() => info), // results say themselves what they are of
   ]);
   info = found;
@@ -55,6 +62,12 @@ async function load(state, signal) {
   if (answer) answer.query.local = photos.get(answer.query.upload);
   if (view === "map") await getMap();
   if (view === "map") return { state, answer, draw: () => map.show(state, answer, info) };
+  if (view === "groups") {
+    groups ??= await import("./groups.js").catch(() => {
+      throw api.gone();
+    });
+    return { state, answer, draw: () => groups.show(state.view, state, info) };
+  }
   if (view === "results") {
     return { state, answer, draw: () => results.showAnswer(answer, state, info) };
   }
@@ -101,7 +114,7 @@ async function go(state, { push = true, scroll = 0, focus = true, preview = null
   say(next);
 }
 
-const sameQuery = (a, b) => ["image", "upload", "text", "seed"].every((name) => a[name] === b[name]);
+const sameQuery = (a, b) => ["image", "upload", "text", "box", "seed"].every((name) => a[name] === b[name]);
 
 function draw() {
   const { state } = shown;
@@ -109,8 +122,21 @@ function draw() {
   busy(false);
   shown.draw();
   const what = shown.answer ? results.nameOf(shown.answer.query) : info?.name;
-  document.title = [state.view === "map" && "Map", what, "lookalike"].filter(Boolean).join(" – ");
+  document.title = [VIEWS.includes(state.view) && titled(state.view), what, "lookalike"].filter(Boolean).join(" – ");
 }
+
+// The other indexes of the same server.
+function showIndexes({ indexes }) {
+  const select = $("#indexes");
+  select.hidden = !indexes?.length;
+  if (select.hidden || select.children.length === indexes.length) return;
+  const here = (address) => new URL(address, location.href).pathname === new URL("./", location.href).pathname;
+  const option = ({ name, address }) => h("option", { value: address, selected: here(address) }, name);
+  select.replaceChildren(...indexes.map(option));
+  select.addEventListener("change", () => location.assign(select.value));
+}
+
+const titled = (view) => view.charAt(0).toUpperCase() + view.slice(1);
 
 // What stands around every view.
 function frame(state) {
@@ -120,7 +146,7 @@ function frame(state) {
     section.hidden = section.id !== view;
   }
   const slot = $(`#${view} .slot`);
-  if ($("#toolbar").parentElement !== slot) slot.append($("#toolbar"));
+  if (slot && $("#toolbar").parentElement !== slot) slot.append($("#toolbar"));
   filter.show(state);
   $("#filter").hidden = info?.labels === 0 && state.labels.length === 0;
   const steps = [...new Set([...STEPS, state.k])].filter((k) => k <= (info?.limits.k ?? 96));
@@ -130,13 +156,20 @@ function frame(state) {
   $("#min-band").replaceChildren(...weakest);
   $("#all-copies").checked = state.allCopies;
   $("#to-pictures").href = href({ ...state, view: "pictures" });
-  $("#to-map").href = href({ ...state, view: "map" });
-  $(view === "map" ? "#to-map" : "#to-pictures").setAttribute("aria-current", "page");
-  $(view === "map" ? "#to-pictures" : "#to-map").removeAttribute("aria-current");
+  for (const link of document.querySelectorAll(".switch a")) {
+    const of = link.id.replace("to-", "");
+    if (of !== "pictures") link.href = href({ ...state, view: of });
+    if (of === (VIEWS.includes(state.view) ? state.view : "pictures")) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (info) showIndexes(info);
   if (info) $("#collection").textContent = `${info.name} · ${counted(info.images, "image")}`;
   $("#words").hidden = !info?.has_words;
   if (document.activeElement !== $("#words-input")) $("#words-input").value = state.text ?? "";
   if (view !== "map") map?.leave();
+  if (view !== "groups") groups?.leave();
+  select.show(info);
+  for (const change of document.querySelectorAll(".changes")) change.hidden = !info?.allows_changes;
 }
 
 const busy = (on) => $("#main").setAttribute("aria-busy", String(on));
@@ -188,7 +221,7 @@ function complain(message, again) {
 const quiet = () => $("#alert").replaceChildren();
 
 function say({ state, answer }) {
-  if (state.view === "map") return;
+  if (VIEWS.includes(state.view)) return;
   $("#said").textContent = answer
     ? results.summed(answer)
     : `${counted($("#wall").children.length, "random picture")}`;
@@ -199,7 +232,7 @@ const change = (some) => go({ ...now(), ...some });
 
 function searchWith(file) {
   const preview = { name: file.name || null, label: null, thumbnail: URL.createObjectURL(file) };
-  const state = { ...now(), image: null, upload: null, text: null, view: "pictures", seed: null };
+  const state = { ...now(), image: null, upload: null, text: null, box: null, view: "pictures", seed: null };
   compare.close();
   go(state, {
     preview,
@@ -232,7 +265,7 @@ function searchInWords(event) {
   const text = $("#words-input").value.trim();
   if (!text) return;
   compare.close();
-  go({ ...now(), image: null, upload: null, text, view: "pictures", seed: null });
+  go({ ...now(), image: null, upload: null, text, box: null, view: "pictures", seed: null });
 }
 
 function forget(key, url) {
@@ -241,7 +274,7 @@ function forget(key, url) {
 }
 
 function surprise() {
-  const state = { ...now(), image: -1, upload: null, text: null, view: "pictures", seed: null };
+  const state = { ...now(), image: -1, upload: null, text: null, box: null, view: "pictures", seed: null };
   go(state, {
     task: async (signal) => {
       const { images } = await api.random({ ...state, paths: [], within: null }, 1, newSeed(), signal);
@@ -261,6 +294,24 @@ const deeds = {
   quiet,
 };
 
+const toolsOf = () => ({
+  state: now(),
+  info,
+  compare: compareAt,
+  part: info?.has_network ? searchForPart : null,
+});
+
+// A box on a picture, which the address then has.
+function searchForPart(image) {
+  const query = shown?.answer?.query;
+  const ofQuery = query && image.id === query.id && image.upload === query.upload;
+  const upload = image.upload ?? null;
+  part.open(image, ofQuery ? now().box : null, (box) => {
+    const next = { ...now(), image: upload ? null : image.id, upload, text: null, box, view: "pictures", seed: null };
+    go(next, { preview: { ...image, box: box && part.parse(box) } });
+  });
+}
+
 function compareAt(at, opener) {
   if (!shown?.answer || viewOf(shown.state) !== "results") return;
   compare.open(shown.answer, shown.state, at, opener);
@@ -275,12 +326,17 @@ addEventListener("click", (event) => {
   if (deed) return deeds[deed.dataset.do]?.();
   const beside = event.target.closest("[data-compare]");
   if (beside) return compareAt(Number(beside.dataset.compare), beside);
+  const more = event.target.closest("[data-menu]");
+  if (more) {
+    const image = imageOf(more.closest("li")) ?? shown?.answer?.query;
+    return image && menu.open(more, image, toolsOf());
+  }
   const link = event.target.closest("a[data-go]");
   const { ctrlKey, metaKey, shiftKey, altKey } = event;
   if (!link || ctrlKey || metaKey || shiftKey || altKey) return; // a new tab is a new tab
   event.preventDefault();
   compare.close();
-  go(read(new URL(link.href).search), { preview: results.imageOf(link) });
+  go(read(new URL(link.href).search), { preview: imageOf(link) });
 });
 
 // A picture whose file is gone says so in its place.
@@ -293,6 +349,8 @@ for (const what of ["error", "load"]) {
 
 addEventListener("popstate", () => {
   compare.close();
+  part.close();
+  menu.close();
   go(read(location.search), { push: false, scroll: places.here() });
 });
 
@@ -307,7 +365,12 @@ keys.listen({
   r: surprise,
   c: (target) => compareAt([...$("#neighbors").children].indexOf(target.closest(".grid > li")), target),
   m: () => change({ view: now().view === "map" ? "pictures" : "map" }),
+  x: (target) => select.toggle(target.closest?.(".grid > li")),
   "?": keys.showHelp,
+});
+select.listen(async (images) => {
+  const { setAside } = await import("./cleanup.js");
+  await setAside(images.map(({ id }) => ({ id, keep: null }))).then(select.clear, (error) => complain(error.message));
 });
 
 go(read(location.search), { push: false, focus: false, scroll: places.here() });

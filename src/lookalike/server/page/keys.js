@@ -29,7 +29,7 @@ export function listen(deeds) {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     if (document.querySelector("dialog[open]")) return;
     const target = event.target;
-    if (target.matches("input, select, textarea")) return;
+    if (target.matches("input:not([type=checkbox]), select, textarea, [role=menuitem]")) return;
     const card = target.closest?.(".grid > li");
     if (card && move(card, event.key)) return event.preventDefault();
     const deed = box.checked && deeds[event.key.length === 1 ? event.key.toLowerCase() : ""];
@@ -40,19 +40,28 @@ export function listen(deeds) {
   help.addEventListener("click", (event) => event.target === help && help.close());
 }
 
+// Rows have as many pictures as fit: up and down lead to what lies above and below.
 function move(card, key) {
   const cards = [...card.parentElement.children];
   const at = cards.indexOf(card);
-  const row = cards.filter((other) => other.offsetTop === cards[0].offsetTop).length;
   const last = cards.length - 1;
-  const [left, right, up, down] = [at - 1, at + 1, at - row, at + row];
+  const middle = (one) => one.offsetLeft + one.offsetWidth / 2;
+  const vertical = (step) => {
+    const rows = [...new Set(cards.map((one) => one.offsetTop))];
+    const row = cards.filter((one) => one.offsetTop === rows[rows.indexOf(card.offsetTop) + step]);
+    const far = (one) => Math.abs(middle(one) - middle(card));
+    return cards.indexOf(row.reduce((best, one) => (best && far(best) <= far(one) ? best : one), null) ?? card);
+  };
   const to = {
-    ArrowLeft: left, ArrowRight: right, ArrowUp: up, ArrowDown: down, Home: 0, End: last,
+    ArrowLeft: () => at - 1,
+    ArrowRight: () => at + 1,
+    ArrowUp: () => vertical(-1),
+    ArrowDown: () => vertical(1),
+    Home: () => 0,
+    End: () => last,
   }[key];
   if (to === undefined) return false;
-  // Down from the last but one row goes to the last card where the last row is shorter.
-  const below = to > last && key === "ArrowDown" && Math.floor(at / row) < Math.floor(last / row);
-  const link = $("a", cards[below ? last : to] ?? card);
+  const link = $("a", cards[to()] ?? card);
   link.focus({ preventScroll: true });
   link.scrollIntoView({ block: "nearest" });
   return true;

@@ -2,17 +2,21 @@
 
 import * as api from "./api.js";
 import { camera, lookAt, MIDDLE, onCanvas, onMap, perUnit, put, zoomBy } from "./camera.js";
-import { FEW, forget, isClose, showPictures, side, small } from "./closeup.js";
+import { FEW, forget, isClose, showPictures, side, small, some } from "./closeup.js";
 import { $, count, counted, h } from "./dom.js";
 import { gestures, ZOOM } from "./gestures.js";
-import { frequent, kinds, palette, showLegend, SIZES } from "./legend.js";
+import { DIM, frequent, kinds, palette, showLegend, SIZES } from "./legend.js";
 import { grid } from "./nearby.js";
+import { picks } from "./picks.js";
 import { href } from "./state.js";
 import { plot } from "./plot.js";
 
 const REACH = 14; // pixels from the pointer to a point that it means
 const NEAR_CROSS = 100; // pixels from the cross to a point that the keys mean
+const EDGE = 60; // pixels from the edge of the view to a picture that is brought back
 const PAUSE = 60; // seconds at most, from one try to get the points to the next
+const SLOW = 34; // ms between two frames that are too much
+const MOST_LEFT_OUT = 16; // of so many points at least one is drawn
 const SOON = 8; // the same, while an older map is there
 const WHOLE = { x: 0, y: 0, zoom: 1 };
 const NO_WEBGL =
@@ -34,6 +38,7 @@ let hovered = false; // by a pointer, which points elsewhere once the map moves
 let fine = 1; // device pixels to one of CSS
 let pick, change; // what to tell of a picture taken, of labels chosen
 let [flight, due, idle] = [null, 0, 0];
+let [moving, drawn, quick, pace] = [false, 0, 0, 1]; // since when, and of how many points one is drawn
 
 export function listen(picked, changed) {
   [pick, change] = [picked, changed];
@@ -145,6 +150,7 @@ function colour() {
   waiting(null);
   const near = new Set(answer?.neighbors.map(({ id }) => id));
   data.kinds = kinds(data, data.top, state.labels, near);
+  data.picks = picks(data.x, data.y, (i) => data.kinds[i] === DIM);
   surface.put(data.x, data.y, data.kinds);
   colours = palette();
   marked = data.rows.get(answer?.query.id) ?? -1;
@@ -179,7 +185,20 @@ function zoom(factor, place, byKey = false) {
   moved(byKey);
 }
 
+// A view without a picture says nothing: the nearest one is brought to its edge.
+function notEmpty() {
+  if (!data?.ids.length || inView(0) === null) return;
+  const i = data.near.nearest(camera.x, camera.y, 4);
+  if (i < 0) return;
+  const [x, y] = onCanvas(data.x[i], data.y[i]);
+  const out = (at, size) => Math.min(0, at - EDGE) + Math.max(0, at - size + EDGE);
+  const [dx, dy] = [out(x, camera.width), out(y, camera.height)];
+  lookAt({ x: camera.x + dx / perUnit(), y: camera.y - dy / perUnit() });
+}
+
 function moved(byKey) {
+  notEmpty();
+  moving = true;
   if (hovered) point(-1);
   soon();
   settle(byKey);
@@ -195,15 +214,29 @@ function inView(most) {
   return data.near.inside(left, bottom, right, top, most);
 }
 
-function draw() {
+// While the map moves, as many points are drawn as this machine can in a frame; then all.
+function stepOf(now) {
+  const gap = now - drawn;
+  drawn = now;
+  if (!moving) return 1;
+  if (gap < 20) quick += 1;
+  else quick = 0;
+  if (gap > SLOW && gap < 1000) pace = Math.min(pace * 2, MOST_LEFT_OUT);
+  else if (quick > 20) [pace, quick] = [Math.max(1, pace / 2), 0];
+  return pace;
+}
+
+function draw(now) {
   due = 0;
   if (!data || !surface) return;
-  const few = inView(FEW) ?? [];
-  if (few.length) surface.clear();
-  else surface.draw({ ...camera, perUnit: perUnit() * fine }, colours, SIZES, fine * dot());
-  showPictures(few, data, marked);
-  frame.classList.toggle("few", few.length > 0);
-  marker.style.width = marker.style.height = few.length ? `${side() + 12}px` : "";
+  const few = inView(FEW);
+  // Points stay under the pictures: these take their time to come.
+  surface.draw({ ...camera, perUnit: perUnit() * fine }, colours, SIZES, fine * dot(), stepOf(now));
+  const corners = [onMap([0, 0]), onMap([camera.width, camera.height])];
+  const { points, size } = few ? { points: few, size: side() } : some(data, ...corners, perUnit());
+  showPictures(points, data, marked, size, few !== null);
+  frame.classList.toggle("few", isClose());
+  marker.style.width = marker.style.height = isClose() ? `${side() + 12}px` : "";
   if (marked >= 0) put(marker, onCanvas(data.x[marked], data.y[marked]), MIDDLE);
   if (target >= 0) placeTip();
 }
@@ -270,6 +303,10 @@ function settle(byKey = false) {
   clearTimeout(idle);
   idle = setTimeout(async () => {
     if (!data || frame.closest("section").hidden) return;
+    if (moving) {
+      moving = false;
+      if (pace > 1) soon();
+    }
     const all = data.ids.length;
     const before = isCurrent() ? "" : ", as it was before the last change";
     const drawn = data.images > all ? `, drawn at random from ${count(data.images)}` : "";

@@ -1,6 +1,6 @@
 // Where each entry of the history was scrolled to.
 
-const KEY = "lookalike.places";
+const KEY = `lookalike.places ${location.pathname}`;
 const places = new Map();
 let steady = true; // nothing moves by itself on its way to what is shown next
 

@@ -51,12 +51,16 @@ export function plot(canvas) {
   const buffers = { place: gl.createBuffer(), kind: gl.createBuffer() };
   let number = 0;
 
-  function attribute(name, data, width, type) {
+  function attribute(name, data) {
     gl.bindBuffer(gl.ARRAY_BUFFER, buffers[name]);
     gl.bufferData(gl.ARRAY_BUFFER, data, gl.STATIC_DRAW);
-    const place = gl.getAttribLocation(program, name);
-    gl.enableVertexAttribArray(place);
-    gl.vertexAttribPointer(place, width, type, false, 0, 0);
+    gl.enableVertexAttribArray(gl.getAttribLocation(program, name));
+  }
+
+  // Every `step`-th value of an attribute, of so many bytes.
+  function read(name, width, type, bytes, step) {
+    gl.bindBuffer(gl.ARRAY_BUFFER, buffers[name]);
+    gl.vertexAttribPointer(gl.getAttribLocation(program, name), width, type, false, bytes * step, 0);
   }
 
   // Where points are, and of what kind (0 to 15); those of a higher kind are drawn over others.
@@ -73,12 +77,13 @@ export function plot(canvas) {
       places[2 * to + 1] = ys[i];
       sorted[to] = kinds[i];
     }
-    attribute("place", places, 2, gl.FLOAT);
-    attribute("kind", sorted, 1, gl.UNSIGNED_BYTE);
+    attribute("place", places);
+    attribute("kind", sorted);
   }
 
-  // `colours` are 16 times r, g, b, a from 0 to 1; `sizes` multiply `size`, in device pixels.
-  function draw({ x, y, perUnit }, colours, sizes, size) {
+  // `colours` are 16 times r, g, b, a from 0 to 1; `sizes` multiply `size`, in device pixels. Of
+  // the points every `step`-th is drawn: fewer, while the map moves on a slow machine.
+  function draw({ x, y, perUnit }, colours, sizes, size, step = 1) {
     gl.viewport(0, 0, canvas.width, canvas.height);
     clear();
     gl.uniform2f(uniforms.centre, x, y);
@@ -86,7 +91,9 @@ export function plot(canvas) {
     gl.uniform1f(uniforms.size, size);
     gl.uniform4fv(uniforms.colours, colours);
     gl.uniform1fv(uniforms.sizes, sizes);
-    gl.drawArrays(gl.POINTS, 0, number);
+    read("place", 2, gl.FLOAT, 8, step);
+    read("kind", 1, gl.UNSIGNED_BYTE, 1, step);
+    gl.drawArrays(gl.POINTS, 0, Math.ceil(number / step));
   }
 
   function clear() {
@@ -94,5 +101,5 @@ export function plot(canvas) {
     gl.clear(gl.COLOR_BUFFER_BIT);
   }
 
-  return { put, draw, clear };
+  return { put, draw };
 }

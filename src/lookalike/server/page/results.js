@@ -1,55 +1,16 @@
 // The pictures: the wall to begin with, a query and its neighbours.
 
-import { $, count, counted, distance, h, picture, sized, unseen } from "./dom.js";
+import { cover } from "./cover.js";
+import { $, count, counted, distance, h, sized } from "./dom.js";
+import { isSelected } from "./select.js";
 import { hasQuery, href } from "./state.js";
-
-const known = new WeakMap(); // links to the images they show
-export const imageOf = (link) => known.get(link);
+import { bandOf, copiesOf, tile } from "./tile.js";
 
 export const nameOf = (query) => query.name ?? "your photo";
-
-const copiesOf = (number) => `${count(number)} ${number === 1 ? "copy" : "copies"}`;
-
-function card(image, state, query) {
-  const well = h("span", { class: "well" }, picture(image));
-  const next = { ...state, image: image.id, upload: null, text: null, view: "pictures", seed: null };
-  const link = h("a", { href: href(next), class: "card", "data-go": true, title: image.path }, well);
-  known.set(link, image);
-  if (image.rank !== undefined) {
-    const far = h("span", { class: "far" }, unseen("distance "), distance(image.distance));
-    const rank = h("span", { class: "rank" }, unseen("number "), `#${image.rank}`);
-    const line = h("span", { class: "line" }, rank);
-    if (image.band) {
-      far.classList.add("small");
-      line.append(h("span", { class: image.band === "same photo" ? "band same" : "band" }, image.band));
-    }
-    line.append(far);
-    link.append(line);
-    if (image.copies) {
-      link.append(h("span", { class: "copies" }, `+ ${copiesOf(image.copies)}`));
-    }
-  }
-  if (image.label !== null) {
-    const same = query?.label != null && query.label === image.label;
-    // A number alone would look like another rank.
-    const says = /^\d+$/.test(image.label) ? "label " : unseen("label ");
-    const label = h("span", { class: same ? "label same" : "label" }, says, image.label);
-    if (same) label.append(unseen(", that of the query"));
-    link.append(label);
-  }
-  const item = h("li", {}, link);
-  if (image.rank !== undefined) {
-    const at = String(image.rank - 1);
-    item.append(
-      h("button", { type: "button", class: "beside", "data-compare": at, title: "Compare (c)",
-        "aria-label": `Compare with number ${image.rank}` }, "⇆"),
-    );
-  }
-  return item;
-}
+export const titleOf = (query) => (query.box ? `a part of ${nameOf(query)}` : nameOf(query));
 
 export function showWall(images, state) {
-  $("#wall").replaceChildren(...images.map((image) => card(image, state)));
+  $("#wall").replaceChildren(...images.map((image) => tile(image, state, { selected: isSelected(image) })));
   const note = $("#wall-note");
   note.hidden = images.length > 0;
   note.textContent = state.labels.length
@@ -80,12 +41,14 @@ export function showQuery(query, state) {
       );
     }
   }
-  img.alt = `The query: ${name}`;
+  img.alt = `The query: ${titleOf(query)}`;
+  boxed = query.box ?? null;
+  frameQuery();
   const link = $("#query-link");
   if (query.picture) link.href = query.picture;
   else link.removeAttribute("href");
   link.setAttribute("aria-label", `${name}, large, in a new tab`);
-  $("#query-name").textContent = name;
+  $("#query-name").textContent = titleOf(query);
   $("#query-name").title = query.path ?? "";
   $("#query-label").textContent = query.label ?? "";
   $("#query-label").hidden = query.label === null;
@@ -94,11 +57,23 @@ export function showQuery(query, state) {
   onMap.parentElement.hidden = !hasQuery(state);
 }
 
+// The part that was searched for, on the picture of the query.
+let boxed = null;
+function frameQuery() {
+  const frame = $("#query-box");
+  frame.hidden = !boxed;
+  if (boxed) cover(frame, boxed, $("#query-picture"), $("#query-link"));
+}
+$("#query-picture").addEventListener("load", frameQuery);
+new ResizeObserver(frameQuery).observe($("#query-link"));
+
 export function clearQuery() {
   const img = $("#query-picture");
   img.removeAttribute("src");
   img.removeAttribute("srcset");
   img.dataset.of = img.alt = "";
+  boxed = null;
+  frameQuery();
   $("#query-name").textContent = "";
   $("#query-label").hidden = $("#query-on-map").parentElement.hidden = true;
 }
@@ -106,8 +81,8 @@ export function clearQuery() {
 export function showAnswer(answer, state, info) {
   const { query, neighbors } = answer;
   showQuery(query, state);
-  $("#results-title").textContent = `Look-alikes of ${nameOf(query)}`;
-  $("#neighbors").replaceChildren(...neighbors.map((image) => card(image, state, query)));
+  $("#results-title").textContent = `Look-alikes of ${titleOf(query)}`;
+  $("#neighbors").replaceChildren(...neighbors.map((image) => tile(image, state, { query, selected: isSelected(image) })));
   const same = neighbors.filter((image) => image.label === query.label).length;
   const summary = `${count(same)} of ${count(neighbors.length)} with this label`;
   $("#summary").textContent = query.label !== null && neighbors.length ? summary : "";
@@ -132,10 +107,11 @@ function aboutBands(bands) {
 }
 
 export function summed({ query, neighbors }) {
-  if (!neighbors.length) return `No look-alikes of ${nameOf(query)}`;
-  const { band, distance: far } = neighbors[0];
+  if (!neighbors.length) return `No look-alikes of ${titleOf(query)}`;
+  const { distance: far } = neighbors[0];
+  const band = query.text ? null : bandOf(neighbors[0]);
   const nearest = band ? `${band}, ${distance(far)}` : distance(far);
-  return `${counted(neighbors.length, "look-alike")} of ${nameOf(query)}, nearest ${nearest}`;
+  return `${counted(neighbors.length, "look-alike")} of ${titleOf(query)}, nearest ${nearest}`;
 }
 
 // How the search was done, and what it may have missed.

@@ -1,13 +1,16 @@
 // What is shown, as the address says it: a link or a reload shows the same again.
 
+export const VIEWS = ["map", "duplicates", "clusters", "outliers"]; // beside the pictures
 export const USUAL_K = 24;
 export const BANDS = ["same photo", "close", "similar"]; // the weakest cuts nothing off
 
 export function read(search) {
   const given = new URLSearchParams(search);
   const number = (name) => (/^\d{1,15}$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
+  const box = given.get("box") ?? "";
   return {
     image: number("image"),
+    box: /^[01](\.\d{1,6})?(,[01](\.\d{1,6})?){3}$/.test(box) ? box : null, // a part of the picture
     upload: number("image") === null ? given.get("upload") : null,
     text: number("image") === null && !given.get("upload") ? given.get("text") || null : null,
     k: number("k") || USUAL_K,
@@ -16,7 +19,7 @@ export function read(search) {
     within: given.get("within"),
     minBand: BANDS.includes(given.get("min_band")) ? given.get("min_band") : null,
     allCopies: given.get("all_copies") === "true",
-    view: given.get("view") === "map" ? "map" : "pictures",
+    view: VIEWS.includes(given.get("view")) ? given.get("view") : "pictures",
     seed: number("seed"),
   };
 }
@@ -43,6 +46,7 @@ export function asked(state) {
   if (state.image !== null) query.set("image", state.image);
   else if (state.upload) query.set("upload", state.upload);
   else if (state.text) query.set("text", state.text);
+  if (state.box && (state.image !== null || state.upload)) query.set("box", state.box);
   query.set("k", state.k);
   for (const [name, value] of filters(state)) query.append(name, value);
   for (const [name, value] of shownAs(state)) query.append(name, value);
@@ -53,7 +57,7 @@ export function href(state) {
   const query = asked(state);
   if (state.k === USUAL_K) query.delete("k");
   if (!state.allCopies) query.delete("all_copies");
-  if (state.view === "map") query.set("view", "map");
+  if (VIEWS.includes(state.view)) query.set("view", state.view);
   if (state.seed !== null && !hasQuery(state)) query.set("seed", state.seed);
   const text = query.toString();
   return text ? `?${text}` : "./";

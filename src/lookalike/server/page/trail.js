@@ -4,7 +4,7 @@ import { $, h, picture } from "./dom.js";
 import { nameOf } from "./results.js";
 import { hasQuery, href, read } from "./state.js";
 
-const KEY = "lookalike.trail";
+const KEY = `lookalike.trail ${location.pathname}`; // there may be several indexes on one server
 const MOST = 12;
 
 function load() {
@@ -16,7 +16,7 @@ function load() {
   }
 }
 
-const mark = (state) => `${state.image ?? ""} ${state.upload ?? ""} ${state.text ?? ""}`;
+const mark = (state) => `${state.image ?? ""} ${state.upload ?? ""} ${state.text ?? ""} ${state.box ?? ""}`;
 
 export function remember(query, state) {
   if (!hasQuery(state)) return;
