@@ -19,6 +19,10 @@ from lookalike import Index
 from lookalike.images.synthetic import DrawnCollection, draw_collection
 from lookalike.ingest import Options, build_index
 
+# A shell that runs tests in the background has them, and all they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
