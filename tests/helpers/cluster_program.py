@@ -19,7 +19,6 @@ import pyarrow as pa
 
 import lookalike
 from lookalike.ingest import spark_job
-from lookalike.search import searcher
 from lookalike.search.knn import IndexRows, join
 from lookalike.spark import session
 
@@ -103,14 +102,13 @@ def index_photos(here: Path, out: Path) -> None:
 
 def neighbors(index: lookalike.Index, out: Path) -> None:
     """Find neighbours with a plan of their own."""
-    found = index.kneighbors(k=5, recall=0.9)
+    found = index.kneighbors(k=5, recall=0.9, engine="approximate")
     assert found.plan.routing is not None, "they were compared exactly"
     found.write(out)
 
 
 def run(here: Path) -> None:
     """Index and find neighbours, undisturbed and with kills, into folders of their own."""
-    searcher.EXACT_UP_TO = 1_000  # else so few rows are compared exactly
     spark = session()
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "16")
     index_photos(here, here / "nothing.index")

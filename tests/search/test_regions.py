@@ -180,8 +180,7 @@ def test_crowds_of_equal_rows_are_divided(tmp_path: Path, vectors: Floats) -> No
     found = found_by(opened(table), vectors[0], 20)
     assert all(one.distance < HALF for one in found)
     assert ids(found) == [0, *range(1000, 1019)], "the first of those that are equal"
-    wanted = ids(exact(Rows(table.segments), vectors[500], 10))
-    assert len(set(wanted) & set(ids(found_by(opened(table), vectors[500])))) >= 8
+    assert recall(table, vectors[100:1000:50]) >= 0.95
 
 
 def test_vectors_of_any_length(tmp_path: Path, vectors: Floats) -> None:
