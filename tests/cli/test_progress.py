@@ -35,7 +35,7 @@ def events_of(stderr: str) -> list[dict[str, Any]]:
 def test_events(index: Index, run: Run, tmp_path: Path, before: bool) -> None:
     """Who cannot read a terminal is told of each job from its start to its end."""
     given = ("--progress", "json")
-    command = ("gallery", index.path, "--out", tmp_path / "out", "--json")
+    command = ("gallery", index.path, "--out", tmp_path / "out", "--json", "--no-spark")
     done = run(*given, *command) if before else run(*command, *given)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["images"] == index.info()["images"]
@@ -84,7 +84,8 @@ def figures_in(file: Path) -> dict[tuple[str, str], float]:
 
 def test_figures_for_prometheus(index: Index, run: Run, tmp_path: Path) -> None:
     file = tmp_path / "lookalike.prom"
-    done = run("gallery", index.path, "--out", tmp_path / "out", "--progress", file)
+    command = ("gallery", index.path, "--out", tmp_path / "out", "--no-spark")
+    done = run(*command, "--progress", file)
     assert done.exit_code == 0, done.output
     figures = figures_in(file)
     jobs = {job for _, job in figures}
