@@ -196,3 +196,10 @@ def test_a_large_index_is_left_to_the_command_line(
     with TestClient(create_app(twice), base_url="http://localhost") as client:
         answer = client.get("/api/clusters")
         assert answer.status_code == 409 and "lookalike clusters INDEX" in answer.json()["error"]
+
+
+def test_a_body_that_is_no_text(client: TestClient) -> None:
+    sent = {"content-type": "application/json"}
+    answer = client.post("/api/aside", content=b"r\x1a@IL\xbd\x1e]", headers=sent)
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "the body is no JSON: send an object, in UTF-8"}

@@ -9,13 +9,17 @@ from starlette.requests import ClientDisconnect
 from lookalike.errors import LookalikeError
 from lookalike.server.refresher import log
 
+_OF_FASTAPI = "There was an error parsing the body"
+_NO_JSON = "the body is no JSON: send an object, in UTF-8"
+
 
 def add_error_handlers(app: FastAPI) -> None:
     """Add the handlers that turn errors into responses of one line."""
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+        text = _NO_JSON if error.detail == _OF_FASTAPI else str(error.detail)
+        return JSONResponse({"error": text}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -46,7 +46,7 @@ def add_aside(app: FastAPI, service: Service) -> None:
     @app.post(
         "/api/aside",
         response_model=schemas.AsideCounts,
-        responses=error_responses(409, 415),
+        responses=error_responses(400, 409, 415),
         dependencies=[Depends(service.aside.check_allowed), Depends(check_same_origin)],
     )
     async def set_aside(request: Request, chosen: schemas.ChosenImages) -> Any:
