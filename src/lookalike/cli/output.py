@@ -187,7 +187,7 @@ def _notes_on_bands(found: "SearchResult") -> list[str]:
         lines.append(
             f"{copies:,} {are} not shown, among the {found.looked:,} nearest: --all-copies"
         )
-    if found and not found.bands:
+    if found and not found.bands and found.bands.reason:
         lines.append(f"no bands: {found.bands.reason}")
     return lines
 

@@ -117,7 +117,9 @@ def run(
     started = time.perf_counter()
     found = search.hashed(others, hasher, query.vector, 5)
     took = (time.perf_counter() - started) * 1000
-    neighbors = SearchResult(query, tuple(found), "spark-lsh", took, stored.source)
+    neighbors = SearchResult(
+        query, tuple(found), "spark-lsh", took, stored.source, find_bands=lambda: index.bands
+    )
     exact = index.search(query, 5)
     agreed = len({n.path for n in exact} & {n.path for n in neighbors})
     say(
