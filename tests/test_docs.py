@@ -39,7 +39,7 @@ FOREIGN_OPTIONS = {"--py-files"}
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^(?:    .*\n)+", re.MULTILINE)
 _SPAN = re.compile(r"`([^`]+)`")
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"\]\(([^)\s]*)\)")
 _PATH = re.compile(rf"(?<![\w/.:-])(?:{'|'.join(FOLDERS)})/[\w./*-]*")
 _MODULE_FILE = re.compile(r"(?<![\w/.*-])[\w/]+\.(?:py|js|css)\b")
 _DOTTED = re.compile(rf"(?<![\w/.-])(?:lookalike|{'|'.join(ROOMS)})(?:\.\w+)+")
@@ -93,7 +93,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             continue
         name, _, fragment = link.partition("#")
         target = page.parent / name if name else page
-        if not target.exists() or (fragment and fragment not in headings(target)):
+        if not link or not target.exists() or (fragment and fragment not in headings(target)):
             broken.append(link)
     assert not broken
 
@@ -268,6 +268,7 @@ Check = Callable[[Path], None]
     ("text", "check"),
     [
         ("[a](nowhere.md)", test_links_lead_to_files_and_headings),
+        ("[a]()", test_links_lead_to_files_and_headings),
         ("# One\n[a](#two)", test_links_lead_to_files_and_headings),
         ("`tests/nowhere.py`", test_paths_are_there),
         ("    python benchmarks/nowhere.py --json\n", test_paths_are_there),
